@@ -1,0 +1,125 @@
+"""What one training run is: network, training, data and seed, as one frozen object.
+
+`TrainConfig` holds all that decides the numbers. Devices, threads and worker counts are passed beside it.
+Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from alexnet_core.specification import Frozen, NetworkSpec
+
+# Raised by hand whenever the numbers that training produces change; kept honest by a golden test.
+NUMERICS = 1
+
+Precision = Literal["float32"]
+
+
+class PlateauSchedule(Frozen):
+    """Divides the learning rate when the validation error stops improving (paper section 5).
+
+    Attributes:
+        patience: Epochs without a new best validation error before a drop.
+        factor: The learning rate is multiplied by it at a drop (paper: divided by 10).
+        drops: How many drops there are at most (paper: three).
+    """
+
+    kind: Literal["plateau"] = "plateau"
+    patience: int = Field(default=5, ge=1)
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    drops: int = Field(default=3, ge=0)
+
+
+class StepSchedule(Frozen):
+    """Multiplies the learning rate at fixed fractions of the run.
+
+    Attributes:
+        at: Fractions of the epochs, ascending; a drop at 0.6 of 30 epochs precedes epoch 18 (from 0).
+        factor: The learning rate is multiplied by it at each of them.
+    """
+
+    kind: Literal["steps"] = "steps"
+    at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    factor: float = Field(default=0.1, gt=0, lt=1)
+
+
+Schedule = Annotated[PlateauSchedule | StepSchedule, Field(discriminator="kind")]
+
+
+class TrainingSpec(Frozen):
+    """How a network is trained (paper sections 4 and 5).
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per update, over all data-parallel workers (paper: 128).
+        learning_rate: Initial learning rate of the weights (paper: 0.01).
+        momentum: Paper: 0.9.
+        weight_decay: Paper: 0.0005.
+        bias_learning_rate_factor: Learning rate of the biases over that of the weights (paper 1, as run 2).
+        decays_biases: Whether weight decay applies to biases (paper yes, as run no).
+        schedule: When the learning rate drops.
+        random_crops: Random crops of the network's input size; else the centre crop.
+        flips: Random horizontal reflections.
+        images_per_crop: Images that share one offset and flip (paper 1, as run 32).
+        colour_noise: Standard deviation of the a_i of the colour noise (paper section 4.1: 0.1), 0 for none. The
+            noise is a_i times the standard deviation along each principal axis, in grey levels.
+        precision: Arithmetic of training.
+    """
+
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
+    learning_rate: float = Field(default=0.01, ge=0, le=1000)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1000)
+    bias_learning_rate_factor: float = Field(default=1.0, ge=0)
+    decays_biases: bool = True
+    schedule: Schedule = PlateauSchedule()
+    random_crops: bool = True
+    flips: bool = True
+    images_per_crop: int = Field(default=1, ge=1)
+    colour_noise: float = Field(default=0.0, ge=0)
+    precision: Precision = "float32"
+
+
+class DataSpec(Frozen):
+    """Which images, split and prepared how.
+
+    Attributes:
+        name: The name of the data set's recipe, as shown (`digits`, `cifar10`).
+        source: `digits` (inside scikit-learn) or `imagefolder` (train/ + val/ or test/ trees of class folders).
+        image_size: Height and width in pixels of the prepared images, from which crops are taken: shorter side
+            resized, then centre crop (paper section 2).
+        split_seed: Seed of the split, and of a subset of the training images.
+        train_images: How many training images, drawn evenly from the classes; None for all.
+        preparation: Version of the preparation; raised when prepared pixels change.
+        digest: SHA-256 of the data's content (of the manifest), 64 hex digits.
+        root: Where an image folder lies. Not part of a trial's key.
+        cache: Folder for decoded arrays and manifests; None keeps them in memory. Not part of a trial's key.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+    source: Literal["digits", "imagefolder"]
+    image_size: int = Field(ge=1, le=4096)
+    split_seed: int = Field(default=0, ge=0)
+    train_images: int | None = Field(default=None, ge=1)
+    preparation: int = Field(default=1, ge=1)
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    root: str | None = None
+    cache: str | None = None
+
+
+# 路径不决定数值，所以不进入 trial 的 key
+FIELDS_OUTSIDE_THE_KEY = ("data.root", "data.cache")
+
+
+class TrainConfig(Frozen):
+    """One training run. See the parts for units and sources."""
+
+    network: NetworkSpec
+    training: TrainingSpec
+    data: DataSpec
+    seed: int = Field(ge=0, le=2**31 - 1)
+    numerics: int = Field(default=NUMERICS, ge=1)

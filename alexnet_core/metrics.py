@@ -1,0 +1,58 @@
+"""Metrics as (sum, count), so that unequal batches and several workers merge exactly; means are taken once."""
+
+from __future__ import annotations
+
+from alexnet_core.specification import Frozen
+
+
+class SplitMetrics(Frozen):
+    """Sums over the images of one split.
+
+    Attributes:
+        loss_sum: Sum of the softmax cross-entropy in nats.
+        top1_errors: Images whose class is not the highest logit.
+        top5_errors: Images whose class is not among the five highest logits.
+        count: Number of images.
+    """
+
+    loss_sum: float = 0.0
+    top1_errors: int = 0
+    top5_errors: int = 0
+    count: int = 0
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats."""
+        return self.loss_sum / self.count
+
+    @property
+    def top1_error(self) -> float:
+        """Top-1 error in [0, 1]."""
+        return self.top1_errors / self.count
+
+    @property
+    def top5_error(self) -> float:
+        """Top-5 error in [0, 1]."""
+        return self.top5_errors / self.count
+
+
+class EpochReport(Frozen):
+    """One finished epoch.
+
+    Attributes:
+        epoch: Number of epochs finished, from 1.
+        learning_rate: Learning rate of the weights during the epoch.
+        train: Running metrics during the epoch (augmented images, dropout on).
+        validation: After the epoch.
+        test: After the last epoch, where the data has a test set; else None.
+        seconds: Wall seconds of the epoch, evaluation included.
+        images_per_second: Training images per second, evaluation excluded.
+    """
+
+    epoch: int
+    learning_rate: float
+    train: SplitMetrics
+    validation: SplitMetrics
+    test: SplitMetrics | None = None
+    seconds: float
+    images_per_second: float

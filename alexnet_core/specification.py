@@ -1,0 +1,351 @@
+"""The network as data: a list of named layers, and the named networks of the paper.
+
+A specification says everything about a network but its weights; `alexnet_core.network.AlexNet` builds it on
+devices. Counts of maps and units are per tower. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+LayerName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+Reads = Literal["own", "both"]
+
+
+class Frozen(BaseModel):
+    """Base of every configuration object: immutable, no unknown fields, no NaN and no infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
+
+
+class Convolution(Frozen):
+    """A convolution per tower.
+
+    Attributes:
+        maps: Output maps per tower.
+        kernel: Side of the square kernel in pixels.
+        stride: Step in pixels.
+        padding: Zeros added at the left and the top.
+        padding_end: Zeros added at the right and the bottom; None means as many as `padding`.
+        reads: Whether a tower reads its own maps or those of both (tower 0's first).
+        weight_std: Standard deviation of the initial weights (zero-mean Gaussian, paper section 5).
+        bias: Initial bias (paper section 5: one in conv2, conv4, conv5, zero elsewhere).
+    """
+
+    kind: Literal["convolution"] = "convolution"
+    name: LayerName
+    maps: int = Field(ge=1, le=8192)
+    kernel: int = Field(ge=1, le=64)
+    stride: int = Field(default=1, ge=1, le=64)
+    padding: int = Field(default=0, ge=0, le=64)
+    padding_end: int | None = Field(default=None, ge=0, le=64)
+    reads: Reads = "own"
+    weight_std: float = Field(gt=0)
+    bias: float = 0.0
+
+
+class FullyConnected(Frozen):
+    """A fully connected layer per tower, or one on the last device.
+
+    Attributes:
+        units: Outputs per tower; None means as many as the network has classes.
+        reads: Whether a tower reads its own activations or those of both (tower 0's first).
+        on_last_device: One undivided layer on the last device (fc8) instead of one per tower.
+        weight_std: Standard deviation of the initial weights (paper section 5).
+        bias: Initial bias (paper section 5: one in the hidden fully connected layers).
+    """
+
+    kind: Literal["fully_connected"] = "fully_connected"
+    name: LayerName
+    units: int | None = Field(default=None, ge=1, le=65536)
+    reads: Reads = "both"
+    on_last_device: bool = False
+    weight_std: float = Field(gt=0)
+    bias: float = 0.0
+
+
+class Activation(Frozen):
+    """An elementwise nonlinearity (paper section 3.1)."""
+
+    kind: Literal["activation"] = "activation"
+    name: LayerName
+    function: Literal["relu", "tanh"] = "relu"
+
+
+class ResponseNorm(Frozen):
+    """Local response normalisation (paper section 3.3): x / (k + alpha * sum of squares) ** beta.
+
+    Attributes:
+        size: Window n in maps (`across="channels"`) or pixels (`across="map"`), clipped at the ends.
+        alpha: Factor of the plain sum of squares, as in the paper's equation.
+        divide_alpha_by_size: As run (`layers-145.cfg`), alpha is divided by the window's size.
+        beta: Exponent.
+        k: Constant of the denominator.
+        across: Over adjacent maps, or over a square of the same map.
+    """
+
+    kind: Literal["response_norm"] = "response_norm"
+    name: LayerName
+    size: int = Field(default=5, ge=1, le=512)
+    alpha: float = Field(default=1e-4, ge=0)
+    divide_alpha_by_size: bool = False
+    beta: float = Field(default=0.75, ge=0, le=8)
+    k: float = Field(default=2.0, gt=0)
+    across: Literal["channels", "map"] = "channels"
+
+
+class Pooling(Frozen):
+    """Pooling over a square window; the output size rounds up (paper section 3.4)."""
+
+    kind: Literal["pooling"] = "pooling"
+    name: LayerName
+    size: int = Field(default=3, ge=1, le=64)
+    stride: int = Field(default=2, ge=1, le=64)
+    function: Literal["max", "average"] = "max"
+
+
+class Dropout(Frozen):
+    """Non-inverted dropout (paper section 4.2): a 0/1 mask in training, a factor in evaluation.
+
+    Attributes:
+        rate: Probability of setting an activation to zero; evaluation multiplies by 1 - rate.
+    """
+
+    kind: Literal["dropout"] = "dropout"
+    name: LayerName
+    rate: float = Field(default=0.5, ge=0, lt=1)
+
+
+Layer = Annotated[
+    Convolution | FullyConnected | Activation | ResponseNorm | Pooling | Dropout, Field(discriminator="kind")
+]
+
+
+class LayerShape(Frozen):
+    """What one layer makes of its input, per tower.
+
+    Attributes:
+        inputs: Input maps or features that one tower reads.
+        maps: Output maps or features of one tower.
+        size: Height and width of the output in pixels; 0 once the activations are flat.
+        towers: How many towers hold the layer (1 for fc8).
+        parameters: Weights and biases of the layer, all towers.
+        multiply_adds: Multiply-adds of one forward pass of one image, all towers.
+    """
+
+    name: str
+    inputs: int
+    maps: int
+    size: int
+    towers: int
+    parameters: int
+    multiply_adds: int
+
+
+class NetworkSpec(Frozen):
+    """A network of one or two towers.
+
+    Attributes:
+        name: The named network this specification started from.
+        towers: Two as in the paper, or one.
+        input_size: Height and width of the network's input in pixels (the crop).
+        channels: Colour channels of the input.
+        classes: Number of classes.
+        layers: The layers in the order in which data meets them.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
+    towers: Literal[1, 2] = 2
+    input_size: int = Field(ge=1, le=4096)
+    channels: int = Field(default=3, ge=1, le=16)
+    classes: int = Field(ge=2, le=1_000_000)
+    layers: tuple[Layer, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> Self:
+        names = [layer.name for layer in self.layers]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"layer names must be unique; repeated: {', '.join(repeated)}")
+        last = self.layers[-1]
+        if not isinstance(last, FullyConnected) or last.units is not None:
+            raise ValueError(
+                f"the last layer, {last.name}, must be fully connected with one unit per class (units: null)"
+            )
+        if self.towers == 2 and not last.on_last_device:
+            raise ValueError(f"with two towers the last layer, {last.name}, must have on_last_device: true")
+        split = [layer.name for layer in self.layers[:-1] if getattr(layer, "on_last_device", False)]
+        if split:
+            raise ValueError(f"only the last layer may be on the last device alone, not {', '.join(split)}")
+        layer_shapes(self)
+        return self
+
+    def layer(self, name: str) -> Layer:
+        """Returns the layer called `name`; raises KeyError, naming the layers there are."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"{self.name} has no layer {name}; its layers: {', '.join(x.name for x in self.layers)}")
+
+
+def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
+    """Follows the activations through the network.
+
+    Returns:
+        One LayerShape per layer.
+
+    Raises:
+        ValueError: If a layer's window does not fit its input, or a spatial layer follows a flat one.
+    """
+    shapes: list[LayerShape] = []
+    maps, size, flat, is_image = spec.channels, spec.input_size, False, True
+    for layer in spec.layers:
+        parameters = multiply_adds = 0
+        # 输入图像复制给两座塔，所以第一层没有“读两边”的加倍
+        doubled = 2 if getattr(layer, "reads", "own") == "both" and spec.towers == 2 and not is_image else 1
+        inputs, towers = maps * doubled, spec.towers
+        if isinstance(layer, (Convolution, Pooling)) or (
+            isinstance(layer, ResponseNorm) and layer.across == "map"
+        ):
+            if flat:
+                raise ValueError(f"{layer.name} needs maps, but the activations before it are already flat")
+        if isinstance(layer, Convolution):
+            end = layer.padding if layer.padding_end is None else layer.padding_end
+            room = size + layer.padding + end - layer.kernel
+            if room < 0:
+                raise ValueError(f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}")
+            size = room // layer.stride + 1
+            maps = layer.maps
+            parameters = towers * maps * (inputs * layer.kernel**2 + 1)
+            multiply_adds = towers * maps * inputs * layer.kernel**2 * size**2
+            is_image = False
+        elif isinstance(layer, Pooling):
+            if layer.size > size:
+                raise ValueError(f"{layer.name}: window {layer.size} is larger than its input of {size}")
+            size = pooled_size(size, layer.size, layer.stride)
+        elif isinstance(layer, FullyConnected):
+            inputs *= 1 if flat else size**2
+            towers = 1 if layer.on_last_device else spec.towers
+            maps = spec.classes if layer.units is None else layer.units
+            parameters = towers * maps * (inputs + 1)
+            multiply_adds = towers * maps * inputs
+            size, flat, is_image = 0, True, False
+        shapes.append(
+            LayerShape(
+                name=layer.name,
+                inputs=inputs,
+                maps=maps,
+                size=size,
+                towers=towers,
+                parameters=parameters,
+                multiply_adds=multiply_adds,
+            )
+        )
+    return tuple(shapes)
+
+
+def pooled_size(size: int, window: int, stride: int) -> int:
+    """Returns the output side of a pooling that rounds up; a last window must start inside the input."""
+    output = -(-(size - window) // stride) + 1
+    return output - 1 if (output - 1) * stride >= size else output
+
+
+def network(name: str) -> NetworkSpec:
+    """Returns the named network.
+
+    Args:
+        name: One of `network_names()`.
+
+    Raises:
+        ValueError: If there is no network of that name; the message lists those there are.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"there is no network {name!r}; networks: {', '.join(network_names())}")
+    return _NETWORKS[name]
+
+
+def network_names() -> tuple[str, ...]:
+    """Returns the names of the networks, in alphabetical order."""
+    return tuple(sorted(_NETWORKS))
+
+
+def _paper_order(
+    *,
+    maps: tuple[int, int, int, int, int],
+    hidden_units: int,
+    kernels: tuple[int, int],
+    first_stride: int,
+    first_padding: tuple[int, int],
+    weight_stds: tuple[float, float, float, float, float, float, float, float],
+) -> tuple[Layer, ...]:
+    """The layers in the paper's order (section 3.5): ReLU, then response norm, then pooling."""
+    s1, s2, s3, s4, s5, s6, s7, s8 = weight_stds
+    return (
+        Convolution(
+            name="conv1",
+            maps=maps[0],
+            kernel=kernels[0],
+            stride=first_stride,
+            padding=first_padding[0],
+            padding_end=first_padding[1],
+            weight_std=s1,
+        ),
+        Activation(name="relu1"),
+        ResponseNorm(name="lrn1"),
+        Pooling(name="pool1"),
+        Convolution(
+            name="conv2", maps=maps[1], kernel=kernels[1], padding=kernels[1] // 2, weight_std=s2, bias=1.0
+        ),
+        Activation(name="relu2"),
+        ResponseNorm(name="lrn2"),
+        Pooling(name="pool2"),
+        Convolution(name="conv3", maps=maps[2], kernel=3, padding=1, reads="both", weight_std=s3),
+        Activation(name="relu3"),
+        Convolution(name="conv4", maps=maps[3], kernel=3, padding=1, weight_std=s4, bias=1.0),
+        Activation(name="relu4"),
+        Convolution(name="conv5", maps=maps[4], kernel=3, padding=1, weight_std=s5, bias=1.0),
+        Activation(name="relu5"),
+        Pooling(name="pool5"),
+        FullyConnected(name="fc6", units=hidden_units, weight_std=s6, bias=1.0),
+        Activation(name="relu6"),
+        Dropout(name="dropout6"),
+        FullyConnected(name="fc7", units=hidden_units, weight_std=s7, bias=1.0),
+        Activation(name="relu7"),
+        Dropout(name="dropout7"),
+        FullyConnected(name="fc8", on_last_device=True, weight_std=s8),
+    )
+
+
+_NETWORKS: dict[str, NetworkSpec] = {
+    # Paper section 3.5 and figure 2; 224 pixels, padded by 3 at the right and bottom, give 55x55 (original code).
+    "alexnet-paper": NetworkSpec(
+        name="alexnet-paper",
+        input_size=224,
+        classes=1000,
+        layers=_paper_order(
+            maps=(48, 128, 192, 192, 128),
+            hidden_units=2048,
+            kernels=(11, 5),
+            first_stride=4,
+            first_padding=(0, 3),
+            weight_stds=(0.01,) * 8,
+        ),
+    ),
+    # The same topology for 16- to 32-pixel images. Each standard deviation is the original's as run
+    # (0.01, and 0.03 in conv3-5) times sqrt(fan-in there / fan-in here), so that signals keep their size.
+    "alexnet-mini": NetworkSpec(
+        name="alexnet-mini",
+        input_size=28,
+        classes=10,
+        layers=_paper_order(
+            maps=(16, 32, 48, 48, 32),
+            hidden_units=96,
+            kernels=(5, 3),
+            first_stride=1,
+            first_padding=(2, 2),
+            weight_stds=(0.022, 0.029, 0.06, 0.06, 0.06, 0.04, 0.046, 0.046),
+        ),
+    ),
+}
