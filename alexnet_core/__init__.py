@@ -1,1 +1,51 @@
-"""."""
+"""The original two-GPU AlexNet as a plain PyTorch package: network, data, training, evaluation.
+
+Names are loaded when first used (PEP 562), so that importing the package does not load torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from alexnet_core.configuration import NUMERICS, TrainConfig
+from alexnet_core.specification import NetworkSpec, network
+
+if TYPE_CHECKING:
+    from alexnet_core.datasets import load_dataset
+    from alexnet_core.evaluation import evaluate
+    from alexnet_core.exported import load_model
+    from alexnet_core.layers import local_response_norm
+    from alexnet_core.network import AlexNet
+    from alexnet_core.optimizer import MomentumSGD
+    from alexnet_core.training import train
+
+__all__ = [
+    "NUMERICS",
+    "AlexNet",
+    "MomentumSGD",
+    "NetworkSpec",
+    "TrainConfig",
+    "evaluate",
+    "load_dataset",
+    "load_model",
+    "local_response_norm",
+    "network",
+    "train",
+]
+
+_HOMES = {
+    "AlexNet": "network",
+    "MomentumSGD": "optimizer",
+    "evaluate": "evaluation",
+    "load_dataset": "datasets",
+    "load_model": "exported",
+    "local_response_norm": "layers",
+    "train": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

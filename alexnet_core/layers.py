@@ -1,0 +1,125 @@
+"""The paper's own operations: local response normalisation and non-inverted dropout.
+
+Both are functions over tensors of any memory format; the network in `network.py` calls them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from alexnet_core.draws import keep_mask
+
+Across = Literal["channels", "map"]
+
+
+def local_response_norm(
+    x: torch.Tensor, size: int, alpha: float, beta: float, k: float, *, across: Across = "channels"
+) -> torch.Tensor:
+    """Local response normalisation, paper section 3.3: x / (k + alpha * sum of squares in the window) ** beta.
+
+    `alpha` multiplies the plain sum, as in the paper's equation; `torch.nn.LocalResponseNorm` and the original
+    code divide it by the window's size. Windows are clipped at the ends and never renormalised. For an even
+    size the window of map c is c - size/2 .. c + size/2 - 1 (original `cuda-convnet`, and torch).
+
+    Args:
+        x: (N, C, H, W) or (N, C, ...), any floating type.
+        size: Window n, in maps (`across="channels"`) or in pixels of a square of the same map (`"map"`).
+        alpha: Factor of the plain sum.
+        beta: Exponent.
+        k: Constant.
+        across: Over adjacent maps, or over a square of the same map.
+
+    Returns:
+        A tensor like `x`.
+
+    Raises:
+        ValueError: If the size is below 1, or `x` has too few dimensions.
+    """
+    if size < 1:
+        raise ValueError(f"the window must be at least 1, not {size}")
+    dimensions = (1,) if across == "channels" else (2, 3)
+    if x.dim() <= dimensions[-1]:
+        raise ValueError(f"across={across!r} needs {dimensions[-1] + 1} dimensions, not {x.dim()}")
+    result: torch.Tensor
+    result, _ = _ResponseNorm.apply(x, size, alpha, beta, k, dimensions)
+    return result
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """Closed form: d = k + alpha * W(x^2); y = x d^-b; dx = g d^-b - 2 alpha b x * W'(g y / d)."""
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor, size: int, alpha: float, beta: float, k: float, dimensions: tuple[int, ...]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        denominator = _window_sum(x * x, size, dimensions, transposed=False).mul_(alpha).add_(k)
+        return x * _negative_power(denominator, beta), denominator
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+        x, ctx.size, ctx.alpha, ctx.beta, _, ctx.dimensions = inputs
+        y, denominator = output
+        # 分母也作为输出返回，反向传播就不必重算窗口和
+        ctx.mark_non_differentiable(denominator)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, y, denominator)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        gradient = gradients[0]
+        if gradient is None:
+            return None, None, None, None, None, None
+        x, y, denominator = ctx.saved_tensors
+        # 偶数窗口不对称，反向传播要用镜像窗口
+        inner = _window_sum((gradient * y).div_(denominator), ctx.size, ctx.dimensions, transposed=True)
+        result = gradient * _negative_power(denominator, ctx.beta)
+        return result.addcmul_(inner, x, value=-2.0 * ctx.alpha * ctx.beta), None, None, None, None, None
+
+
+def _negative_power(d: torch.Tensor, beta: float) -> torch.Tensor:
+    """d ** -beta; for the paper's 0.75 without pow: d^-0.75 = r * sqrt(r) with r = 1 / sqrt(d)."""
+    if beta == 0.75:
+        root = d.rsqrt()
+        return root * root.sqrt()
+    if beta == 0.5:
+        return d.rsqrt()
+    if beta == 1.0:
+        return d.reciprocal()
+    return d.pow(-beta)
+
+
+def _window_sum(x: torch.Tensor, size: int, dimensions: tuple[int, ...], *, transposed: bool) -> torch.Tensor:
+    """Sums over a clipped window along each of `dimensions` by shifted in-place additions."""
+    before, after = size // 2, size - 1 - size // 2
+    if transposed:
+        before, after = after, before
+    for dimension in dimensions:
+        total = x.clone()
+        length = x.shape[dimension]
+        for shift in range(1, min(before, length - 1) + 1):
+            total.narrow(dimension, shift, length - shift).add_(x.narrow(dimension, 0, length - shift))
+        for shift in range(1, min(after, length - 1) + 1):
+            total.narrow(dimension, 0, length - shift).add_(x.narrow(dimension, shift, length - shift))
+        x = total
+    return x
+
+
+def dropout(x: torch.Tensor, rate: float, key: int | None, first_row: int) -> torch.Tensor:
+    """Non-inverted dropout, paper section 4.2: a 0/1 mask in training, multiplication by 1 - rate in evaluation.
+
+    Args:
+        x: (N, features).
+        rate: Probability of zero.
+        key: Of (seed, step, layer, tower) in training; None in evaluation.
+        first_row: Row of the whole batch at which `x` begins.
+
+    Returns:
+        A tensor like `x`.
+    """
+    if rate == 0.0:
+        return x
+    if key is None:
+        return x * (1.0 - rate)
+    return x * keep_mask(key, first_row, x.shape, rate, x.device)

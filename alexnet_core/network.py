@@ -1,0 +1,208 @@
+"""AlexNet on its devices: one or two towers built from a specification.
+
+Parameters are named `<layer>.<tower>.weight` and `.bias`. Towers exchange activations only before layers that
+read both (paper figure 2: conv3, fc6, fc7, fc8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from alexnet_core.draws import draw_key, generator
+from alexnet_core.layers import dropout, local_response_norm
+from alexnet_core.specification import (
+    Activation,
+    Convolution,
+    Dropout,
+    FullyConnected,
+    Layer,
+    NetworkSpec,
+    Pooling,
+    ResponseNorm,
+    layer_shapes,
+)
+
+
+class AlexNet(nn.Module):
+    """The network of a specification, with zero weights until `initialise` is called.
+
+    Input: float32 (N, channels, input_size, input_size), raw 0..255 minus the mean image. Output: logits
+    (N, classes) on the last device.
+    """
+
+    def __init__(self, spec: NetworkSpec, devices: Sequence[str] = ("cpu", "cpu")) -> None:
+        """Builds the towers.
+
+        Args:
+            spec: The network as data.
+            devices: One device per tower; the same twice puts both towers on it.
+
+        Raises:
+            ValueError: If there are fewer devices than towers.
+        """
+        super().__init__()
+        if len(devices) < spec.towers:
+            raise ValueError(f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given")
+        self.spec = spec
+        self.devices = tuple(torch.device(device) for device in devices[: spec.towers])
+        for layer, shape in zip(spec.layers, layer_shapes(spec), strict=True):
+            if isinstance(layer, (Convolution, FullyConnected)):
+                self.add_module(layer.name, self._towers_of(layer, shape.inputs, shape.maps))
+
+    def _towers_of(self, layer: Convolution | FullyConnected, inputs: int, maps: int) -> nn.ModuleDict:
+        on_last = isinstance(layer, FullyConnected) and layer.on_last_device
+        devices = self.devices[-1:] if on_last else self.devices
+        return nn.ModuleDict(
+            {str(tower): _weights_of(layer, inputs, maps, device) for tower, device in enumerate(devices)}
+        )
+
+    def forward(self, images: torch.Tensor, draws: tuple[int, int, int] | None = None) -> torch.Tensor:
+        """Computes the logits.
+
+        Args:
+            images: float32 (N, channels, input_size, input_size).
+            draws: (seed, step, first row of these images in the whole batch) of the dropout masks; required in
+                training mode if there is dropout.
+
+        Returns:
+            Logits (N, classes) on the last device.
+        """
+        return self._run(images, draws, until=None)[-1]
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Returns the activations that the last layer reads, tower 0's first: fc7, (N, 4096) in the paper's network.
+
+        Evaluation mode only: dropout's factor is applied, as the last layer sees it.
+        """
+        towers = self._run(images, None, until=self.spec.layers[-1].name)
+        return torch.cat([tower.to(self.devices[-1]).flatten(1) for tower in towers], dim=1)
+
+    def _run(
+        self, images: torch.Tensor, draws: tuple[int, int, int] | None, until: str | None
+    ) -> list[torch.Tensor]:
+        """Takes activations through the layers; one tensor per tower, or one logits tensor at the end."""
+        towers = [images.to(device, non_blocking=True) for device in self.devices]
+        image = True
+        for layer in self.spec.layers:
+            if layer.name == until:
+                break
+            if isinstance(layer, (Convolution, FullyConnected)):
+                towers = self._weighted(layer, towers, reads_both=layer.reads == "both" and not image)
+                image = False
+            else:
+                towers = [
+                    self._elementwise(layer, tower, index, draws) for index, tower in enumerate(towers)
+                ]
+        return towers
+
+    def _weighted(
+        self, layer: Convolution | FullyConnected, towers: list[torch.Tensor], *, reads_both: bool
+    ) -> list[torch.Tensor]:
+        modules = self.get_submodule(layer.name)
+        outputs = []
+        for name, module in modules.named_children():
+            on_last = isinstance(layer, FullyConnected) and layer.on_last_device
+            device = self.devices[-1] if on_last else self.devices[int(name)]
+            own = towers[-1] if on_last else towers[int(name)]
+            if isinstance(layer, FullyConnected):
+                flat = [tower.flatten(1) for tower in towers]
+                own = flat[-1] if on_last else flat[int(name)]
+                towers_read = flat
+            else:
+                towers_read = towers
+            if reads_both and len(towers) == 2:
+                # 两塔拼接时，塔 0 的图总在前
+                own = torch.cat([tower.to(device, non_blocking=True) for tower in towers_read], dim=1)
+            outputs.append(_apply(layer, module, own))
+        return outputs
+
+    def _elementwise(
+        self, layer: Layer, x: torch.Tensor, tower: int, draws: tuple[int, int, int] | None
+    ) -> torch.Tensor:
+        if isinstance(layer, Activation):
+            return F.relu(x) if layer.function == "relu" else torch.tanh(x)
+        if isinstance(layer, ResponseNorm):
+            alpha = layer.alpha / layer.size ** (1 if layer.across == "channels" else 2)
+            return local_response_norm(
+                x,
+                layer.size,
+                alpha if layer.divide_alpha_by_size else layer.alpha,
+                layer.beta,
+                layer.k,
+                across=layer.across,
+            )
+        if isinstance(layer, Pooling):
+            return _pool(layer, x)
+        assert isinstance(layer, Dropout)
+        if not self.training:
+            return dropout(x, layer.rate, None, 0)
+        if layer.rate > 0 and draws is None:
+            raise ValueError(f"training with {layer.name} needs the draws (seed, step, first row)")
+        seed, step, first_row = draws or (0, 0, 0)
+        return dropout(x, layer.rate, draw_key("dropout", seed, step, layer.name, tower), first_row)
+
+
+def _weights_of(
+    layer: Convolution | FullyConnected, inputs: int, maps: int, device: torch.device
+) -> nn.Conv2d | nn.Linear:
+    """A module of the right shapes without spending torch's own random numbers on it."""
+    with torch.device("meta"):
+        module: nn.Conv2d | nn.Linear = (
+            nn.Conv2d(inputs, maps, layer.kernel, layer.stride)
+            if isinstance(layer, Convolution)
+            else nn.Linear(inputs, maps)
+        )
+    module.to_empty(device=device)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    if isinstance(layer, Convolution):
+        # channels_last 让 CPU 卷积快约 1.3 倍（performance 基准）
+        module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return module
+
+
+def _apply(layer: Convolution | FullyConnected, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    assert isinstance(module, (nn.Conv2d, nn.Linear))
+    if isinstance(layer, FullyConnected):
+        return F.linear(x, module.weight, module.bias)
+    end = layer.padding if layer.padding_end is None else layer.padding_end
+    if end != layer.padding:
+        x = F.pad(x, (layer.padding, end, layer.padding, end))
+        return F.conv2d(x, module.weight, module.bias, layer.stride)
+    return F.conv2d(x, module.weight, module.bias, layer.stride, layer.padding)
+
+
+def _pool(layer: Pooling, x: torch.Tensor) -> torch.Tensor:
+    if layer.function == "max":
+        return F.max_pool2d(x, layer.size, layer.stride, ceil_mode=True)
+    # 原始代码按窗口内真实像素数求平均，边界不补零
+    return F.avg_pool2d(x, layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
+
+
+def initialise(model: AlexNet, seed: int) -> None:
+    """Fills the weights with keyed Gaussian draws and the biases with their constants (paper section 5).
+
+    The draws of a tower of a layer depend on (seed, layer, tower) alone, and are made on the CPU.
+
+    Args:
+        model: The network.
+        seed: The trial's seed.
+    """
+    for layer in model.spec.layers:
+        if not isinstance(layer, (Convolution, FullyConnected)):
+            continue
+        for tower, module in model.get_submodule(layer.name).named_children():
+            assert isinstance(module, (nn.Conv2d, nn.Linear))
+            shape = tuple(module.weight.shape)
+            drawn = generator("initialisation", seed, layer.name, int(tower)).standard_normal(
+                shape, dtype="float32"
+            )
+            with torch.no_grad():
+                module.weight.copy_(torch.from_numpy(drawn).mul_(layer.weight_std))
+                module.bias.fill_(layer.bias)
+
+
