@@ -12,11 +12,11 @@ from alexnet_core.configuration import NUMERICS, TrainConfig
 from alexnet_core.specification import NetworkSpec, network
 
 if TYPE_CHECKING:
+    from alexnet_core.alexnet import AlexNet
     from alexnet_core.datasets import load_dataset
     from alexnet_core.evaluation import evaluate
     from alexnet_core.exported import load_model
     from alexnet_core.layers import local_response_norm
-    from alexnet_core.network import AlexNet
     from alexnet_core.optimizer import MomentumSGD
     from alexnet_core.training import train
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AlexNet": "network",
+    "AlexNet": "alexnet",
     "MomentumSGD": "optimizer",
     "evaluate": "evaluation",
     "load_dataset": "datasets",

@@ -79,7 +79,7 @@ class _ResponseNorm(torch.autograd.Function):
 
 
 def _negative_power(d: torch.Tensor, beta: float) -> torch.Tensor:
-    """d ** -beta; for the paper's 0.75 without pow: d^-0.75 = r * sqrt(r) with r = 1 / sqrt(d)."""
+    """D ** -beta; for the paper's 0.75 without pow: d^-0.75 = r * sqrt(r) with r = 1 / sqrt(d)."""
     if beta == 0.75:
         root = d.rsqrt()
         return root * root.sqrt()

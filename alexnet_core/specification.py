@@ -1,6 +1,6 @@
 """The network as data: a list of named layers, and the named networks of the paper.
 
-A specification says everything about a network but its weights; `alexnet_core.network.AlexNet` builds it on
+A specification says everything about a network but its weights; `alexnet_core.alexnet.AlexNet` builds it on
 devices. Counts of maps and units are per tower. Nothing here loads torch.
 """
 
@@ -187,7 +187,9 @@ class NetworkSpec(Frozen):
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(f"{self.name} has no layer {name}; its layers: {', '.join(x.name for x in self.layers)}")
+        raise KeyError(
+            f"{self.name} has no layer {name}; its layers: {', '.join(x.name for x in self.layers)}"
+        )
 
 
 def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
@@ -215,7 +217,9 @@ def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
             end = layer.padding if layer.padding_end is None else layer.padding_end
             room = size + layer.padding + end - layer.kernel
             if room < 0:
-                raise ValueError(f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}")
+                raise ValueError(
+                    f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}"
+                )
             size = room // layer.stride + 1
             maps = layer.maps
             parameters = towers * maps * (inputs * layer.kernel**2 + 1)

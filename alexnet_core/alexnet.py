@@ -46,7 +46,9 @@ class AlexNet(nn.Module):
         """
         super().__init__()
         if len(devices) < spec.towers:
-            raise ValueError(f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given")
+            raise ValueError(
+                f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given"
+            )
         self.spec = spec
         self.devices = tuple(torch.device(device) for device in devices[: spec.towers])
         for layer, shape in zip(spec.layers, layer_shapes(spec), strict=True):
@@ -94,9 +96,7 @@ class AlexNet(nn.Module):
                 towers = self._weighted(layer, towers, reads_both=layer.reads == "both" and not image)
                 image = False
             else:
-                towers = [
-                    self._elementwise(layer, tower, index, draws) for index, tower in enumerate(towers)
-                ]
+                towers = [self._elementwise(layer, tower, index, draws) for index, tower in enumerate(towers)]
         return towers
 
     def _weighted(
@@ -204,5 +204,3 @@ def initialise(model: AlexNet, seed: int) -> None:
             with torch.no_grad():
                 module.weight.copy_(torch.from_numpy(drawn).mul_(layer.weight_std))
                 module.bias.fill_(layer.bias)
-
-

@@ -1,0 +1,160 @@
+"""Checkpoints: safetensors files with the training's position and history in their header.
+
+`checkpoint/<attempt>-<epoch>-<batch>.safetensors`, written to a temporary name and renamed. The readers need no
+torch, and no file can run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alexnet_core.errors import CoreError
+from alexnet_core.metrics import EpochReport
+from alexnet_core.specification import Frozen
+
+if TYPE_CHECKING:
+    import torch
+
+_NAME = re.compile(r"^(\d+)-(\d+)-(\d+)\.safetensors$")
+_LARGEST_HEADER = 100 * 1024**2
+
+
+class Position(Frozen):
+    """Where a training stands.
+
+    Attributes:
+        epoch: Finished epochs.
+        batch: Finished batches of the next epoch.
+        loss_sum: Sums over those batches, see `SplitMetrics`.
+        top1_errors: See `SplitMetrics`.
+        top5_errors: See `SplitMetrics`.
+        count: Images of those batches.
+        seconds: Seconds spent in those batches.
+        complete: Whether the training has ended; then there are no velocities.
+        history: The finished epochs.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    top1_errors: int = 0
+    top5_errors: int = 0
+    count: int = 0
+    seconds: float = 0.0
+    complete: bool = False
+    history: tuple[EpochReport, ...] = ()
+
+
+def write_checkpoint(
+    folder: Path,
+    attempt: int,
+    position: Position,
+    weights: Mapping[str, torch.Tensor],
+    velocities: Mapping[str, torch.Tensor] | None,
+) -> Path:
+    """Writes a checkpoint and returns its path.
+
+    Args:
+        folder: The trial's `checkpoint/` folder.
+        attempt: Number of the attempt, which makes the name unique.
+        position: Where the training stands.
+        weights: By parameter name.
+        velocities: By parameter name; None in the final checkpoint.
+    """
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{attempt:04d}-{position.epoch:06d}-{position.batch:08d}.safetensors"
+    tensors = {f"weight/{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    for name, tensor in (velocities or {}).items():
+        tensors[f"velocity/{name}"] = tensor.detach().cpu().contiguous()
+    content = save(tensors, metadata={"position": position.model_dump_json()})
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    # 先写临时文件再改名，读者永远看不到半个检查点
+    temporary.replace(path)
+    return path
+
+
+def checkpoints(folder: Path) -> Sequence[Path]:
+    """Returns the checkpoints in a folder, the newest (attempt, epoch, batch) first."""
+    if not folder.is_dir():
+        return ()
+    numbered = []
+    for path in folder.iterdir():
+        match = _NAME.match(path.name)
+        if match:
+            numbered.append((tuple(int(group) for group in match.groups()), path))
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Returns the newest complete checkpoint; a torn or foreign file is passed over."""
+    for path in checkpoints(folder):
+        try:
+            read_position(path)
+        except CoreError:
+            continue
+        return path
+    return None
+
+
+def read_position(path: Path) -> Position:
+    """Reads where a checkpoint stands, checking that the file has its full length.
+
+    Raises:
+        CoreError: If the file is missing, torn, or no checkpoint.
+    """
+    header = _header(path)
+    text = header.get("__metadata__", {}).get("position")
+    if text is None:
+        raise CoreError(f"{path} is not a checkpoint of a training: its header has no position")
+    return Position.model_validate_json(text)
+
+
+def read_history(path: Path) -> tuple[EpochReport, ...]:
+    """Returns the epochs that were finished when a checkpoint was written."""
+    return read_position(path).history
+
+
+def is_final(path: Path) -> bool:
+    """Says whether a checkpoint was written after the last epoch."""
+    return read_position(path).complete
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Returns (weights, velocities) of a checkpoint by parameter name, on the CPU."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    weights = {name.removeprefix("weight/"): t for name, t in tensors.items() if name.startswith("weight/")}
+    velocities = {
+        name.removeprefix("velocity/"): t for name, t in tensors.items() if name.startswith("velocity/")
+    }
+    return weights, velocities
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file: an 8-byte little-endian length, then JSON, then the tensors."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _LARGEST_HEADER:
+                raise CoreError(f"{path} is damaged: its header claims {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+            size = os.fstat(file.fileno()).st_size
+    except (OSError, struct.error, ValueError) as error:
+        raise CoreError(f"{path} cannot be read as a checkpoint: {error}") from error
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != size:
+        raise CoreError(f"{path} is torn: it has {size} bytes, its header speaks of more or fewer")
+    return header

@@ -1,0 +1,401 @@
+"""`python -m orchestrator.ablate --study lrn`: plans a study, trains what is missing, and answers.
+
+Ray, torch and matplotlib are loaded only when something must be trained or drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from search_spaces.errors import StudyError
+from search_spaces.study import Recipe, Study, load_study, study_names
+from search_spaces.trial import base_config, parse_override, unfold
+
+from alexnet_core.datasets import prepare_data, summarise_data
+from alexnet_core.errors import CoreError
+from orchestrator import cluster, preflight, records
+from orchestrator.conclusion import conclude, resolution_outlook
+from orchestrator.errors import LabError
+from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
+from orchestrator.records import TrialState
+from orchestrator.slot import SlotPlan
+from orchestrator.sweep import SweepHistory, plan_point, sweep_history
+from orchestrator.tables import seconds_per_trial
+
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+DEFAULT_DATASET = "digits"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    started = time.monotonic()
+    options = _parser().parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        if options.list:
+            return _list(console)
+        return _ablate(options, console, started)
+    except (LabError, StudyError, CoreError) as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.ablate",
+        description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
+    )
+    what = parser.add_argument_group("the question")
+    what.add_argument(
+        "--study", default="lrn", help="a study's name, or the path of a study file (default: lrn)"
+    )
+    what.add_argument("--list", action="store_true", help="list the studies and stop")
+    what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    what.add_argument(
+        "--show",
+        nargs="?",
+        const="",
+        metavar="ARM[:SEED]",
+        help="print a trial's resolved configuration as JSON and stop (default: the baseline, seed 0)",
+    )
+    what.add_argument("--seeds", type=_natural, metavar="N", help="seeds per arm (default: the recipe's)")
+    what.add_argument("--epochs", type=_natural, metavar="N", help="epochs per trial (default: the recipe's)")
+    what.add_argument(
+        "--sweep",
+        type=_natural_or_zero,
+        default=0,
+        metavar="N",
+        help="points that Optuna chooses after the arms, those on record included (default: 0)",
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
+    )
+    data = parser.add_argument_group("data and network")
+    data.add_argument(
+        "--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)"
+    )
+    data.add_argument("--data-root", type=Path, metavar="DIR", help="folder with train/ and val/ or test/")
+    data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
+    place = parser.add_argument_group("where it runs")
+    place.add_argument(
+        "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
+    )
+    place.add_argument(
+        "--slots", type=_natural, metavar="N", help="trials that train at once (default: all that fit)"
+    )
+    place.add_argument(
+        "--workers", type=_natural, default=1, metavar="W", help="data-parallel workers per slot"
+    )
+    place.add_argument(
+        "--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are"
+    )
+    place.add_argument(
+        "--device",
+        choices=("auto", "cpu"),
+        default="auto",
+        help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement",
+    )
+    place.add_argument(
+        "--address", help="join the Ray cluster at this address instead of starting a local Ray"
+    )
+    place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
+    place.add_argument(
+        "--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)"
+    )
+    place.add_argument("--retry-failed", action="store_true", help="train failed trials again")
+    place.add_argument(
+        "--keep-weights",
+        choices=("all", "best", "none"),
+        default="all",
+        help="which final weights stay (default: all)",
+    )
+    return parser
+
+
+def _natural(text: str) -> int:
+    value = _natural_or_zero(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1, not 0")
+    return value
+
+
+def _natural_or_zero(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if not 0 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1000000, not {value}")
+    return value
+
+
+def _list(console: Console) -> int:
+    for name in study_names():
+        study = load_study(name)
+        console.print(f"{name}: {study.question}", markup=False, soft_wrap=True)
+        asked = [key for key, recipe in study.recipes.items() if recipe.not_asked is None]
+        console.print(
+            f"    {len(study.arms)} arms; data sets: {', '.join(asked)}", markup=False, soft_wrap=True
+        )
+    return EXIT_DONE
+
+
+def _ablate(options: argparse.Namespace, console: Console, started: float) -> int:
+    study = load_study(options.study)
+    plan = _plan(study, options)
+    if options.show is not None:
+        return _show(plan, options.show)
+    folder = study_folder(options.results, study.name, plan.dataset, DEFAULT_DATASET)
+    history = _history(plan, folder, options)
+    sweep_left = len(history.unfinished) + max(0, plan.sweep_points - history.asked)
+    slots = options.slots or _likely_slots(options)
+    outlook = resolution_outlook(plan, folder)
+    seconds = seconds_per_trial(options.results, plan.base)
+    console.print(
+        plan_line(plan, seconds, slots, outlook, sweep_left), markup=False, highlight=False, soft_wrap=True
+    )
+    if options.dry_run:
+        return EXIT_DONE
+    preflight.check_results(options.results)
+    content = write_plan(folder, plan, sys.argv)
+    states = dict(plan.done)
+    if plan.missing or sweep_left:
+        preparation = _prepare(plan, console)
+        ended = _run(plan, folder, history, sweep_left, options, console, started, preparation)
+        if ended is None:
+            return EXIT_INTERRUPTED
+        states = ended
+    else:
+        records.join_members(options.results, folder.name, plan.dataset, plan.trials)
+    conclude(plan, options.results, folder, content, console)
+    console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
+    failed = [trial for trial in plan.trials if states.get(trial.key) is TrialState.FAILED]
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _plan(study: Study, options: argparse.Namespace) -> Plan:
+    """Validates everything the user gave and unfolds the study."""
+    recipe = _recipe(study, options.dataset)
+    root = options.data_root.resolve() if options.data_root is not None else None
+    cache = (options.results / "cache").resolve()
+    summary = summarise_data(recipe.data.source, root, cache)
+    base = base_config(
+        study,
+        options.dataset,
+        summary=summary,
+        data_root=str(root) if root is not None else None,
+        cache=str(cache),
+        network_name=options.network,
+        epochs=options.epochs,
+        overrides=dict(parse_override(text) for text in options.set),
+    )
+    seeds = tuple(range(options.seeds or recipe.seeds))
+    trials = unfold(study, base, seeds)
+    done = records.done_keys(options.results, retry_failed=options.retry_failed)
+    if options.sweep and study.sweep is None:
+        raise LabError(f"study {study.name} has no sweep; leave --sweep out", exit_code=2)
+    return Plan(
+        study=study,
+        dataset=options.dataset,
+        recipe=recipe,
+        summary=summary,
+        base=base,
+        trials=trials,
+        seeds=seeds,
+        sweep_points=options.sweep,
+        done=done,
+    )
+
+
+def _recipe(study: Study, dataset: str) -> Recipe:
+    if dataset not in study.recipes:
+        raise LabError(
+            f"study {study.name} has no recipe for data set {dataset!r}; it has: {', '.join(study.recipes)}",
+            exit_code=2,
+        )
+    recipe = study.recipes[dataset]
+    if recipe.not_asked is not None:
+        raise LabError(f"study {study.name} is not asked on {dataset}: {recipe.not_asked}", exit_code=2)
+    return recipe
+
+
+def _show(plan: Plan, which: str) -> int:
+    arm, _, seed = which.partition(":")
+    wanted_arm, wanted_seed = arm or plan.study.baseline, seed or "0"
+    for trial in plan.trials:
+        if trial.arm == wanted_arm and str(trial.seed) == wanted_seed:
+            print(trial.config.model_dump_json(indent=2))
+            return EXIT_DONE
+    arms = ", ".join(arm.name for arm in plan.study.arms)
+    raise LabError(
+        f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2
+    )
+
+
+def _history(plan: Plan, folder: Path, options: argparse.Namespace) -> SweepHistory:
+    if not options.sweep:
+        return SweepHistory((), (), 0)
+    members = records.read_members(options.results, folder.name)
+    return sweep_history(plan, members, lambda key: records.ended(options.results, key))
+
+
+def _likely_slots(options: argparse.Namespace) -> int:
+    """The slots of this machine, for the estimate of the time; a cluster's are known once it is joined."""
+    gpus = preflight.visible_gpus()
+    per_worker = options.gpus_per_worker if options.gpus_per_worker is not None else min(gpus, 2)
+    places = gpus // per_worker if per_worker else preflight.cpu_cores()
+    return max(1, places // options.workers)
+
+
+def _prepare(plan: Plan, console: Console) -> threading.Thread:
+    """Decodes the images once, beside Ray's start, so that no slot has to."""
+    failure: list[CoreError] = []
+
+    def decode() -> None:
+        try:
+            prepare_data(plan.base.data)
+        except CoreError as error:
+            failure.append(error)
+
+    class Preparation(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            super().join(timeout)
+            if failure:
+                raise failure[0]
+
+    thread = Preparation(target=decode, name="prepare-data", daemon=True)
+    thread.start()
+    return thread
+
+
+def _run(
+    plan: Plan,
+    folder: Path,
+    history: SweepHistory,
+    sweep_left: int,
+    options: argparse.Namespace,
+    console: Console,
+    started: float,
+    preparation: threading.Thread,
+) -> dict[str, TrialState] | None:
+    """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it."""
+    cluster.check_dashboard_host(options.dashboard_host)
+    slot_plan, facts = _start_ray(plan, options, console, sweep_left)
+    preparation.join()
+    from orchestrator.run import Interrupted, RunSettings, StudyRun
+    from orchestrator.searcher import ArmSearcher, SweepSearcher
+
+    if facts.dashboard is not None:
+        token = "; its token: ray get-auth-token" if facts.token_required else ""
+        console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
+    settings = RunSettings(
+        results=options.results,
+        folder=folder,
+        slot_plan=slot_plan,
+        facts=facts,
+        keep_weights=options.keep_weights,
+        worker_environment=cluster.WORKER_ENVIRONMENT,
+        started=started,
+    )
+    name = folder.name
+    try:
+        with StudyRun(plan, settings, console) as run:
+            run.begin(plan.trials)
+            run.run_arms(plan.missing, lambda trials: ArmSearcher(name, trials, run.launch))
+            if sweep_left and plan.study.sweep is not None:
+                history = _history(plan, folder, options)
+                searcher = SweepSearcher(
+                    study_name=name,
+                    sweep=plan.study.sweep,
+                    points=plan.sweep_points,
+                    launch=run.launch,
+                    plan_point=lambda parameters: plan_point(plan, parameters),
+                    lookup=run.lookup_point,
+                    known=history.known,
+                    unfinished=history.unfinished,
+                    asked_before=history.asked,
+                )
+                run.run_sweep(searcher, len(history.unfinished) + plan.sweep_points - history.asked)
+            return run.states
+    except Interrupted:
+        console.print(
+            "interrupted; finished trials are on record and running ones keep their last checkpoint. "
+            "Go on with the same command.",
+            soft_wrap=True,
+        )
+        sys.stdout.flush()
+        # Ray 的线程可能还在收尾，直接退出
+        os._exit(EXIT_INTERRUPTED)
+
+
+def _start_ray(
+    plan: Plan, options: argparse.Namespace, console: Console, sweep_left: int
+) -> tuple[SlotPlan, cluster.ClusterFacts]:
+    """Preflight, then Ray: GPUs, slots, disk, shared memory."""
+    cluster.prepare_environment()
+    gpus = preflight.visible_gpus()
+    if options.address is None:
+        per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, gpus, "this machine")
+        slots = options.slots or _likely_slots(options)
+        _check_slots(slots, per_worker, gpus, options)
+    else:
+        per_worker, slots = 0, options.slots or 1
+    trials = len(plan.missing) + sweep_left
+    slots = min(slots, trials)
+    preflight.check_disk(options.results, preflight.disk_need_bytes(plan.base.network, trials, slots))
+    roomy = preflight.shared_memory_is_enough(cluster.OBJECT_STORE_BYTES)
+    if not roomy and options.address is None:
+        console.print(
+            "warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False
+        )
+    # 这些导入要好几秒，与 Ray 的启动并行
+    threading.Thread(target=_import_side_by_side, name="imports", daemon=True).start()
+    cpus = slots * options.workers + 1
+    facts = cluster.start(
+        options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy
+    )
+    if options.address is not None:
+        present = cluster.gpus_on_cluster()
+        per_worker = preflight.choose_gpus_per_worker(
+            options.gpus_per_worker, present, "no node of the cluster"
+        )
+        slots = min(trials, options.slots or cluster.slots_on_cluster(per_worker, options.workers, 1))
+        cluster.probe_nodes(options.results)
+        if slots == 0:
+            raise LabError(
+                f"the cluster at {options.address} cannot hold one slot of {options.workers} workers with "
+                f"{per_worker} GPUs and 1 CPU each",
+                exit_code=3,
+            )
+    return SlotPlan(slots, options.workers, per_worker, options.device), facts
+
+
+def _check_slots(slots: int, per_worker: int, gpus: int, options: argparse.Namespace) -> None:
+    need = slots * options.workers * per_worker
+    if need > gpus:
+        raise LabError(
+            f"{slots} slots of {options.workers} workers with {per_worker} GPUs each need {need} GPUs, "
+            f"this machine has {gpus}; use fewer --slots or --workers",
+            exit_code=3,
+        )
+
+
+def _import_side_by_side() -> None:
+    import ray.train.torch
+    import ray.tune  # noqa: F401
+
+
+if __name__ == "__main__":
+    sys.exit(main())

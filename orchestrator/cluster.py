@@ -1,0 +1,290 @@
+"""Starting or joining Ray: environment, authentication token, dashboard, slots per node, and the death watch.
+
+Ray is imported inside the functions: everything that can be said without it is said before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from orchestrator.broker import BROKER_NAME, Broker
+from orchestrator.errors import LabError
+
+# 小张量、单线程、不归还内存的 malloc：CPU 上小网络快约 1.3 倍（tests/benchmarks/orchestration.py）
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "33554432",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+}
+_RAY_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+}
+OBJECT_STORE_BYTES = 128 * 1024**2
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What the driver joined.
+
+    Attributes:
+        dashboard: Address of the dashboard, or None.
+        token_required: Whether the dashboard asks for Ray's token.
+    """
+
+    dashboard: str | None
+    token_required: bool
+
+
+def prepare_environment() -> None:
+    """Sets Ray's switches for this process and its children; what the user has set stays."""
+    for name, value in _RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def ensure_private_token() -> None:
+    """Creates Ray's token file readable by its owner alone, before Ray would create it for everybody to read.
+
+    An existing file that others may read loses those permissions.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # 先以 0600 独占创建，不留下任何人可读的一瞬
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def check_dashboard_host(host: str) -> None:
+    """Refuses a dashboard that other machines can reach while token authentication is off.
+
+    Raises:
+        LabError: With exit code 2.
+    """
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        raise LabError(
+            f"--dashboard-host {host} is reachable from other machines while RAY_AUTH_MODE="
+            f"{os.environ['RAY_AUTH_MODE']} switches Ray's token off; unset it or use 127.0.0.1",
+            exit_code=2,
+        )
+
+
+def start(
+    address: str | None, cpus: int, gpus: int, dashboard: bool, dashboard_host: str, shared_memory: bool
+) -> ClusterFacts:
+    """Starts a local Ray or joins the cluster at `address`.
+
+    Args:
+        address: Of a Ray cluster, or None for a Ray of this driver's own.
+        cpus: CPUs that a local Ray declares.
+        gpus: GPUs that a local Ray declares.
+        dashboard: Whether a local Ray serves its dashboard.
+        dashboard_host: Interface of the dashboard.
+        shared_memory: Whether /dev/shm is large enough for the object store.
+
+    Raises:
+        LabError: With exit code 3 when Ray does not start or does not answer.
+    """
+    import ray
+
+    ensure_private_token()
+    try:
+        if address is None:
+            context = ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=dashboard,
+                dashboard_host=dashboard_host,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if shared_memory else {"_plasma_directory": _scratch_folder()}),
+            )
+        else:
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LabError(f"{where}: {reason}", exit_code=3) from error
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    url = context.dashboard_url
+    return ClusterFacts(
+        dashboard=f"http://{url}" if url and (dashboard or address) else None,
+        token_required=os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
+    )
+
+
+def _scratch_folder() -> str:
+    import tempfile
+
+    return tempfile.gettempdir()
+
+
+def start_broker() -> Any:
+    """Starts the broker actor of this driver and returns its handle."""
+    import ray
+
+    actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000)(Broker)
+    return actor.options(name=BROKER_NAME).remote()
+
+
+def slots_on_cluster(gpus_per_worker: int, workers: int, threads: int) -> int:
+    """Counts the slots a joined cluster holds: the sum over nodes of whole workers, over the workers per slot.
+
+    Two nodes of three GPUs hold two workers of two GPUs, not three.
+    """
+    import ray
+
+    places = 0
+    for node in ray.nodes():
+        if not node["Alive"]:
+            continue
+        resources: Mapping[str, float] = node["Resources"]
+        by_cpu = int(resources.get("CPU", 0) // threads)
+        by_gpu = int(resources.get("GPU", 0) // gpus_per_worker) if gpus_per_worker else by_cpu
+        places += min(by_cpu, by_gpu)
+    return places // workers
+
+
+def gpus_on_cluster() -> int:
+    """Returns the GPUs of the largest node of a joined cluster."""
+    import ray
+
+    return max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+
+
+def probe_nodes(folder: Path) -> None:
+    """Proves that every node of the cluster sees the driver's files and can write beside them.
+
+    Raises:
+        LabError: With exit code 3, naming the nodes that do not.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = folder / f".probe-{secrets.token_hex(8)}"
+    probe.write_text("probe")
+    task = ray.remote(num_cpus=0)(_probe)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        answers = {
+            node["NodeManagerAddress"]: task.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(str(probe), node["NodeID"])
+            for node in nodes
+        }
+        blind = [name for name, answer in answers.items() if not ray.get(answer, timeout=120)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise LabError(
+            f"these nodes do not share {folder} with the driver: {', '.join(blind)}; "
+            "results and data must lie on a file system that all nodes share",
+            exit_code=3,
+        )
+
+
+def _probe(path: str, node: str) -> bool:
+    probe = Path(path)
+    if not probe.is_file():
+        return False
+    own = probe.with_name(f"{probe.name}-{node[:8]}")
+    try:
+        own.write_text("probe")
+        own.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> None:
+    """Calls `on_death` with a process's name once Ray's raylet or GCS on this machine has died.
+
+    Ray itself would leave the driver waiting for a minute or end it with a traceback.
+    """
+    watched = [
+        process
+        for process in (psutil.Process().children(recursive=True) or list(psutil.process_iter()))
+        if _name(process) in ("raylet", "gcs_server")
+    ]
+
+    def watch() -> None:
+        while True:
+            for process in watched:
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    on_death(_DESCRIPTIONS.get(_names[process.pid], _names[process.pid]))
+                    return
+            time.sleep(interval_seconds)
+
+    _names = {process.pid: _name(process) for process in watched}
+    threading.Thread(target=watch, name="ray-watch", daemon=True).start()
+
+
+_DESCRIPTIONS = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
+def kill_children() -> None:
+    """Kills every process this driver started; for the ways out on which Ray cannot clean up itself."""
+    for process in psutil.Process().children(recursive=True):
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+
+
+def shut_down(seconds: float = 10.0) -> None:
+    """Shuts Ray down, and kills what is left of it after `seconds`."""
+    import ray
+
+    children = psutil.Process().children(recursive=True)
+    stopper = threading.Thread(target=ray.shutdown, daemon=True)
+    stopper.start()
+    stopper.join(seconds)
+    _, alive = psutil.wait_procs(children, timeout=2.0)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+
+
+def remove_scratch(folder: Path) -> None:
+    """Deletes a scratch folder of Ray Train and Tune; what is in it repeats the records."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""The plan: which trials a study wants, which are on record, what the rest will cost and can decide."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces.study import Recipe, Study
+from search_spaces.trial import PlannedTrial
+
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.datasets import DataSummary
+from orchestrator.records import TrialState, write_atomically
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study unfolded on one data set.
+
+    Attributes:
+        study: The question.
+        dataset: Name of the recipe.
+        recipe: What the study asks on this data set.
+        summary: What is in the data.
+        base: The baseline's configuration before any arm's edits, with seed 0.
+        trials: The wanted arm trials in the order in which they run (all arms of a seed together).
+        seeds: The arms' seeds.
+        sweep_points: Points of the sweep, in all.
+        done: State of each trial on record that is not run again.
+    """
+
+    study: Study
+    dataset: str
+    recipe: Recipe
+    summary: DataSummary
+    base: TrainConfig
+    trials: tuple[PlannedTrial, ...]
+    seeds: tuple[int, ...]
+    sweep_points: int
+    done: Mapping[str, TrialState]
+
+    @property
+    def missing(self) -> tuple[PlannedTrial, ...]:
+        """The wanted trials that are not on record, each key once."""
+        wanted = {trial.key: trial for trial in reversed(self.trials)}
+        return tuple(
+            trial for trial in self.trials if trial.key not in self.done and wanted[trial.key] is trial
+        )
+
+    @property
+    def unique_keys(self) -> int:
+        """How many different trials the arms want; arms that are the same trials share them."""
+        return len({trial.key for trial in self.trials})
+
+    @property
+    def compared_arms(self) -> int:
+        """How many arms are compared with the baseline."""
+        return len(self.study.arms) - 1
+
+
+def plan_line(plan: Plan, seconds_per_trial: float | None, slots: int, outlook: str, sweep_left: int) -> str:
+    """Returns the one line printed before anything runs.
+
+    Args:
+        plan: The plan.
+        seconds_per_trial: Mean training time of such a trial from own records, or None.
+        slots: Trials that run at once.
+        outlook: What so many seeds can decide.
+        sweep_left: Points of the sweep still to train.
+    """
+    missing = len(plan.missing) + sweep_left
+    parts = [
+        f"{plan.unique_keys + plan.sweep_points} trials wanted",
+        f"{plan.unique_keys + plan.sweep_points - missing} on record",
+        f"{missing} to train",
+        f"time {duration(missing, seconds_per_trial, slots)}",
+        outlook,
+    ]
+    return ", ".join(parts)
+
+
+def duration(trials: int, seconds_per_trial: float | None, slots: int) -> str:
+    """Says how long `trials` take on `slots` slots."""
+    if trials == 0:
+        return "none"
+    if seconds_per_trial is None:
+        return "unknown (no such trial on record yet)"
+    return f"about {readable_seconds(math.ceil(trials / slots) * seconds_per_trial)} (from your own records)"
+
+
+def readable_seconds(seconds: float) -> str:
+    """Returns seconds as `45 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def study_folder(results: Path, study: str, dataset: str, default_dataset: str) -> Path:
+    """Returns where a study's plan and answer lie: `studies/<name>/`, with the data set behind others' names."""
+    name = study if dataset == default_dataset else f"{study}-{dataset}"
+    return results / "studies" / name
+
+
+def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, Any]:
+    """Writes `plan.json` and returns its content; looks taken before are kept.
+
+    Args:
+        folder: The study's folder.
+        plan: The plan.
+        command: The command line, shown in the report.
+    """
+    before = read_plan(folder)
+    content: dict[str, Any] = {
+        "study": plan.study.name,
+        "dataset": plan.dataset,
+        "primary_metric": plan.study.primary_metric,
+        "arms": [arm.name for arm in plan.study.arms],
+        "baseline": plan.study.baseline,
+        "alpha": ALPHA,
+        "margin": plan.recipe.margin,
+        "smallest_effect": plan.recipe.smallest_effect,
+        "planned_seeds": len(plan.seeds),
+        "looks": before.get("looks", []) if _same_question(before, plan) else [],
+        "base": plan.base.model_dump(mode="json"),
+        "sweep_points": plan.sweep_points,
+        "command": list(command),
+        "trials": [
+            {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key}
+            for trial in plan.trials
+        ],
+    }
+    write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    return content
+
+
+def _same_question(before: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether an earlier plan asked the same of the same trials, so that its looks count."""
+    earlier = {(row["arm"], row["seed"], row["key"]) for row in before.get("trials", [])}
+    now = {(trial.arm, trial.seed, trial.key) for trial in plan.trials}
+    return earlier <= now or now <= earlier
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Returns the content of `plan.json`, or an empty dict where there is none."""
+    try:
+        content: dict[str, Any] = json.loads((folder / "plan.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return content
+
+
+def add_look(folder: Path, content: dict[str, Any], seeds: int) -> dict[str, Any]:
+    """Writes down that the study was judged at `seeds` complete seeds; returns the plan's new content."""
+    looks = sorted({*content["looks"], seeds})
+    if looks == content["looks"]:
+        return content
+    content = {**content, "looks": looks}
+    write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    return content

@@ -1,0 +1,97 @@
+"""What is checked before Ray starts: results, disk, shared memory, GPUs. Each fault is one line."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from alexnet_core.specification import NetworkSpec, layer_shapes
+from orchestrator.errors import LabError
+
+SHARED_MEMORY = Path("/dev/shm")
+BYTES_PER_PARAMETER = 4
+# 训练中的检查点含权重与速度；新旧两份同时在盘上
+CHECKPOINT_COPIES = 4
+RESERVE_BYTES = 64 * 1024**2
+
+
+def check_results(results: Path) -> None:
+    """Creates the results folder and proves that it can be written.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe = results / f".probe-{secrets.token_hex(8)}"
+        probe.write_text("probe")
+        probe.unlink()
+    except OSError as error:
+        raise LabError(
+            f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
+            exit_code=3,
+        ) from error
+
+
+def disk_need_bytes(network: NetworkSpec, trials: int, slots: int) -> int:
+    """Returns the bytes that `trials` further trials need: final weights of each, checkpoints of those running."""
+    weights = sum(shape.parameters for shape in layer_shapes(network)) * BYTES_PER_PARAMETER
+    return trials * weights + slots * CHECKPOINT_COPIES * weights + RESERVE_BYTES
+
+
+def check_disk(results: Path, need_bytes: int) -> None:
+    """Compares the need with the free disk.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    free = shutil.disk_usage(results).free
+    if free < need_bytes:
+        raise LabError(
+            f"{results} has {free / 1e9:.1f} GB free, this study needs about {need_bytes / 1e9:.1f} GB; "
+            "free some, or choose another disk with --results",
+            exit_code=3,
+        )
+
+
+def shared_memory_is_enough(need_bytes: int) -> bool:
+    """Says whether /dev/shm can hold Ray's object store."""
+    return SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= need_bytes
+
+
+def visible_gpus() -> int:
+    """Counts this machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, without loading CUDA."""
+    present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    return min(present, sum(1 for name in visible.split(",") if name.strip() not in ("", "-1")))
+
+
+def choose_gpus_per_worker(asked: int | None, present: int, where: str) -> int:
+    """Returns the GPUs a worker reserves: as asked, or two, one or none as there are.
+
+    Args:
+        asked: `--gpus-per-worker`, or None.
+        present: GPUs of the machine, or of the largest node.
+        where: Named in the error.
+
+    Raises:
+        LabError: With exit code 3 when more are asked for than a machine has.
+    """
+    if asked is None:
+        return min(present, 2)
+    if asked > present:
+        raise LabError(
+            f"--gpus-per-worker {asked}, but {where} has {present}; "
+            f"use --gpus-per-worker {min(present, 2)} or leave the option out",
+            exit_code=3,
+        )
+    return asked
+
+
+def cpu_cores() -> int:
+    """Returns the CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))

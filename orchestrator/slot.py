@@ -1,0 +1,135 @@
+"""Slots: warm Ray Train worker groups that the driver owns, and the thin Tune function that feeds them.
+
+Each slot is one `TorchTrainer.fit()` in a thread of the driver. Its workers take trials from the broker, so a
+further trial costs no process start (measured in `tests/benchmarks/orchestration.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+METRIC = "validation_error"
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """How many slots there are and what each reserves.
+
+    Attributes:
+        slots: Number of slots.
+        workers: Data-parallel workers per slot.
+        gpus_per_worker: GPUs that each worker reserves; 0 trains on the CPU.
+        device: `auto`, or `cpu` to train on the CPU whatever is reserved (a rehearsal of a placement).
+        threads: CPU threads per worker.
+    """
+
+    slots: int
+    workers: int
+    gpus_per_worker: int
+    device: str
+    threads: int = 1
+
+
+class Slots:
+    """The slots of a driver. They start at once and stay warm until the process ends."""
+
+    def __init__(self, plan: SlotPlan, study: str, storage: Path, worker_environment: dict[str, str]) -> None:
+        """Starts one thread per slot.
+
+        Args:
+            plan: Numbers and reservations.
+            study: Names the slots on the Train page of the dashboard: `<study>-slot-0`.
+            storage: Scratch folder of Ray Train, on a file system that all nodes share.
+            worker_environment: Environment variables of the worker processes.
+        """
+        self.failure: BaseException | None = None
+        self._closing = threading.Event()
+        self._plan, self._study, self._storage = plan, study, storage
+        self._worker_environment = worker_environment
+        for slot in range(plan.slots):
+            threading.Thread(target=self._keep, args=(slot,), name=f"slot-{slot}", daemon=True).start()
+
+    def close(self) -> None:
+        """Says that a slot which ends now need not be renewed."""
+        self._closing.set()
+
+    def _keep(self, slot: int) -> None:
+        renewals = 0
+        try:
+            while not self._closing.is_set():
+                self._fit(slot, renewals)
+                renewals += 1
+        except BaseException as error:
+            # 关闭 Ray 时 fit() 必然抛错，那不是故障
+            if not self._closing.is_set():
+                self.failure = error
+                logger.debug("slot %d ended", slot, exc_info=True)
+
+    def _fit(self, slot: int, renewals: int) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from orchestrator.worker import slot_loop
+
+        plan = self._plan
+        on_gpus = plan.gpus_per_worker > 0
+        resources: dict[str, float] = {"CPU": plan.threads}
+        if on_gpus:
+            resources["GPU"] = plan.gpus_per_worker
+        trainer = TorchTrainer(
+            slot_loop,
+            train_loop_config={
+                "slot": slot,
+                "device": plan.device,
+                "gpus": plan.gpus_per_worker,
+                "threads": plan.threads,
+            },
+            torch_config=TorchConfig(backend="nccl" if on_gpus and plan.device != "cpu" else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=plan.workers, use_gpu=on_gpus, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name=f"{self._study}-slot-{slot}" + (f"-renewed-{renewals}" if renewals else ""),
+                storage_path=str(self._storage),
+                failure_config=FailureConfig(max_failures=-1),
+                worker_runtime_env={"env_vars": self._worker_environment}
+                if self._worker_environment
+                else None,
+            ),
+        )
+        trainer.fit()
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """The Tune trainable: submits its trial to the broker and forwards its epochs.
+
+    Args:
+        config: `key`, `config` (canonical JSON), `folder` and `attempt` of a trial.
+    """
+    import ray
+    from ray import tune
+
+    from orchestrator.broker import BROKER_NAME
+
+    broker = ray.get_actor(BROKER_NAME)
+    key = config["key"]
+    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"]))
+    seen, last_error = 0, 1.0
+    while True:
+        reports, final = ray.get(broker.reports.remote(key, seen, POLL_SECONDS))
+        seen += len(reports)
+        for event in reports:
+            validation = event["report"]["validation"]
+            last_error = validation["top1_errors"] / validation["count"]
+            if final is None:
+                tune.report({METRIC: last_error, "epoch": event["report"]["epoch"], "state": "running"})
+        if final is not None:
+            tune.report({METRIC: last_error, "epoch": seen, "state": final["state"]})
+            return
