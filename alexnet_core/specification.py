@@ -337,19 +337,19 @@ _NETWORKS: dict[str, NetworkSpec] = {
             weight_stds=(0.01,) * 8,
         ),
     ),
-    # The same topology for 16- to 32-pixel images. Each standard deviation is the original's as run
-    # (0.01, and 0.03 in conv3-5) times sqrt(fan-in there / fan-in here), so that signals keep their size.
+    # The same topology for 16- to 32-pixel images. Each standard deviation is the original's as run (0.01, and
+    # 0.03 in conv3-5) times sqrt(fan-in there / fan-in here), so that signals keep their size.
     "alexnet-mini": NetworkSpec(
         name="alexnet-mini",
         input_size=28,
         classes=10,
         layers=_paper_order(
-            maps=(16, 32, 48, 48, 32),
-            hidden_units=96,
+            maps=(8, 16, 32, 32, 32),
+            hidden_units=128,
             kernels=(5, 3),
             first_stride=1,
             first_padding=(2, 2),
-            weight_stds=(0.022, 0.029, 0.06, 0.06, 0.06, 0.04, 0.046, 0.046),
+            weight_stds=(0.022, 0.041, 0.085, 0.074, 0.074, 0.057, 0.04, 0.04),
         ),
     ),
 }

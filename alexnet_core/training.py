@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import nn
 
@@ -107,7 +108,9 @@ def _set_globals() -> None:
     """Sets every global the numbers depend on, since a warm process has trained other things before."""
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():
+        # 该函数首次调用会导入 inductor，耗时近四秒，所以只在需要时才调用
+        torch.use_deterministic_algorithms(False)
     torch.set_flush_denormal(False)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
@@ -287,10 +290,8 @@ def _train_batch(
 
 def _check_finite(run: _Run, loss: torch.Tensor, epoch: int, batch: int) -> None:
     if run.workers > 1:
-        import torch.distributed
-
         loss = loss.clone()
-        torch.distributed.all_reduce(loss)
+        distributed.all_reduce(loss)
     if not torch.isfinite(loss):
         raise Diverged(epoch, batch)
 
@@ -299,10 +300,8 @@ def _agreed(run: _Run, own: bool) -> bool:
     """What rank 0 says, on every rank, so that all leave an epoch at the same batch."""
     if run.workers == 1:
         return own
-    import torch.distributed
-
     flag = torch.tensor([int(own)], device=run.model.devices[0])
-    torch.distributed.broadcast(flag, src=0)
+    distributed.broadcast(flag, src=0)
     return bool(flag.item())
 
 
@@ -310,10 +309,8 @@ def _reduced(run: _Run, sums: torch.Tensor) -> torch.Tensor:
     """Sums over all workers."""
     if run.workers == 1:
         return sums
-    import torch.distributed
-
     total = sums.clone()
-    torch.distributed.all_reduce(total)
+    distributed.all_reduce(total)
     return total
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Studies and trials as validated data. Loads neither torch nor ray nor polars."""

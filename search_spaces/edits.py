@@ -1,0 +1,126 @@
+"""Edits of a configuration as plain data: dotted fields to values, and layers to leave out, then validated again."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+
+from alexnet_core.configuration import TrainConfig
+from search_spaces.errors import StudyError
+from search_spaces.study import Arm
+from search_spaces.yaml_file import explain
+
+Plain = dict[str, Any]
+
+
+def edited(
+    config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str
+) -> TrainConfig:
+    """Returns `config` with edits and without the removed layers.
+
+    Args:
+        config: The configuration to start from.
+        edits: Dotted field (globs allowed in a layer's name) to new value.
+        remove: Names of layers, globs allowed.
+        what: Who asks, for messages: "arm no_lrn", "--set".
+
+    Raises:
+        StudyError: An unknown field or layer, or a value that does not validate.
+    """
+    plain: Plain = deepcopy(config.model_dump(mode="json"))
+    for path, value in edits.items():
+        for place in _places(plain, path, what):
+            _assign(plain, place, value)
+    gone = {name for pattern in remove for name in _layers(plain, pattern, what)}
+    plain["network"]["layers"] = [layer for layer in plain["network"]["layers"] if layer["name"] not in gone]
+    return validated(plain, what)
+
+
+def validated(plain: Plain, what: str) -> TrainConfig:
+    """Validates a configuration, turning pydantic's mistakes into one line."""
+    try:
+        return TrainConfig.model_validate(plain)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors(include_url=False):
+            lines.append(f"{_readable(plain, mistake['loc'])}: {explain(mistake)}")
+        raise StudyError(f"{what}: {'; '.join(lines)}") from error
+
+
+def _readable(plain: Plain, location: tuple[str | int, ...]) -> str:
+    """network.layers.2.response_norm.alpha is said as network.lrn1.alpha."""
+    parts = [str(part) for part in location]
+    if len(location) > 2 and location[:2] == ("network", "layers") and isinstance(location[2], int):
+        layer = plain["network"]["layers"][location[2]]["name"]
+        parts = ["network", layer, *parts[4:]]
+    return ".".join(parts)
+
+
+def concrete_fields(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> set[str]:
+    """Returns the fields an edit touches, `network.lrn1.alpha`; a removed layer stands as `network.lrn1`."""
+    plain = config.model_dump(mode="json")
+    fields = {".".join(place) for path in edits for place in _places(plain, path, what)}
+    return fields | {f"network.{name}" for pattern in remove for name in _layers(plain, pattern, what)}
+
+
+def arm_fields(config: TrainConfig, arm: Arm) -> set[str]:
+    """Returns the fields that an arm edits in `config`."""
+    return concrete_fields(config, arm.set, arm.remove, f"arm {arm.name}")
+
+
+def _layers(plain: Plain, pattern: str, what: str) -> list[str]:
+    names = [layer["name"] for layer in plain["network"]["layers"]]
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        network = plain["network"]["name"]
+        raise StudyError(f"{what}: network {network} has no layer {pattern}; its layers: {', '.join(names)}")
+    return found
+
+
+def _places(plain: Plain, path: str, what: str) -> list[tuple[str, ...]]:
+    """The concrete fields that a dotted path names."""
+    room, *rest = path.split(".")
+    if room not in ("network", "training", "data") or not 1 <= len(rest) <= 2:
+        raise StudyError(
+            f"{what}: {path} is no field; use network.<layer>.<field>, network.<field>, training.<field> or data.<field>"
+        )
+    if room == "network" and len(rest) == 2:
+        return [_layer_place(plain, name, rest[1], what) for name in _layers(plain, rest[0], what)]
+    content = plain[room]
+    for depth, part in enumerate(rest):
+        if not isinstance(content, dict) or part not in content or (room == "network" and part == "layers"):
+            known = sorted(content) if isinstance(content, dict) else []
+            raise StudyError(f"{what}: unknown field {path}{_nearest(part, known)}")
+        if depth + 1 < len(rest):
+            content = content[part]
+    return [(room, *rest)]
+
+
+def _layer_place(plain: Plain, name: str, field: str, what: str) -> tuple[str, ...]:
+    layer = next(layer for layer in plain["network"]["layers"] if layer["name"] == name)
+    if field not in layer or field in ("kind", "name"):
+        known = sorted(set(layer) - {"kind", "name"})
+        raise StudyError(f"{what}: layer {name} has no field {field}{_nearest(field, known)}")
+    return ("network", name, field)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else (f"; it has: {', '.join(known)}" if known else "")
+
+
+def _assign(plain: Plain, place: tuple[str, ...], value: JsonValue) -> None:
+    if place[0] == "network" and len(place) == 3:
+        for layer in plain["network"]["layers"]:
+            if layer["name"] == place[1]:
+                layer[place[2]] = value
+        return
+    content = plain
+    for part in place[:-1]:
+        content = content[part]
+    content[place[-1]] = value

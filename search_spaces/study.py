@@ -1,0 +1,212 @@
+"""A study: a question with a written-down answer. Its file is YAML, validated into these models."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from alexnet_core.configuration import TrainingSpec
+from alexnet_core.specification import Frozen, network_names
+from search_spaces.errors import StudyError
+from search_spaces.yaml_file import load_model
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]
+Points = Annotated[float, Field(gt=0, le=100)]
+
+
+class Claim(Frozen):
+    """What a source says an arm changes.
+
+    Attributes:
+        statement: In words.
+        source: Where it says so.
+        top1_points: Arm minus baseline, percentage points of top-1 error; None where there is no number.
+        top5_points: The same for top-5 error.
+    """
+
+    statement: str
+    source: str
+    top1_points: float | None = None
+    top5_points: float | None = None
+
+
+class Arm(Frozen):
+    """One variant of the network or its training.
+
+    Attributes:
+        name: Short name.
+        title: What it is, as shown.
+        set: Dotted field to new value: `network.<layer or glob>.<field>`, `network.<field>`, `training.<field>`,
+            `data.<field>`.
+        remove: Names of layers (globs allowed) that the arm does without.
+        claim: What the paper says of this arm against the baseline.
+    """
+
+    name: Name
+    title: str
+    set: dict[FieldPath, JsonValue] = {}
+    remove: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")], ...] = ()
+    claim: Claim | None = None
+
+
+class FloatParameter(Frozen):
+    """A number from a range, drawn on a linear or logarithmic scale."""
+
+    kind: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _checked_range(self)
+
+
+class IntegerParameter(Frozen):
+    """A whole number from a range."""
+
+    kind: Literal["integer"]
+    low: int
+    high: int
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        return _checked_range(self)
+
+
+class CategoricalParameter(Frozen):
+    """One of some values."""
+
+    kind: Literal["categorical"]
+    choices: tuple[str | bool | int | float, ...] = Field(min_length=1)
+
+
+Parameter = Annotated[FloatParameter | IntegerParameter | CategoricalParameter, Field(discriminator="kind")]
+
+
+def _checked_range(parameter: Any) -> Any:
+    if parameter.low >= parameter.high:
+        raise ValueError(f"low {parameter.low} must be below high {parameter.high}")
+    if parameter.log and parameter.low <= 0:
+        raise ValueError(f"a logarithmic scale needs low above 0, not {parameter.low}")
+    return parameter
+
+
+class Sweep(Frozen):
+    """The part of a study in which Optuna chooses the points."""
+
+    parameters: dict[FieldPath, Parameter] = Field(min_length=1)
+
+
+class RecipeData(Frozen):
+    """The data of a recipe; see `DataSpec`."""
+
+    source: Literal["digits", "imagefolder"]
+    image_size: int = Field(ge=1, le=4096)
+    train_images: int | None = Field(default=None, ge=1)
+
+
+class Recipe(Frozen):
+    """What a study asks on one data set.
+
+    Attributes:
+        data: The data and its preparation.
+        network: The named network.
+        input_size: The network's input in pixels.
+        training: How the baseline is trained.
+        seeds: Seeds per arm.
+        margin: Differences inside plus or minus this many percentage points count as equivalent.
+        smallest_effect: The smallest difference worth finding, in percentage points.
+        not_asked: Why the study is not asked on this data set; None where it is.
+    """
+
+    data: RecipeData
+    network: str
+    input_size: int = Field(ge=1, le=4096)
+    training: TrainingSpec
+    seeds: int = Field(default=8, ge=1, le=1000)
+    margin: Points
+    smallest_effect: Points
+    not_asked: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.network not in network_names():
+            raise ValueError(f"there is no network {self.network!r}; networks: {', '.join(network_names())}")
+        if self.input_size > self.data.image_size:
+            raise ValueError(f"input_size {self.input_size} is larger than image_size {self.data.image_size}")
+        return self
+
+
+class Study(Frozen):
+    """A question, its arms, and how it is asked on each data set."""
+
+    name: Name
+    question: str
+    source: str
+    claim: Claim
+    baseline: Name
+    arms: tuple[Arm, ...] = Field(min_length=2)
+    primary_metric: Literal["top1_error"] = "top1_error"
+    sweep: Sweep | None = None
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < len(names):
+            raise ValueError(f"arm names must be unique: {', '.join(names)}")
+        if self.baseline not in names:
+            raise ValueError(f"baseline {self.baseline!r} is none of the arms: {', '.join(names)}")
+        if "sweep" in names:
+            raise ValueError("an arm cannot be called sweep: the sweep's points are")
+        return self
+
+    def arm(self, name: str) -> Arm:
+        """Returns the arm called `name`; raises KeyError."""
+        return {arm.name: arm for arm in self.arms}[name]
+
+
+def study_names() -> tuple[str, ...]:
+    """Returns the names of the studies that come with the package."""
+    folder = resources.files("search_spaces") / "studies"
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_study(name_or_path: str) -> Study:
+    """Loads a study that comes with the package by its name, or one's own by the path of its YAML file.
+
+    Raises:
+        StudyError: There is none such (the message has the nearest names), or the file is wrong.
+    """
+    if name_or_path in study_names():
+        folder = resources.files("search_spaces") / "studies"
+        with resources.as_file(folder / f"{name_or_path}.yaml") as path:
+            return _checked_name(load_model(path, Study, f"search_spaces/studies/{path.name}"), name_or_path)
+    if name_or_path.endswith((".yaml", ".yml")) and "\0" not in name_or_path:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise StudyError(f"study file {name_or_path} does not exist")
+        return load_model(path, Study)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name_or_path):
+        raise StudyError(
+            f"{name_or_path!r} is no study's name: use lower-case letters, digits, - and _, or the path of a .yaml file"
+        )
+    near = difflib.get_close_matches(name_or_path, study_names(), n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"studies: {', '.join(study_names())}"
+    raise StudyError(f"there is no study {name_or_path!r}; {hint}")
+
+
+def _checked_name(study: Study, file_name: str) -> Study:
+    if study.name != file_name:
+        raise StudyError(f"search_spaces/studies/{file_name}.yaml:1:1: name is {study.name!r}, not {file_name!r}")
+    return study
+
+

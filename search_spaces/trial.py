@@ -1,0 +1,205 @@
+"""Trials: a study unfolds into validated configurations, each named by what it is.
+
+A trial's key is the first 20 hex digits of the SHA-256 of its configuration's canonical JSON. Paths, devices, study
+and arm are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import JsonValue
+
+from alexnet_core.configuration import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
+from alexnet_core.datasets import DataSummary
+from alexnet_core.specification import network
+from search_spaces.edits import arm_fields, concrete_fields, edited, validated
+from search_spaces.errors import StudyError
+from search_spaces.study import Study
+from search_spaces.yaml_file import parse_scalar
+
+Phase = Literal["arm", "sweep", "confirmation"]
+KEY_LENGTH = 20
+
+# 以后新增的字段及其引入时的默认值：等于默认值时不进入 JSON，旧 key 因此不变
+ADDED_LATER: Mapping[str, JsonValue] = {}
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One arm (or one sampled point) with one seed."""
+
+    arm: str
+    seed: int
+    phase: Phase
+    config: TrainConfig
+    key: str
+
+
+def canonical_json(config: TrainConfig, added_later: Mapping[str, JsonValue] = ADDED_LATER) -> str:
+    """Returns the JSON that names a configuration: sorted, without spaces, without what does not decide numbers.
+
+    Args:
+        config: The configuration; its fields' types decide between 1 and 1.0.
+        added_later: Dotted field to its introduction default; left out while it has it. A field of a layer is
+            `network.layers.*.<field>`.
+    """
+    plain = config.model_dump(mode="json")
+    for path in FIELDS_OUTSIDE_THE_KEY:
+        room, field = path.split(".")
+        del plain[room][field]
+    for path, default in added_later.items():
+        _drop_default(plain, path.split("."), default)
+    return json.dumps(_positive_zeros(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _drop_default(content: Any, path: Sequence[str], default: JsonValue) -> None:
+    head, *rest = path
+    if head == "*":
+        for item in content:
+            _drop_default(item, rest, default)
+    elif isinstance(content, dict) and head in content:
+        if rest:
+            _drop_default(content[head], rest, default)
+        elif content[head] == default:
+            del content[head]
+
+
+def _positive_zeros(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _positive_zeros(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_positive_zeros(item) for item in value]
+    return 0.0 if isinstance(value, float) and value == 0.0 else value
+
+
+def trial_key(config: TrainConfig) -> str:
+    """Returns the name of a trial: 20 hex digits."""
+    return _key(canonical_json(config))
+
+
+def configuration_key(config: TrainConfig) -> str:
+    """Returns the name of a configuration whatever its seed: 20 hex digits."""
+    return _key(canonical_json(config.model_copy(update={"seed": 0})))
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def parse_override(text: str) -> tuple[str, JsonValue]:
+    """Parses `network.lrn1.alpha=2e-4` into field and value; the value is read as YAML.
+
+    Raises:
+        StudyError: There is no `=`, or the value is no scalar or list.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip() or not value.strip():
+        raise StudyError(f"--set {text}: use FIELD=VALUE, such as network.lrn1.alpha=2e-4")
+    return path.strip(), parse_scalar(value, f"--set {text}")
+
+
+def base_config(
+    study: Study,
+    dataset: str,
+    *,
+    summary: DataSummary,
+    data_root: str | None,
+    cache: str | None,
+    network_name: str | None = None,
+    epochs: int | None = None,
+    overrides: Mapping[str, JsonValue] | None = None,
+) -> TrainConfig:
+    """Returns the configuration all arms start from, with seed 0.
+
+    Args:
+        study: The study.
+        dataset: Name of one of its recipes.
+        summary: What is in the data.
+        data_root: Where an image folder lies.
+        cache: Folder for decoded images.
+        network_name: A named network instead of the recipe's.
+        epochs: Epochs instead of the recipe's.
+        overrides: Fields of the base to change.
+
+    Raises:
+        StudyError: A value does not validate, or an override edits a field that an arm edits.
+    """
+    recipe = study.recipes[dataset]
+    try:
+        spec = network(network_name or recipe.network)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    # 网络名被指定时用它自己的输入尺寸，只要图像够大
+    size = recipe.input_size if network_name is None else min(spec.input_size, recipe.data.image_size)
+    data = DataSpec(
+        name=dataset,
+        source=recipe.data.source,
+        image_size=recipe.data.image_size,
+        train_images=recipe.data.train_images,
+        digest=summary.digest,
+        root=data_root,
+        cache=cache,
+    )
+    plain = {
+        "network": {
+            **spec.model_dump(mode="json"),
+            "input_size": size,
+            "classes": len(summary.class_names),
+        },
+        "training": recipe.training.model_dump(mode="json"),
+        "data": data.model_dump(mode="json"),
+        "seed": 0,
+    }
+    base = validated(plain, f"network {spec.name} on {dataset}")
+    if epochs is not None:
+        base = edited(base, {"training.epochs": epochs}, (), "--epochs")
+    if overrides:
+        base = _overridden(study, base, overrides)
+    return base
+
+
+def _overridden(study: Study, base: TrainConfig, overrides: Mapping[str, JsonValue]) -> TrainConfig:
+    fields = concrete_fields(base, overrides, (), "--set")
+    for arm in study.arms:
+        clash = sorted(fields & arm_fields(base, arm))
+        if clash:
+            raise StudyError(
+                f"--set {clash[0]}: arm {arm.name} of study {study.name} edits this field itself; "
+                "change the study file, or set another field"
+            )
+    return edited(base, overrides, (), "--set")
+
+
+def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[PlannedTrial, ...]:
+    """Returns all arms' trials, seed by seed, so that complete pairs come early.
+
+    Raises:
+        StudyError: An arm edits a layer or field that the network does not have, or makes an invalid network.
+    """
+    configs = {
+        arm.name: edited(base, arm.set, arm.remove, f"arm {arm.name} on network {base.network.name}")
+        for arm in study.arms
+    }
+    return tuple(
+        _planned(arm.name, seed, "arm", configs[arm.name]) for seed in seeds for arm in study.arms
+    )
+
+
+def sweep_trial(study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int) -> PlannedTrial:
+    """Returns the trial of a sweep's point.
+
+    Raises:
+        StudyError: The point is no valid configuration.
+    """
+    config = edited(base, parameters, (), f"sweep of study {study.name}")
+    return _planned("sweep", seed, "sweep", config)
+
+
+def _planned(arm: str, seed: int, phase: Phase, config: TrainConfig) -> PlannedTrial:
+    own = config.model_copy(update={"seed": seed})
+    return PlannedTrial(arm=arm, seed=seed, phase=phase, config=own, key=trial_key(own))

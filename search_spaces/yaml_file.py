@@ -1,0 +1,155 @@
+"""Reading YAML so that mistakes are found and placed: file:line:column, duplicate keys, and numbers that are numbers.
+
+YAML 1.2's scalars: `1e-3` is a number, and `on`, `off`, `yes`, `no` are words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from search_spaces.errors import StudyError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars and without duplicate keys."""
+
+
+# PyYAML 沿用 YAML 1.1：1e-3 会成字符串，on/no 会成布尔值
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
+    ("int", r"^[-+]?(?:0|[1-9][0-9_]*)$", "-+0123456789"),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", "-+0123456789."),
+    ("float", r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$", "-+."),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first) + ([""] if _tag == "null" else []))
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[Hashable] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be a word", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> float:
+    text = str(loader.construct_scalar(node)).lower()
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def load_model(path: Path, model: type[Model], shown: str | None = None) -> Model:
+    """Reads a YAML file into a pydantic model.
+
+    Args:
+        path: The file.
+        model: The model to validate into.
+        shown: How messages name the file; its path if None.
+
+    Raises:
+        StudyError: The file cannot be read, is not YAML, or does not validate; one line per mistake.
+    """
+    name = shown or str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{name} cannot be read: {error}") from error
+    return parse_model(text, model, name)
+
+
+def parse_model(text: str, model: type[Model], name: str) -> Model:
+    """Parses YAML text into a pydantic model; see `load_model`."""
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        content = loader.construct_document(root) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise StudyError(f"{_place(name, mark)}: {error.problem or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StudyError(f"{name}: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(content, dict):
+        raise StudyError(f"{name}:1:1: a study file must be a mapping of fields, not {type(content).__name__}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise StudyError("\n".join(_lines(error, root, name))) from error
+
+
+def parse_scalar(text: str, what: str) -> Any:
+    """Reads a scalar or a list of scalars as YAML; `what` begins the message of a mistake."""
+    loader = _Loader(text)
+    try:
+        value = loader.get_single_data()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StudyError(f"{what}: {text!r} is no value: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+    if isinstance(value, dict):
+        raise StudyError(f"{what}: the value must be a number, a word or a list")
+    return value
+
+
+def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:
+    lines = []
+    for mistake in error.errors(include_url=False):
+        location = [part for part in mistake["loc"] if part not in ("[key]",)]
+        mark = _find(root, location)
+        field = ".".join(str(part) for part in location) or "file"
+        lines.append(f"{_place(name, mark)}: {field}: {explain(mistake)}")
+    return lines
+
+
+def explain(mistake: Any) -> str:
+    """Says a pydantic mistake in one line, with the value that was given."""
+    message = str(mistake["msg"]).removeprefix("Value error, ")
+    if mistake["type"] == "extra_forbidden":
+        return "unknown field"
+    if mistake["type"] == "missing":
+        return "this field is missing"
+    given = mistake.get("input")
+    if isinstance(given, (str, int, float, bool)) and mistake["type"] != "value_error":
+        return f"{message}, not {given!r}"
+    return message
+
+
+def _find(node: yaml.Node, location: Sequence[str | int]) -> yaml.Mark | None:
+    """The mark of the value at a pydantic location; names of union members in it are skipped."""
+    mark = node.start_mark
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key_node, value_node in node.value:
+                if key_node.value == str(part):
+                    node, mark = value_node, value_node.start_mark
+                    if part == location[-1] and isinstance(value_node, yaml.MappingNode):
+                        mark = key_node.start_mark
+                    break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+    return mark
+
+
+def _place(name: str, mark: yaml.Mark | None) -> str:
+    return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
