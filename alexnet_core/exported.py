@@ -1,0 +1,125 @@
+"""An exported model: a folder that says what it is, and proves by hashes that it is whole.
+
+`orchestrator.best --export` writes such a folder; no file in it can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from alexnet_core.alexnet import AlexNet
+from alexnet_core.augmentation import centre_views, on_device
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.datasets import Split
+from alexnet_core.errors import CoreError
+from alexnet_core.evaluation import EVALUATION_BATCH
+
+NEEDED = ("model.safetensors", "config.json", "preprocessing.json", "labels.json")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network ready for use.
+
+    Attributes:
+        network: In evaluation mode.
+        config: The run that trained it.
+        labels: Names of the classes, in the order of the outputs.
+        mean_image: float32 (H, W, 3), subtracted from the prepared images.
+    """
+
+    network: AlexNet
+    config: TrainConfig
+    labels: tuple[str, ...]
+    mean_image: np.ndarray
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Classifies images by their centre crop.
+
+        Args:
+            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`).
+
+        Returns:
+            float32 (N, classes), the probabilities.
+
+        Raises:
+            CoreError: If the images have another shape or type.
+        """
+        size = self.config.data.image_size
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
+        device = self.network.devices[0]
+        data = on_device(Split(images, np.zeros(len(images), np.int64)), self.mean_image, device)
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(images), EVALUATION_BATCH):
+                indices = torch.arange(start, min(start + EVALUATION_BATCH, len(images)), device=device)
+                logits = self.network(centre_views(data, indices, self.network.spec.input_size))
+                parts.append(F.softmax(logits, dim=1).cpu().numpy())
+        classes = self.network.spec.classes
+        return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
+
+
+def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> LoadedModel:
+    """Loads an exported model after checking every file against SHA256SUMS.
+
+    Args:
+        folder: The export.
+        devices: One per tower.
+
+    Raises:
+        CoreError: If a file is missing, or is not the one that was exported.
+    """
+    folder = Path(folder)
+    verify(folder)
+    try:
+        config = TrainConfig.model_validate_json((folder / "config.json").read_bytes())
+        labels = tuple(json.loads((folder / "labels.json").read_bytes()))
+        tensors = load_file(folder / "model.safetensors")
+        mean_image = tensors.pop("mean_image").numpy()
+        network = AlexNet(config.network, devices)
+        network.load_state_dict(tensors)
+    except (ValidationError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).splitlines()[0]
+        raise CoreError(f"{folder} is not an export that this version can load: {first}") from error
+    network.eval()
+    return LoadedModel(network, config, labels, mean_image)
+
+
+def verify(folder: Path) -> None:
+    """Checks the files of an export against its SHA256SUMS (the format of `sha256sum`).
+
+    Raises:
+        CoreError: Names the file that is missing, unlisted or changed.
+    """
+    sums = folder / "SHA256SUMS"
+    if not sums.is_file():
+        raise CoreError(f"{folder} is not an exported model: it has no SHA256SUMS")
+    listed = {}
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        listed[name] = digest
+    for name in NEEDED:
+        if name not in listed:
+            raise CoreError(f"{sums} does not list {name}; export the model anew")
+    for name, digest in listed.items():
+        path = folder / name
+        # 清单里的名字不许指到文件夹之外
+        if Path(name).name != name or not path.is_file():
+            raise CoreError(f"{path} is missing; export the model anew")
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise CoreError(
+                    f"{path} is not the file that was exported: its SHA-256 differs from SHA256SUMS"
+                )
