@@ -203,4 +203,4 @@ def initialise(model: AlexNet, seed: int) -> None:
             )
             with torch.no_grad():
                 module.weight.copy_(torch.from_numpy(drawn).mul_(layer.weight_std))
-                module.bias.fill_(layer.bias)
+                module.get_parameter("bias").fill_(layer.bias)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -41,17 +43,36 @@ def evaluate(
     return evaluate_rows(model, data, 0, len(data.labels), views)
 
 
-def evaluate_rows(model: AlexNet, data: DeviceImages, first: int, last: int, views: int = 1) -> SplitMetrics:
-    """Evaluates the images `first` to `last` (excluded); data-parallel workers take a share each."""
+def evaluate_rows(
+    model: AlexNet,
+    data: DeviceImages,
+    first: int,
+    last: int,
+    views: int = 1,
+    before_batch: Callable[[], object] = int,
+) -> SplitMetrics:
+    """Evaluates the images `first` to `last` (excluded); data-parallel workers take a share each.
+
+    Args:
+        model: The network; its mode is restored afterwards.
+        data: The images, on the first device.
+        first: First image.
+        last: One past the last.
+        views: 1 or 10.
+        before_batch: Called before every batch, so that the caller shows life, or ends it by an exception.
+    """
     was_training = model.training
     model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=model.devices[-1])
-    with torch.inference_mode():
-        for start in range(first, last, EVALUATION_BATCH):
-            indices = torch.arange(start, min(start + EVALUATION_BATCH, last), device=data.images.device)
-            probabilities = _log_probabilities(model, data, indices, views)
-            sums += batch_sums(probabilities, data.labels[indices].to(probabilities.device))
-    model.train(was_training)
+    try:
+        with torch.inference_mode():
+            for start in range(first, last, EVALUATION_BATCH):
+                before_batch()
+                indices = torch.arange(start, min(start + EVALUATION_BATCH, last), device=data.images.device)
+                probabilities = _log_probabilities(model, data, indices, views)
+                sums += batch_sums(probabilities, data.labels[indices].to(probabilities.device))
+    finally:
+        model.train(was_training)
     loss, top1, top5 = sums.tolist()
     return SplitMetrics.model_construct(
         loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=last - first

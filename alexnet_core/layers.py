@@ -74,7 +74,7 @@ class _ResponseNorm(torch.autograd.Function):
         ctx.save_for_backward(x, denominator, scale)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         gradient = gradients[0]
         if gradient is None:

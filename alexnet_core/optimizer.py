@@ -52,16 +52,16 @@ class MomentumSGD:
             learning_rate: Of this update, before the groups' factors; 0 freezes.
         """
         for group, velocities in zip(self.groups, self._velocities, strict=True):
-            parameters = list(group.parameters)
+            parameters: list[torch.Tensor] = list(group.parameters)
             rate = learning_rate * group.learning_rate_factor
             if rate == 0.0:
                 # 学习率为零即冻结：旧速度也不再推动权重
                 continue
-            gradients = [parameter.grad for parameter in parameters]
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
             torch._foreach_mul_(velocities, self.momentum)
             if group.weight_decay:
                 torch._foreach_add_(velocities, parameters, alpha=-group.weight_decay * rate)
-            torch._foreach_add_(velocities, gradients, alpha=-rate)  # type: ignore[arg-type]
+            torch._foreach_add_(velocities, gradients, alpha=-rate)
             torch._foreach_add_(parameters, velocities)
 
     def velocities(self) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ All draws are keyed (`draws.py`), so a checkpoint needs weights, velocities and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ class Diverged(Exception):
         self.epoch = epoch
 
 
+class _Stopped(Exception):
+    """The caller asked for a stop in the middle of an evaluation."""
+
+
 def _never() -> bool:
     return False
 
@@ -75,7 +80,7 @@ def train(
         attempt: Number of the attempt, part of the checkpoints' names.
         checkpoint_seconds: A checkpoint follows an epoch when so many seconds have passed since the last.
         batch_checkpoint_seconds: The same within an epoch.
-        should_stop: Asked before every batch; True writes a checkpoint and ends the generator.
+        should_stop: Asked before every batch, in evaluations too; True writes a checkpoint and ends the generator.
         rank: This data-parallel worker's rank; torch.distributed is initialised by the caller if `workers` > 1.
         workers: Number of data-parallel workers; each takes its share of every batch.
 
@@ -97,7 +102,12 @@ def train(
         if stopped:
             saver.save(position)
             return
-        position = _finish_epoch(run, position)
+        try:
+            position = _finish_epoch(run, position, should_stop)
+        except _Stopped:
+            # 训练部分已完成：续训时只需重新评估
+            saver.save(position)
+            return
         if position.complete or saver.seconds_since_last() >= checkpoint_seconds:
             # 先存检查点再报告：记录永远不会走在检查点前面
             saver.save(position)
@@ -261,7 +271,7 @@ def _train_epoch(
         if device.type == "cpu" or batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
             _check_finite(run, batch_loss, position.epoch, batch)
     reached = here(run.batches)
-    if not torch.isfinite(torch.tensor(reached.loss_sum)):
+    if not math.isfinite(reached.loss_sum):
         raise Diverged(position.epoch, run.batches - 1)
     return reached, False
 
@@ -314,14 +324,14 @@ def _reduced(run: _Run, sums: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _finish_epoch(run: _Run, position: Position) -> Position:
+def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]) -> Position:
     """Evaluates, and turns the sums of a whole epoch into a report."""
     started = time.perf_counter()
     last = position.epoch + 1 == run.config.training.epochs
-    validation = _evaluate(run, run.validation)
-    test = _evaluate(run, run.test) if last and run.test is not None else None
+    validation = _evaluate(run, run.validation, should_stop)
+    test = _evaluate(run, run.test, should_stop) if last and run.test is not None else None
     for metrics in (validation, test):
-        if metrics is not None and not torch.isfinite(torch.tensor(metrics.loss_sum)):
+        if metrics is not None and not math.isfinite(metrics.loss_sum):
             raise Diverged(position.epoch, run.batches - 1)
     report = EpochReport(
         epoch=position.epoch + 1,
@@ -342,10 +352,15 @@ def _finish_epoch(run: _Run, position: Position) -> Position:
     return Position(epoch=position.epoch + 1, complete=last, history=(*position.history, report))
 
 
-def _evaluate(run: _Run, data: DeviceImages) -> SplitMetrics:
+def _evaluate(run: _Run, data: DeviceImages, should_stop: Callable[[], bool]) -> SplitMetrics:
+    def before_batch() -> None:
+        # 多个 worker 的批数可能不同，只有单个 worker 可以中途离开；但都要报告进展
+        if should_stop() and run.workers == 1:
+            raise _Stopped
+
     count = len(data.labels)
     first, last = (count * run.rank) // run.workers, (count * (run.rank + 1)) // run.workers
-    share = evaluate_rows(run.model, data, first, last)
+    share = evaluate_rows(run.model, data, first, last, before_batch=before_batch)
     if run.workers == 1:
         return share
     own = torch.tensor(

@@ -203,7 +203,7 @@ def _plan(study: Study, options: argparse.Namespace) -> Plan:
     )
     seeds = tuple(range(options.seeds or recipe.seeds))
     trials = unfold(study, base, seeds)
-    done = records.done_keys(options.results, retry_failed=options.retry_failed)
+    done = records.done_keys(options.results, [trial.key for trial in trials], options.retry_failed)
     if options.sweep and study.sweep is None:
         raise LabError(f"study {study.name} has no sweep; leave --sweep out", exit_code=2)
     return Plan(

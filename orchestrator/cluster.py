@@ -227,30 +227,39 @@ def _probe(path: str, node: str) -> bool:
     return True
 
 
-def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> None:
+def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> threading.Event:
     """Calls `on_death` with a process's name once Ray's raylet or GCS on this machine has died.
 
     Ray itself would leave the driver waiting for a minute or end it with a traceback.
+
+    Returns:
+        Set it before Ray is shut down on purpose.
     """
-    watched = [
-        process
-        for process in (psutil.Process().children(recursive=True) or list(psutil.process_iter()))
-        if _name(process) in ("raylet", "gcs_server")
-    ]
+    own = [process for process in psutil.Process().children(recursive=True) if _name(process) in _WATCHED]
+    # 加入现有集群时 raylet 不是我们的子进程
+    watched = own or [process for process in psutil.process_iter() if _name(process) == "raylet"]
+    names = {process.pid: _WATCHED[_name(process)] for process in watched}
+    closing = threading.Event()
 
     def watch() -> None:
-        while True:
+        while not closing.wait(interval_seconds):
             for process in watched:
-                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-                    on_death(_DESCRIPTIONS.get(_names[process.pid], _names[process.pid]))
+                if not _alive(process) and not closing.is_set():
+                    on_death(names[process.pid])
                     return
-            time.sleep(interval_seconds)
 
-    _names = {process.pid: _name(process) for process in watched}
     threading.Thread(target=watch, name="ray-watch", daemon=True).start()
+    return closing
 
 
-_DESCRIPTIONS = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+_WATCHED = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
 
 
 def _name(process: psutil.Process) -> str:

@@ -103,7 +103,7 @@ class StudyRun:
         title = f"{settings.folder.name}: {plan.study.question}"
         self.display = Progress(console, title, _dashboard_line(settings.facts))
         self._metrics = StudyMetrics(settings.folder.name)
-        cluster.watch_ray(self._ray_died)
+        self._closing = cluster.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
         """Takes over Ctrl-C and SIGTERM, and says that the study runs."""
@@ -123,6 +123,7 @@ class StudyRun:
 
     def __exit__(self, *exception: object) -> None:
         """Stops the display and Ray."""
+        self._closing.set()
         self.display.__exit__(*exception)
         self._slots.close()
         (self._settings.folder / "run.json").unlink(missing_ok=True)

@@ -73,6 +73,16 @@ class ArmSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
             self.study.enqueue_trial({"arm": arm, "seed": seed})
         self.closed = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its searcher, and we never restore one (the records are the truth)."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing, see `__getstate__`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing, see `__getstate__`."""
+
     def suggest(self, trial_id: str) -> Any:
         """Returns the next enqueued trial's configuration, or FINISHED."""
         if self.closed or self._waiting == 0:
@@ -140,6 +150,16 @@ class SweepSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
                 distributions=self._space,
             )
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its searcher, and we never restore one (the records are the truth)."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing, see `__getstate__`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing, see `__getstate__`."""
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the configuration of the next point, or FINISHED."""

@@ -1,0 +1,445 @@
+"""Records: the files of one trial, and who may write them. The record is the truth; tables and reports are views.
+
+`results/trials/<key>/`: `config.json`, `attempts.jsonl`, `epochs.jsonl`, `log.txt`, `checkpoint/`, and `result.json`,
+written last and atomically. The driver is the only writer of all but the checkpoints.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import ValidationError
+
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.metrics import EpochReport, SplitMetrics
+from alexnet_core.specification import Frozen
+from orchestrator.errors import LabError
+from search_spaces.trial import PlannedTrial, canonical_json, trial_key
+
+
+class TrialState(StrEnum):
+    """How a trial ended. A trial without `result.json` is interrupted."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+class TrialResult(Frozen):
+    """`result.json`.
+
+    Attributes:
+        key: The trial's key.
+        state: How it ended.
+        seed: Its seed.
+        epochs: Finished epochs.
+        train: Of the last epoch (running, augmented images); None where there is none.
+        validation: After the last epoch.
+        test: After the last epoch of a finished trial, where the data has a test set.
+        seconds: Training seconds, summed over the epochs.
+        images_per_second: Steady rate over the epochs after the first.
+        attempts: How many attempts were made, over all drivers.
+        started_at: ISO time (UTC) of the last launch.
+        finished_at: ISO time (UTC).
+        message: Why it diverged or failed.
+        weights: Path of the final weights inside the trial's folder.
+        weights_sha256: Their SHA-256.
+        environment: What it ran on; never part of the key.
+    """
+
+    schema_version: int = 1
+    key: str
+    state: TrialState
+    seed: int
+    epochs: int
+    train: SplitMetrics | None = None
+    validation: SplitMetrics | None = None
+    test: SplitMetrics | None = None
+    seconds: float
+    images_per_second: float | None = None
+    attempts: int
+    started_at: str
+    finished_at: str
+    message: str = ""
+    weights: str | None = None
+    weights_sha256: str | None = None
+    environment: dict[str, str | int | None] = {}
+
+
+# ---- writing ----------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new, also after a crash.
+
+    Raises:
+        LabError: With exit code 3 when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        _remove_quietly(temporary)
+        raise _write_error(path, error) from error
+
+
+def _remove_quietly(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return
+
+
+def _sync_folder(folder: Path) -> None:
+    # 改名本身也要落盘，否则断电后文件可能消失
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _append(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def _append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Appends a JSON line; after a torn last line it starts a new one first."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+    except (FileNotFoundError, OSError):
+        torn = False
+    _append(path, ("\n" if torn else "") + json.dumps(content, sort_keys=True) + "\n")
+
+
+def _write_error(path: Path, error: OSError) -> LabError:
+    return LabError(
+        f"{path} cannot be written: {error.strerror or error}; finished trials are on record, "
+        "make room and run the same command again",
+        exit_code=3,
+    )
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; torn ones (a crash in the middle of a write) are passed over."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    lines = []
+    for line in content.split(b"\n"):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(row, dict):
+            lines.append(row)
+    return lines
+
+
+# ---- one trial --------------------------------------------------------------------------------------------
+
+
+def trial_folder(results: Path, key: str) -> Path:
+    """Returns the folder of a trial's record."""
+    return results / "trials" / key
+
+
+def open_record(results: Path, config: TrainConfig) -> Path:
+    """Makes a trial's folder with its `config.json`, or checks the one there is; returns the folder.
+
+    Raises:
+        LabError: Another configuration lies under this key, or the file is damaged.
+    """
+    folder = trial_folder(results, trial_key(config))
+    path = folder / "config.json"
+    if not path.is_file():
+        write_atomically(path, config.model_dump_json(indent=1).encode())
+        return folder
+    if canonical_json(read_config(folder)) != canonical_json(config):
+        raise LabError(
+            f"{path} holds another configuration than its folder's name says; move {folder} away", exit_code=3
+        )
+    return folder
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Reads a trial's configuration.
+
+    Raises:
+        LabError: The file is missing or damaged.
+    """
+    path = folder / "config.json"
+    try:
+        return TrainConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise LabError(f"{path} is missing", exit_code=3) from error
+    except ValidationError as error:
+        raise LabError(f"{path} is damaged: {_first(error)}; move {folder} away", exit_code=3) from error
+
+
+def _first(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']}"
+
+
+def next_attempt(folder: Path) -> int:
+    """Notes a new attempt and returns its number, from 1."""
+    path = folder / "attempts.jsonl"
+    number = len(_read_lines(path)) + 1
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    _append_line(path, {"attempt": number, "at": now, "driver": os.getpid(), "host": os.uname().nodename})
+    return number
+
+
+def append_epoch(folder: Path, report: EpochReport) -> None:
+    """Appends one epoch to `epochs.jsonl`."""
+    _append_line(folder / "epochs.jsonl", report.model_dump(mode="json"))
+
+
+def rewrite_epochs(folder: Path, reports: Sequence[EpochReport]) -> None:
+    """Replaces `epochs.jsonl` by the history of the checkpoint that a trial goes on from."""
+    lines = "".join(json.dumps(report.model_dump(mode="json"), sort_keys=True) + "\n" for report in reports)
+    write_atomically(folder / "epochs.jsonl", lines.encode())
+
+
+def read_epochs(folder: Path) -> list[EpochReport]:
+    """Reads the epochs of a trial in order; a torn line is passed over, a repeated epoch counts once."""
+    by_epoch: dict[int, EpochReport] = {}
+    for row in _read_lines(folder / "epochs.jsonl"):
+        try:
+            report = EpochReport.model_validate(row)
+        except ValidationError:
+            continue
+        by_epoch.setdefault(report.epoch, report)
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def append_log(folder: Path, text: str) -> None:
+    """Appends to a trial's log."""
+    _append(folder / "log.txt", text if text.endswith("\n") else f"{text}\n")
+
+
+def write_result(folder: Path, result: TrialResult) -> None:
+    """Writes `result.json`: from now on the trial is done."""
+    write_atomically(folder / "result.json", result.model_dump_json(indent=1).encode())
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """Reads how a trial ended; None while it has not.
+
+    Raises:
+        LabError: The file is damaged (named).
+    """
+    path = folder / "result.json"
+    try:
+        return TrialResult.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise LabError(
+            f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
+            exit_code=3,
+        ) from error
+
+
+def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
+    """Returns the state of those trials that are on record and not run again.
+
+    Args:
+        results: The results folder.
+        keys: The trials asked for.
+        retry_failed: Leave failed trials out.
+    """
+    states = {}
+    for key in set(keys):
+        result = read_result(trial_folder(results, key))
+        if result is not None and not (retry_failed and result.state is TrialState.FAILED):
+            states[key] = result.state
+    return states
+
+
+def recorded_keys(results: Path) -> list[str]:
+    """Returns the keys of all trial folders, sorted."""
+    try:
+        return sorted(entry.name for entry in os.scandir(results / "trials") if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def ended(results: Path, key: str) -> tuple[str, float | None] | None:
+    """Returns (state, validation top-1 error in [0, 1]) of a trial on record, or None."""
+    result = read_result(trial_folder(results, key))
+    if result is None:
+        return None
+    return result.state.value, result.validation.top1_error if result.validation is not None else None
+
+
+def tidy(folder: Path, keep_weights: str = "all") -> None:
+    """Deletes the checkpoints a done trial does not need.
+
+    Args:
+        folder: The trial's folder.
+        keep_weights: `none` deletes the final weights too; `all` and `best` keep them (`best` is applied to a whole
+            study at its end).
+    """
+    result = read_result(folder)
+    if result is None:
+        return
+    kept = folder / result.weights if result.weights is not None and keep_weights != "none" else None
+    for path in (folder / "checkpoint").glob("*"):
+        if path != kept:
+            path.unlink(missing_ok=True)
+
+
+def keep_best_weights(results: Path, trials: Iterable[PlannedTrial]) -> None:
+    """Deletes the final weights of every arm's trials but the one of median validation error, which `best` exports."""
+    by_arm: dict[str, list[tuple[float, int, Path]]] = {}
+    for trial in trials:
+        folder = trial_folder(results, trial.key)
+        result = read_result(folder)
+        if result is not None and result.state is TrialState.FINISHED and result.validation is not None:
+            by_arm.setdefault(trial.arm, []).append((result.validation.top1_error, trial.seed, folder))
+    kept = {sorted(rows)[(len(rows) - 1) // 2][2] for rows in by_arm.values()}
+    for rows in by_arm.values():
+        for _, _, folder in rows:
+            if folder not in kept:
+                tidy(folder, "none")
+
+
+# ---- members ----------------------------------------------------------------------------------------------
+
+
+def append_members(results: Path, study: str, members: Iterable[Mapping[str, Any]]) -> None:
+    """Appends memberships (study, dataset, arm, seed, key, phase, parameters, position) to a study's list."""
+    for member in members:
+        _append_line(results / "studies" / study / "members.jsonl", member)
+
+
+def read_members(results: Path, study: str | None = None) -> list[dict[str, Any]]:
+    """Reads the memberships of one study, or of all."""
+    folders = [results / "studies" / study] if study is not None else sorted((results / "studies").glob("*"))
+    return [row for folder in folders for row in _read_lines(folder / "members.jsonl")]
+
+
+def membership(study: str, dataset: str, trial: PlannedTrial) -> dict[str, Any]:
+    """Returns the membership of an arm's trial."""
+    return {
+        "study": study,
+        "dataset": dataset,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "key": trial.key,
+        "phase": trial.phase,
+        "parameters": None,
+        "position": None,
+    }
+
+
+def join_members(results: Path, study: str, dataset: str, trials: Iterable[PlannedTrial]) -> None:
+    """Adds the memberships that are not written down yet."""
+    known = {(row["arm"], row["seed"], row["key"], row["phase"]) for row in read_members(results, study)}
+    fresh = [
+        membership(study, dataset, trial)
+        for trial in trials
+        if (trial.arm, trial.seed, trial.key, trial.phase) not in known
+    ]
+    append_members(results, study, fresh)
+
+
+# ---- locks ------------------------------------------------------------------------------------------------
+
+
+class TrialLocks:
+    """Locks on trials that this process runs, freed by its death.
+
+    One file for all, a byte per key: POSIX record locks cost one descriptor for any number of trials, and are not
+    inherited by child processes (which would keep a killed driver's locks alive).
+    """
+
+    def __init__(self, results: Path) -> None:
+        """Opens the lock file, and keeps it open: closing any descriptor of it would free all locks."""
+        results.mkdir(parents=True, exist_ok=True)
+        self._file = (results / ".locks").open("a+b")
+
+    def __enter__(self) -> TrialLocks:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Frees all locks."""
+        self.close()
+
+    def try_lock(self, key: str) -> bool:
+        """Locks a trial; False when another process has it."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
+        except OSError:
+            return False
+        return True
+
+    def unlock(self, key: str) -> None:
+        """Frees a trial."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(key))
+
+    def is_locked(self, key: str) -> bool:
+        """Says whether another process runs this trial."""
+        if not self.try_lock(key):
+            return True
+        self.unlock(key)
+        return False
+
+    def close(self) -> None:
+        """Frees all locks."""
+        self._file.close()
+
+
+def _offset(key: str) -> int:
+    # 15 位十六进制 = 60 位偏移：两个 key 相撞的机会可以忽略
+    return int(key[:15], 16)
+
+
+# ---- environment ------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def source_version() -> dict[str, str | int | None]:
+    """Returns the git commit of the source tree, if it is one; recorded with each trial."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {"git_commit": None}
+    return {"git_commit": found.stdout.strip() or None}
