@@ -43,13 +43,17 @@ def evaluate(
     return evaluate_rows(model, data, 0, len(data.labels), views)
 
 
+def _nothing() -> None:
+    return None
+
+
 def evaluate_rows(
     model: AlexNet,
     data: DeviceImages,
     first: int,
     last: int,
     views: int = 1,
-    before_batch: Callable[[], object] = int,
+    before_batch: Callable[[], None] = _nothing,
 ) -> SplitMetrics:
     """Evaluates the images `first` to `last` (excluded); data-parallel workers take a share each.
 

@@ -1,0 +1,351 @@
+"""Tables: the typed Polars view of all records, in `results/tables/`.
+
+`trials.parquet` has one row per trial, `members.parquet` one per membership of a study, `epochs.parquet` one per epoch.
+They grow by what is new; a damaged or missing file is made again from the records.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.metrics import EpochReport, SplitMetrics
+from orchestrator import records
+from orchestrator.errors import LabError
+from orchestrator.records import TrialResult
+from search_spaces.trial import configuration_key
+
+logger = logging.getLogger(__name__)
+
+TABLES_VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "key": pl.String,
+    "configuration": pl.String,
+    "seed": pl.Int64,
+    "data_name": pl.String,
+    "data_digest": pl.String,
+    "state": pl.String,
+    "epochs": pl.Int64,
+    **{
+        f"{split}_{column}": kind
+        for split in SPLITS
+        for column, kind in (
+            ("loss", pl.Float64),
+            ("top1_error", pl.Float64),
+            ("top5_error", pl.Float64),
+            ("top1_errors", pl.Int64),
+            ("top5_errors", pl.Int64),
+            ("count", pl.Int64),
+        )
+    },
+    "seconds": pl.Float64,
+    "images_per_second": pl.Float64,
+    "attempts": pl.Int64,
+    "started_at": pl.String,
+    "finished_at": pl.String,
+    "message": pl.String,
+    "weights": pl.String,
+    "record_stamp": pl.String,
+}
+MEMBER_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "study": pl.String,
+    "dataset": pl.String,
+    "arm": pl.String,
+    "seed": pl.Int64,
+    "key": pl.String,
+    "phase": pl.String,
+    "parameters": pl.String,
+    "position": pl.Int64,
+}
+EPOCH_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "key": pl.String,
+    "epoch": pl.Int64,
+    "learning_rate": pl.Float64,
+    "train_loss": pl.Float64,
+    "train_top1_error": pl.Float64,
+    "train_top5_error": pl.Float64,
+    "validation_loss": pl.Float64,
+    "validation_top1_error": pl.Float64,
+    "validation_top5_error": pl.Float64,
+    "seconds": pl.Float64,
+    "images_per_second": pl.Float64,
+}
+
+
+class Tables(NamedTuple):
+    """The three frames; see the module. Errors are in [0, 1]."""
+
+    trials: pl.DataFrame
+    members: pl.DataFrame
+    epochs: pl.DataFrame
+
+
+def table_folder(results: Path) -> Path:
+    """Returns where the tables lie."""
+    return results / "tables"
+
+
+def load_tables(results: Path | str = "results") -> Tables:
+    """Returns the tables, brought up to date in memory; nothing is written.
+
+    Args:
+        results: The results folder.
+    """
+    return _current(Path(results), rebuild=False, with_epochs=True)[0]
+
+
+def load_trials(results: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Returns (trials, members), up to date, without reading the epochs."""
+    tables, _ = _current(results, rebuild=False, with_epochs=False)
+    return tables.trials, tables.members
+
+
+def update_tables(results: Path, *, rebuild: bool = False) -> Tables:
+    """Brings the tables up to date and writes them, under a lock for the moment of writing.
+
+    Args:
+        results: The results folder.
+        rebuild: Read all records again instead of the new ones.
+    """
+    with _lock(results):
+        tables, changed = _current(results, rebuild=rebuild, with_epochs=True)
+        if changed:
+            for name, frame in zip(Tables._fields, tables, strict=True):
+                buffer = BytesIO()
+                frame.write_parquet(buffer)
+                records.write_atomically(table_folder(results) / f"{name}.parquet", buffer.getvalue())
+    return tables
+
+
+@contextmanager
+def _lock(results: Path) -> Iterator[None]:
+    folder = table_folder(results)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=3) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _current(results: Path, *, rebuild: bool, with_epochs: bool) -> tuple[Tables, bool]:
+    """The tables as the records say now, and whether they differ from what is on disk."""
+    members = _members(results)
+    trials = _read(results, "trials", TRIAL_COLUMNS) if not rebuild else None
+    members_on_disk = _read(results, "members", MEMBER_COLUMNS) if not rebuild else None
+    epochs = _read(results, "epochs", EPOCH_COLUMNS) if with_epochs and not rebuild else None
+    if trials is None or (with_epochs and epochs is None):
+        trials, epochs = pl.DataFrame(schema=TRIAL_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
+    stamps = _stamps(results)
+    known = dict(zip(trials["key"].to_list(), trials["record_stamp"].to_list(), strict=True))
+    stale = [key for key, stamp in stamps.items() if known.get(key) != stamp]
+    gone = [key for key in known if key not in stamps]
+    epochs = epochs if epochs is not None else pl.DataFrame(schema=EPOCH_COLUMNS)
+    if stale or gone:
+        out = stale + gone
+        trials = _grown(trials, _trial_rows(results, stale, stamps), out, ("key",))
+        if with_epochs:
+            epochs = _grown(epochs, _epoch_rows(results, stale), out, ("key", "epoch"))
+    changed = bool(stale or gone) or rebuild or members_on_disk is None or not members.equals(members_on_disk)
+    return Tables(trials, members, epochs), changed
+
+
+def _read(
+    results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]
+) -> pl.DataFrame | None:
+    """Reads a table; a missing or damaged one is None, and will be made again from the records."""
+    path = table_folder(results) / f"{name}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        logger.warning("%s is damaged (%s); it is made again from the records", path, _first_line(error))
+        return None
+    wanted = dict(columns)
+    if any(frame.schema.get(column) != kind for column, kind in wanted.items()):
+        logger.warning("%s has other columns than this version writes; it is made again from the records", path)
+        return None
+    return frame
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _stamps(results: Path) -> dict[str, str]:
+    """Time and size of every `result.json`: a record that changed (a failed trial tried again) is read again."""
+    stamps = {}
+    for key in records.recorded_keys(results):
+        try:
+            status = os.stat(results / "trials" / key / "result.json")
+        except FileNotFoundError:
+            continue
+        stamps[key] = f"{status.st_mtime_ns}-{status.st_size}"
+    return stamps
+
+
+def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Sequence[str], order: Sequence[str]) -> pl.DataFrame:
+    kept = old.filter(~pl.col("key").is_in(out))
+    parts = [frame for frame in (kept, fresh) if frame.height] or [old.clear()]
+    # Polars 2 的流式引擎不保证行序，所以总是排序
+    return pl.concat(parts, how="diagonal_relaxed").sort(order)
+
+
+def _trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
+    rows = []
+    for key in keys:
+        folder = records.trial_folder(results, key)
+        try:
+            result, config = records.read_result(folder), records.read_config(folder)
+        except LabError as error:
+            logger.warning("left out of the tables: %s", error)
+            continue
+        if result is not None:
+            rows.append({**_trial_row(result, config), "record_stamp": stamps[key]})
+    return _frame(rows, TRIAL_COLUMNS)
+
+
+def _frame(
+    rows: list[dict[str, Any]], columns: Mapping[str, pl.DataType | type[pl.DataType]]
+) -> pl.DataFrame:
+    """A frame with the fixed columns typed, and the others (hyperparameters, environment) by their values."""
+    schema: dict[str, Any] = dict(columns)
+    for row in rows:
+        for name, value in row.items():
+            if name not in columns and value is not None:
+                schema[name] = _kind(value, schema.get(name))
+    return pl.DataFrame(rows, schema=schema, strict=False) if rows else pl.DataFrame(schema=schema)
+
+
+def _kind(value: Any, before: Any) -> Any:
+    if isinstance(value, bool):
+        return pl.Boolean if before in (None, pl.Boolean) else before
+    if isinstance(value, (int, float)):
+        return pl.Float64 if before in (None, pl.Boolean, pl.Float64) else before
+    return pl.String
+
+
+def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": result.key,
+        "configuration": configuration_key(config),
+        "seed": result.seed,
+        "data_name": config.data.name,
+        "data_digest": config.data.digest,
+        "state": result.state.value,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "images_per_second": result.images_per_second,
+        "attempts": result.attempts,
+        "started_at": result.started_at,
+        "finished_at": result.finished_at,
+        "message": result.message,
+        "weights": result.weights,
+    }
+    for split in SPLITS:
+        row |= _metric_cells(split, getattr(result, split))
+    row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
+    return row | _hyperparameters(config)
+
+
+def _metric_cells(split: str, metrics: SplitMetrics | None) -> dict[str, Any]:
+    if metrics is None:
+        return {}
+    return {
+        f"{split}_loss": metrics.loss,
+        f"{split}_top1_error": metrics.top1_error,
+        f"{split}_top5_error": metrics.top5_error,
+        f"{split}_top1_errors": metrics.top1_errors,
+        f"{split}_top5_errors": metrics.top5_errors,
+        f"{split}_count": metrics.count,
+    }
+
+
+def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
+    """Every hyperparameter by its dotted name: `training.learning_rate`, `network.lrn1.alpha`."""
+    plain = config.model_dump(mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}})
+    layers = plain["network"].pop("layers")
+    cells: dict[str, Any] = {}
+    _flatten("network", plain["network"], cells)
+    for layer in layers:
+        _flatten(f"network.{layer['name']}", {k: v for k, v in layer.items() if k != "name"}, cells)
+    _flatten("training", plain["training"], cells)
+    _flatten("data", plain["data"], cells)
+    cells["numerics"] = plain["numerics"]
+    return cells
+
+
+def _flatten(prefix: str, content: Mapping[str, Any], cells: dict[str, Any]) -> None:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            _flatten(f"{prefix}.{name}", value, cells)
+        else:
+            cells[f"{prefix}.{name}"] = json.dumps(value) if isinstance(value, list) else value
+
+
+def _epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
+    rows = [
+        _epoch_row(key, report)
+        for key in keys
+        for report in records.read_epochs(records.trial_folder(results, key))
+    ]
+    return _frame(rows, EPOCH_COLUMNS)
+
+
+def _epoch_row(key: str, report: EpochReport) -> dict[str, Any]:
+    return {
+        "key": key,
+        "epoch": report.epoch,
+        "learning_rate": report.learning_rate,
+        "train_loss": report.train.loss,
+        "train_top1_error": report.train.top1_error,
+        "train_top5_error": report.train.top5_error,
+        "validation_loss": report.validation.loss,
+        "validation_top1_error": report.validation.top1_error,
+        "validation_top5_error": report.validation.top5_error,
+        "seconds": report.seconds,
+        "images_per_second": report.images_per_second,
+    }
+
+
+def _members(results: Path) -> pl.DataFrame:
+    rows = []
+    for row in records.read_members(results):
+        cells = {column: row.get(column) for column in MEMBER_COLUMNS}
+        if cells["parameters"] is not None:
+            cells["parameters"] = json.dumps(cells["parameters"], sort_keys=True)
+        rows.append(cells)
+    frame = _frame(rows, MEMBER_COLUMNS)
+    return frame.unique(subset=["study", "arm", "seed", "key", "phase"]).sort("study", "phase", "arm", "seed", "key")
+
+
+def seconds_per_trial(results: Path, base: TrainConfig) -> float | None:
+    """Returns the mean training time of such a trial (same data and network's name) from own records, or None."""
+    trials = _read(results, "trials", TRIAL_COLUMNS)
+    if trials is None or "network.name" not in trials.columns:
+        return None
+    alike = trials.filter(
+        (pl.col("state") == "finished")
+        & (pl.col("data_digest") == base.data.digest)
+        & (pl.col("network.name") == base.network.name)
+        & (pl.col("epochs") > 0)
+    )
+    if not alike.height:
+        return None
+    per_epoch = (alike["seconds"] / alike["epochs"]).mean()
+    return float(per_epoch) * base.training.epochs if isinstance(per_epoch, float) else None

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alexnet_core.layers import LARGEST_BAND, dropout, local_response_norm
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def papers_equation(x: torch.Tensor, n: int, alpha: float, beta: float, k: float) -> torch.Tensor:
+    """Section 3.3, written out map by map; an even window reaches one further to the left."""
+    maps, result = x.shape[1], torch.empty_like(x)
+    for i in range(maps):
+        low, high = max(0, i - n // 2), min(maps - 1, i - n // 2 + n - 1)
+        squares = sum(x[:, j] ** 2 for j in range(low, high + 1))
+        result[:, i] = x[:, i] / (k + alpha * squares) ** beta
+    return result
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 9, 40])
+@pytest.mark.parametrize("beta", [0.75, 0.5, 1.0, 0.3])
+def test_lrn_matches_the_papers_equation(size: int, beta: float, memory_format: torch.memory_format) -> None:
+    x = torch.randn(2, 7, 3, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    expected = papers_equation(x, size, 0.3, beta, 2.0)
+    torch.testing.assert_close(local_response_norm(x, size, 0.3, beta, 2.0), expected, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 40])
+def test_torchs_norm_is_ours_with_alpha_times_n(size: int, memory_format: torch.memory_format) -> None:
+    x = (100 * torch.randn(3, 48, 5, 6)).contiguous(memory_format=memory_format)
+    theirs = torch.nn.LocalResponseNorm(size, alpha=1e-4 * size, beta=0.75, k=2.0)(x)
+    torch.testing.assert_close(local_response_norm(x, size, 1e-4, 0.75, 2.0), theirs)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("across", ["channels", "map"])
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
+def test_lrn_gradient_is_the_derivative(size: int, across: str, memory_format: torch.memory_format) -> None:
+    x = torch.randn(2, 6, 3, 4, dtype=torch.float64).contiguous(memory_format=memory_format)
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: local_response_norm(x, size, 0.4, 0.75, 2.0, across=across),  # type: ignore[arg-type]
+        x,
+    )
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_norm_within_a_map_sums_over_a_square(size: int) -> None:
+    x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    expected = torch.empty_like(x)
+    for row in range(6):
+        for column in range(5):
+            top, left = row - size // 2, column - size // 2
+            square = x[:, :, max(0, top) : top + size, max(0, left) : left + size]
+            denominator = 1 + 0.2 * (square**2).sum((2, 3))
+            expected[:, :, row, column] = x[:, :, row, column] / denominator**0.75
+    actual = local_response_norm(x, size, 0.2, 0.75, 1.0, across="map")
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-14)
+
+
+def test_wide_layers_take_the_other_path_to_the_same_numbers() -> None:
+    x = torch.randn(2, LARGEST_BAND + 1, 3, 3).contiguous(memory_format=torch.channels_last)
+    wide = local_response_norm(x, 5, 0.1, 0.75, 2.0)[:, : LARGEST_BAND - 5]
+    narrow = local_response_norm(
+        x[:, :LARGEST_BAND].contiguous(memory_format=torch.channels_last), 5, 0.1, 0.75, 2.0
+    )
+    torch.testing.assert_close(wide, narrow[:, : LARGEST_BAND - 5])
+
+
+def test_lrn_keeps_channels_last_and_works_on_flat_activations() -> None:
+    x = torch.randn(2, 8, 3, 3).contiguous(memory_format=torch.channels_last)
+    y = local_response_norm(x, 5, 1e-4, 0.75, 2.0)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    flat = torch.randn(4, 9, dtype=torch.float64)
+    expected = papers_equation(flat[..., None], 5, 0.1, 0.75, 2.0)[..., 0]
+    torch.testing.assert_close(local_response_norm(flat, 5, 0.1, 0.75, 2.0), expected)
+
+
+def test_lrn_refuses_an_empty_window_and_flat_maps() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        local_response_norm(torch.ones(1, 2, 3, 3), 0, 1e-4, 0.75, 2.0)
+    with pytest.raises(ValueError, match="4 dimensions"):
+        local_response_norm(torch.ones(1, 2), 5, 1e-4, 0.75, 2.0, across="map")
+
+
+def test_dropout_is_not_inverted() -> None:
+    x = torch.full((50, 40), 3.0)
+    trained = dropout(x, 0.5, key=12345, first_row=0)
+    assert set(trained.unique().tolist()) == {0.0, 3.0}
+    assert torch.equal(dropout(x, 0.25, key=None, first_row=0), x * 0.75)
+    assert dropout(x, 0.0, key=12345, first_row=0) is x
