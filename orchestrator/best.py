@@ -1,0 +1,172 @@
+"""`python -m orchestrator.best`: ranks the configurations on record, and exports the winner.
+
+A configuration is judged by its mean validation error over seeds, within one data set; its test error is only shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alexnet_core.errors import CoreError
+from orchestrator.errors import LabError
+from orchestrator.export import export
+from orchestrator.tables import load_trials, update_tables
+
+EXIT_DONE, EXIT_NOTHING = 0, 4
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        return _best(options)
+    except (LabError, CoreError) as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.best",
+        description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("--dataset", help="only this data set")
+    parser.add_argument("--study", help="only trials of this study")
+    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")
+    parser.add_argument(
+        "--export",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="export the best configuration's seed of median error (default folder: results/exports/...)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing export")
+    parser.add_argument("--rebuild", action="store_true", help="make the tables again from all records")
+    return parser
+
+
+def _best(options: argparse.Namespace) -> int:
+    results: Path = options.results
+    if not results.is_dir():
+        raise LabError(f"results folder {results} does not exist; run an ablation first, or name it with --results", exit_code=4)
+    if options.rebuild:
+        update_tables(results, rebuild=True)
+    trials, members = load_trials(results)
+    ranking = rank(trials, members, dataset=options.dataset, study=options.study)
+    if not ranking.height:
+        raise LabError(_nothing(trials, options), exit_code=EXIT_NOTHING)
+    console = Console(highlight=False)
+    for table in ranking_tables(ranking, options.top):
+        console.print(table)
+    if options.export is None:
+        return EXIT_DONE
+    datasets = ranking["data_digest"].unique()
+    if len(datasets) > 1:
+        names = ", ".join(sorted(ranking["data_name"].unique()))
+        raise LabError(f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2)
+    winner = ranking.row(0, named=True)
+    key = median_trial(trials, winner["configuration"])
+    folder = Path(options.export) if options.export else _default_folder(results, winner)
+    export(results, key, folder, force=options.force, ranking=winner)
+    console.print(f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True)
+    console.print(
+        f"check it: python -m alexnet_core eval --model {folder}", markup=False, highlight=False, soft_wrap=True
+    )
+    return EXIT_DONE
+
+
+def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:
+    finished = trials.filter(pl.col("state") == "finished")
+    if not finished.height:
+        return f"no finished trial in {options.results} yet"
+    known = ", ".join(sorted(finished["data_name"].unique()))
+    return f"no finished trial matches; data sets with finished trials: {known}"
+
+
+def rank(
+    trials: pl.DataFrame, members: pl.DataFrame, *, dataset: str | None = None, study: str | None = None
+) -> pl.DataFrame:
+    """Ranks configurations within each data set by mean validation error over seeds.
+
+    Args:
+        trials: The trials table.
+        members: The members table.
+        dataset: Only this data set.
+        study: Only trials that are members of this study.
+
+    Returns:
+        One row per configuration: configuration, data_name, data_digest, seeds, validation_error (mean), validation_sd,
+        test_error (mean; null where there is no test set), all in [0, 1], arms; the best of each data set first.
+    """
+    finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
+    if dataset is not None:
+        finished = finished.filter(pl.col("data_name") == dataset)
+    if study is not None:
+        finished = finished.join(members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi")
+    names = members.group_by("key").agg(
+        (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
+    )
+    return (
+        finished.join(names, on="key", how="left")
+        .group_by("data_name", "data_digest", "configuration")
+        .agg(
+            pl.len().alias("seeds"),
+            pl.col("validation_top1_error").mean().alias("validation_error"),
+            pl.col("validation_top1_error").std().alias("validation_sd"),
+            pl.col("test_top1_error").mean().alias("test_error"),
+            pl.col("arms").drop_nulls().first(),
+        )
+        .sort("data_name", "data_digest", "validation_error", "configuration")
+    )
+
+
+def median_trial(trials: pl.DataFrame, configuration: str) -> str:
+    """Returns the key of a configuration's seed with the median validation error (the lower one of two).
+
+    Raises:
+        LabError: None of its trials has kept its weights.
+    """
+    own = trials.filter(
+        (pl.col("configuration") == configuration) & (pl.col("state") == "finished")
+    ).sort("validation_top1_error", "seed")
+    middle = own.row((own.height - 1) // 2, named=True)
+    return str(middle["key"])
+
+
+def ranking_tables(ranking: pl.DataFrame, top: int) -> list[Table]:
+    """Returns a rich table per data set, errors in percent."""
+    tables = []
+    for (name, digest), rows in ranking.group_by("data_name", "data_digest", maintain_order=True):
+        table = Table(title=f"{name} ({str(digest)[:8]})", title_justify="left")
+        for heading in ("rank", "configuration", "as", "seeds", "validation %", "sd", "test %"):
+            table.add_column(heading, justify="left" if heading in ("configuration", "as") else "right")
+        for place, row in enumerate(rows.head(top).iter_rows(named=True), start=1):
+            cells = [str(place), row["configuration"][:8], row["arms"] or "", str(row["seeds"])]
+            cells += [_percent(row[column]) for column in ("validation_error", "validation_sd", "test_error")]
+            table.add_row(*(Text(cell) for cell in cells))
+        tables.append(table)
+    return tables
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def _default_folder(results: Path, winner: dict[str, object]) -> Path:
+    return results / "exports" / f"{winner['data_name']}-{str(winner['configuration'])[:8]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""`python -m orchestrator.status [STUDY | KEY]`: a running or finished study, or one trial, from another shell."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import socket
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alexnet_core.errors import CoreError
+from orchestrator import records
+from orchestrator.errors import LabError
+from orchestrator.records import TrialLocks
+from search_spaces.trial import KEY_LENGTH
+
+EPOCHS_SHOWN, LOG_LINES_SHOWN = 5, 40
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.status", description="Show all studies, one study, or one trial."
+    )
+    parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        return _status(options.results, options.what, console)
+    except (LabError, CoreError) as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", 2)
+
+
+def _status(results: Path, what: str | None, console: Console) -> int:
+    if not results.is_dir():
+        raise LabError(f"results folder {results} does not exist; name it with --results", exit_code=2)
+    studies = sorted(path.parent.name for path in results.glob("studies/*/plan.json"))
+    if what is None:
+        if not studies:
+            console.print(f"no study in {results} yet", markup=False)
+        for name in studies:
+            _show_study(results, name, console)
+    elif what in studies:
+        _show_study(results, what, console)
+    else:
+        _show_trial(results, _resolve(results, what, studies), console)
+    return 0
+
+
+def _resolve(results: Path, what: str, studies: Sequence[str]) -> str:
+    matches = []
+    if re.fullmatch(rf"[0-9a-f]{{1,{KEY_LENGTH}}}", what):
+        matches = [key for key in records.recorded_keys(results) if key.startswith(what)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise LabError(f"{what} begins {len(matches)} trial keys; give more digits", exit_code=2)
+    known = ", ".join(studies) or "none"
+    raise LabError(f"{what!r} is neither a study nor a trial in {results}; studies: {known}", exit_code=2)
+
+
+# ---- a study ----------------------------------------------------------------------------------------------
+
+
+def study_states(results: Path, trials: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the state of each trial of a plan: a final state, `running`, `interrupted` or `waiting`."""
+    states = {}
+    locks = _open_locks(results)
+    for row in trials:
+        key = row["key"]
+        folder = records.trial_folder(results, key)
+        result = records.read_result(folder)
+        if result is not None:
+            states[key] = result.state.value
+        elif not folder.is_dir():
+            states[key] = "waiting"
+        else:
+            states[key] = "running" if locks is not None and locks.is_locked(key) else "interrupted"
+    if locks is not None:
+        locks.close()
+    return states
+
+
+def _open_locks(results: Path) -> TrialLocks | None:
+    # 只读的结果目录也要能看
+    return TrialLocks(results) if os.access(results / ".locks", os.W_OK) else None
+
+
+def _show_study(results: Path, name: str, console: Console) -> None:
+    folder = results / "studies" / name
+    plan = _read_json(folder / "plan.json")
+    states = study_states(results, plan["trials"])
+    counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    console.print(Text(f"{name} on {plan['dataset']}: {summary}", style="bold"))
+    running = _running(folder)
+    if running is not None:
+        where = f"running: process {running['pid']} on {running['host']} since {running['started_at']}"
+        console.print(where, markup=False, soft_wrap=True)
+        if running["dashboard"]:
+            console.print(f"dashboard: {running['dashboard']} (token: ray get-auth-token)", markup=False)
+    console.print(_study_table(results, plan, states))
+    sweep = [row for row in records.read_members(results, name) if row["phase"] == "sweep"]
+    if sweep:
+        ended = sum(records.ended(results, row["key"]) is not None for row in sweep)
+        console.print(f"sweep: {ended} of {len(sweep)} asked points ended", markup=False)
+    if (folder / "report.md").is_file():
+        console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
+
+
+def _study_table(results: Path, plan: Mapping[str, Any], states: Mapping[str, str]) -> Table:
+    seeds = sorted({row["seed"] for row in plan["trials"]})
+    table = Table()
+    table.add_column("arm")
+    for seed in seeds[:10]:
+        table.add_column(f"seed {seed}", justify="right")
+    cells = {(row["arm"], row["seed"]): row["key"] for row in plan["trials"]}
+    for arm in plan["arms"]:
+        row = [_cell(results, cells.get((arm, seed)), states) for seed in seeds[:10]]
+        table.add_row(Text(arm), *row)
+    if len(seeds) > 10:
+        table.caption = f"{len(seeds) - 10} more seeds not shown"
+    return table
+
+
+def _cell(results: Path, key: str | None, states: Mapping[str, str]) -> Text:
+    if key is None:
+        return Text("")
+    state = states[key]
+    if state not in ("finished", "running", "interrupted"):
+        return Text(state)
+    epochs = records.read_epochs(records.trial_folder(results, key))
+    if not epochs:
+        return Text(state)
+    error = f"{100 * epochs[-1].validation.top1_error:.1f} %"
+    return Text(error if state == "finished" else f"{error} @{epochs[-1].epoch}")
+
+
+def _running(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says, if its process lives (on this machine) or may live (on another)."""
+    try:
+        facts = _read_json(folder / "run.json")
+    except LabError:
+        return None
+    here = facts["host"] == socket.gethostname()
+    return facts if not here or psutil.pid_exists(int(facts["pid"])) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read: {error}", exit_code=2) from error
+    return content
+
+
+# ---- a trial ----------------------------------------------------------------------------------------------
+
+
+def _show_trial(results: Path, key: str, console: Console) -> None:
+    folder = records.trial_folder(results, key)
+    config, result = records.read_config(folder), records.read_result(folder)
+    states = study_states(results, [{"key": key}])
+    console.print(Text(f"trial {key}: {states[key]}", style="bold"))
+    if result is not None and result.message:
+        console.print(result.message, markup=False, soft_wrap=True)
+    names = sorted(
+        f"{row['study']}/{row['arm']} seed {row['seed']} ({row['phase']})"
+        for row in records.read_members(results)
+        if row["key"] == key
+    )
+    if names:
+        console.print(f"member of {', '.join(names)}", markup=False, soft_wrap=True)
+    console.print(config.model_dump_json(indent=1), markup=False, soft_wrap=True)
+    epochs = records.read_epochs(folder)
+    table = Table(title=f"last of {len(epochs)} epochs", title_justify="left")
+    for heading in ("epoch", "learning rate", "train loss", "train %", "validation %", "images/s"):
+        table.add_column(heading, justify="right")
+    for report in epochs[-EPOCHS_SHOWN:]:
+        table.add_row(
+            str(report.epoch),
+            f"{report.learning_rate:g}",
+            f"{report.train.loss:.4f}",
+            f"{100 * report.train.top1_error:.2f}",
+            f"{100 * report.validation.top1_error:.2f}",
+            f"{report.images_per_second:.0f}",
+        )
+    console.print(table)
+    log = folder / "log.txt"
+    if log.is_file():
+        console.print(f"log ({log}):", markup=False, soft_wrap=True)
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        console.print("\n".join(lines[-LOG_LINES_SHOWN:]), markup=False, soft_wrap=True)
+    console.print("repeat it outside Ray, same numbers:", markup=False)
+    console.print(
+        f"python -m alexnet_core train --config {folder / 'config.json'}", markup=False, soft_wrap=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
