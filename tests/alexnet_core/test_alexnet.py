@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.draws import draw_key, keep_mask
-from alexnet_core.specification import NetworkSpec, layer_shapes, network
+from alexnet_core.specification import FullyConnected, NetworkSpec, layer_shapes, network
 
 
 def single_device(
@@ -137,8 +137,10 @@ def test_the_papers_network_is_built_as_specified() -> None:
 def test_initial_weights_have_their_deviation_and_biases_their_constant() -> None:
     model = AlexNet(network("alexnet-mini"))
     initialise(model, 0)
-    weight = model.get_parameter("fc7.1.weight")
-    std = next(layer for layer in model.spec.layers if layer.name == "fc7").weight_std  # type: ignore[union-attr]
+    weight = model.get_parameter("fc7.1.weight").detach()
+    layer = model.spec.layer("fc7")
+    assert isinstance(layer, FullyConnected)
+    std = layer.weight_std
     assert float(weight.std()) == pytest.approx(std, rel=0.03)
     assert abs(float(weight.mean())) < 4 * std / weight.numel() ** 0.5
     assert set(model.get_parameter("conv2.0.bias").tolist()) == {1.0}
