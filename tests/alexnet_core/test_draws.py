@@ -12,9 +12,7 @@ from alexnet_core.draws import draw_key, generator, keep_mask, normals, permutat
 KEY = draw_key("test", 1)
 
 
-@given(
-    st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20)
-)
+@given(st.integers(0, 2**64 - 1), st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20))
 def test_the_hash_is_the_same_in_plain_integers(key: int, indices: list[int]) -> None:
     expected = []
     for bits in indices:
@@ -48,7 +46,9 @@ def test_normals_have_the_moments_of_a_gaussian() -> None:
 
 
 def test_neighbouring_keys_give_uncorrelated_draws() -> None:
-    drawn = torch.stack([uniforms(draw_key("dropout", 0, step, "fc6", 0), torch.arange(4096)) for step in range(8)])
+    drawn = torch.stack(
+        [uniforms(draw_key("dropout", 0, step, "fc6", 0), torch.arange(4096)) for step in range(8)]
+    )
     correlations = torch.corrcoef(drawn) - torch.eye(8)
     assert float(correlations.abs().max()) < 5 / math.sqrt(4096)
 

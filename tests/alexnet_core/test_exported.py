@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from alexnet_core.alexnet import AlexNet, initialise
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.datasets import Dataset
+from alexnet_core.errors import CoreError
+from alexnet_core.evaluation import evaluate
+from alexnet_core.exported import load_model
+
+
+def seal(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+@pytest.fixture
+def model(config_of: Callable[..., TrainConfig]) -> AlexNet:
+    made = AlexNet(config_of().network)
+    initialise(made, 4)
+    return made.eval()
+
+
+@pytest.fixture
+def export(model: AlexNet, config_of: Callable[..., TrainConfig], dataset: Dataset, tmp_path: Path) -> Path:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file({**tensors, "mean_image": dataset.mean_image}, folder / "model.safetensors")
+    (folder / "config.json").write_text(config_of().model_dump_json())
+    (folder / "preprocessing.json").write_text("{}")
+    (folder / "labels.json").write_text(json.dumps(dataset.class_names))
+    (folder / "README.md").write_text("a model card")
+    seal(folder)
+    return folder
+
+
+def test_a_loaded_model_is_the_exported_one(export: Path, model: AlexNet, dataset: Dataset) -> None:
+    loaded = load_model(export)
+    assert loaded.labels == dataset.class_names
+    expected = evaluate(model, dataset.validation, dataset.mean_image)
+    assert evaluate(loaded.network, dataset.validation, loaded.mean_image) == expected
+    probabilities = loaded.predict(dataset.validation.images)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    wrong = int((probabilities.argmax(axis=1) != dataset.validation.labels).sum())
+    assert wrong == expected.top1_errors
+    assert loaded.predict(dataset.validation.images[:0]).shape == (0, 6)
+
+
+def test_one_changed_bit_is_found(export: Path) -> None:
+    weights = bytearray((export / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (export / "model.safetensors").write_bytes(weights)
+    with pytest.raises(CoreError, match=r"model\.safetensors is not the file that was exported"):
+        load_model(export)
+
+
+def test_missing_and_unlisted_files_are_named(export: Path, tmp_path: Path) -> None:
+    (export / "labels.json").unlink()
+    with pytest.raises(CoreError, match=r"labels\.json is missing"):
+        load_model(export)
+    seal(export)
+    with pytest.raises(CoreError, match=r"does not list labels\.json"):
+        load_model(export)
+    with pytest.raises(CoreError, match="no SHA256SUMS"):
+        load_model(tmp_path)
+
+
+def test_a_sealed_export_of_another_network_is_refused(export: Path) -> None:
+    config = json.loads((export / "config.json").read_text())
+    config["network"]["layers"][0]["maps"] = 5
+    (export / "config.json").write_text(json.dumps(config))
+    seal(export)
+    with pytest.raises(CoreError, match="not an export that this version can load"):
+        load_model(export)
+
+
+def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:
+    loaded = load_model(export)
+    with pytest.raises(CoreError, match=r"uint8 \(N, 12, 12, 3\)"):
+        loaded.predict(np.zeros((1, 10, 10, 3), np.uint8))
+    with pytest.raises(CoreError, match="float32"):
+        loaded.predict(np.zeros((1, 12, 12, 3), np.float32))

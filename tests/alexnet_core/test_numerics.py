@@ -1,0 +1,81 @@
+"""Fails when the numbers of training moved; then raise `alexnet_core.NUMERICS` and pin the new ones.
+
+Three updates of each named network in double precision, and one augmented batch. `python tests/alexnet_core/
+test_numerics.py` prints the values of this version.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from alexnet_core import NUMERICS
+from alexnet_core.alexnet import AlexNet, initialise
+from alexnet_core.augmentation import DeviceImages, training_views
+from alexnet_core.configuration import DataSpec, TrainConfig, TrainingSpec
+from alexnet_core.optimizer import MomentumSGD, weights_and_biases
+from alexnet_core.specification import network, network_names
+
+PINNED_NUMERICS = 1
+LOSSES: dict[str, list[float]] = {}
+VIEWS: list[float] = []
+
+
+def three_losses(name: str) -> list[float]:
+    spec = network(name)
+    model = AlexNet(spec)
+    initialise(model, 5)
+    model.double().train()
+    optimizer = MomentumSGD(weights_and_biases(model.named_parameters(), 5e-4, 1.0, True), 0.9)
+    random = np.random.Generator(np.random.Philox(key=1))
+    shape = (2, spec.input_size, spec.input_size, spec.channels)
+    losses = []
+    for step, rate in enumerate((1e-4, 1e-4, 1e-5)):
+        pixels = random.integers(-100, 101, shape).astype(np.float64)
+        labels = torch.from_numpy(random.integers(0, spec.classes, 2))
+        loss = F.cross_entropy(model(torch.from_numpy(pixels).permute(0, 3, 1, 2), (5, step, 0)), labels)
+        losses.append(float(loss.detach()))
+        model.zero_grad()
+        loss.backward()
+        optimizer.step(rate)
+    return losses
+
+
+def view_sums() -> list[float]:
+    """Four numbers that depend on every pixel's place and value."""
+    random = np.random.Generator(np.random.Philox(key=2))
+    images = torch.from_numpy(random.integers(0, 256, (9, 12, 12, 3), dtype=np.uint8))
+    mean = torch.full((12, 12, 3), 127.5)
+    config = TrainConfig(
+        network=network("alexnet-mini").model_copy(update={"input_size": 10}),
+        training=TrainingSpec(epochs=1, colour_noise=0.1),
+        data=DataSpec(name="noise", source="imagefolder", image_size=12, digest="0" * 64),
+        seed=3,
+    )
+    chosen = torch.tensor([8, 0, 3, 5])
+    axes = torch.tensor([[40.0, 5, 1], [40, -5, 2], [40, 0, -3]])
+    views = training_views(DeviceImages(images, chosen, mean), config, 2, chosen, torch.arange(4), axes)
+    weights = torch.linspace(-1, 1, views[0].numel(), dtype=torch.float64)
+    return [float(view) for view in views.double().contiguous().flatten(1) @ weights]
+
+
+def test_the_pinned_values_belong_to_this_version() -> None:
+    assert NUMERICS == PINNED_NUMERICS, "NUMERICS was raised: run this file and pin the new values"
+    assert set(LOSSES) == set(network_names())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", network_names())
+def test_updates_give_the_pinned_losses(name: str) -> None:
+    assert three_losses(name) == pytest.approx(LOSSES[name], rel=1e-8), "numbers moved: raise NUMERICS"
+
+
+def test_augmentation_gives_the_pinned_views() -> None:
+    assert view_sums() == pytest.approx(VIEWS, rel=1e-5), "numbers moved: raise NUMERICS"
+
+
+if __name__ == "__main__":
+    print("LOSSES =", {name: three_losses(name) for name in network_names()})
+    print("VIEWS =", view_sums())

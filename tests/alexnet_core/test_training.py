@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alexnet_core.alexnet import AlexNet, initialise
+from alexnet_core.checkpoint import (
+    checkpoints,
+    is_final,
+    latest_checkpoint,
+    read_history,
+    read_position,
+    read_tensors,
+)
+from alexnet_core.configuration import DataSpec, PlateauSchedule, StepSchedule, TrainConfig, TrainingSpec
+from alexnet_core.datasets import Dataset, Split, summarise_data
+from alexnet_core.draws import draw_key
+from alexnet_core.errors import CoreError
+from alexnet_core.evaluation import evaluate
+from alexnet_core.metrics import EpochReport
+from alexnet_core.specification import network
+from alexnet_core.training import Diverged, train
+
+ConfigOf = Callable[..., TrainConfig]
+CPU = ("cpu", "cpu")
+
+
+def numbers(reports: list[EpochReport]) -> list[dict[str, Any]]:
+    """All but the times."""
+    return [report.model_dump(exclude={"seconds", "images_per_second"}) for report in reports]
+
+
+def run(config: TrainConfig, dataset: Dataset, folder: Path | None = None, **how: Any) -> list[EpochReport]:
+    return list(train(config, CPU, dataset=dataset, checkpoint_folder=folder, checkpoint_seconds=0, **how))
+
+
+def final_weights(folder: Path) -> dict[str, np.ndarray]:
+    path = latest_checkpoint(folder)
+    assert path is not None
+    assert is_final(path)
+    weights, velocities = read_tensors(path)
+    assert velocities == {}
+    return {name: weight.numpy() for name, weight in weights.items()}
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    ours, theirs = final_weights(first), final_weights(second)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+class StopBefore:
+    """Asks to stop before the n-th question, counted from 0."""
+
+    def __init__(self, question: int) -> None:
+        self.question, self.asked = question, 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.asked > self.question
+
+
+@pytest.fixture
+def config(config_of: ConfigOf) -> TrainConfig:
+    # 验证误差的历史也要随检查点续上，所以用 plateau
+    return config_of(schedule=PlateauSchedule(patience=1))
+
+
+@pytest.fixture
+def undisturbed(config: TrainConfig, dataset: Dataset, tmp_path: Path) -> tuple[list[EpochReport], Path]:
+    folder = tmp_path / "undisturbed"
+    return run(config, dataset, folder), folder
+
+
+@pytest.mark.slow
+def test_the_mini_network_reads_digits_within_five_percent() -> None:
+    config = TrainConfig(
+        network=network("alexnet-mini").model_copy(update={"input_size": 16}),
+        training=TrainingSpec(
+            epochs=11, batch_size=48, learning_rate=0.008, flips=False, schedule=StepSchedule(at=(0.75,))
+        ),
+        data=DataSpec(name="digits", source="digits", image_size=16, digest=summarise_data("digits").digest),
+        seed=0,
+    )
+    reports = list(train(config, CPU))
+    assert reports[0].validation.top1_error > 0.5
+    assert reports[-1].validation.top1_error <= 0.05
+    assert reports[-1].test is not None
+    assert reports[-1].test.top1_error <= 0.05
+
+
+def test_only_the_last_epoch_is_tested(undisturbed: tuple[list[EpochReport], Path]) -> None:
+    reports, _ = undisturbed
+    assert [report.epoch for report in reports] == [1, 2, 3]
+    assert [report.test is not None for report in reports] == [False, False, True]
+    assert reports[-1].test is not None
+    assert (reports[-1].train.count, reports[-1].validation.count, reports[-1].test.count) == (70, 30, 20)
+
+
+def test_the_reported_error_is_that_of_the_final_weights(
+    config: TrainConfig, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    reports, folder = undisturbed
+    model = AlexNet(config.network)
+    model.load_state_dict({name: torch.from_numpy(w) for name, w in final_weights(folder).items()})
+    assert evaluate(model, dataset.validation, dataset.mean_image) == reports[-1].validation
+    assert dataset.test is not None
+    assert evaluate(model, dataset.test, dataset.mean_image) == reports[-1].test
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_a_run_resumed_after_any_epoch_is_bit_identical(
+    config: TrainConfig,
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: tuple[list[EpochReport], Path],
+    finished: int,
+) -> None:
+    reports, folder = undisturbed
+    paths = {(read_position(path).epoch, read_position(path).batch): path for path in checkpoints(folder)}
+    path = paths[finished, 0]
+    assert numbers(list(read_history(path))) == numbers(reports[:finished])
+    resumed = run(config, dataset, tmp_path / "resumed", resume_from=path, attempt=2)
+    assert numbers(resumed) == numbers(reports[finished:])
+    assert_same_weights(folder, tmp_path / "resumed")
+
+
+# 每轮 5 个批次加 1 次（末轮 2 次）评估：遍历所有停止位置
+@pytest.mark.parametrize("question", range(19))
+def test_a_run_stopped_before_any_batch_goes_on_bit_identically(
+    config: TrainConfig,
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: tuple[list[EpochReport], Path],
+    question: int,
+) -> None:
+    reports, folder = undisturbed
+    stopped = tmp_path / "stopped"
+    before = run(config, dataset, stopped, should_stop=StopBefore(question))
+    path = latest_checkpoint(stopped)
+    assert path is not None
+    assert not is_final(path)
+    assert len(before) < 3
+    after = run(config, dataset, stopped, resume_from=path, attempt=2)
+    assert numbers(before + after) == numbers(reports)
+    assert_same_weights(folder, stopped)
+
+
+def test_checkpoints_within_an_epoch_change_nothing(
+    config: TrainConfig, dataset: Dataset, tmp_path: Path, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    reports, folder = undisturbed
+    often = tmp_path / "often"
+    assert numbers(run(config, dataset, often, batch_checkpoint_seconds=0)) == numbers(reports)
+    assert len(checkpoints(often)) > 10
+    assert_same_weights(folder, often)
+
+
+def test_the_newest_checkpoint_is_that_of_the_newest_attempt(
+    config: TrainConfig, dataset: Dataset, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoint"
+    run(config, dataset, folder, should_stop=StopBefore(14))
+    first = latest_checkpoint(folder)
+    run(config, dataset, folder, should_stop=StopBefore(2), attempt=2)
+    second = latest_checkpoint(folder)
+    assert first is not None
+    assert second is not None
+    assert first.name.startswith("0001-000002-")
+    assert second.name == "0002-000000-00000002.safetensors"
+
+
+def test_resuming_a_finished_run_trains_nothing(
+    config: TrainConfig, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    _, folder = undisturbed
+    assert run(config, dataset, resume_from=latest_checkpoint(folder)) == []
+
+
+def test_a_second_run_in_a_process_equals_a_first(
+    config_of: ConfigOf, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    reports, folder = undisturbed
+    run(config_of(seed=9, batch_size=7, learning_rate=0.01), dataset)
+    torch.rand(5)
+    torch.manual_seed(99)
+    torch.set_grad_enabled(False)
+    try:
+        again = folder.parent / "again"
+        assert numbers(run(config_of(schedule=PlateauSchedule(patience=1)), dataset, again)) == numbers(
+            reports
+        )
+    finally:
+        torch.set_grad_enabled(True)
+    assert_same_weights(folder, again)
+
+
+def test_training_uses_no_random_numbers_of_torch(config_of: ConfigOf, dataset: Dataset) -> None:
+    before = torch.get_rng_state()
+    run(config_of(epochs=1), dataset)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_loss_that_is_not_finite_is_divergence(
+    config_of: ConfigOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(Diverged, match="NaN or infinite in epoch 1") as error:
+        run(config_of(learning_rate=1000.0), dataset, tmp_path)
+    assert error.value.epoch == 0
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_the_first_update_is_that_of_the_papers_rule(
+    config_of: ConfigOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    config = config_of(
+        epochs=1, batch_size=70, learning_rate=0.01, random_crops=False, flips=False, colour_noise=0.0
+    )
+    run(config, dataset, tmp_path, should_stop=StopBefore(1))
+    path = latest_checkpoint(tmp_path)
+    assert path is not None
+    weights, velocities = read_tensors(path)
+    model = AlexNet(config.network)
+    initialise(model, 0)
+    model.train()
+    order = np.random.Generator(np.random.Philox(key=draw_key("order", 0, 0))).permutation(70)
+    pixels = dataset.train.images[order].astype(np.float32) - dataset.mean_image
+    views = torch.from_numpy(pixels[:, 1:11, 1:11].transpose(0, 3, 1, 2))
+    loss = torch.nn.functional.cross_entropy(
+        model(views, (0, 0, 0)), torch.from_numpy(dataset.train.labels[order])
+    )
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        start = parameter.detach()
+        velocity = -5e-4 * 0.01 * start - 0.01 * parameter.grad
+        torch.testing.assert_close(velocities[name], velocity, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(weights[name], start + velocity, rtol=1e-5, atol=1e-7)
+
+
+def test_wrong_classes_numerics_sizes_and_checkpoints_are_named(
+    config_of: ConfigOf, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    config = config_of()
+    fewer = Dataset(dataset.train, dataset.validation, None, dataset.class_names[:5])
+    with pytest.raises(CoreError, match="6 classes, the data has 5"):
+        run(config, fewer)
+    with pytest.raises(CoreError, match="numerics 99"):
+        run(config.model_copy(update={"numerics": 99}), dataset)
+    small = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 8})})
+    with pytest.raises(CoreError, match="input_size 10 is larger than data.image_size 8"):
+        run(small, dataset)
+    spec = config.network.model_dump()
+    spec["layers"] = [layer for layer in spec["layers"] if layer["name"] != "conv2"]
+    other = config_of(spec=type(config.network).model_validate(spec))
+    with pytest.raises(CoreError, match="another network"):
+        run(other, dataset, resume_from=latest_checkpoint(undisturbed[1]))
+
+
+def test_a_data_set_without_test_images_has_no_test_metrics(config_of: ConfigOf, dataset: Dataset) -> None:
+    without = Dataset(dataset.train, dataset.validation, None, dataset.class_names)
+    assert run(config_of(epochs=1), without)[-1].test is None
+
+
+def test_read_only_images_are_accepted(config_of: ConfigOf, dataset: Dataset) -> None:
+    frozen = dataset.train.images.copy()
+    frozen.flags.writeable = False
+    locked = Dataset(Split(frozen, dataset.train.labels), dataset.validation, None, dataset.class_names)
+    assert len(run(config_of(epochs=1), locked)) == 1
