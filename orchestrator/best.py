@@ -41,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.best",
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
+    )
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--study", help="only trials of this study")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")
@@ -60,7 +62,10 @@ def _parser() -> argparse.ArgumentParser:
 def _best(options: argparse.Namespace) -> int:
     results: Path = options.results
     if not results.is_dir():
-        raise LabError(f"results folder {results} does not exist; run an ablation first, or name it with --results", exit_code=4)
+        raise LabError(
+            f"results folder {results} does not exist; run an ablation first, or name it with --results",
+            exit_code=4,
+        )
     if options.rebuild:
         update_tables(results, rebuild=True)
     trials, members = load_trials(results)
@@ -75,14 +80,21 @@ def _best(options: argparse.Namespace) -> int:
     datasets = ranking["data_digest"].unique()
     if len(datasets) > 1:
         names = ", ".join(sorted(ranking["data_name"].unique()))
-        raise LabError(f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2)
+        raise LabError(
+            f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2
+        )
     winner = ranking.row(0, named=True)
     key = median_trial(trials, winner["configuration"])
     folder = Path(options.export) if options.export else _default_folder(results, winner)
     export(results, key, folder, force=options.force, ranking=winner)
-    console.print(f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True)
     console.print(
-        f"check it: python -m alexnet_core eval --model {folder}", markup=False, highlight=False, soft_wrap=True
+        f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True
+    )
+    console.print(
+        f"check it: python -m alexnet_core eval --model {folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
     return EXIT_DONE
 
@@ -114,7 +126,9 @@ def rank(
     if dataset is not None:
         finished = finished.filter(pl.col("data_name") == dataset)
     if study is not None:
-        finished = finished.join(members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi")
+        finished = finished.join(
+            members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi"
+        )
     names = members.group_by("key").agg(
         (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
     )
@@ -138,9 +152,9 @@ def median_trial(trials: pl.DataFrame, configuration: str) -> str:
     Raises:
         LabError: None of its trials has kept its weights.
     """
-    own = trials.filter(
-        (pl.col("configuration") == configuration) & (pl.col("state") == "finished")
-    ).sort("validation_top1_error", "seed")
+    own = trials.filter((pl.col("configuration") == configuration) & (pl.col("state") == "finished")).sort(
+        "validation_top1_error", "seed"
+    )
     middle = own.row((own.height - 1) // 2, named=True)
     return str(middle["key"])
 

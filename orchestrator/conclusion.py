@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 
-from orchestrator.answer import answer, answer_table, verdict_outlook, write_answer
+from orchestrator.answer import answer, verdict_outlook
 from orchestrator.plan import Plan, add_look
+from orchestrator.report import answer_table, write_answer
 from orchestrator.tables import update_tables
 
 
@@ -25,23 +27,17 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
         console: Where to print.
     """
     tables = update_tables(results)
-    looked = add_look(folder, dict(content), complete_seeds(plan, tables.trials["key"].to_list()))
-    judged = answer(plan.study, plan.recipe, looked, tables.trials, tables.members)
+    sweep = tables.members.filter(
+        (pl.col("study") == folder.name) & (pl.col("phase") == "sweep") & pl.col("position").is_not_null()
+    )
+    judged = answer(plan.study, plan.recipe, content, tables.trials, sweep)
+    add_look(folder, dict(content), judged.seeds)
     console.print(answer_table(judged))
     for note in judged.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     written = write_answer(folder, judged)
     what = "written" if written else "unchanged"
     console.print(f"report: {folder / 'report.md'} ({what})", markup=False, highlight=False, soft_wrap=True)
-
-
-def complete_seeds(plan: Plan, keys_on_record: list[str]) -> int:
-    """Counts the seeds 0, 1, ... of which every arm is on record, up to the first gap."""
-    on_record = set(keys_on_record)
-    for seed in plan.seeds:
-        if any(trial.key not in on_record for trial in plan.trials if trial.seed == seed):
-            return plan.seeds.index(seed)
-    return len(plan.seeds)
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:

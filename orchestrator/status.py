@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m orchestrator.status", description="Show all studies, one study, or one trial."
     )
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
+    )
     options = parser.parse_args(arguments)
     console = Console(highlight=False)
     try:

@@ -178,7 +178,9 @@ def _read(
         return None
     wanted = dict(columns)
     if any(frame.schema.get(column) != kind for column, kind in wanted.items()):
-        logger.warning("%s has other columns than this version writes; it is made again from the records", path)
+        logger.warning(
+            "%s has other columns than this version writes; it is made again from the records", path
+        )
         return None
     return frame
 
@@ -259,7 +261,9 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
     }
     for split in SPLITS:
         row |= _metric_cells(split, getattr(result, split))
-    row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
+    row |= {
+        f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()
+    }
     return row | _hyperparameters(config)
 
 
@@ -278,7 +282,9 @@ def _metric_cells(split: str, metrics: SplitMetrics | None) -> dict[str, Any]:
 
 def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """Every hyperparameter by its dotted name: `training.learning_rate`, `network.lrn1.alpha`."""
-    plain = config.model_dump(mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}})
+    plain = config.model_dump(
+        mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}}
+    )
     layers = plain["network"].pop("layers")
     cells: dict[str, Any] = {}
     _flatten("network", plain["network"], cells)
@@ -331,7 +337,9 @@ def _members(results: Path) -> pl.DataFrame:
             cells["parameters"] = json.dumps(cells["parameters"], sort_keys=True)
         rows.append(cells)
     frame = _frame(rows, MEMBER_COLUMNS)
-    return frame.unique(subset=["study", "arm", "seed", "key", "phase"]).sort("study", "phase", "arm", "seed", "key")
+    return frame.unique(subset=["study", "arm", "seed", "key", "phase"]).sort(
+        "study", "phase", "arm", "seed", "key"
+    )
 
 
 def seconds_per_trial(results: Path, base: TrainConfig) -> float | None:

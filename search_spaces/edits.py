@@ -61,7 +61,9 @@ def _readable(plain: Plain, location: tuple[str | int, ...]) -> str:
     return ".".join(parts)
 
 
-def concrete_fields(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> set[str]:
+def concrete_fields(
+    config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str
+) -> set[str]:
     """Returns the fields an edit touches, `network.lrn1.alpha`; a removed layer stands as `network.lrn1`."""
     plain = config.model_dump(mode="json")
     fields = {".".join(place) for path in edits for place in _places(plain, path, what)}

@@ -177,7 +177,9 @@ class Study(Frozen):
 def study_names() -> tuple[str, ...]:
     """Returns the names of the studies that come with the package."""
     folder = resources.files("search_spaces") / "studies"
-    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+    return tuple(
+        sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    )
 
 
 def load_study(name_or_path: str) -> Study:
@@ -206,7 +208,7 @@ def load_study(name_or_path: str) -> Study:
 
 def _checked_name(study: Study, file_name: str) -> Study:
     if study.name != file_name:
-        raise StudyError(f"search_spaces/studies/{file_name}.yaml:1:1: name is {study.name!r}, not {file_name!r}")
+        raise StudyError(
+            f"search_spaces/studies/{file_name}.yaml:1:1: name is {study.name!r}, not {file_name!r}"
+        )
     return study
-
-

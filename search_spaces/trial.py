@@ -185,12 +185,12 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
         arm.name: edited(base, arm.set, arm.remove, f"arm {arm.name} on network {base.network.name}")
         for arm in study.arms
     }
-    return tuple(
-        _planned(arm.name, seed, "arm", configs[arm.name]) for seed in seeds for arm in study.arms
-    )
+    return tuple(_planned(arm.name, seed, "arm", configs[arm.name]) for seed in seeds for arm in study.arms)
 
 
-def sweep_trial(study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int) -> PlannedTrial:
+def sweep_trial(
+    study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int
+) -> PlannedTrial:
     """Returns the trial of a sweep's point.
 
     Raises:

@@ -1,0 +1,221 @@
+"""Statistics of paired seeds: pure functions over arrays. Rules: Student's paired t, Holm 1979, exact sign flips.
+
+Differences are arm minus baseline, in percentage points unless a function says otherwise. scipy.special alone is used:
+importing scipy.stats takes two seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+POWER = 0.8
+LIMITS_LEVEL = 0.95
+EXACT_SIGN_FLIPS = 20
+RANDOM_SIGN_FLIPS = 200_000
+MOST_SEEDS = 10_000
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Student's paired t over n differences.
+
+    Attributes:
+        n: Number of pairs.
+        mean: Mean difference.
+        sd: Standard deviation of the differences (n - 1).
+        p: Two-sided p; None where all differences are equal or there are fewer than two.
+    """
+
+    n: int
+    mean: float
+    sd: float
+    p: float | None
+
+
+def paired_test(differences: Sequence[float]) -> PairedTest:
+    """Tests whether the mean difference is zero.
+
+    Args:
+        differences: Arm minus baseline, one per seed.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    mean = float(values.mean()) if n else math.nan
+    if n < 2:
+        return PairedTest(n, mean, math.nan, None)
+    sd = float(values.std(ddof=1))
+    if bool((values == values[0]).all()):
+        return PairedTest(n, float(values[0]), 0.0, None)
+    return PairedTest(n, mean, sd, float(2.0 * special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))))
+
+
+def t_interval(test: PairedTest, level: float) -> tuple[float, float]:
+    """Returns the two-sided t interval of the mean difference at confidence 1 - level.
+
+    Args:
+        test: From `paired_test`, n at least 2.
+        level: The test's level, such as 0.05 or 0.025.
+    """
+    half = float(special.stdtrit(test.n - 1, 1.0 - level / 2.0)) * test.sd / math.sqrt(test.n)
+    return test.mean - half, test.mean + half
+
+
+@dataclass(frozen=True)
+class HolmEntry:
+    """One hypothesis of a family.
+
+    Attributes:
+        adjusted_p: Holm's adjusted p.
+        level: The level at which this hypothesis was tested: alpha / (m - rank), where ranks stop growing at the first
+            hypothesis that is not rejected, so that an interval at this level agrees with the adjusted p.
+    """
+
+    adjusted_p: float
+    level: float
+
+
+def holm(p_values: Sequence[float], alpha: float) -> list[HolmEntry]:
+    """Holm's step-down procedure (1979).
+
+    Args:
+        p_values: Unadjusted p of each hypothesis.
+        alpha: Family-wise level.
+
+    Returns:
+        One entry per hypothesis, in the order given.
+    """
+    m = len(p_values)
+    order = sorted(range(m), key=lambda index: p_values[index])
+    entries: list[HolmEntry | None] = [None] * m
+    running, stopped_at = 0.0, m
+    for rank, index in enumerate(order):
+        running = min(1.0, max(running, (m - rank) * p_values[index]))
+        if running > alpha and stopped_at == m:
+            stopped_at = rank
+        # 第一个未被拒绝之后的假设都停在同一水平
+        entries[index] = HolmEntry(running, alpha / (m - min(rank, stopped_at)))
+    return [entry for entry in entries if entry is not None]
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Returns the two-sided sign-flip p of the mean: exact up to 20 seeds, then from 200,000 keyed draws.
+
+    Args:
+        differences: Arm minus baseline, one per seed.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n = len(values)
+    observed = abs(values.sum()) * (1.0 - 1e-12)
+    if n <= EXACT_SIGN_FLIPS:
+        sums = np.zeros(1)
+        for value in values:
+            sums = np.concatenate([sums + value, sums - value])
+        return float((np.abs(sums) >= observed).mean())
+    signs = np.random.default_rng(n).integers(0, 2, size=(RANDOM_SIGN_FLIPS, n), dtype=np.int8) * 2 - 1
+    hits = int((np.abs(signs @ values) >= observed).sum())
+    return (hits + 1) / (RANDOM_SIGN_FLIPS + 1)
+
+
+def sign_flip_floor(seeds: int) -> float:
+    """Returns the smallest p that `seeds` pairs can reach by sign flips: 2 ** (1 - seeds)."""
+    return min(1.0, 2.0 ** (1 - seeds))
+
+
+def seeds_to_reach_a_verdict(arms: int, alpha: float) -> int:
+    """Returns the fewest seeds whose sign-flip floor is at most alpha / arms (6 for one arm, 7 for 2-3, 8 for 4-6).
+
+    Args:
+        arms: Arms compared with the baseline.
+        alpha: Family-wise level.
+    """
+    seeds = 1
+    while sign_flip_floor(seeds) > alpha / max(arms, 1):
+        seeds += 1
+    return seeds
+
+
+def power(effect: float, sd: float, seeds: int, level: float) -> float:
+    """Returns the power of the two-sided paired t test.
+
+    Args:
+        effect: True mean difference.
+        sd: Standard deviation of the differences.
+        seeds: Number of pairs, at least 2.
+        level: Of the test.
+    """
+    if sd == 0.0:
+        return 1.0
+    freedom, shift = seeds - 1, abs(effect) / sd * math.sqrt(seeds)
+    bound = float(special.stdtrit(freedom, 1.0 - level / 2.0))
+    upper = float(special.nctdtr(freedom, shift, bound))
+    lower = float(special.nctdtr(freedom, shift, -bound))
+    # 非中心 t 在尾部会下溢成 NaN，此时下尾概率就是零
+    return 1.0 - upper + (0.0 if math.isnan(lower) else lower)
+
+
+def seeds_for_power(effect: float, sd: float, level: float) -> int:
+    """Returns the fewest seeds with 80 % power for `effect`, by bisection; at most 10,000."""
+    low, high = 2, 3
+    while high < MOST_SEEDS and power(effect, sd, high, level) < POWER:
+        low, high = high, min(MOST_SEEDS, high * 2)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, sd, middle, level) >= POWER else (middle + 1, high)
+    return max(2, high)
+
+
+def sd_limits(sd: float, n: int) -> tuple[float, float]:
+    """Returns the 95 % chi-square limits of a standard deviation estimated from n values."""
+    freedom, tail = n - 1, (1.0 - LIMITS_LEVEL) / 2.0
+    return (
+        sd * math.sqrt(freedom / float(special.chdtri(freedom, tail))),
+        sd * math.sqrt(freedom / float(special.chdtri(freedom, 1.0 - tail))),
+    )
+
+
+def seeds_needed(effect: float, sd: float, n: int, level: float) -> tuple[int, int]:
+    """Returns how many seeds find `effect` with 80 % power, as a range from the limits of the standard deviation.
+
+    Args:
+        effect: The recipe's smallest effect.
+        sd: Estimated from n differences.
+        n: At least 2.
+        level: The level the arm faces.
+    """
+    low, high = sd_limits(sd, n)
+    return seeds_for_power(effect, low, level), seeds_for_power(effect, high, level)
+
+
+def detectable_effect(sd: float, seeds: int, level: float) -> float:
+    """Returns the smallest effect that `seeds` find with 80 % power, by bisection.
+
+    Args:
+        sd: Standard deviation of the differences.
+        seeds: At least 2.
+        level: Of the test.
+    """
+    low, high = 0.0, sd
+    while power(high, sd, seeds, level) < POWER:
+        low, high = high, 2.0 * high
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if power(middle, sd, seeds, level) >= POWER else (middle, high)
+    return high
+
+
+def binomial_error(error: float, images: int) -> float:
+    """Returns the standard error of an error rate measured on `images` images, both in [0, 1]."""
+    return math.sqrt(error * (1.0 - error) / images)
+
+
+def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Returns Pearson's correlation, or None where one side is constant or there are fewer than three pairs."""
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
