@@ -130,7 +130,11 @@ def test_an_interrupted_command_goes_on(
     command = [sys.executable, "-m", "alexnet_core", "train", "--config", str(path), "--device", "cpu"]
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        [*command, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
     )
     assert process.stdout is not None
     first = process.stdout.readline()
