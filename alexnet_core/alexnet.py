@@ -67,8 +67,8 @@ class AlexNet(nn.Module):
 
         Args:
             images: float32 (N, channels, input_size, input_size).
-            draws: (seed, step, first row of these images in the whole batch) of the dropout masks; required in
-                training mode if there is dropout.
+            draws: (seed, step, first row of these images in the whole batch) of the dropout masks; required
+                in training mode if there is dropout.
 
         Returns:
             Logits (N, classes) on the last device.
@@ -76,9 +76,10 @@ class AlexNet(nn.Module):
         return self._run(images, draws, until=None)[-1]
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns the activations that the last layer reads, tower 0's first: fc7, (N, 4096) in the paper's network.
+        """Returns the activations that the last layer reads, tower 0's first.
 
-        Evaluation mode only: dropout's factor is applied, as the last layer sees it.
+        In the paper's network these are fc7's, (N, 4096). Evaluation mode only: dropout's factor is applied,
+        as the last layer sees it.
         """
         towers = self._run(images, None, until=self.spec.layers[-1].name)
         return torch.cat([tower.to(self.devices[-1]).flatten(1) for tower in towers], dim=1)

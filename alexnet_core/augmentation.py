@@ -1,6 +1,7 @@
 """Views of the images, for a whole batch at once on the training device: crops, reflections, colour noise.
 
-Images stay uint8 (N, H, W, C) on the device; a view is gathered by index arithmetic, which yields channels_last.
+Images stay uint8 (N, H, W, C) on the device; a view is gathered by index arithmetic, which yields
+channels_last.
 """
 
 from __future__ import annotations
@@ -135,9 +136,9 @@ def colour_axes(images: np.ndarray) -> np.ndarray:
         images: uint8 (N, H, W, C), the whole training set.
 
     Returns:
-        float32 (C, C): column i is axis p_i times the square root of its eigenvalue, in grey levels. The paper's
-        text multiplies by the eigenvalue itself, which on 0..255 is some 1,400 levels; the original code takes
-        the square root.
+        float32 (C, C): column i is axis p_i times the square root of its eigenvalue, in grey levels. The
+        paper's text multiplies by the eigenvalue itself, which on 0..255 is some 1,400 levels; the original
+        code takes the square root.
     """
     channels = images.shape[-1]
     count, total, products = 0, np.zeros(channels), np.zeros((channels, channels))

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors files with the training's position and history in their header.
 
-`checkpoint/<attempt>-<epoch>-<batch>.safetensors`, written to a temporary name and renamed. The readers need no
-torch, and no file can run code.
+`checkpoint/<attempt>-<epoch>-<batch>.safetensors`, written to a temporary name and renamed. The readers of a
+position need no torch, and no file can run code.
 """
 
 from __future__ import annotations

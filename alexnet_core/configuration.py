@@ -64,8 +64,8 @@ class TrainingSpec(Frozen):
         random_crops: Random crops of the network's input size; else the centre crop.
         flips: Random horizontal reflections.
         images_per_crop: Images that share one offset and flip (paper 1, as run 32).
-        colour_noise: Standard deviation of the a_i of the colour noise (paper section 4.1: 0.1), 0 for none. The
-            noise is a_i times the standard deviation along each principal axis, in grey levels.
+        colour_noise: Standard deviation of the a_i of the colour noise (paper section 4.1: 0.1), 0 for none.
+            The noise is a_i times the standard deviation along each principal axis, in grey levels.
         precision: Arithmetic of training.
     """
 
@@ -89,9 +89,10 @@ class DataSpec(Frozen):
 
     Attributes:
         name: The name of the data set's recipe, as shown (`digits`, `cifar10`).
-        source: `digits` (inside scikit-learn) or `imagefolder` (train/ + val/ or test/ trees of class folders).
-        image_size: Height and width in pixels of the prepared images, from which crops are taken: shorter side
-            resized, then centre crop (paper section 2).
+        source: `digits` (inside scikit-learn) or `imagefolder` (train/ + val/ or test/ trees of class
+            folders).
+        image_size: Height and width in pixels of the prepared images, from which crops are taken: shorter
+            side resized, then centre crop (paper section 2).
         split_seed: Seed of the split, and of a subset of the training images.
         train_images: How many training images, drawn evenly from the classes; None for all.
         preparation: Version of the preparation; raised when prepared pixels change.

@@ -1,6 +1,7 @@
 """Keyed random draws: every draw is a pure function of its key, never "the next number" of a stream.
 
-So removing a layer moves no other draw, data-parallel workers shard one sequence, and CPU and GPU get the same bits.
+So removing a layer moves no other draw, data-parallel workers shard one sequence, and CPU and GPU get the
+same bits.
 """
 
 from __future__ import annotations

@@ -14,19 +14,19 @@ from alexnet_core.draws import keep_mask
 
 Across = Literal["channels", "map"]
 
-# Up to so many maps the window sum of a channels_last tensor is a product with a band matrix (the paper's widest
-# tower has 128); beyond, the product costs more than shifting.
+# 论文最宽的塔有 128 个图；再宽时带状矩阵乘法就比移位慢了
 LARGEST_BAND = 128
 
 
 def local_response_norm(
     x: torch.Tensor, size: int, alpha: float, beta: float, k: float, *, across: Across = "channels"
 ) -> torch.Tensor:
-    """Local response normalisation, paper section 3.3: x / (k + alpha * sum of squares in the window) ** beta.
+    """Local response normalisation: x / (k + alpha * sum of squares in the window) ** beta.
 
-    `alpha` multiplies the plain sum, as in the paper's equation; `torch.nn.LocalResponseNorm` and the original
-    code divide it by the window's size. Windows are clipped at the ends and never renormalised. For an even
-    size the window of map c is c - size/2 .. c + size/2 - 1 (original `cuda-convnet`, and torch).
+    Paper section 3.3.
+    `alpha` multiplies the plain sum, as in the paper's equation; `torch.nn.LocalResponseNorm` and the
+    original code divide it by the window's size. Windows are clipped at the ends and never renormalised. For
+    an even size the window of map c is c - size/2 .. c + size/2 - 1 (original `cuda-convnet`, and torch).
 
     Args:
         x: (N, C, H, W) or (N, C, ...), any floating type.
@@ -111,7 +111,7 @@ def _shifted_sum(x: torch.Tensor, dimension: int, before: int, after: int) -> to
 
 
 def dropout(x: torch.Tensor, rate: float, key: int | None, first_row: int) -> torch.Tensor:
-    """Non-inverted dropout, paper section 4.2: a 0/1 mask in training, multiplication by 1 - rate in evaluation.
+    """Non-inverted dropout: a 0/1 mask in training, a factor 1 - rate in evaluation (paper section 4.2).
 
     Args:
         x: (N, features).

@@ -1,4 +1,4 @@
-"""Metrics as (sum, count), so that unequal batches and several workers merge exactly; means are taken once."""
+"""Metrics as (sum, count): unequal batches and several workers merge exactly; means are taken once."""
 
 from __future__ import annotations
 

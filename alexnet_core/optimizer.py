@@ -28,7 +28,8 @@ class ParameterGroup:
 class MomentumSGD:
     """v <- m v - d lr w - lr g; w <- w + v.
 
-    `torch.optim.SGD` agrees while the learning rate is constant; after a drop the paper's velocity keeps its size.
+    `torch.optim.SGD` agrees while the learning rate is constant; after a drop the paper's velocity keeps its
+    size.
     """
 
     def __init__(self, groups: Iterable[ParameterGroup], momentum: float) -> None:

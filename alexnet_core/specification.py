@@ -208,11 +208,9 @@ def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
         # 输入图像复制给两座塔，所以第一层没有“读两边”的加倍
         doubled = 2 if getattr(layer, "reads", "own") == "both" and spec.towers == 2 and not is_image else 1
         inputs, towers = maps * doubled, spec.towers
-        if isinstance(layer, (Convolution, Pooling)) or (
-            isinstance(layer, ResponseNorm) and layer.across == "map"
-        ):
-            if flat:
-                raise ValueError(f"{layer.name} needs maps, but the activations before it are already flat")
+        spatial = isinstance(layer, (Convolution, Pooling)) or getattr(layer, "across", None) == "map"
+        if spatial and flat:
+            raise ValueError(f"{layer.name} needs maps, but the activations before it are already flat")
         if isinstance(layer, Convolution):
             end = layer.padding if layer.padding_end is None else layer.padding_end
             room = size + layer.padding + end - layer.kernel
@@ -323,7 +321,7 @@ def _paper_order(
 
 
 _NETWORKS: dict[str, NetworkSpec] = {
-    # Paper section 3.5 and figure 2; 224 pixels, padded by 3 at the right and bottom, give 55x55 (original code).
+    # 论文 3.5 节与图 2；224 像素在右侧和底部各补 3（原始代码），得到 55x55
     "alexnet-paper": NetworkSpec(
         name="alexnet-paper",
         input_size=224,
@@ -337,8 +335,8 @@ _NETWORKS: dict[str, NetworkSpec] = {
             weight_stds=(0.01,) * 8,
         ),
     ),
-    # The same topology for 16- to 32-pixel images. Each standard deviation is the original's as run (0.01, and
-    # 0.03 in conv3-5) times sqrt(fan-in there / fan-in here), so that signals keep their size.
+    # 同样的拓扑，用于 16 至 32 像素的图；标准差取原始运行值（conv3-5 为 0.03，其余 0.01）
+    # 乘以 sqrt(原 fan-in / 此处 fan-in)，使信号大小不变
     "alexnet-mini": NetworkSpec(
         name="alexnet-mini",
         input_size=28,

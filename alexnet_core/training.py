@@ -1,6 +1,7 @@
 """Training as a generator of epoch reports. Ray is a consumer of it, so is the command line, so is a test.
 
-All draws are keyed (`draws.py`), so a checkpoint needs weights, velocities and a position, and no generator state.
+All draws are keyed (`draws.py`), so a checkpoint needs weights, velocities and a position, and no generator
+state.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ def train(
 ) -> Iterator[EpochReport]:
     """Trains a network and yields a report after each epoch.
 
-    A run that is stopped or killed and resumed from any of its checkpoints ends with the same weights, bit for bit
-    on the CPU. The caller sets the number of threads.
+    A run that is stopped or killed and resumed from any of its checkpoints ends with the same weights, bit
+    for bit on the CPU. The caller sets the number of threads.
 
     Args:
         config: The run.
@@ -80,8 +81,9 @@ def train(
         attempt: Number of the attempt, part of the checkpoints' names.
         checkpoint_seconds: A checkpoint follows an epoch when so many seconds have passed since the last.
         batch_checkpoint_seconds: The same within an epoch.
-        should_stop: Asked before every batch, in evaluations too; True writes a checkpoint and ends the generator.
-        rank: This data-parallel worker's rank; torch.distributed is initialised by the caller if `workers` > 1.
+        should_stop: Asked before every batch, in evaluations too; True writes a checkpoint and ends the
+            generator.
+        rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
         workers: Number of data-parallel workers; each takes its share of every batch.
 
     Yields:
@@ -131,12 +133,13 @@ def _set_globals() -> None:
 def _check(config: TrainConfig) -> None:
     if config.numerics != NUMERICS:
         raise CoreError(
-            f"the configuration was written for numerics {config.numerics}, this version computes {NUMERICS}; "
+            f"the configuration is of numerics {config.numerics}, this version computes {NUMERICS}; "
             "its numbers would differ, so set numerics to this version's to train anew"
         )
     if config.network.input_size > config.data.image_size:
         raise CoreError(
-            f"network.input_size {config.network.input_size} is larger than data.image_size {config.data.image_size}"
+            f"network.input_size {config.network.input_size} is larger than "
+            f"data.image_size {config.data.image_size}"
         )
 
 
@@ -262,9 +265,10 @@ def _train_epoch(
         )
 
     for batch in range(position.batch, run.batches):
-        if _agreed(run, should_stop()):
+        stop, save = _agreed(run, should_stop(), saver.seconds_since_last() >= batch_checkpoint_seconds)
+        if stop:
             return here(batch), True
-        if _agreed(run, saver.seconds_since_last() >= batch_checkpoint_seconds):
+        if save:
             saver.save(here(batch))
         size, batch_loss = _train_batch(run, position.epoch, batch, order, rate, sums)
         count += size
@@ -279,7 +283,7 @@ def _train_epoch(
 def _train_batch(
     run: _Run, epoch: int, batch: int, order: torch.Tensor, rate: float, sums: torch.Tensor
 ) -> tuple[int, torch.Tensor]:
-    """One update; adds the batch's metrics of this worker to `sums`. Returns the whole batch's size and the loss."""
+    """One update; adds this worker's metrics to `sums`. Returns the whole batch's size and the loss."""
     start = batch * run.config.training.batch_size
     size = min(run.config.training.batch_size, len(order) - start)
     first, last = (size * run.rank) // run.workers, (size * (run.rank + 1)) // run.workers
@@ -306,13 +310,14 @@ def _check_finite(run: _Run, loss: torch.Tensor, epoch: int, batch: int) -> None
         raise Diverged(epoch, batch)
 
 
-def _agreed(run: _Run, own: bool) -> bool:
+def _agreed(run: _Run, stop: bool, save: bool) -> tuple[bool, bool]:
     """What rank 0 says, on every rank, so that all leave an epoch at the same batch."""
     if run.workers == 1:
-        return own
-    flag = torch.tensor([int(own)], device=run.model.devices[0])
-    distributed.broadcast(flag, src=0)
-    return bool(flag.item())
+        return stop, save
+    flags = torch.tensor([int(stop), int(save)], device=run.model.devices[0])
+    distributed.broadcast(flags, src=0)
+    stop, save = (bool(flag) for flag in flags.tolist())
+    return stop, save
 
 
 def _reduced(run: _Run, sums: torch.Tensor) -> torch.Tensor:

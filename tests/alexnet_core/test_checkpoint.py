@@ -90,7 +90,8 @@ def test_reading_a_position_needs_no_torch(tmp_path: Path) -> None:
     path = write(tmp_path)
     code = (
         "import sys; from pathlib import Path; from alexnet_core.checkpoint import *;"
-        f"p = latest_checkpoint(Path({str(tmp_path)!r})); print(len(read_history(p)), is_final(p), 'torch' in sys.modules)"
+        f"p = latest_checkpoint(Path({str(tmp_path)!r}));"
+        "print(len(read_history(p)), is_final(p), 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["1", "False", "False"]

@@ -253,7 +253,7 @@ def test_wrong_classes_numerics_sizes_and_checkpoints_are_named(
     with pytest.raises(CoreError, match="numerics 99"):
         run(config.model_copy(update={"numerics": 99}), dataset)
     small = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 8})})
-    with pytest.raises(CoreError, match="input_size 10 is larger than data.image_size 8"):
+    with pytest.raises(CoreError, match=r"input_size 10 is larger than data\.image_size 8"):
         run(small, dataset)
     spec = config.network.model_dump()
     spec["layers"] = [layer for layer in spec["layers"] if layer["name"] != "conv2"]
