@@ -1,7 +1,7 @@
 """Data sets as uint8 arrays: the digits inside scikit-learn, and any tree of class folders.
 
-Counting and hashing come first (`summarise_data`), decoding happens once (`prepare_data`), and training maps the
-decoded array (`load_dataset`). Nothing here loads torch or scikit-learn.
+Counting and hashing come first (`summarise_data`), decoding happens once (`prepare_data`), and training maps
+the decoded array (`load_dataset`). Nothing here loads torch or scikit-learn.
 """
 
 from __future__ import annotations
@@ -196,8 +196,10 @@ def _dataset(
 def _rows_of(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """A view where the rows follow one another, so that a memory map stays one."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and bool((np.diff(rows) == 1).all()):
-        return images[rows[0] : rows[-1] + 1]
-    return images[rows]
+        together: np.ndarray = images[rows[0] : rows[-1] + 1]
+        return together
+    chosen: np.ndarray = images[rows]
+    return chosen
 
 
 # ---- digits -----------------------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ def _manifest(tree: _Tree, cache: Path | None) -> Manifest:
             known = {}
     with ThreadPoolExecutor(THREADS) as pool:
         entries = list(pool.map(lambda path: _entry(tree.root, path, known), tree.paths))
-    fresh = {name: entry for name, entry in entries}
+    fresh = dict(entries)
     if place is not None and fresh != known:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -403,7 +405,8 @@ def _decode_tree(spec: DataSpec, progress: Callable[[int, int], None] | None) ->
     digest = _digest(_manifest(tree, Path(spec.cache) if spec.cache is not None else None))
     if digest != spec.digest:
         raise CoreError(
-            f"the images in {tree.root} are not those of data.digest {spec.digest[:12]}: they are {digest[:12]}"
+            f"the images in {tree.root} are not those of data.digest {spec.digest[:12]}: "
+            f"they are {digest[:12]}"
         )
     images = np.empty((len(tree.paths), spec.image_size, spec.image_size, 3), dtype=np.uint8)
     with ThreadPoolExecutor(THREADS) as pool:
