@@ -22,6 +22,7 @@ from alexnet_core.datasets import prepare_data, summarise_data
 from alexnet_core.errors import CoreError
 from orchestrator import cluster, preflight, records
 from orchestrator.conclusion import conclude, resolution_outlook
+from orchestrator.display import make_console
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     started = time.monotonic()
     options = _parser().parse_args(arguments)
-    console = Console(highlight=False)
+    console = make_console()
     try:
         if options.list:
             return _list(console)

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.errors import CoreError
+from orchestrator.display import make_console
 from orchestrator.errors import LabError
 from orchestrator.export import export
 from orchestrator.tables import load_trials, update_tables
@@ -72,7 +72,7 @@ def _best(options: argparse.Namespace) -> int:
     ranking = rank(trials, members, dataset=options.dataset, study=options.study)
     if not ranking.height:
         raise LabError(_nothing(trials, options), exit_code=EXIT_NOTHING)
-    console = Console(highlight=False)
+    console = make_console()
     for table in ranking_tables(ranking, options.top):
         console.print(table)
     if options.export is None:

@@ -23,6 +23,13 @@ _STYLES = {
     "waiting": "dim",
 }
 _WIDEST = 10
+PLAIN_WIDTH = 120
+
+
+def make_console() -> Console:
+    """Returns the console of a command; without a terminal its lines may be 120 columns wide."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
 class Progress:

@@ -33,17 +33,17 @@ def answer_table(answer: Answer) -> Table:
         caption_justify="left",
     )
     table.add_column("arm", no_wrap=True)
-    table.add_column("n", justify="right")
+    table.add_column("n", justify="right", no_wrap=True)
     table.add_column("top-1 error %\nmean ± sd", justify="right", no_wrap=True)
-    table.add_column("difference\n(interval)", justify="right")
+    table.add_column("difference\n(interval)", justify="right", no_wrap=True)
     table.add_column("adj. p", justify="right", no_wrap=True)
     table.add_column("sign-flip p\n(floor)", justify="right", no_wrap=True)
     table.add_column("paper", justify="right", no_wrap=True)
-    table.add_column("verdict")
+    table.add_column("verdict", min_width=12)
     table.add_column("seeds\nneeded", justify="right", no_wrap=True)
     for arm in answer.arms:
         word = Text(arm.word, style=WORD_STYLES.get(arm.word, ""))
-        cells: list[str | Text] = [Text(cell) for cell in _cells(arm)]
+        cells: list[str | Text] = [Text(cell.replace(" (", "\n(")) for cell in _cells(arm)]
         table.add_row(*cells[:7], word, cells[7])
     return table
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from alexnet_core.errors import CoreError
 from orchestrator import records
+from orchestrator.display import make_console
 from orchestrator.errors import LabError
 from orchestrator.records import TrialLocks
 from search_spaces.trial import KEY_LENGTH
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
     )
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    console = make_console()
     try:
         return _status(options.results, options.what, console)
     except (LabError, CoreError) as error:
