@@ -1,114 +1,14 @@
-"""Real commands in real processes, each with a home and a results folder of its own, and nothing left behind."""
+"""Labs for the tests that start real commands."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-REPOSITORY = Path(__file__).parents[2]
-MARKER = "ABLATION_TEST_MARKER"
-
-
-@dataclass
-class Lab:
-    """A home folder, a results folder, and the processes started in them."""
-
-    home: Path
-    results: Path
-    marker: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    def start(
-        self, *arguments: str, module: str = "orchestrator.ablate", **variables: str
-    ) -> subprocess.Popen[str]:
-        """Starts a command of ours; its output is read with communicate()."""
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))},
-            "HOME": str(self.home),
-            MARKER: self.marker,
-            "COLUMNS": "140",
-            "OMP_NUM_THREADS": "1",
-            **variables,
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(
-        self, *arguments: str, module: str = "orchestrator.ablate", timeout: float = 240, **variables: str
-    ) -> tuple[int, str, str]:
-        """Runs a command to its end; returns exit code, output and errors."""
-        process = self.start(*arguments, module=module, **variables)
-        output, errors = process.communicate(timeout=timeout)
-        return process.returncode, output, errors
-
-    def ablate(self, *arguments: str, timeout: float = 240) -> tuple[int, str, str]:
-        return self.run(*arguments, "--results", str(self.results), timeout=timeout)
-
-    def processes(self, title: str = "") -> list[psutil.Process]:
-        """The living processes that this lab started, at any depth, whose title has `title` in it."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                if f"{MARKER}={self.marker}" not in _environ(process):
-                    continue
-                if title in " ".join(process.cmdline()) or title in process.name():
-                    found.append(process)
-            except (psutil.Error, OSError):
-                continue
-        return found
-
-    def finished(self) -> set[str]:
-        return {path.parent.name for path in self.results.glob("trials/*/result.json")}
-
-
-def _environ(process: psutil.Process) -> str:
-    return Path(f"/proc/{process.pid}/environ").read_bytes().decode(errors="replace")
-
-
-def wait_until(holds: Callable[[], object], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
-        time.sleep(0.05)
-
-
-def names(processes: Sequence[psutil.Process]) -> list[str]:
-    shown = []
-    for process in processes:
-        try:
-            shown.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
-        except psutil.Error:
-            continue
-    return shown
-
-
-def _clear(lab: Lab) -> list[str]:
-    left = lab.processes()
-    shown = names(left)
-    for process in left:
-        try:
-            process.send_signal(signal.SIGKILL)
-        except psutil.Error:
-            continue
-    return shown
+from tests.lab import Lab, clear
 
 
 def _new_lab(folder: Path) -> Lab:
@@ -124,7 +24,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     end = time.monotonic() + 30
     while made.processes() and time.monotonic() < end:
         time.sleep(0.2)
-    left = _clear(made)
+    left = clear(made)
     assert not left, f"processes left behind after 30 s: {left}"
 
 
@@ -135,5 +35,5 @@ def module_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     end = time.monotonic() + 30
     while made.processes() and time.monotonic() < end:
         time.sleep(0.2)
-    left = _clear(made)
+    left = clear(made)
     assert not left, f"processes left behind after 30 s: {left}"
