@@ -6,7 +6,6 @@ Ray, torch and matplotlib are loaded only when something must be trained or draw
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import threading
 import time
@@ -14,9 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from search_spaces.errors import StudyError
-from search_spaces.study import Recipe, Study, load_study, study_names
-from search_spaces.trial import base_config, parse_override, unfold
 
 from alexnet_core.datasets import prepare_data, summarise_data
 from alexnet_core.errors import CoreError
@@ -29,9 +25,13 @@ from orchestrator.records import TrialState
 from orchestrator.slot import SlotPlan
 from orchestrator.sweep import SweepHistory, plan_point, sweep_history
 from orchestrator.tables import seconds_per_trial
+from search_spaces.errors import StudyError
+from search_spaces.study import Recipe, Study, load_study, study_names
+from search_spaces.trial import base_config, parse_override, unfold
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
 DEFAULT_DATASET = "digits"
+SAY_EVERY_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     console = make_console()
     try:
-        if options.list:
-            return _list(console)
-        return _ablate(options, console, started)
+        code = _list(console) if options.list else _ablate(options, console, started)
     except (LabError, StudyError, CoreError) as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", 2)
+        code = error.exit_code if isinstance(error, LabError) else EXIT_WRONG_USE
+    if cluster.is_up():
+        cluster.leave(code, options.results / ".ray" / cluster.scratch_name())
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
     )
     what = parser.add_argument_group("the question")
-    what.add_argument(
-        "--study", default="lrn", help="a study's name, or the path of a study file (default: lrn)"
-    )
+    what.add_argument("--study", default="lrn", help="a study's name, or the path of a study file (default: lrn)")
     what.add_argument("--list", action="store_true", help="list the studies and stop")
     what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     what.add_argument(
@@ -84,37 +83,23 @@ def _parser() -> argparse.ArgumentParser:
         help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
     )
     data = parser.add_argument_group("data and network")
-    data.add_argument(
-        "--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)"
-    )
+    data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
     data.add_argument("--data-root", type=Path, metavar="DIR", help="folder with train/ and val/ or test/")
     data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
     place = parser.add_argument_group("where it runs")
-    place.add_argument(
-        "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
-    )
-    place.add_argument(
-        "--slots", type=_natural, metavar="N", help="trials that train at once (default: all that fit)"
-    )
-    place.add_argument(
-        "--workers", type=_natural, default=1, metavar="W", help="data-parallel workers per slot"
-    )
-    place.add_argument(
-        "--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are"
-    )
+    place.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    place.add_argument("--slots", type=_natural, metavar="N", help="trials that train at once (default: all that fit)")
+    place.add_argument("--workers", type=_natural, default=1, metavar="W", help="data-parallel workers per slot")
+    place.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
     place.add_argument(
         "--device",
         choices=("auto", "cpu"),
         default="auto",
         help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement",
     )
-    place.add_argument(
-        "--address", help="join the Ray cluster at this address instead of starting a local Ray"
-    )
+    place.add_argument("--address", help="join the Ray cluster at this address instead of starting a local Ray")
     place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
-    place.add_argument(
-        "--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)"
-    )
+    place.add_argument("--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)")
     place.add_argument("--retry-failed", action="store_true", help="train failed trials again")
     place.add_argument(
         "--keep-weights",
@@ -147,9 +132,7 @@ def _list(console: Console) -> int:
         study = load_study(name)
         console.print(f"{name}: {study.question}", markup=False, soft_wrap=True)
         asked = [key for key, recipe in study.recipes.items() if recipe.not_asked is None]
-        console.print(
-            f"    {len(study.arms)} arms; data sets: {', '.join(asked)}", markup=False, soft_wrap=True
-        )
+        console.print(f"    {len(study.arms)} arms; data sets: {', '.join(asked)}", markup=False, soft_wrap=True)
     return EXIT_DONE
 
 
@@ -164,17 +147,15 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     slots = options.slots or _likely_slots(options)
     outlook = resolution_outlook(plan, folder)
     seconds = seconds_per_trial(options.results, plan.base)
-    console.print(
-        plan_line(plan, seconds, slots, outlook, sweep_left), markup=False, highlight=False, soft_wrap=True
-    )
+    console.print(plan_line(plan, seconds, slots, outlook, sweep_left), markup=False, highlight=False, soft_wrap=True)
     if options.dry_run:
         return EXIT_DONE
     preflight.check_results(options.results)
     content = write_plan(folder, plan, sys.argv)
     states = dict(plan.done)
     if plan.missing or sweep_left:
-        preparation = _prepare(plan, console)
-        ended = _run(plan, folder, history, sweep_left, options, console, started, preparation)
+        _prepare(plan, console)
+        ended = _run(plan, folder, history, sweep_left, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
@@ -240,9 +221,7 @@ def _show(plan: Plan, which: str) -> int:
             print(trial.config.model_dump_json(indent=2))
             return EXIT_DONE
     arms = ", ".join(arm.name for arm in plan.study.arms)
-    raise LabError(
-        f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2
-    )
+    raise LabError(f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2)
 
 
 def _history(plan: Plan, folder: Path, options: argparse.Namespace) -> SweepHistory:
@@ -260,25 +239,18 @@ def _likely_slots(options: argparse.Namespace) -> int:
     return max(1, places // options.workers)
 
 
-def _prepare(plan: Plan, console: Console) -> threading.Thread:
-    """Decodes the images once, beside Ray's start, so that no slot has to."""
-    failure: list[CoreError] = []
+def _prepare(plan: Plan, console: Console) -> None:
+    """Decodes the images once, before Ray starts, so that a bad one is named at once and no slot has to."""
+    data = plan.base.data
+    last = time.monotonic()
 
-    def decode() -> None:
-        try:
-            prepare_data(plan.base.data)
-        except CoreError as error:
-            failure.append(error)
+    def say(done: int, images: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SAY_EVERY_SECONDS or done == images:
+            last = time.monotonic()
+            console.print(f"decoding images, once: {done} of {images}")
 
-    class Preparation(threading.Thread):
-        def join(self, timeout: float | None = None) -> None:
-            super().join(timeout)
-            if failure:
-                raise failure[0]
-
-    thread = Preparation(target=decode, name="prepare-data", daemon=True)
-    thread.start()
-    return thread
+    prepare_data(data, say)
 
 
 def _run(
@@ -289,12 +261,10 @@ def _run(
     options: argparse.Namespace,
     console: Console,
     started: float,
-    preparation: threading.Thread,
 ) -> dict[str, TrialState] | None:
     """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it."""
     cluster.check_dashboard_host(options.dashboard_host)
     slot_plan, facts = _start_ray(plan, options, console, sweep_left)
-    preparation.join()
     from orchestrator.run import Interrupted, RunSettings, StudyRun
     from orchestrator.searcher import ArmSearcher, SweepSearcher
 
@@ -304,6 +274,7 @@ def _run(
     settings = RunSettings(
         results=options.results,
         folder=folder,
+        scratch=cluster.scratch_folder(options.results),
         slot_plan=slot_plan,
         facts=facts,
         keep_weights=options.keep_weights,
@@ -336,9 +307,7 @@ def _run(
             "Go on with the same command.",
             soft_wrap=True,
         )
-        sys.stdout.flush()
-        # Ray 的线程可能还在收尾，直接退出
-        os._exit(EXIT_INTERRUPTED)
+        return None
 
 
 def _start_ray(
@@ -358,20 +327,14 @@ def _start_ray(
     preflight.check_disk(options.results, preflight.disk_need_bytes(plan.base.network, trials, slots))
     roomy = preflight.shared_memory_is_enough(cluster.OBJECT_STORE_BYTES)
     if not roomy and options.address is None:
-        console.print(
-            "warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False
-        )
+        console.print("warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False)
     # 这些导入要好几秒，与 Ray 的启动并行
     threading.Thread(target=_import_side_by_side, name="imports", daemon=True).start()
     cpus = slots * options.workers + 1
-    facts = cluster.start(
-        options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy
-    )
+    facts = cluster.start(options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy)
     if options.address is not None:
         present = cluster.gpus_on_cluster()
-        per_worker = preflight.choose_gpus_per_worker(
-            options.gpus_per_worker, present, "no node of the cluster"
-        )
+        per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, present, "no node of the cluster")
         slots = min(trials, options.slots or cluster.slots_on_cluster(per_worker, options.workers, 1))
         cluster.probe_nodes(options.results)
         if slots == 0:

@@ -181,9 +181,7 @@ def answer(
     arms = [_arm(arm, study, cells, split, seeds, verdicts, recipe, alpha) for arm in study.arms]
     arms.sort(key=lambda arm: not arm.is_baseline)
     images = baseline[0][f"{split}_count"] if baseline and baseline[0][f"{split}_count"] else 0
-    spread = (
-        binomial_error(arms[0].mean / 100.0, images) * 100.0 if arms[0].mean is not None and images else None
-    )
+    spread = binomial_error(arms[0].mean / 100.0, images) * 100.0 if arms[0].mean is not None and images else None
     return Answer(
         study=study.name,
         dataset=plan["dataset"],
@@ -227,9 +225,7 @@ def _judged_split(rows: Sequence[Row]) -> str:
     return "test" if has_test else "validation"
 
 
-def _evidence(
-    arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], split: str, same_trials: bool
-) -> ArmEvidence:
+def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], split: str, same_trials: bool) -> ArmEvidence:
     differences = [
         difference
         for base, row in zip(baseline, rows, strict=True)
@@ -302,13 +298,9 @@ def _compared(
 ) -> dict[str, Any]:
     pairs = [(seed, base, row) for seed, base, row in zip(seeds, baseline, rows, strict=True)]
     differences = {
-        str(seed): difference
-        for seed, base, row in pairs
-        if (difference := _difference(base, row, split)) is not None
+        str(seed): difference for seed, base, row in pairs if (difference := _difference(base, row, split)) is not None
     }
-    top5 = paired_test(
-        [d for _, base, row in pairs if (d := _difference(base, row, split, "top5_error")) is not None]
-    )
+    top5 = paired_test([d for _, base, row in pairs if (d := _difference(base, row, split, "top5_error")) is not None])
     both = [(base, row) for _, base, row in pairs if base["state"] == row["state"] == "finished"]
     column = f"{split}_{JUDGED_METRIC}"
     test = verdict.test or paired_test(list(differences.values()))
@@ -369,9 +361,7 @@ def _notes(
             f"{spread:.2f} points, shared by all seeds and in no interval above."
         )
     if split == "validation":
-        notes.append(
-            "This data has no test set: the errors are validation errors, which the schedule may have seen."
-        )
+        notes.append("This data has no test set: the errors are validation errors, which the schedule may have seen.")
     notes.append(
         f"Equivalent means inside ±{recipe.margin:g} points; intervals are at the level at which each arm was tested "
         "(paired t by seed, Holm over the arms)."

@@ -41,9 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.best",
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
     )
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
-    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dataset", help="only this data set")
     parser.add_argument("--study", help="only trials of this study")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")
@@ -80,16 +78,12 @@ def _best(options: argparse.Namespace) -> int:
     datasets = ranking["data_digest"].unique()
     if len(datasets) > 1:
         names = ", ".join(sorted(ranking["data_name"].unique()))
-        raise LabError(
-            f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2
-        )
+        raise LabError(f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2)
     winner = ranking.row(0, named=True)
     key = median_trial(trials, winner["configuration"])
     folder = Path(options.export) if options.export else _default_folder(results, winner)
     export(results, key, folder, force=options.force, ranking=winner)
-    console.print(
-        f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True
-    )
+    console.print(f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True)
     console.print(
         f"check it: python -m alexnet_core eval --model {folder}",
         markup=False,
@@ -126,9 +120,7 @@ def rank(
     if dataset is not None:
         finished = finished.filter(pl.col("data_name") == dataset)
     if study is not None:
-        finished = finished.join(
-            members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi"
-        )
+        finished = finished.join(members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi")
     names = members.group_by("key").agg(
         (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
     )

@@ -9,13 +9,17 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import stat
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -129,7 +133,7 @@ def start(
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                **({} if shared_memory else {"_plasma_directory": _scratch_folder()}),
+                **({} if shared_memory else {"_plasma_directory": tempfile.gettempdir()}),
             )
         else:
             context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -144,12 +148,6 @@ def start(
         dashboard=f"http://{url}" if url and (dashboard or address) else None,
         token_required=os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
     )
-
-
-def _scratch_folder() -> str:
-    import tempfile
-
-    return tempfile.gettempdir()
 
 
 def start_broker() -> Any:
@@ -229,29 +227,25 @@ def _probe(path: str, node: str) -> bool:
     return True
 
 
-def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> threading.Event:
+def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> None:
     """Calls `on_death` with a process's name once Ray's raylet or GCS on this machine has died.
 
     Ray itself would leave the driver waiting for a minute or end it with a traceback.
-
-    Returns:
-        Set it before Ray is shut down on purpose.
     """
     own = [process for process in psutil.Process().children(recursive=True) if _name(process) in _WATCHED]
     # 加入现有集群时 raylet 不是我们的子进程
     watched = own or [process for process in psutil.process_iter() if _name(process) == "raylet"]
     names = {process.pid: _WATCHED[_name(process)] for process in watched}
-    closing = threading.Event()
 
     def watch() -> None:
-        while not closing.wait(interval_seconds):
+        while True:
+            time.sleep(interval_seconds)
             for process in watched:
-                if not _alive(process) and not closing.is_set():
+                if not _alive(process):
                     on_death(names[process.pid])
                     return
 
     threading.Thread(target=watch, name="ray-watch", daemon=True).start()
-    return closing
 
 
 def _alive(process: psutil.Process) -> bool:
@@ -271,31 +265,52 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
+def is_up() -> bool:
+    """Says whether this process has started or joined a Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def leave(code: int, scratch: Path | None = None) -> NoReturn:
+    """Ends this process and every Ray process it started; all that matters is on disk by now.
+
+    `ray.shutdown()` would race with the threads that slots and Tune still run, and then end the process with a code of
+    its own. A joined cluster cleans up after a driver that has gone.
+
+    Args:
+        code: The exit code.
+        scratch: Scratch folder of Ray Train and Tune; what is in it repeats the records.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kill_children()
+    if scratch is not None:
+        shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(code)
+
+
 def kill_children() -> None:
-    """Kills every process this driver started; for the ways out on which Ray cannot clean up itself."""
-    for process in psutil.Process().children(recursive=True):
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
+    """Kills every process this driver started, at any depth."""
+    for _ in range(3):
+        children = psutil.Process().children(recursive=True)
+        for process in children:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(children, timeout=1.0)
 
 
-def shut_down(seconds: float = 10.0) -> None:
-    """Shuts Ray down, and kills what is left of it after `seconds`."""
-    import ray
-
-    children = psutil.Process().children(recursive=True)
-    stopper = threading.Thread(target=ray.shutdown, daemon=True)
-    stopper.start()
-    stopper.join(seconds)
-    _, alive = psutil.wait_procs(children, timeout=2.0)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
+def scratch_name() -> str:
+    """Returns the name of this driver's scratch folder."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
-def remove_scratch(folder: Path) -> None:
-    """Deletes a scratch folder of Ray Train and Tune; what is in it repeats the records."""
-    shutil.rmtree(folder, ignore_errors=True)
+def scratch_folder(results: Path) -> Path:
+    """Makes this driver's scratch folder for Ray Train and Tune, and removes those of dead drivers on this host."""
+    parent, host = results / ".ray", socket.gethostname()
+    for folder in parent.glob(f"{host}-*"):
+        owner = folder.name.removeprefix(f"{host}-")
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = parent / scratch_name()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

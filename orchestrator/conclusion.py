@@ -45,7 +45,7 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     try:
         before = json.loads((folder / "answer.json").read_text())
         deviations = [arm["difference_sd"] for arm in before["arms"] if arm.get("difference_sd")]
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+    except (OSError, json.JSONDecodeError, KeyError, TypeError):
         deviations = []
     return verdict_outlook(
         len(plan.seeds), plan.compared_arms, plan.recipe.smallest_effect, max(deviations, default=None)

@@ -52,9 +52,7 @@ class Progress:
         self._total = self._ended = 0
         self._started = time.monotonic()
         self._live = (
-            Live(console=console, refresh_per_second=4, get_renderable=self._render)
-            if console.is_terminal
-            else None
+            Live(console=console, refresh_per_second=4, get_renderable=self._render) if console.is_terminal else None
         )
 
     def __enter__(self) -> Progress:

@@ -72,9 +72,7 @@ def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
         tensors = load_file(path)
     except SafetensorError as error:
         raise LabError(f"{path} cannot be read: {error}", exit_code=3) from error
-    return {
-        name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")
-    }
+    return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
 
 
 def _write(

@@ -36,9 +36,7 @@ def differences_figure(answer: Answer) -> tuple[bytes, bytes]:
     with matplotlib.rc_context({"svg.hashsalt": "answer", "font.size": 11, "svg.fonttype": "none"}):
         figure = Figure(figsize=(9.0, 2.3 + 0.75 * len(arms)), layout="constrained")
         axes = figure.subplots()
-        axes.axvspan(
-            -answer.margin, answer.margin, color="#DCE9F5", zorder=0, label=f"margin ±{answer.margin:g}"
-        )
+        axes.axvspan(-answer.margin, answer.margin, color="#DCE9F5", zorder=0, label=f"margin ±{answer.margin:g}")
         axes.axvline(0.0, color="#333333", linewidth=1.0, zorder=1)
         for place, arm in enumerate(reversed(arms)):
             _draw_arm(axes, arm, place, labelled=place == 0)

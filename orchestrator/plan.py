@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search_spaces.study import Recipe, Study
-from search_spaces.trial import PlannedTrial
-
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
 from orchestrator.records import TrialState, write_atomically
+from search_spaces.study import Recipe, Study
+from search_spaces.trial import PlannedTrial
 
 ALPHA = 0.05
 
@@ -49,9 +48,7 @@ class Plan:
     def missing(self) -> tuple[PlannedTrial, ...]:
         """The wanted trials that are not on record, each key once."""
         wanted = {trial.key: trial for trial in reversed(self.trials)}
-        return tuple(
-            trial for trial in self.trials if trial.key not in self.done and wanted[trial.key] is trial
-        )
+        return tuple(trial for trial in self.trials if trial.key not in self.done and wanted[trial.key] is trial)
 
     @property
     def unique_keys(self) -> int:
@@ -133,8 +130,7 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "sweep_points": plan.sweep_points,
         "command": list(command),
         "trials": [
-            {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key}
-            for trial in plan.trials
+            {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key} for trial in plan.trials
         ],
     }
     write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
@@ -152,7 +148,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """Returns the content of `plan.json`, or an empty dict where there is none."""
     try:
         content: dict[str, Any] = json.loads((folder / "plan.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, json.JSONDecodeError):
         return {}
     return content
 

@@ -21,12 +21,8 @@ class StudyMetrics:
         tags = ("study", "arm")
         self._study = study
         self._trials = Gauge("ablation_trials", "Trials that ended, by state", tag_keys=(*tags, "state"))
-        self._best = Gauge(
-            "ablation_best_validation_error", "Best top-1 validation error in [0, 1]", tag_keys=tags
-        )
-        self._rate = Gauge(
-            "ablation_images_per_second", "Training images per second of the last epoch", tag_keys=tags
-        )
+        self._best = Gauge("ablation_best_validation_error", "Best top-1 validation error in [0, 1]", tag_keys=tags)
+        self._rate = Gauge("ablation_images_per_second", "Training images per second of the last epoch", tag_keys=tags)
         self._counts: Counter[tuple[str, str]] = Counter()
         self._best_errors: dict[str, float] = {}
 
@@ -40,9 +36,7 @@ class StudyMetrics:
     def ended(self, arm: str, result: TrialResult) -> None:
         """Counts a trial that ended; only a finished one can be the best."""
         self._counts[arm, result.state.value] += 1
-        self._trials.set(
-            self._counts[arm, result.state.value], tags=self._tags(arm, state=result.state.value)
-        )
+        self._trials.set(self._counts[arm, result.state.value], tags=self._tags(arm, state=result.state.value))
         if result.state is TrialState.FINISHED and result.validation is not None:
             error = result.validation.top1_error
             self._best_errors[arm] = min(error, self._best_errors.get(arm, error))

@@ -259,7 +259,7 @@ def read_result(folder: Path) -> TrialResult | None:
     path = folder / "result.json"
     try:
         return TrialResult.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
         raise LabError(

@@ -157,8 +157,7 @@ def _details(arm: ArmAnswer) -> list[str]:
 def _seed_table(answer: Answer) -> list[str]:
     seeds = sorted({seed for arm in answer.arms for seed in arm.errors}, key=int)
     rows = [
-        [arm.name, *(f"{arm.errors[seed]:.2f}" if seed in arm.errors else "" for seed in seeds)]
-        for arm in answer.arms
+        [arm.name, *(f"{arm.errors[seed]:.2f}" if seed in arm.errors else "" for seed in seeds)] for arm in answer.arms
     ]
     return _table(["top-1 error %", *(f"seed {seed}" for seed in seeds)], rows)
 

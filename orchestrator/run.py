@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from search_spaces.trial import PlannedTrial
 
 from alexnet_core.metrics import EpochReport
 from orchestrator import cluster, records
@@ -31,6 +30,7 @@ from orchestrator.plan import Plan
 from orchestrator.publisher import StudyMetrics
 from orchestrator.records import TrialLocks, TrialResult, TrialState
 from orchestrator.slot import SlotPlan, Slots
+from search_spaces.trial import PlannedTrial
 
 EVENT_WAIT_SECONDS = 0.5
 STOP_SECONDS = 15.0
@@ -45,6 +45,7 @@ class RunSettings:
     Attributes:
         results: The results folder.
         folder: The study's folder in it.
+        scratch: Scratch folder of Ray Train and Tune.
         slot_plan: Slots and what they reserve.
         facts: The Ray that was started or joined.
         keep_weights: `all`, `best` or `none` of the final weights.
@@ -54,6 +55,7 @@ class RunSettings:
 
     results: Path
     folder: Path
+    scratch: Path
     slot_plan: SlotPlan
     facts: cluster.ClusterFacts
     keep_weights: str
@@ -83,8 +85,7 @@ class StudyRun:
         """Starts the broker and the slots; the first trial waits for them."""
         self._plan, self._settings, self._console = plan, settings, console
         self._broker = cluster.start_broker()
-        self._scratch = settings.results / ".ray" / f"{socket.gethostname()}-{os.getpid()}"
-        self._scratch.mkdir(parents=True, exist_ok=True)
+        self._scratch = settings.scratch
         self._slots = Slots(
             settings.slot_plan, plan.study.name, self._scratch / "train", dict(settings.worker_environment)
         )
@@ -103,7 +104,7 @@ class StudyRun:
         title = f"{settings.folder.name}: {plan.study.question}"
         self.display = Progress(console, title, _dashboard_line(settings.facts))
         self._metrics = StudyMetrics(settings.folder.name)
-        self._closing = cluster.watch_ray(self._ray_died)
+        cluster.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
         """Takes over Ctrl-C and SIGTERM, and says that the study runs."""
@@ -122,19 +123,15 @@ class StudyRun:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Stops the display and Ray."""
-        self._closing.set()
+        """Stops the display and frees the locks; Ray goes with the process (`cluster.leave`)."""
         self.display.__exit__(*exception)
         self._slots.close()
         (self._settings.folder / "run.json").unlink(missing_ok=True)
-        cluster.shut_down()
-        cluster.remove_scratch(self._scratch)
         self._locks.close()
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._stop_asked.is_set():
-            cluster.kill_children()
-            os._exit(130)
+            cluster.leave(130, self._scratch)
         self._stop_asked.set()
 
     def _ray_died(self, what: str) -> None:
@@ -145,16 +142,11 @@ class StudyRun:
             file=sys.stderr,
             flush=True,
         )
-        sys.stdout.flush()
-        cluster.kill_children()
-        cluster.remove_scratch(self._scratch)
-        os._exit(3)
+        cluster.leave(3, self._scratch)
 
     # ---- phases -------------------------------------------------------------------------------------------
 
-    def run_arms(
-        self, trials: Sequence[PlannedTrial], make_searcher: Callable[[Sequence[PlannedTrial]], Any]
-    ) -> None:
+    def run_arms(self, trials: Sequence[PlannedTrial], make_searcher: Callable[[Sequence[PlannedTrial]], Any]) -> None:
         """Runs arm trials; those another driver is running are waited for and taken from its records.
 
         Args:
@@ -191,9 +183,7 @@ class StudyRun:
         self._phase(searcher, points, self._settings.slot_plan.slots)
 
     def _wait_for_others(self, waiting: Sequence[PlannedTrial]) -> None:
-        self.display.say(
-            f"{len(waiting)} trials are being trained by another ablate; waiting for their records"
-        )
+        self.display.say(f"{len(waiting)} trials are being trained by another ablate; waiting for their records")
         while all(self._locks.is_locked(trial.key) for trial in waiting):
             self._handle_events()
             time.sleep(SHARED_POLL_SECONDS)
@@ -269,9 +259,7 @@ class StudyRun:
 
     # ---- records ------------------------------------------------------------------------------------------
 
-    def launch(
-        self, trial: PlannedTrial, parameters: Mapping[str, Any] | None, position: int | None
-    ) -> dict[str, Any]:
+    def launch(self, trial: PlannedTrial, parameters: Mapping[str, Any] | None, position: int | None) -> dict[str, Any]:
         """Opens a trial's record and returns what the Tune function needs; called in Tune's thread."""
         folder = records.open_record(self._settings.results, trial.config)
         self._join(trial, parameters, position)
@@ -286,11 +274,7 @@ class StudyRun:
 
     def begin(self, trials: Sequence[PlannedTrial]) -> None:
         """Shows the wanted trials, and counts and joins those that are on record."""
-        done = {
-            (trial.arm, trial.seed): self.states[trial.key].value
-            for trial in trials
-            if trial.key in self.states
-        }
+        done = {(trial.arm, trial.seed): self.states[trial.key].value for trial in trials if trial.key in self.states}
         self.display.expect([(trial.arm, trial.seed) for trial in trials], done)
         for trial in trials:
             if trial.key in self.states:
@@ -384,9 +368,7 @@ class StudyRun:
             self._record_end(running, event)
 
     def _log(self, running: _Running, event: Mapping[str, Any], text: str) -> None:
-        records.append_log(
-            running.folder, f"{_now()} attempt {event['attempt']}, slot {event['slot']}: {text}\n"
-        )
+        records.append_log(running.folder, f"{_now()} attempt {event['attempt']}, slot {event['slot']}: {text}\n")
 
     def _say_first_step(self) -> None:
         if self._first_step is None:
@@ -421,9 +403,7 @@ class StudyRun:
 
     def _show(self, running: _Running, state: str) -> None:
         history = running.history
-        text = (
-            f"{100 * history[-1].validation.top1_error:.1f} % @{history[-1].epoch}" if history else "starting"
-        )
+        text = f"{100 * history[-1].validation.top1_error:.1f} % @{history[-1].epoch}" if history else "starting"
         self.display.update(running.trial.arm, running.trial.seed, state, text)
 
 

@@ -21,10 +21,10 @@ from optuna.distributions import (
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 from ray.tune.search import Searcher
-from search_spaces.study import Sweep
-from search_spaces.trial import PlannedTrial
 
 from orchestrator.slot import METRIC
+from search_spaces.study import Sweep
+from search_spaces.trial import PlannedTrial
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,7 @@ class ArmSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
         self._asked[trial_id] = asked
         return self._launch(self._by_point[asked.params["arm"], asked.params["seed"]], None, None)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the trial ended."""
         tell(self.study, self._asked.pop(trial_id, None), result)
 
@@ -183,9 +181,7 @@ class SweepSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
             tell(self.study, asked, {"state": on_record[0], METRIC: on_record[1]})
         return Searcher.FINISHED
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the point ended."""
         tell(self.study, self._asked.pop(trial_id, None), result)
 

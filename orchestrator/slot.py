@@ -92,16 +92,12 @@ class Slots:
                 "threads": plan.threads,
             },
             torch_config=TorchConfig(backend="nccl" if on_gpus and plan.device != "cpu" else "gloo"),
-            scaling_config=ScalingConfig(
-                num_workers=plan.workers, use_gpu=on_gpus, resources_per_worker=resources
-            ),
+            scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=on_gpus, resources_per_worker=resources),
             run_config=RunConfig(
                 name=f"{self._study}-slot-{slot}" + (f"-renewed-{renewals}" if renewals else ""),
                 storage_path=str(self._storage),
                 failure_config=FailureConfig(max_failures=-1),
-                worker_runtime_env={"env_vars": self._worker_environment}
-                if self._worker_environment
-                else None,
+                worker_runtime_env={"env_vars": self._worker_environment} if self._worker_environment else None,
             ),
         )
         trainer.fit()

@@ -36,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m orchestrator.status", description="Show all studies, one study, or one trial."
     )
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="results folder (default: ./results)"
-    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     options = parser.parse_args(arguments)
     console = make_console()
     try:
@@ -210,9 +208,7 @@ def _show_trial(results: Path, key: str, console: Console) -> None:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         console.print("\n".join(lines[-LOG_LINES_SHOWN:]), markup=False, soft_wrap=True)
     console.print("repeat it outside Ray, same numbers:", markup=False)
-    console.print(
-        f"python -m alexnet_core train --config {folder / 'config.json'}", markup=False, soft_wrap=True
-    )
+    console.print(f"python -m alexnet_core train --config {folder / 'config.json'}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

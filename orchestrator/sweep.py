@@ -8,11 +8,10 @@ from fnmatch import fnmatchcase
 from statistics import fmean
 from typing import Any
 
-from search_spaces.study import Sweep
-from search_spaces.trial import PlannedTrial, configuration_key, sweep_trial
-
 from alexnet_core.configuration import TrainConfig
 from orchestrator.plan import Plan
+from search_spaces.study import Sweep
+from search_spaces.trial import PlannedTrial, configuration_key, sweep_trial
 
 # 调参种子与裁决种子永不相交（statistics.md）
 TUNING_SEED = 1000
@@ -62,7 +61,7 @@ def _is_of_this_sweep(plan: Plan, row: Mapping[str, Any]) -> bool:
     sweep = plan.study.sweep
     if sweep is None or set(row["parameters"]) != set(sweep.parameters):
         return False
-    return plan_point(plan, row["parameters"]).key == row["key"]
+    return plan_point(plan, row["parameters"]).key == str(row["key"])
 
 
 def plan_point(plan: Plan, parameters: Mapping[str, Any]) -> PlannedTrial:
@@ -72,7 +71,7 @@ def plan_point(plan: Plan, parameters: Mapping[str, Any]) -> PlannedTrial:
 
 def _arm_points(plan: Plan, sweep: Sweep, lookup: Lookup) -> list[tuple[dict[str, Any], str, float | None]]:
     """The arms that lie in the sweep's space, each with its mean validation error over finished seeds."""
-    points = []
+    points: list[tuple[dict[str, Any], str, float | None]] = []
     for arm in plan.study.arms:
         trials = [trial for trial in plan.trials if trial.arm == arm.name]
         parameters = point_of(sweep, trials[0].config) if trials else None

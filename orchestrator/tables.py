@@ -164,9 +164,7 @@ def _current(results: Path, *, rebuild: bool, with_epochs: bool) -> tuple[Tables
     return Tables(trials, members, epochs), changed
 
 
-def _read(
-    results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]
-) -> pl.DataFrame | None:
+def _read(results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame | None:
     """Reads a table; a missing or damaged one is None, and will be made again from the records."""
     path = table_folder(results) / f"{name}.parquet"
     if not path.is_file():
@@ -178,9 +176,7 @@ def _read(
         return None
     wanted = dict(columns)
     if any(frame.schema.get(column) != kind for column, kind in wanted.items()):
-        logger.warning(
-            "%s has other columns than this version writes; it is made again from the records", path
-        )
+        logger.warning("%s has other columns than this version writes; it is made again from the records", path)
         return None
     return frame
 
@@ -222,9 +218,7 @@ def _trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -
     return _frame(rows, TRIAL_COLUMNS)
 
 
-def _frame(
-    rows: list[dict[str, Any]], columns: Mapping[str, pl.DataType | type[pl.DataType]]
-) -> pl.DataFrame:
+def _frame(rows: list[dict[str, Any]], columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
     """A frame with the fixed columns typed, and the others (hyperparameters, environment) by their values."""
     schema: dict[str, Any] = dict(columns)
     for row in rows:
@@ -261,9 +255,7 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
     }
     for split in SPLITS:
         row |= _metric_cells(split, getattr(result, split))
-    row |= {
-        f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()
-    }
+    row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
     return row | _hyperparameters(config)
 
 
@@ -282,9 +274,7 @@ def _metric_cells(split: str, metrics: SplitMetrics | None) -> dict[str, Any]:
 
 def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """Every hyperparameter by its dotted name: `training.learning_rate`, `network.lrn1.alpha`."""
-    plain = config.model_dump(
-        mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}}
-    )
+    plain = config.model_dump(mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}})
     layers = plain["network"].pop("layers")
     cells: dict[str, Any] = {}
     _flatten("network", plain["network"], cells)
@@ -306,9 +296,7 @@ def _flatten(prefix: str, content: Mapping[str, Any], cells: dict[str, Any]) -> 
 
 def _epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
     rows = [
-        _epoch_row(key, report)
-        for key in keys
-        for report in records.read_epochs(records.trial_folder(results, key))
+        _epoch_row(key, report) for key in keys for report in records.read_epochs(records.trial_folder(results, key))
     ]
     return _frame(rows, EPOCH_COLUMNS)
 
@@ -337,9 +325,7 @@ def _members(results: Path) -> pl.DataFrame:
             cells["parameters"] = json.dumps(cells["parameters"], sort_keys=True)
         rows.append(cells)
     frame = _frame(rows, MEMBER_COLUMNS)
-    return frame.unique(subset=["study", "arm", "seed", "key", "phase"]).sort(
-        "study", "phase", "arm", "seed", "key"
-    )
+    return frame.unique(subset=["study", "arm", "seed", "key", "phase"]).sort("study", "phase", "arm", "seed", "key")
 
 
 def seconds_per_trial(results: Path, base: TrainConfig) -> float | None:

@@ -255,5 +255,7 @@ def _environment(place: _Place) -> dict[str, str | int | None]:
         "threads": torch.get_num_threads(),
         "workers": place.workers,
         "slot": place.slot,
+        "node": ray.get_runtime_context().get_node_id()[:12],
+        "reserved_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "pid": os.getpid(),
     }

@@ -26,15 +26,13 @@ class Lab:
     results: Path
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def start(
-        self, *arguments: str, module: str = "orchestrator.ablate", **variables: str
-    ) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, module: str = "orchestrator.ablate", **variables: str) -> subprocess.Popen[str]:
         """Starts a command of ours; its output is read with communicate()."""
         return self._start(["-m", module, *arguments], variables)
 
-    def start_program(self, program: str) -> subprocess.Popen[str]:
-        """Starts a Python program given as text."""
-        return self._start(["-c", program], {})
+    def start_program(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Starts a Python program given as text; it may read its standard input."""
+        return self._start(["-c", program, *arguments], {})
 
     def _start(self, arguments: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
         environment = {
@@ -48,6 +46,7 @@ class Lab:
             [sys.executable, *arguments],
             cwd=REPOSITORY,
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -149,9 +149,7 @@ def test_initial_weights_have_their_deviation_and_biases_their_constant() -> Non
 
 def test_removing_a_layer_moves_no_other_initial_weight(small_spec: NetworkSpec) -> None:
     without = small_spec.model_dump()
-    without["layers"] = [
-        layer for layer in without["layers"] if layer["name"] not in ("lrn1", "conv2", "relu2")
-    ]
+    without["layers"] = [layer for layer in without["layers"] if layer["name"] not in ("lrn1", "conv2", "relu2")]
     for layer in without["layers"]:
         if layer["name"] == "conv3":
             layer["weight_std"] = 0.2

@@ -90,9 +90,7 @@ def test_two_workers_equal_one_and_stop_together(
     config_of: Callable[..., TrainConfig], uneven: Dataset, tmp_path: Path
 ) -> None:
     config = config_of(epochs=2)
-    alone = list(
-        train(config, ("cpu", "cpu"), dataset=uneven, checkpoint_folder=tmp_path / "one" / "checkpoint")
-    )
+    alone = list(train(config, ("cpu", "cpu"), dataset=uneven, checkpoint_folder=tmp_path / "one" / "checkpoint"))
     together = run_two(tmp_path / "two", config, uneven)
     one, two = final_weights(tmp_path / "one"), final_weights(tmp_path / "two")
     for name, weight in one.items():

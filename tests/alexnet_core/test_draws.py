@@ -46,9 +46,7 @@ def test_normals_have_the_moments_of_a_gaussian() -> None:
 
 
 def test_neighbouring_keys_give_uncorrelated_draws() -> None:
-    drawn = torch.stack(
-        [uniforms(draw_key("dropout", 0, step, "fc6", 0), torch.arange(4096)) for step in range(8)]
-    )
+    drawn = torch.stack([uniforms(draw_key("dropout", 0, step, "fc6", 0), torch.arange(4096)) for step in range(8)])
     correlations = torch.corrcoef(drawn) - torch.eye(8)
     assert float(correlations.abs().max()) < 5 / math.sqrt(4096)
 

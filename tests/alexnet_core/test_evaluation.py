@@ -18,9 +18,7 @@ def model(small_spec: NetworkSpec) -> AlexNet:
 
 
 def test_sums_of_a_batch_by_hand() -> None:
-    logits = torch.tensor(
-        [[3.0, 2, 1, 0, -1, -2, -3], [3.0, 2, 1, 0, -1, -2, -3], [3.0, 2, 1, 0, -1, -2, -3]]
-    )
+    logits = torch.tensor([[3.0, 2, 1, 0, -1, -2, -3], [3.0, 2, 1, 0, -1, -2, -3], [3.0, 2, 1, 0, -1, -2, -3]])
     loss, top1, top5 = batch_sums(logits, torch.tensor([0, 4, 5])).tolist()
     scores = np.exp([3.0, 2, 1, 0, -1, -2, -3])
     assert loss == pytest.approx(-np.log(scores[[0, 4, 5]] / scores.sum()).sum(), rel=1e-6)

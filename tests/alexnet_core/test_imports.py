@@ -15,9 +15,7 @@ def loaded_by(code: str) -> set[str]:
     return set(shown.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "module", ["", ".specification", ".configuration", ".metrics", ".datasets", ".checkpoint"]
-)
+@pytest.mark.parametrize("module", ["", ".specification", ".configuration", ".metrics", ".datasets", ".checkpoint"])
 def test_describing_needs_no_torch(module: str) -> None:
     assert not loaded_by(f"import alexnet_core{module}") & {"torch", "ray", "optuna", "polars", "sklearn"}
 

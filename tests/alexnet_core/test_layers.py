@@ -64,9 +64,7 @@ def test_norm_within_a_map_sums_over_a_square(size: int) -> None:
 def test_wide_layers_take_the_other_path_to_the_same_numbers() -> None:
     x = torch.randn(2, LARGEST_BAND + 1, 3, 3).contiguous(memory_format=torch.channels_last)
     wide = local_response_norm(x, 5, 0.1, 0.75, 2.0)[:, : LARGEST_BAND - 5]
-    narrow = local_response_norm(
-        x[:, :LARGEST_BAND].contiguous(memory_format=torch.channels_last), 5, 0.1, 0.75, 2.0
-    )
+    narrow = local_response_norm(x[:, :LARGEST_BAND].contiguous(memory_format=torch.channels_last), 5, 0.1, 0.75, 2.0)
     torch.testing.assert_close(wide, narrow[:, : LARGEST_BAND - 5])
 
 

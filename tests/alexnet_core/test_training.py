@@ -192,9 +192,7 @@ def test_a_second_run_in_a_process_equals_a_first(
     torch.set_grad_enabled(False)
     try:
         again = folder.parent / "again"
-        assert numbers(run(config_of(schedule=PlateauSchedule(patience=1)), dataset, again)) == numbers(
-            reports
-        )
+        assert numbers(run(config_of(schedule=PlateauSchedule(patience=1)), dataset, again)) == numbers(reports)
     finally:
         torch.set_grad_enabled(True)
     assert_same_weights(folder, again)
@@ -206,21 +204,15 @@ def test_training_uses_no_random_numbers_of_torch(config_of: ConfigOf, dataset: 
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_loss_that_is_not_finite_is_divergence(
-    config_of: ConfigOf, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_is_divergence(config_of: ConfigOf, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="NaN or infinite in epoch 1") as error:
         run(config_of(learning_rate=1000.0), dataset, tmp_path)
     assert error.value.epoch == 0
     assert latest_checkpoint(tmp_path) is None
 
 
-def test_the_first_update_is_that_of_the_papers_rule(
-    config_of: ConfigOf, dataset: Dataset, tmp_path: Path
-) -> None:
-    config = config_of(
-        epochs=1, batch_size=70, learning_rate=0.01, random_crops=False, flips=False, colour_noise=0.0
-    )
+def test_the_first_update_is_that_of_the_papers_rule(config_of: ConfigOf, dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(epochs=1, batch_size=70, learning_rate=0.01, random_crops=False, flips=False, colour_noise=0.0)
     run(config, dataset, tmp_path, should_stop=StopBefore(1))
     path = latest_checkpoint(tmp_path)
     assert path is not None
@@ -231,9 +223,7 @@ def test_the_first_update_is_that_of_the_papers_rule(
     order = np.random.Generator(np.random.Philox(key=draw_key("order", 0, 0))).permutation(70)
     pixels = dataset.train.images[order].astype(np.float32) - dataset.mean_image
     views = torch.from_numpy(pixels[:, 1:11, 1:11].transpose(0, 3, 1, 2))
-    loss = torch.nn.functional.cross_entropy(
-        model(views, (0, 0, 0)), torch.from_numpy(dataset.train.labels[order])
-    )
+    loss = torch.nn.functional.cross_entropy(model(views, (0, 0, 0)), torch.from_numpy(dataset.train.labels[order]))
     loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None

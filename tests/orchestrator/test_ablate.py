@@ -1,0 +1,180 @@
+"""The command before Ray starts: plans, refusals, and one clear line for every wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from alexnet_core.configuration import TrainConfig
+from orchestrator.ablate import main
+from search_spaces.trial import trial_key
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        code = main(arguments)
+    except SystemExit as error:
+        code = int(error.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str, code: int = 2) -> str:
+    """Runs a command that must be refused with one line and leave no trial behind."""
+    got, _, errors = run(capsys, *arguments, "--results", str(results))
+    lines = [line for line in errors.splitlines() if line.strip()]
+    assert got == code, errors
+    assert "Traceback" not in errors
+    assert len([line for line in lines if line.startswith("error: ")]) == 1 or "usage:" in errors
+    assert not (results / "trials").exists()
+    return errors
+
+
+def tree(root: Path, splits: dict[str, list[str]], size: int = 40, count: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    for split, classes in splits.items():
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return root
+
+
+def test_the_plan_line_says_wanted_on_record_to_train_time_and_attainability(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, output, _ = run(capsys, "--study", "lrn", "--dry-run", "--results", str(tmp_path / "r"))
+    assert code == 0
+    assert output.startswith("24 trials wanted, 0 on record, 24 to train, time unknown")
+    assert "8 seeds can reach a verdict" in output
+    code, output, _ = run(capsys, "--dry-run", "--seeds", "5", "--results", str(tmp_path / "r"))
+    assert "5 seeds cannot reach a verdict" in output
+    assert "--seeds 7" in output
+    code, output, _ = run(capsys, "--dry-run", "--sweep", "6", "--results", str(tmp_path / "r"))
+    assert output.startswith("30 trials wanted, 0 on record, 30 to train")
+    assert not (tmp_path / "r" / "trials").exists()
+
+
+def test_show_prints_a_configuration_that_validates(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for which in ("", "no_lrn:3", "as_run"):
+        _, output, _ = run(capsys, "--show", which, "--results", str(tmp_path))
+        config = TrainConfig.model_validate_json(output)
+        assert len(trial_key(config)) == 20
+    assert config.network.layer("lrn2").divide_alpha_by_size  # type: ignore[union-attr]
+
+
+def test_set_changes_the_base_of_all_arms(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    _, output, _ = run(capsys, "--set", "network.lrn1.alpha=2e-4", "--show", "as_run", "--results", str(tmp_path))
+    layers = {layer["name"]: layer for layer in json.loads(output)["network"]["layers"]}
+    assert layers["lrn1"]["alpha"] == 2e-4
+    assert layers["lrn2"]["alpha"] == 1e-4
+
+
+def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = run(capsys, "--list")
+    assert code == 0
+    assert output.startswith("lrn: Does local response normalisation lower the error?")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--study", "lrm"], "did you mean lrn?"),
+        (["--study", "../x"], "is no study's name"),
+        (["--study", "nowhere.yaml"], "does not exist"),
+        (["--seeds", "-3"], "must be from 0 to"),
+        (["--seeds", "0"], "must be at least 1"),
+        (["--seeds", "two"], "must be a whole number, not 'two'"),
+        (["--set", "network.lrn9.alpha=1"], "has no layer lrn9"),
+        (["--set", "network.lrn1.alpa=1"], "did you mean alpha?"),
+        (["--set", "training.learning_rate=.nan"], "finite number"),
+        (["--set", "training.learning_rate=.inf"], "finite number"),
+        (["--set", "training.learning_rate=-1"], "greater than or equal to 0"),
+        (["--set", "training.learning_rate"], "use FIELD=VALUE"),
+        (["--set", "training.learning_rate=fast"], "valid number"),
+        (["--set", "network.lrn1.divide_alpha_by_size=true"], "arm as_run of study lrn edits this field"),
+        (["--network", "alexnet-huge"], "there is no network 'alexnet-huge'"),
+        (["--dataset", "mnist"], "has no recipe for data set 'mnist'"),
+        (["--dataset", "cifar10"], "--data-root"),
+        (["--dataset", "cifar10", "--data-root", "/nowhere"], "/nowhere does not exist"),
+        (["--show", "no_lrn:99"], "no such trial"),
+    ],
+)
+def test_wrong_input_gets_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert said in refused(capsys, tmp_path / "results", *arguments)
+
+
+def test_a_wrong_study_file_is_refused_at_line_and_column(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "search_spaces" / "studies" / "lrn.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("name: lrn\n", "name: lrn\nname: lrn\n", 1))
+    assert f"{path}:2:1: duplicate key 'name'" in refused(capsys, tmp_path / "r", "--study", str(path))
+    path.write_text(text.replace("seeds: 8", "seeds: 1e-3", 1))
+    assert "seeds" in refused(capsys, tmp_path / "r", "--study", str(path))
+
+
+def test_a_network_without_the_edited_layer_is_refused_naming_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = (Path(__file__).parents[2] / "search_spaces" / "studies" / "lrn.yaml").read_text()
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("remove: [lrn1, lrn2]", "remove: [lrn1, lrn7]"))
+    errors = refused(capsys, tmp_path / "r", "--study", str(path))
+    assert "arm no_lrn" in errors
+    assert "alexnet-mini has no layer lrn7" in errors
+
+
+def test_bad_data_is_refused_naming_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    classes = ["cat", "dog"]
+    differing = tree(tmp_path / "differing", {"train": classes, "val": ["cat", "cow"]})
+    common = ("--dataset", "imagefolder", "--data-root")
+    errors = refused(capsys, tmp_path / "r", *common, str(differing))
+    assert "only in train: dog; only in val: cow" in errors
+    empty = tree(tmp_path / "empty", {"train": classes, "val": classes})
+    for path in (empty / "train" / "dog").iterdir():
+        path.unlink()
+    assert f"{empty / 'train' / 'dog'} has no images" in refused(capsys, tmp_path / "r", *common, str(empty))
+
+
+def test_an_unreadable_image_is_named_before_anything_is_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    root = tree(tmp_path / "data", {"train": ["cat", "dog"], "val": ["cat", "dog"]})
+    bad = root / "train" / "cat" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    errors = refused(capsys, tmp_path / "r", "--dataset", "imagefolder", "--data-root", str(root), "--no-dashboard")
+    assert f"image {bad} cannot be read" in errors
+
+
+def test_more_gpus_than_there_are_is_exit_code_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from orchestrator.preflight import visible_gpus
+
+    if visible_gpus() >= 2:
+        pytest.skip("this machine has two GPUs")
+    errors = refused(capsys, tmp_path / "r", "--gpus-per-worker", "2", code=3)
+    assert f"--gpus-per-worker 2, but this machine has {visible_gpus()}" in errors
+
+
+def test_results_that_cannot_be_written_are_exit_code_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    errors = refused(capsys, blocked / "results", code=3)
+    assert "cannot be written" in errors
+
+
+def test_a_public_dashboard_without_token_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    errors = refused(capsys, tmp_path / "r", "--dashboard-host", "0.0.0.0")
+    assert "switches Ray's token off" in errors
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
