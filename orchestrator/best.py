@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
-    parser.add_argument("--dataset", help="only this data set")
+    parser.add_argument("--dataset", help="only this data set (its name, or the beginning of its digest)")
     parser.add_argument("--study", help="only trials of this study")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")
     parser.add_argument(
@@ -67,7 +67,8 @@ def _best(options: argparse.Namespace) -> int:
     if options.rebuild:
         update_tables(results, rebuild=True)
     trials, members = load_trials(results)
-    ranking = rank(trials, members, dataset=options.dataset, study=options.study)
+    asked = finished_trials(trials, members, dataset=options.dataset, study=options.study)
+    ranking = rank(asked, members)
     if not ranking.height:
         raise LabError(_nothing(trials, options), exit_code=EXIT_NOTHING)
     console = make_console()
@@ -75,12 +76,12 @@ def _best(options: argparse.Namespace) -> int:
         console.print(table)
     if options.export is None:
         return EXIT_DONE
-    datasets = ranking["data_digest"].unique()
+    datasets = ranking.select("data_name", "data_digest").unique().sort("data_name", "data_digest").rows()
     if len(datasets) > 1:
-        names = ", ".join(sorted(ranking["data_name"].unique()))
+        names = ", ".join(f"{name} or {digest[:8]}" for name, digest in datasets)
         raise LabError(f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2)
     winner = ranking.row(0, named=True)
-    key = median_trial(trials, winner["configuration"])
+    key = median_trial(asked, winner["configuration"])
     folder = Path(options.export) if options.export else _default_folder(results, winner)
     export(results, key, folder, force=options.force, ranking=winner)
     console.print(f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True)
@@ -101,26 +102,36 @@ def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:
     return f"no finished trial matches; data sets with finished trials: {known}"
 
 
-def rank(
+def finished_trials(
     trials: pl.DataFrame, members: pl.DataFrame, *, dataset: str | None = None, study: str | None = None
 ) -> pl.DataFrame:
-    """Ranks configurations within each data set by mean validation error over seeds.
+    """Returns the finished trials that are asked for.
 
     Args:
         trials: The trials table.
         members: The members table.
-        dataset: Only this data set.
+        dataset: Only this data set: its name, or the beginning of its digest.
         study: Only trials that are members of this study.
+    """
+    finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
+    if dataset is not None:
+        finished = finished.filter((pl.col("data_name") == dataset) | pl.col("data_digest").str.starts_with(dataset))
+    if study is not None:
+        finished = finished.join(members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi")
+    return finished
+
+
+def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
+    """Ranks configurations within each data set by mean validation error over seeds.
+
+    Args:
+        finished: Finished trials.
+        members: The members table.
 
     Returns:
         One row per configuration: configuration, data_name, data_digest, seeds, validation_error (mean), validation_sd,
         test_error (mean; null where there is no test set), all in [0, 1], arms; the best of each data set first.
     """
-    finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
-    if dataset is not None:
-        finished = finished.filter(pl.col("data_name") == dataset)
-    if study is not None:
-        finished = finished.join(members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi")
     names = members.group_by("key").agg(
         (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
     )
@@ -138,15 +149,9 @@ def rank(
     )
 
 
-def median_trial(trials: pl.DataFrame, configuration: str) -> str:
-    """Returns the key of a configuration's seed with the median validation error (the lower one of two).
-
-    Raises:
-        LabError: None of its trials has kept its weights.
-    """
-    own = trials.filter((pl.col("configuration") == configuration) & (pl.col("state") == "finished")).sort(
-        "validation_top1_error", "seed"
-    )
+def median_trial(finished: pl.DataFrame, configuration: str) -> str:
+    """Returns the key of a configuration's seed with the median validation error (the lower one of two)."""
+    own = finished.filter(pl.col("configuration") == configuration).sort("validation_top1_error", "seed")
     middle = own.row((own.height - 1) // 2, named=True)
     return str(middle["key"])
 

@@ -39,7 +39,7 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     """
     if folder.exists() and not force:
         raise LabError(f"{folder} exists; choose another folder, or replace it with --force", exit_code=2)
-    if folder.exists() and not (folder / "SHA256SUMS").is_file() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and not (folder / "SHA256SUMS").is_file() and any(folder.iterdir())):
         raise LabError(f"{folder} is no export, so --force does not replace it", exit_code=2)
     record = records.trial_folder(results, key)
     result, config = records.read_result(record), records.read_config(record)
@@ -54,6 +54,8 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
         _swap(temporary, folder)
     except OSError as error:
         raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=3) from error
+    except SafetensorError as error:
+        raise LabError(f"{folder} cannot be written: {error}", exit_code=3) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

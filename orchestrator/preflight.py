@@ -23,11 +23,13 @@ def check_results(results: Path) -> None:
     Raises:
         LabError: With exit code 3.
     """
+    probe = results / f".probe-{secrets.token_hex(8)}"
     try:
         results.mkdir(parents=True, exist_ok=True)
-        probe = results / f".probe-{secrets.token_hex(8)}"
-        probe.write_text("probe")
-        probe.unlink()
+        try:
+            probe.write_text("probe")
+        finally:
+            probe.unlink(missing_ok=True)
     except OSError as error:
         raise LabError(
             f"results folder {results} cannot be written: {error.strerror}; choose another with --results",

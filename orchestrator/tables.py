@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -122,7 +121,8 @@ def update_tables(results: Path, *, rebuild: bool = False) -> Tables:
     with _lock(results):
         tables, changed = _current(results, rebuild=rebuild, with_epochs=True)
         if changed:
-            for name, frame in zip(Tables._fields, tables, strict=True):
+            # trials.parquet 里的时间戳说明哪些记录已读，所以最后写：中途被杀只会重读，不会漏掉 epoch
+            for name, frame in reversed(list(zip(Tables._fields, tables, strict=True))):
                 buffer = BytesIO()
                 frame.write_parquet(buffer)
                 records.write_atomically(table_folder(results) / f"{name}.parquet", buffer.getvalue())
@@ -157,7 +157,7 @@ def _current(results: Path, *, rebuild: bool, with_epochs: bool) -> tuple[Tables
     epochs = epochs if epochs is not None else pl.DataFrame(schema=EPOCH_COLUMNS)
     if stale or gone:
         out = stale + gone
-        trials = _grown(trials, _trial_rows(results, stale, stamps), out, ("key",))
+        trials = _in_order(_grown(trials, _trial_rows(results, stale, stamps), out, ("key",)), TRIAL_COLUMNS)
         if with_epochs:
             epochs = _grown(epochs, _epoch_rows(results, stale), out, ("key", "epoch"))
     changed = bool(stale or gone) or rebuild or members_on_disk is None or not members.equals(members_on_disk)
@@ -190,7 +190,7 @@ def _stamps(results: Path) -> dict[str, str]:
     stamps = {}
     for key in records.recorded_keys(results):
         try:
-            status = os.stat(results / "trials" / key / "result.json")
+            status = (results / "trials" / key / "result.json").stat()
         except FileNotFoundError:
             continue
         stamps[key] = f"{status.st_mtime_ns}-{status.st_size}"
@@ -202,6 +202,11 @@ def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Sequence[str], order: Se
     parts = [frame for frame in (kept, fresh) if frame.height] or [old.clear()]
     # Polars 2 的流式引擎不保证行序，所以总是排序
     return pl.concat(parts, how="diagonal_relaxed").sort(order)
+
+
+def _in_order(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
+    """The fixed columns first, then the others by name: a table that grew equals one made at once."""
+    return frame.select(*columns, *sorted(set(frame.columns) - set(columns)))
 
 
 def _trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
@@ -325,7 +330,9 @@ def _members(results: Path) -> pl.DataFrame:
             cells["parameters"] = json.dumps(cells["parameters"], sort_keys=True)
         rows.append(cells)
     frame = _frame(rows, MEMBER_COLUMNS)
-    return frame.unique(subset=["study", "arm", "seed", "key", "phase"]).sort("study", "phase", "arm", "seed", "key")
+    return frame.unique(subset=["study", "arm", "seed", "key", "phase"], keep="first").sort(
+        "study", "phase", "arm", "seed", "key"
+    )
 
 
 def seconds_per_trial(results: Path, base: TrainConfig) -> float | None:

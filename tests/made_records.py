@@ -1,0 +1,147 @@
+"""Records without a driver: made by hand, or by really training a small network on the digits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alexnet_core.configuration import DataSpec, TrainConfig, TrainingSpec
+from alexnet_core.datasets import summarise_data
+from alexnet_core.metrics import EpochReport, SplitMetrics
+from alexnet_core.specification import Activation, FullyConnected, NetworkSpec, Pooling, ResponseNorm
+from alexnet_core.specification import Convolution as Conv
+from orchestrator import records
+from orchestrator.records import TrialResult, TrialState
+from search_spaces.trial import trial_key
+
+LAYERS = (
+    Conv(name="conv1", maps=4, kernel=3, padding=1, weight_std=0.1),
+    Activation(name="relu1"),
+    ResponseNorm(name="lrn1", alpha=1e-3),
+    Pooling(name="pool1"),
+    FullyConnected(name="fc6", units=16, weight_std=0.1),
+    Activation(name="relu6"),
+    FullyConnected(name="fc8", on_last_device=True, weight_std=0.1),
+)
+
+
+@cache
+def digits_digest() -> str:
+    return summarise_data("digits").digest
+
+
+def make_config(
+    seed: int = 0, *, without: str = "", data: dict[str, Any] | None = None, **training: Any
+) -> TrainConfig:
+    """A tiny network on the digits; `without` removes a layer."""
+    layers = tuple(layer for layer in LAYERS if layer.name != without)
+    values = {"name": "digits", "source": "digits", "image_size": 16, "digest": digits_digest(), **(data or {})}
+    return TrainConfig(
+        network=NetworkSpec(name="tiny", input_size=16, classes=10, layers=layers),
+        training=TrainingSpec(**{"epochs": 2, "batch_size": 64, "flips": False, **training}),
+        data=DataSpec(**values),
+        seed=seed,
+    )
+
+
+def errors(wrong: int, count: int = 360) -> SplitMetrics:
+    return SplitMetrics(loss_sum=wrong * 2.5, top1_errors=wrong, top5_errors=wrong // 3, count=count)
+
+
+def make_report(epoch: int, wrong: int) -> EpochReport:
+    return EpochReport(
+        epoch=epoch,
+        learning_rate=0.01,
+        train=errors(2 * wrong, 1078),
+        validation=errors(wrong),
+        seconds=0.5,
+        images_per_second=2200.0,
+    )
+
+
+def put(
+    results: Path,
+    config: TrainConfig,
+    wrong: int | None = 20,
+    *,
+    state: TrialState = TrialState.FINISHED,
+    test_wrong: int | None = 30,
+    **fields: Any,
+) -> str:
+    """Puts a hand-made trial on record; `wrong` of 360 validation images are errors."""
+    folder = records.open_record(results, config)
+    records.next_attempt(folder)
+    history = [make_report(epoch, (wrong or 0) + 2 - epoch) for epoch in (1, 2)]
+    records.rewrite_epochs(folder, history)
+    values: dict[str, Any] = {
+        "key": trial_key(config),
+        "state": state,
+        "seed": config.seed,
+        "epochs": len(history),
+        "train": history[-1].train,
+        "validation": None if wrong is None else errors(wrong),
+        "test": None if test_wrong is None else errors(test_wrong, 359),
+        "seconds": 1.0,
+        "images_per_second": 2200.0,
+        "attempts": 1,
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "finished_at": "2026-01-01T00:00:01+00:00",
+        "environment": {"device": "cpu", "torch": "2", "threads": 1},
+    }
+    records.write_result(folder, TrialResult(**{**values, **fields}))
+    return trial_key(config)
+
+
+def put_trained(results: Path, config: TrainConfig) -> str:
+    """Trains, and puts the trial on record as a worker would; returns its key."""
+    import torch
+
+    from alexnet_core import train
+    from alexnet_core.checkpoint import latest_checkpoint
+
+    torch.set_num_threads(1)
+    folder = records.open_record(results, config)
+    history = list(train(config, checkpoint_folder=folder / "checkpoint"))
+    weights = latest_checkpoint(folder / "checkpoint")
+    assert weights is not None
+    records.rewrite_epochs(folder, history)
+    result = TrialResult(
+        key=trial_key(config),
+        state=TrialState.FINISHED,
+        seed=config.seed,
+        epochs=len(history),
+        train=history[-1].train,
+        validation=history[-1].validation,
+        test=history[-1].test,
+        seconds=sum(report.seconds for report in history),
+        attempts=records.next_attempt(folder),
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:00:01+00:00",
+        weights=str(weights.relative_to(folder)),
+        weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        environment={"device": "cpu"},
+    )
+    records.write_result(folder, result)
+    records.tidy(folder)
+    return result.key
+
+
+def without_root() -> Callable[[], None]:
+    """Returns what makes a child process an ordinary user, whom file modes bind; skips where that is impossible."""
+    if os.getuid() != 0:
+        return lambda: None
+
+    def drop() -> None:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+    if not Path("/etc/passwd").is_file():
+        pytest.skip("no ordinary user to become")
+    return drop
