@@ -14,7 +14,6 @@ import stat
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Any, NoReturn
 
 import psutil
 
+from orchestrator import undertaker
 from orchestrator.broker import BROKER_NAME, Broker
 from orchestrator.errors import LabError
 
@@ -45,6 +45,8 @@ _RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
 }
+_leaving = threading.Event()
+
 OBJECT_STORE_BYTES = 128 * 1024**2
 
 
@@ -122,6 +124,7 @@ def start(
     import ray
 
     ensure_private_token()
+    keeper = undertaker.start()
     try:
         if address is None:
             context = ray.init(
@@ -141,6 +144,7 @@ def start(
         where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"{where}: {reason}", exit_code=3) from error
+    undertaker.entrust(keeper)
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     url = context.dashboard_url
@@ -238,10 +242,9 @@ def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) ->
     names = {process.pid: _WATCHED[_name(process)] for process in watched}
 
     def watch() -> None:
-        while True:
-            time.sleep(interval_seconds)
+        while not _leaving.wait(interval_seconds):
             for process in watched:
-                if not _alive(process):
+                if not _alive(process) and not _leaving.is_set():
                     on_death(names[process.pid])
                     return
 
@@ -256,6 +259,13 @@ def _alive(process: psutil.Process) -> bool:
 
 
 _WATCHED = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _name(process: psutil.Process) -> str:
@@ -281,6 +291,8 @@ def leave(code: int, scratch: Path | None = None) -> NoReturn:
         code: The exit code.
         scratch: Scratch folder of Ray Train and Tune; what is in it repeats the records.
     """
+    # 自己动手结束 Ray 时，守望线程不该报警
+    _leaving.set()
     sys.stdout.flush()
     sys.stderr.flush()
     kill_children()
@@ -292,7 +304,12 @@ def leave(code: int, scratch: Path | None = None) -> NoReturn:
 def kill_children() -> None:
     """Kills every process this driver started, at any depth."""
     for _ in range(3):
-        children = psutil.Process().children(recursive=True)
+        # 代管进程要活到最后：raylet 死后，它的孩子已不在我们名下
+        children = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "orchestrator.undertaker" not in _command(process)
+        ]
         for process in children:
             with suppress(psutil.Error):
                 process.kill()

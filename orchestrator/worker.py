@@ -258,4 +258,5 @@ def _environment(place: _Place) -> dict[str, str | int | None]:
         "node": ray.get_runtime_context().get_node_id()[:12],
         "reserved_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "pid": os.getpid(),
+        "worker_memory_mb": _memory_bytes() // 1_000_000,
     }

@@ -1,0 +1,170 @@
+"""`python -m tests.benchmarks.orchestration`: what a trial costs beyond its training, with a spin loop beside it.
+
+Prints figures and ratios and asserts none of them. Every part runs real commands in a results folder of its own.
+
+    --parts study,warm,nesting,answer,memory   (default: all; `memory` runs 200 trials in one slot)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+STUDY = """
+name: bench
+question: What does a further trial cost?
+source: benchmark
+claim: {{statement: none, source: none}}
+baseline: a
+arms:
+  - {{name: a, title: one}}
+  - {{name: b, title: two, set: {{training.momentum: 0.8}}}}
+recipes:
+  digits:
+    data: {{source: digits, image_size: 16}}
+    network: alexnet-mini
+    input_size: 16
+    training: {{epochs: {epochs}, batch_size: 48, learning_rate: 0.008, flips: false, schedule: {{kind: steps}}}}
+    margin: 1.0
+    smallest_effect: 1.0
+"""
+NESTING = """
+import sys, time
+from ray import tune
+import ray
+def loop(config):
+    import ray.train
+    ray.train.report({"error": 0.5})
+def trial(config):
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    TorchTrainer(loop, torch_config=TorchConfig(backend="gloo"), scaling_config=ScalingConfig(num_workers=1),
+                 run_config=RunConfig(storage_path=config["storage"])).fit()
+    tune.report({"error": 0.5})
+ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+start = time.monotonic()
+tune.Tuner(tune.with_resources(trial, {"CPU": 1}),
+           param_space={"i": tune.grid_search(list(range(4))), "storage": sys.argv[1]},
+           tune_config=tune.TuneConfig(max_concurrent_trials=1),
+           run_config=tune.RunConfig(storage_path=sys.argv[1], verbose=0)).fit()
+print("seconds", time.monotonic() - start)
+"""
+
+
+def spin_seconds() -> float:
+    """Seconds of ten million additions: how fast this core is right now."""
+    start = time.perf_counter()
+    total = 0
+    for number in range(10_000_000):
+        total += number
+    return time.perf_counter() - start
+
+
+def command(*arguments: str) -> tuple[float, str]:
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{arguments}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return time.monotonic() - start, done.stdout
+
+
+def ablate(results: Path, *arguments: str) -> tuple[float, str]:
+    return command("-m", "orchestrator.ablate", "--results", str(results), "--no-dashboard", *arguments)
+
+
+def trial_results(results: Path) -> list[dict[str, object]]:
+    paths = sorted(results.glob("trials/*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def bench_study(folder: Path) -> None:
+    seconds, output = ablate(folder / "study", "--study", "lrn")
+    found = re.search(r"first training step after ([\d.]+) s", output)
+    print(f"default study, fresh results: {seconds:.0f} s wall (aim: at most 180)")
+    print(f"first training step after {found.group(1) if found else '?'} s (aim: 25)")
+
+
+def bench_warm(folder: Path) -> float:
+    study = folder / "bench.yaml"
+    study.write_text(STUDY.format(epochs=2))
+    results = folder / "warm"
+    ablate(results, "--study", str(study), "--seeds", "20", "--slots", "1")
+    rows = trial_results(results)
+    ended = [_seconds(str(row["finished_at"])) for row in rows]
+    trained = [float(str(row["seconds"])) for row in rows]
+    beyond = [end - before - own for before, end, own in zip(ended, ended[1:], trained[1:], strict=False)]
+    beyond.sort()
+    middle = beyond[len(beyond) // 2]
+    print(f"a further trial in a warm slot: {middle:.3f} s beyond its training (median of {len(beyond)}; aim 0.2)")
+    print(f"    largest {beyond[-1]:.3f} s; mean training {sum(trained) / len(trained):.2f} s")
+    return middle
+
+
+def _seconds(iso: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(iso).timestamp()
+
+
+def bench_nesting(folder: Path) -> float:
+    _, output = command("-c", NESTING, str(folder / "nesting"))
+    per_trial = float(output.split("seconds")[1]) / 4
+    print(f"the documented nesting (a Tune function calling TorchTrainer.fit()): {per_trial:.1f} s per trial")
+    return per_trial
+
+
+def bench_answer(folder: Path) -> None:
+    results = folder / "study"
+    if not results.exists():
+        ablate(results, "--study", "lrn")
+    seconds, output = ablate(results, "--study", "lrn")
+    print(f"nothing missing: answered from the records in {seconds:.2f} s (aim: at most 5); {output.splitlines()[0]}")
+
+
+def bench_memory(folder: Path) -> None:
+    study = folder / "bench.yaml"
+    study.write_text(STUDY.format(epochs=1))
+    results = folder / "memory"
+    ablate(results, "--study", str(study), "--seeds", "100", "--slots", "1")
+    rows = trial_results(results)
+    memory = [int(str(row["environment"]["worker_memory_mb"])) for row in rows]  # type: ignore[index]
+    pids = {row["environment"]["pid"] for row in rows}  # type: ignore[index]
+    print(
+        f"{len(rows)} trials in one slot, {len(pids)} process(es): {memory[0]} MB after the first, {memory[-1]} MB last"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--parts", default="study,warm,nesting,answer,memory")
+    parts = parser.parse_args().parts.split(",")
+    ratio: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        benches: dict[str, Callable[[Path], float | None]] = {
+            "study": bench_study,
+            "warm": bench_warm,
+            "nesting": bench_nesting,
+            "answer": bench_answer,
+            "memory": bench_memory,
+        }
+        for part in parts:
+            print(f"spin loop: {spin_seconds():.2f} s", flush=True)
+            figure = benches[part](folder)
+            if figure is not None:
+                ratio[part] = figure
+            sys.stdout.flush()
+    if {"warm", "nesting"} <= ratio.keys():
+        print(f"nesting over warm slot: {ratio['nesting'] / max(ratio['warm'], 1e-3):.0f} times (aim: at least 50)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
