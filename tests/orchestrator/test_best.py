@@ -1,0 +1,239 @@
+"""The best configuration is that of an independent calculation, and every refusal is one line with its exit code."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import records
+from orchestrator.best import finished_trials, main, median_trial, rank
+from orchestrator.records import TrialState
+from orchestrator.tables import load_trials, update_tables
+from search_spaces.trial import PlannedTrial, configuration_key, trial_key
+from tests.made_records import make_config, put, put_trained, read_only
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def best(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main(["--results", str(results), *arguments])
+    output, error = capsys.readouterr()
+    assert "Traceback" not in output + error
+    return code, output, error
+
+
+def refused(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and the one line of a refusal."""
+    code, _, error = best(capsys, results, *arguments)
+    lines = error.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return code, lines[0]
+
+
+@given(
+    wrong=st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 360), st.booleans()),
+        min_size=1,
+        max_size=12,
+        unique_by=lambda row: row[:2],
+    )
+)
+@settings(max_examples=15, deadline=None)
+def test_the_ranking_is_that_of_a_plain_calculation(
+    tmp_path_factory: pytest.TempPathFactory, wrong: list[tuple[int, int, int, bool]]
+) -> None:
+    results = tmp_path_factory.mktemp("results")
+    errors: dict[tuple[str, str], list[tuple[float, int, str]]] = defaultdict(list)
+    for configuration, seed, count, finished in wrong:
+        digest = "01"[configuration % 2] * 64
+        config = make_config(seed, learning_rate=0.01 * (1 + configuration), data={"digest": digest})
+        state = TrialState.FINISHED if finished else TrialState.DIVERGED
+        key = put(results, config, count, state=state)
+        if finished:
+            errors[digest, configuration_key(config)].append((count / 360, seed, key))
+    expected = sorted(
+        (digest, statistics.fmean(error for error, _, _ in rows), name, len(rows))
+        for (digest, name), rows in errors.items()
+    )
+    trials, members = load_trials(results)
+    finished_rows = finished_trials(trials, members)
+    ranking = rank(finished_rows, members)
+    for row, (digest, mean, name, seeds) in zip(ranking.iter_rows(named=True), expected, strict=True):
+        assert (row["data_digest"], row["seeds"]) == (digest, seeds)
+        assert row["validation_error"] == pytest.approx(mean, abs=1e-12)
+        own = sorted(errors[digest, row["configuration"]])
+        if len(own) > 1:
+            assert row["validation_sd"] == pytest.approx(statistics.stdev(e for e, _, _ in own), abs=1e-12)
+        assert median_trial(finished_rows, row["configuration"]) == own[(len(own) - 1) // 2][2]
+        assert name in errors_of(errors, digest, mean)
+
+
+def errors_of(errors: dict[tuple[str, str], list[tuple[float, int, str]]], digest: str, mean: float) -> list[str]:
+    """The configurations that have this mean, for ties that differ in the last bit."""
+    return [
+        name
+        for (own, name), rows in errors.items()
+        if own == digest and abs(statistics.fmean(error for error, _, _ in rows) - mean) < 1e-9
+    ]
+
+
+def test_the_test_error_plays_no_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, make_config(0), 20, test_wrong=300)
+    put(tmp_path, make_config(0, learning_rate=0.02), 21, test_wrong=1)
+    code, output, _ = best(capsys, tmp_path)
+    rows = [line for line in output.splitlines() if "83.57" in line or "0.28" in line]
+    assert code == 0
+    assert configuration_key(make_config(0))[:8] in rows[0]
+    assert len(rows) == 2
+
+
+def test_a_diverged_trial_is_never_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, state in enumerate((TrialState.DIVERGED, TrialState.FAILED, TrialState.STOPPED)):
+        put(tmp_path, make_config(0, learning_rate=1 + number), 0, state=state)
+    assert refused(capsys, tmp_path) == (4, f"error: no finished trial in {tmp_path} yet")
+    put(tmp_path, make_config(0), 350)
+    code, output, _ = best(capsys, tmp_path)
+    assert code == 0
+    assert "97.22" in output
+    assert " 0.00" not in output
+
+
+def test_every_data_set_has_its_own_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {"name": "other", "digest": "1" * 64}
+    put(tmp_path, make_config(0), 20)
+    put(tmp_path, make_config(0, data=other), 2)
+    code, output, _ = best(capsys, tmp_path)
+    assert code == 0
+    assert output.index("digits (") < output.index("other (11111111)")
+    code, output, _ = best(capsys, tmp_path, "--dataset", "other")
+    assert "digits" not in output
+    code, line = refused(capsys, tmp_path, "--export")
+    assert code == 2
+    assert "choose one with --dataset (digits or " in line
+    assert "other or 11111111)" in line
+    code, line = refused(capsys, tmp_path, "--dataset", "cifar10")
+    assert (code, line) == (4, "error: no finished trial matches; data sets with finished trials: digits, other")
+
+
+@pytest.mark.parametrize("data", [{"digest": "1" * 64}, {"name": "small"}])
+def test_two_data_sets_that_share_name_or_content_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], data: dict[str, str]
+) -> None:
+    put(tmp_path, make_config(0), 20)
+    put(tmp_path, make_config(0, data=data), 2)
+    code, line = refused(capsys, tmp_path, "--export")
+    assert code == 2
+    assert "different data" in line
+    chosen = data.get("name") or data["digest"][:8]
+    code, output, _ = best(capsys, tmp_path, "--dataset", chosen)
+    assert code == 0
+    assert "0.56" in output
+    assert "5.56" not in output
+
+
+def test_one_study_is_judged_by_its_own_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, wrong in enumerate((10, 20, 30, 40, 50)):
+        config = make_config(seed)
+        put(tmp_path, config, wrong)
+        study = "first" if seed < 3 else "second"
+        trial = PlannedTrial("baseline", seed, "arm", config, trial_key(config))
+        records.join_members(tmp_path, study, "digits", [trial])
+    trials, members = load_trials(tmp_path)
+    first = finished_trials(trials, members, study="first")
+    assert rank(first, members).row(0, named=True)["seeds"] == 3
+    assert median_trial(first, configuration_key(make_config(0))) == trial_key(make_config(1))
+    assert median_trial(finished_trials(trials, members), configuration_key(make_config(0))) == trial_key(
+        make_config(2)
+    )
+    _, output, _ = best(capsys, tmp_path, "--study", "second")
+    assert "second/baseline" in output
+    assert "12.50" in output
+    assert refused(capsys, tmp_path, "--study", "third")[0] == 4
+
+
+def test_top_limits_what_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(5):
+        put(tmp_path, make_config(0, learning_rate=0.01 * (1 + number)), 18 + 18 * number)
+    _, output, _ = best(capsys, tmp_path, "--top", "2")
+    assert "10.00" in output
+    assert "15.00" not in output
+
+
+def test_nothing_there_is_exit_code_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = refused(capsys, tmp_path / "nowhere")
+    assert code == 4
+    assert "run an ablation first" in line
+    assert refused(capsys, tmp_path)[0] == 4
+
+
+def test_the_seed_of_median_error_is_exported_not_the_luckiest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    keys = [put_trained(results, make_config(seed, epochs=1)) for seed in range(3)]
+    ends = {key: records.ended(results, key) for key in keys}
+    middle = sorted((end[1], seed, key) for seed, (key, end) in enumerate(ends.items()) if end is not None)[1][2]
+    code, output, _ = best(capsys, results, "--export")
+    assert code == 0
+    folder = results / "exports" / f"digits-{configuration_key(make_config(0, epochs=1))[:8]}"
+    assert f"exported {middle} (seed of median validation error) to {folder}" in output
+    assert f"Trial `{middle}`" in (folder / "README.md").read_text()
+    assert "median validation error among 3" in (folder / "README.md").read_text()
+    code, line = refused(capsys, results, "--export")
+    assert code == 2
+    assert "--force" in line
+    before = (folder / "model.safetensors").read_bytes()
+    assert best(capsys, results, "--export", "--force")[0] == 0
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "nothing temporary is left"
+
+
+def test_best_works_on_a_read_only_folder_and_exports_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    put_trained(results, make_config(0, epochs=1))
+    with read_only(results):
+        assert best(capsys, results)[0] == 0
+        code, line = refused(capsys, results, "--rebuild")
+        assert (code, "cannot be written" in line) == (3, True)
+        code, line = refused(capsys, results, "--export")
+        assert (code, "cannot be written" in line) == (3, True)
+        assert best(capsys, results, "--export", str(tmp_path / "model"))[0] == 0
+    assert (tmp_path / "model" / "SHA256SUMS").is_file()
+
+
+def test_rebuild_mends_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, make_config(0), 18)
+    update_tables(tmp_path)
+    (tmp_path / "tables" / "trials.parquet").write_bytes(b"PAR1")
+    code, output, _ = best(capsys, tmp_path, "--rebuild")
+    assert code == 0
+    assert "5.00" in output
+    assert (tmp_path / "tables" / "trials.parquet").stat().st_size > 1000
+
+
+def test_the_command_loads_neither_ray_nor_torch_nor_matplotlib(tmp_path: Path) -> None:
+    put(tmp_path, make_config(0))
+    program = (
+        "import sys; from orchestrator.best import main; code = main(sys.argv[1:])\n"
+        "heavy = {'ray', 'torch', 'matplotlib', 'optuna', 'sklearn', 'scipy'} & set(sys.modules)\n"
+        "print(code, sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--results", str(tmp_path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
