@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,9 @@ def _open_locks(results: Path) -> TrialLocks | None:
 
 def _show_study(results: Path, name: str, console: Console) -> None:
     folder = results / "studies" / name
-    plan = _read_json(folder / "plan.json")
+    plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
+    if not all(isinstance(row, dict) and row.keys() >= {"arm", "seed", "key"} for row in plan["trials"]):
+        raise LabError(f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key", exit_code=2)
     states = study_states(results, plan["trials"])
     counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -155,18 +157,20 @@ def _cell(results: Path, key: str | None, states: Mapping[str, str]) -> Text:
 def _running(folder: Path) -> dict[str, Any] | None:
     """What `run.json` says, if its process lives (on this machine) or may live (on another)."""
     try:
-        facts = _read_json(folder / "run.json")
+        facts = _read_json(folder / "run.json", {"pid", "host", "started_at", "dashboard"})
     except LabError:
         return None
     here = facts["host"] == socket.gethostname()
     return facts if not here or psutil.pid_exists(int(facts["pid"])) else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LabError(f"{path} cannot be read: {error}", exit_code=2) from error
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=2)
     return content
 
 

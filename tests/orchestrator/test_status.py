@@ -1,0 +1,177 @@
+"""Status shows what is on record and who runs, from another process, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import records
+from orchestrator.records import TrialLocks, TrialState
+from orchestrator.status import main, study_states
+from search_spaces.trial import PlannedTrial, trial_key
+from tests.made_records import make_config, make_report, put, read_only
+
+REPOSITORY = Path(__file__).parents[2]
+HOLDER = """
+import sys
+from pathlib import Path
+from orchestrator.records import TrialLocks
+locks = TrialLocks(Path(sys.argv[1]))
+print(locks.try_lock(sys.argv[2]), flush=True)
+sys.stdin.read()
+"""
+
+
+def status(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = main([*arguments, "--results", str(results)])
+    output, error = capsys.readouterr()
+    assert "Traceback" not in output + error
+    assert len(error.splitlines()) == (0 if code == 0 else 1)
+    return code, output, error
+
+
+def make_study(results: Path, name: str = "lrn") -> dict[str, str]:
+    """A study of two arms and three seeds: 2 finished, 1 diverged, 2 interrupted, 1 waiting."""
+    trials = [
+        PlannedTrial(arm, seed, "arm", config, trial_key(config))
+        for seed in range(3)
+        for arm, without in (("baseline", ""), ("no_lrn", "lrn1"))
+        for config in [make_config(seed, without=without)]
+    ]
+    put(results, trials[0].config, 36)
+    put(results, trials[1].config, 72)
+    put(results, trials[2].config, None, state=TrialState.DIVERGED, message="loss is nan in epoch 2")
+    for trial in trials[3:5]:
+        folder = records.open_record(results, trial.config)
+        records.append_epoch(folder, make_report(1, 90))
+    plan: dict[str, Any] = {
+        "study": name,
+        "dataset": "digits",
+        "arms": ["baseline", "no_lrn"],
+        "trials": [{"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key} for trial in trials],
+    }
+    records.join_members(results, name, "digits", trials)
+    records.write_atomically(results / "studies" / name / "plan.json", json.dumps(plan).encode())
+    return {f"{trial.arm}-{trial.seed}": trial.key for trial in trials}
+
+
+def test_a_study_is_shown_with_the_state_of_every_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study(tmp_path)
+    code, output, _ = status(capsys, tmp_path, "lrn")
+    assert code == 0
+    assert "lrn on digits: 1 diverged, 2 finished, 2 interrupted, 1 waiting" in output
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]]
+        for line in output.splitlines()
+        if line.startswith("│")
+    }
+    assert rows["baseline"] == ["10.0 %", "diverged", "25.0 % @1"]
+    assert rows["no_lrn"] == ["20.0 %", "25.0 % @1", "waiting"]
+    assert status(capsys, tmp_path)[1] == output, "without a name all studies are shown"
+
+
+def test_a_trial_that_another_process_holds_is_running_until_it_dies(tmp_path: Path) -> None:
+    keys = make_study(tmp_path)
+    rows = [{"key": key} for key in keys.values()]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path), keys["no_lrn-1"]],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "True"
+    states = study_states(tmp_path, rows)
+    assert states[keys["no_lrn-1"]] == "running"
+    assert states[keys["baseline-2"]] == "interrupted"
+    holder.kill()
+    holder.communicate()
+    assert study_states(tmp_path, rows)[keys["no_lrn-1"]] == "interrupted"
+    with TrialLocks(tmp_path) as locks:
+        assert locks.try_lock(keys["no_lrn-1"])
+
+
+def test_the_running_process_and_its_dashboard_are_shown_while_it_lives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    facts = {"host": socket.gethostname(), "dashboard": "http://127.0.0.1:8265", "started_at": "noon"}
+    path = tmp_path / "studies" / "lrn" / "run.json"
+    path.write_text(json.dumps({**facts, "pid": os.getpid()}))
+    output = status(capsys, tmp_path, "lrn")[1]
+    assert f"running: process {os.getpid()} on {socket.gethostname()} since noon" in output
+    assert "dashboard: http://127.0.0.1:8265" in output
+    path.write_text(json.dumps({**facts, "pid": gone.pid}))
+    assert "running: process" not in status(capsys, tmp_path, "lrn")[1]
+    path.write_text("{")
+    assert "running: process" not in status(capsys, tmp_path, "lrn")[1]
+
+
+def test_the_beginning_of_a_key_shows_the_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = make_study(tmp_path)
+    key = keys["baseline-1"]
+    records.append_log(records.trial_folder(tmp_path, key), "the log's last line")
+    code, output, _ = status(capsys, tmp_path, key[:12])
+    assert code == 0
+    assert f"trial {key}: diverged" in output
+    assert "loss is nan in epoch 2" in output
+    assert "member of lrn/baseline seed 1 (arm)" in output
+    assert '"learning_rate": 0.01' in output
+    assert "last of 2 epochs" in output
+    assert "the log's last line" in output
+    assert f"python -m alexnet_core train --config {records.trial_folder(tmp_path, key) / 'config.json'}" in output
+    assert status(capsys, tmp_path, key)[1] == output
+
+
+def test_what_is_unknown_or_ambiguous_is_refused_with_what_there_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path)
+    for name in ("pooling", "zz", "../lrn", "0" * 20, ""):
+        code, _, error = status(capsys, tmp_path, name)
+        assert code == 2
+        assert f"error: {name!r} is neither a study nor a trial in {tmp_path}; studies: lrn" in error
+    for name in ("a" * 19, "a" * 18):
+        (tmp_path / "trials" / name.ljust(20, "b")).mkdir()
+    code, _, error = status(capsys, tmp_path, "aaaaaaaa")
+    assert (code, "begins 2 trial keys; give more digits" in error) == (2, True)
+    assert status(capsys, tmp_path / "nowhere")[0] == 2
+
+
+def test_a_damaged_plan_or_result_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = make_study(tmp_path)
+    path = records.trial_folder(tmp_path, keys["baseline-0"]) / "result.json"
+    path.write_text("{")
+    code, _, error = status(capsys, tmp_path, "lrn")
+    assert (code, f"error: {path} is damaged" in error) == (3, True)
+    plan = tmp_path / "studies" / "lrn" / "plan.json"
+    for content in ("{", "[]", "{}", '{"trials": [{}]}'):
+        plan.write_text(content)
+        code, _, error = status(capsys, tmp_path, "lrn")
+        assert code == 2
+        assert str(plan) in error
+
+
+def test_no_study_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output, _ = status(capsys, tmp_path)
+    assert (code, output.strip()) == (0, f"no study in {tmp_path} yet")
+
+
+def test_looking_changes_nothing_and_works_read_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = make_study(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with read_only(tmp_path):
+        assert status(capsys, tmp_path, "lrn")[0] == 0
+        assert status(capsys, tmp_path, keys["no_lrn-1"])[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
