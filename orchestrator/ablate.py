@@ -161,6 +161,8 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
         states = ended
     else:
         records.join_members(options.results, folder.name, plan.dataset, plan.trials)
+    if options.keep_weights == "best":
+        records.keep_best_weights(options.results, plan.trials)
     conclude(plan, options.results, folder, content, console)
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
     failed = [trial for trial in plan.trials if states.get(trial.key) is TrialState.FAILED]
@@ -236,7 +238,7 @@ def _likely_slots(options: argparse.Namespace) -> int:
     gpus = preflight.visible_gpus()
     per_worker = options.gpus_per_worker if options.gpus_per_worker is not None else min(gpus, 2)
     places = gpus // per_worker if per_worker else preflight.cpu_cores()
-    return max(1, places // options.workers)
+    return max(1, int(places // options.workers))
 
 
 def _prepare(plan: Plan, console: Console) -> None:
@@ -277,6 +279,7 @@ def _run(
         scratch=cluster.scratch_folder(options.results),
         slot_plan=slot_plan,
         facts=facts,
+        retry_failed=options.retry_failed,
         keep_weights=options.keep_weights,
         worker_environment=cluster.WORKER_ENVIRONMENT,
         started=started,

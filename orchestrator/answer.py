@@ -247,7 +247,7 @@ def _difference(base: Row, row: Row, split: str, metric: str = JUDGED_METRIC) ->
         return None
     # 相减用错误张数，整数之差没有舍入误差
     column = f"{split}_{metric}s"
-    return 100.0 * (row[column] - base[column]) / row[f"{split}_count"]
+    return 100.0 * float(row[column] - base[column]) / float(row[f"{split}_count"])
 
 
 def _arm(
@@ -371,7 +371,8 @@ def _notes(
         notes.append(f"With {classes} classes the top-5 error says nothing here; it is shown without a word.")
     if earlier:
         notes.append(
-            f"Extended after looking at {', '.join(map(str, earlier))} seeds: judged at alpha divided by the number of looks."
+            f"Extended after looking at {', '.join(map(str, earlier))} seeds: "
+            "judged at alpha divided by the number of looks."
         )
     gaps = len({seed for _, seed in wanted}) - len(seeds)
     if gaps:

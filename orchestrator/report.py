@@ -174,8 +174,8 @@ def _sweep_lines(answer: Answer) -> list[str]:
         for point in answer.sweep
     ]
     return [
-        f"Best of {answer.sweep_asked} points by validation error, one tuning seed each. This is not a verdict: the points "
-        "were chosen by the same numbers.",
+        f"Best of {answer.sweep_asked} points by validation error, one tuning seed each. This is not a verdict: "
+        "the points were chosen by the same numbers.",
         "",
         *_table([*paths, "validation error %", "state", "trial"], rows),
     ]

@@ -48,6 +48,7 @@ class RunSettings:
         scratch: Scratch folder of Ray Train and Tune.
         slot_plan: Slots and what they reserve.
         facts: The Ray that was started or joined.
+        retry_failed: Whether failed trials are trained again.
         keep_weights: `all`, `best` or `none` of the final weights.
         worker_environment: Environment variables of the workers, where Ray's processes do not inherit them.
         started: `time.monotonic()` at the command's start.
@@ -58,6 +59,7 @@ class RunSettings:
     scratch: Path
     slot_plan: SlotPlan
     facts: cluster.ClusterFacts
+    retry_failed: bool
     keep_weights: str
     worker_environment: Mapping[str, str]
     started: float
@@ -185,12 +187,14 @@ class StudyRun:
     def _wait_for_others(self, waiting: Sequence[PlannedTrial]) -> None:
         self.display.say(f"{len(waiting)} trials are being trained by another ablate; waiting for their records")
         while all(self._locks.is_locked(trial.key) for trial in waiting):
+            if self._stop_asked.is_set():
+                raise Interrupted
             self._handle_events()
             time.sleep(SHARED_POLL_SECONDS)
 
     def _taken_from_record(self, trial: PlannedTrial) -> bool:
         result = records.read_result(records.trial_folder(self._settings.results, trial.key))
-        if result is None or (result.state is TrialState.FAILED and trial.key not in self._plan.done):
+        if result is None or (result.state is TrialState.FAILED and self._settings.retry_failed):
             return False
         self.states[trial.key] = result.state
         self._join(trial, None, None)
@@ -393,7 +397,9 @@ class StudyRun:
             return
         result = _result(running, event)
         records.write_result(running.folder, result)
-        records.tidy(running.folder, self._settings.keep_weights)
+        if result.state is not TrialState.FAILED:
+            # 失败的 trial 留着检查点，--retry-failed 可以接着训练
+            records.tidy(running.folder, self._settings.keep_weights)
         self.states[result.key] = result.state
         self._metrics.ended(running.trial.arm, result)
         text = _error_text(result.validation) if result.state is TrialState.FINISHED else state

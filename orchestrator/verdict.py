@@ -1,4 +1,4 @@
-"""The word of each arm, in the order of the rules: same trials, diverged, identical, equivalent, supports, inconclusive.
+"""The word of each arm, in the order of the rules.
 
 Pure functions: what comes in is per-seed errors and states, what goes out is a verdict.
 """

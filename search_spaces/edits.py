@@ -18,9 +18,7 @@ from search_spaces.yaml_file import explain
 Plain = dict[str, Any]
 
 
-def edited(
-    config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str
-) -> TrainConfig:
+def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> TrainConfig:
     """Returns `config` with edits and without the removed layers.
 
     Args:
@@ -61,9 +59,7 @@ def _readable(plain: Plain, location: tuple[str | int, ...]) -> str:
     return ".".join(parts)
 
 
-def concrete_fields(
-    config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str
-) -> set[str]:
+def concrete_fields(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> set[str]:
     """Returns the fields an edit touches, `network.lrn1.alpha`; a removed layer stands as `network.lrn1`."""
     plain = config.model_dump(mode="json")
     fields = {".".join(place) for path in edits for place in _places(plain, path, what)}
@@ -89,7 +85,8 @@ def _places(plain: Plain, path: str, what: str) -> list[tuple[str, ...]]:
     room, *rest = path.split(".")
     if room not in ("network", "training", "data") or not 1 <= len(rest) <= 2:
         raise StudyError(
-            f"{what}: {path} is no field; use network.<layer>.<field>, network.<field>, training.<field> or data.<field>"
+            f"{what}: {path} is no field; use network.<layer>.<field>, network.<field>, training.<field> "
+            "or data.<field>"
         )
     if room == "network" and len(rest) == 2:
         return [_layer_place(plain, name, rest[1], what) for name in _layers(plain, rest[0], what)]

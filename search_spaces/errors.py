@@ -2,4 +2,4 @@
 
 
 class StudyError(Exception):
-    """A study, an edit or a name that is wrong; one line a user can act on, with file:line:column where there is one."""
+    """A wrong study, edit or name, in one line a user can act on; with file:line:column where there is one."""

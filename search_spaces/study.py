@@ -6,7 +6,7 @@ import difflib
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -65,7 +65,8 @@ class FloatParameter(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        return _checked_range(self)
+        _check_range(self.low, self.high, self.log)
+        return self
 
 
 class IntegerParameter(Frozen):
@@ -78,7 +79,8 @@ class IntegerParameter(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        return _checked_range(self)
+        _check_range(self.low, self.high, self.log)
+        return self
 
 
 class CategoricalParameter(Frozen):
@@ -91,12 +93,11 @@ class CategoricalParameter(Frozen):
 Parameter = Annotated[FloatParameter | IntegerParameter | CategoricalParameter, Field(discriminator="kind")]
 
 
-def _checked_range(parameter: Any) -> Any:
-    if parameter.low >= parameter.high:
-        raise ValueError(f"low {parameter.low} must be below high {parameter.high}")
-    if parameter.log and parameter.low <= 0:
-        raise ValueError(f"a logarithmic scale needs low above 0, not {parameter.low}")
-    return parameter
+def _check_range(low: float, high: float, log: bool) -> None:
+    if low >= high:
+        raise ValueError(f"low {low} must be below high {high}")
+    if log and low <= 0:
+        raise ValueError(f"a logarithmic scale needs low above 0, not {low}")
 
 
 class Sweep(Frozen):
@@ -177,9 +178,7 @@ class Study(Frozen):
 def study_names() -> tuple[str, ...]:
     """Returns the names of the studies that come with the package."""
     folder = resources.files("search_spaces") / "studies"
-    return tuple(
-        sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-    )
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
 def load_study(name_or_path: str) -> Study:
@@ -208,7 +207,5 @@ def load_study(name_or_path: str) -> Study:
 
 def _checked_name(study: Study, file_name: str) -> Study:
     if study.name != file_name:
-        raise StudyError(
-            f"search_spaces/studies/{file_name}.yaml:1:1: name is {study.name!r}, not {file_name!r}"
-        )
+        raise StudyError(f"search_spaces/studies/{file_name}.yaml:1:1: name is {study.name!r}, not {file_name!r}")
     return study

@@ -188,9 +188,7 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     return tuple(_planned(arm.name, seed, "arm", configs[arm.name]) for seed in seeds for arm in study.arms)
 
 
-def sweep_trial(
-    study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int
-) -> PlannedTrial:
+def sweep_trial(study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int) -> PlannedTrial:
     """Returns the trial of a sweep's point.
 
     Raises:

@@ -41,9 +41,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} must be a word", key_node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} must be a word", key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
         seen.add(key)
@@ -93,10 +91,8 @@ def parse_model(text: str, model: type[Model], name: str) -> Model:
         raise StudyError(f"{name}: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
-    if not isinstance(content, dict):
-        raise StudyError(
-            f"{name}:1:1: a study file must be a mapping of fields, not {type(content).__name__}"
-        )
+    if root is None or not isinstance(content, dict):
+        raise StudyError(f"{name}:1:1: a study file must be a mapping of fields, not {type(content).__name__}")
     try:
         return model.model_validate(content)
     except ValidationError as error:
