@@ -80,17 +80,7 @@ def load_model(path: Path, model: type[Model], shown: str | None = None) -> Mode
 
 def parse_model(text: str, model: type[Model], name: str) -> Model:
     """Parses YAML text into a pydantic model; see `load_model`."""
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        content = loader.construct_document(root) if root is not None else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise StudyError(f"{_place(name, mark)}: {error.problem or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise StudyError(f"{name}: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
+    root, content = _load(text, name)
     if root is None or not isinstance(content, dict):
         raise StudyError(f"{name}:1:1: a study file must be a mapping of fields, not {type(content).__name__}")
     try:
@@ -101,23 +91,30 @@ def parse_model(text: str, model: type[Model], name: str) -> Model:
 
 def parse_scalar(text: str, what: str) -> Any:
     """Reads a scalar or a list of scalars as YAML; `what` begins the message of a mistake."""
-    loader = _Loader(text)
-    try:
-        value = loader.get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise StudyError(f"{what}: {text!r} is no value: {' '.join(str(error).split())}") from error
-    finally:
-        loader.dispose()
+    _, value = _load(text, what)
     if isinstance(value, dict):
         raise StudyError(f"{what}: the value must be a number, a word or a list")
     return value
+
+
+def _load(text: str, name: str) -> tuple[yaml.Node | None, Any]:
+    """Parses one document; returns its nodes, which know their places, and its content."""
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        return root, loader.construct_document(root) if root is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise StudyError(f"{_place(name, mark)}: {error.problem or error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StudyError(f"{name}: {' '.join(str(error).split())}") from error
 
 
 def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:
     lines = []
     for mistake in error.errors(include_url=False):
         location = [part for part in mistake["loc"] if part not in ("[key]",)]
-        mark = _find(root, location)
+        mark = _find(root, location, at_key=mistake["type"] == "extra_forbidden")
         field = ".".join(str(part) for part in location) or "file"
         lines.append(f"{_place(name, mark)}: {field}: {explain(mistake)}")
     return lines
@@ -136,7 +133,7 @@ def explain(mistake: Any) -> str:
     return message
 
 
-def _find(node: yaml.Node, location: Sequence[str | int]) -> yaml.Mark | None:
+def _find(node: yaml.Node, location: Sequence[str | int], *, at_key: bool) -> yaml.Mark | None:
     """The mark of the value at a pydantic location; names of union members in it are skipped."""
     mark = node.start_mark
     for part in location:
@@ -144,7 +141,7 @@ def _find(node: yaml.Node, location: Sequence[str | int]) -> yaml.Mark | None:
             for key_node, value_node in node.value:
                 if key_node.value == str(part):
                     node, mark = value_node, value_node.start_mark
-                    if part == location[-1] and isinstance(value_node, yaml.MappingNode):
+                    if part == location[-1] and (at_key or isinstance(value_node, yaml.MappingNode)):
                         mark = key_node.start_mark
                     break
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):

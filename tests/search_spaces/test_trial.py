@@ -1,0 +1,144 @@
+"""Trials are named by what they are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_core.configuration import DataSpec, StepSchedule, TrainConfig, TrainingSpec
+from alexnet_core.datasets import DataSummary
+from alexnet_core.specification import network
+from search_spaces.errors import StudyError
+from search_spaces.study import load_study
+from search_spaces.trial import (
+    base_config,
+    canonical_json,
+    configuration_key,
+    parse_override,
+    sweep_trial,
+    trial_key,
+    unfold,
+)
+
+SUMMARY = DataSummary(
+    digest="0" * 64, class_names=tuple(str(n) for n in range(10)), train=1078, validation=360, test=359
+)
+
+
+def pinned(**changes: object) -> TrainConfig:
+    config = TrainConfig(
+        network=network("alexnet-paper"),
+        training=TrainingSpec(epochs=90, colour_noise=0.1, schedule=StepSchedule(at=(0.5, 0.75))),
+        data=DataSpec(name="imagenet", source="imagefolder", image_size=256, digest="ab" * 32),
+        seed=3,
+        numerics=1,
+    )
+    return config.model_copy(update=changes)
+
+
+def test_golden_keys_do_not_move() -> None:
+    assert trial_key(pinned()) == "ace32d9e52ffb147d13c"
+    assert configuration_key(pinned()) == "6a365e668d29122b46f1"
+
+
+def test_paths_are_not_in_the_key_but_content_is() -> None:
+    here = pinned()
+    there = pinned(data=here.data.model_copy(update={"root": "/elsewhere", "cache": "/cache"}))
+    other = pinned(data=here.data.model_copy(update={"digest": "cd" * 32}))
+    assert trial_key(here) == trial_key(there)
+    assert trial_key(here) != trial_key(other)
+
+
+def test_only_the_seed_separates_trial_from_configuration() -> None:
+    assert trial_key(pinned()) != trial_key(pinned(seed=4))
+    assert configuration_key(pinned()) == configuration_key(pinned(seed=4))
+    assert trial_key(pinned()) != trial_key(pinned(numerics=2))
+
+
+def test_minus_zero_is_zero_and_an_integral_number_is_itself() -> None:
+    def with_decay(value: object) -> TrainConfig:
+        plain = pinned().model_dump(mode="json")
+        plain["training"]["weight_decay"] = value
+        return TrainConfig.model_validate(plain)
+
+    assert canonical_json(with_decay(-0.0)) == canonical_json(with_decay(0.0)) == canonical_json(with_decay(0))
+    assert canonical_json(with_decay(1)) == canonical_json(with_decay(1.0))
+
+
+def test_a_field_added_later_is_left_out_while_it_has_its_introduction_default() -> None:
+    text = canonical_json(pinned(), {"training.precision": "float32", "network.layers.*.bias": 0.0})
+    plain = json.loads(text)
+    assert "precision" not in plain["training"]
+    biases = {layer["name"]: layer.get("bias") for layer in plain["network"]["layers"]}
+    assert biases["conv1"] is None
+    assert biases["conv2"] == 1.0
+    assert "precision" in json.loads(canonical_json(pinned(), {"training.precision": "bfloat16"}))["training"]
+
+
+def base(**arguments: object) -> TrainConfig:
+    return base_config(
+        load_study("lrn"),
+        "digits",
+        summary=SUMMARY,
+        data_root=None,
+        cache=None,
+        **arguments,  # type: ignore[arg-type]
+    )
+
+
+def test_a_study_unfolds_seed_by_seed_with_all_arms_together() -> None:
+    trials = unfold(load_study("lrn"), base(), range(3))
+    assert [(trial.seed, trial.arm) for trial in trials[:4]] == [
+        (0, "baseline"),
+        (0, "no_lrn"),
+        (0, "as_run"),
+        (1, "baseline"),
+    ]
+    assert len({trial.key for trial in trials}) == 9
+    names = {trial.arm: [layer.name for layer in trial.config.network.layers] for trial in trials}
+    assert set(names["baseline"]) - set(names["no_lrn"]) == {"lrn1", "lrn2"}
+    assert all(trial.config.network.classes == 10 for trial in trials)
+
+
+def test_an_arm_of_a_network_without_its_layer_is_refused_by_name() -> None:
+    study = load_study("lrn")
+    bare = study.model_copy(
+        update={"arms": (*study.arms, study.arms[1].model_copy(update={"name": "x", "remove": ("lrn5",)}))}
+    )
+    with pytest.raises(StudyError, match=r"arm x on network alexnet-mini: .*no layer lrn5"):
+        unfold(bare, base(), range(1))
+
+
+def test_an_override_of_what_an_arm_edits_is_refused() -> None:
+    with pytest.raises(StudyError, match="arm as_run of study lrn edits this field"):
+        base(overrides={"network.lrn*.divide_alpha_by_size": True})
+
+
+@given(value=st.floats(min_value=1e-6, max_value=1e-2))
+def test_every_value_of_a_field_is_a_trial_of_its_own(value: float) -> None:
+    path, parsed = parse_override(f"network.lrn1.alpha={value!r}")
+    edited = base(overrides={path: parsed})
+    layer = edited.network.layer("lrn1")
+    assert layer.alpha == value  # type: ignore[union-attr]
+    assert (trial_key(edited) == trial_key(base())) == (value == 1e-4)
+    assert TrainConfig.model_validate_json(edited.model_dump_json()) == edited
+
+
+def test_a_sweeps_point_that_is_the_baseline_is_the_baseline() -> None:
+    study = load_study("lrn")
+    point = {
+        "network.lrn*.k": 2.0,
+        "network.lrn*.size": 5,
+        "network.lrn*.alpha": 1e-4,
+        "network.lrn*.beta": 0.75,
+    }
+    assert sweep_trial(study, base(), point, 0).key == unfold(study, base(), [0])[0].key
+
+
+@pytest.mark.parametrize("text", ["training.epochs", "=3", "training.epochs=", "training.epochs={a: 1}"])
+def test_an_override_that_is_no_assignment_is_refused(text: str) -> None:
+    with pytest.raises(StudyError, match="--set"):
+        parse_override(text)
