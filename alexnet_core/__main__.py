@@ -54,12 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     evaluation = commands.add_parser("eval", help="evaluate an exported model")
     evaluation.add_argument("--model", type=Path, required=True, help="folder written by best --export")
-    evaluation.add_argument(
-        "--dataset", help="digits, or an image folder; default: the data it was trained on"
-    )
-    evaluation.add_argument(
-        "--split", choices=("test", "validation"), help="default: test, where there is one"
-    )
+    evaluation.add_argument("--dataset", help="digits, or an image folder; default: the data it was trained on")
+    evaluation.add_argument("--split", choices=("test", "validation"), help="default: test, where there is one")
     evaluation.add_argument("--views", type=int, choices=(1, 10), default=1, help="views per image")
     evaluation.set_defaults(run=_evaluate)
     for command in (train, evaluation):
@@ -123,9 +119,7 @@ def _read_config(path: Path) -> TrainConfig:
         raise CoreError(f"{path} is not a training configuration: {where}: {first['msg']}") from error
 
 
-def _checkpoint_to_resume(
-    folder: Path | None, resume: bool
-) -> tuple[Path | None, int, tuple[EpochReport, ...]]:
+def _checkpoint_to_resume(folder: Path | None, resume: bool) -> tuple[Path | None, int, tuple[EpochReport, ...]]:
     """The checkpoint to go on from, the number of this attempt, and the epochs that lie behind."""
     from alexnet_core.checkpoint import checkpoints, latest_checkpoint, read_history
 

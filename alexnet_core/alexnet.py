@@ -46,9 +46,7 @@ class AlexNet(nn.Module):
         """
         super().__init__()
         if len(devices) < spec.towers:
-            raise ValueError(
-                f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given"
-            )
+            raise ValueError(f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given")
         self.spec = spec
         self.devices = tuple(torch.device(device) for device in devices[: spec.towers])
         for layer, shape in zip(spec.layers, layer_shapes(spec), strict=True):
@@ -84,9 +82,7 @@ class AlexNet(nn.Module):
         towers = self._run(images, None, until=self.spec.layers[-1].name)
         return torch.cat([tower.to(self.devices[-1]).flatten(1) for tower in towers], dim=1)
 
-    def _run(
-        self, images: torch.Tensor, draws: tuple[int, int, int] | None, until: str | None
-    ) -> list[torch.Tensor]:
+    def _run(self, images: torch.Tensor, draws: tuple[int, int, int] | None, until: str | None) -> list[torch.Tensor]:
         """Takes activations through the layers; one tensor per tower, or one logits tensor at the end."""
         towers = [images.to(device, non_blocking=True) for device in self.devices]
         image = True
@@ -199,9 +195,7 @@ def initialise(model: AlexNet, seed: int) -> None:
         for tower, module in model.get_submodule(layer.name).named_children():
             assert isinstance(module, (nn.Conv2d, nn.Linear))
             shape = tuple(module.weight.shape)
-            drawn = generator("initialisation", seed, layer.name, int(tower)).standard_normal(
-                shape, dtype="float32"
-            )
+            drawn = generator("initialisation", seed, layer.name, int(tower)).standard_normal(shape, dtype="float32")
             with torch.no_grad():
                 module.weight.copy_(torch.from_numpy(drawn).mul_(layer.weight_std))
                 module.get_parameter("bias").fill_(layer.bias)

@@ -137,9 +137,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.T
 
     tensors = load_file(path)
     weights = {name.removeprefix("weight/"): t for name, t in tensors.items() if name.startswith("weight/")}
-    velocities = {
-        name.removeprefix("velocity/"): t for name, t in tensors.items() if name.startswith("velocity/")
-    }
+    velocities = {name.removeprefix("velocity/"): t for name, t in tensors.items() if name.startswith("velocity/")}
     return weights, velocities
 
 

@@ -29,9 +29,7 @@ from alexnet_core.specification import Frozen
 Source = Literal["digits", "imagefolder"]
 SplitName = Literal["train", "validation", "test"]
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-)
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 DIGITS_SIZE = 16
 DIGITS_FRACTIONS = (0.6, 0.2, 0.2)
 HELD_OUT_FRACTION = 0.1
@@ -107,9 +105,7 @@ def summarise_data(
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
         names = tuple(str(digit) for digit in range(10))
         counts = [len(rows) for rows in _stratified(labels, DIGITS_FRACTIONS, split_seed)]
-        return DataSummary(
-            digest=digest, class_names=names, train=counts[0], validation=counts[1], test=counts[2]
-        )
+        return DataSummary(digest=digest, class_names=names, train=counts[0], validation=counts[1], test=counts[2])
     tree = _read_tree(root)
     digest = _digest(_manifest(tree, cache))
     rows = _split_rows(tree.splits, tree.labels, split_seed)
@@ -272,9 +268,7 @@ def _even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) ->
     """Draws `count` rows with the classes as even as they come."""
     if count > len(rows):
         raise CoreError(f"data.train_images {count} is more than the {len(rows)} training images there are")
-    by_class = [
-        _shuffled(rows[labels[rows] == label], "subset", seed, int(label)) for label in np.unique(labels)
-    ]
+    by_class = [_shuffled(rows[labels[rows] == label], "subset", seed, int(label)) for label in np.unique(labels)]
     ranked = sorted((place, which) for which, group in enumerate(by_class) for place in range(len(group)))
     return np.sort(np.asarray([by_class[which][place] for place, which in ranked[:count]], dtype=np.int64))
 
@@ -294,9 +288,7 @@ class _Tree:
 def _read_tree(root: Path | None) -> _Tree:
     """Lists the images of train/, val/ and test/, sorted by class and name."""
     if root is None:
-        raise CoreError(
-            "this data set lies in a folder: say where with --data-root DIR (train/ and val/ or test/)"
-        )
+        raise CoreError("this data set lies in a folder: say where with --data-root DIR (train/ and val/ or test/)")
     if not root.is_dir():
         raise CoreError(f"data folder {root} does not exist; it should hold train/ and val/ or test/")
     if not (root / "train").is_dir():
@@ -316,15 +308,11 @@ def _read_tree(root: Path | None) -> _Tree:
             paths += images
             splits += [name] * len(images)
             labels += [label] * len(images)
-    return _Tree(
-        root, tuple(classes["train"]), tuple(paths), tuple(splits), np.asarray(labels, dtype=np.int64)
-    )
+    return _Tree(root, tuple(classes["train"]), tuple(paths), tuple(splits), np.asarray(labels, dtype=np.int64))
 
 
 def _class_folders(folder: Path) -> list[str]:
-    names = sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         raise CoreError(f"{folder} has {len(names)} class folders; a classification needs at least two")
     return names
@@ -347,9 +335,7 @@ def _some(names: list[str]) -> str:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    images = sorted(
-        entry.path for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES
-    )
+    images = sorted(entry.path for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise CoreError(f"class folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return [Path(path) for path in images]
@@ -405,8 +391,7 @@ def _decode_tree(spec: DataSpec, progress: Callable[[int, int], None] | None) ->
     digest = _digest(_manifest(tree, Path(spec.cache) if spec.cache is not None else None))
     if digest != spec.digest:
         raise CoreError(
-            f"the images in {tree.root} are not those of data.digest {spec.digest[:12]}: "
-            f"they are {digest[:12]}"
+            f"the images in {tree.root} are not those of data.digest {spec.digest[:12]}: they are {digest[:12]}"
         )
     images = np.empty((len(tree.paths), spec.image_size, spec.image_size, 3), dtype=np.uint8)
     with ThreadPoolExecutor(THREADS) as pool:

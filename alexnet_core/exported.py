@@ -120,6 +120,4 @@ def verify(folder: Path) -> None:
             raise CoreError(f"{path} is missing; export the model anew")
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise CoreError(
-                    f"{path} is not the file that was exported: its SHA-256 differs from SHA256SUMS"
-                )
+                raise CoreError(f"{path} is not the file that was exported: its SHA-256 differs from SHA256SUMS")

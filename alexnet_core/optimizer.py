@@ -41,9 +41,7 @@ class MomentumSGD:
         """
         self.groups = tuple(groups)
         self.momentum = momentum
-        self._velocities = [
-            [torch.zeros_like(parameter) for parameter in group.parameters] for group in self.groups
-        ]
+        self._velocities = [[torch.zeros_like(parameter) for parameter in group.parameters] for group in self.groups]
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:

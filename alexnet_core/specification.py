@@ -187,9 +187,7 @@ class NetworkSpec(Frozen):
         for layer in self.layers:
             if layer.name == name:
                 return layer
-        raise KeyError(
-            f"{self.name} has no layer {name}; its layers: {', '.join(x.name for x in self.layers)}"
-        )
+        raise KeyError(f"{self.name} has no layer {name}; its layers: {', '.join(x.name for x in self.layers)}")
 
 
 def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
@@ -215,9 +213,7 @@ def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
             end = layer.padding if layer.padding_end is None else layer.padding_end
             room = size + layer.padding + end - layer.kernel
             if room < 0:
-                raise ValueError(
-                    f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}"
-                )
+                raise ValueError(f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}")
             size = room // layer.stride + 1
             maps = layer.maps
             parameters = towers * maps * (inputs * layer.kernel**2 + 1)
@@ -297,9 +293,7 @@ def _paper_order(
         Activation(name="relu1"),
         ResponseNorm(name="lrn1"),
         Pooling(name="pool1"),
-        Convolution(
-            name="conv2", maps=maps[1], kernel=kernels[1], padding=kernels[1] // 2, weight_std=s2, bias=1.0
-        ),
+        Convolution(name="conv2", maps=maps[1], kernel=kernels[1], padding=kernels[1] // 2, weight_std=s2, bias=1.0),
         Activation(name="relu2"),
         ResponseNorm(name="lrn2"),
         Pooling(name="pool2"),

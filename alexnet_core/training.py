@@ -138,8 +138,7 @@ def _check(config: TrainConfig) -> None:
         )
     if config.network.input_size > config.data.image_size:
         raise CoreError(
-            f"network.input_size {config.network.input_size} is larger than "
-            f"data.image_size {config.data.image_size}"
+            f"network.input_size {config.network.input_size} is larger than data.image_size {config.data.image_size}"
         )
 
 
@@ -165,9 +164,7 @@ class _Run:
 
 def _prepare(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank: int, workers: int) -> _Run:
     if len(dataset.class_names) != config.network.classes:
-        raise CoreError(
-            f"the network has {config.network.classes} classes, the data has {len(dataset.class_names)}"
-        )
+        raise CoreError(f"the network has {config.network.classes} classes, the data has {len(dataset.class_names)}")
     model = AlexNet(config.network, devices)
     initialise(model, config.seed)
     model.train()
@@ -204,9 +201,7 @@ def _resume(run: _Run, path: Path) -> Position:
     weights, velocities = read_tensors(path)
     own = dict(run.model.named_parameters())
     if set(weights) != set(own) or any(weights[name].shape != own[name].shape for name in own):
-        raise CoreError(
-            f"checkpoint {path} is of another network than {run.config.network.name} as configured"
-        )
+        raise CoreError(f"checkpoint {path} is of another network than {run.config.network.name} as configured")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
@@ -242,9 +237,7 @@ def _train_epoch(
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
     config, device = run.config, run.train.images.device
-    order = torch.from_numpy(permutation(len(run.train.labels), "order", config.seed, position.epoch)).to(
-        device
-    )
+    order = torch.from_numpy(permutation(len(run.train.labels), "order", config.seed, position.epoch)).to(device)
     rate = learning_rate(config.training, [report.validation.top1_error for report in position.history])
     # 续训的部分和已是全体之和，只由 0 号带入，避免重复相加
     carried = [position.loss_sum, position.top1_errors, position.top5_errors] if run.rank == 0 else [0.0] * 3
@@ -340,9 +333,7 @@ def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]
             raise Diverged(position.epoch, run.batches - 1)
     report = EpochReport(
         epoch=position.epoch + 1,
-        learning_rate=learning_rate(
-            run.config.training, [report.validation.top1_error for report in position.history]
-        ),
+        learning_rate=learning_rate(run.config.training, [report.validation.top1_error for report in position.history]),
         train=SplitMetrics(
             loss_sum=position.loss_sum,
             top1_errors=position.top1_errors,
@@ -374,6 +365,4 @@ def _evaluate(run: _Run, data: DeviceImages, should_stop: Callable[[], bool]) ->
         device=run.model.devices[-1],
     )
     loss, top1, top5 = _reduced(run, own).tolist()
-    return SplitMetrics.model_construct(
-        loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=count
-    )
+    return SplitMetrics.model_construct(loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=count)

@@ -32,7 +32,7 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
     )
     judged = answer(plan.study, plan.recipe, content, tables.trials, sweep)
     add_look(folder, dict(content), judged.seeds)
-    console.print(answer_table(judged))
+    console.print(answer_table(judged, console.width))
     for note in judged.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     written = write_answer(folder, judged)

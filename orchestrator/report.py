@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,8 @@ from orchestrator.answer import Answer, ArmAnswer
 from orchestrator.records import write_atomically
 
 FIGURE = "differences"
+ROOMY = 100
+NARROW_WITHOUT = (5, 8)
 WORD_STYLES = {
     "supports": "bold green",
     "contradicts": "bold red",
@@ -24,27 +27,39 @@ WORD_STYLES = {
 }
 
 
-def answer_table(answer: Answer) -> Table:
-    """Returns the verdict table for the terminal; errors in percent, differences in percentage points."""
+def answer_table(answer: Answer, width: int = ROOMY) -> Table:
+    """Returns the verdict table for the terminal; errors in percent, differences in percentage points.
+
+    Args:
+        answer: The answer.
+        width: Columns of the terminal; below 100 the sign-flip p and the seeds needed are left to the report.
+    """
     table = Table(
         title=f"{answer.study} on {answer.dataset}: {answer.question}",
         caption=f"paper: {answer.claim} ({answer.claim_source})",
         title_justify="left",
         caption_justify="left",
     )
-    table.add_column("arm", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("top-1 error %\nmean ± sd", justify="right", no_wrap=True)
-    table.add_column("difference\n(interval)", justify="right", no_wrap=True)
-    table.add_column("adj. p", justify="right", no_wrap=True)
-    table.add_column("sign-flip p\n(floor)", justify="right", no_wrap=True)
-    table.add_column("paper", justify="right", no_wrap=True)
-    table.add_column("verdict", min_width=12)
-    table.add_column("seeds\nneeded", justify="right", no_wrap=True)
+    headings = [
+        "arm",
+        "n",
+        "top-1 error %\nmean ± sd",
+        "difference\n(interval)",
+        "adj. p",
+        "sign-flip p\n(floor)",
+        "paper",
+        "verdict",
+        "seeds\nneeded",
+    ]
+    shown = [place for place in range(len(headings)) if width >= ROOMY or place not in NARROW_WITHOUT]
+    for place in shown:
+        word = headings[place] == "verdict"
+        justify: JustifyMethod = "left" if place == 0 or word else "right"
+        table.add_column(headings[place], justify=justify, no_wrap=not word, min_width=12 if word else None)
     for arm in answer.arms:
-        word = Text(arm.word, style=WORD_STYLES.get(arm.word, ""))
-        cells: list[str | Text] = [Text(cell.replace(" (", "\n(")) for cell in _cells(arm)]
-        table.add_row(*cells[:7], word, cells[7])
+        cells = [Text(cell.replace(" (", "\n(")) for cell in _cells(arm)]
+        row = [*cells[:7], Text(arm.word, style=WORD_STYLES.get(arm.word, "")), cells[7]]
+        table.add_row(*(row[place] for place in shown))
     return table
 
 

@@ -68,7 +68,7 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "just words", "{a: [1", "!!python/object/apply:os.system ['true']", "\0"])
 def test_what_is_no_study_is_refused_in_words(text: str) -> None:
-    with pytest.raises(StudyError, match="mine.yaml"):
+    with pytest.raises(StudyError, match=r"mine\.yaml"):
         parse_model(text, Study, "mine.yaml")
 
 

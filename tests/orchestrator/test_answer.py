@@ -1,0 +1,199 @@
+"""The answer: what enters, what is named, and how it is shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from orchestrator.answer import Answer, answer, verdict_outlook
+from orchestrator.report import answer_markdown, answer_table, write_answer
+from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
+from search_spaces.study import Study, load_study
+
+STUDY = load_study("lrn")
+RECIPE = STUDY.recipes["digits"]
+ARMS = [arm.name for arm in STUDY.arms]
+NO_SWEEP = pl.DataFrame(schema=MEMBER_COLUMNS)
+
+
+def plan(seeds: int, looks: tuple[int, ...] = ()) -> dict[str, Any]:
+    return {
+        "dataset": "digits",
+        "alpha": 0.05,
+        "planned_seeds": seeds,
+        "looks": list(looks),
+        "trials": [
+            {"arm": arm, "seed": seed, "phase": "arm", "key": f"{arm}-{seed}"} for seed in range(seeds) for arm in ARMS
+        ],
+    }
+
+
+def trials(errors: dict[str, list[int | str | None]], split: str = "test") -> pl.DataFrame:
+    """Trials with so many wrong images of 360; None is missing, a word is a state."""
+    rows = []
+    for arm, row in errors.items():
+        for seed, wrong in enumerate(row):
+            if wrong is None:
+                continue
+            state = wrong if isinstance(wrong, str) else "finished"
+            cells: dict[str, Any] = {"key": f"{arm}-{seed}", "seed": seed, "state": state, "seconds": 3.0}
+            if isinstance(wrong, int):
+                for name in {"validation", split}:
+                    cells |= {f"{name}_top1_errors": wrong, f"{name}_top1_error": wrong / 360, f"{name}_count": 360}
+                    cells |= {f"{name}_top5_errors": 1, f"{name}_top5_error": 1 / 360}
+            rows.append(cells)
+    return pl.DataFrame(rows, schema={**TRIAL_COLUMNS, "network.classes": pl.Float64}).with_columns(
+        pl.lit(10.0).alias("network.classes")
+    )
+
+
+GOOD: dict[str, list[int | str | None]] = {
+    "baseline": [6, 7, 5, 8, 6, 7, 6, 5],
+    "no_lrn": [13, 15, 11, 17, 12, 15, 14, 11],
+    "as_run": [6, 8, 5, 7, 6, 7, 7, 5],
+}
+
+
+def judged(errors: dict[str, list[int | str | None]], **more: Any) -> Answer:
+    split = more.pop("split", "test")
+    seeds = len(errors["baseline"])
+    return answer(STUDY, RECIPE, plan(seeds, more.pop("looks", ())), trials(errors, split), NO_SWEEP)
+
+
+def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
+    found = judged(GOOD)
+    baseline, no_lrn, as_run = found.arms
+    assert baseline.is_baseline
+    assert no_lrn.word == "supports"
+    assert no_lrn.claimed_points == 1.4
+    assert no_lrn.difference == pytest.approx(
+        sum(a - b for a, b in zip(GOOD["no_lrn"], GOOD["baseline"], strict=True)) / 8 / 3.6
+    )  # type: ignore[operator, misc]
+    assert as_run.word == "equivalent"
+    assert found.judged_split == "test"
+    assert found.split_error == pytest.approx(100 * (6.25 / 360 * (1 - 6.25 / 360) / 360) ** 0.5, rel=1e-6)
+    assert any("top-5 error says nothing" in note for note in found.notes)
+    assert found.seeds == 8
+
+
+def test_only_complete_seeds_up_to_the_first_gap_enter() -> None:
+    errors = {**GOOD, "no_lrn": [*GOOD["no_lrn"][:5], None, *GOOD["no_lrn"][6:]]}
+    found = judged(errors)
+    assert found.seeds == 5
+    assert found.missing == ("no_lrn seed 5",)
+    assert all(arm.n == 5 for arm in found.arms)
+    assert any("3 of the planned seeds are not complete" in note for note in found.notes)
+
+
+def test_a_diverged_seed_takes_the_word_but_not_the_others() -> None:
+    found = judged({**GOOD, "no_lrn": ["diverged", *GOOD["no_lrn"][1:]]})
+    assert found.arms[1].word == "diverged on 1 of 8"
+    assert found.arms[1].n == 7
+    assert found.arms[2].word == judged(GOOD).arms[2].word
+
+
+def test_without_a_test_set_validation_is_judged_and_said() -> None:
+    found = judged(GOOD, split="validation")
+    assert found.judged_split == "validation"
+    assert any("no test set" in note for note in found.notes)
+
+
+def test_a_study_extended_after_looking_is_judged_more_strictly_and_marked() -> None:
+    found = judged(GOOD, looks=(3, 5, 8))
+    assert found.alpha == pytest.approx(0.05 / 3)
+    assert found.looks == (3, 5)
+    assert any("Extended after looking at 3, 5 seeds" in note for note in found.notes)
+
+
+def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
+    member = {"study": "lrn", "dataset": "digits", "arm": "sweep", "seed": 1000, "phase": "sweep"}
+    members = [
+        {**member, "key": f"baseline-{place}", "parameters": '{"network.lrn*.k": 1.5}', "position": place}
+        for place in range(2)
+    ]
+    found = answer(STUDY, RECIPE, plan(8), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS))
+    assert [point.validation_error for point in found.sweep] == sorted(point.validation_error for point in found.sweep)  # type: ignore[type-var]
+    assert "This is not a verdict" in answer_markdown(found)
+
+
+def test_markdown_escapes_every_name() -> None:
+    wild = STUDY.arms[1].model_copy(update={"title": "<script>alert(1)</script> | `x` *y*"})
+    study = Study.model_construct(**{**dict(STUDY), "arms": (STUDY.arms[0], wild, STUDY.arms[2])})
+    text = answer_markdown(answer(study, RECIPE, plan(8), trials(GOOD), NO_SWEEP))
+    assert "<script>" not in text
+    row = next(line for line in text.splitlines() if "script" in line)
+    assert row.replace("\\|", "").count("|") == 10
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_shows_every_arm_and_word_at_any_width(width: int) -> None:
+    output = StringIO()
+    Console(file=output, width=width).print(answer_table(judged(GOOD), width))
+    assert all(arm in output.getvalue() for arm in ARMS)
+    assert "supports" in output.getvalue()
+    assert "equivalent" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        GOOD,
+        {arm: row[:1] for arm, row in GOOD.items()},
+        {**GOOD, "no_lrn": ["diverged"] * 8},
+        {arm: [None] * 8 for arm in GOOD},
+    ],
+    ids=["all", "one seed", "diverged", "nothing"],
+)
+def test_reports_and_figures_are_written_for_whatever_there_is(
+    tmp_path: Path, errors: dict[str, list[int | str | None]]
+) -> None:
+    found = judged(errors)
+    assert {path.name for path in write_answer(tmp_path, found)} == {
+        "answer.json",
+        "report.md",
+        "differences.png",
+        "differences.svg",
+    }
+    assert Image.open(BytesIO((tmp_path / "differences.png").read_bytes())).size[0] > 800
+    ElementTree.fromstring((tmp_path / "differences.svg").read_text())
+    assert Answer.model_validate_json((tmp_path / "answer.json").read_bytes()) == found
+    assert write_answer(tmp_path, found) == []
+    (tmp_path / "differences.svg").unlink()
+    assert write_answer(tmp_path, found)
+
+
+def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
+    found = judged(GOOD)
+    write_answer(tmp_path, found)
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.answer import Answer; "
+        "from orchestrator.report import write_answer; folder = Path(sys.argv[1]); "
+        "answer = Answer.model_validate_json((folder / 'answer.json').read_bytes()); "
+        "assert write_answer(folder, answer) == []; "
+        "print([name for name in ('matplotlib', 'ray', 'torch', 'scipy.stats') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_outlook_says_what_so_many_seeds_can_do() -> None:
+    assert verdict_outlook(8, 2, 1.0, None) == "8 seeds can reach a verdict"
+    assert "use --seeds 7" in verdict_outlook(6, 2, 1.0, None)
+    assert "use --seeds 6" in verdict_outlook(5, 1, 1.0, None)
+    assert "resolve 1." in verdict_outlook(8, 2, 2.0, 0.9)
+    assert "more than the 0.5 worth finding" in verdict_outlook(8, 2, 0.5, 0.9)
