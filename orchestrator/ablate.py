@@ -267,6 +267,7 @@ def _run(
     """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it."""
     cluster.check_dashboard_host(options.dashboard_host)
     slot_plan, facts = _start_ray(plan, options, console, sweep_left)
+    from orchestrator.recorder import RecordSettings
     from orchestrator.run import Interrupted, RunSettings, StudyRun
     from orchestrator.searcher import ArmSearcher, SweepSearcher
 
@@ -274,36 +275,39 @@ def _run(
         token = "; its token: ray get-auth-token" if facts.token_required else ""
         console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
     settings = RunSettings(
-        results=options.results,
-        folder=folder,
+        record=RecordSettings(
+            results=options.results,
+            folder=folder,
+            retry_failed=options.retry_failed,
+            keep_weights=options.keep_weights,
+            started=started,
+        ),
         scratch=cluster.scratch_folder(options.results),
         slot_plan=slot_plan,
         facts=facts,
-        retry_failed=options.retry_failed,
-        keep_weights=options.keep_weights,
         worker_environment=cluster.WORKER_ENVIRONMENT,
-        started=started,
     )
     name = folder.name
     try:
         with StudyRun(plan, settings, console) as run:
-            run.begin(plan.trials)
-            run.run_arms(plan.missing, lambda trials: ArmSearcher(name, trials, run.launch))
+            recorder = run.recorder
+            recorder.begin(plan.trials)
+            run.run_arms(plan.missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
             if sweep_left and plan.study.sweep is not None:
                 history = _history(plan, folder, options)
                 searcher = SweepSearcher(
                     study_name=name,
                     sweep=plan.study.sweep,
                     points=plan.sweep_points,
-                    launch=run.launch,
+                    launch=recorder.launch,
                     plan_point=lambda parameters: plan_point(plan, parameters),
-                    lookup=run.lookup_point,
+                    lookup=recorder.lookup_point,
                     known=history.known,
                     unfinished=history.unfinished,
                     asked_before=history.asked,
                 )
                 run.run_sweep(searcher, len(history.unfinished) + plan.sweep_points - history.asked)
-            return run.states
+            return recorder.states
     except Interrupted:
         console.print(
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "

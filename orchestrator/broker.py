@@ -142,12 +142,6 @@ class Broker:
         await self._until(lambda: self._next_event > after, wait)
         return self._next_event, list(self._events)
 
-    async def stop(self, key: str, state: str) -> None:
-        """Asks that a trial end with `state` between two batches."""
-        job = self._jobs.get(key)
-        if job is not None and job.final is None:
-            job.stop = state
-
     async def close(self, state: str) -> None:
         """Ends everything with `state`: queued trials at once, running ones between two batches."""
         self._closing = state

@@ -1,0 +1,248 @@
+"""The recorder: turns what workers report into records, the display and the metrics.
+
+The driver is the only writer of records, and this is where it writes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from alexnet_core.metrics import EpochReport
+from orchestrator import records
+from orchestrator.display import Progress
+from orchestrator.plan import Plan
+from orchestrator.publisher import StudyMetrics
+from orchestrator.records import TrialResult, TrialState
+from search_spaces.trial import PlannedTrial
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """Where records go and what is kept.
+
+    Attributes:
+        results: The results folder.
+        folder: The study's folder in it.
+        retry_failed: Whether failed trials are trained again.
+        keep_weights: `all`, `best` or `none` of the final weights.
+        started: `time.monotonic()` at the command's start.
+    """
+
+    results: Path
+    folder: Path
+    retry_failed: bool
+    keep_weights: str
+    started: float
+
+
+@dataclass
+class Running:
+    """What the recorder knows of a launched trial."""
+
+    trial: PlannedTrial
+    folder: Path
+    attempt: int
+    started_at: str
+    history: list[EpochReport] = field(default_factory=list)
+
+
+class Recorder:
+    """Opens the records of launched trials and writes what is heard of them."""
+
+    def __init__(self, plan: Plan, settings: RecordSettings, display: Progress) -> None:
+        """Reads the memberships that are written down already.
+
+        Args:
+            plan: The plan.
+            settings: Where to write.
+            display: What the user sees.
+        """
+        self._plan, self._settings, self._display = plan, settings, display
+        self._metrics = StudyMetrics(settings.folder.name)
+        self._members: set[tuple[str, int, str, str]] = {
+            (row["arm"], row["seed"], row["key"], row["phase"])
+            for row in records.read_members(settings.results, settings.folder.name)
+        }
+        self._first_step: float | None = None
+        self.running: dict[str, Running] = {}
+        self.states: dict[str, TrialState] = dict(plan.done)
+
+    def launch(self, trial: PlannedTrial, parameters: Mapping[str, Any] | None, position: int | None) -> dict[str, Any]:
+        """Opens a trial's record and returns what the Tune function needs; called in Tune's thread."""
+        folder = records.open_record(self._settings.results, trial.config)
+        self._join(trial, parameters, position)
+        attempt = records.next_attempt(folder)
+        self.running[trial.key] = Running(trial, folder, attempt, now())
+        return {
+            "key": trial.key,
+            "config": _job_json(trial),
+            "folder": str(folder.resolve()),
+            "attempt": attempt,
+        }
+
+    def begin(self, trials: Sequence[PlannedTrial]) -> None:
+        """Shows the wanted trials, and counts and joins those that are on record."""
+        done = {(trial.arm, trial.seed): self.states[trial.key].value for trial in trials if trial.key in self.states}
+        self._display.expect([(trial.arm, trial.seed) for trial in trials], done)
+        for trial in trials:
+            if trial.key in self.states:
+                self._join(trial, None, None)
+                result = records.read_result(records.trial_folder(self._settings.results, trial.key))
+                if result is not None:
+                    self._metrics.ended(trial.arm, result)
+
+    def lookup_point(
+        self, trial: PlannedTrial, parameters: Mapping[str, Any], position: int
+    ) -> tuple[str, float | None] | None:
+        """Returns state and validation error of a sweep's point that is on record (and joins it), or None."""
+        ended = records.ended(self._settings.results, trial.key)
+        if ended is not None:
+            self._join(trial, parameters, position)
+        return ended
+
+    def _join(self, trial: PlannedTrial, parameters: Mapping[str, Any] | None, position: int | None) -> None:
+        member = (trial.arm, trial.seed, trial.key, trial.phase)
+        if member in self._members:
+            return
+        self._members.add(member)
+        row = {
+            "study": self._settings.folder.name,
+            "dataset": self._plan.dataset,
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "key": trial.key,
+            "phase": trial.phase,
+            "parameters": dict(parameters) if parameters is not None else None,
+            "position": position,
+        }
+        records.append_members(self._settings.results, self._settings.folder.name, [row])
+
+    def taken_from_record(self, trial: PlannedTrial) -> bool:
+        """Takes a trial that has come on record since planning; says whether there was one."""
+        result = records.read_result(records.trial_folder(self._settings.results, trial.key))
+        if result is None or (result.state is TrialState.FAILED and self._settings.retry_failed):
+            return False
+        self.states[trial.key] = result.state
+        self._join(trial, None, None)
+        self._display.update(trial.arm, trial.seed, result.state, _error_text(result.validation))
+        return True
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        """Writes down an event of a trial; see `Broker.post`."""
+        kind = event["type"]
+        running = self.running.get(event.get("key", ""))
+        if running is None:
+            return
+        if kind == "started":
+            running.history = [EpochReport.model_validate(report) for report in event["history"]]
+            records.rewrite_epochs(running.folder, running.history)
+            self._log(running, event, f"started at epoch {len(running.history)}")
+            self._show(running, "running")
+        elif kind == "training":
+            self._say_first_step()
+        elif kind == "epoch":
+            self._record_epoch(running, EpochReport.model_validate(event["report"]))
+        elif kind == "log":
+            records.append_log(running.folder, event["text"])
+        elif kind == "retry":
+            running.attempt = records.next_attempt(running.folder)
+            self._log(running, event, "its worker died; it goes on from its last checkpoint")
+        elif kind == "final":
+            self._record_end(running, event)
+
+    def _log(self, running: Running, event: Mapping[str, Any], text: str) -> None:
+        records.append_log(running.folder, f"{now()} attempt {event['attempt']}, slot {event['slot']}: {text}\n")
+
+    def _say_first_step(self) -> None:
+        if self._first_step is None:
+            self._first_step = time.monotonic() - self._settings.started
+            self._display.say(f"first training step after {self._first_step:.1f} s")
+
+    def _record_epoch(self, running: Running, report: EpochReport) -> None:
+        if running.history and report.epoch <= running.history[-1].epoch:
+            return
+        running.history.append(report)
+        records.append_epoch(running.folder, report)
+        self._metrics.epoch(running.trial.arm, report)
+        self._show(running, "running")
+
+    def _record_end(self, running: Running, event: Mapping[str, Any]) -> None:
+        state = event["state"]
+        if event["message"]:
+            self._log(running, event, event["message"])
+        del self.running[running.trial.key]
+        if state == "interrupted":
+            self._display.update(running.trial.arm, running.trial.seed, state, "interrupted")
+            return
+        result = _result(running, event)
+        records.write_result(running.folder, result)
+        if result.state is not TrialState.FAILED:
+            # 失败的 trial 留着检查点，--retry-failed 可以接着训练
+            records.tidy(running.folder, self._settings.keep_weights)
+        self.states[result.key] = result.state
+        self._metrics.ended(running.trial.arm, result)
+        text = _error_text(result.validation) if result.state is TrialState.FINISHED else state
+        self._display.update(running.trial.arm, running.trial.seed, state, text)
+        if result.state in (TrialState.DIVERGED, TrialState.FAILED):
+            self._display.say(_trouble_line(result, running, self._settings.results))
+
+    def _show(self, running: Running, state: str) -> None:
+        history = running.history
+        text = f"{100 * history[-1].validation.top1_error:.1f} % @{history[-1].epoch}" if history else "starting"
+        self._display.update(running.trial.arm, running.trial.seed, state, text)
+
+
+def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
+    last = running.history[-1] if running.history else None
+    environment = {**event.get("environment", {}), **records.source_version()}
+    return TrialResult(
+        key=running.trial.key,
+        state=TrialState(event["state"]),
+        seed=running.trial.seed,
+        epochs=len(running.history),
+        train=last.train if last else None,
+        validation=last.validation if last else None,
+        test=last.test if last else None,
+        seconds=sum(report.seconds for report in running.history),
+        images_per_second=_steady_rate(running.history),
+        attempts=running.attempt,
+        started_at=running.started_at,
+        finished_at=now(),
+        message=event["message"],
+        weights=event.get("weights"),
+        weights_sha256=event.get("weights_sha256"),
+        environment=environment,
+    )
+
+
+def _steady_rate(history: Sequence[EpochReport]) -> float | None:
+    """Images per second over the epochs after the first, which warms up."""
+    steady = list(history[1:] or history)
+    seconds = sum(report.train.count / report.images_per_second for report in steady)
+    return sum(report.train.count for report in steady) / seconds if seconds > 0 else None
+
+
+def _job_json(trial: PlannedTrial) -> str:
+    return trial.config.model_dump_json()
+
+
+def _error_text(validation: Any) -> str:
+    return f"{100 * validation.top1_error:.1f} %" if validation is not None else ""
+
+
+def _trouble_line(result: TrialResult, running: Running, results: Path) -> str:
+    return (
+        f"{result.key} ({running.trial.arm} seed {running.trial.seed}) {result.state}: {result.message}; "
+        f"log: {running.folder / 'log.txt'}; repeat it with: "
+        f"python -m alexnet_core train --config {running.folder / 'config.json'}"
+    )
+
+
+def now() -> str:
+    """Returns the time as ISO text (UTC)."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
