@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code if isinstance(error, LabError) else EXIT_WRONG_USE
     if cluster.is_up():
-        cluster.leave(code, options.results / ".ray" / cluster.scratch_name())
+        cluster.leave(code, options.results.resolve() / ".ray" / cluster.scratch_name())
     return code
 
 

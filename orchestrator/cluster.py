@@ -323,7 +323,8 @@ def scratch_name() -> str:
 
 def scratch_folder(results: Path) -> Path:
     """Makes this driver's scratch folder for Ray Train and Tune, and removes those of dead drivers on this host."""
-    parent, host = results / ".ray", socket.gethostname()
+    # Tune 与 Train 的存储路径必须是绝对的
+    parent, host = results.resolve() / ".ray", socket.gethostname()
     for folder in parent.glob(f"{host}-*"):
         owner = folder.name.removeprefix(f"{host}-")
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):

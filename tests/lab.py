@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 
-REPOSITORY = Path(__file__).parents[1]
 MARKER = "ABLATION_TEST_MARKER"
 
 
@@ -44,7 +43,7 @@ class Lab:
         }
         return subprocess.Popen(
             [sys.executable, *arguments],
-            cwd=REPOSITORY,
+            cwd=self.home,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
