@@ -10,10 +10,12 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from orchestrator.answer import answer, verdict_outlook
+from orchestrator.answer import answer
 from orchestrator.plan import Plan, add_look
 from orchestrator.report import answer_table, write_answer
+from orchestrator.sweep import plan_point
 from orchestrator.tables import update_tables
+from orchestrator.verdict import verdict_outlook
 
 
 def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any], console: Console) -> None:
@@ -27,10 +29,7 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
         console: Where to print.
     """
     tables = update_tables(results)
-    sweep = tables.members.filter(
-        (pl.col("study") == folder.name) & (pl.col("phase") == "sweep") & pl.col("position").is_not_null()
-    )
-    judged = answer(plan.study, plan.recipe, content, tables.trials, sweep)
+    judged = answer(plan.study, plan.recipe, content, tables.trials, _own_points(plan, tables.members, folder.name))
     add_look(folder, dict(content), judged.seeds)
     console.print(answer_table(judged, console.width))
     for note in judged.notes:
@@ -38,6 +37,21 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
     written = write_answer(folder, judged)
     what = "written" if written else "unchanged"
     console.print(f"report: {folder / 'report.md'} ({what})", markup=False, highlight=False, soft_wrap=True)
+
+
+def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:
+    """The memberships of this plan's sweep; points of another base (epochs, data, `--set`) are not comparable."""
+    points = members.filter(
+        (pl.col("study") == study) & (pl.col("phase") == "sweep") & pl.col("position").is_not_null()
+    )
+    sweep = plan.study.sweep
+    if sweep is None:
+        return points.clear()
+    own = []
+    for row in points.iter_rows(named=True):
+        parameters = json.loads(row["parameters"])
+        own.append(set(parameters) == set(sweep.parameters) and plan_point(plan, parameters).key == row["key"])
+    return points.filter(pl.Series(own, dtype=pl.Boolean))
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from io import BytesIO
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from orchestrator.answer import Answer, ArmAnswer
 
 # 色盲可分的 Okabe-Ito 色；“等效”与“无结论”永不同色
 COLOURS = {
-    "supports": "#009E73",
-    "contradicts": "#D55E00",
-    "higher": "#E69F00",
-    "lower": "#E69F00",
+    "supports": "#00795A",
+    "contradicts": "#C04A00",
+    "higher": "#9A6A00",
+    "lower": "#9A6A00",
     "equivalent": "#0072B2",
-    "inconclusive": "#777777",
+    "inconclusive": "#7A3E9D",
 }
-OTHER_COLOUR = "#AAAAAA"
-PAPER_COLOUR = "#CC79A7"
+UNTESTED_COLOUR = "#8A8A8A"
+PAPER_COLOUR = "#111111"
+MARGIN_COLOUR = "#DCE9F5"
+SEED_OFFSET, SEED_STEP, SEED_ROOM = 0.17, 0.085, 0.34
+WORD_WIDTH = 32
 
 
 def differences_figure(answer: Answer) -> tuple[bytes, bytes]:
@@ -33,88 +39,100 @@ def differences_figure(answer: Answer) -> tuple[bytes, bytes]:
         The figure as PNG and as SVG.
     """
     arms = [arm for arm in answer.arms if not arm.is_baseline]
-    with matplotlib.rc_context({"svg.hashsalt": "answer", "font.size": 11, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(9.0, 2.3 + 0.75 * len(arms)), layout="constrained")
+    with matplotlib.rc_context({"svg.hashsalt": "answer", "font.size": 11, "svg.fonttype": "path"}):
+        figure = Figure(figsize=(10.0, 2.1 + 0.95 * len(arms)), layout="constrained", facecolor="white")
         axes = figure.subplots()
-        axes.axvspan(-answer.margin, answer.margin, color="#DCE9F5", zorder=0, label=f"margin ±{answer.margin:g}")
+        axes.axvspan(-answer.margin, answer.margin, color=MARGIN_COLOUR, linewidth=0, zorder=0)
         axes.axvline(0.0, color="#333333", linewidth=1.0, zorder=1)
         for place, arm in enumerate(reversed(arms)):
-            _draw_arm(axes, arm, place, labelled=place == 0)
+            _draw_arm(axes, arm, place)
         _decorate(axes, answer, arms)
+        figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=4, frameon=False, fontsize=10)
         return _saved(figure, "png"), _saved(figure, "svg")
 
 
-def _draw_arm(axes: Axes, arm: ArmAnswer, place: int, *, labelled: bool) -> None:
-    colour = COLOURS.get(arm.word, OTHER_COLOUR)
-    values = list(arm.differences.values())
-    axes.scatter(
-        values,
-        [place - 0.22] * len(values),
-        s=16,
-        color=colour,
-        alpha=0.45,
-        linewidths=0,
-        label="one seed" if labelled else None,
-    )
-    if arm.difference is not None:
-        bounds = arm.interval or (arm.difference, arm.difference)
-        axes.errorbar(
-            arm.difference,
-            place,
-            xerr=[[arm.difference - bounds[0]], [bounds[1] - arm.difference]],
-            fmt="o",
-            markersize=8,
-            color=colour,
-            capsize=5,
-            linewidth=2.2,
-            label="mean, interval" if labelled else None,
-        )
-        axes.annotate(
-            f"{arm.difference:+.2f}  {arm.word}",
-            (max(bounds[1], arm.difference), place),
-            xytext=(8, 8),
-            textcoords="offset points",
-            color=colour,
-            fontsize=10,
-        )
+def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
+    colour = COLOURS.get(arm.word, UNTESTED_COLOUR)
+    _draw_seeds(axes, list(arm.differences.values()), place, colour)
     if arm.claimed_points is not None:
-        axes.scatter(
-            [arm.claimed_points],
-            [place],
-            marker="D",
-            s=70,
-            facecolors="none",
-            edgecolors=PAPER_COLOUR,
-            linewidths=2,
-            zorder=3,
-            label="paper (ImageNet)",
+        axes.plot(
+            arm.claimed_points, place, "D", markersize=9, markerfacecolor="none", color=PAPER_COLOUR, mew=1.8, zorder=4
         )
+    if arm.difference is not None:
+        if arm.interval is not None:
+            axes.errorbar(
+                arm.difference,
+                place,
+                xerr=[[arm.difference - arm.interval[0]], [arm.interval[1] - arm.difference]],
+                color=colour,
+                capsize=5,
+                linewidth=2.4,
+                zorder=3,
+            )
+        filled = colour if arm.interval is not None else "white"
+        axes.plot(arm.difference, place, "o", markersize=9, color=colour, markerfacecolor=filled, mew=1.8, zorder=5)
+    _write_verdict(axes, arm, place, colour)
+
+
+def _draw_seeds(axes: Axes, values: list[float], place: int, colour: str) -> None:
+    """Every seed is a point of its own: equal differences stand below one another."""
+    most = max(Counter(round(value, 6) for value in values).values(), default=1)
+    step = min(SEED_STEP, SEED_ROOM / most)
+    stacked: Counter[float] = Counter()
+    for value in values:
+        low = place - SEED_OFFSET - step * stacked[round(value, 6)]
+        stacked[round(value, 6)] += 1
+        axes.plot(value, low, "o", markersize=4.2, color=colour, alpha=0.7, mew=0, zorder=2)
+
+
+def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:
+    """The numbers stand in a column of their own, so that no label runs into a point."""
+    side = axes.get_yaxis_transform()
+    numbers = "" if arm.difference is None else f"{arm.difference:+.2f}"
+    if arm.interval is not None:
+        numbers += f"  ({arm.interval[0]:+.2f}, {arm.interval[1]:+.2f})  at {arm.interval_level:.4g} %"
+    word = arm.word if len(arm.word) <= WORD_WIDTH else arm.word[: WORD_WIDTH - 1] + "…"
+    axes.text(1.02, place + 0.10, word, transform=side, color=colour, fontweight="bold", va="center")
+    axes.text(1.02, place - 0.12, numbers, transform=side, color="#333333", fontsize=10, va="center")
 
 
 def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
-    axes.set_yticks(range(len(arms)), [_label(arm) for arm in reversed(arms)])
-    axes.set_ylim(-0.6, len(arms) - 0.35)
-    axes.margins(x=0.12)
-    axes.set_xlabel(f"top-1 {answer.judged_split} error, arm minus baseline, percentage points")
-    axes.set_title(f"{answer.study} on {answer.dataset}, {answer.seeds} seeds", loc="left", fontsize=12)
+    axes.set_yticks(range(len(arms)), [f"{_short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
+    axes.set_ylim(-0.62, len(arms) - 0.5)
+    axes.margins(x=0.08)
+    axes.set_xlabel(f"top-1 {answer.judged_split} error, arm minus {_baseline(answer)}, percentage points", labelpad=8)
+    seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
+    # 名字里的 $ 不是公式
+    axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=13, parse_math=False)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#EEEEEE", zorder=0)
-    handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))
-    axes.legend(
-        unique.values(),
-        unique.keys(),
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.32),
-        ncols=4,
-        frameon=False,
-    )
+    axes.grid(axis="x", color="#E6E6E6", zorder=0)
+    axes.set_axisbelow(True)
 
 
-def _label(arm: ArmAnswer) -> str:
-    return f"{arm.name}\n(n = {arm.n})"
+def _baseline(answer: Answer) -> str:
+    return next(arm.name for arm in answer.arms if arm.is_baseline)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= WORD_WIDTH else name[: WORD_WIDTH - 1] + "…"
+
+
+def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
+    grey = "#555555"
+    handles: list[Line2D | Patch] = [
+        Patch(color=MARGIN_COLOUR, label=f"margin ±{answer.margin:g}"),
+        Line2D([], [], color=grey, marker="o", markersize=8, linewidth=2.4, label="mean, interval"),
+        Line2D([], [], color=grey, marker="o", markersize=4.2, linewidth=0, alpha=0.7, label="one seed"),
+    ]
+    if any(arm.claimed_points is not None for arm in arms):
+        handles.append(
+            Line2D(
+                [], [], color=PAPER_COLOUR, marker="D", markersize=8, linewidth=0, mfc="none", mew=1.8, label="paper"
+            )
+        )
+    return handles
 
 
 def _saved(figure: Figure, kind: str) -> bytes:

@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from rich.console import JustifyMethod
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.answer import Answer, ArmAnswer
 from orchestrator.records import write_atomically
+from orchestrator.remarks import shown_value, top5_says_something
+from orchestrator.statistics import MOST_SEEDS
 
 FIGURE = "differences"
 ROOMY = 100
-NARROW_WITHOUT = (5, 8)
 WORD_STYLES = {
     "supports": "bold green",
     "contradicts": "bold red",
     "higher": "bold yellow",
     "lower": "bold yellow",
     "equivalent": "bold cyan",
-    "inconclusive": "dim",
+    "inconclusive": "bold magenta",
 }
 
 
@@ -32,65 +32,88 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
 
     Args:
         answer: The answer.
-        width: Columns of the terminal; below 100 the sign-flip p and the seeds needed are left to the report.
+        width: Columns of the terminal; below 100 the intervals' levels, the sign-flip p and the seeds needed are left
+            to the report.
     """
+    roomy = width >= ROOMY
     table = Table(
-        title=f"{answer.study} on {answer.dataset}: {answer.question}",
-        caption=f"paper: {answer.claim} ({answer.claim_source})",
+        title=Text(f"{answer.study} on {answer.dataset}: {answer.question}", style="bold"),
+        caption=Text(f"{answer.claim_source}: {answer.claim}"),
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
-    headings = [
-        "arm",
-        "n",
-        "top-1 error %\nmean ± sd",
-        "difference\n(interval)",
-        "adj. p",
-        "sign-flip p\n(floor)",
-        "paper",
-        "verdict",
-        "seeds\nneeded",
-    ]
-    shown = [place for place in range(len(headings)) if width >= ROOMY or place not in NARROW_WITHOUT]
-    for place in shown:
-        word = headings[place] == "verdict"
-        justify: JustifyMethod = "left" if place == 0 or word else "right"
-        table.add_column(headings[place], justify=justify, no_wrap=not word, min_width=12 if word else None)
+    table.add_column("arm", min_width=8, overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("error %\nmean ± sd", justify="right", no_wrap=True)
+    level = "difference\nlevel: interval" if roomy else "difference\ninterval"
+    table.add_column(level, justify="right", no_wrap=True)
+    table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
+    table.add_column("paper", justify="right", no_wrap=True)
+    table.add_column(f"verdict\non this\n{answer.judged_split} set", min_width=12)
+    if roomy:
+        table.add_column("seeds\nneeded", justify="right", no_wrap=True)
     for arm in answer.arms:
-        cells = [Text(cell.replace(" (", "\n(")) for cell in _cells(arm)]
-        row = [*cells[:7], Text(arm.word, style=WORD_STYLES.get(arm.word, "")), cells[7]]
-        table.add_row(*(row[place] for place in shown))
+        table.add_row(*_terminal_cells(arm, roomy))
     return table
 
 
-def _cells(arm: ArmAnswer) -> list[str]:
-    """Arm, n, error, difference with interval, adjusted p, sign-flip p, the paper's number, seeds needed."""
-    error = "" if arm.mean is None else f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")
-    difference = ""
-    if arm.difference is not None:
-        difference = f"{arm.difference:+.2f}"
-        if arm.interval is not None:
-            difference += f" ({arm.interval[0]:+.2f}, {arm.interval[1]:+.2f})"
-    flips = "" if arm.sign_flip_p is None else f"{arm.sign_flip_p:.4f} ({arm.sign_flip_floor:.4f})"
-    needed = "" if arm.seeds_needed is None else _range(arm.seeds_needed)
-    return [
-        arm.name,
-        str(arm.n),
-        error,
-        difference,
-        "" if arm.adjusted_p is None else _p(arm.adjusted_p),
-        flips,
-        "" if arm.claimed_points is None else f"{arm.claimed_points:+.1f}",
-        needed,
+def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
+    # 没有检验过的差只用灰色
+    style = "" if arm.interval is not None else "dim"
+    difference, p = _points(arm.difference), _p(arm.adjusted_p)
+    if arm.interval is not None:
+        difference += f"\n{_level(arm) if roomy else ''}{_bounds(arm.interval)}"
+    if roomy and arm.sign_flip_p is not None:
+        p += f"\n{_flips(arm)}"
+    cells = [
+        Text(arm.name),
+        Text(str(arm.n)),
+        Text(_error(arm)),
+        Text(difference, style=style),
+        Text(p),
+        Text(_points(arm.claimed_points, 1)),
+        Text(arm.word, style=WORD_STYLES.get(arm.word, "")),
     ]
+    return [*cells, Text(_needed(arm))] if roomy else cells
 
 
-def _p(value: float) -> str:
+def _error(arm: ArmAnswer) -> str:
+    if arm.mean is None:
+        return ""
+    return f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")
+
+
+def _points(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:+.{digits}f}"
+
+
+def _bounds(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:+.2f}, {interval[1]:+.2f}"
+
+
+def _level(arm: ArmAnswer) -> str:
+    return "" if arm.interval_level is None else f"{arm.interval_level:.4g} %: "
+
+
+def _flips(arm: ArmAnswer) -> str:
+    return "" if arm.sign_flip_p is None else f"{_p(arm.sign_flip_p)} ({_p(arm.sign_flip_floor)})"
+
+
+def _needed(arm: ArmAnswer) -> str:
+    """The range; a bound that the search did not reach is marked with a plus."""
+    if arm.seeds_needed is None:
+        return ""
+    low, high = (f"{seeds}{'+' if seeds >= MOST_SEEDS else ''}" for seeds in arm.seeds_needed)
+    return low if low == high else f"{low}-{high}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
-
-
-def _range(bounds: tuple[int, int]) -> str:
-    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}-{bounds[1]}"
 
 
 def answer_markdown(answer: Answer) -> str:
@@ -98,7 +121,9 @@ def answer_markdown(answer: Answer) -> str:
     lines = [
         f"# {_md(answer.study)} on {_md(answer.dataset)}",
         "",
-        f"**{_md(answer.question)}** Paper: {_md(answer.claim)} ({_md(answer.claim_source)})",
+        f"**{_md(answer.question)}**",
+        "",
+        f"{_md(answer.claim_source)}: {_md(answer.claim)}",
         "",
         f"{answer.seeds} complete seeds of {answer.planned_seeds} planned.",
         "",
@@ -107,22 +132,19 @@ def answer_markdown(answer: Answer) -> str:
                 "arm",
                 "n",
                 "top-1 error %",
-                "difference, points (interval)",
+                "difference, points (level: interval)",
                 "adjusted p",
                 "sign-flip p (floor)",
                 "paper",
                 "verdict",
                 "seeds needed",
             ],
-            [[*_cells(arm)[:7], arm.sentence, _cells(arm)[7]] for arm in answer.arms],
+            [_verdict_cells(arm) for arm in answer.arms],
         ),
         "",
         f"![{_alt(answer)}]({FIGURE}.svg)",
         "",
         *[f"- {_md(note)}" for note in answer.notes],
-        *[f"- Missing: {_md(', '.join(answer.missing))}" for _ in answer.missing[:1]],
-        "- Seeds needed: for 80 % power at the smallest effect of "
-        f"{answer.smallest_effect:g} points, from the 95 % limits of the standard deviation.",
         "",
         "## Arms",
         "",
@@ -130,7 +152,7 @@ def answer_markdown(answer: Answer) -> str:
             [
                 "arm",
                 "what it is",
-                "interval's confidence %",
+                "p, unadjusted",
                 "top-5 difference (95 %)",
                 "paper, top-5",
                 "correlation with baseline",
@@ -138,7 +160,7 @@ def answer_markdown(answer: Answer) -> str:
                 "failed",
                 "seconds per trial",
             ],
-            [_details(arm) for arm in answer.arms],
+            [_details(arm, answer.classes) for arm in answer.arms],
         ),
         "",
         "## Every seed",
@@ -150,19 +172,34 @@ def answer_markdown(answer: Answer) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _details(arm: ArmAnswer) -> list[str]:
-    top5 = ""
-    if arm.top5_difference is not None:
-        top5 = f"{arm.top5_difference:+.2f}"
-        if arm.top5_interval is not None:
-            top5 += f" ({arm.top5_interval[0]:+.2f}, {arm.top5_interval[1]:+.2f})"
+def _verdict_cells(arm: ArmAnswer) -> list[str]:
+    interval = "" if arm.interval is None else f" ({_level(arm)}{_bounds(arm.interval)})"
+    return [
+        arm.name,
+        str(arm.n),
+        _error(arm),
+        _points(arm.difference) + interval,
+        _p(arm.adjusted_p),
+        _flips(arm),
+        _points(arm.claimed_points, 1),
+        arm.sentence,
+        _needed(arm),
+    ]
+
+
+def _details(arm: ArmAnswer, classes: int | None) -> list[str]:
+    top5 = _points(arm.top5_difference)
+    if arm.top5_interval is not None:
+        top5 += f" ({_bounds(arm.top5_interval)})"
+    if top5 and not top5_says_something(classes):
+        top5 += ", says nothing here"
     return [
         arm.name,
         arm.title,
-        "" if arm.interval_level is None else f"{arm.interval_level:.2f}",
+        _p(arm.p),
         top5,
-        "" if arm.claimed_top5_points is None else f"{arm.claimed_top5_points:+.1f}",
-        "" if arm.correlation is None else f"{arm.correlation:+.2f}",
+        _points(arm.claimed_top5_points, 1),
+        _points(arm.correlation),
         str(arm.diverged),
         str(arm.failed),
         "" if arm.seconds is None else f"{arm.seconds:.1f}",
@@ -181,7 +218,7 @@ def _sweep_lines(answer: Answer) -> list[str]:
     paths = sorted({path for point in answer.sweep for path in point.parameters})
     rows = [
         [
-            *(_value(point.parameters.get(path)) for path in paths),
+            *(shown_value(point.parameters.get(path)) for path in paths),
             "" if point.validation_error is None else f"{point.validation_error:.2f}",
             point.state,
             point.key,
@@ -196,10 +233,6 @@ def _sweep_lines(answer: Answer) -> list[str]:
     ]
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_md(cell) for cell in cells) + " |"
@@ -210,7 +243,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def _md(text: str) -> str:
     """Escapes what Markdown or HTML would read as markup."""
     plain = " ".join(text.split())
-    for mark in ("\\", "`", "*", "_", "[", "]", "|", "#", "~"):
+    for mark in ("\\", "`", "*", "_", "[", "]", "|", "#", "~", "$"):
         plain = plain.replace(mark, f"\\{mark}")
     return plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

@@ -17,6 +17,7 @@ POWER = 0.8
 LIMITS_LEVEL = 0.95
 EXACT_SIGN_FLIPS = 20
 RANDOM_SIGN_FLIPS = 200_000
+FLIPS_AT_ONCE = 4_000
 MOST_SEEDS = 10_000
 
 
@@ -110,20 +111,23 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
-    observed = abs(values.sum()) * (1.0 - 1e-12)
+    # 舍入误差按各项之和计，不按可能相消的总和计
+    observed = abs(values.sum()) - 1e-12 * np.abs(values).sum()
     if n <= EXACT_SIGN_FLIPS:
         sums = np.zeros(1)
         for value in values:
             sums = np.concatenate([sums + value, sums - value])
         return float((np.abs(sums) >= observed).mean())
-    signs = np.random.default_rng(n).integers(0, 2, size=(RANDOM_SIGN_FLIPS, n), dtype=np.int8) * 2 - 1
-    hits = int((np.abs(signs @ values) >= observed).sum())
+    generator, hits = np.random.default_rng(n), 0
+    for _ in range(RANDOM_SIGN_FLIPS // FLIPS_AT_ONCE):
+        signs = generator.integers(0, 2, size=(FLIPS_AT_ONCE, n), dtype=np.int8) * 2 - 1
+        hits += int((np.abs(signs @ values) >= observed).sum())
     return (hits + 1) / (RANDOM_SIGN_FLIPS + 1)
 
 
 def sign_flip_floor(seeds: int) -> float:
-    """Returns the smallest p that `seeds` pairs can reach by sign flips: 2 ** (1 - seeds)."""
-    return min(1.0, 2.0 ** (1 - seeds))
+    """Returns the smallest p that `sign_flip_p` can reach: 2 ** (1 - seeds), or that of its draws above 20 seeds."""
+    return min(1.0, 2.0 ** (1 - seeds)) if seeds <= EXACT_SIGN_FLIPS else 1.0 / (RANDOM_SIGN_FLIPS + 1)
 
 
 def seeds_to_reach_a_verdict(arms: int, alpha: float) -> int:
@@ -180,6 +184,8 @@ def sd_limits(sd: float, n: int) -> tuple[float, float]:
 
 def seeds_needed(effect: float, sd: float, n: int, level: float) -> tuple[int, int]:
     """Returns how many seeds find `effect` with 80 % power, as a range from the limits of the standard deviation.
+
+    A bound of `MOST_SEEDS` means that many or more.
 
     Args:
         effect: The recipe's smallest effect.

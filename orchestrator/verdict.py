@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from orchestrator.statistics import (
     HolmEntry,
     PairedTest,
+    detectable_effect,
     holm,
     paired_test,
+    seeds_to_reach_a_verdict,
     sign_flip_floor,
     sign_flip_p,
     t_interval,
@@ -31,6 +33,8 @@ class ArmEvidence:
         planned: Seeds looked at.
         diverged: Seeds that diverged in the arm.
         failed: Seeds that failed in the arm.
+        baseline_diverged: Seeds that diverged in the baseline.
+        baseline_failed: Seeds that failed in the baseline.
         same_trials: Whether the arm's configuration is the baseline's.
         claimed_points: The paper's number (arm minus baseline), whose sign decides between supports and contradicts.
     """
@@ -40,6 +44,8 @@ class ArmEvidence:
     planned: int
     diverged: int = 0
     failed: int = 0
+    baseline_diverged: int = 0
+    baseline_failed: int = 0
     same_trials: bool = False
     claimed_points: float | None = None
 
@@ -49,8 +55,10 @@ class Verdict:
     """The verdict on one arm.
 
     Attributes:
-        word: `same trials`, `diverged on k of n`, `failed on k of n`, `identical in n seeds`, `equivalent`, `supports`,
-            `contradicts`, `higher`, `lower`, `inconclusive`, or `no verdict: ...`.
+        word: `same trials`, `diverged on k of n`, `failed on k of n`, `baseline diverged on k of n` (or failed),
+            `identical in n seeds`, `the same difference in n seeds`, `equivalent`, `supports`, `contradicts`, `higher`,
+            `lower`, `inconclusive`, or `no verdict: ...`.
+        in_family: Whether the arm counts in the Holm family.
         test: The paired test; None for the same trials.
         level: Level at which the arm was tested, and of the interval.
         interval: At that level; None without a test.
@@ -61,6 +69,7 @@ class Verdict:
     """
 
     word: str
+    in_family: bool = False
     test: PairedTest | None = None
     level: float | None = None
     interval: tuple[float, float] | None = None
@@ -73,8 +82,8 @@ class Verdict:
 def judge(arms: Sequence[ArmEvidence], margin: float, alpha: float) -> dict[str, Verdict]:
     """Judges all arms of a study as one Holm family.
 
-    Arms that are the baseline's own trials, that diverged or failed, or whose differences are all equal are outside
-    the family: nothing is tested there.
+    Arms that are the baseline's own trials, or that diverged or failed, leave the family. An arm whose differences are
+    all equal has no t; it stays in the family and makes the others' levels no easier.
 
     Args:
         arms: The evidence.
@@ -86,17 +95,25 @@ def judge(arms: Sequence[ArmEvidence], margin: float, alpha: float) -> dict[str,
     """
     tests = {arm.name: paired_test(arm.differences) for arm in arms}
     family = [
-        arm
-        for arm in arms
-        if not arm.same_trials
-        and not arm.diverged
-        and not arm.failed
-        and len(arm.differences) >= FEWEST_SEEDS
-        and tests[arm.name].p is not None
+        arm for arm in arms if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
     ]
-    p_values = [p for arm in family if (p := tests[arm.name].p) is not None]
+    # 差全相等时没有 t，按 p = 1 占一个名额
+    p_values = [1.0 if (p := tests[arm.name].p) is None else p for arm in family]
     entries = dict(zip((arm.name for arm in family), holm(p_values, alpha), strict=True))
     return {arm.name: _verdict(arm, tests[arm.name], entries, margin, alpha) for arm in arms}
+
+
+def _lost(arm: ArmEvidence) -> str | None:
+    """Which trials did not finish, so that the remaining pairs are a biased choice; None where all finished."""
+    for word, count in (
+        ("diverged", arm.diverged),
+        ("failed", arm.failed),
+        ("baseline diverged", arm.baseline_diverged),
+        ("baseline failed", arm.baseline_failed),
+    ):
+        if count:
+            return f"{word} on {count} of {arm.planned}"
+    return None
 
 
 def _verdict(
@@ -104,13 +121,13 @@ def _verdict(
 ) -> Verdict:
     if arm.same_trials:
         return Verdict("same trials")
-    for word, count in (("diverged", arm.diverged), ("failed", arm.failed)):
-        if count:
-            return Verdict(f"{word} on {count} of {arm.planned}", test=test)
+    lost = _lost(arm)
+    if lost is not None:
+        return Verdict(lost, test=test)
     if test.n < FEWEST_SEEDS:
         return Verdict(f"no verdict: fewer than {FEWEST_SEEDS} seeds", test=test)
     if test.p is None:
-        return Verdict(_identical(test), test=test)
+        return Verdict(_identical(test), in_family=True, test=test)
     entry = entries[arm.name]
     interval = t_interval(test, entry.level)
     significant = entry.adjusted_p <= alpha
@@ -122,6 +139,7 @@ def _verdict(
         word = "inconclusive"
     return Verdict(
         word=word,
+        in_family=True,
         test=test,
         level=entry.level,
         interval=interval,
@@ -142,16 +160,48 @@ def _direction(mean: float, claimed: float | None) -> str:
     return "supports" if (mean > 0) == (claimed > 0) else "contradicts"
 
 
-def sentence(word: str, differs_from_zero: bool = False) -> str:
-    """Says a word as a sentence about this test set."""
+def sentence(word: str, differs_from_zero: bool = False, split: str = "test") -> str:
+    """Says a word as a sentence about the set it was judged on.
+
+    Args:
+        word: From a `Verdict`.
+        differs_from_zero: From the same.
+        split: `test` or `validation`.
+    """
+    where = f"on this {split} set"
     sentences = {
-        "supports": "supports the claim's direction, on this test set",
-        "contradicts": "contradicts the claim's direction, on this test set",
-        "higher": "a higher error, on this test set (no claim to compare with)",
-        "lower": "a lower error, on this test set (no claim to compare with)",
-        "equivalent": "equivalent: no effect of practical size here, on this test set",
-        "inconclusive": "inconclusive: these seeds cannot tell, on this test set",
+        "supports": f"supports the claim's direction, {where}",
+        "contradicts": f"contradicts the claim's direction, {where}",
+        "higher": f"a higher error, {where} (no claim to compare with)",
+        "lower": f"a lower error, {where} (no claim to compare with)",
+        "equivalent": f"equivalent: no effect of practical size here, {where}",
+        "inconclusive": f"inconclusive: these seeds cannot tell, {where}",
         "same trials": "the same trials as the baseline",
     }
-    said = sentences.get(word, word)
+    said = sentences.get(word, f"{word}, {where}" if word.startswith(("identical", "the same diff")) else word)
     return f"{said}; different from zero all the same" if differs_from_zero else said
+
+
+def verdict_outlook(
+    seeds: int, arms: int, smallest_effect: float, standard_deviation: float | None, alpha: float = 0.05
+) -> str:
+    """Says before anything runs whether this many seeds can reach a verdict, and what they resolve.
+
+    Args:
+        seeds: Planned seeds.
+        arms: Arms compared with the baseline.
+        smallest_effect: The recipe's, in percentage points.
+        standard_deviation: Of the differences, from an earlier answer; None without one.
+        alpha: Family-wise level.
+    """
+    need = seeds_to_reach_a_verdict(arms, alpha)
+    if seeds < need:
+        tested = "1 arm" if arms == 1 else f"{arms} arms"
+        return (
+            f"{seeds} seeds cannot reach a verdict: an exact sign-flip test of {tested} needs {need} (--seeds {need})"
+        )
+    if not standard_deviation:
+        return f"{seeds} seeds can reach a verdict"
+    resolved = detectable_effect(standard_deviation, seeds, alpha / arms)
+    wanted = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
+    return f"{seeds} seeds can reach a verdict; can resolve {resolved:.1f} points{wanted}"

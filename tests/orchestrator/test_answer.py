@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from orchestrator.answer import Answer, answer, verdict_outlook
-from orchestrator.report import answer_markdown, answer_table, write_answer
+from orchestrator.answer import Answer, answer
+from orchestrator.report import WORD_STYLES, answer_markdown, answer_table, write_answer
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
+from orchestrator.verdict import verdict_outlook
 from search_spaces.study import Study, load_study
 
 STUDY = load_study("lrn")
@@ -91,7 +92,9 @@ def test_only_complete_seeds_up_to_the_first_gap_enter() -> None:
     assert found.seeds == 5
     assert found.missing == ("no_lrn seed 5",)
     assert all(arm.n == 5 for arm in found.arms)
-    assert any("3 of the planned seeds are not complete" in note for note in found.notes)
+    assert "Not complete, so not in this answer: seed 5 (no_lrn)." in found.notes
+    assert "Complete, but after the first gap, so not in this answer: seed 6, 7." in found.notes
+    assert any("no sign-flip p is below 0.062" in note and "from 7 seeds on" in note for note in found.notes)
 
 
 def test_a_diverged_seed_takes_the_word_but_not_the_others() -> None:
@@ -99,19 +102,54 @@ def test_a_diverged_seed_takes_the_word_but_not_the_others() -> None:
     assert found.arms[1].word == "diverged on 1 of 8"
     assert found.arms[1].n == 7
     assert found.arms[2].word == judged(GOOD).arms[2].word
+    assert "Outside the family of tests: no_lrn (diverged on 1 of 8)." in found.notes
+    assert found.arms[2].interval_level == 95.0
+    assert found.arms[1].interval is None
+    assert found.arms[1].seeds_needed is None
+
+
+def test_a_diverged_baseline_leaves_no_words_and_the_sets_own_error() -> None:
+    found = judged({**GOOD, "baseline": ["diverged", *GOOD["baseline"][1:]]})
+    assert [arm.word for arm in found.arms[1:]] == ["baseline diverged on 1 of 8"] * 2
+    assert found.split_error is not None
+    assert any("standard error" in note for note in found.notes)
+
+
+def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
+    same = plan(8)
+    for row in same["trials"]:
+        if row["arm"] == "as_run":
+            row["key"] = f"baseline-{row['seed']}"
+    found = answer(STUDY, RECIPE, same, trials(GOOD), NO_SWEEP)
+    assert found.arms[2].word == "same trials"
+    assert "Outside the family of tests: as_run (same trials)." in found.notes
+    assert found.arms[1].interval_level == 95.0
+
+
+def test_only_arm_trials_enter_a_verdict() -> None:
+    asked = plan(8)
+    tuned = [{**row, "phase": "sweep", "seed": 1000, "key": "no_lrn-0"} for row in asked["trials"]]
+    asked["trials"] += tuned
+    assert answer(STUDY, RECIPE, asked, trials(GOOD), NO_SWEEP) == judged(GOOD)
 
 
 def test_without_a_test_set_validation_is_judged_and_said() -> None:
     found = judged(GOOD, split="validation")
     assert found.judged_split == "validation"
     assert any("no test set" in note for note in found.notes)
+    assert "on this validation set" in found.arms[1].sentence
+    nothing = judged({arm: [None] * 8 for arm in GOOD})
+    assert not any("no test set" in note for note in nothing.notes)
 
 
 def test_a_study_extended_after_looking_is_judged_more_strictly_and_marked() -> None:
-    found = judged(GOOD, looks=(3, 5, 8))
+    found = judged(GOOD, looks=(1, 2, 3, 5, 8))
     assert found.alpha == pytest.approx(0.05 / 3)
     assert found.looks == (3, 5)
     assert any("Extended after looking at 3, 5 seeds" in note for note in found.notes)
+    back = judged({arm: row[:5] for arm, row in GOOD.items()}, looks=(5, 8))
+    assert back.alpha == pytest.approx(0.05 / 2)
+    assert any("Also looked at 8 seeds" in note for note in back.notes)
 
 
 def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
@@ -123,6 +161,7 @@ def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
     found = answer(STUDY, RECIPE, plan(8), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS))
     assert [point.validation_error for point in found.sweep] == sorted(point.validation_error for point in found.sweep)  # type: ignore[type-var]
     assert "This is not a verdict" in answer_markdown(found)
+    assert any(note.startswith("Best of 2 sweep points") and "Not a verdict" in note for note in found.notes)
 
 
 def test_markdown_escapes_every_name() -> None:
@@ -134,13 +173,46 @@ def test_markdown_escapes_every_name() -> None:
     assert row.replace("\\|", "").count("|") == 10
 
 
+WIDE: dict[str, list[int | str | None]] = {
+    "baseline": [207, 220, 201, 212, 190, 206, 209, 215],
+    "no_lrn": [260, 359, 240, 301, 255, 190, 340, 170],
+    "as_run": ["diverged", 208, 204, 199, 195, 205, 210, 212],
+}
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
-def test_the_table_shows_every_arm_and_word_at_any_width(width: int) -> None:
+@pytest.mark.parametrize("errors", [GOOD, WIDE], ids=["small errors", "large errors"])
+def test_the_table_is_whole_at_any_width(width: int, errors: dict[str, list[int | str | None]]) -> None:
     output = StringIO()
-    Console(file=output, width=width).print(answer_table(judged(GOOD), width))
-    assert all(arm in output.getvalue() for arm in ARMS)
-    assert "supports" in output.getvalue()
-    assert "equivalent" in output.getvalue()
+    found = judged(errors)
+    Console(file=output, width=width).print(answer_table(found, width))
+    text = output.getvalue()
+    assert all(arm in text for arm in ARMS)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    # 被切掉的表会丢字：每个词、每个数都要在
+    shown = set(text.replace("(", " ").replace(")", " ").split())
+    for arm in found.arms:
+        assert set(arm.word.split()) <= shown
+        if arm.interval is not None:
+            assert f"{arm.interval[1]:+.2f}" in shown
+        if arm.seeds_needed is not None and width >= 100:
+            assert any(word.startswith(f"{arm.seeds_needed[0]}-{arm.seeds_needed[1]}") for word in shown)
+    assert set(found.claim.split()) <= shown
+
+
+def test_names_are_never_read_as_the_terminals_markup() -> None:
+    wild = Study.model_construct(**{**dict(STUDY), "question": "[/bold] is [red]this[/red] markup?"})
+    output = StringIO()
+    found = answer(wild, RECIPE, plan(8), trials(GOOD), NO_SWEEP)
+    Console(file=output, width=120).print(answer_table(found, 120))
+    assert "[/bold] is [red]this[/red] markup?" in output.getvalue()
+
+
+def test_equivalent_and_inconclusive_never_share_a_colour() -> None:
+    from orchestrator.figures import COLOURS, UNTESTED_COLOUR
+
+    assert len({COLOURS["equivalent"], COLOURS["inconclusive"], COLOURS["supports"], UNTESTED_COLOUR}) == 4
+    assert WORD_STYLES["equivalent"] != WORD_STYLES["inconclusive"]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +265,11 @@ def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
 
 def test_the_outlook_says_what_so_many_seeds_can_do() -> None:
     assert verdict_outlook(8, 2, 1.0, None) == "8 seeds can reach a verdict"
-    assert "use --seeds 7" in verdict_outlook(6, 2, 1.0, None)
-    assert "use --seeds 6" in verdict_outlook(5, 1, 1.0, None)
-    assert "resolve 1." in verdict_outlook(8, 2, 2.0, 0.9)
-    assert "more than the 0.5 worth finding" in verdict_outlook(8, 2, 0.5, 0.9)
+    assert "of 1 arm needs 6 (--seeds 6)" in verdict_outlook(5, 1, 1.0, None)
+    said = verdict_outlook(8, 2, 2.0, 0.9)
+    assert said.startswith("8 seeds can reach a verdict; can resolve 1.")
+    assert said.endswith("points")
+    assert "worth finding: 0.5" in verdict_outlook(8, 2, 0.5, 0.9)
+    assert verdict_outlook(5, 2, 1.0, None) == (
+        "5 seeds cannot reach a verdict: an exact sign-flip test of 2 arms needs 7 (--seeds 7)"
+    )

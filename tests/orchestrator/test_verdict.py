@@ -48,8 +48,24 @@ def test_without_enough_or_without_spread_there_is_no_test() -> None:
 
 def test_arms_that_cannot_be_tested_leave_the_family() -> None:
     alone = judge([arm(1.0)], 0.1, 0.05)["x"]
-    family = [arm(1.0), ArmEvidence("y", (0.0,) * 8, 8), ArmEvidence("z", NOISE, 8, diverged=1)]
-    assert judge(family, 0.1, 0.05)["x"] == alone
+    family = [arm(1.0), ArmEvidence("y", NOISE, 8, same_trials=True), ArmEvidence("z", NOISE, 8, diverged=1)]
+    found = judge(family, 0.1, 0.05)
+    assert found["x"] == alone
+    assert [verdict.in_family for verdict in found.values()] == [True, False, False]
+
+
+def test_an_arm_with_equal_differences_keeps_its_place_in_the_family() -> None:
+    found = judge([arm(1.0), ArmEvidence("y", (0.0,) * 8, 8)], 0.1, 0.05)
+    assert found["x"].level == 0.025
+    assert found["y"].in_family
+    assert found["y"].adjusted_p is None
+
+
+def test_a_baseline_that_diverged_leaves_a_biased_choice_of_pairs_and_no_word() -> None:
+    found = judge([arm(5.0, baseline_diverged=1), ArmEvidence("y", NOISE, 8, baseline_failed=2)], 0.5, 0.05)
+    assert found["x"].word == "baseline diverged on 1 of 8"
+    assert found["y"].word == "baseline failed on 2 of 8"
+    assert all(verdict.interval is None for verdict in found.values())
 
 
 @given(
@@ -75,4 +91,5 @@ def test_word_and_interval_never_disagree(differences: list[list[float]], margin
 def test_every_sentence_about_a_tested_arm_speaks_of_this_test_set() -> None:
     for word in ("supports", "contradicts", "higher", "lower", "equivalent", "inconclusive"):
         assert "on this test set" in sentence(word)
+        assert "on this validation set" in sentence(word, split="validation")
     assert sentence("equivalent") != sentence("inconclusive")

@@ -1,0 +1,103 @@
+"""The remarks under a study's table: what was judged, what did not enter, and what the numbers cannot say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.statistics import seeds_to_reach_a_verdict, sign_flip_floor
+from orchestrator.verdict import FEWEST_SEEDS
+
+if TYPE_CHECKING:
+    from orchestrator.answer import Answer
+
+TOP5_SAYS_SOMETHING_ABOVE = 10
+
+
+def top5_says_something(classes: int | None) -> bool:
+    """Returns whether top-5 error means anything with so many classes; unknown counts as yes."""
+    return classes is None or classes > TOP5_SAYS_SOMETHING_ABOVE
+
+
+def remarks(answer: Answer) -> tuple[str, ...]:
+    """Returns the remarks on an answer, the most important first.
+
+    Args:
+        answer: The answer, without its notes.
+    """
+    return (*_on_the_set(answer), *_on_the_family(answer), *_on_the_seeds(answer), *_on_the_rest(answer))
+
+
+def _on_the_set(answer: Answer) -> Iterator[str]:
+    if answer.split_error is not None:
+        yield (
+            f"Judged on the final epoch's top-1 error of {answer.images} {answer.judged_split} images; that set's own "
+            f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval above."
+        )
+    if answer.judged_split == "validation":
+        yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
+
+
+def _on_the_family(answer: Answer) -> Iterator[str]:
+    family = [arm for arm in answer.arms if arm.in_family]
+    if family:
+        yield (
+            f"Equivalent means inside ±{answer.margin:g} points; intervals are at the level at which each arm was "
+            f"tested (paired t by seed, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g})."
+        )
+    outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
+    if outside and answer.seeds >= FEWEST_SEEDS:
+        yield f"Outside the family of tests: {', '.join(outside)}."
+    need = seeds_to_reach_a_verdict(len(family), answer.alpha)
+    if family and answer.seeds < need:
+        yield (
+            f"With {answer.seeds} seeds no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the words rest on "
+            f"the t test alone; from {need} seeds on, sign flips could confirm them."
+        )
+    if answer.looks:
+        looked = ", ".join(map(str, answer.looks))
+        verb = "Extended after looking" if max(answer.looks) < answer.seeds else "Also looked"
+        yield f"{verb} at {looked} seeds: judged at alpha divided by the number of looks, {answer.alpha:.3g}."
+
+
+def _on_the_seeds(answer: Answer) -> Iterator[str]:
+    if answer.missing:
+        yield f"Not complete, so not in this answer: {'; '.join(_by_seed(answer.missing))}."
+    if answer.seeds_after_gap:
+        after = ", ".join(map(str, answer.seeds_after_gap))
+        yield f"Complete, but after the first gap, so not in this answer: seed {after}."
+    if any(arm.seeds_needed for arm in answer.arms):
+        yield (
+            f"Seeds needed: for 80 % power at the smallest effect worth finding, {answer.smallest_effect:g} points, at "
+            "the arm's level, from the 95 % limits of the standard deviation."
+        )
+
+
+def _by_seed(missing: Sequence[str]) -> list[str]:
+    """Groups `arm seed k` as `seed k (arm, arm)`."""
+    arms: dict[int, list[str]] = {}
+    for name in missing:
+        arm, _, seed = name.rpartition(" seed ")
+        arms.setdefault(int(seed), []).append(arm)
+    return [f"seed {seed} ({', '.join(arms[seed])})" for seed in sorted(arms)]
+
+
+def _on_the_rest(answer: Answer) -> Iterator[str]:
+    if not top5_says_something(answer.classes):
+        yield f"With {answer.classes} classes the top-5 error says nothing here; it is shown without a word."
+    best = answer.sweep[0] if answer.sweep else None
+    if best is not None and best.validation_error is not None:
+        point = ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(best.parameters.items()))
+        yield (
+            f"Best of {_counted(answer.sweep_asked, 'sweep point')} by validation error: {best.validation_error:.2f} % "
+            f"at {point}. Not a verdict: chosen by the same numbers."
+        )
+
+
+def shown_value(value: object) -> str:
+    """Returns a hyperparameter as shown."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"
