@@ -15,6 +15,7 @@ from typing import Any
 from alexnet_core.metrics import EpochReport
 from orchestrator import records
 from orchestrator.display import Progress
+from orchestrator.errors import LabError
 from orchestrator.plan import Plan
 from orchestrator.publisher import StudyMetrics
 from orchestrator.records import TrialResult, TrialState
@@ -178,6 +179,8 @@ class Recorder:
         del self.running[running.trial.key]
         if state == "interrupted":
             self._display.update(running.trial.arm, running.trial.seed, state, "interrupted")
+            if event["message"]:
+                raise LabError(f"{event['message']}; finished trials are on record, make room and go on", exit_code=3)
             return
         result = _result(running, event)
         records.write_result(running.folder, result)

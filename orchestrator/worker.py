@@ -6,6 +6,7 @@ ends its process, so that the next trial starts clean.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import platform
@@ -15,9 +16,10 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 RENEW_AFTER_TRIALS = 200
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RENEW_AT_MEMORY_RATIO = 1.5
 TAKE_WAIT_SECONDS = 10.0
 ASK_EVERY_SECONDS = 0.2
@@ -122,11 +124,14 @@ def _run_and_report(place: _Place, job: dict[str, Any]) -> None:
         final = {"type": "final", "state": "diverged", "message": str(error)}
     except CoreError as error:
         final = {"type": "final", "state": "failed", "message": str(error)}
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            watch.report_and_end()
+        # 盘满不是 trial 的错：停在最近的检查点，由驱动进程告诉用户
+        final = {"type": "final", "state": "interrupted", "message": f"a checkpoint cannot be written: {error}"}
     except Exception:
         # 未知异常可能污染进程：先如实报告，再结束进程
-        watch.post({"type": "log", "text": traceback.format_exc()})
-        sys.stderr.flush()
-        os._exit(1)
+        watch.report_and_end()
     finally:
         faulthandler.cancel_dump_traceback_later()
     watch.post({**final, "environment": _environment(place)})
@@ -198,6 +203,12 @@ class _Watch:
         if self._place.rank == 0:
             answer = ray.get(self._place.broker.post.remote(self._job["key"], self._job["attempt"], event))
             self.stop_state = self.stop_state or answer
+
+    def report_and_end(self) -> NoReturn:
+        """Posts the traceback of the exception being handled, then ends the process."""
+        self.post({"type": "log", "text": traceback.format_exc()})
+        sys.stderr.flush()
+        os._exit(1)
 
     def should_stop(self) -> bool:
         """Called between batches: re-arms the watchdog, and asks the broker without waiting for it."""
