@@ -1,0 +1,70 @@
+"""From records to the answer: which points are a sweep's own, and what an earlier answer tells the next plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from alexnet_core.datasets import summarise_data
+from orchestrator.conclusion import _own_points, resolution_outlook
+from orchestrator.plan import Plan
+from orchestrator.sweep import TUNING_SEED, plan_point
+from orchestrator.tables import MEMBER_COLUMNS
+from search_spaces.study import load_study
+from search_spaces.trial import base_config, unfold
+
+PARAMETERS = {
+    "network.lrn*.k": 1.5,
+    "network.lrn*.size": 3,
+    "network.lrn*.alpha": 1e-3,
+    "network.lrn*.beta": 0.5,
+}
+
+
+def make_plan(epochs: int, seeds: int = 8) -> Plan:
+    study = load_study("lrn")
+    summary = summarise_data("digits", None, None)
+    base = base_config(study, "digits", summary=summary, data_root=None, cache=None, epochs=epochs)
+    return Plan(
+        study=study,
+        dataset="digits",
+        recipe=study.recipes["digits"],
+        summary=summary,
+        base=base,
+        trials=unfold(study, base, range(seeds)),
+        seeds=tuple(range(seeds)),
+        sweep_points=1,
+        done={},
+    )
+
+
+def test_points_of_another_base_are_not_ranked_among_a_sweeps_own() -> None:
+    plans = {epochs: make_plan(epochs) for epochs in (1, 11)}
+    rows = [
+        {
+            "study": "lrn",
+            "dataset": "digits",
+            "arm": "sweep",
+            "seed": TUNING_SEED,
+            "key": plan_point(plan, PARAMETERS).key,
+            "phase": "sweep",
+            "parameters": json.dumps(PARAMETERS),
+            "position": 0,
+        }
+        for plan in plans.values()
+    ]
+    members = pl.DataFrame(rows, schema=MEMBER_COLUMNS)
+    for place, plan in enumerate(plans.values()):
+        assert _own_points(plan, members, "lrn")["key"].to_list() == [rows[place]["key"]]
+    assert _own_points(plans[1], members, "another").is_empty()
+
+
+def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_damaged_one(tmp_path: Path) -> None:
+    plan = make_plan(11)
+    assert resolution_outlook(plan, tmp_path) == "8 seeds can reach a verdict"
+    (tmp_path / "answer.json").write_text("{")
+    assert resolution_outlook(plan, tmp_path) == "8 seeds can reach a verdict"
+    (tmp_path / "answer.json").write_text(json.dumps({"arms": [{"difference_sd": None}, {"difference_sd": 0.6}]}))
+    assert "can resolve 0.8 points" in resolution_outlook(plan, tmp_path)
