@@ -62,7 +62,7 @@ def start_and_wait(lab: Lab, *, finished: int, running: bool = True):
             (folder / "epochs.jsonl").is_file()
             and not (folder / "result.json").is_file()
             and len((folder / "epochs.jsonl").read_text().splitlines()) >= 2
-            for folder in (lab.results / "trials").iterdir()
+            for folder in lab.results.glob("trials/*")
         )
 
     wait_until(in_the_middle, 150, f"{finished} finished trials and one in the middle")
