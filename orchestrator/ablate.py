@@ -335,10 +335,14 @@ def _start_ray(
     roomy = preflight.shared_memory_is_enough(cluster.OBJECT_STORE_BYTES)
     if not roomy and options.address is None:
         console.print("warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False)
-    # 这些导入要好几秒，与 Ray 的启动并行
-    threading.Thread(target=_import_side_by_side, name="imports", daemon=True).start()
+    import ray  # noqa: F401
+
+    # 这些导入要好几秒，与 Ray 的启动并行；同一批模块不能由两个线程同时导入，所以之后要等它
+    imports = threading.Thread(target=_import_side_by_side, name="imports", daemon=True)
+    imports.start()
     cpus = slots * options.workers + 1
     facts = cluster.start(options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy)
+    imports.join()
     if options.address is not None:
         present = cluster.gpus_on_cluster()
         per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, present, "no node of the cluster")
