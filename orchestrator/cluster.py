@@ -26,7 +26,7 @@ from orchestrator import undertaker
 from orchestrator.broker import BROKER_NAME, Broker
 from orchestrator.errors import LabError
 
-# 小张量、单线程、不归还内存的 malloc：CPU 上小网络快约 1.3 倍（tests/benchmarks/orchestration.py）
+# 小张量、单线程、不归还内存的 malloc；是否加快由基准说话，这里未测出差别
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "33554432",
