@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from alexnet_core.configuration import NUMERICS, TrainConfig
-from alexnet_core.specification import NetworkSpec, network
+from alexnet_core.networks import network, training_recipe
+from alexnet_core.specification import NetworkSpec
 
 if TYPE_CHECKING:
     from alexnet_core.alexnet import AlexNet
@@ -32,6 +33,7 @@ __all__ = [
     "local_response_norm",
     "network",
     "train",
+    "training_recipe",
 ]
 
 _HOMES = {

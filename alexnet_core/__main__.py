@@ -189,7 +189,6 @@ def _errors(metrics: SplitMetrics) -> str:
 
 def _evaluate(options: argparse.Namespace) -> int:
     devices = _devices(options)
-    from alexnet_core.evaluation import evaluate
     from alexnet_core.exported import load_model
 
     model = load_model(options.model, devices)
@@ -203,7 +202,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     split = dataset.test if name == "test" else dataset.validation
     if split is None:
         raise CoreError("the data has no test set; use --split validation")
-    metrics = evaluate(model.network, split, model.mean_image, options.views)
+    metrics = model.evaluate(split, options.views)
     views = "10 views" if options.views == 10 else "centre crop"
     print(f"{name}, {views}: {_errors(metrics)}")
     return 0

@@ -13,18 +13,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_core.draws import draw_key, generator
-from alexnet_core.layers import dropout, local_response_norm
+from alexnet_core.layers import dropout, local_response_norm, locally_connected
 from alexnet_core.specification import (
     Activation,
     Convolution,
     Dropout,
     FullyConnected,
     Layer,
+    LayerShape,
+    LocallyConnected,
     NetworkSpec,
     Pooling,
     ResponseNorm,
+    Weighted,
     layer_shapes,
 )
+
+WEIGHTED = (Convolution, LocallyConnected, FullyConnected)
 
 
 class AlexNet(nn.Module):
@@ -50,15 +55,13 @@ class AlexNet(nn.Module):
         self.spec = spec
         self.devices = tuple(torch.device(device) for device in devices[: spec.towers])
         for layer, shape in zip(spec.layers, layer_shapes(spec), strict=True):
-            if isinstance(layer, (Convolution, FullyConnected)):
-                self.add_module(layer.name, self._towers_of(layer, shape.inputs, shape.maps))
+            if isinstance(layer, WEIGHTED):
+                self.add_module(layer.name, self._towers_of(layer, shape))
 
-    def _towers_of(self, layer: Convolution | FullyConnected, inputs: int, maps: int) -> nn.ModuleDict:
+    def _towers_of(self, layer: Weighted, shape: LayerShape) -> nn.ModuleDict:
         on_last = isinstance(layer, FullyConnected) and layer.on_last_device
         devices = self.devices[-1:] if on_last else self.devices
-        return nn.ModuleDict(
-            {str(tower): _weights_of(layer, inputs, maps, device) for tower, device in enumerate(devices)}
-        )
+        return nn.ModuleDict({str(tower): _weights_of(layer, shape, device) for tower, device in enumerate(devices)})
 
     def forward(self, images: torch.Tensor, draws: tuple[int, int, int] | None = None) -> torch.Tensor:
         """Computes the logits.
@@ -71,7 +74,9 @@ class AlexNet(nn.Module):
         Returns:
             Logits (N, classes) on the last device.
         """
-        return self._run(images, draws, until=None)[-1]
+        logits = self._run(images, draws, until=None)[-1]
+        # bfloat16 的类分数会并列，损失也不够精确
+        return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Returns the activations that the last layer reads, tower 0's first.
@@ -89,16 +94,14 @@ class AlexNet(nn.Module):
         for layer in self.spec.layers:
             if layer.name == until:
                 break
-            if isinstance(layer, (Convolution, FullyConnected)):
+            if isinstance(layer, WEIGHTED):
                 towers = self._weighted(layer, towers, reads_both=layer.reads == "both" and not image)
                 image = False
             else:
                 towers = [self._elementwise(layer, tower, index, draws) for index, tower in enumerate(towers)]
         return towers
 
-    def _weighted(
-        self, layer: Convolution | FullyConnected, towers: list[torch.Tensor], *, reads_both: bool
-    ) -> list[torch.Tensor]:
+    def _weighted(self, layer: Weighted, towers: list[torch.Tensor], *, reads_both: bool) -> list[torch.Tensor]:
         modules = self.get_submodule(layer.name)
         outputs = []
         for name, module in modules.named_children():
@@ -143,34 +146,38 @@ class AlexNet(nn.Module):
         return dropout(x, layer.rate, draw_key("dropout", seed, step, layer.name, tower), first_row)
 
 
-def _weights_of(
-    layer: Convolution | FullyConnected, inputs: int, maps: int, device: torch.device
-) -> nn.Conv2d | nn.Linear:
-    """A module of the right shapes without spending torch's own random numbers on it."""
+def _weights_of(layer: Weighted, shape: LayerShape, device: torch.device) -> nn.Module:
+    """A module with zero parameters of the right shapes, without spending torch's own random numbers on it."""
+    if isinstance(layer, LocallyConnected):
+        place = (shape.size, shape.size, shape.maps)
+        weight = torch.zeros(*place, shape.inputs, layer.kernel, layer.kernel, device=device)
+        return nn.ParameterDict({"weight": weight, "bias": torch.zeros(place, device=device)})
     with torch.device("meta"):
-        module: nn.Conv2d | nn.Linear = (
-            nn.Conv2d(inputs, maps, layer.kernel, layer.stride)
+        module: nn.Module = (
+            nn.Conv2d(shape.inputs, shape.maps, layer.kernel, layer.stride)
             if isinstance(layer, Convolution)
-            else nn.Linear(inputs, maps)
+            else nn.Linear(shape.inputs, shape.maps)
         )
     module.to_empty(device=device)
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
-    if isinstance(layer, Convolution):
+    if isinstance(module, nn.Conv2d):
         # channels_last 与输入的 NHWC 布局一致，省去逐层转换
         module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return module
 
 
-def _apply(layer: Convolution | FullyConnected, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    assert isinstance(module, (nn.Conv2d, nn.Linear))
+def _apply(layer: Weighted, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
     if isinstance(layer, FullyConnected):
-        return F.linear(x, module.weight, module.bias)
+        return F.linear(x, weight, bias)
+    if isinstance(layer, LocallyConnected):
+        return locally_connected(x, weight, bias, layer.stride, layer.padding)
     end = layer.padding if layer.padding_end is None else layer.padding_end
     if end != layer.padding:
         x = F.pad(x, (layer.padding, end, layer.padding, end))
-        return F.conv2d(x, module.weight, module.bias, layer.stride)
-    return F.conv2d(x, module.weight, module.bias, layer.stride, layer.padding)
+        return F.conv2d(x, weight, bias, layer.stride)
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding)
 
 
 def _pool(layer: Pooling, x: torch.Tensor) -> torch.Tensor:
@@ -190,12 +197,12 @@ def initialise(model: AlexNet, seed: int) -> None:
         seed: The trial's seed.
     """
     for layer in model.spec.layers:
-        if not isinstance(layer, (Convolution, FullyConnected)):
+        if not isinstance(layer, WEIGHTED):
             continue
         for tower, module in model.get_submodule(layer.name).named_children():
-            assert isinstance(module, (nn.Conv2d, nn.Linear))
-            shape = tuple(module.weight.shape)
-            drawn = generator("initialisation", seed, layer.name, int(tower)).standard_normal(shape, dtype="float32")
+            weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
+            random = generator("initialisation", seed, layer.name, int(tower))
+            drawn = random.standard_normal(tuple(weight.shape), dtype="float32")
             with torch.no_grad():
-                module.weight.copy_(torch.from_numpy(drawn).mul_(layer.weight_std))
-                module.get_parameter("bias").fill_(layer.bias)
+                weight.copy_(torch.from_numpy(drawn).mul_(layer.weight_std))
+                bias.fill_(layer.bias)

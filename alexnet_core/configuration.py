@@ -6,16 +6,16 @@ Nothing here loads torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from alexnet_core.specification import Frozen, NetworkSpec
+from alexnet_core.specification import Frozen, LayerName, NetworkSpec
 
 # Raised by hand whenever the numbers that training produces change; kept honest by a golden test.
 NUMERICS = 1
 
-Precision = Literal["float32"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 
 
 class PlateauSchedule(Frozen):
@@ -46,7 +46,45 @@ class StepSchedule(Frozen):
     factor: float = Field(default=0.1, gt=0, lt=1)
 
 
-Schedule = Annotated[PlateauSchedule | StepSchedule, Field(discriminator="kind")]
+class RateChange(Frozen):
+    """What the operator of the original run changed before an epoch.
+
+    Attributes:
+        epoch: The first epoch it applies to, counted from 1.
+        learning_rate: New learning rate of the weights; None leaves it.
+        layers: Layers that have the rate to themselves from then on, 0 freezing them (biases too); none means all
+            layers without a rate of their own.
+        colour_noise: New standard deviation of the colour noise; None leaves it.
+    """
+
+    epoch: int = Field(ge=1)
+    learning_rate: float | None = Field(default=None, ge=0, le=1000)
+    layers: tuple[LayerName, ...] = ()
+    colour_noise: float | None = Field(default=None, ge=0)
+
+
+class ReplaySchedule(Frozen):
+    """Replays the changes of a recorded run.
+
+    Attributes:
+        changes: In the order of their epochs.
+        biases_follow: Whether the biases' learning rate drops with the weights'. As run it did not: the log of
+            `layer-params-145.cfg` sets epsW alone, and epsB is still 0.02 at the end.
+    """
+
+    kind: Literal["replay"] = "replay"
+    changes: tuple[RateChange, ...] = ()
+    biases_follow: bool = True
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        epochs = [change.epoch for change in self.changes]
+        if epochs != sorted(epochs):
+            raise ValueError(f"the changes must be in the order of their epochs, not {epochs}")
+        return self
+
+
+Schedule = Annotated[PlateauSchedule | StepSchedule | ReplaySchedule, Field(discriminator="kind")]
 
 
 class TrainingSpec(Frozen):
@@ -66,7 +104,11 @@ class TrainingSpec(Frozen):
         images_per_crop: Images that share one offset and flip (paper 1, as run 32).
         colour_noise: Standard deviation of the a_i of the colour noise (paper section 4.1: 0.1), 0 for none.
             The noise is a_i times the standard deviation along each principal axis, in grey levels.
-        precision: Arithmetic of training.
+        divides_by_colour_noise: As run, an image with colour noise is divided by 1 + `colour_noise` (`convdata.py`).
+        mean_follows_crop: The mean image is subtracted at the crop's own pixels; as run (`convdata.py`) every crop
+            lost the centre of the mean image, unreflected. Evaluation does the same.
+        precision: Arithmetic of training and evaluation: float32 (TF32 off), tf32 (needs a GPU), or bfloat16
+            (products in bfloat16; weights, response norm and loss in float32).
     """
 
     epochs: int = Field(ge=1, le=100_000)
@@ -81,6 +123,8 @@ class TrainingSpec(Frozen):
     flips: bool = True
     images_per_crop: int = Field(default=1, ge=1)
     colour_noise: float = Field(default=0.0, ge=0)
+    divides_by_colour_noise: bool = False
+    mean_follows_crop: bool = True
     precision: Precision = "float32"
 
 
@@ -124,3 +168,15 @@ class TrainConfig(Frozen):
     data: DataSpec
     seed: int = Field(ge=0, le=2**31 - 1)
     numerics: int = Field(default=NUMERICS, ge=1)
+
+    @model_validator(mode="after")
+    def _check_scheduled_layers(self) -> Self:
+        schedule = self.training.schedule
+        if isinstance(schedule, ReplaySchedule):
+            named = {name for change in schedule.changes for name in change.layers}
+            missing = sorted(named - {layer.name for layer in self.network.layers})
+            if missing:
+                raise ValueError(
+                    f"training.schedule changes the rate of {', '.join(missing)}, which {self.network.name} has not"
+                )
+        return self

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from alexnet_core.alexnet import AlexNet
-from alexnet_core.augmentation import DeviceImages, centre_views, on_device, ten_views
-from alexnet_core.datasets import Split
+from alexnet_core.augmentation import centre_views, ten_views
+from alexnet_core.configuration import Precision
+from alexnet_core.datasets import Dataset, Split
+from alexnet_core.loader import Batch, ImageLoader
 from alexnet_core.metrics import SplitMetrics
+from alexnet_core.precision import autocast, set_matrix_precision
 
 EVALUATION_BATCH = 256
 
 
 def evaluate(
-    model: AlexNet, split: Split | DeviceImages, mean_image: np.ndarray | None = None, views: int = 1
+    model: AlexNet,
+    dataset: Dataset | Split | ImageLoader,
+    mean_image: np.ndarray | None = None,
+    views: int = 1,
+    *,
+    precision: Precision = "float32",
+    mean_follows_crop: bool = True,
 ) -> SplitMetrics:
     """Evaluates a network.
 
     Args:
         model: The network; its mode is restored afterwards.
-        split: The images, as arrays or already on the first device.
-        mean_image: float32 (H, W, C); needed with arrays.
+        dataset: A data set, of which the test images are taken, or the validation images where there are none;
+            or one split.
+        mean_image: float32 (H, W, C); needed with a split, and instead of a data set's own.
         views: 1 for the centre crop; 10 averages the softmax over ten views (paper section 4.1).
+        precision: Arithmetic, see `TrainingSpec`.
+        mean_follows_crop: See `TrainingSpec`.
 
     Returns:
-        Summed loss and error counts.
+        Summed loss and error counts; `top1_error` and `top5_error` are in [0, 1].
 
     Raises:
-        ValueError: If `views` is neither 1 nor 10.
+        ValueError: If `views` is neither 1 nor 10, or a split comes without a mean image.
     """
     if views not in (1, 10):
         raise ValueError(f"views must be 1 or 10, not {views}")
-    data = split
-    if isinstance(data, Split):
+    set_matrix_precision(precision)
+    loader = dataset
+    if not isinstance(loader, ImageLoader):
+        split = dataset
+        if isinstance(split, Dataset):
+            mean_image = split.mean_image if mean_image is None else mean_image
+            split = split.test if split.test is not None else split.validation
         if mean_image is None:
-            raise ValueError("evaluating arrays needs the mean image")
-        data = on_device(data, mean_image, model.devices[0])
-    return evaluate_rows(model, data, 0, len(data.labels), views)
+            raise ValueError("evaluating a split needs the mean image")
+        assert isinstance(split, Split)
+        loader = ImageLoader(split, mean_image, model.devices[0], mean_follows_crop=mean_follows_crop)
+    return evaluate_rows(model, loader, 0, len(loader), views, precision=precision)
+
+
+def predictions(
+    model: AlexNet, loader: ImageLoader, views: int = 1, *, precision: Precision = "float32"
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yields every batch of a split with its class probabilities.
+
+    Args:
+        model: The network; its mode is restored afterwards.
+        loader: The images.
+        views: 1 for the centre crop, 10 for the mean over ten views.
+        precision: Arithmetic, see `TrainingSpec`.
+
+    Yields:
+        (batch, float32 (B, classes) on the last device).
+    """
+    for batch, log_probabilities in _evaluated(model, loader, 0, len(loader), views, _nothing, precision):
+        yield batch, log_probabilities.exp()
 
 
 def _nothing() -> None:
@@ -49,45 +86,62 @@ def _nothing() -> None:
 
 def evaluate_rows(
     model: AlexNet,
-    data: DeviceImages,
+    loader: ImageLoader,
     first: int,
     last: int,
     views: int = 1,
     before_batch: Callable[[], None] = _nothing,
+    precision: Precision = "float32",
 ) -> SplitMetrics:
     """Evaluates the images `first` to `last` (excluded); data-parallel workers take a share each.
 
     Args:
         model: The network; its mode is restored afterwards.
-        data: The images, on the first device.
+        loader: The images.
         first: First image.
         last: One past the last.
         views: 1 or 10.
         before_batch: Called before every batch, so that the caller shows life, or ends it by an exception.
+        precision: Arithmetic, see `TrainingSpec`.
     """
-    was_training = model.training
-    model.eval()
     sums = torch.zeros(3, dtype=torch.float64, device=model.devices[-1])
-    try:
-        with torch.inference_mode():
-            for start in range(first, last, EVALUATION_BATCH):
-                before_batch()
-                indices = torch.arange(start, min(start + EVALUATION_BATCH, last), device=data.images.device)
-                probabilities = _log_probabilities(model, data, indices, views)
-                sums += batch_sums(probabilities, data.labels[indices].to(probabilities.device))
-    finally:
-        model.train(was_training)
+    for batch, log_probabilities in _evaluated(model, loader, first, last, views, before_batch, precision):
+        sums += batch_sums(log_probabilities, batch.labels.to(sums.device))
     loss, top1, top5 = sums.tolist()
     return SplitMetrics.model_construct(
         loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=last - first
     )
 
 
-def _log_probabilities(model: AlexNet, data: DeviceImages, indices: torch.Tensor, views: int) -> torch.Tensor:
+def _evaluated(
+    model: AlexNet,
+    loader: ImageLoader,
+    first: int,
+    last: int,
+    views: int,
+    before_batch: Callable[[], None],
+    precision: Precision,
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yields batches with their log-probabilities."""
+    was_training = model.training
+    bounds = [(start, min(start + EVALUATION_BATCH, last)) for start in range(first, last, EVALUATION_BATCH)]
+    model.eval()
+    try:
+        with closing(loader.batches(np.arange(last, dtype=np.int64), bounds)) as batches:
+            for batch in batches:
+                before_batch()
+                with torch.inference_mode(), autocast(precision, model.devices[0]):
+                    log_probabilities = _log_probabilities(model, batch, views)
+                yield batch, log_probabilities
+    finally:
+        model.train(was_training)
+
+
+def _log_probabilities(model: AlexNet, batch: Batch, views: int) -> torch.Tensor:
     crop = model.spec.input_size
     if views == 1:
-        return F.log_softmax(model(centre_views(data, indices, crop)), dim=1)
-    softmaxes = [F.softmax(model(view), dim=1) for view in ten_views(data, indices, crop)]
+        return F.log_softmax(model(centre_views(batch, crop)), dim=1)
+    softmaxes = [F.softmax(model(view), dim=1) for view in ten_views(batch, crop)]
     return torch.stack(softmaxes).mean(dim=0).log()
 
 

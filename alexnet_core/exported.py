@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.nn import functional as F
 
 from alexnet_core.alexnet import AlexNet
-from alexnet_core.augmentation import centre_views, on_device
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import Split
 from alexnet_core.errors import CoreError
-from alexnet_core.evaluation import EVALUATION_BATCH
+from alexnet_core.evaluation import evaluate, predictions
+from alexnet_core.images import decode_image
+from alexnet_core.loader import ImageLoader
+from alexnet_core.metrics import SplitMetrics
 
 NEEDED = ("model.safetensors", "config.json", "preprocessing.json", "labels.json")
 
@@ -44,31 +44,42 @@ class LoadedModel:
     labels: tuple[str, ...]
     mean_image: np.ndarray
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Classifies images by their centre crop.
+    def predict(self, images: np.ndarray | Sequence[str | Path], views: int = 1) -> np.ndarray:
+        """Classifies images.
 
         Args:
-            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`).
+            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or the paths of image files,
+                which are prepared as the training images were.
+            views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
 
         Returns:
-            float32 (N, classes), the probabilities.
+            float32 (N, classes), the probabilities; `labels` names the classes.
 
         Raises:
-            CoreError: If the images have another shape or type.
+            CoreError: If the images have another shape or type, or a file cannot be read.
         """
         size = self.config.data.image_size
+        if not isinstance(images, np.ndarray):
+            decoded = [decode_image(Path(path), size) for path in images]
+            images = np.stack(decoded) if decoded else np.zeros((0, size, size, 3), np.uint8)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
-        device = self.network.devices[0]
-        data = on_device(Split(images, np.zeros(len(images), np.int64)), self.mean_image, device)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(images), EVALUATION_BATCH):
-                indices = torch.arange(start, min(start + EVALUATION_BATCH, len(images)), device=device)
-                logits = self.network(centre_views(data, indices, self.network.spec.input_size))
-                parts.append(F.softmax(logits, dim=1).cpu().numpy())
+        loader = self.loader(Split(images, np.zeros(len(images), np.int64)))
+        parts = [
+            probabilities.cpu().numpy()
+            for _, probabilities in predictions(self.network, loader, views, precision=self.config.training.precision)
+        ]
         classes = self.network.spec.classes
         return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
+
+    def loader(self, split: Split) -> ImageLoader:
+        """Returns the images of a split, prepared for this network's first device."""
+        follows = self.config.training.mean_follows_crop
+        return ImageLoader(split, self.mean_image, self.network.devices[0], mean_follows_crop=follows)
+
+    def evaluate(self, split: Split, views: int = 1) -> SplitMetrics:
+        """Evaluates the network on a split, in the arithmetic it was trained in."""
+        return evaluate(self.network, self.loader(split), views=views, precision=self.config.training.precision)
 
 
 def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> LoadedModel:

@@ -1,6 +1,7 @@
-"""The paper's own operations: local response normalisation and non-inverted dropout.
+"""The operations that torch has not, or not as the original had them.
 
-Both are functions over tensors of any memory format; the network in `network.py` calls them.
+Local response normalisation, non-inverted dropout and locally connected maps, as functions over tensors of any memory
+format.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from alexnet_core.draws import keep_mask
@@ -48,8 +50,10 @@ def local_response_norm(
     if x.dim() <= dimensions[-1]:
         raise ValueError(f"across={across!r} needs {dimensions[-1] + 1} dimensions, not {x.dim()}")
     result: torch.Tensor
-    result, _, _ = _ResponseNorm.apply(x, size, alpha, beta, k, dimensions)
-    return result
+    # 半精度存不下平方和与它的幂，所以在 float32 中计算
+    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    result, _, _ = _ResponseNorm.apply(wide, size, alpha, beta, k, dimensions)
+    return result.to(x.dtype)
 
 
 class _ResponseNorm(torch.autograd.Function):
@@ -127,3 +131,26 @@ def dropout(x: torch.Tensor, rate: float, key: int | None, first_row: int) -> to
     if key is None:
         return x * (1.0 - rate)
     return x * keep_mask(key, first_row, x.shape, rate, x.device)
+
+
+def locally_connected(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int = 1, padding: int = 0
+) -> torch.Tensor:
+    """A convolution whose weights differ from place to place (`type=local` of the original code).
+
+    Args:
+        x: (N, inputs, H, W).
+        weight: (height, width, maps, inputs, kernel, kernel), height and width being those of the output.
+        bias: (height, width, maps).
+        stride: Step in pixels.
+        padding: Zeros added at each side.
+
+    Returns:
+        (N, maps, height, width).
+    """
+    height, width, maps = bias.shape
+    columns = F.unfold(x, weight.shape[-1], padding=padding, stride=stride)
+    # 每个位置是一次小矩阵乘法：(P, N, I) @ (P, I, O)
+    products = columns.permute(2, 0, 1) @ weight.reshape(height * width, maps, -1).transpose(1, 2)
+    places = products + bias.reshape(height * width, 1, maps)
+    return places.permute(1, 2, 0).reshape(len(x), maps, height, width)

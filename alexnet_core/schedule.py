@@ -1,25 +1,72 @@
-"""When the learning rate drops: pure functions over the epochs so far."""
+"""When the learning rates drop: pure functions over the epochs so far."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from alexnet_core.configuration import PlateauSchedule, StepSchedule, TrainingSpec
+from alexnet_core.configuration import PlateauSchedule, ReplaySchedule, StepSchedule, TrainingSpec
 
 
-def learning_rate(training: TrainingSpec, validation_errors: Sequence[float]) -> float:
-    """Returns the learning rate of the next epoch.
+@dataclass(frozen=True)
+class EpochRates:
+    """What an epoch is trained with.
+
+    Attributes:
+        weights: Learning rate of the weights.
+        biases: Learning rate of the biases.
+        colour_noise: Standard deviation of the colour noise's a_i; 0 for none.
+        layers: Learning rates (weights, biases) of layers that have their own; 0 freezes.
+    """
+
+    weights: float
+    biases: float
+    colour_noise: float
+    layers: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def of(self, layer: str, *, is_bias: bool) -> float:
+        """Returns the learning rate of a layer's weights or biases."""
+        return self.layers.get(layer, (self.weights, self.biases))[int(is_bias)]
+
+
+def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float]) -> EpochRates:
+    """Returns the rates of the next epoch.
 
     Args:
-        training: Initial learning rate, epochs and schedule.
+        training: Initial learning rate, epochs, schedule and colour noise.
         validation_errors: Top-1 validation error in [0, 1] of each finished epoch.
     """
-    schedule = training.schedule
+    schedule, factor = training.schedule, training.bias_learning_rate_factor
+    if isinstance(schedule, ReplaySchedule):
+        return _replayed(training, schedule, len(validation_errors))
     if isinstance(schedule, StepSchedule):
         drops = step_drops(schedule, training.epochs, len(validation_errors))
     else:
         drops = plateau_drops(schedule, validation_errors)
-    return training.learning_rate * schedule.factor**drops
+    rate = training.learning_rate * schedule.factor**drops
+    return EpochRates(weights=rate, biases=rate * factor, colour_noise=training.colour_noise)
+
+
+def _replayed(training: TrainingSpec, schedule: ReplaySchedule, finished: int) -> EpochRates:
+    noise, weights = training.colour_noise, training.learning_rate
+    own: dict[str, float] = {}
+    for change in schedule.changes:
+        if change.epoch > finished + 1:
+            break
+        if change.colour_noise is not None:
+            noise = change.colour_noise
+        if change.learning_rate is not None and change.layers:
+            own |= dict.fromkeys(change.layers, change.learning_rate)
+        elif change.learning_rate is not None:
+            weights = change.learning_rate
+
+    def biases(rate: float) -> float:
+        # 层被冻结时偏置也冻结（layer-params-145.cfg 的 conv1：epsB=0）
+        followed = rate if schedule.biases_follow or rate == 0 else training.learning_rate
+        return followed * training.bias_learning_rate_factor
+
+    layers = {layer: (rate, biases(rate)) for layer, rate in own.items()}
+    return EpochRates(weights=weights, biases=biases(weights), colour_noise=noise, layers=layers)
 
 
 def step_drops(schedule: StepSchedule, epochs: int, finished: int) -> int:

@@ -1,7 +1,8 @@
-"""The network as data: a list of named layers, and the named networks of the paper.
+"""The network as data: a list of named layers.
 
 A specification says everything about a network but its weights; `alexnet_core.alexnet.AlexNet` builds it on
-devices. Counts of maps and units are per tower. Nothing here loads torch.
+devices, and the named networks are in `alexnet_core.networks`. Counts of maps and units are per tower. Nothing here
+loads torch.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Convolution(Frozen):
         reads: Whether a tower reads its own maps or those of both (tower 0's first).
         weight_std: Standard deviation of the initial weights (zero-mean Gaussian, paper section 5).
         bias: Initial bias (paper section 5: one in conv2, conv4, conv5, zero elsewhere).
+        weight_decay_factor: Weight decay of this layer over that of the training (`layer-params-*.cfg`: wc).
     """
 
     kind: Literal["convolution"] = "convolution"
@@ -44,6 +46,36 @@ class Convolution(Frozen):
     reads: Reads = "own"
     weight_std: float = Field(gt=0)
     bias: float = 0.0
+    weight_decay_factor: float = Field(default=1.0, ge=0)
+
+
+class LocallyConnected(Frozen):
+    """A convolution per tower whose weights differ from place to place (`type=local` of the original code).
+
+    Its weight has the shape (height, width, maps, inputs, kernel, kernel), its bias (height, width, maps), height and
+    width being those of the output.
+
+    Attributes:
+        maps: Output maps per tower.
+        kernel: Side of the square kernel in pixels.
+        stride: Step in pixels.
+        padding: Zeros added at each side.
+        reads: Whether a tower reads its own maps or those of both (tower 0's first).
+        weight_std: Standard deviation of the initial weights (zero-mean Gaussian).
+        bias: Initial bias.
+        weight_decay_factor: See `Convolution`.
+    """
+
+    kind: Literal["locally_connected"] = "locally_connected"
+    name: LayerName
+    maps: int = Field(ge=1, le=8192)
+    kernel: int = Field(ge=1, le=64)
+    stride: int = Field(default=1, ge=1, le=64)
+    padding: int = Field(default=0, ge=0, le=64)
+    reads: Reads = "own"
+    weight_std: float = Field(gt=0)
+    bias: float = 0.0
+    weight_decay_factor: float = Field(default=1.0, ge=0)
 
 
 class FullyConnected(Frozen):
@@ -55,6 +87,7 @@ class FullyConnected(Frozen):
         on_last_device: One undivided layer on the last device (fc8) instead of one per tower.
         weight_std: Standard deviation of the initial weights (paper section 5).
         bias: Initial bias (paper section 5: one in the hidden fully connected layers).
+        weight_decay_factor: See `Convolution`.
     """
 
     kind: Literal["fully_connected"] = "fully_connected"
@@ -64,6 +97,7 @@ class FullyConnected(Frozen):
     on_last_device: bool = False
     weight_std: float = Field(gt=0)
     bias: float = 0.0
+    weight_decay_factor: float = Field(default=1.0, ge=0)
 
 
 class Activation(Frozen):
@@ -118,9 +152,8 @@ class Dropout(Frozen):
     rate: float = Field(default=0.5, ge=0, lt=1)
 
 
-Layer = Annotated[
-    Convolution | FullyConnected | Activation | ResponseNorm | Pooling | Dropout, Field(discriminator="kind")
-]
+Weighted = Convolution | LocallyConnected | FullyConnected
+Layer = Annotated[Weighted | Activation | ResponseNorm | Pooling | Dropout, Field(discriminator="kind")]
 
 
 class LayerShape(Frozen):
@@ -206,19 +239,15 @@ def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
         # 输入图像复制给两座塔，所以第一层没有“读两边”的加倍
         doubled = 2 if getattr(layer, "reads", "own") == "both" and spec.towers == 2 and not is_image else 1
         inputs, towers = maps * doubled, spec.towers
-        spatial = isinstance(layer, (Convolution, Pooling)) or getattr(layer, "across", None) == "map"
-        if spatial and flat:
+        if flat and _needs_maps(layer):
             raise ValueError(f"{layer.name} needs maps, but the activations before it are already flat")
-        if isinstance(layer, Convolution):
-            end = layer.padding if layer.padding_end is None else layer.padding_end
-            room = size + layer.padding + end - layer.kernel
-            if room < 0:
-                raise ValueError(f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}")
-            size = room // layer.stride + 1
-            maps = layer.maps
-            parameters = towers * maps * (inputs * layer.kernel**2 + 1)
-            multiply_adds = towers * maps * inputs * layer.kernel**2 * size**2
-            is_image = False
+        if isinstance(layer, (Convolution, LocallyConnected)):
+            size, maps, is_image = convolved_size(layer, size), layer.maps, False
+            weights = towers * maps * inputs * layer.kernel**2
+            # 局部连接层每个位置各有一组权重
+            places = size**2 if isinstance(layer, LocallyConnected) else 1
+            parameters = places * (weights + towers * maps)
+            multiply_adds = weights * size**2
         elif isinstance(layer, Pooling):
             if layer.size > size:
                 raise ValueError(f"{layer.name}: window {layer.size} is larger than its input of {size}")
@@ -244,104 +273,20 @@ def layer_shapes(spec: NetworkSpec) -> tuple[LayerShape, ...]:
     return tuple(shapes)
 
 
+def _needs_maps(layer: Layer) -> bool:
+    return isinstance(layer, (Convolution, LocallyConnected, Pooling)) or getattr(layer, "across", None) == "map"
+
+
+def convolved_size(layer: Convolution | LocallyConnected, size: int) -> int:
+    """Returns the output side of a convolution over an input of side `size`; raises ValueError if it does not fit."""
+    end = getattr(layer, "padding_end", None)
+    room = size + layer.padding + (layer.padding if end is None else end) - layer.kernel
+    if room < 0:
+        raise ValueError(f"{layer.name}: kernel {layer.kernel} is larger than its padded input of {size}")
+    return room // layer.stride + 1
+
+
 def pooled_size(size: int, window: int, stride: int) -> int:
     """Returns the output side of a pooling that rounds up; a last window must start inside the input."""
     output = -(-(size - window) // stride) + 1
     return output - 1 if (output - 1) * stride >= size else output
-
-
-def network(name: str) -> NetworkSpec:
-    """Returns the named network.
-
-    Args:
-        name: One of `network_names()`.
-
-    Raises:
-        ValueError: If there is no network of that name; the message lists those there are.
-    """
-    if name not in _NETWORKS:
-        raise ValueError(f"there is no network {name!r}; networks: {', '.join(network_names())}")
-    return _NETWORKS[name]
-
-
-def network_names() -> tuple[str, ...]:
-    """Returns the names of the networks, in alphabetical order."""
-    return tuple(sorted(_NETWORKS))
-
-
-def _paper_order(
-    *,
-    maps: tuple[int, int, int, int, int],
-    hidden_units: int,
-    kernels: tuple[int, int],
-    first_stride: int,
-    first_padding: tuple[int, int],
-    weight_stds: tuple[float, float, float, float, float, float, float, float],
-) -> tuple[Layer, ...]:
-    """The layers in the paper's order (section 3.5): ReLU, then response norm, then pooling."""
-    s1, s2, s3, s4, s5, s6, s7, s8 = weight_stds
-    return (
-        Convolution(
-            name="conv1",
-            maps=maps[0],
-            kernel=kernels[0],
-            stride=first_stride,
-            padding=first_padding[0],
-            padding_end=first_padding[1],
-            weight_std=s1,
-        ),
-        Activation(name="relu1"),
-        ResponseNorm(name="lrn1"),
-        Pooling(name="pool1"),
-        Convolution(name="conv2", maps=maps[1], kernel=kernels[1], padding=kernels[1] // 2, weight_std=s2, bias=1.0),
-        Activation(name="relu2"),
-        ResponseNorm(name="lrn2"),
-        Pooling(name="pool2"),
-        Convolution(name="conv3", maps=maps[2], kernel=3, padding=1, reads="both", weight_std=s3),
-        Activation(name="relu3"),
-        Convolution(name="conv4", maps=maps[3], kernel=3, padding=1, weight_std=s4, bias=1.0),
-        Activation(name="relu4"),
-        Convolution(name="conv5", maps=maps[4], kernel=3, padding=1, weight_std=s5, bias=1.0),
-        Activation(name="relu5"),
-        Pooling(name="pool5"),
-        FullyConnected(name="fc6", units=hidden_units, weight_std=s6, bias=1.0),
-        Activation(name="relu6"),
-        Dropout(name="dropout6"),
-        FullyConnected(name="fc7", units=hidden_units, weight_std=s7, bias=1.0),
-        Activation(name="relu7"),
-        Dropout(name="dropout7"),
-        FullyConnected(name="fc8", on_last_device=True, weight_std=s8),
-    )
-
-
-_NETWORKS: dict[str, NetworkSpec] = {
-    # 论文 3.5 节与图 2；224 像素在右侧和底部各补 3（原始代码），得到 55x55
-    "alexnet-paper": NetworkSpec(
-        name="alexnet-paper",
-        input_size=224,
-        classes=1000,
-        layers=_paper_order(
-            maps=(48, 128, 192, 192, 128),
-            hidden_units=2048,
-            kernels=(11, 5),
-            first_stride=4,
-            first_padding=(0, 3),
-            weight_stds=(0.01,) * 8,
-        ),
-    ),
-    # 同样的拓扑，用于 16 至 32 像素的图；标准差取原始运行值（conv3-5 为 0.03，其余 0.01）
-    # 乘以 sqrt(原 fan-in / 此处 fan-in)，使信号大小不变
-    "alexnet-mini": NetworkSpec(
-        name="alexnet-mini",
-        input_size=28,
-        classes=10,
-        layers=_paper_order(
-            maps=(8, 16, 32, 32, 32),
-            hidden_units=128,
-            kernels=(5, 3),
-            first_stride=1,
-            first_padding=(2, 2),
-            weight_stds=(0.022, 0.041, 0.085, 0.074, 0.074, 0.057, 0.04, 0.04),
-        ),
-    ),
-}

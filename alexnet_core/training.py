@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +19,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.augmentation import DeviceImages, colour_axes, on_device, training_views
+from alexnet_core.augmentation import colour_axes, training_views
 from alexnet_core.checkpoint import Position, read_position, read_tensors, write_checkpoint
 from alexnet_core.configuration import NUMERICS, TrainConfig
-from alexnet_core.datasets import Dataset, load_dataset
+from alexnet_core.datasets import Dataset, Split, load_dataset
 from alexnet_core.draws import permutation
 from alexnet_core.errors import CoreError
 from alexnet_core.evaluation import batch_sums, evaluate_rows
+from alexnet_core.loader import Batch, ImageLoader
 from alexnet_core.metrics import EpochReport, SplitMetrics
-from alexnet_core.optimizer import MomentumSGD, weights_and_biases
-from alexnet_core.schedule import learning_rate
+from alexnet_core.optimizer import MomentumSGD, parameter_groups, set_rates
+from alexnet_core.precision import autocast, check_precision, set_matrix_precision
+from alexnet_core.schedule import EpochRates, epoch_rates
 
 CHECK_EVERY_BATCHES_ON_GPU = 50
 
@@ -94,6 +97,7 @@ def train(
         CoreError: The configuration, the data or the checkpoint does not fit.
     """
     _set_globals()
+    set_matrix_precision(config.training.precision)
     _check(config)
     dataset = dataset if dataset is not None else load_dataset(config.data)
     run = _prepare(config, devices, dataset, rank, workers)
@@ -126,8 +130,6 @@ def _set_globals() -> None:
     torch.set_flush_denormal(False)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _check(config: TrainConfig) -> None:
@@ -150,46 +152,48 @@ class _Run:
     model: AlexNet
     parallel: nn.Module
     optimizer: MomentumSGD
-    train: DeviceImages
-    validation: DeviceImages
-    test: DeviceImages | None
+    train: ImageLoader
+    validation: ImageLoader
+    test: ImageLoader | None
     colour: torch.Tensor | None
     rank: int
     workers: int
 
     @property
     def batches(self) -> int:
-        return -(-len(self.train.labels) // self.config.training.batch_size)
+        return -(-len(self.train) // self.config.training.batch_size)
+
+    def share(self, count: int) -> tuple[int, int]:
+        """The part of `count` rows that falls to this worker: first, and one past the last."""
+        return (count * self.rank) // self.workers, (count * (self.rank + 1)) // self.workers
 
 
 def _prepare(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank: int, workers: int) -> _Run:
     if len(dataset.class_names) != config.network.classes:
         raise CoreError(f"the network has {config.network.classes} classes, the data has {len(dataset.class_names)}")
     model = AlexNet(config.network, devices)
+    check_precision(config.training.precision, model.devices[0])
     initialise(model, config.seed)
     model.train()
-    training = config.training
-    groups = weights_and_biases(
-        model.named_parameters(),
-        training.weight_decay,
-        training.bias_learning_rate_factor,
-        training.decays_biases,
-    )
     parallel: nn.Module = model
     if workers > 1:
         parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-    mean, device = dataset.mean_image, model.devices[0]
+
+    def loader(split: Split) -> ImageLoader:
+        follows = config.training.mean_follows_crop
+        return ImageLoader(split, dataset.mean_image, model.devices[0], mean_follows_crop=follows)
+
     colour = None
-    if training.colour_noise > 0:
-        colour = torch.from_numpy(colour_axes(dataset.train.images)).to(device)
+    if config.training.colour_noise > 0:
+        colour = torch.from_numpy(colour_axes(dataset.covariance)).to(model.devices[0])
     return _Run(
         config=config,
         model=model,
         parallel=parallel,
-        optimizer=MomentumSGD(groups, training.momentum),
-        train=on_device(dataset.train, mean, device),
-        validation=on_device(dataset.validation, mean, device),
-        test=on_device(dataset.test, mean, device) if dataset.test is not None else None,
+        optimizer=MomentumSGD(parameter_groups(model, config.training), momentum=config.training.momentum),
+        train=loader(dataset.train),
+        validation=loader(dataset.validation),
+        test=loader(dataset.test) if dataset.test is not None else None,
         colour=colour,
         rank=rank,
         workers=workers,
@@ -236,9 +240,9 @@ def _train_epoch(
     batch_checkpoint_seconds: float,
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
-    config, device = run.config, run.train.images.device
-    order = torch.from_numpy(permutation(len(run.train.labels), "order", config.seed, position.epoch)).to(device)
-    rate = learning_rate(config.training, [report.validation.top1_error for report in position.history])
+    order = permutation(len(run.train), "order", run.config.seed, position.epoch)
+    rates = _rates(run, position)
+    set_rates(run.optimizer, rates)
     # 续训的部分和已是全体之和，只由 0 号带入，避免重复相加
     carried = [position.loss_sum, position.top1_errors, position.top5_errors] if run.rank == 0 else [0.0] * 3
     sums = torch.tensor(carried, dtype=torch.float64, device=run.model.devices[-1])
@@ -257,42 +261,71 @@ def _train_epoch(
             }
         )
 
-    for batch in range(position.batch, run.batches):
-        stop, save = _agreed(run, should_stop(), saver.seconds_since_last() >= batch_checkpoint_seconds)
-        if stop:
-            return here(batch), True
-        if save:
-            saver.save(here(batch))
-        size, batch_loss = _train_batch(run, position.epoch, batch, order, rate, sums)
-        count += size
-        if device.type == "cpu" or batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
-            _check_finite(run, batch_loss, position.epoch, batch)
+    steps = [_step(run, position.epoch, batch) for batch in range(position.batch, run.batches)]
+    bounds = [(step.start + step.first, step.start + step.last) for step in steps]
+    with closing(run.train.batches(order, bounds)) as batches:
+        for step in steps:
+            stop, save = _agreed(run, should_stop(), saver.seconds_since_last() >= batch_checkpoint_seconds)
+            if stop:
+                return here(step.batch), True
+            if save:
+                saver.save(here(step.batch))
+            batch_loss = _train_batch(run, next(batches), step, rates, sums)
+            count += step.size
+            if run.train.device.type == "cpu" or step.batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
+                _check_finite(run, batch_loss, position.epoch, step.batch)
     reached = here(run.batches)
     if not math.isfinite(reached.loss_sum):
         raise Diverged(position.epoch, run.batches - 1)
     return reached, False
 
 
-def _train_batch(
-    run: _Run, epoch: int, batch: int, order: torch.Tensor, rate: float, sums: torch.Tensor
-) -> tuple[int, torch.Tensor]:
-    """One update; adds this worker's metrics to `sums`. Returns the whole batch's size and the loss."""
+def _rates(run: _Run, position: Position) -> EpochRates:
+    return epoch_rates(run.config.training, [report.validation.top1_error for report in position.history])
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One update.
+
+    Attributes:
+        epoch: From 0.
+        batch: From 0, in the epoch.
+        start: Where its batch begins in the epoch's order.
+        size: Images of the whole batch.
+        first: First image of the batch that this worker trains.
+        last: One past the last.
+    """
+
+    epoch: int
+    batch: int
+    start: int
+    size: int
+    first: int
+    last: int
+
+
+def _step(run: _Run, epoch: int, batch: int) -> _Step:
     start = batch * run.config.training.batch_size
-    size = min(run.config.training.batch_size, len(order) - start)
-    first, last = (size * run.rank) // run.workers, (size * (run.rank + 1)) // run.workers
-    positions = torch.arange(start + first, start + last, device=order.device)
-    indices = order[positions]
-    views = training_views(run.train, run.config, epoch, indices, positions, run.colour)
-    step = epoch * run.batches + batch
-    logits = run.parallel(views, (run.config.seed, step, first))
-    labels = run.train.labels[indices].to(logits.device)
+    size = min(run.config.training.batch_size, len(run.train) - start)
+    return _Step(epoch, batch, start, size, *run.share(size))
+
+
+def _train_batch(run: _Run, images: Batch, step: _Step, rates: EpochRates, sums: torch.Tensor) -> torch.Tensor:
+    """One update; adds this worker's metrics to `sums` and returns its summed loss."""
+    precision, device = run.config.training.precision, run.train.device
+    positions = torch.arange(step.start + step.first, step.start + step.last, device=device)
+    views = training_views(images, run.config, step.epoch, positions, run.colour, rates.colour_noise)
+    with autocast(precision, device):
+        logits = run.parallel(views, (run.config.seed, step.epoch * run.batches + step.batch, step.first))
+    labels = images.labels.to(logits.device)
     loss_sum = F.cross_entropy(logits, labels, reduction="sum")
     run.model.zero_grad(set_to_none=True)
     # DDP 对各 worker 的梯度取平均，乘回人数才是整批的均值
-    (loss_sum * (run.workers / size)).backward()  # type: ignore[no-untyped-call]
-    run.optimizer.step(rate)
+    (loss_sum * (run.workers / step.size)).backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
     sums += batch_sums(logits.detach(), labels)
-    return size, loss_sum.detach()
+    return loss_sum.detach()
 
 
 def _check_finite(run: _Run, loss: torch.Tensor, epoch: int, batch: int) -> None:
@@ -333,7 +366,7 @@ def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]
             raise Diverged(position.epoch, run.batches - 1)
     report = EpochReport(
         epoch=position.epoch + 1,
-        learning_rate=learning_rate(run.config.training, [report.validation.top1_error for report in position.history]),
+        learning_rate=_rates(run, position).weights,
         train=SplitMetrics(
             loss_sum=position.loss_sum,
             top1_errors=position.top1_errors,
@@ -348,15 +381,16 @@ def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]
     return Position(epoch=position.epoch + 1, complete=last, history=(*position.history, report))
 
 
-def _evaluate(run: _Run, data: DeviceImages, should_stop: Callable[[], bool]) -> SplitMetrics:
+def _evaluate(run: _Run, loader: ImageLoader, should_stop: Callable[[], bool]) -> SplitMetrics:
     def before_batch() -> None:
         # 多个 worker 的批数可能不同，只有单个 worker 可以中途离开；但都要报告进展
         if should_stop() and run.workers == 1:
             raise _Stopped
 
-    count = len(data.labels)
-    first, last = (count * run.rank) // run.workers, (count * (run.rank + 1)) // run.workers
-    share = evaluate_rows(run.model, data, first, last, before_batch=before_batch)
+    count = len(loader)
+    first, last = run.share(count)
+    precision = run.config.training.precision
+    share = evaluate_rows(run.model, loader, first, last, before_batch=before_batch, precision=precision)
     if run.workers == 1:
         return share
     own = torch.tensor(

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from alexnet_core.configuration import TrainingSpec
-from alexnet_core.specification import Frozen, network_names
+from alexnet_core.networks import network_names
+from alexnet_core.specification import Frozen
 from search_spaces.errors import StudyError
 from search_spaces.yaml_file import load_model
 

@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from alexnet_core.configuration import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.datasets import DataSummary
-from alexnet_core.specification import network
+from alexnet_core.networks import network
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
 from search_spaces.study import Study
@@ -26,7 +26,11 @@ Phase = Literal["arm", "sweep", "confirmation"]
 KEY_LENGTH = 20
 
 # 以后新增的字段及其引入时的默认值：等于默认值时不进入 JSON，旧 key 因此不变
-ADDED_LATER: Mapping[str, JsonValue] = {}
+ADDED_LATER: Mapping[str, JsonValue] = {
+    "network.layers.*.weight_decay_factor": 1.0,
+    "training.divides_by_colour_noise": False,
+    "training.mean_follows_crop": True,
+}
 
 
 @dataclass(frozen=True)

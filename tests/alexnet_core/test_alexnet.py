@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.draws import draw_key, keep_mask
-from alexnet_core.specification import FullyConnected, NetworkSpec, layer_shapes, network
+from alexnet_core.networks import network
+from alexnet_core.specification import FullyConnected, NetworkSpec, layer_shapes
 
 
 def single_device(

@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet_core.augmentation import (
-    DeviceImages,
-    centre_views,
-    colour_axes,
-    on_device,
-    ten_views,
-    training_views,
-)
+from alexnet_core.augmentation import centre_views, colour_axes, ten_views, training_views
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import Dataset
+from alexnet_core.loader import ImageLoader
 
 
 @pytest.fixture
-def data(dataset: Dataset) -> DeviceImages:
-    return on_device(dataset.train, dataset.mean_image, "cpu")
+def data(dataset: Dataset) -> ImageLoader:
+    return ImageLoader(dataset.train, dataset.mean_image, "cpu")
 
 
 def crops_of(dataset: Dataset, image: int, crop: int) -> dict[tuple[int, int, bool], np.ndarray]:
@@ -37,14 +31,14 @@ def crops_of(dataset: Dataset, image: int, crop: int) -> dict[tuple[int, int, bo
 
 
 def views_of(
-    data: DeviceImages, config: TrainConfig, epoch: int, indices: list[int], axes: torch.Tensor | None = None
+    data: ImageLoader, config: TrainConfig, epoch: int, indices: list[int], axes: torch.Tensor | None = None
 ) -> torch.Tensor:
-    chosen = torch.tensor(indices)
-    return training_views(data, config, epoch, chosen, torch.arange(len(chosen)), axes)
+    noise = config.training.colour_noise
+    return training_views(data.take(indices), config, epoch, torch.arange(len(indices)), axes, noise)
 
 
 def test_every_training_view_is_a_crop_of_its_image_and_all_offsets_occur(
-    dataset: Dataset, data: DeviceImages, config_of: Callable[..., TrainConfig]
+    dataset: Dataset, data: ImageLoader, config_of: Callable[..., TrainConfig]
 ) -> None:
     seen = set()
     crops = [crops_of(dataset, image, 10) for image in range(70)]
@@ -58,7 +52,7 @@ def test_every_training_view_is_a_crop_of_its_image_and_all_offsets_occur(
 
 
 def test_a_view_depends_on_its_image_and_epoch_not_on_its_batch(
-    data: DeviceImages, config_of: Callable[..., TrainConfig]
+    data: ImageLoader, config_of: Callable[..., TrainConfig]
 ) -> None:
     config = config_of()
     together = views_of(data, config, 0, [5, 9, 30])
@@ -68,7 +62,7 @@ def test_a_view_depends_on_its_image_and_epoch_not_on_its_batch(
 
 
 def test_groups_share_one_crop_when_the_original_did(
-    dataset: Dataset, data: DeviceImages, config_of: Callable[..., TrainConfig]
+    dataset: Dataset, data: ImageLoader, config_of: Callable[..., TrainConfig]
 ) -> None:
     views = views_of(data, config_of(images_per_crop=32), 0, [7] * 64)
     assert (views[:32] == views[0]).all()
@@ -76,17 +70,17 @@ def test_groups_share_one_crop_when_the_original_did(
 
 
 def test_no_augmentation_is_the_centre_crop(
-    dataset: Dataset, data: DeviceImages, config_of: Callable[..., TrainConfig]
+    dataset: Dataset, data: ImageLoader, config_of: Callable[..., TrainConfig]
 ) -> None:
     plain = views_of(data, config_of(random_crops=False, flips=False), 3, [1, 2])
     expected = dataset.train.images[[1, 2], 1:11, 1:11].astype(np.float32) - dataset.mean_image[1:11, 1:11]
     np.testing.assert_array_equal(plain.numpy(), expected.transpose(0, 3, 1, 2))
-    assert torch.equal(plain, centre_views(data, torch.tensor([1, 2]), 10))
+    assert torch.equal(plain, centre_views(data.take([1, 2]), 10))
     assert plain.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_ten_views_are_corners_centre_and_their_reflections(dataset: Dataset, data: DeviceImages) -> None:
-    views = ten_views(data, torch.tensor([4]), 10)
+def test_ten_views_are_corners_centre_and_their_reflections(dataset: Dataset, data: ImageLoader) -> None:
+    views = ten_views(data.take([4]), 10)
     crops = crops_of(dataset, 4, 10)
     places = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
     expected = [crops[(*place, flip)] for flip in (False, True) for place in places]
@@ -96,7 +90,7 @@ def test_ten_views_are_corners_centre_and_their_reflections(dataset: Dataset, da
 
 
 def test_colour_axes_are_the_principal_axes_in_grey_levels(dataset: Dataset) -> None:
-    axes = colour_axes(dataset.train.images)
+    axes = colour_axes(dataset.covariance)
     covariance = np.cov(dataset.train.images.reshape(-1, 3).T.astype(np.float64), bias=True)
     np.testing.assert_allclose(axes @ axes.T, covariance, rtol=1e-4)
     scaled = axes.T @ axes
@@ -104,9 +98,9 @@ def test_colour_axes_are_the_principal_axes_in_grey_levels(dataset: Dataset) -> 
 
 
 def test_colour_noise_shifts_a_whole_image_by_a_tenth_of_the_spread(
-    dataset: Dataset, data: DeviceImages, config_of: Callable[..., TrainConfig]
+    dataset: Dataset, data: ImageLoader, config_of: Callable[..., TrainConfig]
 ) -> None:
-    axes = torch.from_numpy(colour_axes(dataset.train.images))
+    axes = torch.from_numpy(colour_axes(dataset.covariance))
     config = config_of(random_crops=False, flips=False, colour_noise=0.1)
     shifts = []
     for epoch in range(60):

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from alexnet_core.configuration import DataSpec
-from alexnet_core.datasets import decode_image, load_dataset, prepare_data, summarise_data
+from alexnet_core.datasets import load_dataset, prepare_data, summarise_data
 from alexnet_core.errors import CoreError
+from alexnet_core.images import decode_image
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 

@@ -13,15 +13,21 @@ import torch.nn.functional as F
 
 from alexnet_core import NUMERICS
 from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.augmentation import DeviceImages, training_views
+from alexnet_core.augmentation import training_views
 from alexnet_core.configuration import DataSpec, TrainConfig, TrainingSpec
-from alexnet_core.optimizer import MomentumSGD, weights_and_biases
-from alexnet_core.specification import network, network_names
+from alexnet_core.loader import Batch
+from alexnet_core.networks import network, network_names
+from alexnet_core.optimizer import MomentumSGD, parameter_groups
 
 PINNED_NUMERICS = 1
 LOSSES = {
+    "alexnet-145": [6.169519866058779, 6.721779776525863, 6.959298332605007],
+    "alexnet-half": [7.047191237712138, 6.8596663041526025, 6.814943577141197],
     "alexnet-mini": [3.3052346737695917, 3.6532761602989146, 1.8808888553184757],
     "alexnet-paper": [6.518913930934227, 6.744310228437129, 6.938836689711017],
+    "cifar-11pct": [2.302846219057723, 2.3033170230925095, 2.3021271479613343],
+    "cifar-13pct": [2.3028531918926154, 2.3014957624604513, 2.3058580115378664],
+    "cifar-18pct": [2.303766522241971, 2.3029890984583363, 2.302412697334181],
 }
 VIEWS = [277.5259056886375, -586.3693728753614, 591.1375212482537, 167.99687659151493]
 
@@ -31,7 +37,7 @@ def three_losses(name: str) -> list[float]:
     model = AlexNet(spec)
     initialise(model, 5)
     model.double().train()
-    optimizer = MomentumSGD(weights_and_biases(model.named_parameters(), 5e-4, 1.0, True), 0.9)
+    optimizer = MomentumSGD(parameter_groups(model, TrainingSpec(epochs=1)))
     random = np.random.Generator(np.random.Philox(key=1))
     shape = (2, spec.input_size, spec.input_size, spec.channels)
     losses = []
@@ -42,7 +48,9 @@ def three_losses(name: str) -> list[float]:
         losses.append(float(loss.detach()))
         model.zero_grad()
         loss.backward()
-        optimizer.step(rate)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
     return losses
 
 
@@ -59,7 +67,7 @@ def view_sums() -> list[float]:
     )
     chosen = torch.tensor([8, 0, 3, 5])
     axes = torch.tensor([[40.0, 5, 1], [40, -5, 2], [40, 0, -3]])
-    views = training_views(DeviceImages(images, chosen, mean), config, 2, chosen, torch.arange(4), axes)
+    views = training_views(Batch(images, chosen, chosen, chosen, mean), config, 2, torch.arange(4), axes, 0.1)
     weights = torch.linspace(-1, 1, views[0].numel(), dtype=torch.float64)
     return [float(view) for view in views.double().contiguous().flatten(1) @ weights]
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from alexnet_core.configuration import PlateauSchedule, StepSchedule, TrainingSpec
-from alexnet_core.schedule import learning_rate
+from alexnet_core.schedule import epoch_rates
 
 
 def rates(training: TrainingSpec, errors: list[float]) -> list[float]:
-    return [learning_rate(training, errors[:epoch]) for epoch in range(len(errors) + 1)]
+    return [epoch_rates(training, errors[:epoch]).weights for epoch in range(len(errors) + 1)]
 
 
 def test_steps_drop_before_the_epoch_their_fraction_names() -> None:

@@ -23,7 +23,7 @@ from alexnet_core.draws import draw_key
 from alexnet_core.errors import CoreError
 from alexnet_core.evaluation import evaluate
 from alexnet_core.metrics import EpochReport
-from alexnet_core.specification import network
+from alexnet_core.networks import network
 from alexnet_core.training import Diverged, train
 
 ConfigOf = Callable[..., TrainConfig]

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_core.metrics import EpochReport, SplitMetrics
-from alexnet_core.specification import NetworkSpec, network
+from alexnet_core.networks import network
+from alexnet_core.specification import NetworkSpec
 from orchestrator import records
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.tables import update_tables

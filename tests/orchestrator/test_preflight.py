@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_core.specification import network
+from alexnet_core.networks import network
 from orchestrator.errors import LabError
 from orchestrator.preflight import (
     RESERVE_BYTES,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexnet_core.configuration import DataSpec, StepSchedule, TrainConfig, TrainingSpec
 from alexnet_core.datasets import DataSummary
-from alexnet_core.specification import network
+from alexnet_core.networks import network
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study
 from search_spaces.trial import (

@@ -1,0 +1,409 @@
+"""Preparing images: a tree or CIFAR-10 becomes a prepared folder (see `prepared`), in constant memory.
+
+Images are decoded in parallel, written one after another, and every finished part is noted, so that a killed
+preparation goes on where it was. The folder appears under its name only when it is whole. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from alexnet_core.errors import CoreError
+from alexnet_core.files import flush_folder, replaced
+from alexnet_core.imagefolder import Tree, manifest_digest, some
+from alexnet_core.images import BadImage, decode_image
+from alexnet_core.moments import PixelMoments, channel_products
+from alexnet_core.prepared import FORMAT, MANIFEST, PreparedManifest, PreparedSplit, is_prepared, read_manifest
+
+BadImages = Literal["fail", "skip"]
+Progress = Callable[[int, int], None]
+
+# 每部分约 32 MiB：内存与图像总数无关，中断最多重做这么多
+PART_BYTES = 32 * 1024**2
+_HEADER = 128
+_SPARE_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image ready to be written: its pixels, the bytes and the SHA-256 of its file, and its channel products."""
+
+    pixels: np.ndarray
+    size: int
+    digest: str
+    products: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where images come from.
+
+    Attributes:
+        description: For the manifest.
+        class_names: In the order of the labels.
+        names: Name of every image, by split folder.
+        labels: int64, by split folder.
+        read: Name and size in pixels to `Decoded`; raises BadImage.
+    """
+
+    description: str
+    class_names: tuple[str, ...]
+    names: dict[str, list[str]]
+    labels: dict[str, np.ndarray]
+    read: Callable[[str, int], Decoded]
+
+
+def tree_source(tree: Tree) -> ImageSource:
+    """Returns the images of a tree of class folders."""
+
+    def read(name: str, size: int) -> Decoded:
+        path = tree.root / name
+        if "\t" in name or "\n" in name:
+            raise BadImage(path, "its name has a tab or a line break")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BadImage(path, error.strerror or str(error)) from error
+        pixels = decode_image(path, size, content)
+        return Decoded(pixels, len(content), hashlib.sha256(content).hexdigest(), channel_products(pixels))
+
+    return ImageSource(str(tree.root.resolve()), tree.class_names, tree.names, tree.labels, read)
+
+
+def disk_need(source: ImageSource, image_size: int) -> int:
+    """Returns the bytes that the prepared folder will take."""
+    images = sum(len(names) for names in source.names.values())
+    return images * (image_size**2 * 3 + 8 + 150) + _SPARE_BYTES
+
+
+def prepare(
+    source: ImageSource,
+    destination: Path,
+    image_size: int = 256,
+    *,
+    preparation: int = 1,
+    bad_images: BadImages = "fail",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> PreparedManifest:
+    """Makes a prepared folder, or goes on with one; does nothing where the same one is there.
+
+    Args:
+        source: The images.
+        destination: The folder to make.
+        image_size: Height and width in pixels: shorter side resized, then centre crop (paper section 2: 256).
+        preparation: Version of the preparation, see `DataSpec`.
+        bad_images: `fail` names all images that cannot be used, and makes nothing; `skip` leaves them out.
+        threads: Threads that decode; None for one per core.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CoreError: Images cannot be used, the disk is too small, or `destination` is something else.
+    """
+    identity = _identity(source, image_size, preparation)
+    with _locked(destination):
+        if is_prepared(destination):
+            return _same(destination, source, image_size, preparation)
+        if destination.exists() and any(destination.iterdir()):
+            raise CoreError(
+                f"{destination} exists and was not made by the preparation; give a folder that is not there"
+            )
+        partial = destination.with_name(f"{destination.name}.partial")
+        work = _Work(source, partial, image_size, identity, progress)
+        _check_disk(partial, disk_need(source, image_size) - work.written_bytes())
+        count = threads or len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(count, "decode") as pool:
+            for split in source.names:
+                work.write_split(split, pool)
+        manifest = work.finish(preparation, bad_images)
+        if destination.is_dir():
+            destination.rmdir()
+        partial.rename(destination)
+        flush_folder(destination.parent)
+        return manifest
+
+
+@contextmanager
+def _locked(destination: Path) -> Iterator[None]:
+    """Lets one process at a time prepare a folder; another waits and then finds it made."""
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with (destination.parent / f".{destination.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise CoreError(
+            f"{destination} cannot be written: {error.strerror}; what is prepared stays, go on later"
+        ) from error
+
+
+def _identity(source: ImageSource, image_size: int, preparation: int) -> str:
+    """What a partial folder must have been begun with to be gone on with."""
+    found = hashlib.sha256(f"{FORMAT} {preparation} {image_size} {source.description}\n".encode())
+    for split, names in source.names.items():
+        found.update(f"{split}\n".encode())
+        for name in names:
+            found.update(name.encode("utf-8", "surrogateescape") + b"\n")
+    return found.hexdigest()
+
+
+def _same(destination: Path, source: ImageSource, image_size: int, preparation: int) -> PreparedManifest:
+    manifest = read_manifest(destination)
+    wanted = (preparation, image_size, source.class_names)
+    if (manifest.preparation, manifest.image_size, manifest.class_names) != wanted:
+        raise CoreError(
+            f"{destination} holds other prepared data ({manifest.image_size} pixels, {len(manifest.class_names)} "
+            "classes); give a folder that is not there"
+        )
+    return manifest
+
+
+def _check_disk(partial: Path, need: int) -> None:
+    free = shutil.disk_usage(partial.parent).free
+    if need > free:
+        raise CoreError(
+            f"preparing needs {need / 1e9:.2f} GB at {partial.parent}, only {free / 1e9:.2f} GB are free; "
+            "make room, or give another folder"
+        )
+
+
+@dataclass
+class _SplitState:
+    """How far a split is: images looked at, images kept, and the lengths of its text files."""
+
+    looked_at: int = 0
+    kept: int = 0
+    files_bytes: int = 0
+    bad_bytes: int = 0
+
+
+@dataclass
+class _State:
+    """How far a preparation is."""
+
+    identity: str
+    splits: dict[str, _SplitState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _SplitFiles:
+    """The files that a split grows in: pixels, names, what was left out, and the rows that were kept."""
+
+    array: BinaryIO
+    names: BinaryIO
+    bad: BinaryIO
+    rows: BinaryIO
+
+    def flush(self) -> None:
+        for file in (self.array, self.names, self.bad, self.rows):
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class _Work:
+    """A partial folder."""
+
+    def __init__(
+        self, source: ImageSource, folder: Path, image_size: int, identity: str, progress: Progress | None
+    ) -> None:
+        self._source, self._folder, self._size, self._progress = source, folder, image_size, progress
+        self._moments, self._image_bytes = PixelMoments(image_size), image_size**2 * 3
+        self._state = _State(identity)
+        self._sums = {split: hashlib.sha256() for split in source.names}
+        self._total = sum(len(names) for names in source.names.values())
+        if not self._resume():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+
+    def _resume(self) -> bool:
+        try:
+            with np.load(self._folder / "state.npz", allow_pickle=False) as saved:
+                content = json.loads(str(saved["state"]))
+                if content["identity"] != self._state.identity:
+                    return False
+                self._state.splits = {name: _SplitState(**split) for name, split in content["splits"].items()}
+                self._moments.count = int(saved["count"])
+                self._moments.total, self._moments.products = saved["total"], saved["products"]
+        except (OSError, ValueError, KeyError, EOFError, TypeError):
+            return False
+        return True
+
+    def _save(self) -> None:
+        splits = {name: vars(split) for name, split in self._state.splits.items()}
+        moments = self._moments
+        with replaced(self._folder / "state.npz") as path, path.open("wb") as file:
+            text = json.dumps({"identity": self._state.identity, "splits": splits})
+            np.savez(file, state=text, count=moments.count, total=moments.total, products=moments.products)
+
+    def written_bytes(self) -> int:
+        return sum(split.kept for split in self._state.splits.values()) * self._image_bytes
+
+    def write_split(self, split: str, pool: ThreadPoolExecutor) -> None:
+        """Decodes the rest of a split; while one part is written, the next is being decoded."""
+        names = self._source.names[split]
+        state = self._state.splits.setdefault(split, _SplitState())
+        per_part = max(1, PART_BYTES // self._image_bytes)
+        self._hash_again(split, state)
+        with ExitStack() as stack:
+            files = _SplitFiles(
+                array=stack.enter_context(_opened(self._array(split), _HEADER + state.kept * self._image_bytes)),
+                names=stack.enter_context(_opened(self._folder / f"{split}-files.tsv", state.files_bytes)),
+                bad=stack.enter_context(_opened(self._folder / f"{split}-bad.tsv", state.bad_bytes)),
+                rows=stack.enter_context(_opened(self._folder / f"{split}-kept.bin", state.kept * 8)),
+            )
+            starts = range(state.looked_at, len(names), per_part)
+            ahead: list[Future[Decoded | BadImage]] = []
+            for start in starts:
+                coming = ahead or self._submit(pool, names[start : start + per_part])
+                ahead = self._submit(pool, names[start + per_part : start + 2 * per_part])
+                self._write_part(split, start, [future.result() for future in coming], files)
+                files.flush()
+                # 数据先落盘，再记进度：进度永远不会超前
+                self._save()
+                if self._progress is not None:
+                    self._progress(sum(each.looked_at for each in self._state.splits.values()), self._total)
+
+    def _hash_again(self, split: str, state: _SplitState) -> None:
+        """The running hash cannot be stored, so a resumed split reads what it has."""
+        left = state.kept * self._image_bytes
+        if not left:
+            return
+        with self._array(split).open("rb") as file:
+            file.seek(_HEADER)
+            while left and (block := file.read(min(PART_BYTES, left))):
+                self._sums[split].update(block)
+                left -= len(block)
+
+    def _array(self, split: str) -> Path:
+        return self._folder / f"{split}.npy"
+
+    def _submit(self, pool: ThreadPoolExecutor, names: Sequence[str]) -> list[Future[Decoded | BadImage]]:
+        return [pool.submit(self._decode, name) for name in names]
+
+    def _decode(self, name: str) -> Decoded | BadImage:
+        try:
+            return self._source.read(name, self._size)
+        except BadImage as error:
+            return error
+
+    def _write_part(self, split: str, start: int, part: Sequence[Decoded | BadImage], files: _SplitFiles) -> None:
+        state, names = self._state.splits[split], self._source.names[split]
+        good: list[Decoded] = []
+        for name, image in zip(names[start : start + len(part)], part, strict=True):
+            if isinstance(image, BadImage):
+                state.bad_bytes += files.bad.write(_line(name, " ".join(image.reason.split())))
+                continue
+            good.append(image)
+            state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))
+        rows = [start + place for place, image in enumerate(part) if isinstance(image, Decoded)]
+        files.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
+        if good:
+            pixels = np.stack([image.pixels for image in good])
+            files.array.write(pixels.data)
+            self._sums[split].update(pixels.data)
+            if split == "train":
+                self._moments.add(pixels, (image.products for image in good))
+        state.looked_at = start + len(part)
+        state.kept += len(good)
+
+    def finish(self, preparation: int, bad_images: BadImages) -> PreparedManifest:
+        """Checks what was found, and writes labels, statistics and the manifest."""
+        bad = [line for split in self._source.names for line in _lines(self._folder / f"{split}-bad.tsv")]
+        if bad and bad_images == "fail":
+            raise CoreError(_bad_message(bad))
+        splits: dict[str, PreparedSplit] = {}
+        for split, labels in self._source.labels.items():
+            rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64)
+            splits[split] = self._finish_split(split, labels[rows])
+        (self._folder / "bad_images.tsv").write_text("".join(f"{line}\n" for line in bad), errors="surrogateescape")
+        _save_array(self._folder / "mean_image.npy", self._moments.mean_image())
+        manifest = PreparedManifest(
+            format=FORMAT,
+            preparation=preparation,
+            source=self._source.description,
+            digest=self._digest(),
+            image_size=self._size,
+            class_names=self._source.class_names,
+            splits=splits,
+            covariance=tuple(tuple(row) for row in self._moments.covariance().tolist()),
+            bad_images=len(bad),
+        )
+        for name in ("state.npz", *(f"{split}-{kind}" for split in splits for kind in ("bad.tsv", "kept.bin"))):
+            (self._folder / name).unlink()
+        with replaced(self._folder / MANIFEST) as path:
+            path.write_text(manifest.model_dump_json(indent=1))
+        return manifest
+
+    def _finish_split(self, split: str, labels: np.ndarray) -> PreparedSplit:
+        empty = sorted(set(range(len(self._source.class_names))) - set(np.unique(labels).tolist()))
+        if empty:
+            names = [self._source.class_names[label] for label in empty]
+            raise CoreError(f"{split} has no usable image of {some(names, 5)}")
+        with (self._folder / f"{split}.npy").open("r+b") as file:
+            file.write(_npy_header((len(labels), self._size, self._size, 3)))
+            os.fsync(file.fileno())
+        _save_array(self._folder / f"{split}-labels.npy", labels)
+        return PreparedSplit(
+            images=len(labels),
+            array_sha256=self._sums[split].hexdigest(),
+            labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest(),
+        )
+
+    def _digest(self) -> str:
+        lines = []
+        for split in self._source.names:
+            for line in _lines(self._folder / f"{split}-files.tsv"):
+                name, size, digest = line.split("\t")
+                lines.append((name, int(size), digest))
+        return manifest_digest(lines)
+
+
+def _line(*fields: str) -> bytes:
+    return ("\t".join(fields) + "\n").encode("utf-8", "surrogateescape")
+
+
+def _lines(path: Path) -> list[str]:
+    # splitlines 还会在 U+2028 之类的字符处断行，文件名里可能有
+    return path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
+def _bad_message(bad: Sequence[str]) -> str:
+    named = [f"{name} ({reason})" for name, reason in (line.split("\t") for line in bad)]
+    plural = f"{len(bad)} images cannot be used" if len(bad) > 1 else "1 image cannot be used"
+    return f"{plural}: {some(named, 10)}; mend them, or leave them out with --bad-images skip"
+
+
+@contextmanager
+def _opened(path: Path, length: int) -> Iterator[BinaryIO]:
+    """Opens a file for appending after its first `length` bytes; what a killed process wrote beyond goes."""
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(length)
+        file.seek(length)
+        yield file
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """The header of an uint8 array in numpy's format, always of the same length."""
+    described = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    padded = described.ljust(_HEADER - 10 - 1) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("ascii")

@@ -1,0 +1,79 @@
+"""Which rows are for training, validation and test: pure functions of the labels and a seed. Loads no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from alexnet_core.errors import CoreError
+
+SplitName = Literal["train", "validation", "test"]
+HELD_OUT_FRACTION = 0.1
+
+
+def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
+    """Splits 0 .. N - 1 into parts with the same share of every class; rows of a part ascend.
+
+    Args:
+        labels: int64 (N,).
+        fractions: Share of each part; they add up to one.
+        seed: Seed of the split.
+    """
+    parts: list[list[np.ndarray]] = [[] for _ in fractions]
+    bounds = np.cumsum(fractions)[:-1]
+    for label in np.unique(labels):
+        rows = _shuffled(np.flatnonzero(labels == label), "split", seed, int(label))
+        cuts = [round(bound * len(rows)) for bound in bounds]
+        for part, piece in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(piece)
+    return [np.sort(np.concatenate(part)) for part in parts]
+
+
+def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (training, validation) rows of a training set without validation set: a tenth of every class."""
+    kept, held = stratified(labels, (1 - HELD_OUT_FRACTION, HELD_OUT_FRACTION), seed)
+    return kept, held
+
+
+def counts(present: Mapping[str, int], labels: np.ndarray, seed: int) -> dict[SplitName, int]:
+    """Returns how many images each split will have.
+
+    Args:
+        present: Images in `train`, and in `val` and `test` where there are such.
+        labels: Of the images in `train`.
+        seed: Seed of the split.
+    """
+    train, validation = present["train"], present.get("val", 0)
+    if "val" not in present:
+        kept, held = held_out(labels, seed)
+        train, validation = len(kept), len(held)
+    return {"train": train, "validation": validation, "test": present.get("test", 0)}
+
+
+def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws `count` rows with the classes as even as they come; they ascend.
+
+    Args:
+        labels: Of all images.
+        rows: To draw from.
+        count: How many.
+        seed: Seed of the split.
+
+    Raises:
+        CoreError: There are fewer rows.
+    """
+    if count > len(rows):
+        raise CoreError(f"data.train_images {count} is more than the {len(rows)} training images there are")
+    own = labels[rows]
+    by_class = [_shuffled(rows[own == label], "subset", seed, int(label)) for label in np.unique(labels)]
+    ranked = sorted((place, which) for which, group in enumerate(by_class) for place in range(len(group)))
+    return np.sort(np.asarray([by_class[which][place] for place, which in ranked[:count]], dtype=np.int64))
+
+
+def _shuffled(rows: np.ndarray, *key: str | int) -> np.ndarray:
+    digest = hashlib.sha256("\n".join(str(part) for part in key).encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:8], "big")))
+    return generator.permutation(rows)
