@@ -47,6 +47,7 @@ class Broker:
         self._events: deque[Event] = deque()
         self._next_event = 0
         self._running: dict[int, str] = {}
+        self._asks: dict[int, int] = {}
         self._closing: str | None = None
         self._changed = asyncio.Condition()
 
@@ -71,7 +72,11 @@ class Broker:
             if retried is not None:
                 return retried
         self._running.pop(slot, None)
-        if not await self._until(lambda: bool(self._queue), wait):
+        self._asks[slot] = mine = self._asks.get(slot, 0) + 1
+        await self._wake()
+        # 被杀的 worker 的请求可能还等在这里：同一槽位只有最新的请求能拿走 trial，否则它会丢失
+        await self._until(lambda: bool(self._queue) or self._asks[slot] != mine, wait)
+        if self._asks[slot] != mine or not self._queue:
             return None
         job = self._jobs[self._queue.popleft()]
         job.slot = slot

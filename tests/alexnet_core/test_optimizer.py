@@ -35,7 +35,7 @@ def test_updates_follow_the_papers_rule_through_drops() -> None:
 def test_a_network_is_updated_by_the_rates_and_decays_of_each_layer(
     small_spec: NetworkSpec, config_of: Callable[..., TrainConfig], decays_biases: bool
 ) -> None:
-    """A replayed schedule with a layer of its own rate, frozen later; biases at twice the rate; a layer without decay."""
+    """A layer with a rate of its own, frozen later; biases at twice the rate; a layer without decay."""
     layers = [
         layer.model_copy(update={"weight_decay_factor": 0.0}) if layer.name == "conv2" else layer
         for layer in small_spec.layers
