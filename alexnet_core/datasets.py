@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from alexnet_core.moments import PixelMoments
 from alexnet_core.preparation import prepare, tree_source
 from alexnet_core.prepared import PreparedData, is_prepared, open_prepared, read_manifest
 from alexnet_core.specification import Frozen
-from alexnet_core.splits import counts, even_subset, held_out, stratified
+from alexnet_core.splits import SplitName, counts, even_subset, held_out, stratified
 
 Source = Literal["digits", "imagefolder"]
 # 行不连续的 split 若小于这个大小就复制出来，否则按行号到内存映射里取
@@ -223,30 +223,61 @@ def _check_digest(root: Path, found: str, wanted: str) -> None:
         raise CoreError(f"the images in {root} are not those of data.digest {wanted[:12]}: they are {found[:12]}")
 
 
-def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
-    train, train_labels = data.images["train"], data.labels["train"]
-    rows = np.arange(len(train_labels), dtype=np.int64)
-    held: np.ndarray | None = None
-    if "val" not in data.images:
-        rows, held = held_out(train_labels, spec.split_seed)
+def image_names(spec: DataSpec, split: SplitName) -> list[str]:
+    """Returns the images of a split by name, row by row: relative paths, or the digits' numbers in their file."""
+    if spec.source == "digits":
+        rows = dict(zip(("train", "validation", "test"), _digits_rows(spec, read_digits()[1]), strict=True))[split]
+        return [f"digit {row}" for row in rows.tolist()]
+    if spec.cache is not None or is_prepared(_root(spec)):
+        data = open_prepared(_prepared_folder(spec, None))
+        folder, chosen = _rows(spec, data.labels)[split]
+        names = data.files(folder)
+    else:
+        tree = read_tree(_root(spec))
+        folder, chosen = _rows(spec, tree.labels)[split]
+        names = tree.names[folder]
+    return names if chosen is None else [names[row] for row in chosen.tolist()]
+
+
+def _rows(spec: DataSpec, labels: Mapping[str, np.ndarray]) -> dict[SplitName, tuple[str, np.ndarray | None]]:
+    """From which folder's array each split comes, and which of its rows; None for all."""
+    rows: dict[SplitName, tuple[str, np.ndarray | None]] = {}
+    train: np.ndarray | None = None
+    if "val" in labels:
+        rows["validation"] = ("val", None)
+    else:
+        train, held = held_out(labels["train"], spec.split_seed)
+        rows["validation"] = ("train", held)
     if spec.train_images is not None:
-        rows = even_subset(train_labels, rows, spec.train_images, spec.split_seed)
-    whole = len(rows) == len(train_labels)
+        every = np.arange(len(labels["train"]), dtype=np.int64) if train is None else train
+        train = even_subset(labels["train"], every, spec.train_images, spec.split_seed)
+    rows["train"] = ("train", train)
+    if "test" in labels:
+        rows["test"] = ("test", None)
+    return rows
+
+
+def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
+    rows = _rows(spec, data.labels)
+
+    def split(name: SplitName) -> Split:
+        folder, chosen = rows[name]
+        return _part(data.images[folder], data.labels[folder], chosen)
+
+    whole = rows["train"][1] is None
     return Dataset(
-        train=_part(train, train_labels, rows),
-        validation=(
-            Split(data.images["val"], data.labels["val"]) if held is None else _part(train, train_labels, held)
-        ),
-        test=Split(data.images["test"], data.labels["test"]) if "test" in data.images else None,
+        train=split("train"),
+        validation=split("validation"),
+        test=split("test") if "test" in rows else None,
         class_names=data.manifest.class_names,
         known_mean=data.mean_image if whole else None,
         known_covariance=np.asarray(data.manifest.covariance) if whole else None,
     )
 
 
-def _part(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Split:
+def _part(images: np.ndarray, labels: np.ndarray, rows: np.ndarray | None) -> Split:
     """Some rows: all of them as they are, a small choice copied, a large one by its row numbers."""
-    if len(rows) == len(labels):
+    if rows is None:
         return Split(images, labels)
     if len(rows) * images[0].nbytes <= COPY_BYTES:
         return Split(images[rows], labels[rows])
@@ -259,14 +290,20 @@ def _load_digits(spec: DataSpec) -> Dataset:
     images, labels = read_digits()
     if _digits_digest(images, labels) != spec.digest:
         raise CoreError("the digits of the installed scikit-learn are not those of data.digest")
-    train, validation, test = stratified(labels, DIGITS_FRACTIONS, spec.split_seed)
-    if spec.train_images is not None:
-        train = even_subset(labels, train, spec.train_images, spec.split_seed)
+    train, validation, test = _digits_rows(spec, labels)
 
     def split(rows: np.ndarray) -> Split:
         return Split(images[rows], labels[rows])
 
     return Dataset(split(train), split(validation), split(test), DIGITS_NAMES)
+
+
+def _digits_rows(spec: DataSpec, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of train, validation and test."""
+    train, validation, test = stratified(labels, DIGITS_FRACTIONS, spec.split_seed)
+    if spec.train_images is not None:
+        train = even_subset(labels, train, spec.train_images, spec.split_seed)
+    return train, validation, test
 
 
 def _digits_digest(images: np.ndarray, labels: np.ndarray) -> str:

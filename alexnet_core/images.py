@@ -65,10 +65,11 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, IndexError, TypeError, KeyError) as error:
         reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise BadImage(path, reason) from error
-    return _centre(image, size)
+    return centre_crop(image, size)
 
 
-def _centre(image: Image.Image, size: int) -> np.ndarray:
+def centre_crop(image: Image.Image, size: int) -> np.ndarray:
+    """Resizes the shorter side to `size` and cuts out the centre: uint8 (size, size, channels)."""
     width, height = image.size
     longest = LONGEST_RATIO * min(width, height)
     if max(width, height) > longest:

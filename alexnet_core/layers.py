@@ -153,4 +153,4 @@ def locally_connected(
     # 每个位置是一次小矩阵乘法：(P, N, I) @ (P, I, O)
     products = columns.permute(2, 0, 1) @ weight.reshape(height * width, maps, -1).transpose(1, 2)
     places = products + bias.reshape(height * width, 1, maps)
-    return places.permute(1, 2, 0).reshape(len(x), maps, height, width)
+    return places.permute(1, 2, 0).reshape(x.shape[0], maps, height, width)

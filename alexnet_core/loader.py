@@ -58,7 +58,7 @@ class ImageLoader:
         device: str | torch.device,
         *,
         mean_follows_crop: bool = True,
-        resident_bytes: int = RESIDENT_BYTES,
+        resident_bytes: int | None = None,
     ) -> None:
         """Takes the labels, and the images of a small split, to the device; on the CPU arrays are shared.
 
@@ -67,7 +67,7 @@ class ImageLoader:
             mean_image: float32 (H, W, C) of the training images.
             device: Where batches go.
             mean_follows_crop: See `TrainingSpec`.
-            resident_bytes: Largest split that is kept on the device.
+            resident_bytes: Largest split that is kept on the device; None for `RESIDENT_BYTES`.
         """
         self.device = torch.device(device)
         self.labels = torch.from_numpy(_writable(split.labels)).to(self.device)
@@ -75,7 +75,7 @@ class ImageLoader:
         self._split = split
         self._mean_follows_crop = mean_follows_crop
         self._resident: torch.Tensor | None = None
-        if split.rows is None and split.images.nbytes <= resident_bytes:
+        if split.rows is None and split.images.nbytes <= (RESIDENT_BYTES if resident_bytes is None else resident_bytes):
             self._resident = torch.from_numpy(_writable(split.images)).to(self.device)
 
     def __len__(self) -> int:

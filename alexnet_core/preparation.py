@@ -124,8 +124,8 @@ def prepare(
                 f"{destination} exists and was not made by the preparation; give a folder that is not there"
             )
         partial = destination.with_name(f"{destination.name}.partial")
+        _check_disk(partial, disk_need(source, image_size))
         work = _Work(source, partial, image_size, identity, progress)
-        _check_disk(partial, disk_need(source, image_size) - work.written_bytes())
         count = threads or len(os.sched_getaffinity(0))
         with ThreadPoolExecutor(count, "decode") as pool:
             for split in source.names:
@@ -174,7 +174,8 @@ def _same(destination: Path, source: ImageSource, image_size: int, preparation: 
 
 
 def _check_disk(partial: Path, need: int) -> None:
-    free = shutil.disk_usage(partial.parent).free
+    done = sum(path.stat().st_size for path in partial.iterdir()) if partial.is_dir() else 0
+    free = shutil.disk_usage(partial.parent).free + done
     if need > free:
         raise CoreError(
             f"preparing needs {need / 1e9:.2f} GB at {partial.parent}, only {free / 1e9:.2f} GB are free; "
@@ -250,9 +251,6 @@ class _Work:
             text = json.dumps({"identity": self._state.identity, "splits": splits})
             np.savez(file, state=text, count=moments.count, total=moments.total, products=moments.products)
 
-    def written_bytes(self) -> int:
-        return sum(split.kept for split in self._state.splits.values()) * self._image_bytes
-
     def write_split(self, split: str, pool: ThreadPoolExecutor) -> None:
         """Decodes the rest of a split; while one part is written, the next is being decoded."""
         names = self._source.names[split]
@@ -306,7 +304,8 @@ class _Work:
         good: list[Decoded] = []
         for name, image in zip(names[start : start + len(part)], part, strict=True):
             if isinstance(image, BadImage):
-                state.bad_bytes += files.bad.write(_line(name, " ".join(image.reason.split())))
+                shown = name.replace("\t", "\\t").replace("\n", "\\n")
+                state.bad_bytes += files.bad.write(_line(shown, " ".join(image.reason.split())))
                 continue
             good.append(image)
             state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))

@@ -1,0 +1,152 @@
+"""Pictures of a trained network: the first layer's kernels (paper figure 3) and nearest neighbours (figure 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from alexnet_core.alexnet import AlexNet
+from alexnet_core.augmentation import centre_views
+from alexnet_core.datasets import Split
+from alexnet_core.errors import CoreError
+from alexnet_core.evaluation import EVALUATION_BATCH
+from alexnet_core.exported import LoadedModel
+from alexnet_core.loader import ImageLoader
+from alexnet_core.precision import autocast
+from alexnet_core.specification import Convolution
+
+_GAP = 2
+_LARGEST_TILE = 96
+
+
+def kernels_picture(network: AlexNet, columns: int = 6) -> Image.Image:
+    """Draws the kernels of the first convolution, the towers side by side (paper figure 3).
+
+    Each kernel is stretched to 0..255 by its own least and largest weight.
+
+    Args:
+        network: A trained network with an RGB or grey input.
+        columns: Kernels beside one another in a tower.
+
+    Raises:
+        CoreError: The first layer is no convolution over one or three channels.
+    """
+    first = network.spec.layers[0]
+    if not isinstance(first, Convolution) or network.spec.channels not in (1, 3):
+        raise CoreError(f"{network.spec.name} has no convolution over colours as its first layer")
+    panels = []
+    for _, module in network.get_submodule(first.name).named_children():
+        weight = module.get_parameter("weight").detach().float().cpu()
+        low, high = weight.amin((1, 2, 3), keepdim=True), weight.amax((1, 2, 3), keepdim=True)
+        levels = 255.0 * (weight - low) / (high - low).clamp_min(1e-12)
+        tiles = levels.round().byte().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+        panels.append(_grid([_enlarged(tile, 3 * first.kernel) for tile in tiles], columns))
+    return Image.fromarray(_beside(panels, 8 * _GAP))
+
+
+def _enlarged(tile: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(tile).resize((size, size), Image.Resampling.NEAREST))
+
+
+def _grid(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+    """White paper with tiles of one size on it, row by row."""
+    size, rows = tiles[0].shape[0], -(-len(tiles) // columns)
+    step = size + _GAP
+    paper = np.full((rows * step + _GAP, min(columns, len(tiles)) * step + _GAP, 3), 255, dtype=np.uint8)
+    for number, tile in enumerate(tiles):
+        top, left = _GAP + (number // columns) * step, _GAP + (number % columns) * step
+        paper[top : top + size, left : left + size] = tile
+    return paper
+
+
+def _beside(panels: list[np.ndarray], gap: int) -> np.ndarray:
+    white = np.full((panels[0].shape[0], gap, 3), 255, dtype=np.uint8)
+    parts = [part for panel in panels for part in (panel, white)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Images and those nearest to them.
+
+    Attributes:
+        queries: int64 (Q,), numbers of test images.
+        nearest: int64 (Q, K), numbers of training images, the nearest first.
+        distances: float32 (Q, K), Euclidean, between the activations of the last hidden layer.
+    """
+
+    queries: np.ndarray
+    nearest: np.ndarray
+    distances: np.ndarray
+
+
+def nearest_neighbours(model: LoadedModel, test: Split, train: Split, queries: np.ndarray, count: int) -> Neighbours:
+    """Finds the training images whose fc7 activations are nearest to those of test images (paper section 6.1).
+
+    Args:
+        model: A trained network.
+        test: Where the queries are from.
+        train: Where the neighbours are from; gone through once, in constant memory.
+        queries: int64 (Q,), numbers of test images.
+        count: Neighbours per query.
+
+    Raises:
+        CoreError: There are fewer training images than neighbours asked for.
+    """
+    if count > len(train):
+        raise CoreError(f"{count} neighbours were asked for, there are {len(train)} training images")
+    asked = torch.cat(_features(model, model.loader(test), queries))
+    best = torch.full((len(queries), count), float("inf"), device=asked.device)
+    where = torch.zeros((len(queries), count), dtype=torch.int64, device=asked.device)
+    loader = model.loader(train)
+    for start in range(0, len(train), EVALUATION_BATCH):
+        rows = np.arange(start, min(start + EVALUATION_BATCH, len(train)))
+        (found,) = _features(model, loader, rows)
+        # 逐批与当前最近的合并，不必存下所有训练图的特征
+        distances = torch.cat([best, torch.cdist(asked, found)], dim=1)
+        numbers = torch.from_numpy(rows).to(where.device).expand(len(queries), -1)
+        best, places = distances.topk(count, dim=1, largest=False)
+        where = torch.cat([where, numbers], dim=1).gather(1, places)
+    return Neighbours(queries, where.cpu().numpy(), best.cpu().numpy())
+
+
+def _features(model: LoadedModel, loader: ImageLoader, rows: np.ndarray) -> list[torch.Tensor]:
+    bounds = [(first, min(first + EVALUATION_BATCH, len(rows))) for first in range(0, len(rows), EVALUATION_BATCH)]
+    network, crop = model.network, model.network.spec.input_size
+    with torch.inference_mode(), autocast(model.config.training.precision, network.devices[0]):
+        return [
+            network.features(centre_views(batch, crop)).float()
+            for batch in loader.batches(np.ascontiguousarray(rows, dtype=np.int64), bounds)
+        ]
+
+
+def neighbours_picture(found: Neighbours, test: Split, train: Split) -> Image.Image:
+    """Draws each query and, to its right, its neighbours (paper figure 4)."""
+    side = min(_LARGEST_TILE, max(32, test.images.shape[1]))
+
+    def tiles(split: Split, numbers: np.ndarray) -> list[np.ndarray]:
+        ascending = np.sort(np.unique(numbers))
+        out = np.empty((len(ascending), *split.images.shape[1:]), dtype=np.uint8)
+        split.gather(ascending, out)
+        return [_enlarged(out[np.searchsorted(ascending, number)], side) for number in numbers]
+
+    queries = _grid(tiles(test, found.queries), 1)
+    nearest = _grid(tiles(train, found.nearest.reshape(-1)), found.nearest.shape[1])
+    return Image.fromarray(_beside([queries, nearest], 8 * _GAP))
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Writes a picture; its name's ending says in which format.
+
+    Raises:
+        CoreError: The format is not known, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+    except (OSError, ValueError) as error:
+        raise CoreError(f"{path} cannot be written: {error}") from error
