@@ -177,7 +177,7 @@ def _prepare(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank
     model.train()
     parallel: nn.Module = model
     if workers > 1:
-        parallel = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        parallel = nn.parallel.DistributedDataParallel(model)
 
     def loader(split: Split) -> ImageLoader:
         follows = config.training.mean_follows_crop

@@ -10,11 +10,15 @@ import pytest
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
+import torch.nn.functional as F
 
+from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.checkpoint import checkpoints, latest_checkpoint, read_position, read_tensors
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.configuration import TrainConfig, TrainingSpec
 from alexnet_core.datasets import Dataset, Split
 from alexnet_core.metrics import EpochReport
+from alexnet_core.optimizer import MomentumSGD, parameter_groups
+from alexnet_core.specification import NetworkSpec
 from alexnet_core.training import train
 
 
@@ -111,3 +115,49 @@ def test_two_workers_equal_one_and_stop_together(
     assert resumed[0].validation == together[1].validation
     after = final_weights(tmp_path / "stopped")
     assert all(np.array_equal(after[name], two[name]) for name in two)
+
+
+def double_worker(rank: int, folder: Path, spec: NetworkSpec, images: torch.Tensor, labels: torch.Tensor) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    model = double_model(spec)
+    parallel = torch.nn.parallel.DistributedDataParallel(model)
+    rows = slice(64 * rank, 64 * (rank + 1))
+    update(model, parallel, images[rows], labels[rows], workers=2)
+    torch.save({name: p.detach() for name, p in model.named_parameters()}, folder / f"weights-{rank}.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def double_model(spec: NetworkSpec) -> AlexNet:
+    # 每个 worker 的两座塔在两个（逻辑）设备上
+    model = AlexNet(spec, ("cpu:0", "cpu"))
+    initialise(model, 0)
+    return model.double().train()
+
+
+def update(model: AlexNet, parallel: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, workers: int) -> None:
+    """One update as `training` makes it: the summed loss over the whole batch's size, times the workers."""
+    optimizer = MomentumSGD(parameter_groups(model, TrainingSpec(epochs=1)))
+    loss = F.cross_entropy(parallel(images, (0, 0, 0)), labels, reduction="sum")
+    (loss * (workers / 128)).backward()
+    optimizer.step()
+
+
+@pytest.mark.slow
+def test_one_update_of_two_workers_times_64_is_one_of_128_in_double_precision(
+    small_spec: NetworkSpec, tmp_path: Path
+) -> None:
+    layers = tuple(layer for layer in small_spec.layers if not layer.name.startswith("dropout"))
+    spec = small_spec.model_copy(update={"layers": layers})
+    random = torch.Generator().manual_seed(0)
+    images = 50 * torch.randn(128, 3, 10, 10, generator=random, dtype=torch.float64)
+    labels = torch.arange(128) % 6
+    multiprocessing.spawn(double_worker, (tmp_path, spec, images, labels), nprocs=2)
+    alone = double_model(spec)
+    update(alone, alone, images, labels, workers=1)
+    for rank in (0, 1):
+        weights = torch.load(tmp_path / f"weights-{rank}.pt")
+        for name, parameter in alone.named_parameters():
+            expected = parameter.detach()
+            assert float((weights[name] - expected).abs().max()) <= 1e-9 * float(expected.abs().max()), name

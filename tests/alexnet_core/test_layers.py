@@ -90,3 +90,41 @@ def test_dropout_is_not_inverted() -> None:
     assert set(trained.unique().tolist()) == {0.0, 3.0}
     assert torch.equal(dropout(x, 0.25, key=None, first_row=0), x * 0.75)
     assert dropout(x, 0.0, key=12345, first_row=0) is x
+
+
+@pytest.mark.parametrize("across", ["channels", "map"])
+@pytest.mark.parametrize("size", range(1, 10))
+def test_lrn_gradient_of_one_channel_and_strided_input_is_the_derivative(size: int, across: str) -> None:
+    wide = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    for x in (torch.randn(2, 1, 4, 3, dtype=torch.float64), wide[:, :, :, ::2], wide.transpose(2, 3)):
+        assert torch.autograd.gradcheck(
+            lambda x: local_response_norm(x, size, 0.4, 0.75, 2.0, across=across),  # type: ignore[arg-type]
+            x.detach().requires_grad_(),
+        )
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("across", ["channels", "map"])
+def test_lrn_of_nothing_zero_and_huge_activations(across: str, memory_format: torch.memory_format) -> None:
+    for value in (0.0, 1e15, -1e15):
+        x = torch.full((2, 6, 3, 3), value).contiguous(memory_format=memory_format).requires_grad_()
+        y = local_response_norm(x, 5, 1e-4, 0.75, 2.0, across=across)  # type: ignore[arg-type]
+        y.sum().backward()
+        assert x.grad is not None
+        assert torch.isfinite(y).all()
+        assert torch.isfinite(x.grad).all()
+        if value == 0:
+            assert not y.any()
+            torch.testing.assert_close(x.grad, torch.full_like(x, 2.0**-0.75))
+    empty = torch.empty(0, 6, 3, 3).requires_grad_()
+    y = local_response_norm(empty, 5, 1e-4, 0.75, 2.0, across=across)  # type: ignore[arg-type]
+    y.sum().backward()
+    assert y.shape == (0, 6, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_normed_in_float32(dtype: torch.dtype) -> None:
+    x = (200 * torch.randn(2, 8, 5, 5)).to(dtype)
+    y = local_response_norm(x, 5, 1e-3, 0.75, 2.0)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, local_response_norm(x.float(), 5, 1e-3, 0.75, 2.0).to(dtype), rtol=0, atol=0)

@@ -17,7 +17,15 @@ from alexnet_core.checkpoint import (
     read_position,
     read_tensors,
 )
-from alexnet_core.configuration import DataSpec, PlateauSchedule, StepSchedule, TrainConfig, TrainingSpec
+from alexnet_core.configuration import (
+    DataSpec,
+    PlateauSchedule,
+    RateChange,
+    ReplaySchedule,
+    StepSchedule,
+    TrainConfig,
+    TrainingSpec,
+)
 from alexnet_core.datasets import Dataset, Split, summarise_data
 from alexnet_core.draws import draw_key
 from alexnet_core.errors import CoreError
@@ -65,10 +73,21 @@ class StopBefore:
         return self.asked > self.question
 
 
-@pytest.fixture
-def config(config_of: ConfigOf) -> TrainConfig:
-    # 验证误差的历史也要随检查点续上，所以用 plateau
-    return config_of(schedule=PlateauSchedule(patience=1))
+REPLAY = ReplaySchedule(
+    changes=(
+        RateChange(epoch=2, learning_rate=0.001, colour_noise=0.0),
+        RateChange(epoch=2, layers=("conv1",), learning_rate=0.0),
+    )
+)
+AS_RUN = {"images_per_crop": 4, "divides_by_colour_noise": True, "mean_follows_crop": False, "schedule": REPLAY}
+
+
+@pytest.fixture(params=["plateau", "replay"])
+def config(config_of: ConfigOf, request: pytest.FixtureRequest) -> TrainConfig:
+    # 验证误差的历史也要随检查点续上，所以用 plateau；replay 则在第二轮冻结 conv1、关掉颜色噪声
+    if request.param == "plateau":
+        return config_of(schedule=PlateauSchedule(patience=1))
+    return config_of(**AS_RUN)
 
 
 @pytest.fixture
@@ -183,7 +202,7 @@ def test_resuming_a_finished_run_trains_nothing(
 
 
 def test_a_second_run_in_a_process_equals_a_first(
-    config_of: ConfigOf, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+    config: TrainConfig, config_of: ConfigOf, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
 ) -> None:
     reports, folder = undisturbed
     run(config_of(seed=9, batch_size=7, learning_rate=0.01), dataset)
@@ -192,7 +211,7 @@ def test_a_second_run_in_a_process_equals_a_first(
     torch.set_grad_enabled(False)
     try:
         again = folder.parent / "again"
-        assert numbers(run(config_of(schedule=PlateauSchedule(patience=1)), dataset, again)) == numbers(reports)
+        assert numbers(run(config, dataset, again)) == numbers(reports)
     finally:
         torch.set_grad_enabled(True)
     assert_same_weights(folder, again)
@@ -262,3 +281,27 @@ def test_read_only_images_are_accepted(config_of: ConfigOf, dataset: Dataset) ->
     frozen.flags.writeable = False
     locked = Dataset(Split(frozen, dataset.train.labels), dataset.validation, None, dataset.class_names)
     assert len(run(config_of(epochs=1), locked)) == 1
+
+
+def test_a_frozen_layer_keeps_its_weights_to_the_bit(config_of: ConfigOf, dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(**AS_RUN)
+    run(config, dataset, tmp_path)
+    first, last = (read_tensors(path)[0] for path in (checkpoints(tmp_path)[-1], checkpoints(tmp_path)[0]))
+    assert read_position(checkpoints(tmp_path)[-1]).epoch == 1
+    assert all(torch.equal(first[name], last[name]) for name in first if name.startswith("conv1"))
+    assert not torch.equal(first["conv2.0.weight"], last["conv2.0.weight"])
+    rates = [report.learning_rate for report in read_position(checkpoints(tmp_path)[0]).history]
+    assert rates == [0.002, 0.001, 0.001]
+
+
+def test_bfloat16_learns_and_tf32_needs_a_gpu(config_of: ConfigOf, dataset: Dataset, tmp_path: Path) -> None:
+    reports = run(config_of(precision="bfloat16", epochs=2), dataset, tmp_path)
+    exact = run(config_of(epochs=2), dataset)
+    assert numbers(reports) != numbers(exact)
+    assert reports[-1].validation.loss == pytest.approx(exact[-1].validation.loss, rel=0.1)
+    path = latest_checkpoint(tmp_path)
+    assert path is not None
+    assert {weight.dtype for weight in read_tensors(path)[0].values()} == {torch.float32}
+    if not torch.cuda.is_available():
+        with pytest.raises(CoreError, match="tf32 needs a GPU"):
+            run(config_of(precision="tf32"), dataset)

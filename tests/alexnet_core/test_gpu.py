@@ -1,0 +1,63 @@
+"""What only a GPU can show; both towers on one, or one tower on each of two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_core.alexnet import AlexNet, initialise
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.datasets import Dataset
+from alexnet_core.draws import draw_key, keep_mask, normals, uniform_bits
+from alexnet_core.networks import network
+from alexnet_core.sanity import checks
+from alexnet_core.training import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+def placements() -> list[tuple[str, str]]:
+    pairs = [("cuda:0", "cuda:0")]
+    return [*pairs, ("cuda:0", "cuda:1")] if torch.cuda.device_count() > 1 else pairs
+
+
+def test_draws_have_the_bits_of_the_cpu() -> None:
+    key = draw_key("gpu", 1)
+    indices = torch.arange(100_000)
+    assert torch.equal(uniform_bits(key, indices.cuda()).cpu(), uniform_bits(key, indices))
+    torch.testing.assert_close(normals(key, indices.cuda()).cpu(), normals(key, indices), rtol=1e-12, atol=1e-12)
+    masks = [keep_mask(key, 3, torch.Size((40, 500)), 0.5, torch.device(place)).cpu() for place in ("cpu", "cuda")]
+    assert torch.equal(*masks)
+
+
+@pytest.mark.parametrize("name", ["alexnet-paper", "alexnet-145", "cifar-11pct"])
+def test_devices_agree_with_the_cpu_in_float32(name: str) -> None:
+    spec = network(name)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    images = 50 * torch.randn(4, 3, spec.input_size, spec.input_size)
+    reference = AlexNet(spec).eval()
+    initialise(reference, 0)
+    with torch.inference_mode():
+        expected = reference(images)
+        for devices in placements():
+            model = AlexNet(spec, devices).eval()
+            initialise(model, 0)
+            found = model(images.to(devices[0])).cpu()
+            assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_training_runs_in_every_precision(
+    config_of: Callable[..., TrainConfig], dataset: Dataset, precision: str, tmp_path: Path
+) -> None:
+    for devices in placements():
+        reports = list(train(config_of(precision=precision), devices, dataset=dataset, checkpoint_folder=tmp_path))
+        assert reports[-1].train.loss < reports[0].train.loss * 1.2
+
+
+def test_every_check_of_the_sanity_command_passes() -> None:
+    for devices in placements():
+        assert [check for check in checks(devices) if not check.passed] == []
