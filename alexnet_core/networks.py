@@ -55,6 +55,14 @@ def training_recipe(name: str) -> TrainingSpec:
     return _RECIPES[name]
 
 
+def prepared_size(spec: NetworkSpec) -> int:
+    """Returns the size in pixels at which images are prepared for a network that takes random crops of them.
+
+    256 for the paper's crops of 224 (section 2), 32 for the 24 of the CIFAR-10 nets; other networks take whole images.
+    """
+    return _PREPARED_SIZES.get(spec.input_size, spec.input_size)
+
+
 def _convolution(
     number: int,
     maps: int,
@@ -188,6 +196,7 @@ def _cifar_local(*, norms: bool) -> Block:
     )
 
 
+_PREPARED_SIZES = {224: 256, 28: 32, 24: 32}
 _PAPER_STDS = (0.01,) * 5
 # layers-145.cfg 的 initW
 _STDS_AS_RUN = (0.01, 0.01, 0.03, 0.03, 0.03)

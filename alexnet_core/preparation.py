@@ -33,6 +33,7 @@ Progress = Callable[[int, int], None]
 # 每部分约 32 MiB：内存与图像总数无关，中断最多重做这么多
 PART_BYTES = 32 * 1024**2
 _HEADER = 128
+WRITERS = 4
 _SPARE_BYTES = 64 * 1024**2
 
 
@@ -127,9 +128,9 @@ def prepare(
         _check_disk(partial, disk_need(source, image_size))
         work = _Work(source, partial, image_size, identity, progress)
         count = threads or len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(count, "decode") as pool:
+        with ThreadPoolExecutor(count, "decode") as pool, ThreadPoolExecutor(WRITERS, "write") as writers:
             for split in source.names:
-                work.write_split(split, pool)
+                work.write_split(split, pool, writers)
         manifest = work.finish(preparation, bad_images)
         if destination.is_dir():
             destination.rmdir()
@@ -203,8 +204,9 @@ class _State:
 
 @dataclass(frozen=True)
 class _SplitFiles:
-    """The files that a split grows in: pixels, names, what was left out, and the rows that were kept."""
+    """The files that a split grows in: pixels, names, what was left out, rows that were kept; and who writes pixels."""
 
+    writers: ThreadPoolExecutor
     array: BinaryIO
     names: BinaryIO
     bad: BinaryIO
@@ -251,7 +253,7 @@ class _Work:
             text = json.dumps({"identity": self._state.identity, "splits": splits})
             np.savez(file, state=text, count=moments.count, total=moments.total, products=moments.products)
 
-    def write_split(self, split: str, pool: ThreadPoolExecutor) -> None:
+    def write_split(self, split: str, pool: ThreadPoolExecutor, writers: ThreadPoolExecutor) -> None:
         """Decodes the rest of a split; while one part is written, the next is being decoded."""
         names = self._source.names[split]
         state = self._state.splits.setdefault(split, _SplitState())
@@ -259,6 +261,7 @@ class _Work:
         self._hash_again(split, state)
         with ExitStack() as stack:
             files = _SplitFiles(
+                writers=writers,
                 array=stack.enter_context(_opened(self._array(split), _HEADER + state.kept * self._image_bytes)),
                 names=stack.enter_context(_opened(self._folder / f"{split}-files.tsv", state.files_bytes)),
                 bad=stack.enter_context(_opened(self._folder / f"{split}-bad.tsv", state.bad_bytes)),
@@ -278,14 +281,12 @@ class _Work:
 
     def _hash_again(self, split: str, state: _SplitState) -> None:
         """The running hash cannot be stored, so a resumed split reads what it has."""
-        left = state.kept * self._image_bytes
-        if not left:
+        if not state.kept:
             return
         with self._array(split).open("rb") as file:
             file.seek(_HEADER)
-            while left and (block := file.read(min(PART_BYTES, left))):
-                self._sums[split].update(block)
-                left -= len(block)
+            for _ in range(state.kept):
+                self._sums[split].update(hashlib.sha256(file.read(self._image_bytes)).digest())
 
     def _array(self, split: str) -> Path:
         return self._folder / f"{split}.npy"
@@ -311,12 +312,16 @@ class _Work:
             state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))
         rows = [start + place for place, image in enumerate(part) if isinstance(image, Decoded)]
         files.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
-        if good:
-            pixels = np.stack([image.pixels for image in good])
-            files.array.write(pixels.data)
-            self._sums[split].update(pixels.data)
-            if split == "train":
-                self._moments.add(pixels, (image.products for image in good))
+        start_byte = _HEADER + state.kept * self._image_bytes
+        stored = [
+            files.writers.submit(_store, files.array.fileno(), start_byte + place * self._image_bytes, image.pixels)
+            for place, image in enumerate(good)
+        ]
+        # 像素的哈希在各线程里并行算，这里只按顺序合并
+        for digest in stored:
+            self._sums[split].update(digest.result())
+        if split == "train":
+            self._moments.add([image.pixels for image in good], [image.products for image in good])
         state.looked_at = start + len(part)
         state.kept += len(good)
 
@@ -370,6 +375,16 @@ class _Work:
                 name, size, digest = line.split("\t")
                 lines.append((name, int(size), digest))
         return manifest_digest(lines)
+
+
+def _store(descriptor: int, offset: int, pixels: np.ndarray) -> bytes:
+    """Writes an image at its place and returns the SHA-256 of its pixels."""
+    left = memoryview(np.ascontiguousarray(pixels).data).cast("B")
+    digest = hashlib.sha256(left).digest()
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+    return digest
 
 
 def _line(*fields: str) -> bytes:

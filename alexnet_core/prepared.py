@@ -29,7 +29,7 @@ class PreparedSplit(Frozen):
 
     Attributes:
         images: Number of images.
-        array_sha256: Of the array's pixels, without its header.
+        array_sha256: Of the SHA-256 digests of its images' pixels, one after another.
         labels_sha256: Of the labels' bytes.
     """
 
@@ -151,13 +151,14 @@ def verify_prepared(folder: Path) -> None:
     """
     data = open_prepared(folder)
     for name, split in data.manifest.splits.items():
-        for path, array, expected in (
-            (folder / f"{name}.npy", data.images[name], split.array_sha256),
-            (folder / f"{name}-labels.npy", data.labels[name], split.labels_sha256),
+        images = hashlib.sha256()
+        for image in data.images[name]:
+            images.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
+        labels = hashlib.sha256(data.labels[name].tobytes())
+        for path, found, expected in (
+            (folder / f"{name}.npy", images, split.array_sha256),
+            (folder / f"{name}-labels.npy", labels, split.labels_sha256),
         ):
-            found = hashlib.sha256()
-            for start in range(0, len(array), 256):
-                found.update(array[start : start + 256].tobytes())
             if found.hexdigest() != expected:
                 raise CoreError(
                     f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew"

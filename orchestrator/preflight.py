@@ -52,10 +52,14 @@ def check_disk(results: Path, need_bytes: int) -> None:
     free = shutil.disk_usage(results).free
     if free < need_bytes:
         raise LabError(
-            f"{results} has {free / 1e9:.1f} GB free, this study needs about {need_bytes / 1e9:.1f} GB; "
+            f"{results} has {_size(free)} free, this study needs about {_size(need_bytes)}; "
             "free some, or choose another disk with --results",
             exit_code=3,
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def shared_memory_is_enough(need_bytes: int) -> bool:

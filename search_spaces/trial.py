@@ -16,7 +16,7 @@ from pydantic import JsonValue
 
 from alexnet_core.configuration import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.datasets import DataSummary
-from alexnet_core.networks import network
+from alexnet_core.networks import network, prepared_size
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
 from search_spaces.study import Study
@@ -138,12 +138,16 @@ def base_config(
         spec = network(network_name or recipe.network)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    # 网络名被指定时用它自己的输入尺寸，只要图像够大
-    size = recipe.input_size if network_name is None else min(spec.input_size, recipe.data.image_size)
+    image_size, size = recipe.data.image_size, recipe.input_size
+    if network_name is not None:
+        # 网络名被指定时用它自己的输入尺寸；照片可以按它的需要重新准备，digits 只有一种大小
+        if recipe.data.source == "imagefolder":
+            image_size = max(image_size, prepared_size(spec))
+        size = min(spec.input_size, image_size)
     data = DataSpec(
         name=dataset,
         source=recipe.data.source,
-        image_size=recipe.data.image_size,
+        image_size=image_size,
         train_images=recipe.data.train_images,
         digest=summary.digest,
         root=data_root,

@@ -2,7 +2,7 @@
 
 Ratios of interleaved runs with a spin loop beside them; prints, and asserts nothing.
 
-    --parts norm,steps,towers,seeds,gather,prepare   (default: all)
+    --parts norm,steps,towers,seeds,gather,prepare   (default: all; `limit` prepares 200,000 JPEGs in 600 MB)
     --threads 1,2                                     --batch 32    --rounds 5
     --device cuda                                     images per second by precision and batch, on a GPU
 """
@@ -354,6 +354,29 @@ def prepare_part(folder: Path, threads: int, rounds: int) -> None:
     print(f"  prepare: {rate:,.0f} images/s on {threads} threads, {share:.0f} % of bare decoding (aim 90)")
 
 
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from alexnet_core.imagefolder import read_tree
+from alexnet_core.preparation import prepare, tree_source
+resource.setrlimit(resource.RLIMIT_AS, (600 * 2**20, 600 * 2**20))
+made = prepare(tree_source(read_tree(Path(sys.argv[1]))), Path(sys.argv[2]), 64, threads=2)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+print(f"  {made.splits['train'].images} images prepared in 600 MB of address space; {peak:.0f} MB resident at most")
+"""
+
+
+def limit_part(folder: Path, images: int) -> None:
+    """Many images (hard links to 400 JPEGs) become one array, larger than the memory allowed."""
+    root = pictures(folder / "tree", 400, (96, 72))
+    for name in ("a", "b"):
+        originals = sorted((root / "train" / name).iterdir())
+        for copy in range(images // 400 - 1):
+            for path in originals:
+                os.link(path, path.with_name(f"{copy:04d}-{path.name}"))
+    subprocess.run([sys.executable, "-c", LIMITED, str(root), str(folder / "made")], check=True)
+
+
 def gpu_part(device: str, rounds: int) -> None:
     from alexnet_core.precision import autocast, set_matrix_precision
 
@@ -398,6 +421,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if "prepare" in parts:
             with tempfile.TemporaryDirectory() as folder:
                 prepare_part(Path(folder), threads, options.rounds)
+    if "limit" in parts:
+        with tempfile.TemporaryDirectory() as folder:
+            limit_part(Path(folder), 200_000)
     if "gather" in parts:
         with tempfile.TemporaryDirectory() as folder:
             gather_part(Path(folder), options.rounds)
