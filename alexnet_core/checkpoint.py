@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alexnet_core.errors import CoreError
+from alexnet_core.files import replaced
 from alexnet_core.metrics import EpochReport
 from alexnet_core.specification import Frozen
 
 if TYPE_CHECKING:
     import torch
 
+BEST = "best.safetensors"
 _NAME = re.compile(r"^(\d+)-(\d+)-(\d+)\.safetensors$")
 _LARGEST_HEADER = 100 * 1024**2
 
@@ -74,15 +76,26 @@ def write_checkpoint(
     tensors = {f"weight/{name}": tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     for name, tensor in (velocities or {}).items():
         tensors[f"velocity/{name}"] = tensor.detach().cpu().contiguous()
-    content = save(tensors, metadata={"position": position.model_dump_json()})
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    # 先写临时文件再改名，读者永远看不到半个检查点
-    temporary.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata={"position": position.model_dump_json()}))
     return path
+
+
+def mark_best(path: Path) -> None:
+    """Makes `best.safetensors` beside a checkpoint another name of it, in place of an earlier one."""
+    best = path.with_name(BEST)
+    # 硬链接不占空间；先链接到临时名再改名，best 从不缺席
+    temporary = path.with_name(f".{BEST}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(path, temporary)
+    temporary.replace(best)
+
+
+def prune_checkpoints(folder: Path, attempt: int, keep: int) -> None:
+    """Deletes the checkpoints of this attempt and of older ones, but for the newest `keep`."""
+    own = [path for path in checkpoints(folder) if int(path.name.split("-")[0]) <= attempt]
+    for path in own[keep:]:
+        path.unlink(missing_ok=True)
 
 
 def checkpoints(folder: Path) -> Sequence[Path]:

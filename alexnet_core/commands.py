@@ -65,6 +65,7 @@ def train(options: argparse.Namespace) -> int:
             dataset=dataset,
             checkpoint_folder=checkpoints,
             attempt=attempt,
+            keep_best=True,
             should_stop=lambda: bool(stop),
         ):
             _print_epoch(report, config)

@@ -20,7 +20,14 @@ from torch import nn
 
 from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.augmentation import colour_axes, training_views
-from alexnet_core.checkpoint import Position, read_position, read_tensors, write_checkpoint
+from alexnet_core.checkpoint import (
+    Position,
+    mark_best,
+    prune_checkpoints,
+    read_position,
+    read_tensors,
+    write_checkpoint,
+)
 from alexnet_core.configuration import NUMERICS, TrainConfig
 from alexnet_core.datasets import Dataset, Split, load_dataset
 from alexnet_core.draws import permutation
@@ -66,6 +73,8 @@ def train(
     attempt: int = 1,
     checkpoint_seconds: float = 1.0,
     batch_checkpoint_seconds: float = 600.0,
+    keep_last: int = 2,
+    keep_best: bool = False,
     should_stop: Callable[[], bool] = _never,
     rank: int = 0,
     workers: int = 1,
@@ -84,6 +93,8 @@ def train(
         attempt: Number of the attempt, part of the checkpoints' names.
         checkpoint_seconds: A checkpoint follows an epoch when so many seconds have passed since the last.
         batch_checkpoint_seconds: The same within an epoch.
+        keep_last: How many checkpoints are kept, the newest.
+        keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`.
         should_stop: Asked before every batch, in evaluations too; True writes a checkpoint and ends the
             generator.
         rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
@@ -102,7 +113,7 @@ def train(
     dataset = dataset if dataset is not None else load_dataset(config.data)
     run = _prepare(config, devices, dataset, rank, workers)
     position = _resume(run, resume_from) if resume_from is not None else Position()
-    saver = _Saver(run, checkpoint_folder if rank == 0 else None, attempt)
+    saver = _Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last)
     while position.epoch < config.training.epochs and not position.complete:
         position, stopped = _train_epoch(run, position, saver, should_stop, batch_checkpoint_seconds)
         if stopped:
@@ -114,9 +125,10 @@ def train(
             # 训练部分已完成：续训时只需重新评估
             saver.save(position)
             return
-        if position.complete or saver.seconds_since_last() >= checkpoint_seconds:
+        is_best = keep_best and _is_best(position)
+        if position.complete or is_best or saver.seconds_since_last() >= checkpoint_seconds:
             # 先存检查点再报告：记录永远不会走在检查点前面
-            saver.save(position)
+            saver.save(position, is_best=is_best)
         yield position.history[-1]
 
 
@@ -217,19 +229,27 @@ def _resume(run: _Run, path: Path) -> Position:
 class _Saver:
     """Writes checkpoints and remembers when it last did."""
 
-    def __init__(self, run: _Run, folder: Path | None, attempt: int) -> None:
-        self._run, self._folder, self._attempt = run, folder, attempt
+    def __init__(self, run: _Run, folder: Path | None, attempt: int, keep: int) -> None:
+        self._run, self._folder, self._attempt, self._keep = run, folder, attempt, keep
         self._last = time.monotonic()
 
     def seconds_since_last(self) -> float:
         return time.monotonic() - self._last
 
-    def save(self, position: Position) -> None:
+    def save(self, position: Position, *, is_best: bool = False) -> None:
         self._last = time.monotonic()
         if self._folder is not None:
             weights = dict(self._run.model.named_parameters())
             velocities = None if position.complete else self._run.optimizer.velocities()
-            write_checkpoint(self._folder, self._attempt, position, weights, velocities)
+            path = write_checkpoint(self._folder, self._attempt, position, weights, velocities)
+            if is_best:
+                mark_best(path)
+            prune_checkpoints(self._folder, self._attempt, self._keep)
+
+
+def _is_best(position: Position) -> bool:
+    *before, last = [report.validation.top1_error for report in position.history]
+    return not before or last < min(before)
 
 
 def _train_epoch(

@@ -12,8 +12,8 @@ from orchestrator.errors import LabError
 
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_PER_PARAMETER = 4
-# 训练中的检查点含权重与速度；新旧两份同时在盘上
-CHECKPOINT_COPIES = 4
+# 训练中的检查点含权重与速度；两份保留，一份正在写
+CHECKPOINT_COPIES = 6
 RESERVE_BYTES = 64 * 1024**2
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 import struct
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alexnet_core.configuration import TrainConfig
+from alexnet_core.files import replaced
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from alexnet_core.specification import Frozen
 from orchestrator.errors import LabError
@@ -88,34 +88,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         LabError: With exit code 3 when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        with replaced(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        _remove_quietly(temporary)
         raise _write_error(path, error) from error
-
-
-def _remove_quietly(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return
-
-
-def _sync_folder(folder: Path) -> None:
-    # 改名本身也要落盘，否则断电后文件可能消失
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _append(path: Path, text: str) -> None:

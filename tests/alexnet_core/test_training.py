@@ -44,6 +44,7 @@ def numbers(reports: list[EpochReport]) -> list[dict[str, Any]]:
 
 
 def run(config: TrainConfig, dataset: Dataset, folder: Path | None = None, **how: Any) -> list[EpochReport]:
+    how = {"keep_last": 1000, **how}
     return list(train(config, CPU, dataset=dataset, checkpoint_folder=folder, checkpoint_seconds=0, **how))
 
 
@@ -305,3 +306,19 @@ def test_bfloat16_learns_and_tf32_needs_a_gpu(config_of: ConfigOf, dataset: Data
     if not torch.cuda.is_available():
         with pytest.raises(CoreError, match="tf32 needs a GPU"):
             run(config_of(precision="tf32"), dataset)
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(config_of: ConfigOf, dataset: Dataset, tmp_path: Path) -> None:
+    config = config_of(epochs=6, learning_rate=0.004)
+    reports = run(config, dataset, tmp_path, keep_last=2, keep_best=True)
+    assert [read_position(path).epoch for path in checkpoints(tmp_path)] == [6, 5]
+    best = read_position(tmp_path / "best.safetensors")
+    errors = [report.validation.top1_error for report in reports]
+    assert best.epoch == 1 + errors.index(min(errors))
+    assert len(list(tmp_path.iterdir())) == 3
+    whole = read_tensors(checkpoints(tmp_path)[0])[0]
+    # 从第五轮续训：旧的尝试只留最新的
+    again = run(config, dataset, tmp_path, keep_last=2, keep_best=True, resume_from=checkpoints(tmp_path)[1], attempt=2)
+    assert [report.epoch for report in again] == [6]
+    assert [path.name[:4] for path in checkpoints(tmp_path)] == ["0002", "0001"]
+    assert all(torch.equal(whole[name], weight) for name, weight in read_tensors(checkpoints(tmp_path)[0])[0].items())
