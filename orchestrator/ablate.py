@@ -131,14 +131,15 @@ def _list(console: Console) -> int:
     for name in study_names():
         study = load_study(name)
         console.print(f"{name}: {study.question}", markup=False, soft_wrap=True)
-        asked = [key for key, recipe in study.recipes.items() if recipe.not_asked is None]
-        console.print(f"    {len(study.arms)} arms; data sets: {', '.join(asked)}", markup=False, soft_wrap=True)
+        console.print(
+            f"    {len(study.arms)} arms; data sets: {', '.join(study.recipes)}", markup=False, soft_wrap=True
+        )
     return EXIT_DONE
 
 
 def _ablate(options: argparse.Namespace, console: Console, started: float) -> int:
-    study = load_study(options.study)
-    plan = _plan(study, options)
+    plan = _plan(load_study(options.study), options)
+    study = plan.study
     if options.show is not None:
         return _show(plan, options.show)
     folder = study_folder(options.results, study.name, plan.dataset, DEFAULT_DATASET)
@@ -172,6 +173,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
 def _plan(study: Study, options: argparse.Namespace) -> Plan:
     """Validates everything the user gave and unfolds the study."""
     recipe = _recipe(study, options.dataset)
+    study = study.on(options.dataset)
     root = options.data_root.resolve() if options.data_root is not None else None
     cache = (options.results / "cache").resolve()
     summary = summarise_data(recipe.data.source, root, cache)
@@ -204,15 +206,18 @@ def _plan(study: Study, options: argparse.Namespace) -> Plan:
 
 
 def _recipe(study: Study, dataset: str) -> Recipe:
+    if dataset in study.not_asked:
+        raise LabError(
+            f"study {study.name} is not asked on {dataset}: {study.not_asked[dataset]}; "
+            f"choose --dataset {' or '.join(study.recipes)}",
+            exit_code=2,
+        )
     if dataset not in study.recipes:
         raise LabError(
             f"study {study.name} has no recipe for data set {dataset!r}; it has: {', '.join(study.recipes)}",
             exit_code=2,
         )
-    recipe = study.recipes[dataset]
-    if recipe.not_asked is not None:
-        raise LabError(f"study {study.name} is not asked on {dataset}: {recipe.not_asked}", exit_code=2)
-    return recipe
+    return study.recipes[dataset]
 
 
 def _show(plan: Plan, which: str) -> int:

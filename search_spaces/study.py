@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -115,28 +116,20 @@ class RecipeData(Frozen):
     train_images: int | None = Field(default=None, ge=1)
 
 
-class Recipe(Frozen):
-    """What a study asks on one data set.
+class CommonRecipe(Frozen):
+    """What all studies share on one data set (`recipes.yaml`).
 
     Attributes:
         data: The data and its preparation.
         network: The named network.
         input_size: The network's input in pixels.
         training: How the baseline is trained.
-        seeds: Seeds per arm.
-        margin: Differences inside plus or minus this many percentage points count as equivalent.
-        smallest_effect: The smallest difference worth finding, in percentage points.
-        not_asked: Why the study is not asked on this data set; None where it is.
     """
 
     data: RecipeData
     network: str
     input_size: int = Field(ge=1, le=4096)
     training: TrainingSpec
-    seeds: int = Field(default=8, ge=1, le=1000)
-    margin: Points
-    smallest_effect: Points
-    not_asked: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -147,8 +140,50 @@ class Recipe(Frozen):
         return self
 
 
+class Recipe(CommonRecipe):
+    """What a study asks on one data set; what it leaves out is that of the common recipe of the same name.
+
+    Attributes:
+        seeds: Seeds per arm.
+        margin: Differences inside plus or minus this many percentage points count as equivalent.
+        smallest_effect: The smallest difference worth finding, in percentage points.
+        edits: Further fields of an arm on this data set, by the arm's name.
+    """
+
+    seeds: int = Field(default=8, ge=1, le=1000)
+    margin: Points
+    smallest_effect: Points
+    edits: dict[Name, dict[FieldPath, JsonValue]] = {}
+
+
+class CommonRecipes(Frozen):
+    """The file `recipes.yaml`."""
+
+    recipes: dict[Name, CommonRecipe]
+
+
+@lru_cache(maxsize=1)
+def common_recipes() -> dict[str, CommonRecipe]:
+    """Returns the recipes that studies share, by data set."""
+    with resources.as_file(resources.files("search_spaces") / "recipes.yaml") as path:
+        return load_model(path, CommonRecipes, "search_spaces/recipes.yaml").recipes
+
+
 class Study(Frozen):
-    """A question, its arms, and how it is asked on each data set."""
+    """A question, its arms, and how it is asked on each data set.
+
+    Attributes:
+        name: Short name, also of its folder in the results.
+        question: In words.
+        source: Where it comes from.
+        claim: What the source says.
+        baseline: The arm that the others are compared with.
+        arms: All arms.
+        primary_metric: What is judged: the final epoch's top-1 error.
+        sweep: Parameters that Optuna may choose after the arms.
+        recipes: By data set.
+        not_asked: Data sets on which the study makes no sense, and why.
+    """
 
     name: Name
     question: str
@@ -159,10 +194,22 @@ class Study(Frozen):
     primary_metric: Literal["top1_error"] = "top1_error"
     sweep: Sweep | None = None
     recipes: dict[Name, Recipe] = Field(min_length=1)
+    not_asked: dict[Name, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_recipes(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or not isinstance(content.get("recipes"), dict):
+            return content
+        return {**content, "recipes": {name: _filled(name, own) for name, own in content["recipes"].items()}}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         names = [arm.name for arm in self.arms]
+        for dataset, recipe in self.recipes.items():
+            strangers = sorted(set(recipe.edits) - set(names))
+            if strangers:
+                raise ValueError(f"recipes.{dataset}.edits: {strangers[0]!r} is none of the arms: {', '.join(names)}")
         if len(set(names)) < len(names):
             raise ValueError(f"arm names must be unique: {', '.join(names)}")
         if self.baseline not in names:
@@ -174,6 +221,23 @@ class Study(Frozen):
     def arm(self, name: str) -> Arm:
         """Returns the arm called `name`; raises KeyError."""
         return {arm.name: arm for arm in self.arms}[name]
+
+    def on(self, dataset: str) -> Study:
+        """Returns the study with the arms as its recipe for a data set edits them."""
+        edits = self.recipes[dataset].edits
+        arms = tuple(arm.model_copy(update={"set": {**arm.set, **edits.get(arm.name, {})}}) for arm in self.arms)
+        return self.model_copy(update={"arms": arms})
+
+
+def _filled(dataset: str, own: Any) -> Any:
+    """A recipe as written, over the common one of its data set; its training may be written in part."""
+    common = common_recipes().get(dataset)
+    if common is None or not isinstance(own, dict):
+        return own
+    plain = common.model_dump()
+    written = own.get("training")
+    training = {**plain["training"], **written} if isinstance(written, dict) else plain["training"]
+    return {**plain, **own, **({"training": training} if written is None or isinstance(written, dict) else {})}
 
 
 def study_names() -> tuple[str, ...]:

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from alexnet_core.datasets import DataSummary
+from alexnet_core.specification import layer_shapes
 from search_spaces.errors import StudyError
-from search_spaces.study import Study, load_study, study_names
+from search_spaces.study import Study, common_recipes, load_study, study_names
+from search_spaces.trial import base_config, unfold
 from search_spaces.yaml_file import parse_model, parse_scalar
 
-TEXT = (resources.files("search_spaces") / "studies" / "lrn.yaml").read_text()
+TEXT = """name: lrn
+question: Does it?
+source: nowhere
+claim: {statement: it does, source: nowhere}
+baseline: baseline
+arms:
+  - name: baseline
+    title: with
+  - name: no_lrn
+    title: without
+    remove: [lrn1, lrn2]
+recipes:
+  mine:
+    data: {source: digits, image_size: 16}
+    network: alexnet-mini
+    input_size: 16
+    training:
+      epochs: 11
+    seeds: 8
+    margin: 0.5
+    smallest_effect: 1.0
+"""
 
 
 def mistake(old: str, new: str) -> str:
@@ -45,9 +68,9 @@ def test_the_lrn_study_states_the_papers_claim() -> None:
 def test_mistakes_are_placed_at_file_line_and_column() -> None:
     assert mistake("name: lrn\n", "name: lrn\nname: lrn\n") == "mine.yaml:2:1: duplicate key 'name'"
     line = line_of("    margin:")
-    assert f"mine.yaml:{line}:5: recipes.digits.margn: unknown field" in mistake("    margin:", "    margn:")
+    assert f"mine.yaml:{line}:5: recipes.mine.margn: unknown field" in mistake("    margin:", "    margn:")
     line = line_of("    seeds: 8")
-    assert mistake("    seeds: 8", "    seeds: 0").startswith(f"mine.yaml:{line}:12: recipes.digits.seeds: ")
+    assert mistake("    seeds: 8", "    seeds: 0").startswith(f"mine.yaml:{line}:12: recipes.mine.seeds: ")
     assert "finite number" in mistake("margin: 0.5", "margin: .nan")
     assert "finite number" in mistake("margin: 0.5", "margin: .inf")
     assert mistake("remove: [lrn1, lrn2]", "remove: [lrn1, lrn2").startswith("mine.yaml:")
@@ -86,3 +109,74 @@ def test_a_users_own_file_is_a_study(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(TEXT.replace("name: lrn\n", "name: mine\n"))
     assert load_study(str(path)).name == "mine"
+
+
+def test_a_recipe_may_leave_out_what_all_studies_share() -> None:
+    short = TEXT[: TEXT.index("  mine:")] + "  digits: {margin: 0.5, smallest_effect: 1.0, training: {epochs: 3}}\n"
+    study = parse_model(short, Study, "mine.yaml")
+    recipe, common = study.recipes["digits"], common_recipes()["digits"]
+    assert recipe.training == common.training.model_copy(update={"epochs": 3})
+    assert (recipe.data, recipe.network, recipe.input_size) == (common.data, common.network, common.input_size)
+    wrong = short.replace("epochs: 3", "epoch: 3")
+    with pytest.raises(StudyError, match=r"mine.yaml:13:.*recipes.digits.training.epoch: unknown field"):
+        parse_model(wrong, Study, "mine.yaml")
+
+
+def test_an_arm_may_have_further_edits_on_a_data_set() -> None:
+    edits = "    edits: {no_lrn: {network.conv5.padding: 0}}\n"
+    study = parse_model(TEXT + edits, Study, "mine.yaml")
+    assert study.arm("no_lrn").set == {}
+    assert study.on("mine").arm("no_lrn").set == {"network.conv5.padding": 0}
+    assert study.on("mine").arm("baseline") == study.arm("baseline")
+    with pytest.raises(StudyError, match="edits: 'no_lrm' is none of the arms"):
+        parse_model(TEXT + edits.replace("no_lrn", "no_lrm"), Study, "mine.yaml")
+
+
+DATASETS = [(name, dataset) for name in study_names() for dataset in load_study(name).recipes]
+
+
+@pytest.mark.parametrize(("name", "dataset"), DATASETS)
+def test_every_study_unfolds_on_each_of_its_data_sets(name: str, dataset: str) -> None:
+    study = load_study(name).on(dataset)
+    summary = DataSummary(digest="0" * 64, class_names=("a", "b", "c"), train=10, validation=10, test=10)
+    base = base_config(study, dataset, summary=summary, data_root=None, cache=None)
+    trials = unfold(study, base, (0,))
+    assert len({trial.key for trial in trials}) == len(study.arms)
+    baseline = next(trial for trial in trials if trial.arm == study.baseline)
+    for trial in trials:
+        # 一个 arm 只改它声明要改的东西：训练或网络，绝不动数据
+        assert trial.config.data == baseline.config.data
+
+
+def test_the_studies_share_their_baseline_but_for_colour() -> None:
+    summary = DataSummary(digest="0" * 64, class_names=("a", "b"), train=10, validation=10, test=10)
+    keys = {}
+    for name in study_names():
+        study = load_study(name).on("imagenet")
+        base = base_config(study, "imagenet", summary=summary, data_root=None, cache=None)
+        keys[name] = next(trial.key for trial in unfold(study, base, (0,)) if trial.arm == study.baseline)
+    assert len(set(keys.values())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "dataset", "expected"),
+    [
+        ("pooling", "no_overlap", "imagenet", {"conv1": 55, "pool1": 28, "conv2": 26, "pool2": 13, "pool5": 6}),
+        ("pooling", "no_overlap", "cifar10", {"pool1": 14, "pool2": 7, "conv5": 5, "pool5": 3}),
+        ("pooling", "no_overlap", "digits", {"pool1": 8, "pool2": 4, "pool5": 2}),
+        ("towers", "half", "imagenet", {"conv1": 55, "pool5": 6}),
+    ],
+)
+def test_arms_have_the_sizes_of_the_original(name: str, arm: str, dataset: str, expected: dict[str, int]) -> None:
+    study = load_study(name).on(dataset)
+    summary = DataSummary(digest="0" * 64, class_names=tuple(map(str, range(1000))), train=1, validation=1, test=1)
+    base = base_config(study, dataset, summary=summary, data_root=None, cache=None)
+    config = next(trial.config for trial in unfold(study, base, (0,)) if trial.arm == arm)
+    shapes = layer_shapes(config.network)
+    sizes = {shape.name: shape.size for shape in shapes}
+    assert {layer: sizes[layer] for layer in expected} == expected
+    before = {shape.name: shape.size for shape in layer_shapes(base.network)}
+    # fc6 读到的像素数与基线相同，否则比较的不只是池化
+    assert sizes["pool5"] == before["pool5"]
+    if name == "towers":
+        assert sum(shape.parameters for shape in shapes) == 59_798_312
