@@ -59,7 +59,7 @@ def evaluate(
             raise ValueError("evaluating a split needs the mean image")
         assert isinstance(split, Split)
         loader = ImageLoader(split, mean_image, model.devices[0], mean_follows_crop=mean_follows_crop)
-    return evaluate_rows(model, loader, 0, len(loader), views, precision=precision)
+    return evaluate_rows(model, loader, np.arange(len(loader)), views, precision=precision)
 
 
 def predictions(
@@ -76,7 +76,7 @@ def predictions(
     Yields:
         (batch, float32 (B, classes) on the last device).
     """
-    for batch, log_probabilities in _evaluated(model, loader, 0, len(loader), views, _nothing, precision):
+    for batch, log_probabilities in _evaluated(model, loader, np.arange(len(loader)), views, _nothing, precision):
         yield batch, log_probabilities.exp()
 
 
@@ -87,47 +87,45 @@ def _nothing() -> None:
 def evaluate_rows(
     model: AlexNet,
     loader: ImageLoader,
-    first: int,
-    last: int,
+    rows: np.ndarray,
     views: int = 1,
     before_batch: Callable[[], None] = _nothing,
     precision: Precision = "float32",
 ) -> SplitMetrics:
-    """Evaluates the images `first` to `last` (excluded); data-parallel workers take a share each.
+    """Evaluates some images of a split; data-parallel workers take a share each.
 
     Args:
         model: The network; its mode is restored afterwards.
         loader: The images.
-        first: First image.
-        last: One past the last.
+        rows: int64, numbers of the images.
         views: 1 or 10.
         before_batch: Called before every batch, so that the caller shows life, or ends it by an exception.
         precision: Arithmetic, see `TrainingSpec`.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=model.devices[-1])
-    for batch, log_probabilities in _evaluated(model, loader, first, last, views, before_batch, precision):
+    for batch, log_probabilities in _evaluated(model, loader, rows, views, before_batch, precision):
         sums += batch_sums(log_probabilities, batch.labels.to(sums.device))
     loss, top1, top5 = sums.tolist()
     return SplitMetrics.model_construct(
-        loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=last - first
+        loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=len(rows)
     )
 
 
 def _evaluated(
     model: AlexNet,
     loader: ImageLoader,
-    first: int,
-    last: int,
+    rows: np.ndarray,
     views: int,
     before_batch: Callable[[], None],
     precision: Precision,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Yields batches with their log-probabilities."""
     was_training = model.training
-    bounds = [(start, min(start + EVALUATION_BATCH, last)) for start in range(first, last, EVALUATION_BATCH)]
+    starts = range(0, len(rows), EVALUATION_BATCH)
+    bounds = [(start, min(start + EVALUATION_BATCH, len(rows))) for start in starts]
     model.eval()
     try:
-        with closing(loader.batches(np.arange(last, dtype=np.int64), bounds)) as batches:
+        with closing(loader.batches(rows, bounds)) as batches:
             for batch in batches:
                 before_batch()
                 with torch.inference_mode(), autocast(precision, model.devices[0]):

@@ -45,6 +45,8 @@ class EpochReport(Frozen):
         train: Running metrics during the epoch (augmented images, dropout on).
         validation: After the epoch.
         test: After the last epoch, where the data has a test set; else None.
+        train_final: After the last epoch, of at most 10,000 training images spread evenly over the set, seen as in
+            evaluation: centre crop, no dropout, no noise.
         seconds: Wall seconds of the epoch, evaluation included.
         images_per_second: Training images per second, evaluation excluded.
     """
@@ -54,5 +56,6 @@ class EpochReport(Frozen):
     train: SplitMetrics
     validation: SplitMetrics
     test: SplitMetrics | None = None
+    train_final: SplitMetrics | None = None
     seconds: float
     images_per_second: float

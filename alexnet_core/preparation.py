@@ -329,7 +329,7 @@ class _Work:
         """Checks what was found, and writes labels, statistics and the manifest."""
         bad = [line for split in self._source.names for line in _lines(self._folder / f"{split}-bad.tsv")]
         if bad and bad_images == "fail":
-            raise CoreError(_bad_message(bad))
+            raise CoreError(_bad_message(self._source.description, bad))
         splits: dict[str, PreparedSplit] = {}
         for split, labels in self._source.labels.items():
             rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64)
@@ -401,10 +401,13 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def _bad_message(bad: Sequence[str]) -> str:
+def _bad_message(where: str, bad: Sequence[str]) -> str:
     named = [f"{name} ({reason})" for name, reason in (line.split("\t") for line in bad)]
     plural = f"{len(bad)} images cannot be used" if len(bad) > 1 else "1 image cannot be used"
-    return f"{plural}: {some(named, 10)}; mend them, or leave them out with --bad-images skip"
+    return (
+        f"{where}: {plural}: {some(named, 10)}; mend them, or leave them out with "
+        "python -m alexnet_core prepare --bad-images skip"
+    )
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
@@ -40,6 +41,7 @@ from alexnet_core.precision import autocast, check_precision, set_matrix_precisi
 from alexnet_core.schedule import EpochRates, epoch_rates
 
 CHECK_EVERY_BATCHES_ON_GPU = 50
+FINAL_TRAINING_IMAGES = 10_000
 
 
 class Diverged(Exception):
@@ -381,7 +383,8 @@ def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]
     last = position.epoch + 1 == run.config.training.epochs
     validation = _evaluate(run, run.validation, should_stop)
     test = _evaluate(run, run.test, should_stop) if last and run.test is not None else None
-    for metrics in (validation, test):
+    train_final = _evaluate(run, run.train, should_stop, FINAL_TRAINING_IMAGES) if last else None
+    for metrics in (validation, test, train_final):
         if metrics is not None and not math.isfinite(metrics.loss_sum):
             raise Diverged(position.epoch, run.batches - 1)
     report = EpochReport(
@@ -395,22 +398,26 @@ def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]
         ),
         validation=validation,
         test=test,
+        train_final=train_final,
         seconds=position.seconds + time.perf_counter() - started,
         images_per_second=position.count / max(position.seconds, 1e-9),
     )
     return Position(epoch=position.epoch + 1, complete=last, history=(*position.history, report))
 
 
-def _evaluate(run: _Run, loader: ImageLoader, should_stop: Callable[[], bool]) -> SplitMetrics:
+def _evaluate(run: _Run, loader: ImageLoader, should_stop: Callable[[], bool], most: int | None = None) -> SplitMetrics:
+    """Evaluates a split, or at most so many of its images, spread evenly over it."""
+
     def before_batch() -> None:
         # 多个 worker 的批数可能不同，只有单个 worker 可以中途离开；但都要报告进展
         if should_stop() and run.workers == 1:
             raise _Stopped
 
-    count = len(loader)
+    count = len(loader) if most is None else min(most, len(loader))
+    rows = np.arange(count) if count == len(loader) else np.linspace(0, len(loader) - 1, count).round().astype(np.int64)
     first, last = run.share(count)
     precision = run.config.training.precision
-    share = evaluate_rows(run.model, loader, first, last, before_batch=before_batch, precision=precision)
+    share = evaluate_rows(run.model, loader, rows[first:last], before_batch=before_batch, precision=precision)
     if run.workers == 1:
         return share
     own = torch.tensor(

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from alexnet_core.specification import Frozen
+from orchestrator.judged import Judged, judged_metric, points_between
 from orchestrator.remarks import remarks
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval
 from orchestrator.verdict import FEWEST_SEEDS, ArmEvidence, Verdict, judge, sentence
@@ -20,7 +21,6 @@ from search_spaces.study import Arm, Recipe, Study
 
 ALPHA = 0.05
 SWEEP_POINTS_SHOWN = 10
-JUDGED_METRIC = "top1_error"
 
 
 class ArmAnswer(Frozen):
@@ -31,9 +31,9 @@ class ArmAnswer(Frozen):
         title: What it is.
         is_baseline: Whether it is the baseline.
         n: Finished seeds that enter.
-        mean: Mean top-1 error in percent.
+        mean: Mean of the primary metric in percent.
         sd: Standard deviation over seeds, percentage points.
-        errors: Top-1 error in percent by seed.
+        errors: The primary metric in percent by seed.
         differences: Arm minus baseline by seed, percentage points.
         difference: Mean difference.
         difference_sd: Standard deviation of the differences.
@@ -105,7 +105,8 @@ class Answer(Frozen):
         question: The question.
         claim: The paper's claim in words.
         claim_source: Where it says so.
-        judged_split: `test`, or `validation` where the data has no test set.
+        metric: The primary metric, as shown.
+        judged_split: `test`, `validation` (of a gap, or where the data has no test set) or `training`.
         images: Images of that split.
         split_error: Binomial standard error of the baseline's error on that split, percentage points: shared by all
             seeds, and in no interval.
@@ -117,6 +118,7 @@ class Answer(Frozen):
         missing: Planned trials that have not ended, named.
         seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
         looks: Other looks (numbers of seeds) that could give a word.
+        unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
         classes: Of the data.
         arms: The baseline first.
         sweep: Best points of the sweep.
@@ -129,6 +131,7 @@ class Answer(Frozen):
     question: str
     claim: str
     claim_source: str
+    metric: str = "top-1 test error"
     judged_split: str
     images: int
     split_error: float | None
@@ -140,6 +143,7 @@ class Answer(Frozen):
     missing: tuple[str, ...]
     seeds_after_gap: tuple[int, ...] = ()
     looks: tuple[int, ...]
+    unmeasured: int = 0
     classes: int | None = None
     arms: tuple[ArmAnswer, ...]
     sweep: tuple[SweepPoint, ...] = ()
@@ -169,27 +173,29 @@ def answer(
     seeds, after_gap = _complete_seeds(wanted, by_key)
     cells = {arm.name: [by_key[wanted[arm.name, seed]] for seed in seeds] for arm in study.arms}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
-    split = _judged_split(finished)
+    judged = judged_metric(study.primary_metric, finished)
     # 少于三个种子时给不出词，那次看没有花掉 alpha
     looks = tuple(look for look in plan["looks"] if look >= FEWEST_SEEDS and look != len(seeds))
     alpha = plan["alpha"] / (len(looks) + 1)
     evidence = [
-        _evidence(arm, cells[study.baseline], cells[arm.name], split, _same_trials(wanted, arm.name, study.baseline))
+        _evidence(arm, cells[study.baseline], cells[arm.name], judged, _same_trials(wanted, arm.name, study.baseline))
         for arm in study.arms
         if arm.name != study.baseline
     ]
     verdicts = judge(evidence, recipe.margin, alpha)
-    arms = [_arm(arm, study, cells, split, seeds, verdicts, recipe) for arm in study.arms]
+    arms = [_arm(arm, study, cells, judged, seeds, verdicts, recipe) for arm in study.arms]
     arms.sort(key=lambda arm: not arm.is_baseline)
-    images = int(finished[0][f"{split}_count"]) if finished else 0
-    error = arms[0].mean
+    measured = [row for row in finished if judged.known(row)]
+    images = judged.images(measured[0]) if measured else 0
+    error = arms[0].mean if judged.minus is None else None
     bare = Answer(
         study=study.name,
         dataset=plan["dataset"],
         question=study.question,
         claim=study.claim.statement,
         claim_source=study.claim.source,
-        judged_split=split,
+        metric=judged.label,
+        judged_split=judged.split,
         images=images,
         split_error=None if error is None else 100.0 * binomial_error(error / 100.0, images),
         margin=recipe.margin,
@@ -200,6 +206,7 @@ def answer(
         missing=_missing(wanted, by_key),
         seeds_after_gap=after_gap,
         looks=looks,
+        unmeasured=len(finished) - len(measured),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
         sweep=_sweep(sweep_members, by_key),
@@ -227,19 +234,15 @@ def _same_trials(wanted: Mapping[tuple[str, int], str], arm: str, baseline: str)
     return all(key == wanted.get((baseline, seed)) for (name, seed), key in wanted.items() if name == arm)
 
 
-def _judged_split(finished: Sequence[Row]) -> str:
-    return "test" if all(row["test_top1_error"] is not None for row in finished) else "validation"
-
-
 def _count(rows: Sequence[Row], *states: str) -> int:
     return sum(row["state"] in states for row in rows)
 
 
-def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], split: str, same_trials: bool) -> ArmEvidence:
+def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], judged: Judged, same_trials: bool) -> ArmEvidence:
     differences = [
         difference
         for base, row in zip(baseline, rows, strict=True)
-        if (difference := _difference(base, row, split)) is not None
+        if (difference := judged.difference(base, row)) is not None
     ]
     return ArmEvidence(
         name=arm.name,
@@ -250,33 +253,30 @@ def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], split: str
         baseline_diverged=_count(baseline, "diverged"),
         baseline_failed=_count(baseline, "failed", "stopped"),
         same_trials=same_trials,
-        claimed_points=arm.claim.top1_points if arm.claim is not None else None,
+        claimed_points=_claimed_sign(arm),
     )
 
 
-def _difference(base: Row, row: Row, split: str, metric: str = JUDGED_METRIC) -> float | None:
-    if base["state"] != "finished" or row["state"] != "finished":
+def _claimed_sign(arm: Arm) -> float | None:
+    """The claim's number, or plus or minus one where it only says higher or lower; the word goes by the sign."""
+    if arm.claim is None:
         return None
-    # 相减用错误张数，整数之差没有舍入误差
-    column = f"{split}_{metric}s"
-    return 100.0 * float(row[column] - base[column]) / float(row[f"{split}_count"])
+    if arm.claim.direction is not None:
+        return 1.0 if arm.claim.direction == "higher" else -1.0
+    return arm.claim.top1_points
 
 
 def _arm(
     arm: Arm,
     study: Study,
     cells: Cells,
-    split: str,
+    judged: Judged,
     seeds: Sequence[int],
     verdicts: Mapping[str, Verdict],
     recipe: Recipe,
 ) -> ArmAnswer:
     rows = cells[arm.name]
-    errors = {
-        str(seed): 100.0 * row[f"{split}_{JUDGED_METRIC}"]
-        for seed, row in zip(seeds, rows, strict=True)
-        if row["state"] == "finished"
-    }
+    errors = {str(seed): judged.value(row) for seed, row in zip(seeds, rows, strict=True) if judged.known(row)}
     spread = paired_test(list(errors.values()))
     seconds = [row["seconds"] for row in rows if row["state"] == "finished"]
     facts: dict[str, Any] = {
@@ -294,7 +294,7 @@ def _arm(
     if arm.name == study.baseline:
         return ArmAnswer(**facts, sentence="what the others are compared with")
     pairs = list(zip(seeds, cells[study.baseline], rows, strict=True))
-    facts |= _claimed(arm) | _judged(verdicts[arm.name], split, recipe) | _paired(pairs, split)
+    facts |= _claimed(arm) | _judged(verdicts[arm.name], judged.split, recipe) | _paired(pairs, judged)
     return ArmAnswer(**facts)
 
 
@@ -325,22 +325,23 @@ def _judged(verdict: Verdict, split: str, recipe: Recipe) -> dict[str, Any]:
     return facts
 
 
-def _paired(pairs: Sequence[tuple[int, Row, Row]], split: str) -> dict[str, Any]:
-    """Differences by seed, of both metrics, and the correlation that pairing achieved."""
+def _paired(pairs: Sequence[tuple[int, Row, Row]], judged: Judged) -> dict[str, Any]:
+    """Differences by seed, those of the top-5 error, and the correlation that pairing achieved."""
+    both = [(seed, base, row) for seed, base, row in pairs if judged.known(base) and judged.known(row)]
     differences = {
-        str(seed): difference for seed, base, row in pairs if (difference := _difference(base, row, split)) is not None
+        str(seed): difference for seed, base, row in both if (difference := judged.difference(base, row)) is not None
     }
     test = paired_test(list(differences.values()))
-    top5 = paired_test([d for _, base, row in pairs if (d := _difference(base, row, split, "top5_error")) is not None])
-    both = [(base, row) for _, base, row in pairs if base["state"] == row["state"] == "finished"]
-    column = f"{split}_{JUDGED_METRIC}"
+    top5 = paired_test([points_between(base, row, judged.plus, "top5_error") for _, base, row in both])
     return {
         "differences": differences,
         "difference": test.mean if test.n else None,
         "difference_sd": test.sd if test.n > 1 else None,
         "top5_difference": top5.mean if top5.n else None,
         "top5_interval": t_interval(top5, ALPHA) if top5.n > 1 else None,
-        "correlation": correlation([base[column] for base, _ in both], [row[column] for _, row in both]),
+        "correlation": correlation(
+            [judged.value(base) for _, base, _ in both], [judged.value(row) for *_, row in both]
+        ),
     }
 
 

@@ -100,7 +100,7 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
     axes.set_yticks(range(len(arms)), [f"{_short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
-    axes.set_xlabel(f"top-1 {answer.judged_split} error, arm minus {_baseline(answer)}, percentage points", labelpad=8)
+    axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
     seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
     # 名字里的 $ 不是公式
     axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=13, parse_math=False)

@@ -211,6 +211,7 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
         train=last.train if last else None,
         validation=last.validation if last else None,
         test=last.test if last else None,
+        train_final=last.train_final if last else None,
         seconds=sum(report.seconds for report in running.history),
         images_per_second=_steady_rate(running.history),
         attempts=running.attempt,

@@ -68,6 +68,7 @@ class TrialResult(Frozen):
     train: SplitMetrics | None = None
     validation: SplitMetrics | None = None
     test: SplitMetrics | None = None
+    train_final: SplitMetrics | None = None
     seconds: float
     images_per_second: float | None = None
     attempts: int

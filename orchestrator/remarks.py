@@ -34,7 +34,11 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
             f"Judged on the final epoch's top-1 error of {answer.images} {answer.judged_split} images; that set's own "
             f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval above."
         )
-    if answer.judged_split == "validation":
+    elif answer.images:
+        yield f"Judged after the final epoch on the {answer.metric}, over {answer.images} validation images."
+    if "training" in answer.metric:
+        yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
+    if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
 
 
@@ -61,6 +65,11 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
 
 
 def _on_the_seeds(answer: Answer) -> Iterator[str]:
+    if answer.unmeasured:
+        yield (
+            f"{_counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
+            "enter; move their folders out of trials/ and run the same command to train them anew."
+        )
     if answer.missing:
         yield f"Not complete, so not in this answer: {'; '.join(_by_seed(answer.missing))}."
     if answer.seeds_after_gap:

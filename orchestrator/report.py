@@ -47,7 +47,8 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
     )
     table.add_column("arm", min_width=8, overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("error %\nmean ± sd", justify="right", no_wrap=True)
+    kind = "gap" if answer.metric.startswith("gap") else "error"
+    table.add_column(f"{kind} %\nmean ± sd", justify="right", no_wrap=True)
     level = "difference\nlevel: interval" if roomy else "difference\ninterval"
     table.add_column(level, justify="right", no_wrap=True)
     table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
@@ -131,7 +132,7 @@ def answer_markdown(answer: Answer) -> str:
             [
                 "arm",
                 "n",
-                "top-1 error %",
+                f"{answer.metric} %",
                 "difference, points (level: interval)",
                 "adjusted p",
                 "sign-flip p (floor)",
@@ -211,7 +212,7 @@ def _seed_table(answer: Answer) -> list[str]:
     rows = [
         [arm.name, *(f"{arm.errors[seed]:.2f}" if seed in arm.errors else "" for seed in seeds)] for arm in answer.arms
     ]
-    return _table(["top-1 error %", *(f"seed {seed}" for seed in seeds)], rows)
+    return _table([f"{answer.metric} %", *(f"seed {seed}" for seed in seeds)], rows)
 
 
 def _sweep_lines(answer: Answer) -> list[str]:

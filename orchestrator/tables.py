@@ -27,7 +27,7 @@ from search_spaces.trial import configuration_key
 logger = logging.getLogger(__name__)
 
 TABLES_VERSION = 1
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "train_final")
 
 TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "key": pl.String,

@@ -166,14 +166,14 @@ def sentence(word: str, differs_from_zero: bool = False, split: str = "test") ->
     Args:
         word: From a `Verdict`.
         differs_from_zero: From the same.
-        split: `test` or `validation`.
+        split: `test`, `validation` or `training`.
     """
     where = f"on this {split} set"
     sentences = {
         "supports": f"supports the claim's direction, {where}",
         "contradicts": f"contradicts the claim's direction, {where}",
-        "higher": f"a higher error, {where} (no claim to compare with)",
-        "lower": f"a lower error, {where} (no claim to compare with)",
+        "higher": f"higher, {where} (no claim to compare with)",
+        "lower": f"lower, {where} (no claim to compare with)",
         "equivalent": f"equivalent: no effect of practical size here, {where}",
         "inconclusive": f"inconclusive: these seeds cannot tell, {where}",
         "same trials": "the same trials as the baseline",

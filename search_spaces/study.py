@@ -19,6 +19,7 @@ from search_spaces.yaml_file import load_model
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]
+PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap"]
 Points = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -30,12 +31,14 @@ class Claim(Frozen):
         source: Where it says so.
         top1_points: Arm minus baseline, percentage points of top-1 error; None where there is no number.
         top5_points: The same for top-5 error.
+        direction: Where there is no number: whether the primary metric gets higher or lower.
     """
 
     statement: str
     source: str
     top1_points: float | None = None
     top5_points: float | None = None
+    direction: Literal["higher", "lower"] | None = None
 
 
 class Arm(Frozen):
@@ -179,7 +182,8 @@ class Study(Frozen):
         claim: What the source says.
         baseline: The arm that the others are compared with.
         arms: All arms.
-        primary_metric: What is judged: the final epoch's top-1 error.
+        primary_metric: What is judged after the final epoch: `top1_error` on test images, `training_error` (top-1, of
+            training images seen as in evaluation), or `generalisation_gap` (validation minus that training error).
         sweep: Parameters that Optuna may choose after the arms.
         recipes: By data set.
         not_asked: Data sets on which the study makes no sense, and why.
@@ -191,7 +195,7 @@ class Study(Frozen):
     claim: Claim
     baseline: Name
     arms: tuple[Arm, ...] = Field(min_length=2)
-    primary_metric: Literal["top1_error"] = "top1_error"
+    primary_metric: PrimaryMetric = "top1_error"
     sweep: Sweep | None = None
     recipes: dict[Name, Recipe] = Field(min_length=1)
     not_asked: dict[Name, str] = {}

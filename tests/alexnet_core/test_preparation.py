@@ -125,8 +125,8 @@ def test_every_bad_file_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     errors = done.stderr.splitlines()[-1]
-    assert errors.startswith(f"error: {len(reasons)} images cannot be used: ")
-    assert errors.endswith("mend them, or leave them out with --bad-images skip")
+    assert errors.startswith(f"error: {root}: {len(reasons)} images cannot be used: ")
+    assert errors.endswith("or leave them out with python -m alexnet_core prepare --bad-images skip")
     for name, reason in reasons.items():
         assert name in errors
         assert reason in errors

@@ -80,13 +80,13 @@ def test_set_changes_the_base_of_all_arms(capsys: pytest.CaptureFixture[str], tm
 def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run(capsys, "--list")
     assert code == 0
-    assert output.startswith("lrn: Does local response normalisation lower the error?")
+    assert "lrn: Does local response normalisation lower the error?" in output
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--study", "lrm"], "did you mean lrn?"),
+        (["--study", "lrm"], "did you mean lrn or"),
         (["--study", "../x"], "is no study's name"),
         (["--study", "nowhere.yaml"], "does not exist"),
         (["--seeds", "-3"], "must be from 0 to"),
@@ -152,7 +152,7 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(
     bad = root / "train" / "cat" / "3.png"
     bad.write_bytes(bad.read_bytes()[:200])
     errors = refused(capsys, tmp_path / "r", "--dataset", "imagefolder", "--data-root", str(root), "--no-dashboard")
-    assert f"image {bad} cannot be read" in errors
+    assert f"{root}: 1 image cannot be used: train/cat/3.png (image file is truncated); mend" in errors
 
 
 def test_more_gpus_than_there_are_is_exit_code_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
