@@ -20,6 +20,7 @@ from orchestrator import cluster, preflight, records
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console
 from orchestrator.errors import LabError
+from orchestrator.paper import PAPER, combined_plan, refreshed, summary_markdown, summary_table
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.slot import SlotPlan
@@ -56,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
     )
     what = parser.add_argument_group("the question")
-    what.add_argument("--study", default="lrn", help="a study's name, or the path of a study file (default: lrn)")
+    what.add_argument(
+        "--study", default="lrn", help="a study's name, the path of a study file, or paper for all (default: lrn)"
+    )
     what.add_argument("--list", action="store_true", help="list the studies and stop")
     what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     what.add_argument(
@@ -138,6 +141,8 @@ def _list(console: Console) -> int:
 
 
 def _ablate(options: argparse.Namespace, console: Console, started: float) -> int:
+    if options.study == PAPER:
+        return _ablate_paper(options, console, started)
     plan = _plan(load_study(options.study), options)
     study = plan.study
     if options.show is not None:
@@ -167,6 +172,49 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     conclude(plan, options.results, folder, content, console)
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
     failed = [trial for trial in plan.trials if states.get(trial.key) is TrialState.FAILED]
+    return EXIT_SOME_FAILED if failed else EXIT_DONE
+
+
+def _ablate_paper(options: argparse.Namespace, console: Console, started: float) -> int:
+    """Asks every study in one Ray session; each is planned, answered and reported as it would be alone."""
+    if options.sweep or options.show is not None:
+        raise LabError("--study paper takes neither --sweep nor --show; ask the study itself", exit_code=2)
+    studies = [load_study(name) for name in study_names()]
+    skipped = {study.name: study.not_asked[options.dataset] for study in studies if options.dataset in study.not_asked}
+    plans = [_plan(study, options) for study in studies if options.dataset in study.recipes]
+    if not plans:
+        raise LabError(f"no study is asked on {options.dataset!r}", exit_code=2)
+    folders = [study_folder(options.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
+    seconds, slots = seconds_per_trial(options.results, plans[0].base), _likely_slots(options)
+    for plan, folder in zip(plans, folders, strict=True):
+        line = plan_line(plan, seconds, slots, resolution_outlook(plan, folder), 0)
+        console.print(f"{plan.study.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in skipped.items():
+        console.print(f"{name}: not asked on {options.dataset}: {reason}", markup=False, soft_wrap=True)
+    whole = combined_plan(plans, plans[0].recipe)
+    line = plan_line(whole, seconds, slots, "shared trials once", 0)
+    console.print(f"together: {line}", markup=False, highlight=False, soft_wrap=True)
+    if options.dry_run:
+        return EXIT_DONE
+    preflight.check_results(options.results)
+    contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
+    paper_folder = study_folder(options.results, PAPER, whole.dataset, DEFAULT_DATASET)
+    states = dict(whole.done)
+    if whole.missing:
+        _prepare(whole, console)
+        ended = _run(whole, paper_folder, SweepHistory((), (), 0), 0, options, console, started)
+        if ended is None:
+            return EXIT_INTERRUPTED
+        states = ended
+    answers = []
+    for plan, folder, content in zip(plans, folders, contents, strict=True):
+        records.join_members(options.results, folder.name, plan.dataset, plan.trials)
+        answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
+    console.print(summary_table(answers))
+    records.write_atomically(paper_folder / "report.md", summary_markdown(answers, skipped).encode())
+    took = readable_seconds(time.monotonic() - started)
+    console.print(f"all claims: {paper_folder / 'report.md'}; done in {took}", highlight=False, soft_wrap=True)
+    failed = any(state is TrialState.FAILED for state in states.values())
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 

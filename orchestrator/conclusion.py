@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from orchestrator.answer import answer
+from orchestrator.answer import Answer, answer
 from orchestrator.plan import Plan, add_look
 from orchestrator.report import answer_table, write_answer
 from orchestrator.sweep import plan_point
@@ -18,7 +18,7 @@ from orchestrator.tables import update_tables
 from orchestrator.verdict import verdict_outlook
 
 
-def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any], console: Console) -> None:
+def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any], console: Console) -> Answer:
     """Updates the tables, judges the study, prints the verdict table and writes the report.
 
     Args:
@@ -27,6 +27,9 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
         folder: The study's folder.
         content: What `plan.json` says.
         console: Where to print.
+
+    Returns:
+        The answer.
     """
     tables = update_tables(results)
     judged = answer(plan.study, plan.recipe, content, tables.trials, _own_points(plan, tables.members, folder.name))
@@ -37,6 +40,7 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
     written = write_answer(folder, judged)
     what = "written" if written else "unchanged"
     console.print(f"report: {folder / 'report.md'} ({what})", markup=False, highlight=False, soft_wrap=True)
+    return judged
 
 
 def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:

@@ -64,7 +64,7 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
 def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
     # 没有检验过的差只用灰色
     style = "" if arm.interval is not None else "dim"
-    difference, p = _points(arm.difference), _p(arm.adjusted_p)
+    difference, p = points(arm.difference), _p(arm.adjusted_p)
     if arm.interval is not None:
         difference += f"\n{_level(arm) if roomy else ''}{_bounds(arm.interval)}"
     if roomy and arm.sign_flip_p is not None:
@@ -75,7 +75,7 @@ def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
         Text(_error(arm)),
         Text(difference, style=style),
         Text(p),
-        Text(_points(arm.claimed_points, 1)),
+        Text(points(arm.claimed_points, 1)),
         Text(arm.word, style=WORD_STYLES.get(arm.word, "")),
     ]
     return [*cells, Text(_needed(arm))] if roomy else cells
@@ -87,7 +87,8 @@ def _error(arm: ArmAnswer) -> str:
     return f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")
 
 
-def _points(value: float | None, digits: int = 2) -> str:
+def points(value: float | None, digits: int = 2) -> str:
+    """Returns percentage points with their sign, or nothing for None."""
     return "" if value is None else f"{value:+.{digits}f}"
 
 
@@ -128,7 +129,7 @@ def answer_markdown(answer: Answer) -> str:
         "",
         f"{answer.seeds} complete seeds of {answer.planned_seeds} planned.",
         "",
-        *_table(
+        *markdown_table(
             [
                 "arm",
                 "n",
@@ -149,7 +150,7 @@ def answer_markdown(answer: Answer) -> str:
         "",
         "## Arms",
         "",
-        *_table(
+        *markdown_table(
             [
                 "arm",
                 "what it is",
@@ -179,17 +180,17 @@ def _verdict_cells(arm: ArmAnswer) -> list[str]:
         arm.name,
         str(arm.n),
         _error(arm),
-        _points(arm.difference) + interval,
+        points(arm.difference) + interval,
         _p(arm.adjusted_p),
         _flips(arm),
-        _points(arm.claimed_points, 1),
+        points(arm.claimed_points, 1),
         arm.sentence,
         _needed(arm),
     ]
 
 
 def _details(arm: ArmAnswer, classes: int | None) -> list[str]:
-    top5 = _points(arm.top5_difference)
+    top5 = points(arm.top5_difference)
     if arm.top5_interval is not None:
         top5 += f" ({_bounds(arm.top5_interval)})"
     if top5 and not top5_says_something(classes):
@@ -199,8 +200,8 @@ def _details(arm: ArmAnswer, classes: int | None) -> list[str]:
         arm.title,
         _p(arm.p),
         top5,
-        _points(arm.claimed_top5_points, 1),
-        _points(arm.correlation),
+        points(arm.claimed_top5_points, 1),
+        points(arm.correlation),
         str(arm.diverged),
         str(arm.failed),
         "" if arm.seconds is None else f"{arm.seconds:.1f}",
@@ -212,7 +213,7 @@ def _seed_table(answer: Answer) -> list[str]:
     rows = [
         [arm.name, *(f"{arm.errors[seed]:.2f}" if seed in arm.errors else "" for seed in seeds)] for arm in answer.arms
     ]
-    return _table([f"{answer.metric} %", *(f"seed {seed}" for seed in seeds)], rows)
+    return markdown_table([f"{answer.metric} %", *(f"seed {seed}" for seed in seeds)], rows)
 
 
 def _sweep_lines(answer: Answer) -> list[str]:
@@ -230,11 +231,13 @@ def _sweep_lines(answer: Answer) -> list[str]:
         f"Best of {answer.sweep_asked} points by validation error, one tuning seed each. This is not a verdict: "
         "the points were chosen by the same numbers.",
         "",
-        *_table([*paths, "validation error %", "state", "trial"], rows),
+        *markdown_table([*paths, "validation error %", "state", "trial"], rows),
     ]
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the lines of a table in GitHub's Markdown; every cell is escaped."""
+
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_md(cell) for cell in cells) + " |"
 

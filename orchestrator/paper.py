@@ -1,0 +1,102 @@
+"""All claims of the paper at once: `--study paper` asks every study over the same slots, each shared trial once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.answer import Answer, ArmAnswer
+from orchestrator.plan import Plan
+from orchestrator.records import TrialState
+from orchestrator.report import markdown_table, points
+from search_spaces.study import Arm, Claim, Recipe, Study
+
+PAPER = "paper"
+HEADINGS = ("study", "arm", "metric", "n", "difference, points", "interval", "paper", "verdict")
+
+
+def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
+    """Returns one plan that trains what all studies lack, seed by seed, each trial once.
+
+    Args:
+        plans: The studies' plans, on one data set.
+        recipe: One of theirs, for what the display shows.
+    """
+    labels: dict[str, str] = {}
+    done: dict[str, TrialState] = {}
+    arms: dict[str, Arm] = {}
+    trials = []
+    for seed in sorted({seed for plan in plans for seed in plan.seeds}):
+        for plan in plans:
+            done |= plan.done
+            for trial in (trial for trial in plan.trials if trial.seed == seed):
+                if trial.key in labels:
+                    continue
+                # 共享的 trial 挂在第一个想要它的研究名下
+                name = f"{plan.study.name}-{trial.arm}"[:48]
+                labels[trial.key] = name
+                arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
+                trials.append(replace(trial, arm=name))
+    question = f"What do {len(plans)} studies of the paper's claims say?"
+    first = plans[0]
+    study = Study.model_construct(
+        name=PAPER,
+        question=question,
+        source="the paper",
+        claim=Claim(statement="All claims of the paper.", source="Krizhevsky, Sutskever, Hinton 2012"),
+        baseline=trials[0].arm,
+        arms=tuple(arms.values()),
+        recipes={first.dataset: recipe},
+    )
+    seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
+    return replace(first, study=study, trials=tuple(trials), seeds=seeds, sweep_points=0, done=done)
+
+
+def refreshed(plan: Plan, states: Mapping[str, TrialState]) -> Plan:
+    """Returns a plan that knows what has ended meanwhile."""
+    return replace(plan, done={**plan.done, **{t.key: states[t.key] for t in plan.trials if t.key in states}})
+
+
+def summary_table(answers: Sequence[Answer]) -> Table:
+    """Returns the terminal's table of all claims: the paper's number beside ours."""
+    table = Table(title=Text("All claims"), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    for heading in HEADINGS:
+        table.add_column(heading)
+    for cells in _rows(answers):
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def summary_markdown(answers: Sequence[Answer], skipped: Mapping[str, str]) -> str:
+    """Returns the page of all claims in Markdown.
+
+    Args:
+        answers: The studies' answers.
+        skipped: Studies that are not asked on this data set, and why.
+    """
+    lines = [f"# All claims on {answers[0].dataset}", "", *markdown_table(HEADINGS, _rows(answers)), ""]
+    lines += ["Each study has its own report with intervals, p values, seeds and remarks beside this page.", ""]
+    lines += [f"- {name} is not asked here: {reason}" for name, reason in skipped.items()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _rows(answers: Sequence[Answer]) -> list[list[str]]:
+    return [_row(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+
+
+def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
+    interval = "" if arm.interval is None else f"{points(arm.interval[0])}, {points(arm.interval[1])}"
+    return [
+        answer.study,
+        arm.name,
+        answer.metric,
+        str(arm.n),
+        points(arm.difference),
+        interval,
+        points(arm.claimed_points, 1),
+        arm.word,
+    ]

@@ -1,0 +1,57 @@
+"""All studies at once: every shared trial is trained once, and every study gets its own answer."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ablate import main
+from search_spaces.study import load_study, study_names
+from tests.lab import Lab
+
+ASKED = [name for name in study_names() if "digits" in load_study(name).recipes]
+
+
+def numbers(line: str) -> list[int]:
+    return [int(number) for number in re.findall(r"(\d+) (?:trials wanted|on record|to train)", line)]
+
+
+def test_the_plan_shares_trials_and_names_what_is_not_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--study", "paper", "--dry-run", "--seeds", "2", "--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wanted = {line.split(":")[0]: numbers(line)[0] for line in lines if "trials wanted" in line}
+    assert set(wanted) == {*ASKED, "together"}
+    # 每个研究 2 个种子；共同的基线只算一次
+    assert wanted["together"] == sum(wanted[name] for name in ASKED) - 2 * (len(ASKED) - 1)
+    assert any(line.startswith("colour: not asked on digits: ") for line in lines)
+    assert not list(tmp_path.iterdir())
+
+
+def test_paper_takes_no_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--study", "paper", "--sweep", "3", "--results", str(tmp_path)]) == 2
+    assert "--study paper takes neither --sweep nor --show" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_claim_is_asked_in_one_session_and_again_from_the_records(lab: Lab) -> None:
+    arguments = ("--study", "paper", "--seeds", "3", "--epochs", "1", "--no-dashboard")
+    code, output, errors = lab.ablate(*arguments)
+    assert code == 0, output + errors
+    trials = list(lab.results.glob("trials/*/result.json"))
+    (together,) = [line for line in output.splitlines() if line.startswith("together:")]
+    assert numbers(together) == [len(trials), 0, len(trials)]
+    for name in ASKED:
+        report = (lab.results / "studies" / name / "report.md").read_text()
+        for arm in load_study(name).arms:
+            assert arm.name.replace("_", "\\_") in report
+    page = (lab.results / "studies" / "paper" / "report.md").read_text()
+    assert page.count("\n| ") == 1 + sum(len(load_study(name).arms) - 1 for name in ASKED)
+    assert "- colour is not asked here: " in page
+    stamps = {path: path.stat().st_mtime_ns for path in trials}
+    code, output, errors = lab.ablate(*arguments)
+    assert code == 0, output + errors
+    assert "0 to train" in output
+    assert {path: path.stat().st_mtime_ns for path in lab.results.glob("trials/*/result.json")} == stamps
