@@ -53,24 +53,24 @@ def train(options: argparse.Namespace) -> int:
         with replaced(options.out / "config.json") as path:
             path.write_text(config.model_dump_json())
     stop = _stop_on_signals()
-    log = _tensorboard(options.tensorboard)
     for report in history:
         _print_epoch(report, config)
     done = len(history)
     try:
-        for report in epochs(
-            config,
-            devices,
-            resume_from,
-            dataset=dataset,
-            checkpoint_folder=checkpoints,
-            attempt=attempt,
-            keep_best=True,
-            should_stop=lambda: bool(stop),
-        ):
-            _print_epoch(report, config)
-            log(report)
-            done = report.epoch
+        with _tensorboard(options.tensorboard) as log:
+            for report in epochs(
+                config,
+                devices,
+                resume_from,
+                dataset=dataset,
+                checkpoint_folder=checkpoints,
+                attempt=attempt,
+                keep_best=True,
+                should_stop=lambda: bool(stop),
+            ):
+                _print_epoch(report, config)
+                log(report)
+                done = report.epoch
     except Diverged as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -147,28 +147,30 @@ def _checkpoint_to_resume(folder: Path | None, resume: bool) -> tuple[Path | Non
     return latest, attempt, read_history(latest) if latest is not None else ()
 
 
-def _tensorboard(folder: Path | None) -> Callable[[EpochReport], None]:
-    """Returns what writes an epoch to TensorBoard's files, or nothing without a folder."""
+@contextmanager
+def _tensorboard(folder: Path | None) -> Iterator[Callable[[EpochReport], None]]:
+    """Yields what writes an epoch to TensorBoard's files, or nothing without a folder."""
     if folder is None:
-        return lambda _: None
+        yield lambda _: None
+        return
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
         raise CoreError("--tensorboard needs tensorboardX: pip install tensorboardX") from error
-    writer = SummaryWriter(str(folder))
+    with SummaryWriter(str(folder)) as writer:
 
-    def write(report: EpochReport) -> None:
-        for name in ("train", "validation", "test"):
-            metrics = getattr(report, name)
-            if metrics is not None:
-                writer.add_scalar(f"{name}/loss", metrics.loss, report.epoch)
-                writer.add_scalar(f"{name}/top1_error", metrics.top1_error, report.epoch)
-                writer.add_scalar(f"{name}/top5_error", metrics.top5_error, report.epoch)
-        writer.add_scalar("learning_rate", report.learning_rate, report.epoch)
-        writer.add_scalar("images_per_second", report.images_per_second, report.epoch)
-        writer.flush()
+        def write(report: EpochReport) -> None:
+            for name in ("train", "validation", "test"):
+                metrics = getattr(report, name)
+                if metrics is not None:
+                    writer.add_scalar(f"{name}/loss", metrics.loss, report.epoch)
+                    writer.add_scalar(f"{name}/top1_error", metrics.top1_error, report.epoch)
+                    writer.add_scalar(f"{name}/top5_error", metrics.top5_error, report.epoch)
+            writer.add_scalar("learning_rate", report.learning_rate, report.epoch)
+            writer.add_scalar("images_per_second", report.images_per_second, report.epoch)
+            writer.flush()
 
-    return write
+        yield write
 
 
 def _stop_on_signals() -> list[int]:

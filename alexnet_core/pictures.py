@@ -44,7 +44,7 @@ def kernels_picture(network: AlexNet, columns: int = 6) -> Image.Image:
         low, high = weight.amin((1, 2, 3), keepdim=True), weight.amax((1, 2, 3), keepdim=True)
         levels = 255.0 * (weight - low) / (high - low).clamp_min(1e-12)
         tiles = levels.round().byte().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-        panels.append(_grid([_enlarged(tile, 3 * first.kernel) for tile in tiles], columns))
+        panels.append(_grid([_enlarged(tile, first.kernel * max(3, 32 // first.kernel)) for tile in tiles], columns))
     return Image.fromarray(_beside(panels, 8 * _GAP))
 
 

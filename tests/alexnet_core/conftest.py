@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
+from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.configuration import DataSpec, StepSchedule, TrainConfig, TrainingSpec
 from alexnet_core.datasets import Dataset, Split
 from alexnet_core.specification import (
@@ -101,3 +106,38 @@ def dataset() -> Dataset:
 @pytest.fixture
 def config_of() -> Callable[..., TrainConfig]:
     return make_config
+
+
+def write_sums(folder: Path) -> None:
+    names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
+    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+@pytest.fixture
+def model(config_of: Callable[..., TrainConfig]) -> AlexNet:
+    made = AlexNet(config_of().network)
+    initialise(made, 4)
+    return made.eval()
+
+
+@pytest.fixture
+def export(model: AlexNet, config_of: Callable[..., TrainConfig], dataset: Dataset, tmp_path: Path) -> Path:
+    """A model's folder, as `orchestrator.best --export` writes it."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file({**tensors, "mean_image": dataset.mean_image}, folder / "model.safetensors")
+    (folder / "config.json").write_text(config_of().model_dump_json())
+    (folder / "preprocessing.json").write_text("{}")
+    (folder / "labels.json").write_text(json.dumps(dataset.class_names))
+    (folder / "README.md").write_text("a model card")
+    write_sums(folder)
+    return folder
+
+
+@pytest.fixture
+def seal() -> Callable[[Path], None]:
+    """Writes SHA256SUMS anew."""
+    return write_sums

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import csv
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from alexnet_core.__main__ import main
 from alexnet_core.checkpoint import is_final, latest_checkpoint
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import Dataset, summarise_data
+from alexnet_core.networks import training_recipe
 from alexnet_core.training import train
 
 
@@ -154,3 +157,96 @@ def test_an_interrupted_command_goes_on(
     latest = latest_checkpoint(out / "checkpoint")
     assert latest is not None
     assert is_final(latest)
+
+
+# ---- the other commands --------------------------------------------------------------------------------------
+
+
+def test_a_named_network_is_trained_as_its_source_did_and_logged_for_tensorboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("train", "--network", "alexnet-mini", "--dataset", "digits", "--epochs", "2", "--device", "cpu")
+    assert run(*arguments, "--out", tmp_path / "run", "--tensorboard", tmp_path / "log") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[:2] for line in lines[:2]] == [["epoch 1/2", "lr 0.008"], ["epoch 2/2", "lr 0.008"]]
+    config = TrainConfig.model_validate_json((tmp_path / "run" / "config.json").read_bytes())
+    assert config.training == training_recipe("alexnet-mini").model_copy(update={"epochs": 2})
+    assert (config.network.input_size, config.network.classes) == (16, 10)
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoint").iterdir())[-1] == "best.safetensors"
+    written = scalars(next((tmp_path / "log").iterdir()))
+    errors = [float(line.split("top-1 error ")[1].split(" %")[0]) for line in lines[:2]]
+    assert [100 * value for value in written["validation/top1_error"]] == pytest.approx(errors, abs=0.01)
+    assert set(written) >= {"train/loss", "test/top5_error", "learning_rate", "images_per_second"}
+
+
+def scalars(path: Path) -> dict[str, list[float]]:
+    """Reads an event file: records of length, checksum, message, checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, found = path.read_bytes(), dict[str, list[float]]()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        event = Event.FromString(content[12 : 12 + length])
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append(value.simple_value)
+        content = content[16 + length :]
+    return found
+
+
+def test_a_network_that_does_not_fit_its_images_is_one_line(
+    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--network", "alexnet-paper") == 2
+    assert "--network needs --dataset" in capsys.readouterr().err
+    assert run("train", "--network", "alexnet-paper", "--dataset", "digits") == 2
+    assert run("train", "--network", "alexnet-145", "--dataset", picture_folder, "--size", "32") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("error: alexnet-") and "larger than its" in line for line in errors)
+    assert len(errors) == 2
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_predictions_have_a_row_for_every_image(
+    export: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], views: int
+) -> None:
+    out = tmp_path / "rows.csv"
+    arguments = ("eval", "--model", export, "--dataset", picture_folder, "--split", "validation", "--device", "cpu")
+    assert run(*arguments, "--views", views, "--predictions", out) == 0
+    shown = capsys.readouterr().out
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == sorted(
+        path.relative_to(picture_folder).as_posix() for path in (picture_folder / "val").rglob("*.png")
+    )
+    assert all(row["image"].split("/")[1] == row["class"] for row in rows)
+    wrong = sum(row["class1"] != row["class"] for row in rows)
+    assert f"({wrong} of 30)" in shown
+    assert [row["top1_correct"] for row in rows] == [str(int(row["class1"] == row["class"])) for row in rows]
+    # 最大的五个概率降序排列，前五是否含有真类也一致
+    for row in rows:
+        values = [float(row[f"probability{rank}"]) for rank in range(1, 6)]
+        assert values == sorted(values, reverse=True)
+        assert row["top5_correct"] == str(int(row["class"] in [row[f"class{rank}"] for rank in range(1, 6)]))
+
+
+def test_pictures_are_drawn_from_the_command_line(
+    export: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernels, neighbours = tmp_path / "kernels.png", tmp_path / "neighbours.png"
+    assert run("kernels", "--model", export, "--out", kernels) == 0
+    arguments = ("neighbours", "--model", export, "--dataset", picture_folder, "--images", "3", "--nearest", "4")
+    assert run(*arguments, "--out", neighbours, "--device", "cpu") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].split("/")[0] for line in lines[1:4]] == ["val", "val", "val"]
+    assert all(line.count("train/") == 4 for line in lines[1:4])
+    for path in (kernels, neighbours):
+        with Image.open(path) as picture:
+            assert min(picture.size) > 20
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "prepare", "sanity", "kernels", "neighbours", "onnx"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(command, "--help")
+    assert ended.value.code == 0
+    assert "usage: python -m alexnet_core" in capsys.readouterr().out

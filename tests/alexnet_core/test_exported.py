@@ -1,48 +1,17 @@
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
-from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.alexnet import AlexNet
 from alexnet_core.datasets import Dataset
 from alexnet_core.errors import CoreError
 from alexnet_core.evaluation import evaluate
 from alexnet_core.exported import load_model
-
-
-def seal(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir() if path.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names]
-    (folder / "SHA256SUMS").write_text("".join(lines))
-
-
-@pytest.fixture
-def model(config_of: Callable[..., TrainConfig]) -> AlexNet:
-    made = AlexNet(config_of().network)
-    initialise(made, 4)
-    return made.eval()
-
-
-@pytest.fixture
-def export(model: AlexNet, config_of: Callable[..., TrainConfig], dataset: Dataset, tmp_path: Path) -> Path:
-    folder = tmp_path / "export"
-    folder.mkdir()
-    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    save_file({**tensors, "mean_image": dataset.mean_image}, folder / "model.safetensors")
-    (folder / "config.json").write_text(config_of().model_dump_json())
-    (folder / "preprocessing.json").write_text("{}")
-    (folder / "labels.json").write_text(json.dumps(dataset.class_names))
-    (folder / "README.md").write_text("a model card")
-    seal(folder)
-    return folder
 
 
 def test_a_loaded_model_is_the_exported_one(export: Path, model: AlexNet, dataset: Dataset) -> None:
@@ -65,7 +34,7 @@ def test_one_changed_bit_is_found(export: Path) -> None:
         load_model(export)
 
 
-def test_missing_and_unlisted_files_are_named(export: Path, tmp_path: Path) -> None:
+def test_missing_and_unlisted_files_are_named(export: Path, tmp_path: Path, seal: Callable[[Path], None]) -> None:
     (export / "labels.json").unlink()
     with pytest.raises(CoreError, match=r"labels\.json is missing"):
         load_model(export)
@@ -76,7 +45,7 @@ def test_missing_and_unlisted_files_are_named(export: Path, tmp_path: Path) -> N
         load_model(tmp_path)
 
 
-def test_a_sealed_export_of_another_network_is_refused(export: Path) -> None:
+def test_a_sealed_export_of_another_network_is_refused(export: Path, seal: Callable[[Path], None]) -> None:
     config = json.loads((export / "config.json").read_text())
     config["network"]["layers"][0]["maps"] = 5
     (export / "config.json").write_text(json.dumps(config))
