@@ -1,0 +1,51 @@
+"""`python -m search_spaces schema`: the JSON schema of a study file, for editors that complete and check YAML."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from search_spaces.study import CommonRecipe, Study, common_recipes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m search_spaces", description="Study files and their schema.")
+    parser.add_argument("what", choices=("schema",), help="print the JSON schema of a study file")
+    parser.parse_args(arguments)
+    print(json.dumps(study_schema(), indent=1))
+    return 0
+
+
+def study_schema() -> dict[str, Any]:
+    """Returns the JSON schema (draft 2020-12) of a study file.
+
+    A recipe of a data set that has a common recipe may leave out what is in it.
+    """
+    schema = Study.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    full = schema["$defs"]["Recipe"]
+    shared = set(CommonRecipe.model_fields)
+    short = {**full, "required": [name for name in full["required"] if name not in shared]}
+    schema["$defs"]["SharedRecipe"] = {**short, "title": "SharedRecipe"}
+    # 训练可以只写要改的字段
+    partial = {name: value for name, value in schema["$defs"]["TrainingSpec"].items() if name != "required"}
+    schema["$defs"]["PartialTraining"] = {**partial, "title": "PartialTraining"}
+    properties = {**full["properties"], "training": {"$ref": "#/$defs/PartialTraining"}}
+    schema["$defs"]["SharedRecipe"]["properties"] = properties
+    recipes = schema["properties"]["recipes"]
+    recipes["properties"] = {name: {"$ref": "#/$defs/SharedRecipe"} for name in common_recipes()}
+    if "patternProperties" in recipes:
+        names = "|".join(sorted(common_recipes()))
+        recipes["patternProperties"] = {
+            pattern.replace("^", f"^(?!(?:{names})$)", 1): value
+            for pattern, value in recipes["patternProperties"].items()
+        }
+    return schema
+
+
+if __name__ == "__main__":
+    sys.exit(main())
