@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from alexnet_core.specification import Frozen
+from orchestrator.findings import Answer, ArmAnswer, SweepPoint
 from orchestrator.judged import Judged, judged_metric, points_between
 from orchestrator.remarks import remarks
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval
@@ -21,134 +21,6 @@ from search_spaces.study import Arm, Recipe, Study
 
 ALPHA = 0.05
 SWEEP_POINTS_SHOWN = 10
-
-
-class ArmAnswer(Frozen):
-    """One arm against the baseline.
-
-    Attributes:
-        name: The arm.
-        title: What it is.
-        is_baseline: Whether it is the baseline.
-        n: Finished seeds that enter.
-        mean: Mean of the primary metric in percent.
-        sd: Standard deviation over seeds, percentage points.
-        errors: The primary metric in percent by seed.
-        differences: Arm minus baseline by seed, percentage points.
-        difference: Mean difference.
-        difference_sd: Standard deviation of the differences.
-        interval: Of the mean difference, at `interval_level`.
-        interval_level: Confidence in percent.
-        p: Of the paired t test, unadjusted.
-        adjusted_p: Holm's.
-        sign_flip_p: Exact sign-flip p.
-        sign_flip_floor: The smallest it could be with so many seeds.
-        claimed_points: The paper's number, arm minus baseline.
-        top5_difference: Mean top-5 difference.
-        top5_interval: Plain 95 % interval.
-        claimed_top5_points: The paper's number.
-        word: The verdict.
-        in_family: Whether the arm counts in the Holm family.
-        sentence: The verdict as a sentence.
-        seeds_needed: Seeds for 80 % power at the recipe's smallest effect, as a range.
-        correlation: Correlation with the baseline that pairing by seed achieved.
-        diverged: Seeds that diverged.
-        failed: Seeds that failed.
-        seconds: Mean training seconds per trial.
-    """
-
-    name: str
-    title: str
-    is_baseline: bool
-    n: int
-    mean: float | None = None
-    sd: float | None = None
-    errors: dict[str, float] = {}
-    differences: dict[str, float] = {}
-    difference: float | None = None
-    difference_sd: float | None = None
-    interval: tuple[float, float] | None = None
-    interval_level: float | None = None
-    p: float | None = None
-    adjusted_p: float | None = None
-    sign_flip_p: float | None = None
-    sign_flip_floor: float | None = None
-    claimed_points: float | None = None
-    top5_difference: float | None = None
-    top5_interval: tuple[float, float] | None = None
-    claimed_top5_points: float | None = None
-    word: str = "baseline"
-    in_family: bool = False
-    sentence: str = ""
-    seeds_needed: tuple[int, int] | None = None
-    correlation: float | None = None
-    diverged: int = 0
-    failed: int = 0
-    seconds: float | None = None
-
-
-class SweepPoint(Frozen):
-    """One point of the sweep; its validation error chose it, so it is no verdict."""
-
-    parameters: dict[str, Any]
-    state: str
-    validation_error: float | None
-    key: str
-
-
-class Answer(Frozen):
-    """What a study's trials say.
-
-    Attributes:
-        study: Its name.
-        dataset: The data set.
-        question: The question.
-        claim: The paper's claim in words.
-        claim_source: Where it says so.
-        metric: The primary metric, as shown.
-        judged_split: `test`, `validation` (of a gap, or where the data has no test set) or `training`.
-        images: Images of that split.
-        split_error: Binomial standard error of the baseline's error on that split, percentage points: shared by all
-            seeds, and in no interval.
-        margin: Equivalence margin, percentage points.
-        smallest_effect: Percentage points.
-        alpha: Level of this look.
-        seeds: Complete seeds that were judged.
-        planned_seeds: Seeds planned.
-        missing: Planned trials that have not ended, named.
-        seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
-        looks: Other looks (numbers of seeds) that could give a word.
-        unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
-        classes: Of the data.
-        arms: The baseline first.
-        sweep: Best points of the sweep.
-        sweep_asked: Points asked in all.
-        notes: Remarks shown under the table (`remarks.py`).
-    """
-
-    study: str
-    dataset: str
-    question: str
-    claim: str
-    claim_source: str
-    metric: str = "top-1 test error"
-    judged_split: str
-    images: int
-    split_error: float | None
-    margin: float
-    smallest_effect: float
-    alpha: float
-    seeds: int
-    planned_seeds: int
-    missing: tuple[str, ...]
-    seeds_after_gap: tuple[int, ...] = ()
-    looks: tuple[int, ...]
-    unmeasured: int = 0
-    classes: int | None = None
-    arms: tuple[ArmAnswer, ...]
-    sweep: tuple[SweepPoint, ...] = ()
-    sweep_asked: int = 0
-    notes: tuple[str, ...] = ()
 
 
 Row = dict[str, Any]

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from orchestrator.answer import Answer, answer
+from orchestrator.answer import answer
+from orchestrator.findings import Answer
 from orchestrator.plan import Plan, add_look
 from orchestrator.report import answer_table, write_answer
 from orchestrator.sweep import plan_point

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from orchestrator.answer import Answer, ArmAnswer
+from orchestrator.findings import Answer, ArmAnswer
 
 # 色盲可分的 Okabe-Ito 色；“等效”与“无结论”永不同色
 COLOURS = {

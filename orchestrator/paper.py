@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.answer import Answer, ArmAnswer
+from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.plan import Plan
 from orchestrator.records import TrialState
 from orchestrator.report import markdown_table, points

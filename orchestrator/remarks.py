@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from orchestrator.findings import Answer
 from orchestrator.statistics import seeds_to_reach_a_verdict, sign_flip_floor
 from orchestrator.verdict import FEWEST_SEEDS
-
-if TYPE_CHECKING:
-    from orchestrator.answer import Answer
 
 TOP5_SAYS_SOMETHING_ABOVE = 10
 

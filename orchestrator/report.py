@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.answer import Answer, ArmAnswer
+from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.records import write_atomically
 from orchestrator.remarks import shown_value, top5_says_something
 from orchestrator.statistics import MOST_SEEDS

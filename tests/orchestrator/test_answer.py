@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from orchestrator.answer import Answer, answer
+from orchestrator.answer import answer
+from orchestrator.findings import Answer
 from orchestrator.report import WORD_STYLES, answer_markdown, answer_table, write_answer
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.verdict import verdict_outlook
@@ -247,7 +248,7 @@ def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
     found = judged(GOOD)
     write_answer(tmp_path, found)
     program = (
-        "import sys; from pathlib import Path; from orchestrator.answer import Answer; "
+        "import sys; from pathlib import Path; from orchestrator.findings import Answer; "
         "from orchestrator.report import write_answer; folder = Path(sys.argv[1]); "
         "answer = Answer.model_validate_json((folder / 'answer.json').read_bytes()); "
         "assert write_answer(folder, answer) == []; "

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from orchestrator.answer import Answer, answer
+from orchestrator.answer import answer
+from orchestrator.findings import Answer
 from orchestrator.report import answer_markdown
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import load_study
