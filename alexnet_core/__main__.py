@@ -69,7 +69,9 @@ def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=_positive, help="instead of the source's (with --network)")
     parser.add_argument("--seed", type=int, default=0, help="with --network")
     parser.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), help="with --network")
-    parser.add_argument("--cache", type=Path, help="keep decoded images here (with --network)")
+    parser.add_argument(
+        "--cache", type=Path, help="keep decoded images here (with --network; default: cache/ in --out)"
+    )
     parser.add_argument("--data-root", type=Path, help="where the image folder lies now")
     parser.add_argument("--out", type=Path, help="folder for config.json and checkpoints; none are written without it")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")

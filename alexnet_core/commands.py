@@ -108,7 +108,7 @@ def _named_config(options: argparse.Namespace) -> TrainConfig:
         name = re.sub(r"[^a-z0-9_-]+", "-", root.resolve().name.lower()).strip("-_")[:48] or "images"
         prepared = read_manifest(root).image_size if is_prepared(root) else None
         size = options.size or prepared or prepared_size(spec)
-    cache = options.cache
+    cache = options.cache if options.cache is not None or options.out is None else options.out / "cache"
     summary = summarise_data("digits" if source == "digits" else "imagefolder", root, cache)
     changed = {"epochs": options.epochs, "precision": options.precision}
     recipe = training_recipe(options.network).model_dump() | {k: v for k, v in changed.items() if v is not None}

@@ -182,10 +182,22 @@ def load_dataset(spec: DataSpec) -> Dataset:
         return _load_digits(spec)
     if spec.cache is not None or is_prepared(_root(spec)):
         return _dataset(spec, open_prepared(_prepared_folder(spec, None)))
+    _check_fits_memory(spec)
     with tempfile.TemporaryDirectory() as folder:
         data = open_prepared(_decoded(spec, Path(folder) / "data", None))
         images = {name: array.copy() for name, array in data.images.items()}
         return _dataset(spec, PreparedData(data.folder, data.manifest, images, data.labels, data.mean_image))
+
+
+def _check_fits_memory(spec: DataSpec) -> None:
+    """Refuses to decode into memory what belongs on a disk."""
+    images = sum(len(names) for names in read_tree(_root(spec)).names.values())
+    need = images * spec.image_size**2 * 3
+    if need > COPY_BYTES:
+        raise CoreError(
+            f"{spec.root} is {need / 1e9:.1f} GB when decoded: keep it on a disk with --cache DIR, or prepare it once "
+            f"with python -m alexnet_core prepare {spec.root} DEST --size {spec.image_size}"
+        )
 
 
 def _root(spec: DataSpec) -> Path | None:

@@ -230,3 +230,10 @@ def test_real_caltech_images_are_prepared(tmp_path: Path) -> None:
     files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
     assert len(data.train.labels) + len(data.validation.labels) == len(files)
     assert 60 < data.mean_image.mean() < 200
+
+
+def test_what_is_too_large_for_memory_wants_a_cache(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", ("train", "val"))
+    # 80 张 4096 像素的图要 4 GB
+    with pytest.raises(CoreError, match=r"is 4.0 GB when decoded: keep it on a disk with --cache DIR"):
+        load_dataset(spec_of(root, None, size=4096))
