@@ -50,7 +50,7 @@ class Progress:
         self._cells: dict[tuple[str, int], tuple[str, str]] = {}
         self._rows: dict[str, list[int]] = {}
         self._total = self._ended = 0
-        self._started = time.monotonic()
+        self._started: float | None = None
         self._live = (
             Live(console=console, refresh_per_second=4, get_renderable=self._render) if console.is_terminal else None
         )
@@ -81,6 +81,9 @@ class Progress:
         if (arm, seed) not in self._cells:
             self.expect([(arm, seed)], {})
         self._cells[arm, seed] = (state, text)
+        if state == "running" and self._started is None:
+            # Ray 的启动不算在内，否则头几个估计会大好几倍
+            self._started = time.monotonic()
         if state in ("finished", "diverged", "failed", "stopped"):
             self._ended += 1
             if self._live is None:
@@ -92,9 +95,11 @@ class Progress:
 
     def _left(self) -> str:
         left = self._total - self._ended
-        if not self._ended or left <= 0:
+        if not self._ended or left <= 0 or self._started is None:
             return ""
-        seconds = (time.monotonic() - self._started) / self._ended * left
+        # 正在训练的平均算完成了一半
+        halves = min(left, sum(state == "running" for state, _ in self._cells.values())) / 2
+        seconds = (time.monotonic() - self._started) / (self._ended + halves) * (left - halves)
         return f", {readable_seconds(seconds)} left"
 
     def _render(self) -> Group:
