@@ -29,9 +29,9 @@ class Lab:
         """Starts a command of ours; its output is read with communicate()."""
         return self._start(["-m", module, *arguments], variables)
 
-    def start_program(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+    def start_program(self, program: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Starts a Python program given as text; it may read its standard input."""
-        return self._start(["-c", program, *arguments], {})
+        return self._start(["-c", program, *arguments], variables)
 
     def _start(self, arguments: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
         environment = {
