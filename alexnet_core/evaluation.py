@@ -48,7 +48,6 @@ def evaluate(
     """
     if views not in (1, 10):
         raise ValueError(f"views must be 1 or 10, not {views}")
-    set_matrix_precision(precision)
     loader = dataset
     if not isinstance(loader, ImageLoader):
         split = dataset
@@ -121,6 +120,7 @@ def _evaluated(
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Yields batches with their log-probabilities."""
     was_training = model.training
+    set_matrix_precision(precision)
     starts = range(0, len(rows), EVALUATION_BATCH)
     bounds = [(start, min(start + EVALUATION_BATCH, len(rows))) for start in starts]
     model.eval()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.datasets import prepare_data, summarise_data
+from alexnet_core.datasets import DataSummary, prepare_data, summarise_data
 from alexnet_core.errors import CoreError
 from orchestrator import cluster, preflight, records
 from orchestrator.conclusion import conclude, resolution_outlook
@@ -181,7 +181,12 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
         raise LabError("--study paper takes neither --sweep nor --show; ask the study itself", exit_code=2)
     studies = [load_study(name) for name in study_names()]
     skipped = {study.name: study.not_asked[options.dataset] for study in studies if options.dataset in study.not_asked}
-    plans = [_plan(study, options) for study in studies if options.dataset in study.recipes]
+    plans: list[Plan] = []
+    for study in studies:
+        if options.dataset in study.recipes:
+            # 同样的数据只清点、只算一次哈希
+            known = next((plan.summary for plan in plans if plan.recipe.data.source == _source(study, options)), None)
+            plans.append(_plan(study, options, known))
     if not plans:
         raise LabError(f"no study is asked on {options.dataset!r}", exit_code=2)
     folders = [study_folder(options.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
@@ -218,13 +223,17 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 
 
-def _plan(study: Study, options: argparse.Namespace) -> Plan:
-    """Validates everything the user gave and unfolds the study."""
+def _source(study: Study, options: argparse.Namespace) -> str:
+    return study.recipes[options.dataset].data.source
+
+
+def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None = None) -> Plan:
+    """Validates everything the user gave and unfolds the study; `known` is what is in its data, if that is known."""
     recipe = _recipe(study, options.dataset)
     study = study.on(options.dataset)
     root = options.data_root.resolve() if options.data_root is not None else None
     cache = (options.results / "cache").resolve()
-    summary = summarise_data(recipe.data.source, root, cache)
+    summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
     base = base_config(
         study,
         options.dataset,

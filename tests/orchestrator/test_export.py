@@ -18,7 +18,7 @@ from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.export import export
 from orchestrator.records import TrialResult
-from tests.made_records import make_config, put, put_trained
+from tests.made_records import make_config, put, put_trained, tiny_disk
 
 REPOSITORY = Path(__file__).parents[2]
 RANKING: dict[str, Any] = {"seeds": 1, "validation_error": 0.25}
@@ -161,17 +161,8 @@ def test_weights_that_were_pruned_or_changed_are_named(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(folder)]
-    try:
-        made = subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if made.returncode != 0:
-        pytest.skip("a small disk cannot be mounted here (not root)")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with tiny_disk(tmp_path / "disk", "16k") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(trained: tuple[Path, str], small_disk: Path) -> None:

@@ -21,7 +21,7 @@ from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.records import TrialLocks, TrialState
 from search_spaces.trial import PlannedTrial, trial_key
-from tests.made_records import make_config, make_report, put, put_trained
+from tests.made_records import make_config, make_report, put, put_trained, tiny_disk
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -100,17 +100,8 @@ def test_what_a_killed_writer_leaves_is_taken_for_nothing(tmp_path: Path) -> Non
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
-    try:
-        made = subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if made.returncode != 0:
-        pytest.skip("a small disk cannot be mounted here (not root)")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    with tiny_disk(tmp_path / "disk", "64k") as folder:
+        yield folder
 
 
 def test_a_full_disk_is_said_and_loses_nothing(small_disk: Path) -> None:
