@@ -1,0 +1,90 @@
+"""The options of `python -m orchestrator.ablate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+DEFAULT_DATASET = "digits"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="python -m orchestrator.ablate",
+        description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
+    )
+    what = made.add_argument_group("the question")
+    what.add_argument(
+        "--study", default="lrn", help="a study's name, the path of a study file, or paper for all (default: lrn)"
+    )
+    what.add_argument("--list", action="store_true", help="list the studies and stop")
+    what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    what.add_argument(
+        "--show",
+        nargs="?",
+        const="",
+        metavar="ARM[:SEED]",
+        help="print a trial's resolved configuration as JSON and stop (default: the baseline, seed 0)",
+    )
+    what.add_argument("--seeds", type=natural, metavar="N", help="seeds per arm (default: the recipe's)")
+    what.add_argument("--epochs", type=natural, metavar="N", help="epochs per trial (default: the recipe's)")
+    what.add_argument(
+        "--sweep",
+        type=natural_or_zero,
+        default=0,
+        metavar="N",
+        help="points that Optuna chooses after the arms, those on record included (default: 0)",
+    )
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
+    )
+    data = made.add_argument_group("data and network")
+    data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
+    data.add_argument("--data-root", type=Path, metavar="DIR", help="folder with train/ and val/ or test/")
+    data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
+    place = made.add_argument_group("where it runs")
+    place.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
+    place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
+    place.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
+    place.add_argument(
+        "--device",
+        choices=("auto", "cpu"),
+        default="auto",
+        help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement",
+    )
+    place.add_argument("--address", help="join the Ray cluster at this address instead of starting a local Ray")
+    place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
+    place.add_argument("--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)")
+    place.add_argument("--retry-failed", action="store_true", help="train failed trials again")
+    place.add_argument(
+        "--keep-weights",
+        choices=("all", "best", "none"),
+        default="all",
+        help="which final weights stay (default: all)",
+    )
+    return made
+
+
+def natural(text: str) -> int:
+    """Parses a whole number from 1 on."""
+    value = natural_or_zero(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be at least 1, not 0")
+    return value
+
+
+def natural_or_zero(text: str) -> int:
+    """Parses a whole number from 0 to 1,000,000."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+    if not 0 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1000000, not {value}")
+    return value

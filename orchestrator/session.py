@@ -1,0 +1,170 @@
+"""One Ray session: preflight, slots, and the phases of a study over them.
+
+Ray and torch are loaded only here, when something must be trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from alexnet_core.datasets import prepare_data
+from orchestrator import cluster, preflight, records
+from orchestrator.errors import LabError
+from orchestrator.plan import Plan
+from orchestrator.records import TrialState
+from orchestrator.slot import SlotPlan
+from orchestrator.sweep import SweepHistory, plan_point, sweep_history
+
+SAY_EVERY_SECONDS = 5.0
+
+
+def run_missing(
+    plan: Plan,
+    folder: Path,
+    history: SweepHistory,
+    sweep_left: int,
+    options: argparse.Namespace,
+    console: Console,
+    started: float,
+) -> dict[str, TrialState] | None:
+    """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it."""
+    cluster.check_dashboard_host(options.dashboard_host)
+    slot_plan, facts = _start_ray(plan, options, console, sweep_left)
+    from orchestrator.recorder import RecordSettings
+    from orchestrator.run import Interrupted, RunSettings, StudyRun
+    from orchestrator.searcher import ArmSearcher, SweepSearcher
+
+    if facts.dashboard is not None:
+        token = "; its token: ray get-auth-token" if facts.token_required else ""
+        console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
+    settings = RunSettings(
+        record=RecordSettings(
+            results=options.results,
+            folder=folder,
+            retry_failed=options.retry_failed,
+            keep_weights=options.keep_weights,
+            started=started,
+        ),
+        scratch=cluster.scratch_folder(options.results),
+        slot_plan=slot_plan,
+        facts=facts,
+        worker_environment=cluster.WORKER_ENVIRONMENT,
+    )
+    name = folder.name
+    try:
+        with StudyRun(plan, settings, console) as run:
+            recorder = run.recorder
+            recorder.begin(plan.trials)
+            run.run_arms(plan.missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
+            if sweep_left and plan.study.sweep is not None:
+                history = history_of(plan, folder, options)
+                searcher = SweepSearcher(
+                    study_name=name,
+                    sweep=plan.study.sweep,
+                    points=plan.sweep_points,
+                    launch=recorder.launch,
+                    plan_point=lambda parameters: plan_point(plan, parameters),
+                    lookup=recorder.lookup_point,
+                    known=history.known,
+                    unfinished=history.unfinished,
+                    asked_before=history.asked,
+                )
+                run.run_sweep(searcher, len(history.unfinished) + plan.sweep_points - history.asked)
+            return recorder.states
+    except Interrupted:
+        console.print(
+            "interrupted; finished trials are on record and running ones keep their last checkpoint. "
+            "Go on with the same command.",
+            soft_wrap=True,
+        )
+        return None
+
+
+def history_of(plan: Plan, folder: Path, options: argparse.Namespace) -> SweepHistory:
+    """Returns what a sweep already knows; nothing when none is asked for."""
+    if not options.sweep:
+        return SweepHistory((), (), 0)
+    members = records.read_members(options.results, folder.name)
+    return sweep_history(plan, members, lambda key: records.ended(options.results, key))
+
+
+def likely_slots(options: argparse.Namespace) -> int:
+    """The slots of this machine, for the estimate of the time; a cluster's are known once it is joined."""
+    gpus = preflight.visible_gpus()
+    per_worker = options.gpus_per_worker if options.gpus_per_worker is not None else min(gpus, 2)
+    places = gpus // per_worker if per_worker else preflight.cpu_cores()
+    return max(1, int(places // options.workers))
+
+
+def prepare_images(plan: Plan, console: Console) -> None:
+    """Decodes the images once, before Ray starts, so that a bad one is named at once and no slot has to."""
+    data = plan.base.data
+    last = time.monotonic()
+
+    def say(done: int, images: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SAY_EVERY_SECONDS or done == images:
+            last = time.monotonic()
+            console.print(f"decoding images, once: {done} of {images}")
+
+    prepare_data(data, say)
+
+
+def _start_ray(
+    plan: Plan, options: argparse.Namespace, console: Console, sweep_left: int
+) -> tuple[SlotPlan, cluster.ClusterFacts]:
+    """Preflight, then Ray: GPUs, slots, disk, shared memory."""
+    cluster.prepare_environment()
+    gpus = preflight.visible_gpus()
+    if options.address is None:
+        per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, gpus, "this machine")
+        slots = options.slots or likely_slots(options)
+        _check_slots(slots, per_worker, gpus, options)
+    else:
+        per_worker, slots = 0, options.slots or 1
+    trials = len(plan.missing) + sweep_left
+    slots = min(slots, trials)
+    preflight.check_disk(options.results, preflight.disk_need_bytes(plan.base.network, trials, slots))
+    roomy = preflight.shared_memory_is_enough(cluster.OBJECT_STORE_BYTES)
+    if not roomy and options.address is None:
+        console.print("warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False)
+    import ray  # noqa: F401
+
+    # 这些导入要好几秒，与 Ray 的启动并行；同一批模块不能由两个线程同时导入，所以之后要等它
+    imports = threading.Thread(target=_import_side_by_side, name="imports", daemon=True)
+    imports.start()
+    cpus = slots * options.workers + 1
+    facts = cluster.start(options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy)
+    imports.join()
+    if options.address is not None:
+        present = cluster.gpus_on_cluster()
+        per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, present, "no node of the cluster")
+        slots = min(trials, options.slots or cluster.slots_on_cluster(per_worker, options.workers, 1))
+        cluster.probe_nodes(options.results)
+        if slots == 0:
+            raise LabError(
+                f"the cluster at {options.address} cannot hold one slot of {options.workers} workers with "
+                f"{per_worker} GPUs and 1 CPU each",
+                exit_code=3,
+            )
+    return SlotPlan(slots, options.workers, per_worker, options.device), facts
+
+
+def _check_slots(slots: int, per_worker: int, gpus: int, options: argparse.Namespace) -> None:
+    need = slots * options.workers * per_worker
+    if need > gpus:
+        raise LabError(
+            f"{slots} slots of {options.workers} workers with {per_worker} GPUs each need {need} GPUs, "
+            f"this machine has {gpus}; use fewer --slots or --workers",
+            exit_code=3,
+        )
+
+
+def _import_side_by_side() -> None:
+    import ray.train.torch
+    import ray.tune  # noqa: F401
