@@ -13,7 +13,8 @@ from rich.console import Console
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.plan import Plan, add_look
-from orchestrator.report import answer_table, write_answer
+from orchestrator.report import write_answer
+from orchestrator.reporting.terminal import answer_table
 from orchestrator.sweep import plan_point
 from orchestrator.tables import update_tables
 from orchestrator.verdict import verdict_outlook

@@ -12,7 +12,8 @@ from rich.text import Text
 from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.plan import Plan
 from orchestrator.records import TrialState
-from orchestrator.report import markdown_table, points
+from orchestrator.reporting import cells
+from orchestrator.reporting.markdown import markdown_table
 from search_spaces.study import Arm, Claim, Recipe, Study
 
 PAPER = "paper"
@@ -66,8 +67,8 @@ def summary_table(answers: Sequence[Answer]) -> Table:
     table = Table(title=Text("All claims"), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
     for heading in HEADINGS:
         table.add_column(heading)
-    for cells in _rows(answers):
-        table.add_row(*(Text(cell) for cell in cells))
+    for row in _rows(answers):
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 
@@ -89,14 +90,14 @@ def _rows(answers: Sequence[Answer]) -> list[list[str]]:
 
 
 def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
-    interval = "" if arm.interval is None else f"{points(arm.interval[0])}, {points(arm.interval[1])}"
+    interval = "" if arm.interval is None else f"{cells.points(arm.interval[0])}, {cells.points(arm.interval[1])}"
     return [
         answer.study,
         arm.name,
         answer.metric,
         str(arm.n),
-        points(arm.difference),
+        cells.points(arm.difference),
         interval,
-        points(arm.claimed_points, 1),
+        cells.points(arm.claimed_points, 1),
         arm.word,
     ]

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
+from orchestrator.errors import LabError
 from orchestrator.records import TrialState, write_atomically
+from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study
-from search_spaces.trial import PlannedTrial
+from search_spaces.trial import PlannedTrial, unfold
 
 ALPHA = 0.05
+EXIT_NOTHING = 4
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,9 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "planned_seeds": len(plan.seeds),
         "looks": before.get("looks", []) if _same_question(before, plan) else [],
         "base": plan.base.model_dump(mode="json"),
+        "asked": plan.study.model_dump(mode="json"),
+        "recipe": plan.recipe.model_dump(mode="json"),
+        "summary": plan.summary.model_dump(mode="json"),
         "sweep_points": plan.sweep_points,
         "command": list(command),
         "trials": [
@@ -151,6 +159,38 @@ def read_plan(folder: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         return {}
     return content
+
+
+def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
+    """Returns the plan as it was written down, with the content of `plan.json`; the study's file is not needed again.
+
+    Raises:
+        LabError: There is no plan, or it is damaged.
+    """
+    content = read_plan(folder)
+    if not content:
+        raise LabError(f"{folder / 'plan.json'} is missing or damaged; run the study again", exit_code=EXIT_NOTHING)
+    try:
+        study, base = Study.model_validate(content["asked"]), TrainConfig.model_validate(content["base"])
+        seeds = tuple(range(content["planned_seeds"]))
+        plan = Plan(
+            study=study,
+            dataset=content["dataset"],
+            recipe=Recipe.model_validate(content["recipe"]),
+            summary=DataSummary.model_validate(content["summary"]),
+            base=base,
+            trials=unfold(study, base, seeds),
+            seeds=seeds,
+            sweep_points=content["sweep_points"],
+            done={},
+        )
+    except (KeyError, ValidationError, StudyError) as error:
+        reason = str(error).splitlines()[0]
+        raise LabError(
+            f"{folder / 'plan.json'} is of an earlier version or damaged ({reason}); run the study again",
+            exit_code=EXIT_NOTHING,
+        ) from error
+    return plan, content
 
 
 def add_look(folder: Path, content: dict[str, Any], seeds: int) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_no_arrow_between_the_rooms_runs_back(room: str) -> None:
 
 
 def test_only_the_files_that_need_them_import_ray_or_optuna() -> None:
-    users = {path.name for path in (ROOT / "orchestrator").glob("*.py") if imported(path) & {"ray", "optuna"}}
+    users = {path.name for path in (ROOT / "orchestrator").rglob("*.py") if imported(path) & {"ray", "optuna"}}
     assert users == NEED_RAY
 
 

@@ -16,7 +16,9 @@ from rich.console import Console
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.report import WORD_STYLES, answer_markdown, answer_table, write_answer
+from orchestrator.report import write_answer
+from orchestrator.reporting.markdown import answer_markdown
+from orchestrator.reporting.terminal import WORD_STYLES, answer_table
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.verdict import verdict_outlook
 from search_spaces.study import Study, load_study

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from alexnet_core.datasets import summarise_data
 from orchestrator.conclusion import _own_points, resolution_outlook
-from orchestrator.plan import Plan
+from orchestrator.errors import LabError
+from orchestrator.plan import Plan, plan_on_record, write_plan
 from orchestrator.sweep import TUNING_SEED, plan_point
 from orchestrator.tables import MEMBER_COLUMNS
 from search_spaces.study import load_study
@@ -68,3 +70,12 @@ def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_
     assert resolution_outlook(plan, tmp_path) == "8 seeds can reach a verdict"
     (tmp_path / "answer.json").write_text(json.dumps({"arms": [{"difference_sd": None}, {"difference_sd": 0.6}]}))
     assert "can resolve 0.8 points" in resolution_outlook(plan, tmp_path)
+
+
+def test_a_plan_on_record_is_read_back_without_the_studys_file(tmp_path: Path) -> None:
+    plan = make_plan(11)
+    content = write_plan(tmp_path, plan, ["ablate"])
+    assert plan_on_record(tmp_path) == (plan, content)
+    (tmp_path / "plan.json").write_text(json.dumps({**content, "asked": {"name": "lrn"}}))
+    with pytest.raises(LabError, match="earlier version or damaged"):
+        plan_on_record(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.report import answer_markdown
+from orchestrator.reporting.markdown import answer_markdown
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import load_study
 

@@ -1,0 +1,74 @@
+"""The verdict table of the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.reporting import cells
+
+ROOMY = 100
+WORD_STYLES = {
+    "supports": "bold green",
+    "contradicts": "bold red",
+    "higher": "bold yellow",
+    "lower": "bold yellow",
+    "equivalent": "bold cyan",
+    "inconclusive": "bold magenta",
+}
+
+
+def answer_table(answer: Answer, width: int = ROOMY) -> Table:
+    """Returns the verdict table for the terminal; errors in percent, differences in percentage points.
+
+    Args:
+        answer: The answer.
+        width: Columns of the terminal; below 100 the intervals' levels, the sign-flip p and the seeds needed are left
+            to the report.
+    """
+    roomy = width >= ROOMY
+    table = Table(
+        title=Text(f"{answer.study} on {answer.dataset}: {answer.question}", style="bold"),
+        caption=Text(f"{answer.claim_source}: {answer.claim}"),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("arm", min_width=8, overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    kind = "gap" if answer.metric.startswith("gap") else "error"
+    table.add_column(f"{kind} %\nmean ± sd", justify="right", no_wrap=True)
+    level = "difference\nlevel: interval" if roomy else "difference\ninterval"
+    table.add_column(level, justify="right", no_wrap=True)
+    table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
+    table.add_column("paper", justify="right", no_wrap=True)
+    table.add_column(f"verdict\non this\n{answer.judged_split} set", min_width=12)
+    if roomy:
+        table.add_column("seeds\nneeded", justify="right", no_wrap=True)
+    for arm in answer.arms:
+        table.add_row(*_terminal_cells(arm, roomy))
+    return table
+
+
+def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
+    # 没有检验过的差只用灰色
+    style = "" if arm.interval is not None else "dim"
+    difference, p = cells.points(arm.difference), cells.p_value(arm.adjusted_p)
+    if arm.interval is not None:
+        difference += f"\n{cells.level(arm) + ': ' if roomy else ''}{cells.bounds(arm.interval)}"
+    if roomy and arm.sign_flip_p is not None:
+        p += f"\n{cells.flips(arm)}"
+    row = [
+        Text(arm.name),
+        Text(str(arm.n)),
+        Text(cells.error(arm)),
+        Text(difference, style=style),
+        Text(p),
+        Text(cells.points(arm.claimed_points, 1)),
+        Text(arm.word, style=WORD_STYLES.get(arm.word, "")),
+    ]
+    return [*row, Text(cells.needed(arm))] if roomy else row
