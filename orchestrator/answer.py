@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.costs import arm_costs
 from orchestrator.findings import Answer, ArmAnswer, SweepPoint
 from orchestrator.judged import Judged, judged_metric, points_between
 from orchestrator.remarks import remarks
@@ -162,6 +163,7 @@ def _arm(
         "diverged": _count(rows, "diverged"),
         "failed": _count(rows, "failed", "stopped"),
         "seconds": sum(seconds) / len(seconds) if seconds else None,
+        "costs": arm_costs(cells[study.baseline], rows),
     }
     if arm.name == study.baseline:
         return ArmAnswer(**facts, sentence="what the others are compared with")

@@ -10,6 +10,45 @@ from typing import Any
 from alexnet_core.specification import Frozen
 
 
+class Measured(Frozen):
+    """A cost of one arm, and as a ratio to the baseline's.
+
+    Attributes:
+        mean: Mean over finished seeds, in its own unit.
+        ratio: Geometric mean over seeds of arm over baseline.
+        ratio_interval: 95 % interval of that, from Student's t over the paired log-ratios; unadjusted, never judged.
+        pairs: Seeds that were compared: finished in both, on the same kind of device.
+    """
+
+    mean: float | None = None
+    ratio: float | None = None
+    ratio_interval: tuple[float, float] | None = None
+    pairs: int = 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves 1 out."""
+        return self.ratio_interval is not None and not self.ratio_interval[0] <= 1.0 <= self.ratio_interval[1]
+
+
+class ArmCosts(Frozen):
+    """What an arm costs.
+
+    Attributes:
+        seconds_per_epoch: Training and evaluation of one epoch.
+        memory_mb: Peak memory of the training in MB (10^6 bytes).
+        memory_kind: Of what that is the peak, see `memory.py`.
+        parameters: Weights and biases of the network.
+        multiply_adds: Of one forward pass of one image.
+    """
+
+    seconds_per_epoch: Measured = Measured()
+    memory_mb: Measured = Measured()
+    memory_kind: str | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+
+
 class ArmAnswer(Frozen):
     """One arm against the baseline.
 
@@ -42,6 +81,7 @@ class ArmAnswer(Frozen):
         diverged: Seeds that diverged.
         failed: Seeds that failed.
         seconds: Mean training seconds per trial.
+        costs: Seconds, memory and size beside the baseline's: the second axis, without a word.
     """
 
     name: str
@@ -72,6 +112,7 @@ class ArmAnswer(Frozen):
     diverged: int = 0
     failed: int = 0
     seconds: float | None = None
+    costs: ArmCosts = ArmCosts()
 
 
 class SweepPoint(Frozen):

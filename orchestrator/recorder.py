@@ -214,6 +214,8 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
         train_final=last.train_final if last else None,
         seconds=sum(report.seconds for report in running.history),
         images_per_second=_steady_rate(running.history),
+        peak_memory_mb=event.get("peak_memory_mb"),
+        memory_kind=event.get("memory_kind"),
         attempts=running.attempt,
         started_at=running.started_at,
         finished_at=now(),

@@ -51,6 +51,8 @@ class TrialResult(Frozen):
         test: After the last epoch of a finished trial, where the data has a test set.
         seconds: Training seconds, summed over the epochs.
         images_per_second: Steady rate over the epochs after the first.
+        peak_memory_mb: Peak memory of the last attempt in MB (10^6 bytes), see `memory.py`; None where not measured.
+        memory_kind: Of what it is the peak.
         attempts: How many attempts were made, over all drivers.
         started_at: ISO time (UTC) of the last launch.
         finished_at: ISO time (UTC).
@@ -71,6 +73,8 @@ class TrialResult(Frozen):
     train_final: SplitMetrics | None = None
     seconds: float
     images_per_second: float | None = None
+    peak_memory_mb: float | None = None
+    memory_kind: str | None = None
     attempts: int
     started_at: str
     finished_at: str

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import polars as pl
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.metrics import EpochReport, SplitMetrics
+from alexnet_core.specification import NetworkSpec, layer_shapes
 from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.records import TrialResult
@@ -51,6 +53,10 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     },
     "seconds": pl.Float64,
     "images_per_second": pl.Float64,
+    "peak_memory_mb": pl.Float64,
+    "memory_kind": pl.String,
+    "parameters": pl.Int64,
+    "multiply_adds": pl.Int64,
     "attempts": pl.Int64,
     "started_at": pl.String,
     "finished_at": pl.String,
@@ -252,6 +258,9 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
         "epochs": result.epochs,
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
+        "peak_memory_mb": result.peak_memory_mb,
+        "memory_kind": result.memory_kind,
+        **_network_size(config.network),
         "attempts": result.attempts,
         "started_at": result.started_at,
         "finished_at": result.finished_at,
@@ -262,6 +271,15 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
         row |= _metric_cells(split, getattr(result, split))
     row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
     return row | _hyperparameters(config)
+
+
+@lru_cache(maxsize=256)
+def _network_size(network: NetworkSpec) -> dict[str, int]:
+    shapes = layer_shapes(network)
+    return {
+        "parameters": sum(shape.parameters for shape in shapes),
+        "multiply_adds": sum(shape.multiply_adds for shape in shapes),
+    }
 
 
 def _metric_cells(split: str, metrics: SplitMetrics | None) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from orchestrator.memory import peak_mb, start_measuring
+
 RENEW_AFTER_TRIALS = 200
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RENEW_AT_MEMORY_RATIO = 1.5
@@ -56,7 +58,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
         job = _next_job(place)
         if job is None:
             continue
-        _run_and_report(place, job)
+        _run_and_report(place, job, first_in_process=trials == 0)
         trials += 1
         memory = _memory_bytes()
         first_memory = first_memory or memory
@@ -112,12 +114,13 @@ def _agreed(place: _Place, renew: bool) -> bool:
     return bool(shared[0])
 
 
-def _run_and_report(place: _Place, job: dict[str, Any]) -> None:
+def _run_and_report(place: _Place, job: dict[str, Any], first_in_process: bool) -> None:
     """Trains one trial; a diverged trial or bad data ends it, anything else ends the process."""
     from alexnet_core.errors import CoreError
     from alexnet_core.training import Diverged
 
     watch = _Watch(place, job)
+    memory = start_measuring(place.devices, first_in_process)
     try:
         final = _train(place, job, watch)
     except Diverged as error:
@@ -134,6 +137,9 @@ def _run_and_report(place: _Place, job: dict[str, Any]) -> None:
         watch.report_and_end()
     finally:
         faulthandler.cancel_dump_traceback_later()
+    peak = peak_mb(memory)
+    if peak is not None:
+        final |= {"peak_memory_mb": peak[0], "memory_kind": peak[1]}
     watch.post({**final, "environment": _environment(place)})
 
 

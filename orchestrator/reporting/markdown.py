@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.findings import Answer, ArmAnswer, Measured
 from orchestrator.remarks import shown_value, top5_says_something
 from orchestrator.reporting import cells
 
@@ -58,6 +58,10 @@ def answer_markdown(answer: Answer) -> str:
             [_details(arm, answer.classes) for arm in answer.arms],
         ),
         "",
+        "## What the arms cost",
+        "",
+        *_cost_lines(answer),
+        "",
         "## Every seed",
         "",
         *_seed_table(answer),
@@ -99,6 +103,38 @@ def _details(arm: ArmAnswer, classes: int | None) -> list[str]:
         str(arm.failed),
         "" if arm.seconds is None else f"{arm.seconds:.1f}",
     ]
+
+
+def _cost_lines(answer: Answer) -> list[str]:
+    kinds = sorted({arm.costs.memory_kind for arm in answer.arms if arm.costs.memory_kind})
+    said = f" Memory is what was {' or '.join(kinds)}, at its peak." if kinds else ""
+    rows = [_cost_cells(arm) for arm in answer.arms]
+    return [
+        "Ratios are the geometric mean over seeds of arm over baseline, paired by seed, with plain 95 % intervals "
+        f"(no correction, no verdict).{said}",
+        "",
+        *markdown_table(
+            ["arm", "parameters", "multiply-adds per image", "seconds per epoch", "ratio", "memory, MB", "ratio"], rows
+        ),
+    ]
+
+
+def _cost_cells(arm: ArmAnswer) -> list[str]:
+    costs = arm.costs
+    return [
+        arm.name,
+        "" if costs.parameters is None else f"{costs.parameters:,}",
+        "" if costs.multiply_adds is None else f"{costs.multiply_adds:,}",
+        *_measured_cells(costs.seconds_per_epoch),
+        *_measured_cells(costs.memory_mb),
+    ]
+
+
+def _measured_cells(cost: Measured) -> list[str]:
+    ratio = "" if cost.ratio is None else f"{cost.ratio:.3f}"
+    if cost.ratio_interval is not None:
+        ratio += f" ({cost.ratio_interval[0]:.3f} to {cost.ratio_interval[1]:.3f}, n {cost.pairs})"
+    return ["" if cost.mean is None else f"{cost.mean:.3g}", ratio]
 
 
 def _seed_table(answer: Answer) -> list[str]:
