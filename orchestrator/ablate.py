@@ -17,6 +17,7 @@ from alexnet_core.errors import CoreError
 from orchestrator import cluster, preflight, records
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console
+from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_markdown, summary_table
@@ -164,7 +165,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     )
     seeds = tuple(range(options.seeds or recipe.seeds))
     trials = unfold(study, base, seeds)
-    done = records.done_keys(options.results, [trial.key for trial in trials], options.retry_failed)
+    done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
     if options.sweep and study.sweep is None:
         raise LabError(f"study {study.name} has no sweep; leave --sweep out", exit_code=2)
     return Plan(

@@ -22,6 +22,7 @@ from rich.text import Text
 from alexnet_core.errors import CoreError
 from orchestrator import records
 from orchestrator.display import make_console
+from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError
 from orchestrator.records import TrialLocks
 from search_spaces.trial import KEY_LENGTH
@@ -78,17 +79,20 @@ def _resolve(results: Path, what: str, studies: Sequence[str]) -> str:
 # ---- a study ----------------------------------------------------------------------------------------------
 
 
-def study_states(results: Path, trials: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Returns the state of each trial of a plan: a final state, `running`, `interrupted` or `waiting`."""
-    states = {}
+def study_states(
+    results: Path, trials: Sequence[Mapping[str, Any]], ended: Mapping[str, tuple[str, float | None]]
+) -> dict[str, str]:
+    """Returns the state of each trial of a plan: a final state, `running`, `interrupted` or `waiting`.
+
+    Args:
+        results: The results folder.
+        trials: Rows of a plan, each with its `key`.
+        ended: What has ended of them (`ended_trials`).
+    """
+    states = {key: state for key, (state, _) in ended.items()}
     locks = _open_locks(results)
-    for row in trials:
-        key = row["key"]
-        folder = records.trial_folder(results, key)
-        result = records.read_result(folder)
-        if result is not None:
-            states[key] = result.state.value
-        elif not folder.is_dir():
+    for key in {row["key"] for row in trials} - ended.keys():
+        if not records.trial_folder(results, key).is_dir():
             states[key] = "waiting"
         else:
             states[key] = "running" if locks is not None and locks.is_locked(key) else "interrupted"
@@ -107,7 +111,8 @@ def _show_study(results: Path, name: str, console: Console) -> None:
     plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
     if not all(isinstance(row, dict) and row.keys() >= {"arm", "seed", "key"} for row in plan["trials"]):
         raise LabError(f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key", exit_code=2)
-    states = study_states(results, plan["trials"])
+    ended = ended_trials(results, [row["key"] for row in plan["trials"]])
+    states = study_states(results, plan["trials"], ended)
     counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     console.print(Text(f"{name} on {plan['dataset']}: {summary}", style="bold"))
@@ -117,16 +122,21 @@ def _show_study(results: Path, name: str, console: Console) -> None:
         console.print(where, markup=False, soft_wrap=True)
         if running["dashboard"]:
             console.print(f"dashboard: {running['dashboard']} (token: ray get-auth-token)", markup=False)
-    console.print(_study_table(results, plan, states))
+    console.print(_study_table(results, plan, states, ended))
     sweep = [row for row in records.read_members(results, name) if row["phase"] == "sweep"]
     if sweep:
-        ended = sum(records.ended(results, row["key"]) is not None for row in sweep)
-        console.print(f"sweep: {ended} of {len(sweep)} asked points ended", markup=False)
+        points = ended_trials(results, [row["key"] for row in sweep])
+        console.print(f"sweep: {len(points)} of {len(sweep)} asked points ended", markup=False)
     if (folder / "report.md").is_file():
         console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
 
 
-def _study_table(results: Path, plan: Mapping[str, Any], states: Mapping[str, str]) -> Table:
+def _study_table(
+    results: Path,
+    plan: Mapping[str, Any],
+    states: Mapping[str, str],
+    ended: Mapping[str, tuple[str, float | None]],
+) -> Table:
     seeds = sorted({row["seed"] for row in plan["trials"]})
     table = Table()
     table.add_column("arm")
@@ -134,24 +144,25 @@ def _study_table(results: Path, plan: Mapping[str, Any], states: Mapping[str, st
         table.add_column(f"seed {seed}", justify="right")
     cells = {(row["arm"], row["seed"]): row["key"] for row in plan["trials"]}
     for arm in plan["arms"]:
-        row = [_cell(results, cells.get((arm, seed)), states) for seed in seeds[:10]]
+        row = [_cell(results, cells.get((arm, seed)), states, ended) for seed in seeds[:10]]
         table.add_row(Text(arm), *row)
     if len(seeds) > 10:
         table.caption = f"{len(seeds) - 10} more seeds not shown"
     return table
 
 
-def _cell(results: Path, key: str | None, states: Mapping[str, str]) -> Text:
+def _cell(
+    results: Path, key: str | None, states: Mapping[str, str], ended: Mapping[str, tuple[str, float | None]]
+) -> Text:
     if key is None:
         return Text("")
-    state = states[key]
-    if state not in ("finished", "running", "interrupted"):
-        return Text(state)
-    epochs = records.read_epochs(records.trial_folder(results, key))
+    state, error = ended.get(key, (states[key], None))
+    if state == "finished" and error is not None:
+        return Text(f"{100 * error:.1f} %")
+    epochs = records.read_epochs(records.trial_folder(results, key)) if state in ("running", "interrupted") else []
     if not epochs:
         return Text(state)
-    error = f"{100 * epochs[-1].validation.top1_error:.1f} %"
-    return Text(error if state == "finished" else f"{error} @{epochs[-1].epoch}")
+    return Text(f"{100 * epochs[-1].validation.top1_error:.1f} % @{epochs[-1].epoch}")
 
 
 def _running(folder: Path) -> dict[str, Any] | None:
@@ -180,7 +191,7 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
 def _show_trial(results: Path, key: str, console: Console) -> None:
     folder = records.trial_folder(results, key)
     config, result = records.read_config(folder), records.read_result(folder)
-    states = study_states(results, [{"key": key}])
+    states = study_states(results, [{"key": key}], ended_trials(results, [key]))
     console.print(Text(f"trial {key}: {states[key]}", style="bold"))
     if result is not None and result.message:
         console.print(result.message, markup=False, soft_wrap=True)

@@ -95,6 +95,12 @@ def _key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def keys_by_seed(config: TrainConfig, seeds: Sequence[int]) -> dict[int, str]:
+    """Returns the key of a configuration under each of many seeds; its own seed plays no part."""
+    before, after = canonical_json(config.model_copy(update={"seed": 0})).split('"seed":0,')
+    return {seed: _key(f'{before}"seed":{seed},{after}') for seed in seeds}
+
+
 def parse_override(text: str) -> tuple[str, JsonValue]:
     """Parses `network.lrn1.alpha=2e-4` into field and value; the value is read as YAML.
 
@@ -193,7 +199,13 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
         arm.name: edited(base, arm.set, arm.remove, f"arm {arm.name} on network {base.network.name}")
         for arm in study.arms
     }
-    return tuple(_planned(arm.name, seed, "arm", configs[arm.name]) for seed in seeds for arm in study.arms)
+    # 各种子的 JSON 只差一个数：大的研究有十万个 trial，不必逐个重新生成
+    keys = {name: keys_by_seed(config, seeds) for name, config in configs.items()}
+    return tuple(
+        PlannedTrial(arm.name, seed, "arm", configs[arm.name].model_copy(update={"seed": seed}), keys[arm.name][seed])
+        for seed in seeds
+        for arm in study.arms
+    )
 
 
 def sweep_trial(study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int) -> PlannedTrial:

@@ -33,7 +33,7 @@ BOUND_SECONDS = 2.0
 def generate(results: Path, trials: int, epochs: int) -> None:
     """Writes `trials` finished trials of `epochs` epochs, eight seeds of each configuration."""
     random = np.random.default_rng(0)
-    curve = _curve(epochs)
+    lines = curve(epochs)
     planned = []
     for number in range(trials):
         seed, configuration = number % SEEDS, number // SEEDS
@@ -45,8 +45,8 @@ def generate(results: Path, trials: int, epochs: int) -> None:
         folder = results / "trials" / trial.key
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(canonical_json(config))
-        (folder / "epochs.jsonl").write_text(curve)
-        (folder / "result.json").write_text(_result(trial, epochs, wrong).model_dump_json(indent=1))
+        (folder / "epochs.jsonl").write_text(lines)
+        (folder / "result.json").write_text(made_result(trial, epochs, wrong).model_dump_json(indent=1))
         planned.append(trial)
     members = [json.dumps(records.membership(STUDY, "digits", trial)) + "\n" for trial in planned]
     folder = results / "studies" / STUDY
@@ -58,7 +58,8 @@ def _mini() -> NetworkSpec:
     return network("alexnet-mini")
 
 
-def _curve(epochs: int) -> str:
+def curve(epochs: int) -> str:
+    """An `epochs.jsonl` of so many epochs."""
     lines = []
     for epoch in range(1, epochs + 1):
         wrong = 5 + 300 // epoch
@@ -75,7 +76,8 @@ def _curve(epochs: int) -> str:
     return "".join(lines)
 
 
-def _result(trial: PlannedTrial, epochs: int, wrong: int) -> TrialResult:
+def made_result(trial: PlannedTrial, epochs: int, wrong: int) -> TrialResult:
+    """The result of a finished trial with `wrong` of 360 images."""
     metrics = SplitMetrics(loss_sum=wrong * 2.0, top1_errors=wrong, top5_errors=wrong // 4, count=360)
     return TrialResult(
         key=trial.key,
@@ -114,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         generate(options.folder, options.trials, options.epochs)
         print(f"generated {options.trials} trials of {options.epochs} epochs: {time.perf_counter() - start:.1f} s")
     start = time.perf_counter()
-    height = update_tables(options.folder, rebuild=True).epochs.height
-    print(f"tables made from all records ({height} epochs): {time.perf_counter() - start:.1f} s")
+    update_tables(options.folder, rebuild=True)
+    print(f"tables made from all records: {time.perf_counter() - start:.1f} s")
     start = time.perf_counter()
     update_tables(options.folder)
     print(f"tables brought up to date, nothing new: {time.perf_counter() - start:.2f} s")

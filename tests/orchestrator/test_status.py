@@ -90,12 +90,12 @@ def test_a_trial_that_another_process_holds_is_running_until_it_dies(tmp_path: P
     )
     assert holder.stdout is not None
     assert holder.stdout.readline().strip() == "True"
-    states = study_states(tmp_path, rows)
+    states = study_states(tmp_path, rows, {})
     assert states[keys["no_lrn-1"]] == "running"
     assert states[keys["baseline-2"]] == "interrupted"
     holder.kill()
     holder.communicate()
-    assert study_states(tmp_path, rows)[keys["no_lrn-1"]] == "interrupted"
+    assert study_states(tmp_path, rows, {})[keys["no_lrn-1"]] == "interrupted"
     with TrialLocks(tmp_path) as locks:
         assert locks.try_lock(keys["no_lrn-1"])
 

@@ -17,6 +17,7 @@ from search_spaces.trial import (
     base_config,
     canonical_json,
     configuration_key,
+    keys_by_seed,
     parse_override,
     sweep_trial,
     trial_key,
@@ -56,6 +57,11 @@ def test_only_the_seed_separates_trial_from_configuration() -> None:
     assert trial_key(pinned()) != trial_key(pinned(seed=4))
     assert configuration_key(pinned()) == configuration_key(pinned(seed=4))
     assert trial_key(pinned()) != trial_key(pinned(numerics=2))
+
+
+@given(st.sets(st.integers(0, 2**32 - 1), max_size=5), st.integers(0, 3))
+def test_the_keys_of_many_seeds_are_those_of_each_alone(seeds: set[int], own: int) -> None:
+    assert keys_by_seed(pinned(seed=own), sorted(seeds)) == {seed: trial_key(pinned(seed=seed)) for seed in seeds}
 
 
 def test_minus_zero_is_zero_and_an_integral_number_is_itself() -> None:

@@ -1,0 +1,137 @@
+"""Times the commands on many records: `python -m tests.benchmarks.scale DIR --trials 1000,10000,100000`.
+
+Each size gets a results folder of its own under DIR: one study of 100 arms, every trial on record with ten epochs. Each
+command runs as a process; printed are its wall and CPU seconds and its largest memory. Folders are used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexnet_core.datasets import summarise_data
+from orchestrator import records
+from search_spaces.study import load_study
+from search_spaces.trial import PlannedTrial, base_config, unfold
+from tests.benchmarks.generated_records import curve, made_result
+
+ARMS = 100
+EPOCHS = 10
+BOUND_SECONDS, BOUND_BYTES = 10.0, 1e9
+HEAD = """name: scale
+question: How do the commands grow?
+source: benchmark
+claim: {statement: none, source: none}
+baseline: arm_0
+recipes:
+  digits: {seeds: 8, margin: 1.0, smallest_effect: 1.0}
+arms:
+"""
+TABLES = "import sys; from pathlib import Path; from orchestrator.tables import update_tables; "
+
+
+def write_study(path: Path) -> None:
+    arms = [
+        f"  - {{name: arm_{number}, title: arm {number}, set: {{training.weight_decay: {number / 1000 + 0.0005}}}}}\n"
+        for number in range(ARMS)
+    ]
+    path.write_text(HEAD + "".join(arms))
+
+
+def planned(study_file: Path, trials: int) -> tuple[PlannedTrial, ...]:
+    study = load_study(str(study_file))
+    base = base_config(
+        study, "digits", summary=summarise_data("digits"), data_root=None, cache=None, epochs=EPOCHS, overrides={}
+    )
+    return unfold(study, base, range(trials // ARMS))
+
+
+def generate(results: Path, trials: Sequence[PlannedTrial]) -> None:
+    """Writes every trial's record, and the plan and members of the study."""
+    lines = curve(EPOCHS)
+    texts: dict[str, str] = {}
+    for number, trial in enumerate(trials):
+        record(results, trial, lines, texts, wrong=5 + number % 50)
+    folder = results / "studies" / "scale"
+    folder.mkdir(parents=True)
+    members = [json.dumps(records.membership("scale", "digits", trial)) + "\n" for trial in trials]
+    (folder / "members.jsonl").write_text("".join(members))
+    rows = [{"arm": trial.arm, "seed": trial.seed, "phase": "arm", "key": trial.key} for trial in trials]
+    plan = {"dataset": "digits", "arms": sorted({trial.arm for trial in trials}), "trials": rows}
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+def record(results: Path, trial: PlannedTrial, lines: str, texts: dict[str, str], wrong: int) -> None:
+    folder = results / "trials" / trial.key
+    folder.mkdir(parents=True)
+    if trial.arm not in texts:
+        texts[trial.arm] = trial.config.model_copy(update={"seed": 0}).model_dump_json(indent=1)
+    (folder / "config.json").write_text(texts[trial.arm].replace('"seed": 0', f'"seed": {trial.seed}'))
+    (folder / "epochs.jsonl").write_text(lines)
+    (folder / "result.json").write_text(made_result(trial, EPOCHS, wrong).model_dump_json(indent=1))
+
+
+def measure(arguments: Sequence[str]) -> tuple[float, float, float]:
+    """Runs a Python command; returns wall seconds, CPU seconds and the largest resident memory in bytes."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.stderr is not None
+    errors = process.stderr.read().decode()
+    if process.returncode != 0:
+        raise SystemExit(f"{arguments}: exit code {process.returncode}\n{errors}")
+    return wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024.0
+
+
+def commands(results: Path, study_file: Path, seeds: int, empty: Path) -> dict[str, list[str]]:
+    ablate = ["-m", "orchestrator.ablate", "--study", str(study_file), "--seeds", str(seeds), "--epochs", str(EPOCHS)]
+    where = ["--results", str(results)]
+    return {
+        "plan, nothing on record": [*ablate, "--dry-run", "--results", str(empty)],
+        "tables, all new": ["-c", TABLES + "update_tables(Path(sys.argv[1]), rebuild=True)", str(results)],
+        "tables, ten new": ["-c", TABLES + "update_tables(Path(sys.argv[1]))", str(results)],
+        "tables, nothing new": ["-c", TABLES + "update_tables(Path(sys.argv[1]))", str(results)],
+        "--dry-run, nothing new": [*ablate, "--dry-run", *where],
+        "best": ["-m", "orchestrator.best", *where],
+        "status": ["-m", "orchestrator.status", "scale", *where],
+        "the whole answer again": [*ablate, *where],
+    }
+
+
+def main() -> int:
+    """Prints a table; 1 when a command with nothing new is over its bounds at the largest size."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--trials", default="1000,10000,100000")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    study_file = options.folder / "scale.yaml"
+    write_study(study_file)
+    over = False
+    print(f"{'trials':>7}  {'command':26} {'wall s':>7} {'CPU s':>7} {'MB':>6}")
+    for size in [int(text) for text in options.trials.split(",")]:
+        results = options.folder / str(size)
+        trials = planned(study_file, size)
+        if not results.exists():
+            generate(results, trials)
+        for name, arguments in commands(results, study_file, size // ARMS, options.folder / "empty").items():
+            if name == "tables, ten new":
+                for trial in trials[:10]:
+                    (results / "trials" / trial.key / "result.json").touch()
+            wall, processor, memory = measure(arguments)
+            print(f"{size:>7}  {name:26} {wall:7.2f} {processor:7.2f} {memory / 1e6:6.0f}", flush=True)
+            bound = name.endswith("nothing new") or name in ("best", "status")
+            over |= bound and (wall > BOUND_SECONDS or memory > BOUND_BYTES)
+    return int(over)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
