@@ -1,0 +1,174 @@
+"""Records of another machine: what of them can be trusted. Nothing in them is run, and no link in them is followed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import records
+from orchestrator.errors import LabError
+from orchestrator.records import TrialResult
+from search_spaces.trial import KEY_LENGTH, trial_key
+
+KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+STUDY_FOLDER = re.compile(r"[a-z0-9][a-z0-9_-]{0,96}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+FIELD = re.compile(r"(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}")
+WEIGHTS = re.compile(r"checkpoint/[0-9]+-[0-9]+-[0-9]+\.safetensors")
+# 记录里的文本文件都很小；大得多的不是我们写的
+LARGEST_TEXT = 64 * 1024**2
+LARGEST_NUMBER = 2**63
+TEXTS = ("config.json", "attempts.jsonl", "epochs.jsonl", "log.txt")
+
+
+class Refused(Exception):
+    """A record that is not taken; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class ForeignTrial:
+    """A finished trial of another results folder that passed every check.
+
+    Attributes:
+        key: Its key, computed from its configuration.
+        folder: Its folder there.
+        result: Its result.
+        weights: Its final weights, if they were kept.
+    """
+
+    key: str
+    folder: Path
+    result: TrialResult
+    weights: Path | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that taking it needs."""
+        files = [self.folder / name for name in (*TEXTS, "result.json")]
+        kept = [path for path in [*files, self.weights] if path is not None and path.exists()]
+        return sum(path.lstat().st_size for path in kept)
+
+
+def foreign_folders(other: Path) -> Iterator[Path]:
+    """Yields the entries of another results folder's `trials/`, sorted.
+
+    Raises:
+        LabError: It is no results folder.
+    """
+    if not (other / "trials").is_dir():
+        raise LabError(f"{other} is no results folder: it has no trials/", exit_code=2)
+    yield from sorted((other / "trials").iterdir())
+
+
+def check_trial(folder: Path) -> ForeignTrial | None:
+    """Checks a record of another machine; None where the trial has not ended there.
+
+    Raises:
+        Refused: Its name, its files, its configuration, its result or its weights are not what they must be.
+    """
+    if not KEY.fullmatch(folder.name):
+        raise Refused("its name is no trial's key")
+    _check_folder(folder)
+    if not _is_there(folder / "result.json"):
+        return None
+    for name in (*TEXTS, "result.json"):
+        if _is_there(folder / name) and (folder / name).lstat().st_size > LARGEST_TEXT:
+            raise Refused(f"{name} is larger than {LARGEST_TEXT // 1024**2} MB")
+    try:
+        config, result = records.read_config(folder), records.read_result(folder)
+    except LabError as error:
+        raise Refused(str(error)) from error
+    key = trial_key(config)
+    if key != folder.name:
+        raise Refused(f"its configuration is that of trial {key}")
+    if result is None or result.key != key or result.seed != config.seed:
+        raise Refused("its result.json is that of another trial")
+    return ForeignTrial(key, folder, result, _checked_weights(folder, result))
+
+
+def _check_folder(folder: Path) -> None:
+    mode = folder.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        raise Refused("it is a symbolic link")
+    if not stat.S_ISDIR(mode):
+        raise Refused("it is no folder")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file exists; anything else than a plain file is refused."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no plain file"
+        raise Refused(f"{path.name} is {kind}")
+    return True
+
+
+def _checked_weights(folder: Path, result: TrialResult) -> Path | None:
+    if result.weights is None:
+        return None
+    if not WEIGHTS.fullmatch(result.weights):
+        raise Refused(f"its weights have a strange name: {result.weights!r}")
+    path = folder / result.weights
+    if not path.parent.is_symlink() and not path.parent.exists():
+        return None
+    _check_folder(path.parent)
+    if not _is_there(path):
+        return None
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != result.weights_sha256:
+            raise Refused("the SHA-256 of its weights is not the recorded one")
+    return path
+
+
+def foreign_members(other: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (study's folder, membership) of another results folder; what is malformed is passed over."""
+    for folder in sorted((other / "studies").glob("*")):
+        if not STUDY_FOLDER.fullmatch(folder.name):
+            continue
+        try:
+            _check_folder(folder)
+            if not _is_there(folder / "members.jsonl"):
+                continue
+        except Refused:
+            continue
+        for row in records.read_members(other, folder.name):
+            member = _member(folder.name, row)
+            if member is not None:
+                yield folder.name, member
+
+
+def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A membership with nothing in it but what a membership has; None where it has not."""
+    parameters, position = row.get("parameters"), row.get("position")
+    well_formed = (
+        row.get("study") == study
+        and all(isinstance(row.get(name), str) for name in ("dataset", "arm", "key"))
+        and NAME.fullmatch(row["dataset"])
+        and NAME.fullmatch(row["arm"])
+        and KEY.fullmatch(row["key"])
+        and row.get("phase") in ("arm", "sweep", "confirmation")
+        and _is_count(row.get("seed"))
+        and (position is None or _is_count(position))
+        and (parameters is None or _are_parameters(parameters))
+        and (row["phase"] != "sweep" or (position is not None and parameters is not None))
+    )
+    names = ("study", "dataset", "arm", "seed", "key", "phase", "parameters", "position")
+    return {name: row.get(name) for name in names} if well_formed else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
+
+
+def _are_parameters(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        FIELD.fullmatch(name) and isinstance(choice, (str, bool, int, float)) for name, choice in value.items()
+    )

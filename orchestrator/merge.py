@@ -1,0 +1,157 @@
+"""`python -m orchestrator.merge OTHER_RESULTS`: brings the finished trials of another machine into the own results.
+
+A trial is named by its content, so what both machines trained is one trial. The own record always stays; a record that
+differs is named. The result is written last, so a merge that was cut off goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from alexnet_core.files import replaced
+from orchestrator import preflight, records
+from orchestrator.display import make_console
+from orchestrator.errors import LabError
+from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
+from orchestrator.records import TrialLocks, TrialResult
+from orchestrator.tables import update_tables
+
+EXIT_DONE, EXIT_SOME_REFUSED = 0, 1
+COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
+LINES_SHOWN = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.merge",
+        description="Bring the finished trials of another results folder into the own one.",
+    )
+    parser.add_argument("other", type=Path, metavar="OTHER_RESULTS", help="results folder of another machine")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be taken, and stop")
+    options = parser.parse_args(arguments)
+    console = make_console()
+    try:
+        return _merge(options.other, options.results, options.dry_run, console)
+    except LabError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
+    if results.exists() and other.exists() and results.samefile(other):
+        raise LabError(f"{other} is the results folder itself", exit_code=2)
+    counts: Counter[str] = Counter()
+    troubles: list[str] = []
+    fresh = list(_sorted_out(other, results, counts, troubles))
+    if not dry_run:
+        preflight.check_results(results)
+        preflight.check_disk(results, sum(trial.size for trial in fresh) + preflight.RESERVE_BYTES)
+        fresh = [trial for trial in fresh if _taken(results, trial, troubles)]
+        joined = _join(other, results)
+        if fresh or joined:
+            update_tables(results)
+    for line in troubles[:LINES_SHOWN]:
+        console.print(line, markup=False, soft_wrap=True)
+    if len(troubles) > LINES_SHOWN:
+        console.print(f"and {len(troubles) - LINES_SHOWN} more")
+    counts["taken"] = len(fresh)
+    verb = "would be taken" if dry_run else "taken"
+    console.print(
+        f"{counts['taken']} finished trials {verb}, {counts['here']} on record here already, "
+        f"{counts['unfinished']} not ended there, {len(troubles)} left out (named above)"
+    )
+    return EXIT_SOME_REFUSED if troubles else EXIT_DONE
+
+
+def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list[str]) -> Iterable[ForeignTrial]:
+    """Yields what is new and passes every check; counts and names the rest."""
+    for folder in foreign_folders(other):
+        try:
+            trial = check_trial(folder)
+        except (Refused, OSError) as error:
+            troubles.append(f"refused {folder.name!r}: {error}")
+            continue
+        if trial is None:
+            counts["unfinished"] += 1
+            continue
+        own = records.read_result(records.trial_folder(results, trial.key))
+        if own is None:
+            yield trial
+        elif differing := _differences(own, trial.result):
+            troubles.append(f"conflict {trial.key}: {differing}; the own record stays")
+        else:
+            counts["here"] += 1
+
+
+def _differences(own: TrialResult, other: TrialResult) -> str:
+    """What two results of one trial disagree in: state, epochs and errors, not times and machines."""
+    names = [name for name in COMPARED if getattr(own, name) != getattr(other, name)]
+    if not names:
+        return ""
+    hint = ""
+    if own.validation is not None and other.validation is not None:
+        hint = f" (validation {own.validation.top1_errors} wrong here, {other.validation.top1_errors} there)"
+    elif own.state is not other.state:
+        hint = f" ({own.state} here, {other.state} there)"
+    return f"the records differ in {', '.join(names)}{hint}"
+
+
+def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
+    """Copies a record, its result last; a trial that a driver trains right now is left to it."""
+    with TrialLocks(results) as locks:
+        if not locks.try_lock(trial.key):
+            troubles.append(f"left out {trial.key}: it is being trained here right now")
+            return False
+        folder = records.trial_folder(results, trial.key)
+        for name in TEXTS:
+            source = trial.folder / name
+            if source.is_file():
+                records.write_atomically(folder / name, source.read_bytes())
+        if trial.weights is not None and trial.result.weights is not None:
+            _copy(trial.weights, folder / trial.result.weights)
+        # 结果最后写，且只写验证过的内容
+        records.write_result(folder, trial.result)
+        records.tidy(folder)
+        return True
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(target) as temporary:
+            shutil.copyfile(source, temporary, follow_symlinks=False)
+    except OSError as error:
+        raise LabError(
+            f"{target} cannot be written: {error.strerror}; make room and merge again", exit_code=3
+        ) from error
+
+
+def _join(other: Path, results: Path) -> int:
+    """Adds the memberships of trials that are on record here now; returns how many were new."""
+    known = {_identity(row) for row in records.read_members(results)}
+    recorded = set(records.recorded_keys(results))
+    joined = 0
+    for study, row in foreign_members(other):
+        if row["key"] in recorded and _identity(row) not in known:
+            known.add(_identity(row))
+            records.append_members(results, study, [row])
+            joined += 1
+    return joined
+
+
+def _identity(row: dict[str, object]) -> tuple[object, ...]:
+    return tuple(row.get(name) for name in ("study", "arm", "seed", "key", "phase"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

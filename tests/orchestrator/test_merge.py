@@ -1,0 +1,236 @@
+"""Merging takes what is finished and whole, keeps the own record, follows no link, and goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator import records
+from orchestrator.merge import main
+from orchestrator.records import TrialState
+from orchestrator.tables import load_tables, load_trials
+from search_spaces.trial import PlannedTrial, trial_key
+from tests.made_records import make_config, make_report, put, put_trained
+
+Damage = Callable[[Path], object]
+
+
+def merge(capsys: pytest.CaptureFixture[str], other: Path, results: Path, *arguments: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main([str(other), "--results", str(results), *arguments])
+    output, error = capsys.readouterr()
+    assert "Traceback" not in output + error
+    return code, output + error
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def join(results: Path, seed: int, arm: str = "baseline") -> None:
+    config = make_config(seed)
+    trial = PlannedTrial(arm, seed, "arm", config, trial_key(config))
+    records.join_members(results, "lrn", "digits", [trial])
+
+
+def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_takes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    own = put(here, make_config(0), 20)
+    put(there, make_config(0), 20, seconds=99.0, finished_at="2027-01-01T00:00:00+00:00")
+    trained = put_trained(there, make_config(1))
+    diverged = put(there, make_config(2), None, state=TrialState.DIVERGED)
+    for seed in range(4):
+        join(there, seed)
+    folder = records.open_record(there, make_config(3))
+    records.append_epoch(folder, make_report(1, 9))
+    before = files(here / "trials" / own)
+    said = merge(capsys, there, here, "--dry-run")
+    assert said == (
+        0,
+        "2 finished trials would be taken, 1 on record here already, 1 not ended there, 0 left out (named above)\n",
+    )
+    assert files(here) == {f"trials/{own}/{name}": content for name, content in before.items()}, "a dry run writes"
+    code, output = merge(capsys, there, here)
+    assert (code, output.startswith("2 finished trials taken, 1 on record here already")) == (0, True)
+    assert files(here / "trials" / own) == before
+    assert files(here / "trials" / trained) == files(there / "trials" / trained)
+    trials, members, epochs = load_tables(here)
+    assert sorted(trials["key"]) == sorted([own, trained, diverged])
+    assert sorted(members["key"]) == sorted([own, trained, diverged]), "no membership of a trial that is not here"
+    assert epochs.height == 6
+    whole = files(here)
+    assert merge(capsys, there, here)[1].startswith("0 finished trials taken, 3 on record here already")
+    assert files(here) == whole
+
+
+def test_a_record_that_differs_is_named_and_the_own_one_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = put(tmp_path / "here", make_config(0), 20)
+    put(tmp_path / "there", make_config(0), 21)
+    before = files(tmp_path / "here" / "trials")
+    code, output = merge(capsys, tmp_path / "there", tmp_path / "here")
+    assert code == 1
+    assert f"conflict {key}: the records differ in train, validation (validation 20 wrong here, 21 there)" in output
+    assert files(tmp_path / "here" / "trials") == before
+
+
+def test_an_interrupted_trial_here_is_ended_by_the_other_machines_and_a_running_one_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = put_trained(there, make_config(0))
+    folder = records.open_record(here, make_config(0))
+    (folder / "checkpoint").mkdir()
+    (folder / "checkpoint" / "0001-000001-00000000.safetensors").write_bytes(b"half")
+    child = os.fork()
+    if child == 0:  # 另一个进程拿着锁
+        locks = records.TrialLocks(here)
+        locks.try_lock(key)
+        (tmp_path / "locked").touch()
+        while not (tmp_path / "done").exists():
+            time.sleep(0.01)
+        os._exit(0)
+    while not (tmp_path / "locked").exists():
+        time.sleep(0.01)
+    code, output = merge(capsys, there, here)
+    assert (code, f"left out {key}: it is being trained here right now" in output) == (1, True)
+    assert records.read_result(folder) is None
+    (tmp_path / "done").touch()
+    os.waitpid(child, 0)
+    assert merge(capsys, there, here)[0] == 0
+    assert files(folder) == files(there / "trials" / key)
+
+
+def test_a_merge_cut_off_before_any_result_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = put_trained(there, make_config(0))
+    whole = files(there / "trials" / key)
+    for written in range(len(whole)):
+        shutil.rmtree(here, ignore_errors=True)
+        for name in sorted(whole, key=lambda name: name == "result.json")[:written]:
+            (here / "trials" / key / name).parent.mkdir(parents=True, exist_ok=True)
+            (here / "trials" / key / name).write_bytes(whole[name])
+        assert load_trials(here).trials.height == 0
+        assert merge(capsys, there, here)[1].startswith("1 finished trials taken")
+        assert files(here / "trials" / key) == whole
+
+
+def edit_result(**changes: object) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / "result.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return damage
+
+
+def edit_config(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"momentum": 0.9', '"momentum": 0.8'))
+
+
+def linked(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        moved = path.rename(folder.parents[1] / f"elsewhere-{path.name}")
+        path.symlink_to(moved)
+
+    return damage
+
+
+def piped(folder: Path) -> None:
+    (folder / "log.txt").unlink(missing_ok=True)
+    os.mkfifo(folder / "log.txt")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (edit_config, "its configuration is that of trial"),
+        (edit_result(key="0" * 20), "its result.json is that of another trial"),
+        (edit_result(seed=8), "its result.json is that of another trial"),
+        (edit_result(state="perfect"), "damaged"),
+        (edit_result(weights="../../../secret"), "its weights have a strange name"),
+        (edit_result(weights="checkpoint/../config.json"), "its weights have a strange name"),
+        (edit_result(weights_sha256="0" * 64), "the SHA-256 of its weights is not the recorded one"),
+        (lambda folder: (folder / "result.json").write_bytes(b"\xff\0{"), "damaged"),
+        (lambda folder: (folder / "config.json").unlink(), "missing"),
+        (linked("config.json"), "config.json is a symbolic link"),
+        (linked("result.json"), "result.json is a symbolic link"),
+        (linked("epochs.jsonl"), "epochs.jsonl is a symbolic link"),
+        (linked("checkpoint"), "it is a symbolic link"),
+        (piped, "log.txt is no plain file"),
+        (lambda folder: folder.rename(folder.with_name("a" * 19)), "its name is no trial's key"),
+        (lambda folder: folder.rename(folder.with_name("ａ" * 20)), "its name is no trial's key"),
+        (lambda folder: folder.rename(folder.with_name(f"{'0' * 20}\n")), "its name is no trial's key"),
+        (lambda folder: None, ""),
+    ],
+)
+def test_what_is_not_as_it_must_be_is_refused_by_name_and_nothing_of_it_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Damage, reason: str, trained_record: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = trained_record.name
+    shutil.copytree(trained_record, there / "trials" / key)
+    if reason:
+        damage(there / "trials" / key)
+    else:
+        (there / "trials" / key).rename(there / "elsewhere")
+        (there / "trials" / key).symlink_to(there / "elsewhere")
+        reason = "it is a symbolic link"
+    code, output = merge(capsys, there, here)
+    assert code == 1
+    assert reason in output
+    assert output.count("refused") == 1
+    assert not (here / "trials").exists()
+
+
+@pytest.fixture(scope="module")
+def trained_record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("trained")
+    return results / "trials" / put_trained(results, make_config(0))
+
+
+def test_a_strange_membership_or_study_folder_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = put(there, make_config(0), 20)
+    join(there, 0)
+    good = records.read_members(there, "lrn")[0]
+    strange = [
+        {"arm": "../../x"},
+        {"arm": None},
+        {"study": "other"},
+        {"phase": "sweep"},
+        {"seed": "0"},
+        {"seed": -1},
+        {"seed": 2**70},
+        {"key": "../" + key},
+        {"parameters": {"os.system": 1}},
+        {"position": True},
+    ]
+    for change in strange:
+        records.append_members(there, "lrn", [{**good, **change}])
+    records.append_members(there, "LRN'; --", [{**good, "study": "LRN'; --"}])
+    (there / "studies" / "linked").symlink_to(there / "studies" / "lrn")
+    assert merge(capsys, there, here)[0] == 0
+    assert [path.name for path in (here / "studies").iterdir()] == ["lrn"]
+    assert records.read_members(here) == [good]
+
+
+def test_what_is_no_results_folder_or_the_own_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path, make_config(0))
+    assert merge(capsys, tmp_path / "nowhere", tmp_path)[0] == 2
+    code, output = merge(capsys, tmp_path, tmp_path)
+    assert (code, "is the results folder itself" in output) == (2, True)
