@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BEST = "best.safetensors"
 _NAME = re.compile(r"^(\d+)-(\d+)-(\d+)\.safetensors$")
+_TORN = re.compile(r"^\.(\d+)-\d+-\d+\.safetensors\.")
 _LARGEST_HEADER = 100 * 1024**2
 
 
@@ -92,9 +93,10 @@ def mark_best(path: Path) -> None:
 
 
 def prune_checkpoints(folder: Path, attempt: int, keep: int) -> None:
-    """Deletes the checkpoints of this attempt and of older ones, but for the newest `keep`."""
+    """Deletes the checkpoints of this attempt and of older ones but for the newest `keep`, and what older ones tore."""
     own = [path for path in checkpoints(folder) if int(path.name.split("-")[0]) <= attempt]
-    for path in own[keep:]:
+    torn = [path for path in folder.glob(".*.tmp") if (match := _TORN.match(path.name)) and int(match[1]) < attempt]
+    for path in [*own[keep:], *torn]:
         path.unlink(missing_ok=True)
 
 

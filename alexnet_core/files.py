@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import secrets
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -15,7 +18,9 @@ def replaced(path: Path) -> Iterator[Path]:
 
     Two processes may do so at once: the last one wins, and readers see one whole file or the other.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    for left in abandoned(path):
+        left.unlink(missing_ok=True)
+    temporary = temporary_path(path)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -24,6 +29,31 @@ def replaced(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Returns a new hidden name beside `path` that says which process uses it: `.<name>.<random>.<pid>@<host>.tmp`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{os.getpid()}@{socket.gethostname()}.tmp")
+
+
+def abandoned(path: Path) -> list[Path]:
+    """Returns the temporary names beside `path` whose process, on this machine, was killed before it was done."""
+    pattern = re.compile(rf"\.[0-9a-f]+\.(\d+)@{re.escape(socket.gethostname())}\.tmp$")
+    left = []
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        owner = pattern.search(other.name)
+        if owner is not None and not _lives(int(owner[1])):
+            left.append(other)
+    return left
+
+
+def _lives(pid: int) -> bool:
+    with suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True
 
 
 def flush_folder(folder: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import Dataset, load_dataset
+from alexnet_core.files import abandoned, temporary_path
 from alexnet_core.metrics import SplitMetrics
 from alexnet_core.specification import layer_shapes
 from orchestrator import records
@@ -47,7 +46,7 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
         raise LabError(f"trial {key} has no result", exit_code=4)
     weights = _weights(record, result)
     dataset = load_dataset(config.data)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_path(folder)
     try:
         temporary.mkdir(parents=True)
         _write(temporary, weights, config, result, dataset, ranking)
@@ -57,7 +56,8 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     except SafetensorError as error:
         raise LabError(f"{folder} cannot be written: {error}", exit_code=3) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in (temporary, *abandoned(folder)):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
@@ -123,7 +123,7 @@ def _swap(temporary: Path, folder: Path) -> None:
     if not folder.exists():
         temporary.rename(folder)
         return
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    old = temporary_path(folder)
     folder.rename(old)
     temporary.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

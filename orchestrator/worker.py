@@ -44,7 +44,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
 
     context = get_context()
     torch.set_num_threads(settings["threads"])
-    place = _Place(
+    place = Place(
         slot=settings["slot"],
         rank=context.get_world_rank(),
         workers=context.get_world_size(),
@@ -68,7 +68,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where this worker stands: its slot, its rank in the group, its devices, and the broker."""
 
     slot: int
@@ -90,7 +90,7 @@ def _devices(device: str, gpus: int) -> tuple[str, str]:
     return ("cuda:0", "cuda:1" if gpus >= 2 else "cuda:0")
 
 
-def _next_job(place: _Place) -> dict[str, Any] | None:
+def _next_job(place: Place) -> dict[str, Any] | None:
     import ray
     import torch.distributed
 
@@ -104,7 +104,7 @@ def _next_job(place: _Place) -> dict[str, Any] | None:
     return job
 
 
-def _agreed(place: _Place, renew: bool) -> bool:
+def _agreed(place: Place, renew: bool) -> bool:
     import torch.distributed
 
     if place.workers == 1:
@@ -114,27 +114,12 @@ def _agreed(place: _Place, renew: bool) -> bool:
     return bool(shared[0])
 
 
-def _run_and_report(place: _Place, job: dict[str, Any], first_in_process: bool) -> None:
-    """Trains one trial; a diverged trial or bad data ends it, anything else ends the process."""
-    from alexnet_core.errors import CoreError
-    from alexnet_core.training import Diverged
-
-    watch = _Watch(place, job)
+def _run_and_report(place: Place, job: dict[str, Any], first_in_process: bool) -> None:
+    """Trains one trial and reports its end."""
+    watch = Watch(place, job)
     memory = start_measuring(place.devices, first_in_process)
     try:
-        final = _train(place, job, watch)
-    except Diverged as error:
-        final = {"type": "final", "state": "diverged", "message": str(error)}
-    except CoreError as error:
-        final = {"type": "final", "state": "failed", "message": str(error)}
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            watch.report_and_end()
-        # 盘满不是 trial 的错：停在最近的检查点，由驱动进程告诉用户
-        final = {"type": "final", "state": "interrupted", "message": f"a checkpoint cannot be written: {error}"}
-    except Exception:
-        # 未知异常可能污染进程：先如实报告，再结束进程
-        watch.report_and_end()
+        final = trial_end(place, job, watch)
     finally:
         faulthandler.cancel_dump_traceback_later()
     peak = peak_mb(memory)
@@ -143,7 +128,34 @@ def _run_and_report(place: _Place, job: dict[str, Any], first_in_process: bool) 
     watch.post({**final, "environment": _environment(place)})
 
 
-def _train(place: _Place, job: dict[str, Any], watch: _Watch) -> dict[str, Any]:
+def trial_end(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
+    """Trains one trial and returns its final event; what poisons a process is reported, and ends the process.
+
+    Args:
+        place: Where this worker stands.
+        job: What the broker gave: `key`, `config`, `folder`, `attempt`.
+        watch: Takes the events and says when to stop.
+    """
+    from alexnet_core.errors import CoreError
+    from alexnet_core.training import Diverged
+
+    try:
+        return _train(place, job, watch)
+    except Diverged as error:
+        return {"type": "final", "state": "diverged", "message": str(error)}
+    except CoreError as error:
+        return {"type": "final", "state": "failed", "message": str(error)}
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            watch.report_and_end()
+        # 盘满不是 trial 的错：停在最近的检查点，由驱动进程告诉用户
+        return {"type": "final", "state": "interrupted", "message": f"a checkpoint cannot be written: {error}"}
+    except Exception:
+        # 未知异常可能污染进程：先如实报告，再结束进程
+        watch.report_and_end()
+
+
+def _train(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
     from alexnet_core.checkpoint import is_final, latest_checkpoint, read_history
     from alexnet_core.configuration import TrainConfig
     from alexnet_core.training import train
@@ -172,7 +184,7 @@ def _train(place: _Place, job: dict[str, Any], watch: _Watch) -> dict[str, Any]:
     return {"type": "final", "state": "finished", **_weights(checkpoints, place)}
 
 
-def _weights(checkpoints: Path, place: _Place) -> dict[str, Any]:
+def _weights(checkpoints: Path, place: Place) -> dict[str, Any]:
     import hashlib
 
     from alexnet_core.checkpoint import latest_checkpoint
@@ -187,10 +199,10 @@ def _weights(checkpoints: Path, place: _Place) -> dict[str, Any]:
     return {"weights": f"checkpoint/{path.name}", "weights_sha256": digest}
 
 
-class _Watch:
+class Watch:
     """Speaks with the broker for one trial: posts events, learns of a stop, and ends a process that hangs."""
 
-    def __init__(self, place: _Place, job: dict[str, Any]) -> None:
+    def __init__(self, place: Place, job: dict[str, Any]) -> None:
         self._place = place
         self._job = job
         self._asked: Any = None
@@ -250,7 +262,7 @@ def _memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _environment(place: _Place) -> dict[str, str | int | None]:
+def _environment(place: Place) -> dict[str, str | int | None]:
     """What the trial ran on; recorded, never part of its key."""
     import numpy
     import ray

@@ -1,0 +1,330 @@
+"""A fault at every file operation of a study: `python -m tests.fault_study DIR [--scenario study|export]`.
+
+The real command runs in a process of its own, with made epochs in place of Ray's slots: plan, records, checkpoints,
+tables, answer and report are the product's. After each fault the same command must end as an undisturbed one did, and
+train no finished trial again. Prints one JSON line of counts, and a line for each fault that was not survived.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import load
+
+import alexnet_core.training
+import orchestrator.ablate
+import orchestrator.best
+import orchestrator.figures
+import orchestrator.recorder
+from alexnet_core.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
+from alexnet_core.configuration import TrainConfig
+from alexnet_core.datasets import summarise_data
+from alexnet_core.draws import permutation
+from alexnet_core.metrics import EpochReport, SplitMetrics
+from orchestrator import records
+from orchestrator.display import Progress
+from orchestrator.findings import Answer
+from orchestrator.plan import Plan
+from orchestrator.records import TrialLocks
+from orchestrator.worker import Place, trial_end
+from search_spaces.trial import trial_key
+from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Outcome, run, unavailable
+
+STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2")
+# 时间、次数（也在权重的文件名里）与文件时间戳本来就不同
+VOLATILE = ("started_at", "finished_at", "attempts", "weights", "record_stamp")
+
+
+# ---- Ray's part, made ---------------------------------------------------------------------------
+
+
+def made_training(log: Path) -> Callable[..., Iterator[EpochReport]]:
+    """Returns a `train` whose numbers are drawn from (key, epoch), and which writes real checkpoints.
+
+    Args:
+        log: Takes a line `key epoch` per epoch that is trained; it lies outside the disturbed folder.
+    """
+
+    def train(
+        config: TrainConfig, devices: Sequence[str], resume_from: Path | None, **place: Any
+    ) -> Iterator[EpochReport]:
+        key = trial_key(config)
+        position = read_position(resume_from) if resume_from is not None else Position()
+        while position.epoch < config.training.epochs:
+            with log.open("a") as file:
+                file.write(f"{key} {position.epoch}\n")
+            last = position.epoch + 1 == config.training.epochs
+            report = _made_report(key, position.epoch + 1, last)
+            position = Position(epoch=report.epoch, complete=last, history=(*position.history, report))
+            weights = {"fc8.0.weight": torch.full((3, 3), float(report.validation.top1_errors))}
+            velocities = None if last else {name: tensor / 8 for name, tensor in weights.items()}
+            write_checkpoint(place["checkpoint_folder"], place["attempt"], position, weights, velocities)
+            prune_checkpoints(place["checkpoint_folder"], place["attempt"], 2)
+            yield report
+
+    return train
+
+
+def _made_report(key: str, epoch: int, last: bool) -> EpochReport:
+    def errors(split: str, count: int) -> SplitMetrics:
+        wrong = int(permutation(count // 4, split, int(key[:8], 16), epoch)[0])
+        return SplitMetrics(loss_sum=wrong * 1.5, top1_errors=wrong, top5_errors=wrong // 3, count=count)
+
+    return EpochReport(
+        epoch=epoch,
+        learning_rate=0.01,
+        train=errors("train", 1078),
+        validation=errors("validation", 360),
+        test=errors("test", 359) if last else None,
+        train_final=errors("train_final", 1078) if last else None,
+        seconds=0.5,
+        images_per_second=2000.0,
+    )
+
+
+class Listener:
+    """Stands where a worker's watch stands: events go straight to the recorder."""
+
+    stop_state: str | None = None
+
+    def __init__(self, handle: Callable[[Mapping[str, Any]], None], job: Mapping[str, Any]) -> None:
+        self._handle, self._job = handle, job
+
+    def post(self, event: Mapping[str, Any]) -> None:
+        self._handle({"message": "", "slot": 0, **event, "key": self._job["key"], "attempt": self._job["attempt"]})
+
+    def should_stop(self) -> bool:
+        return False
+
+    def report_and_end(self) -> None:
+        raise
+
+
+def run_without_ray(
+    plan: Plan, folder: Path, history: Any, sweep_left: int, options: argparse.Namespace, console: Console, *more: Any
+) -> dict[str, records.TrialState]:
+    """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
+    settings = orchestrator.recorder.RecordSettings(
+        results=options.results,
+        folder=folder,
+        retry_failed=options.retry_failed,
+        keep_weights=options.keep_weights,
+        started=time.monotonic(),
+    )
+    place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
+    with TrialLocks(options.results) as locks:
+        recorder = orchestrator.recorder.Recorder(plan, settings, Progress(console, "", None))
+        recorder.begin(plan.trials)
+        for trial in plan.missing:
+            assert locks.try_lock(trial.key)
+            job = recorder.launch(trial, None, None)
+            listener = Listener(recorder.handle, job)
+            listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
+    return recorder.states
+
+
+def drawn_once(memory: Path) -> Callable[[Answer], tuple[bytes, bytes]]:
+    """Returns the product's figure, drawn once per answer for all children: drawing takes most of the time."""
+    draw = orchestrator.figures.differences_figure
+
+    def figure(answer: Answer) -> tuple[bytes, bytes]:
+        name = hashlib.sha256(answer.model_dump_json().encode()).hexdigest()
+        paths = [memory / f"{name}.png", memory / f"{name}.svg"]
+        if not all(path.is_file() for path in paths):
+            for path, content in zip(paths, draw(answer), strict=True):
+                path.write_bytes(content)
+        return paths[0].read_bytes(), paths[1].read_bytes()
+
+    return figure
+
+
+# ---- scenarios ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command, what it starts from, and what must be the same in the end."""
+
+    command: Callable[[Path], int]
+    start_from: Path | None
+    facts: Callable[[Path], dict[str, Any]]
+
+
+def ablate(results: Path) -> int:
+    return orchestrator.ablate.main([*STUDY, "--results", str(results)])
+
+
+def export(results: Path) -> int:
+    return orchestrator.best.main(["--results", str(results), "--export", str(results / "exports" / "best"), "--force"])
+
+
+def study_facts(results: Path) -> dict[str, Any]:
+    """Tables without times, answer, report, plan, and the weights' digests."""
+    from orchestrator.tables import load_tables
+
+    tables = load_tables(results)
+    study = results / "studies" / "lrn"
+    trials = tables.trials.drop(VOLATILE).to_dicts()
+    return {
+        "trials": trials,
+        "members": tables.members.to_dicts(),
+        "epochs": tables.epochs.to_dicts(),
+        "answer": json.loads((study / "answer.json").read_text()),
+        "report": (study / "report.md").read_text(),
+        "looks": json.loads((study / "plan.json").read_text())["looks"],
+        "weights": sorted(_weights(path) for path in results.glob("trials/*/result.json")),
+        "left": leftovers(results),
+    }
+
+
+def _weights(path: Path) -> str:
+    result = json.loads(path.read_text())
+    content = (path.parent / result["weights"]).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == result["weights_sha256"]
+    assert len(list((path.parent / "checkpoint").iterdir())) == 1
+    return hashlib.sha256(load(content)["weight/fc8.0.weight"].numpy().tobytes()).hexdigest()
+
+
+def export_facts(results: Path) -> dict[str, Any]:
+    folder = results / "exports" / "best"
+    return {
+        "files": {path.name: path.read_bytes().hex() for path in sorted(folder.iterdir())},
+        "left": leftovers(results),
+    }
+
+
+def leftovers(results: Path) -> list[str]:
+    """Temporary files that nobody will use again."""
+    return sorted(str(path.relative_to(results)) for path in results.rglob(".*.tmp"))
+
+
+# ---- every fault --------------------------------------------------------------------------------
+
+
+class Campaign:
+    """Runs a scenario undisturbed, and then once for every fault."""
+
+    def __init__(self, folder: Path, scenario: Scenario) -> None:
+        self._folder, self._scenario = folder, scenario
+        self._log, self._output = folder / "trained", folder / "output"
+        self.counts: Counter[str] = Counter()
+        self.troubles: list[str] = []
+
+    def run(self, kinds: Sequence[FaultKind], every: int) -> None:
+        """Lets every fault of these kinds happen, at every `every`-th operation."""
+        whole, wanted = self._to_the_end(self._fresh())
+        assert whole.code == 0, self._output.read_text()
+        self.counts["operations"] = len(whole.operations)
+        for kind in kinds:
+            for at in range(0, len(whole.operations), every):
+                operation = whole.operations[at]
+                if kind == "torn" and operation.call != "write":
+                    continue
+                if kind == "full" and operation.call in NEED_NO_ROOM:
+                    continue
+                trouble = self._survives(Fault(kind, at), wanted)
+                self.counts[kind] += 1
+                if trouble:
+                    self.troubles.append(f"{kind} at {at}, {operation}: {trouble}")
+
+    def _fresh(self) -> Path:
+        results = self._folder / "results"
+        shutil.rmtree(results, ignore_errors=True)
+        if self._scenario.start_from is not None:
+            shutil.copytree(self._scenario.start_from, results)
+        self._log.unlink(missing_ok=True)
+        return results
+
+    def _to_the_end(self, results: Path) -> tuple[Outcome, dict[str, Any]]:
+        """Runs the command undisturbed; returns how it ended and what came out."""
+        path = self._folder / "facts.json"
+        path.unlink(missing_ok=True)
+
+        def command_and_facts() -> int:
+            # 在子进程里读表：父进程一旦用过 Polars 的线程池就不能再 fork
+            code = self._scenario.command(results)
+            path.write_text(json.dumps(self._scenario.facts(results) if code == 0 else {}, sort_keys=True))
+            return code
+
+        outcome = run(command_and_facts, results, None, self._output)
+        return outcome, json.loads(path.read_text()) if path.is_file() else {}
+
+    def _survives(self, fault: Fault, wanted: Mapping[str, Any]) -> str:
+        """Lets a fault happen and the command run again; returns what went wrong."""
+        results = self._fresh()
+        code = run(lambda: self._scenario.command(results), results, fault, self._output).code
+        output = self._output.read_text()
+        if fault.kind == "full" and (code != 3 or "Traceback" in output):
+            return f"exit {code}: {output[-600:]}"
+        if fault.kind != "full" and code is not None:
+            return f"was not killed: exit {code}"
+        finished = {path.parent.name for path in results.glob("trials/*/result.json")}
+        before = self._trained()
+        again, facts = self._to_the_end(results)
+        if again.code != 0:
+            return f"the same command again: exit {again.code}: {self._output.read_text()[-600:]}"
+        twice = {key for key, _ in self._trained() - before} & finished
+        if twice:
+            return f"trained again: {twice}"
+        repeated = [count for count in self._trained().values() if count > 1]
+        self.counts["epochs trained twice"] += len(repeated)
+        if len(repeated) > 1 or any(count > 2 for count in repeated):
+            return f"{len(repeated)} epochs were trained more than once"
+        unlike = [name for name in wanted if facts.get(name) != wanted[name]]
+        return ", ".join(f"{name}: {facts.get(name)} instead of {wanted[name]}"[:400] for name in unlike)
+
+    def _trained(self) -> Counter[tuple[str, str]]:
+        lines = self._log.read_text().splitlines() if self._log.is_file() else []
+        return Counter((key, epoch) for key, epoch in (line.split() for line in lines))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the faults; 1 when one was not survived."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fault_study")
+    parser.add_argument("folder", type=Path, help="a scratch folder")
+    parser.add_argument("--scenario", choices=("study", "export"), default="study")
+    parser.add_argument("--kinds", nargs="+", choices=("kill", "torn", "full"), default=["kill", "torn", "full"])
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th operation (default: each)")
+    options = parser.parse_args(arguments)
+    reason = unavailable()
+    if reason:
+        print(reason)
+        return 2
+    folder: Path = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    summarise_data("digits")
+    orchestrator.ablate.run_missing = run_without_ray
+    alexnet_core.training.train = made_training(folder / "trained")
+    orchestrator.figures.differences_figure = drawn_once(folder)
+    scenario = Scenario(ablate, None, study_facts)
+    if options.scenario == "export":
+        recorded = folder / "recorded"
+        assert run(lambda: ablate(recorded), Path("/nowhere"), None, folder / "output").code == 0
+        scenario = Scenario(export, recorded, export_facts)
+    started = time.monotonic()
+    campaign = Campaign(folder, scenario)
+    campaign.run(options.kinds, options.every)
+    print(
+        json.dumps(
+            {**campaign.counts, "not survived": len(campaign.troubles), "seconds": round(time.monotonic() - started, 1)}
+        )
+    )
+    for trouble in campaign.troubles:
+        print(trouble)
+    return int(bool(campaign.troubles))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
