@@ -30,6 +30,7 @@ class Job:
     attempts_used: int = 0
     slot: int | None = None
     stop: str | None = None
+    last_words: str = ""
     reports: list[Event] = field(default_factory=list)
     final: Event | None = None
 
@@ -89,7 +90,8 @@ class Broker:
             await self._finish(job, {"state": job.stop})
             return None
         if job.attempts_used >= ATTEMPTS_PER_TRIAL:
-            message = f"the worker died {job.attempts_used} times in this trial"
+            last = f", the last time with {job.last_words}" if job.last_words else ""
+            message = f"the worker died {job.attempts_used} times in this trial{last}"
             await self._finish(job, {"state": "failed", "message": message})
             return None
         job.attempt += 1
@@ -118,6 +120,8 @@ class Broker:
             return None
         if event["type"] == "epoch":
             job.reports.append(event)
+        elif event["type"] == "log":
+            job.last_words = event["text"].strip().splitlines()[-1]
         await self._publish({**event, "key": key, "attempt": attempt, "slot": job.slot})
         return job.stop
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import cluster, records
+from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
@@ -74,6 +76,7 @@ class StudyRun:
         self._next_event = 0
         self._stop_asked = threading.Event()
         self._ready_slots: set[int] = set()
+        self._deaths = DeathCount()
         self._patience_ends = time.monotonic() + SLOT_PATIENCE_SECONDS
         title = f"{settings.record.folder.name}: {plan.study.question}"
         self.display = Progress(console, title, _dashboard_line(settings.facts))
@@ -188,8 +191,11 @@ class StudyRun:
 
     def _tell_broker_to_close(self) -> None:
         import ray
+        from ray.exceptions import RayError
 
-        ray.get(self._broker.close.remote("interrupted"))
+        # 代理已死也照样停：记录都在磁盘上
+        with suppress(RayError):
+            ray.get(self._broker.close.remote("interrupted"), timeout=STOP_SECONDS / 2)
 
     def _tune(self, tuned: Future[None], searcher: Any, samples: int, concurrent: int) -> None:
         """The body of Tune's thread: its end or its exception goes into `tuned`."""
@@ -243,9 +249,19 @@ class StudyRun:
         for event in events:
             if event["type"] == "ready":
                 self._ready_slots.add(event["slot"])
+            elif event["type"] == "died":
+                self._note_death(event)
             else:
                 self.recorder.handle(event)
         self._name_unplaced_slots()
+
+    def _note_death(self, event: Mapping[str, Any]) -> None:
+        if self._deaths.too_many(event["slot"], time.monotonic()):
+            raise LabError(
+                f"slot {event['slot']} died {DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, last of: "
+                f"{event['message']}; finished trials are on record, mend it and run the same command again",
+                exit_code=3,
+            )
 
     def _name_unplaced_slots(self) -> None:
         if len(self._ready_slots) == self._settings.slot_plan.slots or time.monotonic() < self._patience_ends:

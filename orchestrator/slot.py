@@ -76,6 +76,7 @@ class Slots:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
+        from orchestrator.deaths import death_notice
         from orchestrator.worker import slot_loop
 
         plan = self._plan
@@ -97,6 +98,7 @@ class Slots:
                 name=f"{self._study}-slot-{slot}" + (f"-renewed-{renewals}" if renewals else ""),
                 storage_path=str(self._storage),
                 failure_config=FailureConfig(max_failures=-1),
+                callbacks=[death_notice(slot)],
                 worker_runtime_env={"env_vars": self._worker_environment} if self._worker_environment else None,
             ),
         )
