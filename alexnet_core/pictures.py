@@ -9,17 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from alexnet_core import kernels
 from alexnet_core.alexnet import AlexNet
 from alexnet_core.augmentation import centre_views
 from alexnet_core.datasets import Split
 from alexnet_core.errors import CoreError
 from alexnet_core.evaluation import EVALUATION_BATCH
 from alexnet_core.exported import LoadedModel
+from alexnet_core.kernels import GAP, enlarged, side_by_side, tile_grid
 from alexnet_core.loader import ImageLoader
 from alexnet_core.precision import autocast
 from alexnet_core.specification import Convolution
 
-_GAP = 2
 _LARGEST_TILE = 96
 
 
@@ -38,35 +39,8 @@ def kernels_picture(network: AlexNet, columns: int = 6) -> Image.Image:
     first = network.spec.layers[0]
     if not isinstance(first, Convolution) or network.spec.channels not in (1, 3):
         raise CoreError(f"{network.spec.name} has no convolution over colours as its first layer")
-    panels = []
-    for _, module in network.get_submodule(first.name).named_children():
-        weight = module.get_parameter("weight").detach().float().cpu()
-        low, high = weight.amin((1, 2, 3), keepdim=True), weight.amax((1, 2, 3), keepdim=True)
-        levels = 255.0 * (weight - low) / (high - low).clamp_min(1e-12)
-        tiles = levels.round().byte().permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
-        panels.append(_grid([_enlarged(tile, first.kernel * max(3, 32 // first.kernel)) for tile in tiles], columns))
-    return Image.fromarray(_beside(panels, 8 * _GAP))
-
-
-def _enlarged(tile: np.ndarray, size: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(tile).resize((size, size), Image.Resampling.NEAREST))
-
-
-def _grid(tiles: list[np.ndarray], columns: int) -> np.ndarray:
-    """White paper with tiles of one size on it, row by row."""
-    size, rows = tiles[0].shape[0], -(-len(tiles) // columns)
-    step = size + _GAP
-    paper = np.full((rows * step + _GAP, min(columns, len(tiles)) * step + _GAP, 3), 255, dtype=np.uint8)
-    for number, tile in enumerate(tiles):
-        top, left = _GAP + (number // columns) * step, _GAP + (number % columns) * step
-        paper[top : top + size, left : left + size] = tile
-    return paper
-
-
-def _beside(panels: list[np.ndarray], gap: int) -> np.ndarray:
-    white = np.full((panels[0].shape[0], gap, 3), 255, dtype=np.uint8)
-    parts = [part for panel in panels for part in (panel, white)]
-    return np.concatenate(parts[:-1], axis=1)
+    towers = [module.get_parameter("weight") for _, module in network.get_submodule(first.name).named_children()]
+    return kernels.kernels_picture([weight.detach().float().cpu().numpy() for weight in towers], columns)
 
 
 @dataclass(frozen=True)
@@ -132,11 +106,11 @@ def neighbours_picture(found: Neighbours, test: Split, train: Split) -> Image.Im
         ascending = np.sort(np.unique(numbers))
         out = np.empty((len(ascending), *split.images.shape[1:]), dtype=np.uint8)
         split.gather(ascending, out)
-        return [_enlarged(out[np.searchsorted(ascending, number)], side) for number in numbers]
+        return [enlarged(out[np.searchsorted(ascending, number)], side) for number in numbers]
 
-    queries = _grid(tiles(test, found.queries), 1)
-    nearest = _grid(tiles(train, found.nearest.reshape(-1)), found.nearest.shape[1])
-    return Image.fromarray(_beside([queries, nearest], 8 * _GAP))
+    queries = tile_grid(tiles(test, found.queries), 1)
+    nearest = tile_grid(tiles(train, found.nearest.reshape(-1)), found.nearest.shape[1])
+    return Image.fromarray(side_by_side([queries, nearest], 8 * GAP))
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

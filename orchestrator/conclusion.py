@@ -13,10 +13,11 @@ from rich.console import Console
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.plan import Plan, add_look
-from orchestrator.report import write_answer
+from orchestrator.reporting.files import PAGE, write_report
+from orchestrator.reporting.material import Material, gather
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.sweep import plan_point
-from orchestrator.tables import update_tables
+from orchestrator.tables import Tables, update_tables
 from orchestrator.verdict import verdict_outlook
 
 
@@ -34,15 +35,30 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
         The answer.
     """
     tables = update_tables(results)
-    judged = answer(plan.study, plan.recipe, content, tables.trials, _own_points(plan, tables.members, folder.name))
-    add_look(folder, dict(content), judged.seeds)
+    material = judged_material(plan, content, folder, results, tables)
+    judged = material.answer
     console.print(answer_table(judged, console.width))
     for note in judged.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    written = write_answer(folder, judged)
-    what = "written" if written else "unchanged"
-    console.print(f"report: {folder / 'report.md'} ({what})", markup=False, highlight=False, soft_wrap=True)
+    what = "written" if write_report(folder, material) else "unchanged"
+    console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
     return judged
+
+
+def judged_material(plan: Plan, content: Mapping[str, Any], folder: Path, results: Path, tables: Tables) -> Material:
+    """Judges a study from the tables and collects what its report is made of; the look is written down.
+
+    Args:
+        plan: The plan.
+        content: What `plan.json` says.
+        folder: The study's folder.
+        results: The results folder.
+        tables: The tables.
+    """
+    points = _own_points(plan, tables.members, folder.name)
+    judged = answer(plan.study, plan.recipe, content, tables.trials, points)
+    content = add_look(folder, dict(content), judged.seeds)
+    return gather(judged, content, folder, results, tables, points)
 
 
 def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:

@@ -127,8 +127,8 @@ def _show_study(results: Path, name: str, console: Console) -> None:
     if sweep:
         points = ended_trials(results, [row["key"] for row in sweep])
         console.print(f"sweep: {len(points)} of {len(sweep)} asked points ended", markup=False)
-    if (folder / "report.md").is_file():
-        console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
+    if (folder / "report.html").is_file():
+        console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
 def _study_table(

@@ -16,12 +16,12 @@ from rich.console import Console
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.report import write_answer
-from orchestrator.reporting.markdown import answer_markdown
+from orchestrator.reporting.files import write_report
 from orchestrator.reporting.terminal import WORD_STYLES, answer_table
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.verdict import verdict_outlook
 from search_spaces.study import Study, load_study
+from tests.made_reports import make_material, markdown
 
 STUDY = load_study("lrn")
 RECIPE = STUDY.recipes["digits"]
@@ -163,14 +163,14 @@ def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
     ]
     found = answer(STUDY, RECIPE, plan(8), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS))
     assert [point.validation_error for point in found.sweep] == sorted(point.validation_error for point in found.sweep)  # type: ignore[type-var]
-    assert "This is not a verdict" in answer_markdown(found)
+    assert "This is not a verdict" in markdown(found)
     assert any(note.startswith("Best of 2 sweep points") and "Not a verdict" in note for note in found.notes)
 
 
 def test_markdown_escapes_every_name() -> None:
     wild = STUDY.arms[1].model_copy(update={"title": "<script>alert(1)</script> | `x` *y*"})
     study = Study.model_construct(**{**dict(STUDY), "arms": (STUDY.arms[0], wild, STUDY.arms[2])})
-    text = answer_markdown(answer(study, RECIPE, plan(8), trials(GOOD), NO_SWEEP))
+    text = markdown(answer(study, RECIPE, plan(8), trials(GOOD), NO_SWEEP))
     assert "<script>" not in text
     row = next(line for line in text.splitlines() if "script" in line)
     assert row.replace("\\|", "").count("|") == 10
@@ -212,7 +212,7 @@ def test_names_are_never_read_as_the_terminals_markup() -> None:
 
 
 def test_equivalent_and_inconclusive_never_share_a_colour() -> None:
-    from orchestrator.figures import COLOURS, UNTESTED_COLOUR
+    from orchestrator.figures.style import COLOURS, UNTESTED_COLOUR
 
     assert len({COLOURS["equivalent"], COLOURS["inconclusive"], COLOURS["supports"], UNTESTED_COLOUR}) == 4
     assert WORD_STYLES["equivalent"] != WORD_STYLES["inconclusive"]
@@ -232,28 +232,29 @@ def test_reports_and_figures_are_written_for_whatever_there_is(
     tmp_path: Path, errors: dict[str, list[int | str | None]]
 ) -> None:
     found = judged(errors)
-    assert {path.name for path in write_answer(tmp_path, found)} == {
-        "answer.json",
-        "report.md",
-        "differences.png",
-        "differences.svg",
+    material = make_material(found)
+    written = {str(path.relative_to(tmp_path)) for path in write_report(tmp_path, material)}
+    assert {"answer.json", "provenance.json", "report.html", "report.md", "tables/verdicts.tex"} <= written
+    assert {f"{name}.{kind}" for name in ("differences", "seeds") for kind in ("png", "svg")} <= {
+        path.removeprefix("figures/") for path in written
     }
-    assert Image.open(BytesIO((tmp_path / "differences.png").read_bytes())).size[0] > 800
-    ElementTree.fromstring((tmp_path / "differences.svg").read_text())
+    assert Image.open(BytesIO((tmp_path / "figures/differences.png").read_bytes())).size[0] > 800
+    for path in tmp_path.glob("figures/*.svg"):
+        ElementTree.fromstring(path.read_text())
     assert Answer.model_validate_json((tmp_path / "answer.json").read_bytes()) == found
-    assert write_answer(tmp_path, found) == []
-    (tmp_path / "differences.svg").unlink()
-    assert write_answer(tmp_path, found)
+    assert write_report(tmp_path, material) == []
+    (tmp_path / "figures/differences.svg").unlink()
+    assert write_report(tmp_path, material)
 
 
 def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
-    found = judged(GOOD)
-    write_answer(tmp_path, found)
+    write_report(tmp_path, make_material(judged(GOOD)))
     program = (
         "import sys; from pathlib import Path; from orchestrator.findings import Answer; "
-        "from orchestrator.report import write_answer; folder = Path(sys.argv[1]); "
+        "from orchestrator.reporting.files import write_report; from tests.made_reports import make_material; "
+        "folder = Path(sys.argv[1]); "
         "answer = Answer.model_validate_json((folder / 'answer.json').read_bytes()); "
-        "assert write_answer(folder, answer) == []; "
+        "assert write_report(folder, make_material(answer)) == []; "
         "print([name for name in ('matplotlib', 'ray', 'torch', 'scipy.stats') if name in sys.modules])"
     )
     done = subprocess.run(

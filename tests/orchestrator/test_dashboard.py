@@ -94,5 +94,5 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
 
 def _assert_answered(lab: Lab) -> None:
     folder: Path = lab.results / "studies" / "lrn"
-    for name in ("plan.json", "members.jsonl", "answer.json", "report.md", "differences.png", "differences.svg"):
+    for name in ("plan.json", "members.jsonl", "answer.json", "report.md", "report.html", "figures/differences.svg"):
         assert (folder / name).stat().st_size > 0, name

@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.reporting.markdown import answer_markdown
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import load_study
+from tests.made_reports import markdown
 
 
 def judged(name: str, errors: dict[str, list[tuple[int, int | None]]]) -> Answer:
@@ -61,7 +61,7 @@ def test_the_gap_is_validation_minus_training_error_and_its_claim_has_only_a_dir
     assert without.word == "supports"
     assert without.claimed_points is None
     assert found.split_error is None
-    text = answer_markdown(found)
+    text = markdown(found)
     assert "gap between validation and training error %" in text
     assert "centre crop, no dropout, no noise" in text
     assert "standard error" not in text
@@ -88,4 +88,4 @@ def test_trials_from_before_the_metric_was_measured_do_not_enter() -> None:
     )
     assert found.arms[0].n == 0
     assert found.arms[1].word == "no verdict: fewer than 3 seeds"
-    assert "8 finished trials ran before the top-1 training error was measured" in answer_markdown(found)
+    assert "8 finished trials ran before the top-1 training error was measured" in markdown(found)

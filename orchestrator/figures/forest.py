@@ -1,63 +1,66 @@
-"""The figure of an answer: differences with their intervals, every seed as a point, the paper's number beside them."""
+"""The forest plot: differences with their intervals, every seed as a point, the paper's number beside them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from io import BytesIO
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from orchestrator.figures.style import (
+    COLOURS,
+    INK,
+    MARGIN_COLOUR,
+    MUTED,
+    SURFACE,
+    UNTESTED_COLOUR,
+    Picture,
+    drawing,
+    picture,
+    rooms,
+    short,
+)
 from orchestrator.findings import Answer, ArmAnswer
 
-# 色盲可分的 Okabe-Ito 色；“等效”与“无结论”永不同色
-COLOURS = {
-    "supports": "#00795A",
-    "contradicts": "#C04A00",
-    "higher": "#9A6A00",
-    "lower": "#9A6A00",
-    "equivalent": "#0072B2",
-    "inconclusive": "#7A3E9D",
-}
-UNTESTED_COLOUR = "#8A8A8A"
-PAPER_COLOUR = "#111111"
-MARGIN_COLOUR = "#DCE9F5"
+NAME = "differences"
 SEED_OFFSET, SEED_STEP, SEED_ROOM = 0.17, 0.085, 0.34
 WORD_WIDTH = 32
 
 
-def differences_figure(answer: Answer) -> tuple[bytes, bytes]:
+def differences_figure(answer: Answer) -> Picture:
     """Draws the forest plot.
 
     Args:
         answer: The answer.
-
-    Returns:
-        The figure as PNG and as SVG.
     """
     arms = [arm for arm in answer.arms if not arm.is_baseline]
-    with matplotlib.rc_context({"svg.hashsalt": "answer", "font.size": 11, "svg.fonttype": "path"}):
-        figure = Figure(figsize=(10.0, 2.1 + 0.95 * len(arms)), layout="constrained", facecolor="white")
+    with drawing(NAME, 1.7 + rooms(len(arms), 0.82, 0.62) * len(arms)) as figure:
         axes = figure.subplots()
         axes.axvspan(-answer.margin, answer.margin, color=MARGIN_COLOUR, linewidth=0, zorder=0)
-        axes.axvline(0.0, color="#333333", linewidth=1.0, zorder=1)
+        axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
         for place, arm in enumerate(reversed(arms)):
             _draw_arm(axes, arm, place)
         _decorate(axes, answer, arms)
-        figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=4, frameon=False, fontsize=10)
-        return _saved(figure, "png"), _saved(figure, "svg")
+        figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=4, fontsize=9.5)
+        return picture(figure, NAME, f"Differences to {_baseline(answer)}", differences_in_words(answer))
+
+
+def differences_in_words(answer: Answer) -> str:
+    """Says what the forest plot shows."""
+    parts = [
+        f"{arm.name} {arm.difference:+.2f} points ({arm.word})"
+        for arm in answer.arms
+        if not arm.is_baseline and arm.difference is not None
+    ]
+    return f"Differences to the baseline with intervals: {'; '.join(parts) or 'none yet'}"
 
 
 def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
     colour = COLOURS.get(arm.word, UNTESTED_COLOUR)
     _draw_seeds(axes, list(arm.differences.values()), place, colour)
     if arm.claimed_points is not None:
-        axes.plot(
-            arm.claimed_points, place, "D", markersize=9, markerfacecolor="none", color=PAPER_COLOUR, mew=1.8, zorder=4
-        )
+        axes.plot(arm.claimed_points, place, "D", markersize=9, markerfacecolor="none", color=INK, mew=1.8, zorder=4)
     if arm.difference is not None:
         if arm.interval is not None:
             axes.errorbar(
@@ -69,7 +72,7 @@ def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
                 linewidth=2.4,
                 zorder=3,
             )
-        filled = colour if arm.interval is not None else "white"
+        filled = colour if arm.interval is not None else SURFACE
         axes.plot(arm.difference, place, "o", markersize=9, color=colour, markerfacecolor=filled, mew=1.8, zorder=5)
     _write_verdict(axes, arm, place, colour)
 
@@ -82,7 +85,7 @@ def _draw_seeds(axes: Axes, values: list[float], place: int, colour: str) -> Non
     for value in values:
         low = place - SEED_OFFSET - step * stacked[round(value, 6)]
         stacked[round(value, 6)] += 1
-        axes.plot(value, low, "o", markersize=4.2, color=colour, alpha=0.7, mew=0, zorder=2)
+        axes.plot(value, low, "o", markersize=4, color=colour, alpha=0.7, mew=0, zorder=2)
 
 
 def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:
@@ -91,52 +94,37 @@ def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:
     numbers = "" if arm.difference is None else f"{arm.difference:+.2f}"
     if arm.interval is not None:
         numbers += f"  ({arm.interval[0]:+.2f}, {arm.interval[1]:+.2f})  at {arm.interval_level:.4g} %"
-    word = arm.word if len(arm.word) <= WORD_WIDTH else arm.word[: WORD_WIDTH - 1] + "…"
-    axes.text(1.02, place + 0.10, word, transform=side, color=colour, fontweight="bold", va="center")
-    axes.text(1.02, place - 0.12, numbers, transform=side, color="#333333", fontsize=10, va="center")
+    axes.text(
+        1.02, place + 0.10, short(arm.word, WORD_WIDTH), transform=side, color=colour, fontweight="bold", va="center"
+    )
+    axes.text(1.02, place - 0.12, numbers, transform=side, color=MUTED, fontsize=10, va="center")
 
 
 def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
-    axes.set_yticks(range(len(arms)), [f"{_short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
+    axes.set_yticks(range(len(arms)), [f"{short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
     axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
     seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
-    # 名字里的 $ 不是公式
-    axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=13, parse_math=False)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=12)
+    axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#E6E6E6", zorder=0)
-    axes.set_axisbelow(True)
+    axes.grid(visible=False, axis="y")
 
 
 def _baseline(answer: Answer) -> str:
     return next(arm.name for arm in answer.arms if arm.is_baseline)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= WORD_WIDTH else name[: WORD_WIDTH - 1] + "…"
-
-
 def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
-    grey = "#555555"
+    grey = MUTED
     handles: list[Line2D | Patch] = [
         Patch(color=MARGIN_COLOUR, label=f"margin ±{answer.margin:g}"),
         Line2D([], [], color=grey, marker="o", markersize=8, linewidth=2.4, label="mean, interval"),
-        Line2D([], [], color=grey, marker="o", markersize=4.2, linewidth=0, alpha=0.7, label="one seed"),
+        Line2D([], [], color=grey, marker="o", markersize=4, linewidth=0, alpha=0.7, label="one seed"),
     ]
     if any(arm.claimed_points is not None for arm in arms):
         handles.append(
-            Line2D(
-                [], [], color=PAPER_COLOUR, marker="D", markersize=8, linewidth=0, mfc="none", mew=1.8, label="paper"
-            )
+            Line2D([], [], color=INK, marker="D", markersize=8, linewidth=0, mfc="none", mew=1.8, label="paper")
         )
     return handles
-
-
-def _saved(figure: Figure, kind: str) -> bytes:
-    buffer = BytesIO()
-    metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    return buffer.getvalue()

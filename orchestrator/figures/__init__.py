@@ -1,0 +1,1 @@
+"""The figures of a report, each a pure function from an answer's data to a picture."""

@@ -1,0 +1,31 @@
+"""All figures of a report."""
+
+from __future__ import annotations
+
+from orchestrator.figures.costs import costs_figure
+from orchestrator.figures.curves import curves_figure
+from orchestrator.figures.forest import differences_figure
+from orchestrator.figures.seeds import seeds_figure
+from orchestrator.figures.slices import slices_figure
+from orchestrator.figures.style import Picture
+from orchestrator.reporting.material import Material
+
+
+def gallery(material: Material) -> tuple[Picture, ...]:
+    """Draws the figures for which there is something to show."""
+    drawn = (
+        differences_figure(material.answer),
+        seeds_figure(material.answer),
+        curves_figure(material.answer, material.curves),
+        costs_figure(material.answer),
+        slices_figure(material.points),
+        _kernels(material.kernels),
+    )
+    return tuple(picture for picture in drawn if picture is not None)
+
+
+def _kernels(png: bytes | None) -> Picture | None:
+    if png is None:
+        return None
+    alt = "The kernels of the first convolution, those of the two towers side by side"
+    return Picture("kernels", "First layer", alt, png)

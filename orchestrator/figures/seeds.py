@@ -1,0 +1,35 @@
+"""Every seed of every arm as a point, with the arm's mean and standard deviation."""
+
+from __future__ import annotations
+
+from orchestrator.figures.style import COLOURS, INK, MUTED, UNTESTED_COLOUR, Picture, drawing, picture, rooms, short
+from orchestrator.findings import Answer
+
+NAME = "seeds"
+
+
+def seeds_figure(answer: Answer) -> Picture:
+    """Draws the primary metric of every seed in percent, an arm per row.
+
+    Args:
+        answer: The answer.
+    """
+    arms = list(reversed(answer.arms))
+    with drawing(NAME, 1.2 + rooms(len(arms), 0.5, 0.36) * len(arms)) as figure:
+        axes = figure.subplots()
+        for place, arm in enumerate(arms):
+            colour = INK if arm.is_baseline else COLOURS.get(arm.word, UNTESTED_COLOUR)
+            values = list(arm.errors.values())
+            # 点按种子上下错开，同一种子在各行同一高度
+            heights = [place + 0.26 - 0.52 * (int(seed) % 8) / 7 for seed in arm.errors]
+            axes.plot(values, heights, "o", markersize=4, color=colour, alpha=0.65, mew=0)
+            if arm.mean is not None:
+                axes.errorbar(arm.mean, place, xerr=arm.sd, fmt="|", markersize=15, color=colour, capsize=4, mew=2)
+        axes.set_yticks(range(len(arms)), [short(arm.name) for arm in arms])
+        axes.set_ylim(-0.6, len(arms) - 0.4)
+        axes.set_xlabel(f"{answer.metric}, percent; bar: mean ± standard deviation over seeds", color=MUTED)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        means = "; ".join(f"{arm.name} {arm.mean:.2f} %" for arm in answer.arms if arm.mean is not None)
+        return picture(figure, NAME, "Every seed", f"The {answer.metric} of every seed. Means: {means or 'none yet'}")

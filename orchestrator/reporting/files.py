@@ -1,0 +1,96 @@
+"""The files of a report: which there are, and writing them when something changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.records import write_atomically
+from orchestrator.reporting import text_tables
+from orchestrator.reporting.frames import answer_frames
+from orchestrator.reporting.latex import latex_table
+from orchestrator.reporting.material import Material
+
+if TYPE_CHECKING:
+    from orchestrator.figures.style import Picture
+
+ANSWER, PROVENANCE, PAGE, TEXT = "answer.json", "provenance.json", "report.html", "report.md"
+
+
+def write_report(folder: Path, material: Material, *, always: bool = False) -> list[Path]:
+    """Writes the report of a study, if its answer or its records changed or one of its files is missing.
+
+    Args:
+        folder: Where to.
+        material: What it is made of.
+        always: Write it anew even when nothing changed.
+
+    Returns:
+        The files written; none when everything is as it was.
+    """
+    if not always and _is_current(folder, material):
+        return []
+    # matplotlib 要 1.5 秒，只有变了才加载
+    from orchestrator.figures.gallery import gallery
+
+    pictures = gallery(material)
+    files = {**figure_files(pictures), **report_files(material, pictures), **data_files(material)}
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _is_current(folder: Path, material: Material) -> bool:
+    data = data_files(material)
+    names = (PAGE, TEXT, "figures/differences.svg", "tables/verdicts.csv")
+    if not all((folder / name).is_file() for name in (*names, *data)):
+        return False
+    return all((folder / name).read_bytes() == content for name, content in data.items())
+
+
+def data_files(material: Material) -> dict[str, bytes]:
+    """Returns the answer and its provenance; `answer.json` is the last: where it is, the rest is complete."""
+    return {PROVENANCE: _json(material.provenance.model_dump(mode="json")), ANSWER: answer_json(material)}
+
+
+def answer_json(material: Material) -> bytes:
+    """Returns the content of `answer.json`."""
+    return _json(material.answer.model_dump(mode="json"))
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, indent=1, sort_keys=True).encode()
+
+
+def figure_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
+    """Returns the figures as PNG, and as SVG where they are drawn in lines."""
+    files = {f"figures/{picture.name}.png": picture.png for picture in pictures}
+    return files | {f"figures/{picture.name}.svg": picture.svg for picture in pictures if picture.svg}
+
+
+def report_files(material: Material, pictures: Sequence[Picture]) -> dict[str, bytes]:
+    """Returns page, Markdown, and the tables as LaTeX, CSV and Parquet, by path inside the study's folder."""
+    from orchestrator.reporting.markdown import study_markdown
+    from orchestrator.reporting.page import study_page
+    from orchestrator.reporting.story import story
+
+    answer = material.answer
+    sections = story(material, pictures)
+    files = {
+        PAGE: study_page(answer, sections).encode(),
+        TEXT: study_markdown(answer, sections).encode(),
+    }
+    tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
+    tables += [text_tables.sweep_table(answer)] if answer.sweep else []
+    for table in tables:
+        label = f"{answer.study}-{answer.dataset}-{table.name}"
+        files[f"tables/{table.name}.tex"] = latex_table(table, label).encode()
+    for name, frame in answer_frames(material).items():
+        buffer = BytesIO()
+        frame.write_parquet(buffer)
+        files[f"tables/{name}.csv"] = frame.write_csv().encode()
+        files[f"tables/{name}.parquet"] = buffer.getvalue()
+    return files

@@ -1,0 +1,96 @@
+"""The tables of an answer as Polars frames, for other programs: numbers, not text."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from orchestrator.findings import ArmAnswer
+from orchestrator.reporting.material import Material
+
+_VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
+    "arm": pl.String,
+    "title": pl.String,
+    "is_baseline": pl.Boolean,
+    "n": pl.Int64,
+    "mean": pl.Float64,
+    "sd": pl.Float64,
+    "difference": pl.Float64,
+    "difference_sd": pl.Float64,
+    "interval_low": pl.Float64,
+    "interval_high": pl.Float64,
+    "interval_level": pl.Float64,
+    "p": pl.Float64,
+    "adjusted_p": pl.Float64,
+    "sign_flip_p": pl.Float64,
+    "claimed_points": pl.Float64,
+    "word": pl.String,
+    "correlation": pl.Float64,
+    "diverged": pl.Int64,
+    "failed": pl.Int64,
+    "seconds": pl.Float64,
+    "seconds_ratio": pl.Float64,
+    "memory_mb": pl.Float64,
+    "memory_ratio": pl.Float64,
+    "parameters": pl.Int64,
+    "multiply_adds": pl.Int64,
+}
+
+
+def answer_frames(material: Material) -> dict[str, pl.DataFrame]:
+    """Returns the frames by name: verdicts, seeds, curves, trials, and sweep where there is one.
+
+    Errors are percent and differences percentage points.
+    """
+    frames = {
+        "verdicts": pl.DataFrame([_verdict_row(arm) for arm in material.answer.arms], schema=_VERDICT_COLUMNS),
+        "seeds": _seeds(material),
+        "curves": _curves(material.curves),
+        "trials": _trials(material),
+    }
+    return {**frames, "sweep": material.points} if material.points.height else frames
+
+
+def _verdict_row(arm: ArmAnswer) -> dict[str, object]:
+    low, high = arm.interval or (None, None)
+    facts = {
+        "arm": arm.name,
+        "interval_low": low,
+        "interval_high": high,
+        "seconds_ratio": arm.costs.seconds_per_epoch.ratio,
+        "memory_mb": arm.costs.memory_mb.mean,
+        "memory_ratio": arm.costs.memory_mb.ratio,
+        "parameters": arm.costs.parameters,
+        "multiply_adds": arm.costs.multiply_adds,
+    }
+    return {name: facts[name] if name in facts else getattr(arm, name) for name in _VERDICT_COLUMNS}
+
+
+def _seeds(material: Material) -> pl.DataFrame:
+    rows = [
+        {"arm": arm.name, "seed": int(seed), "error": error, "difference": arm.differences.get(seed)}
+        for arm in material.answer.arms
+        for seed, error in arm.errors.items()
+    ]
+    return pl.DataFrame(
+        rows, schema={"arm": pl.String, "seed": pl.Int64, "error": pl.Float64, "difference": pl.Float64}
+    )
+
+
+def _curves(epochs: pl.DataFrame) -> pl.DataFrame:
+    """Mean and standard deviation over seeds; single runs are in `epochs.parquet`."""
+    return (
+        epochs.group_by("arm", "epoch")
+        .agg(
+            pl.len().alias("seeds"),
+            pl.col("train_error").mean(),
+            pl.col("validation_error").mean(),
+            pl.col("validation_error").std().alias("validation_sd"),
+        )
+        .sort("arm", "epoch")
+    )
+
+
+def _trials(material: Material) -> pl.DataFrame:
+    rows = [record.model_dump() for record in material.provenance.records]
+    names = ("arm", "seed", "phase", "key", "state", "message", "sha256")
+    return pl.DataFrame(rows, schema={name: pl.Int64 if name == "seed" else pl.String for name in names})

@@ -1,0 +1,91 @@
+"""The report as one HTML page: no script, no request, light and dark, for screens of any width and for paper."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from orchestrator.figures.style import COLOURS, ROLES, Picture
+from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.reporting import cells
+from orchestrator.reporting.story import Section
+from orchestrator.reporting.text_tables import TextTable
+
+_TEMPLATES = "templates"
+_NUMERIC = re.compile(r"^[-+<]? ?[0-9][0-9.,+\-%() ±e<]*(to [0-9., ]+.*)?$")
+
+
+def study_page(answer: Answer, sections: Sequence[Section]) -> str:
+    """Returns a study's page; every name is escaped.
+
+    Args:
+        answer: The answer.
+        sections: Its story.
+    """
+    template = _environment().get_template("study.html.jinja")
+    return template.render(title=f"{answer.study} on {answer.dataset}", answer=answer, sections=sections)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("orchestrator.reporting", _TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (resources.files("orchestrator.reporting") / _TEMPLATES / "style.css").read_text()
+    environment.globals.update(
+        style=Markup(style),
+        known_words=tuple(COLOURS),
+        numeric_columns=numeric_columns,
+        inline_svg=inline_svg,
+        data_uri=data_uri,
+        points=cells.points,
+        bounds=cells.bounds,
+        level=cells.level,
+        rest_of=rest_of,
+    )
+    return environment
+
+
+def rest_of(arm: ArmAnswer) -> str:
+    """Returns the arm's sentence after its word, which is shown in its colour."""
+    return arm.sentence.removeprefix(arm.word)
+
+
+def numeric_columns(table: TextTable) -> set[int]:
+    """Returns the places of columns whose cells are all numbers, which are set flush right."""
+    return {
+        place
+        for place in range(1, len(table.headings))
+        if any(row[place] for row in table.rows)
+        and all(not row[place] or _NUMERIC.match(row[place]) for row in table.rows)
+    }
+
+
+def data_uri(picture: Picture) -> str:
+    """Returns the picture's pixels as the address of an image."""
+    return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
+
+
+def inline_svg(picture: Picture) -> Markup:
+    """Returns an SVG to stand in a page: named, with ids of its own, in the page's light and dark colours."""
+    text = picture.svg.decode()
+    text = text[text.index("<svg") :]
+    # 图自带的 <style> 会管到整页
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    # 同一页上几张图的 id 不可相撞
+    text = re.sub(r'\b(id="|xlink:href="#|href="#|url\(#)', rf"\g<1>{picture.name}-", text)
+    for colour, role in ROLES.items():
+        text = text.replace(colour, f"var(--{role})")
+    text = re.sub(r'(<svg [^>]*?)\swidth="[^"]*" height="[^"]*"', r"\1", text, count=1)
+    label = escape(picture.alt)
+    return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1))

@@ -1,0 +1,79 @@
+"""The story of a report: its sections in order, told alike by the page and by Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from orchestrator.reporting import text_tables
+from orchestrator.reporting.material import Material
+from orchestrator.reporting.text_tables import TextTable
+
+if TYPE_CHECKING:
+    from orchestrator.figures.style import Picture
+
+
+class Section(NamedTuple):
+    """A part of a report.
+
+    Attributes:
+        title: Its heading.
+        lead: A sentence before the rest.
+        pictures: Its figures.
+        tables: Its tables.
+        notes: Remarks below.
+        folded: Tables so long that the page shows them on demand.
+    """
+
+    title: str
+    lead: str = ""
+    pictures: Sequence[Picture] = ()
+    tables: Sequence[TextTable] = ()
+    notes: Sequence[str] = ()
+    folded: Sequence[TextTable] = ()
+
+
+def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
+    """Returns the sections of a study's report.
+
+    Args:
+        material: What the report is made of.
+        pictures: Its figures; each goes to the section that speaks of it.
+    """
+    answer, source = material.answer, material.provenance
+
+    def drawn(*names: str) -> list[Picture]:
+        return [picture for name in names for picture in pictures if picture.name == name]
+
+    sections = [
+        Section("Verdicts", "", drawn("differences"), [text_tables.verdict_table(answer)], answer.notes),
+        Section("Arms", "", (), [text_tables.arm_table(answer)]),
+        Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),
+        Section(
+            "Learning curves",
+            "Solid: validation error after each epoch, mean ± one standard deviation over seeds, thin lines single "
+            "runs. Dashed: running training error, augmented images and dropout on. Black: the baseline.",
+            drawn("curves"),
+        ),
+        Section("What the arms cost", text_tables.cost_lead(answer), drawn("costs"), [text_tables.cost_table(answer)]),
+        Section("Sweep", text_tables.sweep_lead(answer), drawn("slices"), [text_tables.sweep_table(answer)])
+        if answer.sweep
+        else Section("Sweep"),
+        Section(
+            "First layer",
+            "The kernels of the first convolution, the towers side by side, each stretched to its own range; the "
+            "baseline's seed of median validation error.",
+            drawn("kernels"),
+        ),
+        Section(
+            "Where this comes from",
+            "",
+            tables=[
+                text_tables.provenance_table(source),
+                *([text_tables.lost_table(source)] if source.lost else []),
+            ],
+            notes=[] if source.lost else ["No trial failed, diverged or was stopped."],
+            folded=[text_tables.record_table(source)],
+        ),
+    ]
+    return tuple(section for section in sections if section.pictures or section.tables or section.folded)

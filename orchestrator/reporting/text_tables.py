@@ -1,0 +1,217 @@
+"""The tables of a report as text: the same cells for Markdown, LaTeX and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from orchestrator.findings import Answer, ArmAnswer, Measured
+from orchestrator.remarks import shown_value, top5_says_something
+from orchestrator.reporting import cells
+from orchestrator.reporting.provenance import Provenance
+
+MOST_RECORDS_SHOWN = 400
+
+
+class TextTable(NamedTuple):
+    """A table as text; the first cell of each row names the row.
+
+    Attributes:
+        name: Of its files.
+        caption: What it says.
+        headings: One per column.
+        rows: Cells.
+        words: The verdict of each row, for its colour; empty where rows have none.
+    """
+
+    name: str
+    caption: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: Sequence[str] = ()
+
+
+def verdict_table(answer: Answer) -> TextTable:
+    """Returns the verdicts: error, difference with interval, p, the paper's number, word, seeds needed."""
+    headings = (
+        "arm",
+        "n",
+        f"{answer.metric} %, mean ± sd",
+        "difference, points",
+        "interval",
+        "level",
+        "adjusted p",
+        "sign-flip p (floor)",
+        "paper",
+        "verdict",
+        "seeds needed",
+    )
+    caption = f"Verdicts on {answer.dataset}: differences are arm minus baseline in percentage points"
+    rows = [_verdict_cells(arm) for arm in answer.arms]
+    return TextTable("verdicts", caption, headings, rows, [arm.word for arm in answer.arms])
+
+
+def _verdict_cells(arm: ArmAnswer) -> list[str]:
+    return [
+        arm.name,
+        str(arm.n),
+        cells.error(arm),
+        cells.points(arm.difference),
+        cells.bounds(arm.interval),
+        cells.level(arm),
+        cells.p_value(arm.adjusted_p),
+        cells.flips(arm),
+        cells.points(arm.claimed_points, 1),
+        arm.sentence,
+        cells.needed(arm),
+    ]
+
+
+def arm_table(answer: Answer) -> TextTable:
+    """Returns what the arms are, and what is shown of them without a word."""
+    headings = (
+        "arm",
+        "what it is",
+        "p, unadjusted",
+        "top-5 difference (95 %)",
+        "paper, top-5",
+        "correlation with baseline",
+        "diverged",
+        "failed",
+        "seconds per trial",
+    )
+    rows = [_arm_cells(arm, answer.classes) for arm in answer.arms]
+    return TextTable("arms", "The arms, and the correlation that pairing by seed achieved", headings, rows)
+
+
+def _arm_cells(arm: ArmAnswer, classes: int | None) -> list[str]:
+    top5 = cells.points(arm.top5_difference)
+    if arm.top5_interval is not None:
+        top5 += f" ({cells.bounds(arm.top5_interval)})"
+    if top5 and not top5_says_something(classes):
+        top5 += ", says nothing here"
+    return [
+        arm.name,
+        arm.title,
+        cells.p_value(arm.p),
+        top5,
+        cells.points(arm.claimed_top5_points, 1),
+        cells.points(arm.correlation),
+        str(arm.diverged),
+        str(arm.failed),
+        "" if arm.seconds is None else f"{arm.seconds:.1f}",
+    ]
+
+
+def cost_table(answer: Answer) -> TextTable:
+    """Returns the second axis: seconds, memory and size beside the baseline's."""
+    headings = (
+        "arm",
+        "parameters",
+        "multiply-adds per image",
+        "seconds per epoch",
+        "seconds, ratio",
+        "memory, MB",
+        "memory, ratio",
+    )
+    rows = [_cost_cells(arm) for arm in answer.arms]
+    return TextTable("costs", "What the arms cost", headings, rows)
+
+
+def cost_lead(answer: Answer) -> str:
+    """Says what the ratios and the memory are."""
+    kinds = sorted({arm.costs.memory_kind for arm in answer.arms if arm.costs.memory_kind})
+    said = f" Memory is what was {' or '.join(kinds)}, at its peak." if kinds else ""
+    return (
+        "Ratios are the geometric mean over seeds of arm over baseline, paired by seed, with plain 95 % intervals "
+        f"(no correction, no verdict).{said}"
+    )
+
+
+def _cost_cells(arm: ArmAnswer) -> list[str]:
+    costs = arm.costs
+    return [
+        arm.name,
+        "" if costs.parameters is None else f"{costs.parameters:,}",
+        "" if costs.multiply_adds is None else f"{costs.multiply_adds:,}",
+        *_measured_cells(costs.seconds_per_epoch),
+        *_measured_cells(costs.memory_mb),
+    ]
+
+
+def _measured_cells(cost: Measured) -> list[str]:
+    ratio = "" if cost.ratio is None else f"{cost.ratio:.3f}"
+    if cost.ratio_interval is not None:
+        ratio += f" ({cost.ratio_interval[0]:.3f} to {cost.ratio_interval[1]:.3f}, n {cost.pairs})"
+    return ["" if cost.mean is None else f"{cost.mean:.3g}", ratio]
+
+
+def seed_table(answer: Answer) -> TextTable:
+    """Returns the primary metric of every seed in percent, a row per seed."""
+    seeds = sorted({seed for arm in answer.arms for seed in arm.errors}, key=int)
+    rows = [
+        [f"seed {seed}", *(f"{arm.errors[seed]:.2f}" if seed in arm.errors else "" for arm in answer.arms)]
+        for seed in seeds
+    ]
+    headings = ["seed", *(arm.name for arm in answer.arms)]
+    return TextTable("seeds", f"{answer.metric} of every seed, percent", headings, rows)
+
+
+def sweep_table(answer: Answer) -> TextTable:
+    """Returns the best points of the sweep."""
+    paths = sorted({path for point in answer.sweep for path in point.parameters})
+    rows = [
+        [
+            point.key,
+            *(shown_value(point.parameters.get(path)) for path in paths),
+            "" if point.validation_error is None else f"{point.validation_error:.2f}",
+            point.state,
+        ]
+        for point in answer.sweep
+    ]
+    headings = ("trial", *paths, "validation error %", "state")
+    return TextTable("sweep", "Best points of the sweep by validation error", headings, rows)
+
+
+def sweep_lead(answer: Answer) -> str:
+    """Says that the sweep's points are no verdict."""
+    return (
+        f"Best of {answer.sweep_asked} points by validation error, one tuning seed each. This is not a verdict: "
+        "the points were chosen by the same numbers."
+    )
+
+
+def provenance_table(source: Provenance) -> TextTable:
+    """Returns command, data, environment and cost."""
+    gpu = f"{source.gpu_hours:.3g} GPU-hours" if source.gpu_hours else "0 GPU-hours (trained on the CPU)"
+    idle = f", of which {source.idle_gpu_hours:.3g} idle (a network of one tower)" if source.idle_gpu_hours else ""
+    rows = [
+        ["command", source.command],
+        ["trials", f"{source.trials}, {len(source.lost)} of the records lost"],
+        ["cost", f"{gpu}{idle}; {source.hours:.3g} hours of training, each trial once"],
+        ["trained", f"{source.first_started or 'not yet'} to {source.last_finished or 'not yet'}"],
+        *([f"data: {name}", value] for name, value in source.data.items()),
+        *([name.replace("_", " "), ", ".join(values)] for name, values in source.environment.items()),
+        ["plan.json, SHA-256", source.plan_sha256],
+        ["all records, SHA-256", source.digest],
+    ]
+    return TextTable("provenance", "Command, data, environment and cost", ("what", "value"), rows)
+
+
+def lost_table(source: Provenance) -> TextTable:
+    """Returns the trials that diverged, failed or were stopped."""
+    rows = [[record.key, record.arm, str(record.seed), record.state, record.message] for record in source.lost]
+    headings = ("trial", "arm", "seed", "state", "why")
+    return TextTable("lost", "Failed, diverged and stopped trials", headings, rows[:MOST_RECORDS_SHOWN])
+
+
+def record_table(source: Provenance) -> TextTable:
+    """Returns the hashes of the first records; all of them are in `provenance.json`."""
+    rows = [
+        [record.key, record.arm, str(record.seed), record.phase, record.state, record.sha256]
+        for record in source.records[:MOST_RECORDS_SHOWN]
+    ]
+    shown = f", the first {len(rows)} of {len(source.records)}" if len(rows) < len(source.records) else ""
+    caption = f"The records that the answer rests on{shown}; all are in provenance.json"
+    headings = ("trial", "arm", "seed", "phase", "state", "SHA-256 of result.json")
+    return TextTable("records", caption, headings, rows)
