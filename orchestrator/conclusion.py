@@ -14,10 +14,10 @@ from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.plan import Plan, add_look
 from orchestrator.reporting.files import PAGE, write_report
-from orchestrator.reporting.material import Material, gather
+from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.sweep import plan_point
-from orchestrator.tables import Tables, update_tables
+from orchestrator.tables import TrialTables, update_tables
 from orchestrator.verdict import verdict_outlook
 
 
@@ -40,12 +40,14 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
     console.print(answer_table(judged, console.width))
     for note in judged.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    what = "written" if write_report(folder, material) else "unchanged"
+    what = "written" if write_report(folder, material, lambda: details(material, results)) else "unchanged"
     console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
     return judged
 
 
-def judged_material(plan: Plan, content: Mapping[str, Any], folder: Path, results: Path, tables: Tables) -> Material:
+def judged_material(
+    plan: Plan, content: Mapping[str, Any], folder: Path, results: Path, tables: TrialTables
+) -> Material:
     """Judges a study from the tables and collects what its report is made of; the look is written down.
 
     Args:
@@ -58,7 +60,7 @@ def judged_material(plan: Plan, content: Mapping[str, Any], folder: Path, result
     points = _own_points(plan, tables.members, folder.name)
     judged = answer(plan.study, plan.recipe, content, tables.trials, points)
     content = add_look(folder, dict(content), judged.seeds)
-    return gather(judged, content, folder, results, tables, points)
+    return gather(judged, content, folder, results, tables.trials, points)
 
 
 def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:

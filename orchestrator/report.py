@@ -20,8 +20,9 @@ from orchestrator.errors import LabError
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.plan import plan_on_record, study_folder
 from orchestrator.reporting.files import PAGE, write_report
+from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import answer_table
-from orchestrator.tables import load_tables
+from orchestrator.tables import load_trials
 from search_spaces.errors import StudyError
 
 EXIT_DONE, EXIT_DIFFERS, EXIT_WRONG_USE, EXIT_NOTHING = 0, 1, 2, 4
@@ -53,9 +54,9 @@ def _parser() -> argparse.ArgumentParser:
 def _report(options: argparse.Namespace, console: Console) -> int:
     folder = _folder(options)
     plan, content = plan_on_record(folder)
-    material = judged_material(plan, content, folder, options.results, load_tables(options.results))
+    material = judged_material(plan, content, folder, options.results, load_trials(options.results))
     console.print(answer_table(material.answer, console.width))
-    write_report(folder, material, always=True)
+    write_report(folder, material, lambda: details(material, options.results), always=True)
     console.print(f"report: {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_DONE
 

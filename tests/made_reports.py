@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from orchestrator.findings import Answer
+from orchestrator.reporting.files import write_report
 from orchestrator.reporting.markdown import study_markdown
-from orchestrator.reporting.material import Material
+from orchestrator.reporting.material import Details, Material
 from orchestrator.reporting.provenance import Provenance, RecordUsed
 from orchestrator.reporting.story import story
 
@@ -28,14 +30,20 @@ POINT_COLUMNS = {
 }
 
 
-def make_material(answer: Answer, epochs: int = 4, points: list[dict[str, Any]] | None = None) -> Material:
-    """The material of a report on `answer`, with curves that fall over so many epochs."""
-    seeds = [(arm, int(seed)) for arm in answer.arms for seed in arm.errors]
+def make_details(answer: Answer, epochs: int = 4) -> Details:
+    """Learning curves that fall over so many epochs; no kernels."""
     curves = [
-        {"arm": arm.name, "seed": seed, "epoch": epoch, "train_error": 60.0 / epoch, "validation_error": 50.0 / epoch}
-        for arm, seed in seeds
+        {"arm": arm.name, "seed": int(seed), "epoch": epoch, "train_error": 60 / epoch, "validation_error": 50 / epoch}
+        for arm in answer.arms
+        for seed in arm.errors
         for epoch in range(1, epochs + 1)
     ]
+    return Details(pl.DataFrame(curves, schema=CURVE_COLUMNS), None)
+
+
+def make_material(answer: Answer, points: list[dict[str, Any]] | None = None) -> Material:
+    """The material of a report on `answer`."""
+    seeds = [(arm, int(seed)) for arm in answer.arms for seed in arm.errors]
     used = [
         RecordUsed(arm=arm.name, seed=seed, phase="arm", key=f"{arm.name}-{seed}", state="finished", sha256="0" * 64)
         for arm, seed in seeds
@@ -56,10 +64,15 @@ def make_material(answer: Answer, epochs: int = 4, points: list[dict[str, Any]] 
     return Material(
         answer=answer,
         provenance=source,
-        curves=pl.DataFrame(curves, schema=CURVE_COLUMNS),
         points=pl.DataFrame(points or [], schema=POINT_COLUMNS),
-        kernels=None,
+        used=pl.DataFrame(),
+        first_convolution=None,
     )
+
+
+def write(folder: Path, answer: Answer, **more: Any) -> list[Path]:
+    """Writes the report on `answer`."""
+    return write_report(folder, make_material(answer, **more), lambda: make_details(answer))
 
 
 def markdown(answer: Answer) -> str:

@@ -8,18 +8,18 @@ from orchestrator.figures.forest import differences_figure
 from orchestrator.figures.seeds import seeds_figure
 from orchestrator.figures.slices import slices_figure
 from orchestrator.figures.style import Picture
-from orchestrator.reporting.material import Material
+from orchestrator.reporting.material import Details, Material
 
 
-def gallery(material: Material) -> tuple[Picture, ...]:
+def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
     """Draws the figures for which there is something to show."""
     drawn = (
         differences_figure(material.answer),
         seeds_figure(material.answer),
-        curves_figure(material.answer, material.curves),
+        curves_figure(material.answer, details.curves),
         costs_figure(material.answer),
         slices_figure(material.points),
-        _kernels(material.kernels),
+        _kernels(details.kernels),
     )
     return tuple(picture for picture in drawn if picture is not None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from orchestrator.records import write_atomically
 from orchestrator.reporting import text_tables
 from orchestrator.reporting.frames import answer_frames
 from orchestrator.reporting.latex import latex_table
-from orchestrator.reporting.material import Material
+from orchestrator.reporting.material import Details, Material
 
 if TYPE_CHECKING:
     from orchestrator.figures.style import Picture
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 ANSWER, PROVENANCE, PAGE, TEXT = "answer.json", "provenance.json", "report.html", "report.md"
 
 
-def write_report(folder: Path, material: Material, *, always: bool = False) -> list[Path]:
+def write_report(
+    folder: Path, material: Material, read_details: Callable[[], Details], *, always: bool = False
+) -> list[Path]:
     """Writes the report of a study, if its answer or its records changed or one of its files is missing.
 
     Args:
         folder: Where to.
         material: What it is made of.
+        read_details: Reads what only a new report needs.
         always: Write it anew even when nothing changed.
 
     Returns:
@@ -36,8 +39,9 @@ def write_report(folder: Path, material: Material, *, always: bool = False) -> l
     # matplotlib 要 1.5 秒，只有变了才加载
     from orchestrator.figures.gallery import gallery
 
-    pictures = gallery(material)
-    files = {**figure_files(pictures), **report_files(material, pictures), **data_files(material)}
+    details = read_details()
+    pictures = gallery(material, details)
+    files = {**figure_files(pictures), **report_files(material, details, pictures), **data_files(material)}
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
@@ -71,7 +75,7 @@ def figure_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
     return files | {f"figures/{picture.name}.svg": picture.svg for picture in pictures if picture.svg}
 
 
-def report_files(material: Material, pictures: Sequence[Picture]) -> dict[str, bytes]:
+def report_files(material: Material, details: Details, pictures: Sequence[Picture]) -> dict[str, bytes]:
     """Returns page, Markdown, and the tables as LaTeX, CSV and Parquet, by path inside the study's folder."""
     from orchestrator.reporting.markdown import study_markdown
     from orchestrator.reporting.page import study_page
@@ -88,7 +92,7 @@ def report_files(material: Material, pictures: Sequence[Picture]) -> dict[str, b
     for table in tables:
         label = f"{answer.study}-{answer.dataset}-{table.name}"
         files[f"tables/{table.name}.tex"] = latex_table(table, label).encode()
-    for name, frame in answer_frames(material).items():
+    for name, frame in answer_frames(material, details).items():
         buffer = BytesIO()
         frame.write_parquet(buffer)
         files[f"tables/{name}.csv"] = frame.write_csv().encode()

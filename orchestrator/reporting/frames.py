@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from orchestrator.findings import ArmAnswer
-from orchestrator.reporting.material import Material
+from orchestrator.reporting.material import Details, Material
 
 _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
     "arm": pl.String,
@@ -36,7 +36,7 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 }
 
 
-def answer_frames(material: Material) -> dict[str, pl.DataFrame]:
+def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
     """Returns the frames by name: verdicts, seeds, curves, trials, and sweep where there is one.
 
     Errors are percent and differences percentage points.
@@ -44,7 +44,7 @@ def answer_frames(material: Material) -> dict[str, pl.DataFrame]:
     frames = {
         "verdicts": pl.DataFrame([_verdict_row(arm) for arm in material.answer.arms], schema=_VERDICT_COLUMNS),
         "seeds": _seeds(material),
-        "curves": _curves(material.curves),
+        "curves": _curves(details.curves),
         "trials": _trials(material),
     }
     return {**frames, "sweep": material.points} if material.points.height else frames

@@ -1,4 +1,4 @@
-"""What a report is made of, gathered from the tables once: the answer, where it comes from, curves, kernels."""
+"""What a report is made of: the answer and where it comes from; curves and kernels are read only when it is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alexnet_core.kernels import kernels_of_checkpoint, kernels_picture
 from orchestrator.findings import Answer
 from orchestrator.records import trial_folder
 from orchestrator.reporting.provenance import Provenance, provenance
-from orchestrator.tables import Tables
+from orchestrator.tables import load_tables
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +28,33 @@ class Material:
     Attributes:
         answer: What is shown.
         provenance: Where it comes from.
-        curves: Columns arm, seed, epoch, train_error, validation_error (percent), of the judged arms' seeds.
-        points: The sweep's points: position, parameters (JSON), state, validation_error (percent).
-        kernels: PNG of the first convolution's kernels of the baseline's median seed; None where no weights are kept.
+        points: The sweep's points: position, parameters (JSON), state, validation_error (percent), key.
+        used: The trials used: arm, phase and the columns of the trials table.
+        first_convolution: Name of the network's first layer, if it is a convolution.
     """
 
     answer: Answer
     provenance: Provenance
-    curves: pl.DataFrame
     points: pl.DataFrame
+    used: pl.DataFrame
+    first_convolution: str | None
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is read from the records only when a report is written.
+
+    Attributes:
+        curves: Columns arm, seed, epoch, train_error, validation_error (percent), of the arms' seeds.
+        kernels: PNG of the first convolution's kernels of the baseline's median seed; None where no weights are kept.
+    """
+
+    curves: pl.DataFrame
     kernels: bytes | None
 
 
 def gather(
-    answer: Answer, plan: Mapping[str, Any], folder: Path, results: Path, tables: Tables, sweep_members: pl.DataFrame
+    answer: Answer, plan: Mapping[str, Any], folder: Path, results: Path, trials: pl.DataFrame, members: pl.DataFrame
 ) -> Material:
     """Collects the material of a report.
 
@@ -50,23 +63,28 @@ def gather(
         plan: Content of `plan.json`.
         folder: The study's folder.
         results: The results folder.
-        tables: The tables.
-        sweep_members: Rows of the members table that belong to this study's sweep.
+        trials: The trials table.
+        members: Rows of the members table that belong to this study's sweep.
     """
     arms = {arm.name for arm in answer.arms}
     planned = pl.DataFrame(
         [{name: row[name] for name in ("arm", "phase", "key")} for row in plan["trials"] if row["arm"] in arms],
         schema={"arm": pl.String, "phase": pl.String, "key": pl.String},
     )
-    wanted = pl.concat([planned, sweep_members.select("arm", "phase", "key")]).unique()
-    used = wanted.join(tables.trials, on="key")
+    used = pl.concat([planned, members.select("arm", "phase", "key")]).unique().join(trials, on="key")
+    first = plan["base"]["network"]["layers"][0]
     return Material(
         answer=answer,
         provenance=provenance(plan, folder, results, used),
-        curves=_curves(used, tables.epochs),
-        points=_points(sweep_members, tables.trials),
-        kernels=_kernels(answer, plan, results, used),
+        points=_points(members, trials),
+        used=used,
+        first_convolution=first["name"] if first["kind"] == "convolution" else None,
     )
+
+
+def details(material: Material, results: Path) -> Details:
+    """Reads the learning curves and the kernels."""
+    return Details(_curves(material.used, load_tables(results).epochs), _kernels(material, results))
 
 
 def _curves(used: pl.DataFrame, epochs: pl.DataFrame) -> pl.DataFrame:
@@ -99,20 +117,20 @@ def _points(members: pl.DataFrame, trials: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _kernels(answer: Answer, plan: Mapping[str, Any], results: Path, used: pl.DataFrame) -> bytes | None:
+def _kernels(material: Material, results: Path) -> bytes | None:
     """The picture of the baseline's seed of median validation error, which `best` would export."""
-    baseline = next(arm.name for arm in answer.arms if arm.is_baseline)
-    own = used.filter((pl.col("arm") == baseline) & (pl.col("phase") == "arm") & (pl.col("state") == "finished"))
-    own = own.sort("validation_top1_error", "seed")
-    first = plan["base"]["network"]["layers"][0]
-    if not own.height or first["kind"] != "convolution":
+    baseline = next(arm.name for arm in material.answer.arms if arm.is_baseline)
+    own = material.used.filter(
+        (pl.col("arm") == baseline) & (pl.col("phase") == "arm") & (pl.col("state") == "finished")
+    ).sort("validation_top1_error", "seed")
+    if not own.height or material.first_convolution is None:
         return None
     row = own.row((own.height - 1) // 2, named=True)
     path = trial_folder(results, row["key"]) / (row["weights"] or "")
     if not path.is_file():
         return None
     try:
-        drawn = kernels_picture(kernels_of_checkpoint(path, first["name"]))
+        drawn = kernels_picture(kernels_of_checkpoint(path, material.first_convolution))
     except CoreError as error:
         logger.warning("no picture of the kernels: %s", error)
         return None

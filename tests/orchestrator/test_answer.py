@@ -16,12 +16,11 @@ from rich.console import Console
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.reporting.files import write_report
 from orchestrator.reporting.terminal import WORD_STYLES, answer_table
 from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.verdict import verdict_outlook
 from search_spaces.study import Study, load_study
-from tests.made_reports import make_material, markdown
+from tests.made_reports import markdown, write
 
 STUDY = load_study("lrn")
 RECIPE = STUDY.recipes["digits"]
@@ -232,8 +231,7 @@ def test_reports_and_figures_are_written_for_whatever_there_is(
     tmp_path: Path, errors: dict[str, list[int | str | None]]
 ) -> None:
     found = judged(errors)
-    material = make_material(found)
-    written = {str(path.relative_to(tmp_path)) for path in write_report(tmp_path, material)}
+    written = {str(path.relative_to(tmp_path)) for path in write(tmp_path, found)}
     assert {"answer.json", "provenance.json", "report.html", "report.md", "tables/verdicts.tex"} <= written
     assert {f"{name}.{kind}" for name in ("differences", "seeds") for kind in ("png", "svg")} <= {
         path.removeprefix("figures/") for path in written
@@ -242,19 +240,19 @@ def test_reports_and_figures_are_written_for_whatever_there_is(
     for path in tmp_path.glob("figures/*.svg"):
         ElementTree.fromstring(path.read_text())
     assert Answer.model_validate_json((tmp_path / "answer.json").read_bytes()) == found
-    assert write_report(tmp_path, material) == []
+    assert write(tmp_path, found) == []
     (tmp_path / "figures/differences.svg").unlink()
-    assert write_report(tmp_path, material)
+    assert write(tmp_path, found)
 
 
 def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
-    write_report(tmp_path, make_material(judged(GOOD)))
+    write(tmp_path, judged(GOOD))
     program = (
         "import sys; from pathlib import Path; from orchestrator.findings import Answer; "
-        "from orchestrator.reporting.files import write_report; from tests.made_reports import make_material; "
+        "from tests.made_reports import write; "
         "folder = Path(sys.argv[1]); "
         "answer = Answer.model_validate_json((folder / 'answer.json').read_bytes()); "
-        "assert write_report(folder, make_material(answer)) == []; "
+        "assert write(folder, answer) == []; "
         "print([name for name in ('matplotlib', 'ray', 'torch', 'scipy.stats') if name in sys.modules])"
     )
     done = subprocess.run(
