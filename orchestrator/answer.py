@@ -12,12 +12,13 @@ from typing import Any
 
 import polars as pl
 
+from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.costs import arm_costs
 from orchestrator.findings import Answer, ArmAnswer, SweepPoint
 from orchestrator.judged import Judged, judged_metric, points_between
 from orchestrator.remarks import remarks
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval
-from orchestrator.verdict import FEWEST_SEEDS, ArmEvidence, Verdict, judge, sentence
+from orchestrator.verdict import FEWEST_SEEDS, ArmEvidence, Verdict, judge, sentence, withhold
 from search_spaces.study import Arm, Recipe, Study
 
 ALPHA = 0.05
@@ -48,14 +49,17 @@ def answer(
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
     judged = judged_metric(study.primary_metric, finished)
     # 少于三个种子时给不出词，那次看没有花掉 alpha
-    looks = tuple(look for look in plan["looks"] if look >= FEWEST_SEEDS and look != len(seeds))
-    alpha = plan["alpha"] / (len(looks) + 1)
+    looks = looks_before([look for look in plan["looks"] if look >= FEWEST_SEEDS], len(seeds))
+    looked_beyond = bool(looks) and looks[-1] > len(seeds)
+    share = 1.0 if looked_beyond else share_of_level(looks, len(seeds), plan["alpha"] / max(1, len(study.arms) - 1))
     evidence = [
         _evidence(arm, cells[study.baseline], cells[arm.name], judged, _same_trials(wanted, arm.name, study.baseline))
         for arm in study.arms
         if arm.name != study.baseline
     ]
-    verdicts = judge(evidence, recipe.margin, alpha)
+    verdicts = judge(evidence, recipe.margin, plan["alpha"], ShareOfLevel(share))
+    if looked_beyond:
+        verdicts = withhold(verdicts, f"already looked at {looks[-1]} seeds")
     arms = [_arm(arm, study, cells, judged, seeds, verdicts, recipe) for arm in study.arms]
     arms.sort(key=lambda arm: not arm.is_baseline)
     measured = [row for row in finished if judged.known(row)]
@@ -73,7 +77,8 @@ def answer(
         split_error=None if error is None else 100.0 * binomial_error(error / 100.0, images),
         margin=recipe.margin,
         smallest_effect=recipe.smallest_effect,
-        alpha=alpha,
+        alpha=plan["alpha"],
+        level_share=share,
         seeds=len(seeds),
         planned_seeds=plan["planned_seeds"],
         missing=_missing(wanted, by_key),
@@ -185,8 +190,8 @@ def _judged(verdict: Verdict, split: str, recipe: Recipe) -> dict[str, Any]:
         "sentence": sentence(verdict.word, verdict.differs_from_zero, split),
         "in_family": verdict.in_family,
     }
-    test, level = verdict.test, verdict.level
-    if test is not None and level is not None:
+    test, level, family_level = verdict.test, verdict.level, verdict.family_level
+    if test is not None and level is not None and family_level is not None:
         facts |= {
             "interval": verdict.interval,
             "interval_level": 100.0 * (1.0 - level),
@@ -194,7 +199,7 @@ def _judged(verdict: Verdict, split: str, recipe: Recipe) -> dict[str, Any]:
             "adjusted_p": verdict.adjusted_p,
             "sign_flip_p": verdict.sign_flip_p,
             "sign_flip_floor": verdict.sign_flip_floor,
-            "seeds_needed": seeds_needed(recipe.smallest_effect, test.sd, test.n, level),
+            "seeds_needed": seeds_needed(recipe.smallest_effect, test.sd, test.n, family_level),
         }
     return facts
 

@@ -11,14 +11,15 @@ import polars as pl
 from rich.console import Console
 
 from orchestrator.answer import answer
+from orchestrator.boundaries import looks_before, share_of_level
 from orchestrator.findings import Answer
-from orchestrator.plan import Plan, add_look
+from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.sweep import plan_point
 from orchestrator.tables import TrialTables, update_tables
-from orchestrator.verdict import verdict_outlook
+from orchestrator.verdict import FEWEST_SEEDS, verdict_outlook
 
 
 def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any], console: Console) -> Answer:
@@ -85,6 +86,9 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         deviations = [arm["difference_sd"] for arm in before["arms"] if arm.get("difference_sd")]
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
         deviations = []
-    return verdict_outlook(
-        len(plan.seeds), plan.compared_arms, plan.recipe.smallest_effect, max(deviations, default=None)
-    )
+    seeds, arms = len(plan.seeds), plan.compared_arms
+    looks = looks_before([look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS], seeds)
+    if looks and looks[-1] > seeds:
+        return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
+    share = share_of_level(looks, seeds, ALPHA / max(1, arms))
+    return verdict_outlook(seeds, arms, plan.recipe.smallest_effect, max(deviations, default=None), ALPHA, share)

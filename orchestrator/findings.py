@@ -140,12 +140,13 @@ class Answer(Frozen):
             seeds, and in no interval.
         margin: Equivalence margin, percentage points.
         smallest_effect: Percentage points.
-        alpha: Level of this look.
+        alpha: Family-wise level over all looks.
+        level_share: Of it, what this look may use (`boundaries.py`).
         seeds: Complete seeds that were judged.
         planned_seeds: Seeds planned.
         missing: Planned trials that have not ended, named.
         seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
-        looks: Other looks (numbers of seeds) that could give a word.
+        looks: Looks (numbers of seeds) taken before this one that could give a word.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
         classes: Of the data.
         arms: The baseline first.
@@ -166,6 +167,7 @@ class Answer(Frozen):
     margin: float
     smallest_effect: float
     alpha: float
+    level_share: float = 1.0
     seeds: int
     planned_seeds: int
     missing: tuple[str, ...]

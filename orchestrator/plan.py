@@ -119,7 +119,6 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         plan: The plan.
         command: The command line, shown in the report.
     """
-    before = read_plan(folder)
     content: dict[str, Any] = {
         "study": plan.study.name,
         "dataset": plan.dataset,
@@ -130,7 +129,7 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "margin": plan.recipe.margin,
         "smallest_effect": plan.recipe.smallest_effect,
         "planned_seeds": len(plan.seeds),
-        "looks": before.get("looks", []) if _same_question(before, plan) else [],
+        "looks": looks_on_record(folder, plan),
         "base": plan.base.model_dump(mode="json"),
         "asked": plan.study.model_dump(mode="json"),
         "recipe": plan.recipe.model_dump(mode="json"),
@@ -143,6 +142,13 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
     }
     write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
     return content
+
+
+def looks_on_record(folder: Path, plan: Plan) -> list[int]:
+    """Returns the looks that were taken at this question, in their order."""
+    before = read_plan(folder)
+    looks: list[int] = before.get("looks", []) if _same_question(before, plan) else []
+    return looks
 
 
 def _same_question(before: Mapping[str, Any], plan: Plan) -> bool:
@@ -195,9 +201,9 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
 
 def add_look(folder: Path, content: dict[str, Any], seeds: int) -> dict[str, Any]:
     """Writes down that the study was judged at `seeds` complete seeds; returns the plan's new content."""
-    looks = sorted({*content["looks"], seeds})
-    if looks == content["looks"]:
+    if seeds in content["looks"]:
         return content
-    content = {**content, "looks": looks}
+    # 按时间先后记：后来的边界取决于先前看过什么
+    content = {**content, "looks": [*content["looks"], seeds]}
     write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
     return content

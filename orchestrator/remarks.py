@@ -45,7 +45,7 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
     if family:
         yield (
             f"Equivalent means inside ±{answer.margin:g} points; intervals are at the level at which each arm was "
-            f"tested (paired t by seed, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g})."
+            f"tested (paired t by seed, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
         )
     outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
     if outside and answer.seeds >= FEWEST_SEEDS:
@@ -57,9 +57,24 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
             f"the t test alone; from {need} seeds on, sign flips could confirm them."
         )
     if answer.looks:
-        looked = ", ".join(map(str, answer.looks))
-        verb = "Extended after looking" if max(answer.looks) < answer.seeds else "Also looked"
-        yield f"{verb} at {looked} seeds: judged at alpha divided by the number of looks, {answer.alpha:.3g}."
+        yield _on_looks(answer)
+
+
+def _kept(answer: Answer) -> str:
+    return "" if answer.looks else f", of which {1.0 - answer.level_share:.0%} are kept for an extension"
+
+
+def _on_looks(answer: Answer) -> str:
+    looked = ", ".join(map(str, answer.looks))
+    if answer.looks[-1] > answer.seeds:
+        return (
+            f"Looked at {looked} seeds before: a look back at {answer.seeds} could only choose among answers, and "
+            f"gives no word. Ask for --seeds {answer.looks[-1]} again."
+        )
+    return (
+        f"Extended after looking at {looked} seeds: this look may use {100.0 * answer.level_share:.2g} % of the level, "
+        f"so that all looks together stay within {answer.alpha:g}, also for someone who stops at the first word."
+    )
 
 
 def _on_the_seeds(answer: Answer) -> Iterator[str]:

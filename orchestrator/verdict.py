@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.boundaries import Boundary, ShareOfLevel
 from orchestrator.statistics import (
     HolmEntry,
     PairedTest,
@@ -21,6 +22,7 @@ from orchestrator.statistics import (
 )
 
 FEWEST_SEEDS = 3
+LOOKED_AT_ONCE = ShareOfLevel(1.0)
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class Verdict:
             `lower`, `inconclusive`, or `no verdict: ...`.
         in_family: Whether the arm counts in the Holm family.
         test: The paired test; None for the same trials.
-        level: Level at which the arm was tested, and of the interval.
+        family_level: The arm's level in the family, over all looks.
+        level: Its level at this look, and of the interval.
         interval: At that level; None without a test.
-        adjusted_p: Holm's, in the study's family; None without a test.
+        adjusted_p: Holm's, in the study's family and over all looks; None without a test.
         sign_flip_p: Exact sign-flip p; None without a test.
         sign_flip_floor: The smallest it could be.
         differs_from_zero: For `equivalent`: whether the difference is nevertheless significant.
@@ -71,6 +74,7 @@ class Verdict:
     word: str
     in_family: bool = False
     test: PairedTest | None = None
+    family_level: float | None = None
     level: float | None = None
     interval: tuple[float, float] | None = None
     adjusted_p: float | None = None
@@ -78,8 +82,19 @@ class Verdict:
     sign_flip_floor: float | None = None
     differs_from_zero: bool = False
 
+    def differs(self, alpha: float) -> bool:
+        """Says whether the difference from zero is significant in a family of level alpha."""
+        return self.adjusted_p is not None and self.adjusted_p <= alpha
 
-def judge(arms: Sequence[ArmEvidence], margin: float, alpha: float) -> dict[str, Verdict]:
+
+def judge(
+    arms: Sequence[ArmEvidence],
+    margin: float,
+    alpha: float,
+    boundary: Boundary = LOOKED_AT_ONCE,
+    rejected: int = 0,
+    closed: int = 0,
+) -> dict[str, Verdict]:
     """Judges all arms of a study as one Holm family.
 
     Arms that are the baseline's own trials, or that diverged or failed, leave the family. An arm whose differences are
@@ -88,7 +103,10 @@ def judge(arms: Sequence[ArmEvidence], margin: float, alpha: float) -> dict[str,
     Args:
         arms: The evidence.
         margin: Equivalence margin in percentage points.
-        alpha: Family-wise level of this look.
+        alpha: Family-wise level over all looks.
+        boundary: What this look may use of a level.
+        rejected: Further arms of the family that were found to differ from zero at an earlier look.
+        closed: Further arms of the family that are no longer tested and were not found to differ.
 
     Returns:
         A verdict per arm's name.
@@ -97,10 +115,22 @@ def judge(arms: Sequence[ArmEvidence], margin: float, alpha: float) -> dict[str,
     family = [
         arm for arm in arms if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
     ]
+    p_values = [_overall_p(tests[arm.name], boundary) for arm in family]
+    entries = dict(zip((arm.name for arm in family), holm(p_values, alpha, rejected, closed), strict=True))
+    return {arm.name: _verdict(arm, tests[arm.name], entries, margin, alpha, boundary) for arm in arms}
+
+
+def withhold(verdicts: Mapping[str, Verdict], reason: str) -> dict[str, Verdict]:
+    """Returns verdicts whose tested arms get no word, for a reason that concerns the whole study."""
+    return {
+        name: Verdict(f"no verdict: {reason}", test=verdict.test) if verdict.in_family else verdict
+        for name, verdict in verdicts.items()
+    }
+
+
+def _overall_p(test: PairedTest, boundary: Boundary) -> float:
     # 差全相等时没有 t，按 p = 1 占一个名额
-    p_values = [1.0 if (p := tests[arm.name].p) is None else p for arm in family]
-    entries = dict(zip((arm.name for arm in family), holm(p_values, alpha), strict=True))
-    return {arm.name: _verdict(arm, tests[arm.name], entries, margin, alpha) for arm in arms}
+    return 1.0 if test.p is None else boundary.overall_p(test.p, test.n)
 
 
 def _lost(arm: ArmEvidence) -> str | None:
@@ -117,7 +147,12 @@ def _lost(arm: ArmEvidence) -> str | None:
 
 
 def _verdict(
-    arm: ArmEvidence, test: PairedTest, entries: Mapping[str, HolmEntry], margin: float, alpha: float
+    arm: ArmEvidence,
+    test: PairedTest,
+    entries: Mapping[str, HolmEntry],
+    margin: float,
+    alpha: float,
+    boundary: Boundary,
 ) -> Verdict:
     if arm.same_trials:
         return Verdict("same trials")
@@ -129,7 +164,8 @@ def _verdict(
     if test.p is None:
         return Verdict(_identical(test), in_family=True, test=test)
     entry = entries[arm.name]
-    interval = t_interval(test, entry.level)
+    level = boundary.nominal_level(entry.level, test.n)
+    interval = t_interval(test, level)
     significant = entry.adjusted_p <= alpha
     if -margin < interval[0] and interval[1] < margin:
         word = "equivalent"
@@ -141,7 +177,8 @@ def _verdict(
         word=word,
         in_family=True,
         test=test,
-        level=entry.level,
+        family_level=entry.level,
+        level=level,
         interval=interval,
         adjusted_p=entry.adjusted_p,
         sign_flip_p=sign_flip_p(arm.differences),
@@ -183,7 +220,12 @@ def sentence(word: str, differs_from_zero: bool = False, split: str = "test") ->
 
 
 def verdict_outlook(
-    seeds: int, arms: int, smallest_effect: float, standard_deviation: float | None, alpha: float = 0.05
+    seeds: int,
+    arms: int,
+    smallest_effect: float,
+    standard_deviation: float | None,
+    alpha: float = 0.05,
+    share: float = 1.0,
 ) -> str:
     """Says before anything runs whether this many seeds can reach a verdict, and what they resolve.
 
@@ -193,6 +235,7 @@ def verdict_outlook(
         smallest_effect: The recipe's, in percentage points.
         standard_deviation: Of the differences, from an earlier answer; None without one.
         alpha: Family-wise level.
+        share: Of it, what this look may use.
     """
     need = seeds_to_reach_a_verdict(arms, alpha)
     if seeds < need:
@@ -202,6 +245,6 @@ def verdict_outlook(
         )
     if not standard_deviation:
         return f"{seeds} seeds can reach a verdict"
-    resolved = detectable_effect(standard_deviation, seeds, alpha / arms)
+    resolved = detectable_effect(standard_deviation, seeds, share * alpha / arms)
     wanted = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
     return f"{seeds} seeds can reach a verdict; can resolve {resolved:.1f} points{wanted}"

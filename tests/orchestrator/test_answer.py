@@ -105,7 +105,7 @@ def test_a_diverged_seed_takes_the_word_but_not_the_others() -> None:
     assert found.arms[1].n == 7
     assert found.arms[2].word == judged(GOOD).arms[2].word
     assert "Outside the family of tests: no_lrn (diverged on 1 of 8)." in found.notes
-    assert found.arms[2].interval_level == 95.0
+    assert found.arms[2].interval_level == 96.0
     assert found.arms[1].interval is None
     assert found.arms[1].seeds_needed is None
 
@@ -125,7 +125,7 @@ def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
     found = answer(STUDY, RECIPE, same, trials(GOOD), NO_SWEEP)
     assert found.arms[2].word == "same trials"
     assert "Outside the family of tests: as_run (same trials)." in found.notes
-    assert found.arms[1].interval_level == 95.0
+    assert found.arms[1].interval_level == 96.0
 
 
 def test_only_arm_trials_enter_a_verdict() -> None:
@@ -145,13 +145,21 @@ def test_without_a_test_set_validation_is_judged_and_said() -> None:
 
 
 def test_a_study_extended_after_looking_is_judged_more_strictly_and_marked() -> None:
-    found = judged(GOOD, looks=(1, 2, 3, 5, 8))
-    assert found.alpha == pytest.approx(0.05 / 3)
+    first, found = judged(GOOD), judged(GOOD, looks=(1, 2, 3, 5, 8))
+    assert first.level_share == 0.8
     assert found.looks == (3, 5)
+    assert found.level_share < 0.2
+    assert found.arms[1].interval_level > first.arms[1].interval_level == 98.0
     assert any("Extended after looking at 3, 5 seeds" in note for note in found.notes)
-    back = judged({arm: row[:5] for arm, row in GOOD.items()}, looks=(5, 8))
-    assert back.alpha == pytest.approx(0.05 / 2)
-    assert any("Also looked at 8 seeds" in note for note in back.notes)
+    assert any("20% are kept for an extension" in note for note in first.notes)
+
+
+def test_a_look_back_at_fewer_seeds_gives_the_word_it_gave_or_none() -> None:
+    five = {arm: row[:5] for arm, row in GOOD.items()}
+    assert judged(five, looks=(5, 8)) == judged(five)
+    back = judged(five, looks=(8,))
+    assert [arm.word for arm in back.arms[1:]] == ["no verdict: already looked at 8 seeds"] * 2
+    assert any("Ask for --seeds 8 again" in note for note in back.notes)
 
 
 def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
