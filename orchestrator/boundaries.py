@@ -6,6 +6,7 @@ are calibrated on simulated paths of Student's t (deterministic, once per proces
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,7 +82,7 @@ class WangTsiatis:
         return (beyond + 1) / (PATHS + 1)
 
     def _weight(self, seeds: int) -> float:
-        return (seeds / self.max_seeds) ** SHAPE
+        return math.pow(seeds / self.max_seeds, SHAPE)
 
 
 @lru_cache(maxsize=16)
@@ -166,4 +167,5 @@ def null_scores(looks: Sequence[int]) -> Iterator[tuple[int, Values]]:
 def _normal_scores(t: Values, freedom: int) -> Values:
     """Normal scores of |t|, read from a fine table: the exact distribution would take seconds."""
     table = np.concatenate([[0.0], np.geomspace(1e-3, 1e5, 2000)])
-    return np.interp(t, table, -special.ndtri(special.stdtr(freedom, -table)))
+    scores: Values = np.interp(t, table, -special.ndtri(special.stdtr(freedom, -table)))
+    return scores
