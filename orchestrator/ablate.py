@@ -23,8 +23,8 @@ from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_markdown, summary_table
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
-from orchestrator.session import history_of, likely_slots, prepare_images, run_missing
-from orchestrator.sweep import SweepHistory
+from orchestrator.session import history_of, likely_slots, prepare_images, run_missing, search_of
+from orchestrator.sweep import points_left
 from orchestrator.tables import seconds_per_trial
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -67,8 +67,8 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     if options.show is not None:
         return _show(plan, options.show)
     folder = study_folder(options.results, study.name, plan.dataset, DEFAULT_DATASET)
-    history = history_of(plan, folder, options)
-    sweep_left = len(history.unfinished) + max(0, plan.sweep_points - history.asked)
+    search = search_of(plan, folder.name)
+    sweep_left = 0 if search is None else points_left(search, history_of(plan, folder, options))
     slots = options.slots or likely_slots(options)
     outlook = resolution_outlook(plan, folder)
     seconds = seconds_per_trial(options.results, plan.base)
@@ -80,7 +80,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     states = dict(plan.done)
     if plan.missing or sweep_left:
         prepare_images(plan, console)
-        ended = run_missing(plan, folder, history, sweep_left, options, console, started)
+        ended = run_missing(plan, folder, sweep_left, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
@@ -126,7 +126,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     states = dict(whole.done)
     if whole.missing:
         prepare_images(whole, console)
-        ended = run_missing(whole, paper_folder, SweepHistory((), (), 0), 0, options, console, started)
+        ended = run_missing(whole, paper_folder, 0, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended

@@ -14,6 +14,8 @@ from typing import Any
 
 BROKER_NAME = "ablation-broker"
 ATTEMPTS_PER_TRIAL = 3
+# 调度器的进程若死了，worker 不能永远等它的话；要短于看门狗的时限
+WORD_WAIT_SECONDS = 20.0
 FINAL_STATES = ("finished", "stopped", "diverged", "failed", "interrupted")
 
 Event = dict[str, Any]
@@ -27,6 +29,8 @@ class Job:
     config: str
     folder: str
     attempt: int
+    judged: bool = False
+    allowed: int = 0
     attempts_used: int = 0
     slot: int | None = None
     stop: str | None = None
@@ -52,11 +56,19 @@ class Broker:
         self._closing: str | None = None
         self._changed = asyncio.Condition()
 
-    async def submit(self, key: str, config: str, folder: str, attempt: int) -> None:
-        """Queues a trial; a second submission of a key re-attaches to the first."""
+    async def submit(self, key: str, config: str, folder: str, attempt: int, judged: bool = False) -> None:
+        """Queues a trial; a second submission of a key re-attaches to the first.
+
+        Args:
+            key: The trial.
+            config: What the worker trains, as JSON.
+            folder: The trial's folder.
+            attempt: Number of the attempt.
+            judged: Whether a scheduler judges each epoch, so that the worker waits for `go_on` or `stop`.
+        """
         if key in self._jobs:
             return
-        job = Job(key=key, config=config, folder=folder, attempt=attempt)
+        job = Job(key=key, config=config, folder=folder, attempt=attempt, judged=judged)
         self._jobs[key] = job
         if self._closing is not None:
             await self._finish(job, {"state": "interrupted"})
@@ -118,12 +130,34 @@ class Broker:
         if event["type"] == "final":
             await self._finish(job, event)
             return None
+        if event["type"] == "started" and not job.reports:
+            # 从检查点继续：调度器和采样器也要知道以前的 epoch
+            job.reports = [{"type": "epoch", "report": report} for report in event["history"]]
         if event["type"] == "epoch":
             job.reports.append(event)
         elif event["type"] == "log":
             job.last_words = event["text"].strip().splitlines()[-1]
         await self._publish({**event, "key": key, "attempt": attempt, "slot": job.slot})
+        if job.judged and event["type"] == "epoch":
+            epoch = event["report"]["epoch"]
+            await self._until(lambda: job.allowed >= epoch or job.stop is not None, WORD_WAIT_SECONDS)
         return job.stop
+
+    async def go_on(self, key: str, epoch: int) -> None:
+        """Lets the worker of a judged trial train on after `epoch`."""
+        self._jobs[key].allowed = max(self._jobs[key].allowed, epoch)
+        await self._wake()
+
+    async def stop(self, key: str, state: str) -> None:
+        """Ends a trial with `state`: at once where no slot has it, else between two batches."""
+        job = self._jobs.get(key)
+        if job is None or job.final is not None:
+            return
+        job.stop = state
+        if job.slot is None:
+            self._queue.remove(key)
+            await self._finish(job, {"state": state})
+        await self._wake()
 
     async def slot_event(self, slot: int, event: Event) -> None:
         """Takes an event that concerns a slot and no trial (ready, renewed)."""

@@ -17,7 +17,7 @@ from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
-from orchestrator.sweep import plan_point
+from orchestrator.sweep import Search, is_point_of
 from orchestrator.tables import TrialTables, update_tables
 from orchestrator.verdict import FEWEST_SEEDS, verdict_outlook
 
@@ -69,14 +69,11 @@ def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:
     points = members.filter(
         (pl.col("study") == study) & (pl.col("phase") == "sweep") & pl.col("position").is_not_null()
     )
-    sweep = plan.study.sweep
-    if sweep is None:
+    if plan.study.sweep is None:
         return points.clear()
-    own = []
-    for row in points.iter_rows(named=True):
-        parameters = json.loads(row["parameters"])
-        own.append(set(parameters) == set(sweep.parameters) and plan_point(plan, parameters).key == row["key"])
-    return points.filter(pl.Series(own, dtype=pl.Boolean))
+    search = Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
+    rows = [{**row, "parameters": json.loads(row["parameters"])} for row in points.iter_rows(named=True)]
+    return points.filter(pl.Series([is_point_of(search, row) for row in rows], dtype=pl.Boolean))
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:

@@ -16,9 +16,11 @@ from alexnet_core.metrics import EpochReport
 from orchestrator import records
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
+from orchestrator.objectives import steady_rate
 from orchestrator.plan import Plan
 from orchestrator.publisher import StudyMetrics
 from orchestrator.records import TrialResult, TrialState
+from orchestrator.sweep import Ask
 from search_spaces.trial import PlannedTrial
 
 
@@ -73,10 +75,16 @@ class Recorder:
         self.running: dict[str, Running] = {}
         self.states: dict[str, TrialState] = dict(plan.done)
 
-    def launch(self, trial: PlannedTrial, parameters: Mapping[str, Any] | None, position: int | None) -> dict[str, Any]:
-        """Opens a trial's record and returns what the Tune function needs; called in Tune's thread."""
+    def launch(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool = False) -> dict[str, Any]:
+        """Opens a trial's record and returns what the Tune function needs; called in Tune's thread.
+
+        Args:
+            trial: The trial.
+            ask: The point it is, where a sampler chose it.
+            judged: Whether a scheduler may stop it.
+        """
         folder = records.open_record(self._settings.results, trial.config)
-        self._join(trial, parameters, position)
+        self.join(trial, ask)
         attempt = records.next_attempt(folder)
         self.running[trial.key] = Running(trial, folder, attempt, now())
         return {
@@ -84,6 +92,8 @@ class Recorder:
             "config": _job_json(trial),
             "folder": str(folder.resolve()),
             "attempt": attempt,
+            "epochs": trial.config.training.epochs,
+            "judged": judged,
         }
 
     def begin(self, trials: Sequence[PlannedTrial]) -> None:
@@ -92,21 +102,13 @@ class Recorder:
         self._display.expect([(trial.arm, trial.seed) for trial in trials], done)
         for trial in trials:
             if trial.key in self.states:
-                self._join(trial, None, None)
+                self.join(trial, None)
                 result = records.read_result(records.trial_folder(self._settings.results, trial.key))
                 if result is not None:
                     self._metrics.ended(trial.arm, result)
 
-    def lookup_point(
-        self, trial: PlannedTrial, parameters: Mapping[str, Any], position: int
-    ) -> tuple[str, float | None] | None:
-        """Returns state and validation error of a sweep's point that is on record (and joins it), or None."""
-        ended = records.ended(self._settings.results, trial.key)
-        if ended is not None:
-            self._join(trial, parameters, position)
-        return ended
-
-    def _join(self, trial: PlannedTrial, parameters: Mapping[str, Any] | None, position: int | None) -> None:
+    def join(self, trial: PlannedTrial, ask: Ask | None) -> None:
+        """Writes down once that a trial belongs to the study, with its point where a sampler chose it."""
         member = (trial.arm, trial.seed, trial.key, trial.phase)
         if member in self._members:
             return
@@ -118,9 +120,11 @@ class Recorder:
             "seed": trial.seed,
             "key": trial.key,
             "phase": trial.phase,
-            "parameters": dict(parameters) if parameters is not None else None,
-            "position": position,
+            "parameters": None if ask is None else dict(ask.parameters),
+            "position": None if ask is None else ask.position,
         }
+        if ask is not None:
+            row |= {"base": ask.base, "told": ask.told, "sampler": ask.sampler}
         records.append_members(self._settings.results, self._settings.folder.name, [row])
 
     def taken_from_record(self, trial: PlannedTrial) -> bool:
@@ -129,7 +133,7 @@ class Recorder:
         if result is None or (result.state is TrialState.FAILED and self._settings.retry_failed):
             return False
         self.states[trial.key] = result.state
-        self._join(trial, None, None)
+        self.join(trial, None)
         self._display.update(trial.arm, trial.seed, result.state, _error_text(result.validation))
         return True
 
@@ -213,7 +217,7 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
         test=last.test if last else None,
         train_final=last.train_final if last else None,
         seconds=sum(report.seconds for report in running.history),
-        images_per_second=_steady_rate(running.history),
+        images_per_second=steady_rate([(report.train.count, report.images_per_second) for report in running.history]),
         peak_memory_mb=event.get("peak_memory_mb"),
         memory_kind=event.get("memory_kind"),
         attempts=running.attempt,
@@ -224,13 +228,6 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
         weights_sha256=event.get("weights_sha256"),
         environment=environment,
     )
-
-
-def _steady_rate(history: Sequence[EpochReport]) -> float | None:
-    """Images per second over the epochs after the first, which warms up."""
-    steady = list(history[1:] or history)
-    seconds = sum(report.train.count / report.images_per_second for report in steady)
-    return sum(report.train.count for report in steady) / seconds if seconds > 0 else None
 
 
 def _job_json(trial: PlannedTrial) -> str:

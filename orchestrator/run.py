@@ -159,6 +159,10 @@ class StudyRun:
         """
         self._phase(searcher, points, self._settings.slot_plan.slots)
 
+    def stop_trial(self, key: str) -> None:
+        """Has the worker of a trial stop between two batches, because a scheduler decided so."""
+        self._broker.stop.remote(key, "stopped")
+
     def _wait_for_others(self, waiting: Sequence[PlannedTrial]) -> None:
         self.display.say(f"{len(waiting)} trials are being trained by another ablate; waiting for their records")
         while all(self._locks.is_locked(trial.key) for trial in waiting):

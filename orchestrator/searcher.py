@@ -1,44 +1,36 @@
-"""Optuna behind Ray Tune: arms as enqueued categorical points, sweeps as sampled ones.
+"""Optuna behind Ray Tune: arms as enqueued categorical points, searches as sampled ones.
 
-Both studies live in memory and are told again from the records at each start, so an interrupted run continues the
-same study. The sampler of ask i is seeded with (study, i), since a resumed sampler would repeat its first points.
+The studies live in memory and are told again from the records at each start, so an interrupted run continues the same
+sequence of points.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 from ray.tune.search import Searcher
 
-from orchestrator.slot import METRIC
-from search_spaces.study import Sweep
+from orchestrator.objectives import VALIDATION_ERROR, directions, objective_values
+from orchestrator.samplers import REPLAYED, distributions, grid_order, make_sampler, quiet_optuna
+from orchestrator.sweep import Ask, Ended, Search, SearchHistory
 from search_spaces.trial import PlannedTrial
 
 logger = logging.getLogger(__name__)
 
-Launch = Callable[[PlannedTrial, "Mapping[str, Any] | None", "int | None"], dict[str, Any]]
+Launch = Callable[[PlannedTrial, Ask | None], dict[str, Any]]
+Join = Callable[[PlannedTrial, Ask | None], None]
+# 已知的点抽到这么多次，就当空间已被取尽
+MOST_REDRAWS = 64
+REDRAWS_BY_SAMPLER = 8
 
-# 记录在案的采样器参数：Optuna 5 改过默认值，所以一个不漏地写出
-SAMPLER_ARGUMENTS: dict[str, Any] = {
-    "n_startup_trials": 10,
-    "n_ei_candidates": 24,
-    "multivariate": True,
-    "group": False,
-    "constant_liar": True,
-}
-_TOLD = {
+TOLD = {
     "finished": OptunaState.COMPLETE,
     "stopped": OptunaState.PRUNED,
     # 发散若报 FAIL，TPE 会不断走回悬崖；报 PRUNED 才会避开
@@ -47,8 +39,29 @@ _TOLD = {
 }
 
 
-class ArmSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
-    """Hands the missing arm trials to Tune, in the order of the plan."""
+class UnsavedSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
+    """A searcher that Tune cannot save: the records are the truth, and none is ever restored."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        """Minimises the validation error, in Tune's eyes."""
+        super().__init__(metric=VALIDATION_ERROR, mode="min")
+        quiet_optuna()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Saves nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restores nothing."""
+
+
+class ArmSearcher(UnsavedSearcher):
+    """Hands the missing trials of arms to Tune, in the order of the plan."""
 
     def __init__(self, study_name: str, trials: Sequence[PlannedTrial], launch: Launch) -> None:
         """Enqueues the trials.
@@ -58,8 +71,7 @@ class ArmSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
             trials: The trials to run.
             launch: Opens a trial's record and returns the Tune function's configuration.
         """
-        super().__init__(metric=METRIC, mode="min")
-        quiet_optuna()
+        super().__init__()
         self.study = optuna.create_study(study_name=f"{study_name}/arms", direction="minimize")
         self._launch = launch
         self._asked: dict[str, optuna.trial.Trial] = {}
@@ -71,17 +83,6 @@ class ArmSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
         }
         for arm, seed in self._by_point:
             self.study.enqueue_trial({"arm": arm, "seed": seed})
-        self.closed = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its searcher, and we never restore one (the records are the truth)."""
-        return {}
-
-    def save(self, checkpoint_path: str) -> None:
-        """Saves nothing, see `__getstate__`."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores nothing, see `__getstate__`."""
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the next enqueued trial's configuration, or FINISHED."""
@@ -90,133 +91,186 @@ class ArmSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
         self._waiting -= 1
         asked = self.study.ask(self._space)
         self._asked[trial_id] = asked
-        return self._launch(self._by_point[asked.params["arm"], asked.params["seed"]], None, None)
+        return self._launch(self._by_point[asked.params["arm"], asked.params["seed"]], None)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells Optuna how the trial ended."""
-        tell(self.study, self._asked.pop(trial_id, None), result)
+        """Tells Optuna how the trial ended; an interrupted one stays untold, as it will go on."""
+        asked = self._asked.pop(trial_id, None)
+        state = (result or {}).get("state", "failed")
+        if asked is not None and state in TOLD:
+            values = (result[VALIDATION_ERROR],) if result is not None and state == "finished" else None
+            tell(self.study, asked, Ended(state, values))
 
 
-class SweepSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
-    """Samples points of a sweep and hands them to Tune."""
+class SweepSearcher(UnsavedSearcher):
+    """Samples the points of a search and hands them to Tune."""
 
     def __init__(
         self,
-        study_name: str,
-        sweep: Sweep,
-        points: int,
+        search: Search,
+        history: SearchHistory,
+        *,
         launch: Launch,
-        plan_point: Callable[[Mapping[str, Any]], PlannedTrial],
-        lookup: Callable[[PlannedTrial, Mapping[str, Any], int], tuple[str, float | None] | None],
-        known: Sequence[tuple[Mapping[str, Any], str, float | None]],
-        unfinished: Sequence[tuple[int, Mapping[str, Any]]],
-        asked_before: int,
+        join: Join,
+        read: Callable[[str], Ended | None],
+        stop: Callable[[str], None],
     ) -> None:
-        """Tells the study what is on record and enqueues what was interrupted.
+        """Tells the study what is on record, in the order in which it was told before.
 
         Args:
-            study_name: Name of the study and data set; the Optuna study is `<study>/sweep`.
-            sweep: Parameters of the sweep.
-            points: How many points the sweep has in all, those on record included.
-            launch: Opens a trial's record and returns the Tune function's configuration.
-            plan_point: Makes a validated trial of a point.
-            lookup: Returns (state, validation error) of a point whose trial is on record already, or None.
-            known: (parameters, state, validation error in [0, 1]) of each ended point, in the order asked.
-            unfinished: (position, parameters) of points that were asked and have not ended.
-            asked_before: How many points were asked in earlier runs.
+            search: What is searched, and how.
+            history: Its past.
+            launch: Opens a point's record and returns the Tune function's configuration.
+            join: Writes down that a point on record belongs to the study.
+            read: Returns how the trial of a key ended, if it is on record.
+            stop: Asks the worker that trains a key to stop, because a scheduler decided so.
         """
-        super().__init__(metric=METRIC, mode="min")
-        quiet_optuna()
-        self.study = optuna.create_study(study_name=f"{study_name}/sweep", direction="minimize")
-        self._name, self._points = study_name, points
-        self._launch, self._plan_point, self._lookup = launch, plan_point, lookup
-        self._space = distributions(sweep)
-        self._position = asked_before
-        self._unfinished = list(unfinished)
-        self._asked: dict[str, optuna.trial.Trial] = {}
-        for parameters, state, value in known:
-            self._tell_known(parameters, state, value)
-        self.closed = False
+        super().__init__()
+        self.search = search
+        self.study = optuna.create_study(study_name=search.name, directions=directions(search.second))
+        self._launch, self._join, self._read, self._stop = launch, join, read, stop
+        self._space = distributions(search.space)
+        self._grid = deque(grid_order(search)) if search.sampler == "grid" else None
+        self._points = search.size()
+        self._position = history.asked
+        self._known: set[str] = set()
+        self._open: dict[int, optuna.trial.Trial] = {}
+        self._told: list[int] = []
+        self._running: dict[str, tuple[int, PlannedTrial, list[tuple[int, float]]]] = {}
+        for parameters, end in history.arms:
+            self._add(parameters, end)
+        self._replay(history)
 
-    def _tell_known(self, parameters: Mapping[str, Any], state: str, value: float | None) -> None:
-        told = _TOLD[state]
+    # ---- what is known ------------------------------------------------------------------------------------
+
+    def _add(self, parameters: Mapping[str, Any], end: Ended) -> None:
+        state = TOLD[end.state]
         self.study.add_trial(
             create_trial(
-                state=told,
-                value=value if told is OptunaState.COMPLETE else None,
+                state=state,
+                values=list(end.values) if state is OptunaState.COMPLETE and end.values is not None else None,
                 params=dict(parameters),
                 distributions=self._space,
             )
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its searcher, and we never restore one (the records are the truth)."""
-        return {}
+    def _replay(self, history: SearchHistory) -> None:
+        """Asks and tells the points of earlier runs again, in the order of then."""
+        for ask in history.asks:
+            earlier = sorted(self._open) if ask.told is None else ask.told
+            self._tell_again(earlier, history)
+            self._open[ask.position] = self._ask_again(ask)
+            self._known.add(ask.key)
+        self._told = []
+        self._tell_again(sorted(self._open), history)
+        self._unfinished = [ask for ask in history.asks if ask.position not in history.ended]
 
-    def save(self, checkpoint_path: str) -> None:
-        """Saves nothing, see `__getstate__`."""
+    def _tell_again(self, positions: Sequence[int], history: SearchHistory) -> None:
+        for position in positions:
+            if position in self._open and position in history.ended:
+                self._tell(position, history.ended[position])
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Restores nothing, see `__getstate__`."""
+    def _ask_again(self, ask: Ask) -> optuna.trial.Trial:
+        if ask.sampler == self.search.sampler and ask.sampler in REPLAYED:
+            asked = self._draw(ask.position)
+            if asked is not None and asked.params == ask.parameters:
+                return asked
+            # 历史变了（例如 arm 的均值），就以记录为准
+            if asked is not None:
+                self.study.tell(asked, state=OptunaState.FAIL)
+        return self._enqueued(ask.parameters)
+
+    def _enqueued(self, parameters: Mapping[str, Any]) -> optuna.trial.Trial:
+        self.study.enqueue_trial(dict(parameters))
+        return self.study.ask(self._space)
+
+    def _tell(self, position: int, end: Ended) -> None:
+        tell(self.study, self._open.pop(position), end)
+        self._told.append(position)
+
+    # ---- what comes next ----------------------------------------------------------------------------------
+
+    def _draw(self, position: int) -> optuna.trial.Trial | None:
+        """Asks for a point that is not known yet; None when the space holds no other."""
+        if self._grid is not None:
+            while self._grid:
+                point = self._grid.popleft()
+                if self.search.trial(point).key not in self._known:
+                    return self._enqueued(point)
+            return None
+        for attempt in range(MOST_REDRAWS):
+            by_random = attempt >= REDRAWS_BY_SAMPLER
+            self.study.sampler = make_sampler(self.search, position, attempt, by_random=by_random)
+            asked = self.study.ask(self._space)
+            if self.search.trial(asked.params).key not in self._known:
+                return asked
+            self.study.tell(asked, state=OptunaState.FAIL)
+        return None
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the configuration of the next point, or FINISHED."""
         while not self.closed:
-            if self._unfinished:
-                position, parameters = self._unfinished.pop(0)
-                self.study.enqueue_trial(dict(parameters))
-            elif self._position < self._points:
-                position = self._position
-                self._position += 1
-            else:
+            ask = self._next()
+            if ask is None:
                 break
-            self.study.sampler = sampler(self._name, position)
-            asked = self.study.ask(self._space)
-            planned = self._plan_point(asked.params)
-            on_record = self._lookup(planned, asked.params, position)
-            if on_record is None:
-                self._asked[trial_id] = asked
-                return self._launch(planned, asked.params, position)
+            planned = self.search.trial(ask.parameters)
+            end = self._read(planned.key)
+            if end is None:
+                self._running[trial_id] = (ask.position, planned, [])
+                return self._launch(planned, ask)
             # 同样的 trial 已在案：直接告诉 Optuna，不再训练
-            tell(self.study, asked, {"state": on_record[0], METRIC: on_record[1]})
+            self._join(planned, ask)
+            self._tell(ask.position, end)
         return Searcher.FINISHED
 
+    def _next(self) -> Ask | None:
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        if self._position >= self._points:
+            return None
+        position = self._position
+        asked = self._draw(position)
+        if asked is None:
+            self._position = self._points
+            return None
+        self._position += 1
+        self._open[position] = asked
+        key = self.search.trial(asked.params).key
+        self._known.add(key)
+        ask = Ask(position, key, self.search.base_key, asked.params, tuple(self._told), self.search.sampler)
+        self._told = []
+        return ask
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keeps the curve of a running point, which Optuna is told where a scheduler stops it."""
+        if trial_id in self._running and result.get("state") == "running":
+            self._running[trial_id][2].append((int(result["epoch"]), float(result[VALIDATION_ERROR])))
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tells Optuna how the point ended."""
-        tell(self.study, self._asked.pop(trial_id, None), result)
+        """Tells Optuna how the point ended; an interrupted one stays untold, as it will go on."""
+        if trial_id not in self._running:
+            return
+        position, planned, curve = self._running.pop(trial_id)
+        state = (result or {}).get("state", "failed")
+        if state == "running":
+            # Tune 停的只是它自己的函数：worker 要由 broker 去停
+            self._stop(planned.key)
+            state = "stopped"
+        if state not in TOLD:
+            return
+        values = None
+        if state == "finished" and result is not None:
+            rate = result.get("images_per_second")
+            values = objective_values(self.search.second, planned.config, result[VALIDATION_ERROR], rate)
+        self._tell(position, Ended(state, values, tuple(curve) if state == "stopped" else ()))
 
 
-def sampler(study_name: str, position: int) -> optuna.samplers.BaseSampler:
-    """Returns the sampler of the ask at `position`, seeded by (study, position)."""
-    digest = hashlib.sha256(f"{study_name}\n{position}".encode()).digest()
-    return optuna.samplers.TPESampler(seed=int.from_bytes(digest[:4], "big"), **SAMPLER_ARGUMENTS)
-
-
-def distributions(sweep: Sweep) -> dict[str, BaseDistribution]:
-    """Returns Optuna's distributions of a sweep's parameters."""
-    made: dict[str, BaseDistribution] = {}
-    for path, parameter in sweep.parameters.items():
-        if parameter.kind == "float":
-            made[path] = FloatDistribution(parameter.low, parameter.high, log=parameter.log)
-        elif parameter.kind == "integer":
-            made[path] = IntDistribution(parameter.low, parameter.high, log=parameter.log)
-        else:
-            made[path] = CategoricalDistribution(list(parameter.choices))
-    return made
-
-
-def tell(study: optuna.Study, asked: optuna.trial.Trial | None, result: Mapping[str, Any] | None) -> None:
-    """Tells a study the end of a trial; an interrupted one stays untold, as it will go on."""
-    state = (result or {}).get("state", "failed")
-    if asked is None or state not in _TOLD:
+def tell(study: optuna.Study, asked: optuna.trial.Trial, end: Ended) -> None:
+    """Tells a study the end of a trial, that of a stopped one with its curve."""
+    state = TOLD[end.state]
+    if state is OptunaState.COMPLETE and end.values is not None:
+        study.tell(asked, list(end.values))
         return
-    told = _TOLD[state]
-    if told is OptunaState.COMPLETE and result is not None:
-        study.tell(asked, result[METRIC])
-    else:
-        study.tell(asked, state=told)
-
-
-def quiet_optuna() -> None:
-    """Leaves the terminal to the study's own table."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for epoch, error in end.curve:
+        asked.report(error, epoch)
+    study.tell(asked, state=state)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,15 @@ from orchestrator.errors import LabError
 from orchestrator.plan import Plan
 from orchestrator.records import TrialState
 from orchestrator.slot import SlotPlan
-from orchestrator.sweep import SweepHistory, plan_point, sweep_history
+from orchestrator.sweep import (
+    Ended,
+    Search,
+    SearchHistory,
+    arms_in_space,
+    points_left,
+    read_ended,
+    search_history,
+)
 
 SAY_EVERY_SECONDS = 5.0
 
@@ -26,7 +35,6 @@ SAY_EVERY_SECONDS = 5.0
 def run_missing(
     plan: Plan,
     folder: Path,
-    history: SweepHistory,
     sweep_left: int,
     options: argparse.Namespace,
     console: Console,
@@ -61,20 +69,18 @@ def run_missing(
             recorder = run.recorder
             recorder.begin(plan.trials)
             run.run_arms(plan.missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
-            if sweep_left and plan.study.sweep is not None:
+            search = search_of(plan, name)
+            if sweep_left and search is not None:
                 history = history_of(plan, folder, options)
                 searcher = SweepSearcher(
-                    study_name=name,
-                    sweep=plan.study.sweep,
-                    points=plan.sweep_points,
+                    search,
+                    history,
                     launch=recorder.launch,
-                    plan_point=lambda parameters: plan_point(plan, parameters),
-                    lookup=recorder.lookup_point,
-                    known=history.known,
-                    unfinished=history.unfinished,
-                    asked_before=history.asked,
+                    join=recorder.join,
+                    read=reader(search, options),
+                    stop=run.stop_trial,
                 )
-                run.run_sweep(searcher, len(history.unfinished) + plan.sweep_points - history.asked)
+                run.run_sweep(searcher, points_left(search, history))
             return recorder.states
     except Interrupted:
         console.print(
@@ -85,12 +91,26 @@ def run_missing(
         return None
 
 
-def history_of(plan: Plan, folder: Path, options: argparse.Namespace) -> SweepHistory:
+def search_of(plan: Plan, study: str) -> Search | None:
+    """Returns what the plan's sweep searches, or None where no point is asked for."""
+    if plan.study.sweep is None or not plan.sweep_points:
+        return None
+    return Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
+
+
+def reader(search: Search, options: argparse.Namespace) -> Callable[[str], Ended | None]:
+    """Returns a function that reads how the trial of a key ended."""
+    return lambda key: read_ended(options.results, key, search.second, retry_failed=options.retry_failed)
+
+
+def history_of(plan: Plan, folder: Path, options: argparse.Namespace) -> SearchHistory:
     """Returns what a sweep already knows; nothing when none is asked for."""
-    if not options.sweep:
-        return SweepHistory((), (), 0)
+    search = search_of(plan, folder.name)
+    if search is None:
+        return SearchHistory()
+    read = reader(search, options)
     members = records.read_members(options.results, folder.name)
-    return sweep_history(plan, members, lambda key: records.ended(options.results, key))
+    return search_history(search, members, read, arms_in_space(plan, search, read))
 
 
 def likely_slots(options: argparse.Namespace) -> int:

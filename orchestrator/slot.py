@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.objectives import VALIDATION_ERROR, steady_rate
+
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-METRIC = "validation_error"
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def run_trial(config: dict[str, Any]) -> None:
     """The Tune trainable: submits its trial to the broker and forwards its epochs.
 
     Args:
-        config: `key`, `config` (canonical JSON), `folder` and `attempt` of a trial.
+        config: `key`, `config` (canonical JSON), `folder`, `attempt` and `epochs` of a trial, and whether a scheduler
+            judges it after each epoch (`judged`), so that its worker waits for the word.
     """
     import ray
     from ray import tune
@@ -117,17 +119,42 @@ def run_trial(config: dict[str, Any]) -> None:
     from orchestrator.broker import BROKER_NAME
 
     broker = ray.get_actor(BROKER_NAME)
-    key = config["key"]
-    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"]))
-    seen, last_error = 0, 1.0
+    key, judged = config["key"], config["judged"]
+    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"], judged))
+    seen, epochs = 0, _Epochs()
     while True:
         reports, final = ray.get(broker.reports.remote(key, seen, POLL_SECONDS))
         seen += len(reports)
-        for event in reports:
-            validation = event["report"]["validation"]
-            last_error = validation["top1_errors"] / validation["count"]
-            if final is None:
-                tune.report({METRIC: last_error, "epoch": event["report"]["epoch"], "state": "running"})
+        for report in (event["report"] for event in reports):
+            # 最后一个 epoch 随终态一起报告：那时已没有什么可停
+            if epochs.add(report) and final is None and report["epoch"] < config["epochs"]:
+                tune.report({**epochs.facts(), "state": "running"})
+                if judged:
+                    ray.get(broker.go_on.remote(key, report["epoch"]))
         if final is not None:
-            tune.report({METRIC: last_error, "epoch": seen, "state": final["state"]})
+            tune.report({**epochs.facts(), "state": final["state"]})
             return
+
+
+class _Epochs:
+    """The epochs of a trial as reported; a repeated one (its worker died) counts once."""
+
+    def __init__(self) -> None:
+        self._error, self._last = 1.0, 0
+        self._rates: list[tuple[int, float]] = []
+
+    def add(self, report: dict[str, Any]) -> bool:
+        if report["epoch"] <= self._last:
+            return False
+        validation = report["validation"]
+        self._last = report["epoch"]
+        self._error = validation["top1_errors"] / validation["count"]
+        self._rates.append((report["train"]["count"], report["images_per_second"]))
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            VALIDATION_ERROR: self._error,
+            "epoch": self._last,
+            "images_per_second": steady_rate(self._rates),
+        }

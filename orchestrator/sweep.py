@@ -1,109 +1,243 @@
-"""What a sweep already knows: its own points on record, those interrupted, and the arms that lie in its space."""
+"""What a sampler searches, and what it already knows: its points on record, those interrupted, and fitting arms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal, get_args
 
 from alexnet_core.configuration import TrainConfig
+from orchestrator import records
+from orchestrator.objectives import SecondObjective, objective_values
 from orchestrator.plan import Plan
-from search_spaces.study import Sweep
-from search_spaces.trial import PlannedTrial, configuration_key, sweep_trial
+from search_spaces.errors import StudyError
+from search_spaces.space import CategoricalParameter, Sweep, contains, grid_points, space_size
+from search_spaces.trial import Phase, PlannedTrial, configuration_key, point_trial
 
 # 调参种子与裁决种子永不相交（statistics.md）
 TUNING_SEED = 1000
-
-Lookup = Callable[[str], "tuple[str, float | None] | None"]
+SamplerName = Literal["tpe", "cmaes", "gp", "random", "qmc", "grid", "nsga2"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
 @dataclass(frozen=True)
-class SweepHistory:
-    """A sweep's past.
+class Search:
+    """A space that a sampler searches around a base configuration.
 
     Attributes:
-        known: (parameters, state, validation error in [0, 1]) of ended points, in the order asked.
-        unfinished: (position, parameters) of points that were asked and have not ended.
-        asked: How many points were asked.
+        name: Of the Optuna study, such as `lrn/sweep`; the sampler's seeds follow from it.
+        space: The parameters.
+        base: The configuration whose fields the points change.
+        points: How many points there are to be in all, those on record included.
+        arm: Under which name its trials are members of the study.
+        phase: In which phase.
+        trial_seed: The seed of its trials.
+        sampler: Who chooses the points.
+        second: A second objective beside the validation error.
+        seed: Of the sampler.
     """
 
-    known: tuple[tuple[Mapping[str, Any], str, float | None], ...]
-    unfinished: tuple[tuple[int, Mapping[str, Any]], ...]
-    asked: int
+    name: str
+    space: Sweep
+    base: TrainConfig
+    points: int
+    arm: str = "sweep"
+    phase: Phase = "sweep"
+    trial_seed: int = TUNING_SEED
+    sampler: SamplerName = "tpe"
+    second: SecondObjective | None = None
+    seed: int = 0
+
+    def trial(self, parameters: Mapping[str, Any]) -> PlannedTrial:
+        """Returns the validated trial of a point; raises StudyError."""
+        what = f"point of {self.name}"
+        return point_trial(self.base, parameters, self.trial_seed, arm=self.arm, phase=self.phase, what=what)
+
+    @cached_property
+    def base_key(self) -> str:
+        """The key of its base's configuration, whatever the seed."""
+        return configuration_key(self.base)
+
+    def size(self) -> int:
+        """Returns how many points it can have at most: a finite space has no more than its own."""
+        if self.sampler == "grid":
+            return min(self.points, len(grid_points(self.space)))
+        whole = space_size(self.space)
+        return self.points if whole is None else min(self.points, whole)
 
 
-def sweep_history(plan: Plan, members: Sequence[Mapping[str, Any]], lookup: Lookup) -> SweepHistory:
-    """Reads a sweep's past from the memberships and the records.
+@dataclass(frozen=True)
+class Ended:
+    """How a point ended.
 
-    Points of an earlier base (another `--set`, other data, other epochs) are not of this sweep.
+    Attributes:
+        state: finished, stopped, diverged or failed.
+        values: The objectives of a finished point, the validation error in [0, 1] first.
+        curve: (epoch, validation error) of a stopped point, up to where it was stopped.
     """
-    sweep = plan.study.sweep
-    if sweep is None:
-        return SweepHistory((), (), 0)
-    known = list(_arm_points(plan, sweep, lookup))
-    unfinished, asked = [], 0
-    own = sorted((row for row in members if row["phase"] == "sweep"), key=lambda row: int(row["position"]))
-    for row in own:
-        if not _is_of_this_sweep(plan, row):
+
+    state: str
+    values: tuple[float, ...] | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A point that was asked.
+
+    Attributes:
+        position: Its number in the sequence of asks, from 0.
+        parameters: Dotted field to value.
+        told: Positions whose end the sampler learnt between the ask before and this one; None where an older version
+            did not write it down.
+        sampler: Who chose it.
+        key: Of its trial.
+        base: Key of the configuration that it changes.
+    """
+
+    position: int
+    key: str
+    base: str
+    parameters: Mapping[str, Any]
+    told: tuple[int, ...] | None
+    sampler: str
+
+
+@dataclass(frozen=True)
+class SearchHistory:
+    """A search's past.
+
+    Attributes:
+        arms: (parameters, end) of arms that lie in the space.
+        asks: The points asked in earlier runs, by position.
+        ended: How those that ended did, by position.
+    """
+
+    arms: tuple[tuple[Mapping[str, Any], Ended], ...] = ()
+    asks: tuple[Ask, ...] = ()
+    ended: Mapping[int, Ended] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> int:
+        """How many points were asked and have not ended."""
+        return len(self.asks) - len(self.ended)
+
+    @property
+    def asked(self) -> int:
+        """How many positions are taken."""
+        return max((ask.position + 1 for ask in self.asks), default=0)
+
+
+def points_left(search: Search, history: SearchHistory) -> int:
+    """Returns how many points are still to be trained."""
+    return history.unfinished + max(0, search.size() - history.asked)
+
+
+def search_history(
+    search: Search,
+    members: Iterable[Mapping[str, Any]],
+    read: Callable[[str], Ended | None],
+    arms: Sequence[tuple[Mapping[str, Any], Ended]] = (),
+) -> SearchHistory:
+    """Reads a search's past from the memberships and the records.
+
+    Points of another base (another `--set`, other data, other epochs) or another space are not of this search.
+
+    Args:
+        search: The search.
+        members: The study's memberships.
+        read: Returns how the trial of a key ended; None while it has not.
+        arms: Arms that lie in the space.
+    """
+    asks: dict[int, Ask] = {}
+    ended: dict[int, Ended] = {}
+    for row in members:
+        if row["phase"] != search.phase or row["arm"] != search.arm or not is_point_of(search, row):
             continue
-        asked = max(asked, int(row["position"]) + 1)
-        ended = lookup(row["key"])
-        if ended is None:
-            unfinished.append((int(row["position"]), row["parameters"]))
-        else:
-            known.append((row["parameters"], *ended))
-    return SweepHistory(tuple(known), tuple(unfinished), asked)
+        position = int(row["position"])
+        if position in asks:
+            continue
+        told = row.get("told")
+        known = None if told is None else tuple(int(number) for number in told)
+        asks[position] = Ask(
+            position, str(row["key"]), search.base_key, row["parameters"], known, row.get("sampler", "tpe")
+        )
+        end = read(row["key"])
+        if end is not None:
+            ended[position] = end
+    return SearchHistory(tuple(arms), tuple(asks[position] for position in sorted(asks)), ended)
 
 
-def _is_of_this_sweep(plan: Plan, row: Mapping[str, Any]) -> bool:
-    sweep = plan.study.sweep
-    if sweep is None or set(row["parameters"]) != set(sweep.parameters):
+def is_point_of(search: Search, row: Mapping[str, Any]) -> bool:
+    """Says whether a membership is a point of this search: its space, its base, its seed."""
+    if row.get("position") is None or not contains(search.space, row["parameters"] or {}):
         return False
-    return plan_point(plan, row["parameters"]).key == str(row["key"])
+    if row.get("base") is not None:
+        return str(row["base"]) == search.base_key
+    return search.trial(row["parameters"]).key == str(row["key"])
 
 
-def plan_point(plan: Plan, parameters: Mapping[str, Any]) -> PlannedTrial:
-    """Returns the validated trial of a point, on the tuning seed."""
-    return sweep_trial(plan.study, plan.base, parameters, TUNING_SEED)
+def read_ended(
+    results: Path, key: str, second: SecondObjective | None = None, *, retry_failed: bool = False
+) -> Ended | None:
+    """Returns how a trial on record ended; None while it has not, and for a failed one that is to be tried again.
+
+    Args:
+        results: The results folder.
+        key: The trial.
+        second: The second objective.
+        retry_failed: Whether failed trials are trained again.
+    """
+    folder = records.trial_folder(results, key)
+    result = records.read_result(folder)
+    if result is None or (retry_failed and result.state == "failed"):
+        return None
+    if result.state == "finished" and result.validation is not None:
+        error = result.validation.top1_error
+        config = records.read_config(folder)
+        return Ended("finished", objective_values(second, config, error, result.images_per_second))
+    if result.state == "stopped":
+        epochs = records.read_epochs(folder)
+        return Ended("stopped", None, tuple((report.epoch, report.validation.top1_error) for report in epochs))
+    return Ended("failed" if result.state == "finished" else result.state.value)
 
 
-def _arm_points(plan: Plan, sweep: Sweep, lookup: Lookup) -> list[tuple[dict[str, Any], str, float | None]]:
-    """The arms that lie in the sweep's space, each with its mean validation error over finished seeds."""
-    points: list[tuple[dict[str, Any], str, float | None]] = []
+# ---- arms that lie in the space ---------------------------------------------------------------------------
+
+
+def arms_in_space(
+    plan: Plan, search: Search, read: Callable[[str], Ended | None]
+) -> tuple[tuple[Mapping[str, Any], Ended], ...]:
+    """Returns the arms that lie in a search's space, each with the mean objectives over its finished seeds."""
+    points: list[tuple[Mapping[str, Any], Ended]] = []
     for arm in plan.study.arms:
         trials = [trial for trial in plan.trials if trial.arm == arm.name]
-        parameters = point_of(sweep, trials[0].config) if trials else None
+        parameters = point_of(search.space, trials[0].config) if trials else None
         if parameters is None:
             continue
-        as_point = sweep_trial(plan.study, plan.base, parameters, trials[0].seed)
-        if configuration_key(as_point.config) != configuration_key(trials[0].config):
+        if configuration_key(search.trial(parameters).config) != configuration_key(trials[0].config):
             continue
-        ended = [lookup(trial.key) for trial in trials]
-        errors = [entry[1] for entry in ended if entry is not None and entry[0] == "finished"]
-        measured = [error for error in errors if error is not None]
+        ends = [end for trial in trials if (end := read(trial.key)) is not None]
+        measured = [end.values for end in ends if end.values is not None]
         if measured:
-            points.append((parameters, "finished", fmean(measured)))
-    return points
+            means = tuple(fmean(column) for column in zip(*measured, strict=True))
+            points.append((parameters, Ended("finished", means)))
+    return tuple(points)
 
 
-def point_of(sweep: Sweep, config: TrainConfig) -> dict[str, Any] | None:
-    """Returns the sweep's parameters as they stand in `config`; None where they are absent, unequal or outside."""
+def point_of(space: Sweep, config: TrainConfig) -> dict[str, Any] | None:
+    """Returns a space's parameters as they stand in `config`; None where they are absent, unequal or outside."""
     point: dict[str, Any] = {}
-    for path, parameter in sweep.parameters.items():
+    for path in space.parameters:
         values = _values(path, config)
         if not values or any(value != values[0] for value in values):
             return None
-        inside = (
-            values[0] in parameter.choices
-            if parameter.kind == "categorical"
-            else parameter.low <= values[0] <= parameter.high
-        )
-        if not inside:
-            return None
         point[path] = values[0]
-    return point
+    return point if contains(space, point) else None
 
 
 def _values(path: str, config: TrainConfig) -> list[Any]:
@@ -116,3 +250,24 @@ def _values(path: str, config: TrainConfig) -> list[Any]:
         for layer in config.network.layers
         if fnmatchcase(layer.name, pattern) and hasattr(layer, name)
     ]
+
+
+# ---- what does not go together ----------------------------------------------------------------------------
+
+
+def check_search(search: Search) -> None:
+    """Refuses a sampler that cannot search this space.
+
+    Raises:
+        StudyError: With what would be right.
+    """
+    kinds = search.space.parameters.items()
+    categories = [path for path, parameter in kinds if isinstance(parameter, CategoricalParameter)]
+    if search.sampler == "grid":
+        grid_points(search.space)
+    if search.sampler == "cmaes" and search.second is not None:
+        raise StudyError("--sampler cmaes has one objective; with --multi use nsga2, tpe, gp, random, qmc or grid")
+    if search.sampler == "cmaes" and categories:
+        raise StudyError(f"--sampler cmaes searches numbers, and {categories[0]} is categorical; use tpe or random")
+    if search.sampler == "nsga2" and search.second is None:
+        raise StudyError("--sampler nsga2 is for two objectives: give --multi, or use tpe")

@@ -15,10 +15,10 @@ from alexnet_core.configuration import TrainingSpec
 from alexnet_core.networks import network_names
 from alexnet_core.specification import Frozen
 from search_spaces.errors import StudyError
+from search_spaces.space import FieldPath, Sweep
 from search_spaces.yaml_file import load_model
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]
 PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap"]
 Points = Annotated[float, Field(gt=0, le=100)]
 
@@ -58,57 +58,6 @@ class Arm(Frozen):
     set: dict[FieldPath, JsonValue] = {}
     remove: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")], ...] = ()
     claim: Claim | None = None
-
-
-class FloatParameter(Frozen):
-    """A number from a range, drawn on a linear or logarithmic scale."""
-
-    kind: Literal["float"]
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_range(self.low, self.high, self.log)
-        return self
-
-
-class IntegerParameter(Frozen):
-    """A whole number from a range."""
-
-    kind: Literal["integer"]
-    low: int
-    high: int
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _check_range(self.low, self.high, self.log)
-        return self
-
-
-class CategoricalParameter(Frozen):
-    """One of some values."""
-
-    kind: Literal["categorical"]
-    choices: tuple[str | bool | int | float, ...] = Field(min_length=1)
-
-
-Parameter = Annotated[FloatParameter | IntegerParameter | CategoricalParameter, Field(discriminator="kind")]
-
-
-def _check_range(low: float, high: float, log: bool) -> None:
-    if low >= high:
-        raise ValueError(f"low {low} must be below high {high}")
-    if log and low <= 0:
-        raise ValueError(f"a logarithmic scale needs low above 0, not {low}")
-
-
-class Sweep(Frozen):
-    """The part of a study in which Optuna chooses the points."""
-
-    parameters: dict[FieldPath, Parameter] = Field(min_length=1)
 
 
 class RecipeData(Frozen):

@@ -208,14 +208,23 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     )
 
 
-def sweep_trial(study: Study, base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int) -> PlannedTrial:
-    """Returns the trial of a sweep's point.
+def point_trial(
+    base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int, *, arm: str, phase: Phase, what: str
+) -> PlannedTrial:
+    """Returns the trial of a point that a sampler chose.
+
+    Args:
+        base: The configuration whose fields the point changes.
+        parameters: Dotted field to value.
+        seed: The trial's seed.
+        arm: Under which name the trial is a member of its study.
+        phase: In which phase.
+        what: Who asks, for messages: "sweep of study lrn".
 
     Raises:
         StudyError: The point is no valid configuration.
     """
-    config = edited(base, parameters, (), f"sweep of study {study.name}")
-    return _planned("sweep", seed, "sweep", config)
+    return _planned(arm, seed, phase, edited(base, parameters, (), what))
 
 
 def _planned(arm: str, seed: int, phase: Phase, config: TrainConfig) -> PlannedTrial:

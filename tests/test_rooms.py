@@ -16,7 +16,17 @@ FORBIDDEN = {
     "orchestrator": set(),
 }
 # 只有这些文件与 Ray 或 Optuna 打交道
-NEED_RAY = {"cluster.py", "deaths.py", "publisher.py", "run.py", "searcher.py", "slot.py", "worker.py", "session.py"}
+NEED_RAY = {
+    "cluster.py",
+    "deaths.py",
+    "publisher.py",
+    "run.py",
+    "samplers.py",
+    "searcher.py",
+    "slot.py",
+    "worker.py",
+    "session.py",
+}
 
 
 def imported(path: Path) -> set[str]:

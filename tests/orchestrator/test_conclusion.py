@@ -12,7 +12,7 @@ from alexnet_core.datasets import summarise_data
 from orchestrator.conclusion import _own_points, resolution_outlook
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan, plan_on_record, write_plan
-from orchestrator.sweep import TUNING_SEED, plan_point
+from orchestrator.sweep import TUNING_SEED, Search
 from orchestrator.tables import MEMBER_COLUMNS
 from search_spaces.study import load_study
 from search_spaces.trial import base_config, unfold
@@ -50,7 +50,7 @@ def test_points_of_another_base_are_not_ranked_among_a_sweeps_own() -> None:
             "dataset": "digits",
             "arm": "sweep",
             "seed": TUNING_SEED,
-            "key": plan_point(plan, PARAMETERS).key,
+            "key": Search("lrn/sweep", plan.study.sweep, plan.base, 1).trial(PARAMETERS).key,
             "phase": "sweep",
             "parameters": json.dumps(PARAMETERS),
             "position": 0,
