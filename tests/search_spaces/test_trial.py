@@ -19,7 +19,7 @@ from search_spaces.trial import (
     configuration_key,
     keys_by_seed,
     parse_override,
-    sweep_trial,
+    point_trial,
     trial_key,
     unfold,
 )
@@ -141,7 +141,8 @@ def test_a_sweeps_point_that_is_the_baseline_is_the_baseline() -> None:
         "network.lrn*.alpha": 1e-4,
         "network.lrn*.beta": 0.75,
     }
-    assert sweep_trial(study, base(), point, 0).key == unfold(study, base(), [0])[0].key
+    planned = point_trial(base(), point, 0, arm="sweep", phase="sweep", what="a test")
+    assert planned.key == unfold(study, base(), [0])[0].key
 
 
 @pytest.mark.parametrize("text", ["training.epochs", "=3", "training.epochs=", "training.epochs={a: 1}"])
