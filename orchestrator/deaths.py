@@ -7,10 +7,12 @@ library that is missing) would go on for ever.
 from __future__ import annotations
 
 from collections import deque
+from textwrap import shorten
 from typing import Any
 
 DEATHS = 5
 WITHIN_SECONDS = 300.0
+LONGEST_MESSAGE = 160
 
 
 class DeathCount:
@@ -53,4 +55,4 @@ def death_notice(slot: int) -> Any:
 
 def _last_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return shorten(lines[-1], LONGEST_MESSAGE, placeholder=" ...") if lines else type(error).__name__
