@@ -9,6 +9,7 @@ from pathlib import Path
 
 from alexnet_core.specification import NetworkSpec, layer_shapes
 from orchestrator.errors import LabError
+from orchestrator.upgrades import upgrade_results
 
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_PER_PARAMETER = 4
@@ -18,7 +19,7 @@ RESERVE_BYTES = 64 * 1024**2
 
 
 def check_results(results: Path) -> None:
-    """Creates the results folder and proves that it can be written.
+    """Creates the results folder, proves that it can be written, and notes the schema of what will be in it.
 
     Raises:
         LabError: With exit code 3.
@@ -35,6 +36,7 @@ def check_results(results: Path) -> None:
             f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
             exit_code=3,
         ) from error
+    upgrade_results(results)
 
 
 def disk_need_bytes(network: NetworkSpec, trials: int, slots: int) -> int:
