@@ -26,6 +26,7 @@ from orchestrator.records import TrialState
 from orchestrator.session import history_of, likely_slots, prepare_images, run_missing, search_of
 from orchestrator.sweep import points_left
 from orchestrator.tables import seconds_per_trial
+from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
 from search_spaces.trial import base_config, parse_override, unfold
@@ -60,6 +61,8 @@ def _list(console: Console) -> int:
 
 
 def _ablate(options: argparse.Namespace, console: Console, started: float) -> int:
+    if options.results.is_dir():
+        upgrade_results(options.results)
     if options.study == PAPER:
         return _ablate_paper(options, console, started)
     plan = _plan(load_study(options.study), options)
@@ -86,6 +89,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
         states = ended
     else:
         records.join_members(options.results, folder.name, plan.dataset, plan.trials)
+    records.tidy_ended(options.results, states)
     if options.keep_weights == "best":
         records.keep_best_weights(options.results, plan.trials)
     conclude(plan, options.results, folder, content, console)
@@ -130,6 +134,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
+    records.tidy_ended(options.results, states)
     answers = []
     for plan, folder, content in zip(plans, folders, contents, strict=True):
         records.join_members(options.results, folder.name, plan.dataset, plan.trials)

@@ -297,8 +297,32 @@ def tidy(folder: Path, keep_weights: str = "all") -> None:
         return
     kept = folder / result.weights if result.weights is not None and keep_weights != "none" else None
     for path in (folder / "checkpoint").glob("*"):
-        if path != kept:
+        if path == kept:
+            continue
+        try:
             path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _write_error(path, error) from error
+
+
+def tidy_ended(results: Path, states: Mapping[str, TrialState]) -> None:
+    """Deletes what a driver left that was killed between a trial's result and its tidying.
+
+    Args:
+        results: The results folder.
+        states: Of the trials that have ended; failed ones keep their checkpoints for another try.
+    """
+    for key, state in states.items():
+        if state is TrialState.FAILED:
+            continue
+        folder = trial_folder(results, key)
+        try:
+            files = sum(1 for _ in (folder / "checkpoint").iterdir())
+        except OSError:
+            continue
+        # 只在有多余文件时才读 result.json：十万个 trial 也只是各列一次目录
+        if files > (state is TrialState.FINISHED):
+            tidy(folder)
 
 
 def keep_best_weights(results: Path, trials: Iterable[PlannedTrial]) -> None:
@@ -367,9 +391,17 @@ class TrialLocks:
     """
 
     def __init__(self, results: Path) -> None:
-        """Opens the lock file, and keeps it open: closing any descriptor of it would free all locks."""
-        results.mkdir(parents=True, exist_ok=True)
-        self._file = (results / ".locks").open("a+b")
+        """Opens the lock file, and keeps it open: closing any descriptor of it would free all locks.
+
+        Raises:
+            LabError: With exit code 3 when the file cannot be made.
+        """
+        path = results / ".locks"
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise _write_error(path, error) from error
 
     def __enter__(self) -> TrialLocks:
         """Returns itself."""
