@@ -20,9 +20,10 @@ from orchestrator.display import make_console
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.options import DEFAULT_DATASET, parser
-from orchestrator.paper import PAPER, combined_plan, refreshed, summary_markdown, summary_table
+from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
+from orchestrator.reporting.claims import write_claims
 from orchestrator.session import history_of, likely_slots, prepare_images, run_missing, search_of
 from orchestrator.sweep import points_left
 from orchestrator.tables import seconds_per_trial
@@ -140,9 +141,9 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
         records.join_members(options.results, folder.name, plan.dataset, plan.trials)
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
     console.print(summary_table(answers))
-    records.write_atomically(paper_folder / "report.md", summary_markdown(answers, skipped).encode())
+    write_claims(paper_folder, answers, {options.dataset: skipped})
     took = readable_seconds(time.monotonic() - started)
-    console.print(f"all claims: {paper_folder / 'report.md'}; done in {took}", highlight=False, soft_wrap=True)
+    console.print(f"all claims: {paper_folder / 'report.html'}; done in {took}", highlight=False, soft_wrap=True)
     failed = any(state is TrialState.FAILED for state in states.values())
     return EXIT_SOME_FAILED if failed else EXIT_DONE
 

@@ -89,6 +89,7 @@ def answer(
         arms=tuple(arms),
         sweep=_sweep(sweep_members, by_key),
         sweep_asked=sweep_members.height,
+        chosen_afterwards=plan.get("chosen_afterwards", False),
     )
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 

@@ -36,7 +36,7 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
         The answer.
     """
     tables = update_tables(results)
-    material = judged_material(plan, content, folder, results, tables)
+    material = judged_material(plan, content, folder, results, tables, notes_look=True)
     judged = material.answer
     console.print(answer_table(judged, console.width))
     for note in judged.notes:
@@ -47,9 +47,15 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
 
 
 def judged_material(
-    plan: Plan, content: Mapping[str, Any], folder: Path, results: Path, tables: TrialTables
+    plan: Plan,
+    content: Mapping[str, Any],
+    folder: Path,
+    results: Path,
+    tables: TrialTables,
+    *,
+    notes_look: bool = False,
 ) -> Material:
-    """Judges a study from the tables and collects what its report is made of; the look is written down.
+    """Judges a study from the tables and collects what its report is made of.
 
     Args:
         plan: The plan.
@@ -57,10 +63,12 @@ def judged_material(
         folder: The study's folder.
         results: The results folder.
         tables: The tables.
+        notes_look: Write down in `plan.json` that so many seeds were looked at.
     """
     points = _own_points(plan, tables.members, folder.name)
     judged = answer(plan.study, plan.recipe, content, tables.trials, points)
-    content = add_look(folder, dict(content), judged.seeds)
+    if notes_look:
+        content = add_look(folder, dict(content), judged.seeds)
     return gather(judged, content, folder, results, tables.trials, points)
 
 

@@ -152,6 +152,7 @@ class Answer(Frozen):
         arms: The baseline first.
         sweep: Best points of the sweep.
         sweep_asked: Points asked in all.
+        chosen_afterwards: Whether the comparison was chosen after the data were seen.
         notes: Remarks shown under the table (`remarks.py`).
     """
 
@@ -178,4 +179,5 @@ class Answer(Frozen):
     arms: tuple[ArmAnswer, ...]
     sweep: tuple[SweepPoint, ...] = ()
     sweep_asked: int = 0
+    chosen_afterwards: bool = False
     notes: tuple[str, ...] = ()

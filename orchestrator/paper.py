@@ -9,15 +9,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.findings import Answer
 from orchestrator.plan import Plan
 from orchestrator.records import TrialState
-from orchestrator.reporting import cells
-from orchestrator.reporting.markdown import markdown_table
+from orchestrator.reporting.claims import claims_table
 from search_spaces.study import Arm, Claim, Recipe, Study
 
 PAPER = "paper"
-HEADINGS = ("study", "arm", "metric", "n", "difference, points", "interval", "paper", "verdict")
 
 
 def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
@@ -64,40 +62,10 @@ def refreshed(plan: Plan, states: Mapping[str, TrialState]) -> Plan:
 
 def summary_table(answers: Sequence[Answer]) -> Table:
     """Returns the terminal's table of all claims: the paper's number beside ours."""
+    claims = claims_table(answers, answers[0].dataset)
     table = Table(title=Text("All claims"), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
-    for heading in HEADINGS:
+    for heading in claims.headings:
         table.add_column(heading)
-    for row in _rows(answers):
+    for row in claims.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
-
-
-def summary_markdown(answers: Sequence[Answer], skipped: Mapping[str, str]) -> str:
-    """Returns the page of all claims in Markdown.
-
-    Args:
-        answers: The studies' answers.
-        skipped: Studies that are not asked on this data set, and why.
-    """
-    lines = [f"# All claims on {answers[0].dataset}", "", *markdown_table(HEADINGS, _rows(answers)), ""]
-    lines += ["Each study has its own report with intervals, p values, seeds and remarks beside this page.", ""]
-    lines += [f"- {name} is not asked here: {reason}" for name, reason in skipped.items()]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _rows(answers: Sequence[Answer]) -> list[list[str]]:
-    return [_row(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
-
-
-def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
-    interval = "" if arm.interval is None else f"{cells.points(arm.interval[0])}, {cells.points(arm.interval[1])}"
-    return [
-        answer.study,
-        arm.name,
-        answer.metric,
-        str(arm.n),
-        cells.points(arm.difference),
-        interval,
-        cells.points(arm.claimed_points, 1),
-        arm.word,
-    ]

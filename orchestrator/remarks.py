@@ -23,7 +23,21 @@ def remarks(answer: Answer) -> tuple[str, ...]:
     Args:
         answer: The answer, without its notes.
     """
-    return (*_on_the_set(answer), *_on_the_family(answer), *_on_the_seeds(answer), *_on_the_rest(answer))
+    return (
+        *_on_the_choice(answer),
+        *_on_the_set(answer),
+        *_on_the_family(answer),
+        *_on_the_seeds(answer),
+        *_on_the_rest(answer),
+    )
+
+
+def _on_the_choice(answer: Answer) -> Iterator[str]:
+    if answer.chosen_afterwards:
+        yield (
+            "Exploratory: this comparison was chosen after the data were seen, so its p values do not hold as a test; "
+            "fresh seeds would have to confirm it."
+        )
 
 
 def _on_the_set(answer: Answer) -> Iterator[str]:

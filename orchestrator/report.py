@@ -14,16 +14,21 @@ from pathlib import Path
 from rich.console import Console
 
 from alexnet_core.errors import CoreError
+from orchestrator.afterwards import chosen_afterwards
+from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
 from orchestrator.display import make_console
 from orchestrator.errors import LabError
 from orchestrator.options import DEFAULT_DATASET
-from orchestrator.plan import plan_on_record, study_folder
+from orchestrator.paper import PAPER, summary_table
+from orchestrator.plan import plan_on_record, read_plan, study_folder
+from orchestrator.reporting.claims import write_claims
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.tables import load_trials
 from search_spaces.errors import StudyError
+from search_spaces.study import load_study, study_names
 
 EXIT_DONE, EXIT_DIFFERS, EXIT_WRONG_USE, EXIT_NOTHING = 0, 1, 2, 4
 
@@ -47,27 +52,98 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--study", default="lrn", help="a study on record (default: lrn)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
-    parser.add_argument("--dataset", default=DEFAULT_DATASET, help="data set of the study (default: digits)")
+    parser.add_argument("--dataset", help="data set of the study (default: digits; of --paper: all on record)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
+    what.add_argument("--compare", nargs=2, metavar="ARM", help="the second arm against the first, chosen afterwards")
+    what.add_argument("--baseline", metavar="ARM", help="all arms against this one, chosen afterwards")
+    parser.add_argument(
+        "--check", action="store_true", help="compute every verdict again from the records and name what differs"
+    )
     return parser
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
+    if options.check:
+        return _check(options, console)
+    if options.paper:
+        return _paper(options, console)
     folder = _folder(options)
     plan, content = plan_on_record(folder)
-    material = judged_material(plan, content, folder, options.results, load_trials(options.results))
+    tables = load_trials(options.results)
+    target = folder
+    if options.compare is not None or options.baseline is not None:
+        first, others = options.baseline, None
+        if options.compare is not None:
+            first, others = options.compare[0], options.compare[1:]
+        plan, content = chosen_afterwards(plan, content, first, others)
+        target = folder / ("-".join(["compare", *options.compare]) if options.compare else f"baseline-{first}")
+    material = judged_material(plan, content, folder, options.results, tables, notes_look=target == folder)
     console.print(answer_table(material.answer, console.width))
-    write_report(folder, material, lambda: details(material, options.results), always=True)
-    console.print(f"report: {folder / PAGE}", markup=False, highlight=False, soft_wrap=True)
+    write_report(target, material, lambda: details(material, options.results), always=True)
+    console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
     return EXIT_DONE
 
 
+def _check(options: argparse.Namespace, console: Console) -> int:
+    folders = _folders_on_record(options) if options.paper else [_folder(options)]
+    code = EXIT_DONE
+    for folder in folders:
+        lines = _differences(folder, options)
+        said = "differs from its records" if lines else "every verdict is what the records say"
+        for line in (f"{folder.name}: {said}", *(f"  {line}" for line in lines)):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        code = EXIT_DIFFERS if lines else code
+    return code
+
+
+def _differences(folder: Path, options: argparse.Namespace) -> list[str]:
+    try:
+        return found_differences(folder, options.results)
+    except LabError as error:
+        # 查多个研究时，一个查不了不挡住其余的
+        if not options.paper:
+            raise
+        return [str(error)]
+
+
+def _paper(options: argparse.Namespace, console: Console) -> int:
+    """Answers every study on record and writes one page."""
+    tables = load_trials(options.results)
+    answers = []
+    for folder in _folders_on_record(options):
+        plan, content = plan_on_record(folder)
+        answers.append(judged_material(plan, content, folder, options.results, tables, notes_look=True).answer)
+    target = study_folder(options.results, PAPER, options.dataset or DEFAULT_DATASET, DEFAULT_DATASET)
+    studies = [load_study(name) for name in study_names()]
+    datasets = {answer.dataset for answer in answers}
+    skipped = {
+        dataset: {study.name: study.not_asked[dataset] for study in studies if dataset in study.not_asked}
+        for dataset in datasets
+    }
+    console.print(summary_table(answers))
+    write_claims(target, answers, skipped)
+    console.print(f"all claims: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
+    return EXIT_DONE
+
+
+def _folders_on_record(options: argparse.Namespace) -> list[Path]:
+    folders = sorted(path.parent for path in (options.results / "studies").glob("*/plan.json"))
+    if options.dataset is not None:
+        folders = [folder for folder in folders if read_plan(folder).get("dataset") == options.dataset]
+    if not folders:
+        raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=EXIT_NOTHING)
+    return folders
+
+
 def _folder(options: argparse.Namespace) -> Path:
-    folder = study_folder(options.results, options.study, options.dataset, DEFAULT_DATASET)
+    dataset = options.dataset or DEFAULT_DATASET
+    folder = study_folder(options.results, options.study, dataset, DEFAULT_DATASET)
     if (folder / "plan.json").is_file():
         return folder
     known = sorted(path.parent.name for path in (options.results / "studies").glob("*/plan.json"))
     raise LabError(
-        f"study {options.study} on {options.dataset} is not on record in {options.results}; "
+        f"study {options.study} on {dataset} is not on record in {options.results}; "
         f"on record: {', '.join(known) or 'none'}",
         exit_code=EXIT_NOTHING,
     )

@@ -137,6 +137,12 @@ def load_trials(results: Path) -> TrialTables:
     return TrialTables(scan.trials, scan.members)
 
 
+def trials_from_records(results: Path, keys: Sequence[str]) -> pl.DataFrame:
+    """Returns rows of the trials table as the records say, whatever the tables on disk say; without those not ended."""
+    stamps = record_stamps(results, keys)
+    return _in_order(_trial_rows(results, list(stamps), stamps), TRIAL_COLUMNS).sort("key")
+
+
 def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
     """Brings the tables up to date and writes them, under a lock for the moment of writing.
 

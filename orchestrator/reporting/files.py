@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +13,12 @@ from orchestrator.reporting import text_tables
 from orchestrator.reporting.frames import answer_frames
 from orchestrator.reporting.latex import latex_table
 from orchestrator.reporting.material import Details, Material
+from orchestrator.reporting.provenance import sha256
 
 if TYPE_CHECKING:
     from orchestrator.figures.style import Picture
 
-ANSWER, PROVENANCE, PAGE, TEXT = "answer.json", "provenance.json", "report.html", "report.md"
+ANSWER, PROVENANCE, PAGE, TEXT, SUMS = "answer.json", "provenance.json", "report.html", "report.md", "SHA256SUMS"
 
 
 def write_report(
@@ -41,7 +42,9 @@ def write_report(
 
     details = read_details()
     pictures = gallery(material, details)
-    files = {**figure_files(pictures), **report_files(material, details, pictures), **data_files(material)}
+    data = data_files(material)
+    files = {**figure_files(pictures), **table_files(material, details), **text_files(material, pictures)}
+    files = {**files, SUMS: _sums(files | data), **data}
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
@@ -49,7 +52,7 @@ def write_report(
 
 def _is_current(folder: Path, material: Material) -> bool:
     data = data_files(material)
-    names = (PAGE, TEXT, "figures/differences.svg", "tables/verdicts.csv")
+    names = (PAGE, TEXT, SUMS, "figures/differences.svg", "tables/verdicts.csv")
     if not all((folder / name).is_file() for name in (*names, *data)):
         return False
     return all((folder / name).read_bytes() == content for name, content in data.items())
@@ -75,20 +78,25 @@ def figure_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
     return files | {f"figures/{picture.name}.svg": picture.svg for picture in pictures if picture.svg}
 
 
-def report_files(material: Material, details: Details, pictures: Sequence[Picture]) -> dict[str, bytes]:
-    """Returns page, Markdown, and the tables as LaTeX, CSV and Parquet, by path inside the study's folder."""
+def text_files(material: Material, pictures: Sequence[Picture]) -> dict[str, bytes]:
+    """Returns the page and Markdown."""
     from orchestrator.reporting.markdown import study_markdown
     from orchestrator.reporting.page import study_page
     from orchestrator.reporting.story import story
 
-    answer = material.answer
     sections = story(material, pictures)
-    files = {
-        PAGE: study_page(answer, sections).encode(),
-        TEXT: study_markdown(answer, sections).encode(),
+    return {
+        PAGE: study_page(material.answer, sections).encode(),
+        TEXT: study_markdown(material.answer, sections).encode(),
     }
+
+
+def table_files(material: Material, details: Details) -> dict[str, bytes]:
+    """Returns the tables as LaTeX, CSV and Parquet."""
+    answer = material.answer
     tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
     tables += [text_tables.sweep_table(answer)] if answer.sweep else []
+    files = {}
     for table in tables:
         label = f"{answer.study}-{answer.dataset}-{table.name}"
         files[f"tables/{table.name}.tex"] = latex_table(table, label).encode()
@@ -98,3 +106,8 @@ def report_files(material: Material, details: Details, pictures: Sequence[Pictur
         files[f"tables/{name}.csv"] = frame.write_csv().encode()
         files[f"tables/{name}.parquet"] = buffer.getvalue()
     return files
+
+
+def _sums(files: Mapping[str, bytes]) -> bytes:
+    """The content of `SHA256SUMS`, which `sha256sum --check` reads."""
+    return "".join(f"{sha256(content)}  {name}\n" for name, content in sorted(files.items())).encode()

@@ -25,9 +25,17 @@ def study_markdown(answer: Answer, sections: Sequence[Section]) -> str:
         "",
         f"{answer.seeds} complete seeds of {answer.planned_seeds} planned.",
     ]
-    for section in sections:
-        lines += ["", *_section(section)]
-    return "\n".join(lines) + "\n"
+    return _joined(lines, sections)
+
+
+def sections_markdown(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Returns a page of sections under a title and a sentence."""
+    return _joined([f"# {escaped(title)}", "", escaped(lead)], sections)
+
+
+def _joined(lines: Sequence[str], sections: Sequence[Section]) -> str:
+    blocks = [line for section in sections for line in ("", *_section(section))]
+    return "\n".join([*lines, *blocks]) + "\n"
 
 
 def _section(section: Section) -> list[str]:

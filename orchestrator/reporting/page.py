@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 from orchestrator.figures.style import COLOURS, ROLES, Picture
 from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.options import DEFAULT_DATASET
 from orchestrator.reporting import cells
 from orchestrator.reporting.story import Section
 from orchestrator.reporting.text_tables import TextTable
@@ -32,6 +33,11 @@ def study_page(answer: Answer, sections: Sequence[Section]) -> str:
     return template.render(title=f"{answer.study} on {answer.dataset}", answer=answer, sections=sections)
 
 
+def claims_page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Returns the page of all claims."""
+    return _environment().get_template("claims.html.jinja").render(title=title, lead=lead, sections=sections)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(
@@ -44,6 +50,7 @@ def _environment() -> Environment:
     style = (resources.files("orchestrator.reporting") / _TEMPLATES / "style.css").read_text()
     environment.globals.update(
         style=Markup(style),
+        default_dataset=DEFAULT_DATASET,
         known_words=tuple(COLOURS),
         numeric_columns=numeric_columns,
         inline_svg=inline_svg,

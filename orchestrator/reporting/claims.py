@@ -1,0 +1,81 @@
+"""The page of all claims: the paper's numbers beside ours, across the studies on record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.records import write_atomically
+from orchestrator.reporting import cells
+from orchestrator.reporting.latex import latex_table
+from orchestrator.reporting.markdown import sections_markdown
+from orchestrator.reporting.story import Section
+from orchestrator.reporting.text_tables import TextTable
+
+if TYPE_CHECKING:
+    from orchestrator.figures.style import Picture
+
+HEADINGS = ("study", "arm", "metric", "n", "difference, points", "interval", "paper", "verdict")
+LEAD = (
+    "Each study judges its own metric against its own baseline; its report beside this page has p values, seeds and "
+    "remarks. The paper's numbers are of ImageNet, one run each; they are not tested against ours."
+)
+
+
+def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
+    """Returns a row per arm of each study: ours, and the paper's number."""
+    rows = [_row(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    words = [arm.word for answer in answers for arm in answer.arms if not arm.is_baseline]
+    return TextTable(f"claims-{dataset}", f"All claims on {dataset}", HEADINGS, rows, words)
+
+
+def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
+    return [
+        answer.study,
+        arm.name,
+        answer.metric,
+        str(arm.n),
+        cells.points(arm.difference),
+        cells.bounds(arm.interval),
+        cells.points(arm.claimed_points, 1),
+        arm.word,
+    ]
+
+
+def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str, Mapping[str, str]]) -> list[Path]:
+    """Writes the page, Markdown, LaTeX and figures.
+
+    Args:
+        folder: Where to.
+        answers: The studies' answers, on one data set or several.
+        not_asked: By data set, the studies that are not asked there, and why.
+
+    Returns:
+        The files written.
+    """
+    from orchestrator.figures.claims import claims_figure
+    from orchestrator.reporting.files import figure_files
+    from orchestrator.reporting.page import claims_page
+
+    datasets = sorted({answer.dataset for answer in answers})
+    sections: list[Section] = []
+    files: dict[str, bytes] = {}
+    for dataset in datasets:
+        own = [answer for answer in answers if answer.dataset == dataset]
+        picture, table = claims_figure(own, dataset), claims_table(own, dataset)
+        sections.append(_section(dataset, picture, table, not_asked.get(dataset, {})))
+        files |= figure_files([picture] if picture is not None else [])
+        files[f"tables/{table.name}.tex"] = latex_table(table, table.name).encode()
+    title = "All claims on " + " and ".join(datasets)
+    files["report.md"] = sections_markdown(title, LEAD, sections).encode()
+    files["report.html"] = claims_page(title, LEAD, sections).encode()
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def _section(dataset: str, picture: Picture | None, table: TextTable, not_asked: Mapping[str, str]) -> Section:
+    notes = [f"{name} is not asked here: {reason}" for name, reason in sorted(not_asked.items())]
+    return Section(dataset, "", [picture] if picture is not None else [], [table], notes)
