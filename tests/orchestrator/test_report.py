@@ -1,0 +1,219 @@
+"""The command: reports made again from records, and a check that no edited record, margin or table gets past."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from alexnet_core.datasets import summarise_data
+from orchestrator.plan import Plan, read_plan, write_plan
+from orchestrator.records import join_members, trial_folder
+from orchestrator.report import main
+from orchestrator.tables import update_tables
+from search_spaces.study import load_study
+from search_spaces.trial import base_config, unfold
+from tests.made_records import put
+
+WRONG = {"baseline": [6, 7, 5, 8, 6, 7, 6, 5], "no_lrn": [13, 15, 11, 17, 12, 15, 14, 11]}
+
+
+def put_on_record(results: Path, name: str = "lrn", seeds: int = 8) -> Plan:
+    """A study whose trials are all on record, made by hand."""
+    study, summary = load_study(name), summarise_data("digits", None, None)
+    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
+    plan = Plan(
+        study=study,
+        dataset="digits",
+        recipe=study.recipes["digits"],
+        summary=summary,
+        base=base,
+        trials=unfold(study, base, range(seeds)),
+        seeds=tuple(range(seeds)),
+        sweep_points=0,
+        done={},
+    )
+    for trial in plan.trials:
+        wrong = WRONG.get(trial.arm, WRONG["baseline"])[trial.seed]
+        put(results, trial.config, wrong=wrong, test_wrong=wrong)
+    write_plan(results / "studies" / name, plan, ["ablate.py", "--study", name, "--set", "training.epochs=a b"])
+    join_members(results, name, "digits", plan.trials)
+    update_tables(results)
+    return plan
+
+
+def report(results: Path, *arguments: str) -> int:
+    return main([*arguments, "--results", str(results)])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("made") / "results"
+    put_on_record(results)
+    assert report(results, "--study", "lrn") == 0
+    return results
+
+
+@pytest.fixture
+def results(made: Path, tmp_path: Path) -> Path:
+    # 时间戳一并复制，否则表会以为每个记录都变了
+    return Path(shutil.copytree(made, tmp_path / "results"))
+
+
+def test_the_report_says_where_it_comes_from(made: Path) -> None:
+    folder = made / "studies" / "lrn"
+    page = (folder / "report.html").read_text()
+    source = json.loads((folder / "provenance.json").read_text())
+    assert source["command"] == "python -m orchestrator.ablate --study lrn --set 'training.epochs=a b'"
+    assert source["trials"] == len(source["records"]) == 24
+    assert source["hours"] == pytest.approx(24 / 3600)
+    for said in (source["plan_sha256"], source["data"]["content (SHA-256 of the manifest)"], "No trial failed"):
+        assert said in page
+    assert all(record["sha256"] in page for record in source["records"])
+    assert "correlation with baseline" in page
+
+
+def test_gpus_that_are_reserved_are_paid_for_also_where_one_idles(tmp_path: Path) -> None:
+    plan = put_on_record(tmp_path, seeds=3)
+    on_gpus = {"devices": "cuda:0", "reserved_gpus": "0,1", "workers": 2}
+    for trial in plan.trials:
+        put(tmp_path, trial.config, state="failed", message="out of memory", seconds=3600.0, environment=on_gpus)
+    assert report(tmp_path, "--study", "lrn") == 0
+    source = json.loads((tmp_path / "studies" / "lrn" / "provenance.json").read_text())
+    assert source["hours"] == pytest.approx(9)
+    assert source["gpu_hours"] == pytest.approx(36)
+    assert source["idle_gpu_hours"] == pytest.approx(18)
+    page = (tmp_path / "studies" / "lrn" / "report.html").read_text()
+    assert page.count("out of memory") == 9
+
+
+def test_the_same_records_give_the_same_bytes(results: Path) -> None:
+    folder = results / "studies" / "lrn"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(before) > 20
+    assert report(results, "--study", "lrn") == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def edit_record(results: Path) -> None:
+    plan = read_plan(results / "studies" / "lrn")
+    key = next(row["key"] for row in plan["trials"] if row["arm"] == "no_lrn" and row["seed"] == 3)
+    path = trial_folder(results, key) / "result.json"
+    content = json.loads(path.read_text())
+    content["test"]["top1_errors"] = 0
+    path.write_text(json.dumps(content))
+
+
+def edit_margin_of_the_plan(results: Path) -> None:
+    path = results / "studies" / "lrn" / "plan.json"
+    content = json.loads(path.read_text())
+    content["margin"] = content["recipe"]["margin"] = 9.0
+    path.write_text(json.dumps(content))
+
+
+def edit_json_margin(results: Path) -> None:
+    path = results / "studies" / "lrn" / "answer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "margin": 9.0}))
+
+
+def edit_trials_table(results: Path) -> None:
+    path = results / "tables" / "trials.parquet"
+    table = pl.read_parquet(path)
+    table.with_columns(pl.col("test_top1_errors") + (pl.col("seed") == 5).cast(pl.Int64)).write_parquet(path)
+
+
+def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def edited(results: Path) -> None:
+        path = results / "studies" / "lrn" / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return edited
+
+
+EDITS: list[tuple[Callable[[Path], None], str]] = [
+    (edit_record, r"record \w{20} \(no_lrn seed 3\): result.json was changed"),
+    (edit_record, r"verdict on no_lrn: .*mean .* in the report, .* from the records"),
+    (edit_margin_of_the_plan, r"verdict on no_lrn: word 'supports' in the report, 'equivalent' from the records"),
+    (edit_margin_of_the_plan, r"margin: 0.5 in the report, 9 in plan.json"),
+    (edit_json_margin, r"margin: 9 in the report, 0.5 in plan.json"),
+    (edit_trials_table, r"trials.parquet, \w{20}, test_top1_errors: 8, in the record 7"),
+    (edit("tables/verdicts.csv", "supports", "contradicts"), r"tables/verdicts.csv is not what the records say"),
+    (edit("tables/verdicts.tex", "supports", "contradicts"), r"tables/verdicts.tex is not what the records say"),
+    (edit("report.md", "supports", "contradicts"), r"report.md is not what the records say"),
+    (edit("report.html", "supports the", "contradicts the"), r"report.html is not what the records say"),
+    (edit("answer.json", '"word": "supports"', '"word": "contradicts"'), r"verdict on no_lrn: word 'contradicts' in"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), EDITS)
+def test_an_edited_record_margin_or_table_is_named(
+    results: Path, change: Callable[[Path], None], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(results, "--study", "lrn", "--check") == 0
+    assert "every verdict is what the records say" in capsys.readouterr().out
+    change(results)
+    assert report(results, "--study", "lrn", "--check") == 1
+    assert re.search(named, capsys.readouterr().out)
+
+
+def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = read_plan(results / "studies" / "lrn")["trials"][0]["key"]
+    shutil.rmtree(trial_folder(results, key))
+    assert report(results, "--paper", "--check") == 1
+    said = capsys.readouterr().out
+    assert f"record {key} (baseline seed 0): result.json is gone" in said
+    assert "complete seeds: 8 in the report, 0 from the records" in said
+
+
+def test_comparisons_chosen_afterwards_are_marked_and_leave_the_answer_alone(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = results / "studies" / "lrn"
+    before = (folder / "answer.json").read_bytes(), (folder / "plan.json").read_bytes()
+    assert report(results, "--study", "lrn", "--compare", "no_lrn", "as_run") == 0
+    answer = json.loads((folder / "compare-no_lrn-as_run" / "answer.json").read_text())
+    first, second = answer["arms"]
+    assert first["is_baseline"]
+    assert (first["name"], second["name"], second["word"]) == ("no_lrn", "as_run", "lower")
+    assert second["difference"] == pytest.approx(-100 * (sum(WRONG["no_lrn"]) - sum(WRONG["baseline"])) / 8 / 359)
+    assert second["claimed_points"] is None
+    assert answer["notes"][0].startswith("Exploratory: this comparison was chosen after the data were seen")
+    assert "Exploratory" in (folder / "compare-no_lrn-as_run" / "report.html").read_text()
+    assert report(results, "--study", "lrn", "--baseline", "as_run") == 0
+    answer = json.loads((folder / "baseline-as_run" / "answer.json").read_text())
+    assert [arm["name"] for arm in answer["arms"]] == ["as_run", "baseline", "no_lrn"]
+    assert ((folder / "answer.json").read_bytes(), (folder / "plan.json").read_bytes()) == before
+    assert report(results, "--study", "lrn", "--check") == 0
+    capsys.readouterr()
+    assert report(results, "--study", "lrn", "--compare", "no_lrn", "dropout") == 2
+    assert "has no arm 'dropout'; its arms: baseline, no_lrn, as_run" in capsys.readouterr().err
+    assert report(results, "--study", "lrn", "--compare", "no_lrn", "no_lrn") == 2
+
+
+def test_all_studies_on_record_stand_on_one_page(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put_on_record(results, "pooling", seeds=6)
+    assert report(results, "--paper") == 0
+    page = (results / "studies" / "paper" / "report.html").read_text()
+    for name in ("lrn", "pooling"):
+        assert all(arm.name in page for arm in load_study(name).arms if arm.name != "baseline")
+    assert "colour is not asked here" in page
+    assert "+1.4" in page
+    text = (results / "studies" / "paper" / "report.md").read_text()
+    assert "| pooling |" in text
+    assert "All claims" in capsys.readouterr().out
+
+
+def test_what_is_not_on_record_is_said(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(results, "--study", "towers") == 4
+    assert "study towers on digits is not on record" in capsys.readouterr().err
+    assert report(tmp_path / "nothing", "--paper") == 4
+    (results / "studies" / "lrn" / "provenance.json").unlink()
+    assert report(results, "--study", "lrn", "--check") == 4
+    assert "has no report to check" in capsys.readouterr().err
