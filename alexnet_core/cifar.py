@@ -16,7 +16,6 @@ from PIL import Image
 
 from alexnet_core.errors import CoreError
 from alexnet_core.images import centre_crop
-from alexnet_core.moments import channel_products
 from alexnet_core.preparation import Decoded, ImageSource
 
 FOLDER = "cifar-10-batches-py"
@@ -81,7 +80,7 @@ def cifar10_source(root: Path) -> ImageSource:
     def read(name: str, size: int) -> Decoded:
         image = pixels[name]
         prepared = centre_crop(Image.fromarray(image), size)
-        return Decoded(prepared, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest(), channel_products(prepared))
+        return Decoded(prepared, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest())
 
     return ImageSource(f"CIFAR-10 in {root.resolve()}", class_names, names, labels, read)
 

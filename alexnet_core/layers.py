@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from alexnet_core import fused_norm
 from alexnet_core.draws import keep_mask
 
 Across = Literal["channels", "map"]
@@ -55,7 +56,7 @@ def local_response_norm(
     result: torch.Tensor
     # 半精度存不下平方和与它的幂，所以在 float32 中计算
     wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-    result, _, _ = _ResponseNorm.apply(wide, size, alpha, beta, k, dimensions)
+    result, *_ = _ResponseNorm.apply(wide, size, alpha, beta, k, dimensions)
     return result.to(x.dtype)
 
 
@@ -65,7 +66,9 @@ class _ResponseNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         x: torch.Tensor, size: int, alpha: float, beta: float, k: float, dimensions: tuple[int, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, ...]:
+        if fused_norm.applies(x, beta, dimensions):
+            return (fused_norm.normalise(x, size, alpha, k),)
         if _in_blocks(x, dimensions):
             return _forward_in_blocks(x, size, alpha, beta, k)
         denominator = _window_sum(x * x, size, dimensions, transposed=False).mul_(alpha).add_(k)
@@ -75,12 +78,12 @@ class _ResponseNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
-        x, ctx.size, ctx.alpha, ctx.beta, _, ctx.dimensions = inputs
-        _, denominator, scale = output
+        x, ctx.size, ctx.alpha, ctx.beta, ctx.k, ctx.dimensions = inputs
+        _, *kept = output
         # 中间量也作为输出返回，反向传播就不必重算窗口和
-        ctx.mark_non_differentiable(denominator, scale)
+        ctx.mark_non_differentiable(*kept)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, denominator, scale)
+        ctx.save_for_backward(x, *kept)
 
     @staticmethod
     @once_differentiable
@@ -88,7 +91,11 @@ class _ResponseNorm(torch.autograd.Function):
         gradient = gradients[0]
         if gradient is None:
             return None, None, None, None, None, None
-        x, denominator, scale = ctx.saved_tensors
+        x, *kept = ctx.saved_tensors
+        if not kept:
+            result = fused_norm.normalise_backward(gradient, x, ctx.size, ctx.alpha, ctx.k)
+            return result, None, None, None, None, None
+        denominator, scale = kept
         factor = -2.0 * ctx.alpha * ctx.beta
         if _in_blocks(x, ctx.dimensions):
             result = _backward_in_blocks(gradient, x, denominator, scale, ctx.size, factor)

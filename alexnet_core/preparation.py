@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from alexnet_core.errors import CoreError
 from alexnet_core.files import flush_folder, replaced
 from alexnet_core.imagefolder import Tree, manifest_digest, some
 from alexnet_core.images import BadImage, decode_image
-from alexnet_core.moments import PixelMoments, channel_products
+from alexnet_core.moments import PixelMoments
 from alexnet_core.prepared import FORMAT, MANIFEST, PreparedManifest, PreparedSplit, is_prepared, read_manifest
 
 BadImages = Literal["fail", "skip"]
@@ -39,12 +39,11 @@ _SPARE_BYTES = 64 * 1024**2
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image ready to be written: its pixels, the bytes and the SHA-256 of its file, and its channel products."""
+    """An image ready to be written: its pixels, the bytes and the SHA-256 of its file."""
 
     pixels: np.ndarray
     size: int
     digest: str
-    products: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def tree_source(tree: Tree) -> ImageSource:
         except OSError as error:
             raise BadImage(path, error.strerror or str(error)) from error
         pixels = decode_image(path, size, content)
-        return Decoded(pixels, len(content), hashlib.sha256(content).hexdigest(), channel_products(pixels))
+        return Decoded(pixels, len(content), hashlib.sha256(content).hexdigest())
 
     return ImageSource(str(tree.root.resolve()), tree.class_names, tree.names, tree.labels, read)
 
@@ -246,15 +245,26 @@ class _Work:
             return False
         return True
 
-    def _save(self) -> None:
+    def _snapshot(self) -> dict[str, Any]:
+        """How far it is now, as `_commit` writes it."""
         splits = {name: vars(split) for name, split in self._state.splits.items()}
         moments = self._moments
+        return {
+            "state": json.dumps({"identity": self._state.identity, "splits": splits}),
+            "count": moments.count,
+            "total": moments.total.copy(),
+            "products": moments.products.copy(),
+        }
+
+    def _commit(self, files: _SplitFiles, snapshot: Mapping[str, Any], looked_at: int) -> int:
+        files.flush()
+        # 数据先落盘，再记进度：进度永远不会超前
         with replaced(self._folder / "state.npz") as path, path.open("wb") as file:
-            text = json.dumps({"identity": self._state.identity, "splits": splits})
-            np.savez(file, state=text, count=moments.count, total=moments.total, products=moments.products)
+            np.savez(file, **snapshot)
+        return looked_at
 
     def write_split(self, split: str, pool: ThreadPoolExecutor, writers: ThreadPoolExecutor) -> None:
-        """Decodes the rest of a split; while one part is written, the next is being decoded."""
+        """Decodes the rest of a split; while one part is written and another flushed, the next is being decoded."""
         names = self._source.names[split]
         state = self._state.splits.setdefault(split, _SplitState())
         per_part = max(1, PART_BYTES // self._image_bytes)
@@ -269,15 +279,25 @@ class _Work:
             )
             starts = range(state.looked_at, len(names), per_part)
             ahead: list[Future[Decoded | BadImage]] = []
+            committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
+            committed: Future[int] | None = None
             for start in starts:
                 coming = ahead or self._submit(pool, names[start : start + per_part])
                 ahead = self._submit(pool, names[start + per_part : start + 2 * per_part])
                 self._write_part(split, start, [future.result() for future in coming], files)
-                files.flush()
-                # 数据先落盘，再记进度：进度永远不会超前
-                self._save()
-                if self._progress is not None:
-                    self._progress(sum(each.looked_at for each in self._state.splits.values()), self._total)
+                self._await(committed)
+                # 落盘要等磁盘，期间解码照常进行
+                committed = committer.submit(self._commit, files, self._snapshot(), self._looked_at())
+            self._await(committed)
+
+    def _looked_at(self) -> int:
+        return sum(split.looked_at for split in self._state.splits.values())
+
+    def _await(self, committed: Future[int] | None) -> None:
+        """Waits until a part is noted, and says how many images are."""
+        noted = committed.result() if committed is not None else None
+        if noted is not None and self._progress is not None:
+            self._progress(noted, self._total)
 
     def _hash_again(self, split: str, state: _SplitState) -> None:
         """The running hash cannot be stored, so a resumed split reads what it has."""
@@ -321,7 +341,7 @@ class _Work:
         for digest in stored:
             self._sums[split].update(digest.result())
         if split == "train":
-            self._moments.add([image.pixels for image in good], [image.products for image in good])
+            self._moments.add(image.pixels for image in good)
         state.looked_at = start + len(part)
         state.kept += len(good)
 

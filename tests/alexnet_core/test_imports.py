@@ -28,7 +28,7 @@ from alexnet_core import train
 list(train(make_config(epochs=1), ("cpu", "cpu"), dataset=make_dataset()))
 assert "torch._inductor" not in sys.modules and "torch._dynamo" not in sys.modules
 """
-    assert not loaded_by(code) & {"ray", "optuna", "polars", "sklearn", "scipy"}
+    assert not loaded_by(code) & {"ray", "optuna", "polars", "sklearn"}
 
 
 def test_every_public_name_loads() -> None:

@@ -1,0 +1,176 @@
+"""Response norm across maps in one pass over memory, compiled for the CPU by numba.
+
+For the exponent of the paper, 0.75 (section 3.3), alone: with r = d^(-1/4) the norm is x r^3 and its gradient needs
+r^3 and r^7. Written with torch's operations it takes a dozen passes, and keeps two tensors for the way back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from alexnet_core.compiled import compiled
+
+Array = npt.NDArray[Any]
+
+EXPONENT = 0.75
+# 一段及其几个缓冲区都在一级缓存里
+SPAN_ELEMENTS = 1024
+# 更小的张量分给多个线程反而慢
+ELEMENTS_PER_THREAD = 2**17
+
+
+def applies(x: torch.Tensor, beta: float, dimensions: tuple[int, ...]) -> bool:
+    """Returns whether `normalise` computes this norm: across maps, exponent 0.75, maps innermost, on a CPU."""
+    return (
+        dimensions == (1,)
+        and beta == EXPONENT
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and x.numel() > 0
+        and not torch.compiler.is_exporting()
+        and x.movedim(1, -1).is_contiguous()
+    )
+
+
+def normalise(x: torch.Tensor, size: int, alpha: float, k: float) -> torch.Tensor:
+    """Returns x / d^0.75, where d = k + alpha * sum of squares in the window.
+
+    Args:
+        x: (N, C, ...) whose maps are innermost in memory.
+        size: Window n in maps.
+        alpha: Factor of the plain sum.
+        k: Constant.
+    """
+    result = torch.empty_like(x)
+    before = size // 2
+    mask = _mask(x.shape[1], size, before, str(_flat(x).dtype))
+    kind = mask.dtype.type
+    _over_pixels(_forward, (x, result), (mask, before, kind(alpha), kind(k), kind(1.0)))
+    return result
+
+
+def normalise_backward(gradient: torch.Tensor, x: torch.Tensor, size: int, alpha: float, k: float) -> torch.Tensor:
+    """Returns the gradient with respect to x: g r^3 - 1.5 alpha x W'(g x r^7), where W' is the mirrored window.
+
+    Args:
+        gradient: (N, C, ...), of the result.
+        x: As given to `normalise`.
+        size: Window n in maps.
+        alpha: Factor of the plain sum.
+        k: Constant.
+    """
+    upstream = torch.empty_like(x).copy_(gradient) if gradient.stride() != x.stride() else gradient
+    result = torch.empty_like(x)
+    before = size // 2
+    # 偶数窗口不对称，反向传播要用镜像窗口
+    mirrored = size - 1 - before
+    kind = str(_flat(x).dtype)
+    mask, mirrored_mask = (_mask(x.shape[1], size, side, kind) for side in (before, mirrored))
+    number = mask.dtype.type
+    _over_pixels(
+        _backward,
+        (upstream, x, result),
+        (mask, before, mirrored_mask, mirrored, number(alpha), number(k), number(-2.0 * EXPONENT * alpha), number(1.0)),
+    )
+    return result
+
+
+def _flat(x: torch.Tensor) -> Array:
+    array: Array = x.detach().movedim(1, -1).reshape(-1).numpy()
+    return array
+
+
+def _over_pixels(kernel: Callable[..., None], tensors: tuple[torch.Tensor, ...], rest: tuple[Any, ...]) -> None:
+    """Calls a kernel over all pixels, on as many threads as torch may use where that is worth it."""
+    maps, flat, run = tensors[0].shape[1], [_flat(tensor) for tensor in tensors], compiled(kernel)
+    threads = min(torch.get_num_threads(), len(flat[0]) // ELEMENTS_PER_THREAD)
+    if threads <= 1:
+        run(*flat, *rest)
+        return
+    pixels = len(flat[0]) // maps
+    bounds = [maps * (pixels * part // threads) for part in range(threads + 1)]
+    parts = [[array[first:last] for array in flat] for first, last in pairwise(bounds)]
+    list(_pool(threads).map(lambda part: run(*part, *rest), parts))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="response-norm")
+
+
+@lru_cache(maxsize=64)
+def _mask(maps: int, size: int, before: int, kind: str) -> Array:
+    """Row j is one where map c - before + j exists, for every place of a span of whole pixels."""
+    place = np.arange(max(1, SPAN_ELEMENTS // maps) * maps) % maps
+    shifts = np.arange(size)[:, None] - before
+    return ((place + shifts >= 0) & (place + shifts < maps)).astype(kind)
+
+
+def _forward(x: Array, result: Array, mask: Array, before: int, alpha: float, k: float, one: float) -> None:
+    size, span = mask.shape
+    squares, total = np.zeros(span + size, x.dtype), np.empty(span, x.dtype)
+    for start in range(0, x.shape[0], span):
+        count = min(span, x.shape[0] - start)
+        own, out = x[start : start + count], result[start : start + count]
+        for i in range(count):
+            squares[before + i] = own[i] * own[i]
+            total[i] = squares[before + i]
+        for j in range(size):
+            if j != before:
+                inside, shifted = mask[j], squares[j : j + count]
+                for i in range(count):
+                    total[i] += inside[i] * shifted[i]
+        for i in range(count):
+            r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
+            out[i] = own[i] * (r * r * r)
+
+
+def _backward(
+    gradient: Array,
+    x: Array,
+    result: Array,
+    mask: Array,
+    before: int,
+    mirrored_mask: Array,
+    mirrored: int,
+    alpha: float,
+    k: float,
+    factor: float,
+    one: float,
+) -> None:
+    size, span = mask.shape
+    squares, inner = np.zeros(span + size, x.dtype), np.zeros(span + size, x.dtype)
+    total = np.empty(span, x.dtype)
+    for start in range(0, x.shape[0], span):
+        count = min(span, x.shape[0] - start)
+        above, own, out = gradient[start : start + count], x[start : start + count], result[start : start + count]
+        # 再算一遍窗口和，比写出去再读回来快，也省一份激活内存
+        for i in range(count):
+            squares[before + i] = own[i] * own[i]
+            total[i] = squares[before + i]
+        for j in range(size):
+            if j != before:
+                inside, shifted = mask[j], squares[j : j + count]
+                for i in range(count):
+                    total[i] += inside[i] * shifted[i]
+        for i in range(count):
+            r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
+            out[i] = above[i] * (r * r * r)
+            inner[mirrored + i] = out[i] * own[i] * (r * r) * (r * r)
+            total[i] = inner[mirrored + i]
+        for j in range(size):
+            if j != mirrored:
+                inside, shifted = mirrored_mask[j], inner[j : j + count]
+                for i in range(count):
+                    total[i] += inside[i] * shifted[i]
+        for i in range(count):
+            out[i] += factor * own[i] * total[i]
