@@ -10,7 +10,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from alexnet_core.specification import Frozen
 if TYPE_CHECKING:
     import torch
 
+PIECE_BYTES = 64 * 1024**2
 BEST = "best.safetensors"
 _NAME = re.compile(r"^(\d+)-(\d+)-(\d+)\.safetensors$")
 _TORN = re.compile(r"^\.(\d+)-\d+-\d+\.safetensors\.")
@@ -60,6 +61,7 @@ def write_checkpoint(
     position: Position,
     weights: Mapping[str, torch.Tensor],
     velocities: Mapping[str, torch.Tensor] | None,
+    heartbeat: Callable[[], object] = bool,
 ) -> Path:
     """Writes a checkpoint and returns its path.
 
@@ -69,6 +71,7 @@ def write_checkpoint(
         position: Where the training stands.
         weights: By parameter name.
         velocities: By parameter name; None in the final checkpoint.
+        heartbeat: Called after every 64 MiB, so that a slow disk is not taken for a hanging process.
     """
     from safetensors.torch import save
 
@@ -78,8 +81,19 @@ def write_checkpoint(
     for name, tensor in (velocities or {}).items():
         tensors[f"velocity/{name}"] = tensor.detach().cpu().contiguous()
     with replaced(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"position": position.model_dump_json()}))
+        _write_in_pieces(temporary, save(tensors, metadata={"position": position.model_dump_json()}), heartbeat)
     return path
+
+
+def _write_in_pieces(path: Path, content: bytes, heartbeat: Callable[[], object]) -> None:
+    with path.open("wb") as file:
+        for start in range(0, len(content), PIECE_BYTES):
+            if start > 0:
+                # 逐段落盘：否则最后一次 fsync 独自要等整个文件
+                file.flush()
+                os.fsync(file.fileno())
+                heartbeat()
+            file.write(memoryview(content)[start : start + PIECE_BYTES])
 
 
 def mark_best(path: Path) -> None:

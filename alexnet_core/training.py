@@ -98,7 +98,7 @@ def train(
         keep_last: How many checkpoints are kept, the newest.
         keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`.
         should_stop: Asked before every batch, in evaluations too; True writes a checkpoint and ends the
-            generator.
+            generator. Called while a large checkpoint is written as well, where its answer waits.
         rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
         workers: Number of data-parallel workers; each takes its share of every batch.
 
@@ -115,7 +115,7 @@ def train(
     dataset = dataset if dataset is not None else load_dataset(config.data)
     run = _prepare(config, devices, dataset, rank, workers)
     position = _resume(run, resume_from) if resume_from is not None else Position()
-    saver = _Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last)
+    saver = _Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last, should_stop)
     while position.epoch < config.training.epochs and not position.complete:
         position, stopped = _train_epoch(run, position, saver, should_stop, batch_checkpoint_seconds)
         if stopped:
@@ -231,8 +231,11 @@ def _resume(run: _Run, path: Path) -> Position:
 class _Saver:
     """Writes checkpoints and remembers when it last did."""
 
-    def __init__(self, run: _Run, folder: Path | None, attempt: int, keep: int) -> None:
+    def __init__(
+        self, run: _Run, folder: Path | None, attempt: int, keep: int, heartbeat: Callable[[], object]
+    ) -> None:
         self._run, self._folder, self._attempt, self._keep = run, folder, attempt, keep
+        self._heartbeat = heartbeat
         self._last = time.monotonic()
 
     def seconds_since_last(self) -> float:
@@ -243,7 +246,7 @@ class _Saver:
         if self._folder is not None:
             weights = dict(self._run.model.named_parameters())
             velocities = None if position.complete else self._run.optimizer.velocities()
-            path = write_checkpoint(self._folder, self._attempt, position, weights, velocities)
+            path = write_checkpoint(self._folder, self._attempt, position, weights, velocities, self._heartbeat)
             if is_best:
                 mark_best(path)
             prune_checkpoints(self._folder, self._attempt, self._keep)

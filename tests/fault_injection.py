@@ -1,4 +1,4 @@
-"""Faults at the k-th file operation of a real program: a kill, a torn write, a disk that is full from there on.
+"""Faults at the k-th file operation of a real program: a kill, a torn write, a disk full or slow from there on.
 
 The program runs in a forked child. The kernel stops it (ptrace, at a seccomp filter) before every system call that
 changes a file, whichever library makes it; no file operation of the program under test is replaced. Linux on x86-64.
@@ -13,13 +13,15 @@ import platform
 import signal
 import struct
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
 
-FaultKind = Literal["kill", "torn", "full"]
+FaultKind = Literal["kill", "torn", "full", "slow"]
+SLOW_SECONDS = 0.05
 
 # x86-64 的系统调用号
 WRITES = {1: "write", 18: "pwrite64", 20: "writev", 40: "sendfile", 326: "copy_file_range"}
@@ -179,6 +181,9 @@ class _Tracer:
         number = len(self._outcome.operations)
         self._outcome.operations.append(operation)
         if self._fault is None or number < self._fault.at:
+            return False
+        if self._fault.kind == "slow":
+            time.sleep(SLOW_SECONDS)
             return False
         if self._fault.kind == "full":
             self._refuse(pid, registers, operation, number == self._fault.at)

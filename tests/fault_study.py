@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import pickle
 import shutil
 import sys
 import time
@@ -26,7 +27,6 @@ from safetensors.torch import load
 import alexnet_core.training
 import orchestrator.ablate
 import orchestrator.best
-import orchestrator.figures
 import orchestrator.recorder
 from alexnet_core.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
 from alexnet_core.configuration import TrainConfig
@@ -35,9 +35,11 @@ from alexnet_core.draws import permutation
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from orchestrator import records
 from orchestrator.display import Progress
-from orchestrator.findings import Answer
+from orchestrator.figures import gallery
+from orchestrator.figures.style import Picture
 from orchestrator.plan import Plan
 from orchestrator.records import TrialLocks
+from orchestrator.reporting.material import Details, Material
 from orchestrator.worker import Place, trial_end
 from search_spaces.trial import trial_key
 from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Outcome, run, unavailable
@@ -135,19 +137,18 @@ def run_without_ray(
     return recorder.states
 
 
-def drawn_once(memory: Path) -> Callable[[Answer], tuple[bytes, bytes]]:
-    """Returns the product's figure, drawn once per answer for all children: drawing takes most of the time."""
-    draw = orchestrator.figures.differences_figure
+def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:
+    """Returns the product's figures, drawn once per answer for all children: drawing takes most of the time."""
+    draw = gallery.gallery
 
-    def figure(answer: Answer) -> tuple[bytes, bytes]:
-        name = hashlib.sha256(answer.model_dump_json().encode()).hexdigest()
-        paths = [memory / f"{name}.png", memory / f"{name}.svg"]
-        if not all(path.is_file() for path in paths):
-            for path, content in zip(paths, draw(answer), strict=True):
-                path.write_bytes(content)
-        return paths[0].read_bytes(), paths[1].read_bytes()
+    def figures(material: Material, details: Details) -> tuple[Picture, ...]:
+        path = memory / f"{hashlib.sha256(material.answer.model_dump_json().encode()).hexdigest()}.pickle"
+        if not path.is_file():
+            path.write_bytes(pickle.dumps(draw(material, details)))
+        pictures: tuple[Picture, ...] = pickle.loads(path.read_bytes())
+        return pictures
 
-    return figure
+    return figures
 
 
 # ---- scenarios ----------------------------------------------------------------------------------
@@ -234,6 +235,8 @@ class Campaign:
                     continue
                 if kind == "full" and operation.call in NEED_NO_ROOM:
                     continue
+                if kind == "slow" and at > 0:
+                    break
                 trouble = self._survives(Fault(kind, at), wanted)
                 self.counts[kind] += 1
                 if trouble:
@@ -268,7 +271,9 @@ class Campaign:
         output = self._output.read_text()
         if fault.kind == "full" and (code != 3 or "Traceback" in output):
             return f"exit {code}: {output[-600:]}"
-        if fault.kind != "full" and code is not None:
+        if fault.kind == "slow" and code != 0:
+            return f"exit {code}: {output[-600:]}"
+        if fault.kind in ("kill", "torn") and code is not None:
             return f"was not killed: exit {code}"
         finished = {path.parent.name for path in results.glob("trials/*/result.json")}
         before = self._trained()
@@ -295,7 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fault_study")
     parser.add_argument("folder", type=Path, help="a scratch folder")
     parser.add_argument("--scenario", choices=("study", "export"), default="study")
-    parser.add_argument("--kinds", nargs="+", choices=("kill", "torn", "full"), default=["kill", "torn", "full"])
+    parser.add_argument(
+        "--kinds", nargs="+", choices=("kill", "torn", "full", "slow"), default=["kill", "torn", "full", "slow"]
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th operation (default: each)")
     options = parser.parse_args(arguments)
     reason = unavailable()
@@ -307,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summarise_data("digits")
     orchestrator.ablate.run_missing = run_without_ray
     alexnet_core.training.train = made_training(folder / "trained")
-    orchestrator.figures.differences_figure = drawn_once(folder)
+    gallery.gallery = drawn_once(folder)
     scenario = Scenario(ablate, None, study_facts)
     if options.scenario == "export":
         recorded = folder / "recorded"

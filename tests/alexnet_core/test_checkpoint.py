@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_core import checkpoint
 from alexnet_core.checkpoint import (
     Position,
     checkpoints,
     is_final,
     latest_checkpoint,
+    prune_checkpoints,
     read_history,
     read_position,
     read_tensors,
@@ -46,6 +48,33 @@ def test_a_checkpoint_gives_back_what_went_in(tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], weight) for name, weight in WEIGHTS.items())
     assert all(torch.equal(velocities[name], 2 * weight) for name, weight in WEIGHTS.items())
     assert not is_final(path)
+
+
+def test_writing_a_large_checkpoint_gives_a_sign_of_life_after_every_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = write(tmp_path / "whole")
+    size, sizes = whole.stat().st_size, []
+    monkeypatch.setattr(checkpoint, "PIECE_BYTES", 1000)
+
+    def heartbeat() -> None:
+        (temporary,) = (tmp_path / "pieces").glob(".*.tmp")
+        sizes.append(temporary.stat().st_size)
+
+    velocities = {name: 2 * weight for name, weight in WEIGHTS.items()}
+    position = read_position(whole)
+    path = write_checkpoint(tmp_path / "pieces", 1, position, WEIGHTS, velocities, heartbeat)
+    assert sizes == list(range(1000, size, 1000)), "what is flushed grows piece by piece"
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_what_an_older_attempt_tore_goes_and_what_this_one_writes_stays(tmp_path: Path) -> None:
+    write(tmp_path, attempt=2)
+    torn, own = ".0001-000001-00000000.safetensors.ab.1@x.tmp", ".0002-000002-00000000.safetensors.ab.1@x.tmp"
+    for name in (torn, own):
+        (tmp_path / name).write_bytes(b"half")
+    prune_checkpoints(tmp_path, 2, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [own, "0002-000001-00000000.safetensors"]
 
 
 def test_the_final_checkpoint_has_no_velocities(tmp_path: Path) -> None:
