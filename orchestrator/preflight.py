@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from pathlib import Path
 
+from alexnet_core.files import abandoned, temporary_path
 from alexnet_core.specification import NetworkSpec, layer_shapes
 from orchestrator.errors import LabError
 from orchestrator.upgrades import upgrade_results
@@ -24,9 +24,11 @@ def check_results(results: Path) -> None:
     Raises:
         LabError: With exit code 3.
     """
-    probe = results / f".probe-{secrets.token_hex(8)}"
+    probe = temporary_path(results / "probe")
     try:
         results.mkdir(parents=True, exist_ok=True)
+        for left in abandoned(results / "probe"):
+            left.unlink(missing_ok=True)
         try:
             probe.write_text("probe")
         finally:

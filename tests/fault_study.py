@@ -114,10 +114,10 @@ class Listener:
         raise
 
 
-def run_without_ray(
-    plan: Plan, folder: Path, history: Any, sweep_left: int, options: argparse.Namespace, console: Console, *more: Any
-) -> dict[str, records.TrialState]:
+def run_without_ray(plan: Plan, folder: Path, *more: Any) -> dict[str, records.TrialState]:
     """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
+    options = next(argument for argument in more if isinstance(argument, argparse.Namespace))
+    console = next(argument for argument in more if isinstance(argument, Console))
     settings = orchestrator.recorder.RecordSettings(
         results=options.results,
         folder=folder,
@@ -131,7 +131,7 @@ def run_without_ray(
         recorder.begin(plan.trials)
         for trial in plan.missing:
             assert locks.try_lock(trial.key)
-            job = recorder.launch(trial, None, None)
+            job = recorder.launch(trial, None)
             listener = Listener(recorder.handle, job)
             listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
     return recorder.states
@@ -183,7 +183,8 @@ def study_facts(results: Path) -> dict[str, Any]:
         "members": tables.members.to_dicts(),
         "epochs": tables.epochs.to_dicts(),
         "answer": json.loads((study / "answer.json").read_text()),
-        "report": (study / "report.md").read_text(),
+        "verdicts": (study / "tables" / "verdicts.csv").read_text(),
+        "files": sorted(str(path.relative_to(study)) for path in study.rglob("*")),
         "looks": json.loads((study / "plan.json").read_text())["looks"],
         "weights": sorted(_weights(path) for path in results.glob("trials/*/result.json")),
         "left": leftovers(results),
@@ -208,7 +209,7 @@ def export_facts(results: Path) -> dict[str, Any]:
 
 def leftovers(results: Path) -> list[str]:
     """Temporary files that nobody will use again."""
-    return sorted(str(path.relative_to(results)) for path in results.rglob(".*.tmp"))
+    return sorted(str(path.relative_to(results)) for path in results.rglob(".*") if path.name != ".locks")
 
 
 # ---- every fault --------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ class Campaign:
         if len(repeated) > 1 or any(count > 2 for count in repeated):
             return f"{len(repeated)} epochs were trained more than once"
         unlike = [name for name in wanted if facts.get(name) != wanted[name]]
-        return ", ".join(f"{name}: {facts.get(name)} instead of {wanted[name]}"[:400] for name in unlike)
+        return ", ".join(f"{name}: {facts.get(name)} instead of {wanted[name]}"[:300] for name in unlike)
 
     def _trained(self) -> Counter[tuple[str, str]]:
         lines = self._log.read_text().splitlines() if self._log.is_file() else []
