@@ -6,8 +6,10 @@ Errors are percentages and differences percentage points from here on; tables ke
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from statistics import median as middle_of
 from typing import Any
 
 import polars as pl
@@ -15,8 +17,9 @@ import polars as pl
 from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.costs import arm_costs
 from orchestrator.findings import Answer, ArmAnswer, SweepPoint
-from orchestrator.judged import Judged, judged_metric, points_between
+from orchestrator.judged import Judged, Metric, TimeToThreshold, judged_metric, points_between, with_epochs_to
 from orchestrator.remarks import remarks
+from orchestrator.sign_test import Between, median
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval
 from orchestrator.verdict import FEWEST_SEEDS, ArmEvidence, Verdict, judge, sentence, withhold
 from search_spaces.study import Arm, Recipe, Study
@@ -30,7 +33,12 @@ Cells = Mapping[str, Sequence[Row]]
 
 
 def answer(
-    study: Study, recipe: Recipe, plan: Mapping[str, Any], trials: pl.DataFrame, sweep_members: pl.DataFrame
+    study: Study,
+    recipe: Recipe,
+    plan: Mapping[str, Any],
+    trials: pl.DataFrame,
+    sweep_members: pl.DataFrame,
+    epochs: pl.DataFrame,
 ) -> Answer:
     """Judges a study from its records.
 
@@ -40,14 +48,17 @@ def answer(
         plan: Content of `plan.json`: the trials that are this study's arms, alpha, and the looks taken.
         trials: The trials table.
         sweep_members: Rows of the members table that belong to this study's sweep.
+        epochs: The epochs table, which times to a threshold are read from.
     """
     wanted = {(row["arm"], row["seed"]): row["key"] for row in plan["trials"] if row["phase"] == "arm"}
     shown = trials.filter(pl.col("key").is_in([*wanted.values(), *sweep_members["key"]]))
+    if recipe.threshold is not None:
+        shown = with_epochs_to(recipe.threshold, shown, epochs)
     by_key = {row["key"]: row for row in shown.iter_rows(named=True)}
     seeds, after_gap = _complete_seeds(wanted, by_key)
     cells = {arm.name: [by_key[wanted[arm.name, seed]] for seed in seeds] for arm in study.arms}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
-    judged = judged_metric(study.primary_metric, finished)
+    judged = judged_metric(study, recipe, finished)
     # 少于三个种子时给不出词，那次看没有花掉 alpha
     looks = looks_before([look for look in plan["looks"] if look >= FEWEST_SEEDS], len(seeds))
     looked_beyond = bool(looks) and looks[-1] > len(seeds)
@@ -57,14 +68,16 @@ def answer(
         for arm in study.arms
         if arm.name != study.baseline
     ]
-    verdicts = judge(evidence, recipe.margin, plan["alpha"], ShareOfLevel(share))
+    verdicts = judge(evidence, _on_scale(recipe.margin, judged), plan["alpha"], ShareOfLevel(share))
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {looks[-1]} seeds")
     arms = [_arm(arm, study, cells, judged, seeds, verdicts, recipe) for arm in study.arms]
     arms.sort(key=lambda arm: not arm.is_baseline)
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
-    error = arms[0].mean if judged.minus is None else None
+    plain = isinstance(judged, Judged) and judged.minus is None
+    error = arms[0].mean if plain else None
+    budgets = {row["epochs"] for row in measured}
     bare = Answer(
         study=study.name,
         dataset=plan["dataset"],
@@ -72,6 +85,8 @@ def answer(
         claim=study.claim.statement,
         claim_source=study.claim.source,
         metric=judged.label,
+        statistic=study.statistic,
+        budget=budgets.pop() if len(budgets) == 1 else None,
         judged_split=judged.split,
         images=images,
         split_error=None if error is None else 100.0 * binomial_error(error / 100.0, images),
@@ -117,7 +132,12 @@ def _count(rows: Sequence[Row], *states: str) -> int:
     return sum(row["state"] in states for row in rows)
 
 
-def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], judged: Judged, same_trials: bool) -> ArmEvidence:
+def _on_scale(size: float, judged: Metric) -> float:
+    """A margin or effect of the recipe on the scale of the differences: points, or the log of a ratio."""
+    return size if judged.scale == "points" else math.log(size)
+
+
+def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], judged: Metric, same_trials: bool) -> ArmEvidence:
     differences = [
         difference
         for base, row in zip(baseline, rows, strict=True)
@@ -133,7 +153,15 @@ def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], judged: Ju
         baseline_failed=_count(baseline, "failed", "stopped"),
         same_trials=same_trials,
         claimed_points=_claimed_sign(arm),
+        ratios=_ratios(baseline, rows, judged),
     )
+
+
+def _ratios(baseline: Sequence[Row], rows: Sequence[Row], judged: Metric) -> tuple[Between, ...] | None:
+    if not isinstance(judged, TimeToThreshold):
+        return None
+    found = [judged.ratio(base, row) for base, row in zip(baseline, rows, strict=True)]
+    return tuple(ratio for ratio in found if ratio is not None)
 
 
 def _claimed_sign(arm: Arm) -> float | None:
@@ -142,6 +170,8 @@ def _claimed_sign(arm: Arm) -> float | None:
         return None
     if arm.claim.direction is not None:
         return 1.0 if arm.claim.direction == "higher" else -1.0
+    if arm.claim.ratio is not None:
+        return math.log(arm.claim.ratio)
     return arm.claim.top1_points
 
 
@@ -149,23 +179,23 @@ def _arm(
     arm: Arm,
     study: Study,
     cells: Cells,
-    judged: Judged,
+    judged: Metric,
     seeds: Sequence[int],
     verdicts: Mapping[str, Verdict],
     recipe: Recipe,
 ) -> ArmAnswer:
     rows = cells[arm.name]
-    errors = {str(seed): judged.value(row) for seed, row in zip(seeds, rows, strict=True) if judged.known(row)}
-    spread = paired_test(list(errors.values()))
+    values = {str(seed): judged.value(row) for seed, row in zip(seeds, rows, strict=True) if judged.known(row)}
+    errors = {seed: value for seed, value in values.items() if value is not None}
     seconds = [row["seconds"] for row in rows if row["state"] == "finished"]
     facts: dict[str, Any] = {
         "name": arm.name,
         "title": arm.title,
         "is_baseline": arm.name == study.baseline,
-        "n": len(errors),
-        "mean": spread.mean if errors else None,
-        "sd": spread.sd if spread.n > 1 else None,
+        "n": len(values),
+        "scale": judged.scale,
         "errors": errors,
+        **(_times(values) if isinstance(judged, TimeToThreshold) else _spread(list(errors.values()))),
         "diverged": _count(rows, "diverged"),
         "failed": _count(rows, "failed", "stopped"),
         "seconds": sum(seconds) / len(seconds) if seconds else None,
@@ -174,43 +204,73 @@ def _arm(
     if arm.name == study.baseline:
         return ArmAnswer(**facts, sentence="what the others are compared with")
     pairs = list(zip(seeds, cells[study.baseline], rows, strict=True))
-    facts |= _claimed(arm) | _judged(verdicts[arm.name], judged.split, recipe) | _paired(pairs, judged)
-    return ArmAnswer(**facts)
+    paired = _paired(pairs, judged)
+    seen = list(paired["differences"].values())
+    return ArmAnswer(**facts, **_claimed(arm), **paired, **_judged(verdicts[arm.name], judged, recipe, seen))
+
+
+def _spread(errors: Sequence[float]) -> dict[str, Any]:
+    spread = paired_test(errors)
+    return {"mean": spread.mean if spread.n else None, "sd": spread.sd if spread.n > 1 else None}
+
+
+def _times(values: Mapping[str, float | None]) -> dict[str, Any]:
+    """The median time, a run that was not there in time being longer than any other; and those runs."""
+    middle = middle_of([math.inf if value is None else value for value in values.values()] or [math.inf])
+    never = tuple(seed for seed, value in values.items() if value is None)
+    return {"median": middle if math.isfinite(middle) else None, "never": never}
 
 
 def _claimed(arm: Arm) -> dict[str, Any]:
     if arm.claim is None:
         return {}
-    return {"claimed_points": arm.claim.top1_points, "claimed_top5_points": arm.claim.top5_points}
+    return {
+        "claimed_points": arm.claim.top1_points,
+        "claimed_top5_points": arm.claim.top5_points,
+        "claimed_ratio": arm.claim.ratio,
+    }
 
 
-def _judged(verdict: Verdict, split: str, recipe: Recipe) -> dict[str, Any]:
-    """What the verdict knows; seeds are needed at the Holm level that the arm faced."""
+def _judged(verdict: Verdict, judged: Metric, recipe: Recipe, seen: Sequence[float]) -> dict[str, Any]:
+    """What the verdict knows, beside the differences seen; seeds are needed at the Holm level that the arm faced."""
     facts: dict[str, Any] = {
         "word": verdict.word,
-        "sentence": sentence(verdict.word, verdict.differs_from_zero, split),
+        "sentence": sentence(verdict.word, verdict.differs_from_zero, judged.split),
         "in_family": verdict.in_family,
     }
     test, level, family_level = verdict.test, verdict.level, verdict.family_level
-    if test is not None and level is not None and family_level is not None:
+    if test is not None and level is not None and family_level is not None and verdict.interval is not None:
         facts |= {
-            "interval": verdict.interval,
+            **_ends(verdict.interval, seen),
             "interval_level": 100.0 * (1.0 - level),
             "p": test.p,
             "adjusted_p": verdict.adjusted_p,
             "sign_flip_p": verdict.sign_flip_p,
             "sign_flip_floor": verdict.sign_flip_floor,
-            "seeds_needed": seeds_needed(recipe.smallest_effect, test.sd, test.n, family_level),
         }
+        if not isinstance(judged, TimeToThreshold):
+            effect = _on_scale(recipe.smallest_effect, judged)
+            facts["seeds_needed"] = seeds_needed(effect, test.sd, test.n, family_level)
     return facts
 
 
-def _paired(pairs: Sequence[tuple[int, Row, Row]], judged: Judged) -> dict[str, Any]:
+def _ends(interval: tuple[float, float], seen: Sequence[float]) -> dict[str, Any]:
+    """The interval in finite numbers: an unbounded end is marked, and its number is the last difference seen."""
+    low, high = interval
+    known = [value for value in (low, high, *seen) if math.isfinite(value)]
+    ends = (max(low, min(known)), min(high, max(known)))
+    return {"interval": ends, "interval_open": (math.isinf(low), math.isinf(high))}
+
+
+def _paired(pairs: Sequence[tuple[int, Row, Row]], judged: Metric) -> dict[str, Any]:
     """Differences by seed, those of the top-5 error, and the correlation that pairing achieved."""
     both = [(seed, base, row) for seed, base, row in pairs if judged.known(base) and judged.known(row)]
     differences = {
         str(seed): difference for seed, base, row in both if (difference := judged.difference(base, row)) is not None
     }
+    if isinstance(judged, TimeToThreshold):
+        ratios = [ratio for _, base, row in both if (ratio := judged.ratio(base, row)) is not None]
+        return {"differences": differences, **_median_ratio(ratios)}
     test = paired_test(list(differences.values()))
     top5 = paired_test([points_between(base, row, judged.plus, "top5_error") for _, base, row in both])
     return {
@@ -223,6 +283,20 @@ def _paired(pairs: Sequence[tuple[int, Row, Row]], judged: Judged) -> dict[str, 
             [judged.value(base) for _, base, _ in both], [judged.value(row) for *_, row in both]
         ),
     }
+
+
+def _median_ratio(ratios: Sequence[Between]) -> dict[str, Any]:
+    """The median log-ratio, or the bound that is known of it."""
+    if not ratios:
+        return {"difference": None}
+    middle = median(ratios)
+    if middle.is_known:
+        return {"difference": middle.low}
+    if math.isfinite(middle.low):
+        return {"difference": middle.low, "difference_is": "at least"}
+    if math.isfinite(middle.high):
+        return {"difference": middle.high, "difference_is": "at most"}
+    return {"difference": None}
 
 
 def _sweep(members: pl.DataFrame, by_key: Mapping[str, Row]) -> tuple[SweepPoint, ...]:

@@ -18,7 +18,7 @@ from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.sweep import Search, is_point_of
-from orchestrator.tables import TrialTables, update_tables
+from orchestrator.tables import EPOCH_COLUMNS, TrialTables, load_tables, update_tables
 from orchestrator.verdict import FEWEST_SEEDS, verdict_outlook
 
 
@@ -66,10 +66,16 @@ def judged_material(
         notes_look: Write down in `plan.json` that so many seeds were looked at.
     """
     points = _own_points(plan, tables.members, folder.name)
-    judged = answer(plan.study, plan.recipe, content, tables.trials, points)
+    judged = answer(plan.study, plan.recipe, content, tables.trials, points, _epochs(plan, results))
     if notes_look:
         content = add_look(folder, dict(content), judged.seeds)
     return gather(judged, content, folder, results, tables.trials, points)
+
+
+def _epochs(plan: Plan, results: Path) -> pl.DataFrame:
+    """The epochs table, for the study that needs it: it is by far the largest."""
+    needed = plan.recipe.threshold is not None
+    return load_tables(results).epochs if needed else pl.DataFrame(schema=EPOCH_COLUMNS)
 
 
 def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:

@@ -1,11 +1,11 @@
 """What a study's trials say, as data: made by `answer`, remarked on by `remarks`, shown by `report` and `figures`.
 
-Errors are percentages and differences percentage points.
+Errors are percentages. Differences are percentage points, or natural logarithms of ratios (`ArmAnswer.scale`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from alexnet_core.specification import Frozen
 
@@ -57,19 +57,26 @@ class ArmAnswer(Frozen):
         title: What it is.
         is_baseline: Whether it is the baseline.
         n: Finished seeds that enter.
-        mean: Mean of the primary metric in percent.
+        scale: What differences and intervals of the primary metric are in.
+        mean: Mean of the primary metric in percent; None for times to a threshold.
         sd: Standard deviation over seeds, percentage points.
-        errors: The primary metric in percent by seed.
-        differences: Arm minus baseline by seed, percentage points.
-        difference: Mean difference.
+        median: Median time to the threshold in epochs; None where half of the seeds or more were not there in time.
+        never: Seeds that were not at the threshold within their budget.
+        errors: The primary metric by seed: in percent, or epochs to the threshold of those that were there.
+        differences: Arm minus baseline by seed; of a ratio of times that is only bounded, the value nearest to equal.
+        difference: Mean difference; of times to a threshold the median.
+        difference_is: Whether the difference is known, or its true value lies at or beyond it.
         difference_sd: Standard deviation of the differences.
-        interval: Of the mean difference, at `interval_level`.
+        interval: Of the difference, at `interval_level`.
+        interval_open: Whether its lower and its upper end are unbounded: too many runs were not there in time (or there
+            are too few seeds); the number is the last one known on that side.
         interval_level: Confidence in percent.
-        p: Of the paired t test, unadjusted.
+        p: Of the paired t test, or of the exact sign test of times to a threshold; unadjusted.
         adjusted_p: Holm's.
         sign_flip_p: Exact sign-flip p.
         sign_flip_floor: The smallest it could be with so many seeds.
         claimed_points: The paper's number, arm minus baseline.
+        claimed_ratio: The paper's number where it is a ratio, arm over baseline.
         top5_difference: Mean top-5 difference.
         top5_interval: Plain 95 % interval.
         claimed_top5_points: The paper's number.
@@ -88,19 +95,25 @@ class ArmAnswer(Frozen):
     title: str
     is_baseline: bool
     n: int
+    scale: Literal["points", "log_ratio"] = "points"
     mean: float | None = None
     sd: float | None = None
+    median: float | None = None
+    never: tuple[str, ...] = ()
     errors: dict[str, float] = {}
     differences: dict[str, float] = {}
     difference: float | None = None
+    difference_is: Literal["known", "at least", "at most"] = "known"
     difference_sd: float | None = None
     interval: tuple[float, float] | None = None
+    interval_open: tuple[bool, bool] = (False, False)
     interval_level: float | None = None
     p: float | None = None
     adjusted_p: float | None = None
     sign_flip_p: float | None = None
     sign_flip_floor: float | None = None
     claimed_points: float | None = None
+    claimed_ratio: float | None = None
     top5_difference: float | None = None
     top5_interval: tuple[float, float] | None = None
     claimed_top5_points: float | None = None
@@ -134,12 +147,14 @@ class Answer(Frozen):
         claim: The paper's claim in words.
         claim_source: Where it says so.
         metric: The primary metric, as shown.
+        statistic: How arms are compared, see `Study`.
+        budget: Epochs that each trial had; None where they differ.
         judged_split: `test`, `validation` (of a gap, or where the data has no test set) or `training`.
         images: Images of that split.
         split_error: Binomial standard error of the baseline's error on that split, percentage points: shared by all
             seeds, and in no interval.
-        margin: Equivalence margin, percentage points.
-        smallest_effect: Percentage points.
+        margin: Equivalence margin, percentage points; as a ratio above 1 where the statistic is one.
+        smallest_effect: The same.
         alpha: Family-wise level over all looks.
         level_share: Of it, what this look may use (`boundaries.py`).
         seeds: Complete seeds that were judged.
@@ -162,6 +177,8 @@ class Answer(Frozen):
     claim: str
     claim_source: str
     metric: str = "top-1 test error"
+    statistic: Literal["difference", "log_ratio", "time_to_threshold"] = "difference"
+    budget: int | None = None
     judged_split: str
     images: int
     split_error: float | None

@@ -46,26 +46,64 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
             f"Judged on the final epoch's top-1 error of {answer.images} {answer.judged_split} images; that set's own "
             f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval above."
         )
+    elif answer.statistic == "time_to_threshold":
+        yield from _on_the_time(answer)
     elif answer.images:
         yield f"Judged after the final epoch on the {answer.metric}, over {answer.images} validation images."
-    if "training" in answer.metric:
+    if "training" in answer.metric and answer.statistic != "time_to_threshold":
         yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
+
+
+def _on_the_time(answer: Answer) -> Iterator[str]:
+    budget = "its budget" if answer.budget is None else f"its {answer.budget} epochs"
+    yield (
+        f"Judged on {answer.metric}: the first epoch whose running error over the training images is at most that, as "
+        f"they are trained on. A run that was not there within {budget} counts as longer: "
+        f"{', '.join(_there(arm) for arm in answer.arms)}."
+    )
+    yield "Ratios are medians over seeds of arm over baseline; the paper's number is shown, only its direction judged."
+
+
+def _there(arm: ArmAnswer) -> str:
+    return f"{arm.name} {arm.n - len(arm.never)} of {arm.n} there"
+
+
+def _margin(answer: Answer) -> str:
+    if answer.statistic == "difference":
+        return f"inside ±{answer.margin:g} points"
+    return f"a ratio between {1 / answer.margin:.3g} and {answer.margin:g}"
+
+
+def _effect(answer: Answer) -> str:
+    size = answer.smallest_effect
+    return f"{size:g} points" if answer.statistic == "difference" else f"a ratio of {size:g}"
+
+
+def _test(answer: Answer) -> str:
+    if answer.statistic == "time_to_threshold":
+        return "exact sign test by seed, ties on neither side; order-statistic interval of the median"
+    return "paired t by seed" if answer.statistic == "difference" else "paired t of the log-ratios by seed"
 
 
 def _on_the_family(answer: Answer) -> Iterator[str]:
     family = [arm for arm in answer.arms if arm.in_family]
     if family:
         yield (
-            f"Equivalent means inside ±{answer.margin:g} points; intervals are at the level at which each arm was "
-            f"tested (paired t by seed, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
+            f"Equivalent means {_margin(answer)}; intervals are at the level at which each arm was tested "
+            f"({_test(answer)}, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
         )
     outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
     if outside and answer.seeds >= FEWEST_SEEDS:
         yield f"Outside the family of tests: {', '.join(outside)}."
     need = seeds_to_reach_a_verdict(len(family), answer.alpha)
-    if family and answer.seeds < need:
+    if family and answer.seeds < need and answer.statistic == "time_to_threshold":
+        yield (
+            f"With {answer.seeds} seeds no p of the sign test is below {sign_flip_floor(answer.seeds):.2g}: only "
+            f"inconclusive is possible; from {need} seeds on, a word is."
+        )
+    elif family and answer.seeds < need:
         yield (
             f"With {answer.seeds} seeds no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the words rest on "
             f"the t test alone; from {need} seeds on, sign flips could confirm them."
@@ -104,7 +142,7 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
         yield f"Complete, but after the first gap, so not in this answer: seed {after}."
     if any(arm.seeds_needed for arm in answer.arms):
         yield (
-            f"Seeds needed: for 80 % power at the smallest effect worth finding, {answer.smallest_effect:g} points, at "
+            f"Seeds needed: for 80 % power at the smallest effect worth finding, {_effect(answer)}, at "
             "the arm's level, from the 95 % limits of the standard deviation."
         )
 

@@ -5,10 +5,12 @@ Pure functions: what comes in is per-seed errors and states, what goes out is a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.boundaries import Boundary, ShareOfLevel
+from orchestrator.sign_test import Between, median, median_interval, sign_test_p
 from orchestrator.statistics import (
     HolmEntry,
     PairedTest,
@@ -31,7 +33,8 @@ class ArmEvidence:
 
     Attributes:
         name: The arm.
-        differences: Arm minus baseline in percentage points, of the seeds that finished in both, in order of seed.
+        differences: Arm minus baseline in percentage points (or the log of their ratio), of the seeds that finished in
+            both, in order of seed.
         planned: Seeds looked at.
         diverged: Seeds that diverged in the arm.
         failed: Seeds that failed in the arm.
@@ -39,6 +42,7 @@ class ArmEvidence:
         baseline_failed: Seeds that failed in the baseline.
         same_trials: Whether the arm's configuration is the baseline's.
         claimed_points: The paper's number (arm minus baseline), whose sign decides between supports and contradicts.
+        ratios: Log-ratios of times to a threshold, of the same seeds; where given, the sign test judges them.
     """
 
     name: str
@@ -50,6 +54,7 @@ class ArmEvidence:
     baseline_failed: int = 0
     same_trials: bool = False
     claimed_points: float | None = None
+    ratios: tuple[Between, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ def judge(
 
     Args:
         arms: The evidence.
-        margin: Equivalence margin in percentage points.
+        margin: Equivalence margin in percentage points, or the log of a ratio.
         alpha: Family-wise level over all looks.
         boundary: What this look may use of a level.
         rejected: Further arms of the family that were found to differ from zero at an earlier look.
@@ -111,7 +116,7 @@ def judge(
     Returns:
         A verdict per arm's name.
     """
-    tests = {arm.name: paired_test(arm.differences) for arm in arms}
+    tests = {arm.name: _test(arm) for arm in arms}
     family = [
         arm for arm in arms if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
     ]
@@ -131,6 +136,15 @@ def withhold(verdicts: Mapping[str, Verdict], reason: str) -> dict[str, Verdict]
 def _overall_p(test: PairedTest, boundary: Boundary) -> float:
     # 差全相等时没有 t，按 p = 1 占一个名额
     return 1.0 if test.p is None else boundary.overall_p(test.p, test.n)
+
+
+def _test(arm: ArmEvidence) -> PairedTest:
+    """Student's paired t, or for times to a threshold the exact sign test with the median in the mean's place."""
+    if not arm.ratios:
+        return paired_test(arm.differences)
+    middle, n = median(arm.ratios), len(arm.ratios)
+    equal = all(ratio.is_known and ratio.low == 0.0 for ratio in arm.ratios)
+    return PairedTest(n, middle.nearest_to_equal, math.nan, None if equal else sign_test_p(arm.ratios))
 
 
 def _lost(arm: ArmEvidence) -> str | None:
@@ -165,7 +179,7 @@ def _verdict(
         return Verdict(_identical(test), in_family=True, test=test)
     entry = entries[arm.name]
     level = boundary.nominal_level(entry.level, test.n)
-    interval = t_interval(test, level)
+    interval = t_interval(test, level) if arm.ratios is None else median_interval(arm.ratios, level)
     significant = entry.adjusted_p <= alpha
     if -margin < interval[0] and interval[1] < margin:
         word = "equivalent"
@@ -181,7 +195,7 @@ def _verdict(
         level=level,
         interval=interval,
         adjusted_p=entry.adjusted_p,
-        sign_flip_p=sign_flip_p(arm.differences),
+        sign_flip_p=sign_flip_p(arm.differences) if arm.ratios is None else None,
         sign_flip_floor=sign_flip_floor(test.n),
         differs_from_zero=word == "equivalent" and significant,
     )

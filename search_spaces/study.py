@@ -19,7 +19,8 @@ from search_spaces.space import FieldPath, Sweep
 from search_spaces.yaml_file import load_model
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap"]
+PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "epochs_to_training_error"]
+Statistic = Literal["difference", "log_ratio", "time_to_threshold"]
 Points = Annotated[float, Field(gt=0, le=100)]
 
 
@@ -31,6 +32,7 @@ class Claim(Frozen):
         source: Where it says so.
         top1_points: Arm minus baseline, percentage points of top-1 error; None where there is no number.
         top5_points: The same for top-5 error.
+        ratio: Arm over baseline, where the study's statistic is a ratio: 6 for six times as many epochs.
         direction: Where there is no number: whether the primary metric gets higher or lower.
     """
 
@@ -38,6 +40,7 @@ class Claim(Frozen):
     source: str
     top1_points: float | None = None
     top5_points: float | None = None
+    ratio: float | None = Field(default=None, gt=0)
     direction: Literal["higher", "lower"] | None = None
 
 
@@ -97,14 +100,17 @@ class Recipe(CommonRecipe):
 
     Attributes:
         seeds: Seeds per arm.
-        margin: Differences inside plus or minus this many percentage points count as equivalent.
-        smallest_effect: The smallest difference worth finding, in percentage points.
+        margin: Differences inside plus or minus this many percentage points count as equivalent; where the study's
+            statistic is a ratio, ratios from 1 / margin to margin do.
+        smallest_effect: The smallest difference worth finding, in percentage points, or as a ratio above 1.
+        threshold: Running top-1 training error in percent, for `epochs_to_training_error`.
         edits: Further fields of an arm on this data set, by the arm's name.
     """
 
     seeds: int = Field(default=8, ge=1, le=1000)
     margin: Points
     smallest_effect: Points
+    threshold: Points | None = None
     edits: dict[Name, dict[FieldPath, JsonValue]] = {}
 
 
@@ -131,8 +137,13 @@ class Study(Frozen):
         claim: What the source says.
         baseline: The arm that the others are compared with.
         arms: All arms.
-        primary_metric: What is judged after the final epoch: `top1_error` on test images, `training_error` (top-1, of
+        primary_metric: What is judged. After the final epoch: `top1_error` on test images, `training_error` (top-1, of
             training images seen as in evaluation), or `generalisation_gap` (validation minus that training error).
+            Over the run: `epochs_to_training_error`, the first epoch whose running training error is at most the
+            recipe's threshold.
+        statistic: How an arm is compared with the baseline, seed by seed: by the `difference` in percentage points, by
+            the `log_ratio` of the errors, or by the ratio of the `time_to_threshold`, where a run that never got there
+            counts as longer than its budget.
         sweep: Parameters that Optuna may choose after the arms.
         recipes: By data set.
         not_asked: Data sets on which the study makes no sense, and why.
@@ -145,6 +156,7 @@ class Study(Frozen):
     baseline: Name
     arms: tuple[Arm, ...] = Field(min_length=2)
     primary_metric: PrimaryMetric = "top1_error"
+    statistic: Statistic = "difference"
     sweep: Sweep | None = None
     recipes: dict[Name, Recipe] = Field(min_length=1)
     not_asked: dict[Name, str] = {}
@@ -169,6 +181,21 @@ class Study(Frozen):
             raise ValueError(f"baseline {self.baseline!r} is none of the arms: {', '.join(names)}")
         if "sweep" in names:
             raise ValueError("an arm cannot be called sweep: the sweep's points are")
+        return self
+
+    @model_validator(mode="after")
+    def _check_statistic(self) -> Self:
+        if (self.primary_metric == "epochs_to_training_error") != (self.statistic == "time_to_threshold"):
+            raise ValueError("primary_metric epochs_to_training_error goes with statistic time_to_threshold")
+        if self.statistic == "log_ratio" and self.primary_metric == "generalisation_gap":
+            raise ValueError("statistic log_ratio needs a metric that is never negative, not generalisation_gap")
+        for dataset, recipe in self.recipes.items():
+            if (recipe.threshold is not None) != (self.statistic == "time_to_threshold"):
+                raise ValueError(f"recipes.{dataset}.threshold goes with statistic time_to_threshold")
+            if self.statistic != "difference" and min(recipe.margin, recipe.smallest_effect) <= 1.0:
+                raise ValueError(
+                    f"recipes.{dataset}: margin and smallest_effect are ratios above 1 with statistic {self.statistic}"
+                )
         return self
 
     def arm(self, name: str) -> Arm:

@@ -20,7 +20,8 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         answers: The answers on one data set.
         dataset: Its name.
     """
-    rows = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    # 比值和百分点不能画在同一条轴上，比值只在表里
+    rows = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline and arm.scale == "points"]
     if not any(arm.difference is not None for _, arm in rows):
         return None
     name = f"{NAME}-{dataset}"

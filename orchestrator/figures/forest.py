@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from orchestrator.figures.style import (
     short,
 )
 from orchestrator.findings import Answer, ArmAnswer
+from orchestrator.reporting import cells
 
 NAME = "differences"
 SEED_OFFSET, SEED_STEP, SEED_ROOM = 0.17, 0.085, 0.34
@@ -37,7 +39,8 @@ def differences_figure(answer: Answer) -> Picture:
     arms = [arm for arm in answer.arms if not arm.is_baseline]
     with drawing(NAME, 1.7 + rooms(len(arms), 0.82, 0.62) * len(arms)) as figure:
         axes = figure.subplots()
-        axes.axvspan(-answer.margin, answer.margin, color=MARGIN_COLOUR, linewidth=0, zorder=0)
+        margin = answer.margin if answer.statistic == "difference" else math.log(answer.margin)
+        axes.axvspan(-margin, margin, color=MARGIN_COLOUR, linewidth=0, zorder=0)
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
         for place, arm in enumerate(reversed(arms)):
             _draw_arm(axes, arm, place)
@@ -49,7 +52,7 @@ def differences_figure(answer: Answer) -> Picture:
 def differences_in_words(answer: Answer) -> str:
     """Says what the forest plot shows."""
     parts = [
-        f"{arm.name} {arm.difference:+.2f} points ({arm.word})"
+        f"{arm.name} {cells.difference(arm)} {cells.unit(arm)} ({arm.word})"
         for arm in answer.arms
         if not arm.is_baseline and arm.difference is not None
     ]
@@ -59,14 +62,18 @@ def differences_in_words(answer: Answer) -> str:
 def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
     colour = COLOURS.get(arm.word, UNTESTED_COLOUR)
     _draw_seeds(axes, list(arm.differences.values()), place, colour)
-    if arm.claimed_points is not None:
-        axes.plot(arm.claimed_points, place, "D", markersize=9, markerfacecolor="none", color=INK, mew=1.8, zorder=4)
+    claimed = arm.claimed_points if arm.claimed_ratio is None else math.log(arm.claimed_ratio)
+    if claimed is not None:
+        axes.plot(claimed, place, "D", markersize=9, markerfacecolor="none", color=INK, mew=1.8, zorder=4)
     if arm.difference is not None:
         if arm.interval is not None:
             axes.errorbar(
                 arm.difference,
                 place,
                 xerr=[[arm.difference - arm.interval[0]], [arm.interval[1] - arm.difference]],
+                # 没有边界的一端画成箭头
+                xlolims=arm.interval_open[1],
+                xuplims=arm.interval_open[0],
                 color=colour,
                 capsize=5,
                 linewidth=2.4,
@@ -91,9 +98,9 @@ def _draw_seeds(axes: Axes, values: list[float], place: int, colour: str) -> Non
 def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:
     """The numbers stand in a column of their own, so that no label runs into a point."""
     side = axes.get_yaxis_transform()
-    numbers = "" if arm.difference is None else f"{arm.difference:+.2f}"
+    numbers = cells.difference(arm)
     if arm.interval is not None:
-        numbers += f"  ({arm.interval[0]:+.2f}, {arm.interval[1]:+.2f})  at {arm.interval_level:.4g} %"
+        numbers += f"  ({cells.interval(arm)})  at {cells.level(arm)}"
     axes.text(
         1.02, place + 0.10, short(arm.word, WORD_WIDTH), transform=side, color=colour, fontweight="bold", va="center"
     )
@@ -104,7 +111,12 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
     axes.set_yticks(range(len(arms)), [f"{short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
-    axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
+    if answer.statistic == "difference":
+        axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
+    else:
+        axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
+        # 横轴是对数比，刻度写成比值
+        axes.xaxis.set_major_formatter(lambda value, _: f"×{math.exp(value):.3g}")
     seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
     axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=12)
     axes.spines["left"].set_visible(False)
@@ -119,12 +131,22 @@ def _baseline(answer: Answer) -> str:
 def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
     grey = MUTED
     handles: list[Line2D | Patch] = [
-        Patch(color=MARGIN_COLOUR, label=f"margin ±{answer.margin:g}"),
-        Line2D([], [], color=grey, marker="o", markersize=8, linewidth=2.4, label="mean, interval"),
+        Patch(color=MARGIN_COLOUR, label=_margin(answer)),
+        Line2D([], [], color=grey, marker="o", markersize=8, linewidth=2.4, label=f"{_middle(answer)}, interval"),
         Line2D([], [], color=grey, marker="o", markersize=4, linewidth=0, alpha=0.7, label="one seed"),
     ]
-    if any(arm.claimed_points is not None for arm in arms):
+    if any(arm.claimed_points is not None or arm.claimed_ratio is not None for arm in arms):
         handles.append(
             Line2D([], [], color=INK, marker="D", markersize=8, linewidth=0, mfc="none", mew=1.8, label="paper")
         )
     return handles
+
+
+def _margin(answer: Answer) -> str:
+    if answer.statistic == "difference":
+        return f"margin ±{answer.margin:g}"
+    return f"margin ×{1 / answer.margin:.3g} to ×{answer.margin:g}"
+
+
+def _middle(answer: Answer) -> str:
+    return "median" if answer.statistic == "time_to_threshold" else "mean"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.figures.style import COLOURS, INK, MUTED, UNTESTED_COLOUR, Picture, drawing, picture, rooms, short
 from orchestrator.findings import Answer
+from orchestrator.reporting.cells import metric
 
 NAME = "seeds"
 
@@ -23,13 +24,20 @@ def seeds_figure(answer: Answer) -> Picture:
             # 点按种子上下错开，同一种子在各行同一高度
             heights = [place + 0.26 - 0.52 * (int(seed) % 8) / 7 for seed in arm.errors]
             axes.plot(values, heights, "o", markersize=4, color=colour, alpha=0.65, mew=0)
+            if arm.median is not None:
+                axes.plot(arm.median, place, "|", markersize=15, color=colour, mew=2)
             if arm.mean is not None:
                 axes.errorbar(arm.mean, place, xerr=arm.sd, fmt="|", markersize=15, color=colour, capsize=4, mew=2)
         axes.set_yticks(range(len(arms)), [short(arm.name) for arm in arms])
         axes.set_ylim(-0.6, len(arms) - 0.4)
-        axes.set_xlabel(f"{answer.metric}, percent; bar: mean ± standard deviation over seeds", color=MUTED)
+        timed = answer.statistic == "time_to_threshold"
+        bar = "bar: median over seeds" if timed else "percent; bar: mean ± standard deviation over seeds"
+        axes.set_xlabel(f"{answer.metric}, {bar}", color=MUTED)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        means = "; ".join(f"{arm.name} {arm.mean:.2f} %" for arm in answer.arms if arm.mean is not None)
-        return picture(figure, NAME, "Every seed", f"The {answer.metric} of every seed. Means: {means or 'none yet'}")
+        middles = "; ".join(f"{arm.name} {metric(arm)}" for arm in answer.arms if metric(arm))
+        kind = "Medians" if timed else "Means in percent"
+        return picture(
+            figure, NAME, "Every seed", f"The {answer.metric} of every seed. {kind}: {middles or 'none yet'}"
+        )

@@ -2,15 +2,54 @@
 
 from __future__ import annotations
 
+import math
+
 from orchestrator.findings import ArmAnswer
 from orchestrator.statistics import MOST_SEEDS
 
 
-def error(arm: ArmAnswer) -> str:
-    """Returns mean ± standard deviation of the primary metric in percent."""
+def metric(arm: ArmAnswer) -> str:
+    """Returns mean ± standard deviation of the primary metric in percent; of times the median, and how many came there.
+
+    `17, all of 8`, or `> half, 3 of 8` where most runs were not there within their budget.
+    """
+    if arm.median is not None or arm.never:
+        there = "all" if not arm.never else str(arm.n - len(arm.never))
+        return f"{'never' if arm.median is None else f'{arm.median:g}'}, {there} of {arm.n}"
     if arm.mean is None:
         return ""
     return f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")
+
+
+def difference(arm: ArmAnswer) -> str:
+    """Returns the arm's difference in percentage points with its sign, or as a ratio: `×2.40`, `at least ×2.40`."""
+    shown = _on_scale(arm, arm.difference)
+    return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
+
+
+def interval(arm: ArmAnswer) -> str:
+    """Returns the two ends of the arm's interval, or nothing; an unbounded end of a ratio is 0 or ∞."""
+    if arm.interval is None:
+        return ""
+    ends = [_on_scale(arm, end) for end in arm.interval]
+    low, high = ("×0" if arm.interval_open[0] else ends[0], "∞" if arm.interval_open[1] else ends[1])
+    return f"{low}, {high}"
+
+
+def claimed(arm: ArmAnswer) -> str:
+    """Returns the paper's number."""
+    return points(arm.claimed_points, 1) if arm.claimed_ratio is None else f"×{arm.claimed_ratio:g}"
+
+
+def unit(arm: ArmAnswer) -> str:
+    """Returns what the arm's difference is in: `points` or `ratio`."""
+    return "points" if arm.scale == "points" else "ratio"
+
+
+def _on_scale(arm: ArmAnswer, value: float | None) -> str:
+    if value is None or arm.scale == "points":
+        return points(value)
+    return f"×{math.exp(value):.2f}"
 
 
 def points(value: float | None, digits: int = 2) -> str:

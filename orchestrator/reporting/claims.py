@@ -17,7 +17,7 @@ from orchestrator.reporting.text_tables import TextTable
 if TYPE_CHECKING:
     from orchestrator.figures.style import Picture
 
-HEADINGS = ("study", "arm", "metric", "n", "difference, points", "interval", "paper", "verdict")
+HEADINGS = ("study", "arm", "metric", "n", "difference, points (or ratio)", "interval", "paper", "verdict")
 LEAD = (
     "Each study judges its own metric against its own baseline; its report beside this page has p values, seeds and "
     "remarks. The paper's numbers are of ImageNet, one run each; they are not tested against ours."
@@ -37,9 +37,9 @@ def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
         arm.name,
         answer.metric,
         str(arm.n),
-        cells.points(arm.difference),
-        cells.bounds(arm.interval),
-        cells.points(arm.claimed_points, 1),
+        cells.difference(arm),
+        cells.interval(arm),
+        cells.claimed(arm),
         arm.word,
     ]
 

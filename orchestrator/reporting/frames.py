@@ -12,9 +12,12 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
     "title": pl.String,
     "is_baseline": pl.Boolean,
     "n": pl.Int64,
+    "scale": pl.String,
     "mean": pl.Float64,
     "sd": pl.Float64,
+    "median": pl.Float64,
     "difference": pl.Float64,
+    "difference_is": pl.String,
     "difference_sd": pl.Float64,
     "interval_low": pl.Float64,
     "interval_high": pl.Float64,
@@ -23,6 +26,7 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
     "adjusted_p": pl.Float64,
     "sign_flip_p": pl.Float64,
     "claimed_points": pl.Float64,
+    "claimed_ratio": pl.Float64,
     "word": pl.String,
     "correlation": pl.Float64,
     "diverged": pl.Int64,
@@ -39,7 +43,7 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
     """Returns the frames by name: verdicts, seeds, curves, trials, and sweep where there is one.
 
-    Errors are percent and differences percentage points.
+    Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`).
     """
     frames = {
         "verdicts": pl.DataFrame([_verdict_row(arm) for arm in material.answer.arms], schema=_VERDICT_COLUMNS),

@@ -55,8 +55,10 @@ def _environment() -> Environment:
         numeric_columns=numeric_columns,
         inline_svg=inline_svg,
         data_uri=data_uri,
-        points=cells.points,
-        bounds=cells.bounds,
+        difference=cells.difference,
+        unit=cells.unit,
+        interval=cells.interval,
+        claimed=cells.claimed,
         level=cells.level,
         rest_of=rest_of,
     )

@@ -40,9 +40,9 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
     )
     table.add_column("arm", min_width=8, overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
-    kind = "gap" if answer.metric.startswith("gap") else "error"
-    table.add_column(f"{kind} %\nmean ± sd", justify="right", no_wrap=True)
-    level = "difference\nlevel: interval" if roomy else "difference\ninterval"
+    table.add_column(_metric_heading(answer), justify="right", no_wrap=True)
+    compared = "difference" if answer.statistic == "difference" else "ratio"
+    level = f"{compared}\nlevel: interval" if roomy else f"{compared}\ninterval"
     table.add_column(level, justify="right", no_wrap=True)
     table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
     table.add_column("paper", justify="right", no_wrap=True)
@@ -54,21 +54,27 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
     return table
 
 
+def _metric_heading(answer: Answer) -> str:
+    if answer.statistic == "time_to_threshold":
+        return "epochs\nmedian, there"
+    return f"{'gap' if answer.metric.startswith('gap') else 'error'} %\nmean ± sd"
+
+
 def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
     # 没有检验过的差只用灰色
     style = "" if arm.interval is not None else "dim"
-    difference, p = cells.points(arm.difference), cells.p_value(arm.adjusted_p)
+    difference, p = cells.difference(arm), cells.p_value(arm.adjusted_p)
     if arm.interval is not None:
-        difference += f"\n{cells.level(arm) + ': ' if roomy else ''}{cells.bounds(arm.interval)}"
+        difference += f"\n{cells.level(arm) + ': ' if roomy else ''}{cells.interval(arm)}"
     if roomy and arm.sign_flip_p is not None:
         p += f"\n{cells.flips(arm)}"
     row = [
         Text(arm.name),
         Text(str(arm.n)),
-        Text(cells.error(arm)),
+        Text(cells.metric(arm)),
         Text(difference, style=style),
         Text(p),
-        Text(cells.points(arm.claimed_points, 1)),
+        Text(cells.claimed(arm)),
         Text(arm.word, style=WORD_STYLES.get(arm.word, "")),
     ]
     return [*row, Text(cells.needed(arm))] if roomy else row

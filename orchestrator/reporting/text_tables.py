@@ -36,8 +36,8 @@ def verdict_table(answer: Answer) -> TextTable:
     headings = (
         "arm",
         "n",
-        f"{answer.metric} %, mean ± sd",
-        "difference, points",
+        metric_heading(answer),
+        "difference, points" if answer.statistic == "difference" else "ratio to the baseline",
         "interval",
         "level",
         "adjusted p",
@@ -46,22 +46,32 @@ def verdict_table(answer: Answer) -> TextTable:
         "verdict",
         "seeds needed",
     )
-    caption = f"Verdicts on {answer.dataset}: differences are arm minus baseline in percentage points"
+    compared = "differences are arm minus baseline in percentage points"
+    if answer.statistic != "difference":
+        compared = "ratios are arm over baseline"
+    caption = f"Verdicts on {answer.dataset}: {compared}"
     rows = [_verdict_cells(arm) for arm in answer.arms]
     return TextTable("verdicts", caption, headings, rows, [arm.word for arm in answer.arms])
+
+
+def metric_heading(answer: Answer) -> str:
+    """Returns the heading of the primary metric's column."""
+    if answer.statistic == "time_to_threshold":
+        return f"{answer.metric}, median, seeds that came there"
+    return f"{answer.metric} %, mean ± sd"
 
 
 def _verdict_cells(arm: ArmAnswer) -> list[str]:
     return [
         arm.name,
         str(arm.n),
-        cells.error(arm),
-        cells.points(arm.difference),
-        cells.bounds(arm.interval),
+        cells.metric(arm),
+        cells.difference(arm),
+        cells.interval(arm),
         cells.level(arm),
         cells.p_value(arm.adjusted_p),
         cells.flips(arm),
-        cells.points(arm.claimed_points, 1),
+        cells.claimed(arm),
         arm.sentence,
         cells.needed(arm),
     ]
@@ -147,14 +157,20 @@ def _measured_cells(cost: Measured) -> list[str]:
 
 
 def seed_table(answer: Answer) -> TextTable:
-    """Returns the primary metric of every seed in percent, a row per seed."""
-    seeds = sorted({seed for arm in answer.arms for seed in arm.errors}, key=int)
-    rows = [
-        [f"seed {seed}", *(f"{arm.errors[seed]:.2f}" if seed in arm.errors else "" for arm in answer.arms)]
-        for seed in seeds
-    ]
+    """Returns the primary metric of every seed, a row per seed."""
+    seeds = sorted({seed for arm in answer.arms for seed in (*arm.errors, *arm.never)}, key=int)
+    rows = [[f"seed {seed}", *(_seed_cell(answer, arm, seed) for arm in answer.arms)] for seed in seeds]
     headings = ["seed", *(arm.name for arm in answer.arms)]
-    return TextTable("seeds", f"{answer.metric} of every seed, percent", headings, rows)
+    unit = "" if answer.statistic == "time_to_threshold" else ", percent"
+    return TextTable("seeds", f"{answer.metric} of every seed{unit}", headings, rows)
+
+
+def _seed_cell(answer: Answer, arm: ArmAnswer, seed: str) -> str:
+    if seed in arm.never:
+        return "never" if answer.budget is None else f"> {answer.budget}"
+    if seed not in arm.errors:
+        return ""
+    return f"{arm.errors[seed]:g}" if answer.statistic == "time_to_threshold" else f"{arm.errors[seed]:.2f}"
 
 
 def sweep_table(answer: Answer) -> TextTable:

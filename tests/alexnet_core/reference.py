@@ -127,7 +127,10 @@ def cifar(parameters: Parameters, images: torch.Tensor, name: str) -> torch.Tens
     def place(x: torch.Tensor, layer: str) -> torch.Tensor:
         return F.relu(local(x, parameters[f"{layer}.0.weight"], parameters[f"{layer}.0.bias"], 1, 1))
 
-    if name == "cifar-18pct":
+    if name == "cifar-mini":
+        x = F.relu(F.max_pool2d(conv(images, "conv1"), 3, 2, ceil_mode=True))
+        x = average(F.relu(conv(average(F.relu(conv(x, "conv2"))), "conv3")))
+    elif name == "cifar-18pct":
         x = F.relu(F.max_pool2d(conv(images, "conv1"), 3, 2, ceil_mode=True))
         x = average(F.relu(conv(map_norm(x, 3, 5e-5 / 9, 0.75, 1.0), "conv2")))
         x = average(F.relu(conv(map_norm(x, 3, 5e-5 / 9, 0.75, 1.0), "conv3")))

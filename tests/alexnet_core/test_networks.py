@@ -40,6 +40,7 @@ PARAMETERS = {
     "alexnet-half": [17_472, 153_728, 221_376, 331_968, 442_624, 37_752_832, 16_781_312, 4_097_000],
     "alexnet-mini": [1_216, 2_336, 18_496, 18_496, 18_496, 147_712, 65_792, 2_570],
     "cifar-18pct": [32 * 76, 32 * 801, 64 * 801, 10 * 1025],
+    "cifar-mini": [16 * 76, 16 * 401, 32 * 401, 10 * 289],
     "cifar-13pct": [64 * 76, 64 * 1601, 36 * 32 * 577, 36 * 32 * 289, 10 * 1153],
     "cifar-11pct": [64 * 76, 64 * 1601, 36 * 64 * 577, 36 * 32 * 577, 10 * 1153],
 }
@@ -50,6 +51,7 @@ SIZES = {
     "alexnet-half": [55, 27, 13, 13, 13, 0, 0, 0],
     "alexnet-mini": [28, 14, 7, 7, 7, 0, 0, 0],
     "cifar-18pct": [32, 16, 8, 0],
+    "cifar-mini": [24, 12, 6, 0],
     "cifar-13pct": [24, 12, 6, 6, 0],
     "cifar-11pct": [24, 12, 6, 6, 0],
 }
@@ -144,7 +146,7 @@ def test_the_other_alexnets_are_their_specifications_on_one_device(name: str) ->
     assert_same(ready(spec), lambda own, x: reference.of_spec(spec, own, x), pixels(spec, 2))
 
 
-@pytest.mark.parametrize("name", ["cifar-18pct", "cifar-13pct", "cifar-11pct"])
+@pytest.mark.parametrize("name", ["cifar-18pct", "cifar-mini", "cifar-13pct", "cifar-11pct"])
 def test_the_cifar_nets_are_the_literal_networks(name: str) -> None:
     spec = network(name)
     assert_same(ready(spec), lambda own, x: reference.cifar(own, x, name), pixels(spec, 3))
@@ -291,7 +293,18 @@ def test_a_removed_layer_has_its_neighbour_fitted(
 def test_every_network_has_the_recipe_of_its_source(name: str) -> None:
     recipe = training_recipe(name)
     assert recipe.epochs > 0
-    if name.startswith("cifar"):
+    if name == "cifar-mini":
+        assert (recipe.weight_decay, recipe.random_crops, recipe.flips, recipe.schedule.kind) == (
+            0,
+            False,
+            False,
+            "steps",
+        )
+        # 每个权重的起始方差是输入个数的倒数，conv1 的像素再除以 255
+        stds = {layer.name: layer.weight_std for layer in network(name).layers if hasattr(layer, "weight_std")}
+        expected_stds = {"conv1": 75**-0.5 / 255, "conv2": 400**-0.5, "conv3": 400**-0.5, "fc10": 288**-0.5}
+        assert stds == pytest.approx(expected_stds, rel=0.01)
+    elif name.startswith("cifar"):
         assert (recipe.learning_rate, recipe.bias_learning_rate_factor, recipe.decays_biases) == (0.001, 2.0, False)
         decays = {layer.name: 0.004 * getattr(layer, "weight_decay_factor", 0) for layer in network(name).layers}
         expected = {"cifar-18pct": (0.004, 1.0), "cifar-13pct": (0.0, 0.004), "cifar-11pct": (0.0, 0.01)}[name]

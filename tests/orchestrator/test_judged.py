@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import polars as pl
 import pytest
+from scipy.stats import ttest_1samp
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.tables import MEMBER_COLUMNS, TRIAL_COLUMNS
-from search_spaces.study import load_study
+from orchestrator.tables import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from search_spaces.study import Study, load_study
 from tests.made_reports import markdown
 
 
-def judged(name: str, errors: dict[str, list[tuple[int, int | None]]]) -> Answer:
+def judged(study: str | Study, errors: dict[str, list[tuple[int, int | None]]]) -> Answer:
     """Judges a study whose trials made so many errors on 500 validation and on 2,000 training images."""
-    study = load_study(name).on("cifar10")
+    study = load_study(study).on("cifar10") if isinstance(study, str) else study
     rows = []
     for arm, seeds in errors.items():
         for seed, (validation, training) in enumerate(seeds):
@@ -43,7 +45,14 @@ def judged(name: str, errors: dict[str, list[tuple[int, int | None]]]) -> Answer
         ],
     }
     trials = pl.DataFrame(rows, schema=TRIAL_COLUMNS)
-    return answer(study, study.recipes["cifar10"], plan, trials, pl.DataFrame(schema=MEMBER_COLUMNS))
+    return answer(
+        study,
+        study.recipes["cifar10"],
+        plan,
+        trials,
+        pl.DataFrame(schema=MEMBER_COLUMNS),
+        pl.DataFrame(schema=EPOCH_COLUMNS),
+    )
 
 
 def test_the_gap_is_validation_minus_training_error_and_its_claim_has_only_a_direction() -> None:
@@ -89,3 +98,102 @@ def test_trials_from_before_the_metric_was_measured_do_not_enter() -> None:
     assert found.arms[0].n == 0
     assert found.arms[1].word == "no verdict: fewer than 3 seeds"
     assert "8 finished trials ran before the top-1 training error was measured" in markdown(found)
+
+
+def timed(times: dict[str, list[int | None]], budget: int = 30) -> Answer:
+    """Judges `activation` whose trials came to 25 % training error in that epoch; None is never."""
+    study = load_study("activation").on("cifar10")
+    rows, curves = [], []
+    for arm, seeds in times.items():
+        for seed, there in enumerate(seeds):
+            cells: dict[str, Any] = {"key": f"{arm}-{seed}", "seed": seed, "state": "finished", "epochs": budget}
+            rows.append({**cells, "train_count": 2000, "train_top1_errors": 1, "seconds": 1.0})
+            for epoch in range(1, budget + 1):
+                error = 0.25 if there is not None and epoch == there else (0.2505 if epoch < (there or 99) else 0.3)
+                curves.append({"key": f"{arm}-{seed}", "epoch": epoch, "train_top1_error": error})
+    count = len(times["baseline"])
+    plan = {
+        "dataset": "cifar10",
+        "alpha": 0.05,
+        "planned_seeds": count,
+        "looks": [],
+        "trials": [
+            {"arm": arm, "seed": seed, "phase": "arm", "key": f"{arm}-{seed}"} for seed in range(count) for arm in times
+        ],
+    }
+    trials, epochs = pl.DataFrame(rows, schema=TRIAL_COLUMNS), pl.DataFrame(curves, schema=EPOCH_COLUMNS)
+    return answer(study, study.recipes["cifar10"], plan, trials, pl.DataFrame(schema=MEMBER_COLUMNS), epochs)
+
+
+def test_the_time_is_the_first_epoch_at_the_threshold_and_never_is_longer_than_the_budget() -> None:
+    found = timed({"baseline": [5, 6, 4, 5, 6, 5, 4, 5], "tanh": [10, 18, 12, 10, None, 20, 8, None]})
+    relu, tanh = found.arms
+    assert list(relu.errors.values()) == [5, 6, 4, 5, 6, 5, 4, 5]
+    assert (relu.median, relu.never, relu.n) == (5, (), 8)
+    # 八个比值：2, 3, 3, 2, > 31/6, 4, 2, > 31/5；中位数在 3 与 3 之间
+    assert math.exp(tanh.difference or 0) == pytest.approx(3.0)
+    assert (tanh.difference_is, tanh.never, tanh.n) == ("known", ("4", "7"), 8)
+    assert tanh.word == "supports"
+    assert tanh.p == pytest.approx(2 / 2**8)
+    assert tanh.interval_open == (False, True)
+    assert math.exp(tanh.interval[0]) == pytest.approx(2.0)  # type: ignore[index]
+    text = markdown(found)
+    assert "| ×3.00 | ×2.00, ∞ | 96 % |" in text
+    assert "| seed 4 | 6 | &gt; 30 |" in text
+    assert "×6" in text
+    assert "tanh 6 of 8 there" in text
+    assert "seen as in evaluation" not in text
+
+
+def test_a_median_that_is_only_bounded_says_at_least() -> None:
+    found = timed({"baseline": [5] * 8, "tanh": [10] * 3 + [None] * 5})
+    assert found.arms[1].difference_is == "at least"
+    assert "at least ×6.20" in markdown(found)
+    assert found.arms[1].median is None
+    assert found.arms[1].word == "supports"
+
+
+def test_when_neither_arm_came_there_nothing_is_said() -> None:
+    found = timed({"baseline": [None] * 8, "tanh": [None] * 8})
+    assert found.arms[1].word == "inconclusive"
+    assert found.arms[1].difference is None
+    assert "never, 0 of 8" in markdown(found)
+
+
+def test_equal_times_are_equivalent_or_identical_never_supported() -> None:
+    assert timed({"baseline": [5] * 8, "tanh": [5] * 8}).arms[1].word == "identical in 8 seeds"
+    close = timed({"baseline": [10] * 8, "tanh": [10, 11, 9, 10, 11, 10, 9, 10]})
+    assert close.arms[1].word == "equivalent"
+    assert "a ratio between 0.8 and 1.25" in markdown(close)
+
+
+def test_trials_without_their_epochs_on_record_do_not_enter() -> None:
+    study = load_study("activation").on("cifar10")
+    rows = [
+        {"key": f"{a}-0", "seed": 0, "state": "finished", "epochs": 3, "seconds": 1.0} for a in ("baseline", "tanh")
+    ]
+    plan = {"dataset": "cifar10", "alpha": 0.05, "planned_seeds": 1, "looks": []}
+    plan["trials"] = [{"arm": a, "seed": 0, "phase": "arm", "key": f"{a}-0"} for a in ("baseline", "tanh")]
+    trials = pl.DataFrame(rows, schema=TRIAL_COLUMNS)
+    none = pl.DataFrame(schema=MEMBER_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
+    found = answer(study, study.recipes["cifar10"], plan, trials, *none)
+    assert (found.unmeasured, found.arms[1].n) == (2, 0)
+
+
+def test_the_log_ratio_of_errors_is_judged_by_t_and_shown_as_a_ratio() -> None:
+    plain = load_study("weight_decay")
+    recipe = plain.recipes["cifar10"].model_copy(update={"margin": 1.1, "smallest_effect": 1.2})
+    study = plain.model_copy(update={"statistic": "log_ratio", "recipes": {"cifar10": recipe}}).on("cifar10")
+    found = judged(
+        study,
+        {
+            "baseline": [(100, 100 + seed) for seed in range(8)],
+            "no_decay": [(100, 200 + 3 * seed) for seed in range(8)],
+        },
+    )
+    logs = [math.log((200.5 + 3 * seed) / (100.5 + seed)) for seed in range(8)]
+    assert list(found.arms[1].differences.values()) == pytest.approx(logs)
+    assert found.arms[1].p == pytest.approx(ttest_1samp(logs, 0).pvalue)
+    assert found.arms[1].word == "supports"
+    assert f"×{math.exp(sum(logs) / 8):.2f}" in markdown(found)
+    assert "a ratio between 0.909 and 1.1" in markdown(found)
