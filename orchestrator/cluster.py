@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -46,6 +47,7 @@ _RAY_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
 }
 _leaving = threading.Event()
+_keepers: list[subprocess.Popen[bytes]] = []
 
 OBJECT_STORE_BYTES = 128 * 1024**2
 
@@ -124,7 +126,8 @@ def start(
     import ray
 
     ensure_private_token()
-    keeper = undertaker.start()
+    # 管道一直开着，直到本进程结束
+    _keepers.append(undertaker.start())
     try:
         if address is None:
             context = ray.init(
@@ -144,7 +147,6 @@ def start(
         where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"{where}: {reason}", exit_code=3) from error
-    undertaker.entrust(keeper)
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     url = context.dashboard_url

@@ -1,12 +1,14 @@
-"""A small process that outlives a killed driver by seconds and ends what Ray leaves behind.
+"""A small process that outlives a driver by seconds and ends what Ray leaves behind.
 
 Ray's dashboard and runtime-environment agents were seen alive more than 40 s after a SIGKILL of the driver: they wait
-for a control service that is dead. The driver writes their process numbers to this process's standard input; when
-the pipe closes, the driver is gone.
+for a control service that is dead; a driver killed while Ray starts leaves even more. All that a driver starts inherits
+a mark in its environment. When the pipe from the driver closes, the driver is gone, however it went.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import subprocess
 import sys
 import time
@@ -14,41 +16,49 @@ from contextlib import suppress
 
 import psutil
 
+MARK = "ABLATION_DRIVER"
 GRACE_SECONDS = 2.0
+MOST_SEARCHES = 10
 
 
-def start() -> subprocess.Popen[str]:
-    """Starts the undertaker; it ends a little after this process, however this process ends."""
+def start() -> subprocess.Popen[bytes]:
+    """Marks what this process starts from now on, and starts the undertaker; the caller keeps what is returned."""
+    mark = secrets.token_hex(8)
+    os.environ[MARK] = mark
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.undertaker"],
+        [sys.executable, "-m", "orchestrator.undertaker", mark],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        text=True,
         start_new_session=True,
     )
 
 
-def entrust(undertaker: subprocess.Popen[str]) -> None:
-    """Names all processes that this one has started so far, at any depth."""
-    own = [process for process in psutil.Process().children(recursive=True) if process.pid != undertaker.pid]
-    assert undertaker.stdin is not None
-    for process in own:
-        with suppress(psutil.Error):
-            undertaker.stdin.write(f"{process.pid} {process.create_time()}\n")
-    undertaker.stdin.flush()
+def marked(mark: str) -> list[psutil.Process]:
+    """Returns the living processes with this mark, but for this one; those of other users cannot be looked at."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
+                continue
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+    return found
 
 
 def main() -> int:
-    """Waits for the driver's end, gives Ray a moment, and kills what is left of the entrusted processes."""
-    entrusted = [line.split() for line in sys.stdin]
+    """Waits for the driver's end, gives Ray a moment, and kills what is left with the driver's mark."""
+    sys.stdin.buffer.read()
     time.sleep(GRACE_SECONDS)
-    for pid, created in entrusted:
-        with suppress(psutil.Error):
-            process = psutil.Process(int(pid))
-            # 进程号会被重用，创建时间一致才是同一个进程
-            if process.create_time() == float(created):
+    # 将死的进程还可能生出新的，所以找到没有为止
+    for _ in range(MOST_SEARCHES):
+        left = marked(sys.argv[1])
+        if not left:
+            break
+        for process in left:
+            with suppress(psutil.Error):
                 process.kill()
+        psutil.wait_procs(left, timeout=1.0)
     return 0
 
 
