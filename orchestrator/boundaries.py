@@ -59,8 +59,11 @@ class ShareOfLevel:
 class WangTsiatis:
     """The boundary of Wang & Tsiatis (1987) with shape 0.25: a look from `FIRST_LOOK` on at every seed up to a maximum.
 
-    A look at n of N seeds rejects where the normal score of p exceeds c (n / N) ** -0.25. One constant c per level
-    makes all looks together keep it on a path of t.
+    A look at n of N seeds rejects where the score of t exceeds c (n / N) ** -0.25, one constant c per level making all
+    looks together keep it. The score is the geometric mean of |t| and of the normal score of its p. By t alone early
+    looks take too much of the level, by the normal score alone they can hardly find an effect larger than planned: for
+    a planned effect of one deviation and 90 % power 0.81 and 0.78 of the fixed design's seeds, but 0.52 and 0.58 where
+    the effect is 1.5 times that (`tests/benchmarks/statistics.py`); their mean is close to the better of both.
 
     Attributes:
         max_seeds: N, at least `FIRST_LOOK`.
@@ -72,12 +75,13 @@ class WangTsiatis:
         """Returns the level of the look at `seeds` of a test that has `level` over all looks."""
         largest = largest_scores(self.max_seeds)
         allowed = max(0, int(level * (PATHS + 1)) - 1)
-        constant = largest[PATHS - 1 - allowed]
-        return float(2.0 * special.ndtr(-constant / self._weight(seeds)))
+        t = np.interp(largest[PATHS - 1 - allowed] / self._weight(seeds), _mixed_scores(seeds - 1), _TABLE)
+        return float(2.0 * special.stdtr(seeds - 1, -t))
 
     def overall_p(self, p: float, seeds: int) -> float:
         """Returns the share of null paths that come as far at any look as `p` does at this one (a repeated p)."""
-        score = -special.ndtri(p / 2.0) * self._weight(seeds)
+        t = -special.stdtrit(seeds - 1, p / 2.0)
+        score = np.interp(t, _TABLE, _mixed_scores(seeds - 1)) * self._weight(seeds)
         beyond = PATHS - int(np.searchsorted(largest_scores(self.max_seeds), score, side="left"))
         return (beyond + 1) / (PATHS + 1)
 
@@ -87,10 +91,11 @@ class WangTsiatis:
 
 @lru_cache(maxsize=16)
 def largest_scores(max_seeds: int) -> Values:
-    """Returns, sorted, the largest weighted normal score over all looks of each simulated null path, shape (PATHS,)."""
+    """Returns, sorted, the largest weighted score over all looks of each simulated null path, shape (PATHS,)."""
     largest = np.zeros(PATHS)
-    for seeds, scores in null_scores(range(FIRST_LOOK, max_seeds + 1)):
-        np.maximum(largest, scores * (seeds / max_seeds) ** SHAPE, out=largest)
+    for seeds, t in null_paths(range(FIRST_LOOK, max_seeds + 1)):
+        scores = np.interp(t, _TABLE, _mixed_scores(seeds - 1))
+        np.maximum(largest, scores * math.pow(seeds / max_seeds, SHAPE), out=largest)
     largest.sort()
     return largest
 
@@ -112,7 +117,8 @@ def share_of_level(looks_before: tuple[int, ...], seeds: int, level: float) -> f
     if not looks_before:
         return 1.0 - RESERVE
     alive, rejected, nominal = np.ones(PATHS, dtype=bool), 0, 0.0
-    for n, scores in null_scores((*looks_before, seeds)):
+    for n, t in null_paths((*looks_before, seeds)):
+        scores = np.interp(t, _TABLE, _normal_scores(n - 1))
         allowed = int(level * (1.0 - RESERVE * looks_before[0] / n) * PATHS) - rejected
         candidates = scores[alive]
         place = len(candidates) - 1 - allowed
@@ -140,32 +146,42 @@ def looks_before(looks: Sequence[int], seeds: int) -> tuple[int, ...]:
     return tuple(before)
 
 
-def null_scores(looks: Sequence[int]) -> Iterator[tuple[int, Values]]:
-    """Yields, look by look, the two-sided normal scores of p on simulated paths of t without an effect.
+def null_paths(looks: Sequence[int]) -> Iterator[tuple[int, Values]]:
+    """Yields, look by look, Student's |t| on simulated paths without an effect.
 
     Args:
         looks: Seeds at each look, increasing, the first at least 2.
 
     Yields:
-        Seeds and the scores, shape (PATHS,).
+        Seeds and |t|, shape (PATHS,).
     """
     generator = np.random.default_rng(0)
     total, squares, before = np.zeros(PATHS), np.zeros(PATHS), 0
     for seeds in looks:
         added = seeds - before
         # 一段差的和与段内平方和各抽一次，不必逐个抽
-        step = generator.standard_normal(PATHS) * np.sqrt(added)
+        step = generator.standard_normal(PATHS) * math.sqrt(added)
         total += step
         squares += step**2 / added
         if added > 1:
             squares += generator.chisquare(added - 1, PATHS)
         variance = (squares - total**2 / seeds) / (seeds - 1)
-        yield seeds, _normal_scores(np.abs(total) / np.sqrt(seeds * variance), seeds - 1)
+        yield seeds, np.abs(total) / np.sqrt(seeds * variance)
         before = seeds
 
 
-def _normal_scores(t: Values, freedom: int) -> Values:
-    """Normal scores of |t|, read from a fine table: the exact distribution would take seconds."""
-    table = np.concatenate([[0.0], np.geomspace(1e-3, 1e5, 2000)])
-    scores: Values = np.interp(t, table, -special.ndtri(special.stdtr(freedom, -table)))
+# 精确的 t 分布要算好几秒，细表插值只要几毫秒
+_TABLE: Values = np.concatenate([[0.0], np.geomspace(1e-3, 1e5, 2000)])
+
+
+@lru_cache(maxsize=512)
+def _normal_scores(freedom: int) -> Values:
+    """Two-sided normal scores of the table's |t|."""
+    scores: Values = -special.ndtri(special.stdtr(freedom, -_TABLE))
+    return scores
+
+
+@lru_cache(maxsize=512)
+def _mixed_scores(freedom: int) -> Values:
+    scores: Values = np.sqrt(_TABLE * _normal_scores(freedom))
     return scores

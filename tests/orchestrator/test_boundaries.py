@@ -35,9 +35,10 @@ def test_a_look_at_every_seed_keeps_the_level_and_uses_all_of_it(max_seeds: int)
 
 
 def test_the_boundary_has_wang_and_tsiatis_shape() -> None:
-    scores = {n: stats.norm.isf(WangTsiatis(16).nominal_level(0.05, n) / 2) for n in (4, 8, 16)}
-    assert scores[4] == pytest.approx(scores[16] * 4**0.25)
-    assert scores[8] == pytest.approx(scores[16] * 2**0.25)
+    levels = {n: WangTsiatis(16).nominal_level(0.05, n) / 2 for n in (4, 8, 16)}
+    scores = {n: math.sqrt(stats.norm.isf(level) * stats.t.isf(level, n - 1)) for n, level in levels.items()}
+    assert scores[4] == pytest.approx(scores[16] * 4**0.25, rel=1e-3)
+    assert scores[8] == pytest.approx(scores[16] * 2**0.25, rel=1e-3)
 
 
 @pytest.mark.parametrize("looks", [(5, 10, 15, 20), (3, 8), tuple(range(8, 14)), (8, 16, 64)])

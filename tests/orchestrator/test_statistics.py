@@ -1,10 +1,9 @@
-"""The statistics against scipy.stats, brute force and simulation."""
+"""The statistics against scipy.stats and brute force."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,12 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from orchestrator import statistics as ours
-from orchestrator.boundaries import share_of_level
-from orchestrator.verdict import ArmEvidence, judge
 
 NUMBERS = st.lists(st.floats(-5, 5).map(lambda x: round(x, 3)), min_size=3, max_size=12)
-STUDIES = 20_000
-SEEDS = 8
 
 
 @given(NUMBERS)
@@ -89,133 +84,6 @@ def test_seeds_needed_are_the_fewest_with_that_power_at_the_limits_of_the_deviat
         assert seeds == 2 or ours.power(1.0, sd, seeds - 1, 0.025) < 0.8
     resolved = ours.detectable_effect(1.2, 8, 0.025)
     assert ours.power(resolved, 1.2, 8, 0.025) == pytest.approx(0.8, abs=1e-6)
-
-
-def words(errors: np.ndarray, margin: float, alpha: float = 0.05) -> list[str]:
-    """The product's words of one study: errors (arms + 1, seeds), the baseline first."""
-    evidence = [
-        ArmEvidence(str(arm), tuple((errors[arm] - errors[0]).tolist()), errors.shape[1], claimed_points=1.0)
-        for arm in range(1, len(errors))
-    ]
-    return [verdict.word for verdict in judge(evidence, margin, alpha).values()]
-
-
-@dataclass
-class Judged:
-    """Many studies at once, by an independent vectorised calculation; each field (studies, arms)."""
-
-    supports: np.ndarray
-    contradicts: np.ndarray
-    equivalent: np.ndarray
-
-
-def judge_all(errors: np.ndarray, margin: float, alpha: float = 0.05) -> Judged:
-    """Applies the rules to errors (studies, arms + 1, seeds), the baseline first."""
-    differences = errors[:, 1:] - errors[:, :1]
-    seeds, arms = differences.shape[2], differences.shape[1]
-    mean, spread = differences.mean(2), differences.std(2, ddof=1)
-    constant = np.ptp(differences, axis=2) == 0
-    error = np.where(constant, 1.0, spread / math.sqrt(seeds))
-    p = np.where(constant, 1.0, 2 * stats.t.sf(np.abs(mean) / error, seeds - 1))
-    ranks = p.argsort(1).argsort(1)
-    sorted_rejected = np.sort(p, 1) <= alpha / np.maximum(arms - np.arange(arms), arms / 2)
-    first_kept = np.logical_and.accumulate(sorted_rejected, axis=1).sum(1, keepdims=True)
-    level = alpha / np.maximum(arms - np.minimum(ranks, first_kept), arms / 2)
-    half = stats.t.ppf(1 - level / 2, seeds - 1) * error
-    equivalent = ~constant & (mean - half > -margin) & (mean + half < margin)
-    significant = ~constant & (ranks < first_kept) & ~equivalent
-    return Judged(significant & (mean > 0), significant & (mean < 0), equivalent)
-
-
-def draw(kind: str, generator: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
-    """Errors without any effect; of unequal variances the last arm's is three times the others'."""
-    if kind == "binomial":
-        return generator.binomial(360, 0.03, shape) / 3.6
-    errors = generator.standard_t(3, shape) if kind == "t3" else generator.normal(0.0, 1.0, shape)
-    if kind == "unequal":
-        errors[:, -1] *= 3.0
-    return 3.0 + errors
-
-
-def within_five_percent(wrong: np.ndarray) -> bool:
-    """Whether a rate over studies is at most 0.05 and three standard errors."""
-    return bool(wrong.mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(wrong)))
-
-
-@pytest.mark.parametrize("kind", ["normal", "t3", "binomial", "unequal"])
-@pytest.mark.parametrize("arms", [1, 2, 5, 10])
-def test_false_words_stay_within_five_percent(kind: str, arms: int) -> None:
-    errors = draw(kind, np.random.default_rng(arms), (STUDIES, arms + 1, SEEDS))
-    found = judge_all(errors, margin=0.01)
-    assert within_five_percent((found.supports | found.contradicts).any(1))
-
-
-def at_the_margin(arms: int, sd: float, *, both_edges: bool) -> np.ndarray:
-    """Whether studies call any arm equivalent whose true effect is exactly the margin (or minus it)."""
-    errors = np.random.default_rng(arms).normal(3.0, sd, (STUDIES, arms + 1, SEEDS))
-    signs = (-1.0) ** np.arange(arms) if both_edges else np.ones(arms)
-    errors[:, 1:] += 0.5 * signs[:, None]
-    return judge_all(errors, margin=0.5).equivalent.any(1)
-
-
-@pytest.mark.parametrize("arms", [1, 2, 5, 10])
-@pytest.mark.parametrize("sd", [0.05, 0.2, 0.4])
-def test_equivalence_at_exactly_the_margin_stays_within_five_percent(arms: int, sd: float) -> None:
-    assert within_five_percent(at_the_margin(arms, sd, both_edges=False))
-    # 不截断的 Holm 在这里十个 arm 时约 7 %：放宽的水平是为“无差异”而设，不是为等效
-    assert within_five_percent(at_the_margin(arms, sd, both_edges=True))
-
-
-def test_power_is_that_planned_and_grows_with_the_effect() -> None:
-    effect = ours.detectable_effect(math.sqrt(2.0), SEEDS, 0.05)
-    found = []
-    for times in (0.0, 0.5, 1.0, 1.5, 2.0):
-        errors = draw("normal", np.random.default_rng(7), (STUDIES, 2, SEEDS))
-        errors[:, 1] += times * effect
-        found.append(float(judge_all(errors, 0.01).supports.mean()))
-    print("power at 0, 0.5, 1, 1.5, 2 times the planned effect:", found)
-    assert found == sorted(found)
-    assert found[2] == pytest.approx(0.8, abs=0.015)
-
-
-def test_swapping_baseline_and_arm_swaps_the_words_of_whole_studies() -> None:
-    errors = np.random.default_rng(3).normal(3.0, 0.5, (2000, 2, SEEDS))
-    errors[:, 1] += 0.6
-    found, swapped = judge_all(errors, 0.5), judge_all(errors[:, ::-1], 0.5)
-    assert (found.supports == swapped.contradicts).all()
-    assert (found.equivalent == swapped.equivalent).all()
-    assert found.supports.any()
-
-
-@pytest.mark.parametrize(("kind", "effect"), [("normal", 0.0), ("binomial", 0.9), ("t3", -1.5)])
-def test_the_simulated_rules_are_the_products_words(kind: str, effect: float) -> None:
-    errors = draw(kind, np.random.default_rng(11), (300, 4, SEEDS))
-    errors[:, 1:3] += effect
-    margin = 1.2
-    found = judge_all(errors, margin)
-    for study, row in enumerate(errors):
-        for arm, word in enumerate(words(row, margin)):
-            assert (word == "supports") == found.supports[study, arm]
-            assert (word == "contradicts") == found.contradicts[study, arm]
-            assert (word == "equivalent") == found.equivalent[study, arm]
-
-
-def any_false(errors: np.ndarray, looks: tuple[int, ...], *, shared: bool) -> np.ndarray:
-    """Studies (without an effect) with a false word at any look, each at its share of the level or always at alpha."""
-    wrong = np.zeros(len(errors), dtype=bool)
-    for number, seeds in enumerate(looks):
-        share = share_of_level(looks[:number], seeds, 0.05 / (errors.shape[1] - 1)) if shared else 1.0
-        found = judge_all(errors[:, :, :seeds], 0.01, share * 0.05)
-        wrong |= (found.supports | found.contradicts).any(1)
-    return wrong
-
-
-@pytest.mark.parametrize("arms", [1, 5])
-def test_stopping_at_the_first_word_stays_within_five_percent_where_the_fixed_rule_does_not(arms: int) -> None:
-    errors = np.random.default_rng(6).normal(3.0, 1.0, (STUDIES, arms + 1, 20))
-    looks = (5, 10, 15, 20)
-    assert any_false(errors, looks, shared=False).mean() > 0.1
-    assert within_five_percent(any_false(errors, looks, shared=True))
 
 
 def test_sign_flips_do_not_depend_on_rounding_and_stay_small_for_many_seeds() -> None:
