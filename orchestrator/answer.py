@@ -5,7 +5,6 @@ Errors are percentages and differences percentage points from here on; tables ke
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -16,11 +15,12 @@ import polars as pl
 
 from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.costs import arm_costs
-from orchestrator.findings import Answer, ArmAnswer, SweepPoint
+from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.judged import Judged, Metric, TimeToThreshold, judged_metric, points_between, with_epochs_to
 from orchestrator.remarks import remarks
 from orchestrator.sign_test import Between, median
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval
+from orchestrator.swept import ranked, sweep_points
 from orchestrator.verdict import FEWEST_SEEDS, ArmEvidence, Verdict, judge, sentence, withhold
 from search_spaces.study import Arm, Recipe, Study
 
@@ -102,7 +102,7 @@ def answer(
         unmeasured=len(finished) - len(measured),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
-        sweep=_sweep(sweep_members, by_key),
+        sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
         chosen_afterwards=plan.get("chosen_afterwards", False),
     )
@@ -297,22 +297,3 @@ def _median_ratio(ratios: Sequence[Between]) -> dict[str, Any]:
     if math.isfinite(middle.high):
         return {"difference": middle.high, "difference_is": "at most"}
     return {"difference": None}
-
-
-def _sweep(members: pl.DataFrame, by_key: Mapping[str, Row]) -> tuple[SweepPoint, ...]:
-    points = []
-    for member in members.iter_rows(named=True):
-        row = by_key.get(member["key"])
-        if row is None:
-            continue
-        error = row["validation_top1_error"] if row["state"] == "finished" else None
-        points.append(
-            SweepPoint(
-                parameters=json.loads(member["parameters"]),
-                state=row["state"],
-                validation_error=None if error is None else 100.0 * error,
-                key=row["key"],
-            )
-        )
-    points.sort(key=lambda point: (point.validation_error is None, point.validation_error or 0.0, point.key))
-    return tuple(points[:SWEEP_POINTS_SHOWN])

@@ -14,10 +14,12 @@ from orchestrator.answer import answer
 from orchestrator.boundaries import looks_before, share_of_level
 from orchestrator.findings import Answer
 from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
+from orchestrator.records import read_members
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
-from orchestrator.sweep import Search, is_point_of
+from orchestrator.sweep import Search, is_point_of, read_sweep_file
+from orchestrator.swept import remembered_importance, sweep_facts, sweep_points
 from orchestrator.tables import EPOCH_COLUMNS, TrialTables, load_tables, update_tables
 from orchestrator.verdict import FEWEST_SEEDS, verdict_outlook
 
@@ -65,7 +67,7 @@ def judged_material(
         tables: The tables.
         notes_look: Write down in `plan.json` that so many seeds were looked at.
     """
-    points = _own_points(plan, tables.members, folder.name)
+    points = _own_points(plan, tables.members, results, folder.name)
     judged = answer(plan.study, plan.recipe, content, tables.trials, points, _epochs(plan, results))
     if notes_look:
         content = add_look(folder, dict(content), judged.seeds)
@@ -78,16 +80,27 @@ def _epochs(plan: Plan, results: Path) -> pl.DataFrame:
     return load_tables(results).epochs if needed else pl.DataFrame(schema=EPOCH_COLUMNS)
 
 
-def _own_points(plan: Plan, members: pl.DataFrame, study: str) -> pl.DataFrame:
+def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) -> pl.DataFrame:
     """The memberships of this plan's sweep; points of another base (epochs, data, `--set`) are not comparable."""
     points = members.filter(
         (pl.col("study") == study) & (pl.col("phase") == "sweep") & pl.col("position").is_not_null()
     )
-    if plan.study.sweep is None:
+    if plan.study.sweep is None or not points.height:
         return points.clear()
     search = Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
-    rows = [{**row, "parameters": json.loads(row["parameters"])} for row in points.iter_rows(named=True)]
-    return points.filter(pl.Series([is_point_of(search, row) for row in rows], dtype=pl.Boolean))
+    own = {row["key"] for row in read_members(results, study) if row["phase"] == "sweep" and is_point_of(search, row)}
+    return points.filter(pl.col("key").is_in(own))
+
+
+def _with_sweep(judged: Answer, plan: Plan, folder: Path, trials: pl.DataFrame, points: pl.DataFrame) -> Answer:
+    """The answer with what the sweep says as a whole."""
+    if plan.study.sweep is None or not points.height:
+        return judged
+    made = read_sweep_file(folder)
+    ended = sweep_points(points, trials, made.get("second_objective"))
+    epochs = int(trials.filter(pl.col("key").is_in(points["key"]))["epochs"].sum())
+    facts = sweep_facts(ended, epochs, made, remembered_importance(folder, plan.study.sweep, ended))
+    return judged.model_copy(update={"sweep_facts": facts})
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:

@@ -129,12 +129,125 @@ class ArmAnswer(Frozen):
 
 
 class SweepPoint(Frozen):
-    """One point of the sweep; its validation error chose it, so it is no verdict."""
+    """One point of the sweep; its validation error chose it, so it is no verdict.
+
+    Attributes:
+        parameters: Dotted field to value.
+        state: How its trial ended.
+        validation_error: In percent; None where it did not finish.
+        key: Of its trial.
+        position: Its number in the sequence of asks.
+        second: The second objective of a finished point: multiply-adds, or images per second.
+    """
 
     parameters: dict[str, Any]
     state: str
     validation_error: float | None
     key: str
+    position: int | None = None
+    second: float | None = None
+
+
+class ParameterImportance(Frozen):
+    """How much of the validation error's variance over the sweep a parameter explains (fANOVA).
+
+    Attributes:
+        parameter: Dotted field.
+        mean: Share in [0, 1], mean over seeds of the estimator.
+        sd: Standard deviation over those seeds.
+        by_seed: The share for each of them.
+    """
+
+    parameter: str
+    mean: float
+    sd: float
+    by_seed: tuple[float, ...]
+
+
+class SweepFacts(Frozen):
+    """How a sweep was made and what it says as a whole.
+
+    Attributes:
+        sampler: Who chose the points (of the last run).
+        pruner: `none`, `asha` or `median`.
+        second_objective: `multiply_adds` or `images_per_second`; None for the error alone.
+        states: How many points ended how.
+        epochs: Epochs trained, all points together.
+        importance: Of each parameter, the largest first; empty below 10 finished points.
+        importance_points: Of how many points the estimator sees a sample at each seed.
+        front: The Pareto front by rising validation error; empty with one objective.
+    """
+
+    sampler: str
+    pruner: str = "none"
+    second_objective: str | None = None
+    states: dict[str, int] = {}
+    epochs: int = 0
+    importance: tuple[ParameterImportance, ...] = ()
+    importance_points: int = 0
+    front: tuple[SweepPoint, ...] = ()
+
+
+class ConfirmedPoint(Frozen):
+    """A sweep's point on fresh seeds beside the baseline on the same seeds.
+
+    Attributes:
+        name: As an arm: `point-7` is the point at position 7.
+        parameters: Dotted field to value.
+        swept_error: Its validation error in the sweep, percent: the number that chose it.
+        swept_lead: Baseline's minus its validation error as the sweep saw them, percentage points.
+        validation_error: Mean over the fresh seeds, percent.
+        lead: Baseline's minus its validation error on the fresh seeds, percentage points.
+        n: Fresh seeds that finished in both.
+        difference: Mean of the primary metric, point minus baseline, percentage points.
+        interval: Of that, at `interval_level`.
+        interval_level: Confidence in percent.
+        p: Of the paired t test, unadjusted.
+        adjusted_p: Holm's, over the confirmed points.
+        word: The verdict.
+        sentence: The verdict as a sentence.
+        differences: Point minus baseline by seed.
+        diverged: Seeds that diverged.
+        failed: Seeds that failed.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    swept_error: float | None
+    swept_lead: float | None
+    validation_error: float | None
+    lead: float | None
+    n: int
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    interval_level: float | None = None
+    p: float | None = None
+    adjusted_p: float | None = None
+    word: str
+    sentence: str
+    differences: dict[str, float] = {}
+    diverged: int = 0
+    failed: int = 0
+
+
+class Confirmation(Frozen):
+    """What fresh seeds say of a sweep's best points.
+
+    Attributes:
+        metric: The primary metric, as shown.
+        seeds: The fresh seeds that are complete.
+        missing: Planned trials that have not ended.
+        baseline_error: The baseline's mean validation error on them, percent.
+        swept_baseline_error: Its mean validation error as the sweep saw it: over the arms' seeds.
+        points: One Holm family, the sweep's best first.
+    """
+
+    metric: str
+    seeds: tuple[int, ...]
+    missing: tuple[str, ...] = ()
+    baseline_error: float | None
+    swept_baseline_error: float | None
+    points: tuple[ConfirmedPoint, ...]
 
 
 class Answer(Frozen):
@@ -196,5 +309,7 @@ class Answer(Frozen):
     arms: tuple[ArmAnswer, ...]
     sweep: tuple[SweepPoint, ...] = ()
     sweep_asked: int = 0
+    sweep_facts: SweepFacts | None = None
+    confirmation: Confirmation | None = None
     chosen_afterwards: bool = False
     notes: tuple[str, ...] = ()

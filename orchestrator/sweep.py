@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -204,6 +205,19 @@ def read_ended(
         epochs = records.read_epochs(folder)
         return Ended("stopped", None, tuple((report.epoch, report.validation.top1_error) for report in epochs))
     return Ended("failed" if result.state == "finished" else result.state.value)
+
+
+def read_sweep_file(folder: Path) -> dict[str, Any]:
+    """Returns how a study's sweep was last made (`sweep.json`); an empty dict where none was.
+
+    Args:
+        folder: The study's folder.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content
 
 
 # ---- arms that lie in the space ---------------------------------------------------------------------------

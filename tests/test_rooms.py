@@ -19,6 +19,7 @@ FORBIDDEN = {
 NEED_RAY = {
     "cluster.py",
     "deaths.py",
+    "importance.py",
     "publisher.py",
     "run.py",
     "samplers.py",

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from alexnet_core.datasets import summarise_data
+from orchestrator import records
 from orchestrator.conclusion import _own_points, resolution_outlook
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan, plan_on_record, write_plan
@@ -42,7 +43,7 @@ def make_plan(epochs: int, seeds: int = 8) -> Plan:
     )
 
 
-def test_points_of_another_base_are_not_ranked_among_a_sweeps_own() -> None:
+def test_points_of_another_base_are_not_ranked_among_a_sweeps_own(tmp_path: Path) -> None:
     plans = {epochs: make_plan(epochs) for epochs in (1, 11)}
     rows = [
         {
@@ -58,9 +59,10 @@ def test_points_of_another_base_are_not_ranked_among_a_sweeps_own() -> None:
         for plan in plans.values()
     ]
     members = pl.DataFrame(rows, schema=MEMBER_COLUMNS)
+    records.append_members(tmp_path, "lrn", [{**row, "parameters": PARAMETERS} for row in rows])
     for place, plan in enumerate(plans.values()):
-        assert _own_points(plan, members, "lrn")["key"].to_list() == [rows[place]["key"]]
-    assert _own_points(plans[1], members, "another").is_empty()
+        assert _own_points(plan, members, tmp_path, "lrn")["key"].to_list() == [rows[place]["key"]]
+    assert _own_points(plans[1], members, tmp_path, "another").is_empty()
 
 
 def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_damaged_one(tmp_path: Path) -> None:
