@@ -19,6 +19,7 @@ from alexnet_core.errors import CoreError
 from orchestrator.display import make_console
 from orchestrator.errors import LabError
 from orchestrator.export import export
+from orchestrator.retention import EXPORT, VERDICT, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables
 
 EXIT_DONE, EXIT_NOTHING = 0, 4
@@ -52,7 +53,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="export the best configuration's seed of median error (default folder: results/exports/...)",
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing export")
+    parser.add_argument(
+        "--prune",
+        action="store_true",
+        help="show which weights and checkpoints of the whole results folder nothing needs any more, and stop",
+    )
+    parser.add_argument("--yes", action="store_true", help="with --prune: delete them")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace an existing export; with --prune: also weights that a verdict or an export needs",
+    )
     parser.add_argument("--rebuild", action="store_true", help="make the tables again from all records")
     return parser
 
@@ -67,6 +78,8 @@ def _best(options: argparse.Namespace) -> int:
     if options.rebuild:
         update_tables(results, rebuild=True)
     trials, members = load_trials(results)
+    if options.prune or options.yes:
+        return _prune(options, trials, members)
     asked = finished_trials(trials, members, dataset=options.dataset, study=options.study)
     ranking = rank(asked, members)
     if not ranking.height:
@@ -92,6 +105,50 @@ def _best(options: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return EXIT_DONE
+
+
+def _prune(options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFrame) -> int:
+    """Shows what is stored and what would go, and deletes it if asked to."""
+    if not options.prune or options.export is not None or options.study or options.dataset:
+        raise LabError("--prune looks at the whole results folder, alone or with --yes and --force", exit_code=2)
+    console = make_console()
+    files = stored_files(options.results, needed_weights(trials, members))
+    gone = to_delete(files, force=options.force)
+    table = Table(title="weights and checkpoints", title_justify="left")
+    for heading in ("what", "files", "MB", ""):
+        table.add_column(heading, justify="right" if heading in ("files", "MB") else "left")
+    going = {file.kind for file in gone}
+    for kind in sorted({file.kind for file in files}):
+        own = [file for file in files if file.kind == kind]
+        megabytes = sum(file.size for file in own) / 1e6
+        table.add_row(kind, str(len(own)), f"{megabytes:.1f}", "goes" if kind in going else "stays")
+    console.print(table)
+    size = f"{sum(file.size for file in gone) / 1e6:.1f} MB in {len(gone)} files"
+    if not options.yes:
+        console.print(f"nothing is deleted yet; --prune --yes would free {size}", highlight=False)
+        return EXIT_DONE
+    delete(gone)
+    console.print(f"freed {size}", highlight=False)
+    return EXIT_DONE
+
+
+def needed_weights(trials: pl.DataFrame, members: pl.DataFrame) -> dict[str, str]:
+    """Returns what final weights are needed for, by key: judged arms, and what an export would take.
+
+    Args:
+        trials: The trials table.
+        members: The members table.
+
+    Returns:
+        `retention.VERDICT` or `retention.EXPORT`; an export may be asked of a data set, and of a study on it.
+    """
+    judged = members.filter(pl.col("phase") != "sweep")["key"]
+    needed = dict.fromkeys(judged, VERDICT)
+    for study in (None, *members["study"].unique().sort()):
+        finished = finished_trials(trials, members, study=study)
+        for _, ranked in rank(finished, members).group_by("data_name", "data_digest", maintain_order=True):
+            needed[median_trial(finished, ranked["configuration"][0])] = EXPORT
+    return needed
 
 
 def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:
