@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -19,6 +21,7 @@ from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
+from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
@@ -82,7 +85,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     preflight.check_results(options.results)
     content = write_plan(folder, plan, sys.argv)
     states = dict(plan.done)
-    if plan.missing or sweep_left:
+    if plan.to_run or sweep_left:
         prepare_images(plan, console)
         ended = run_missing(plan, folder, sweep_left, options, console, started)
         if ended is None:
@@ -95,8 +98,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
         records.keep_best_weights(options.results, plan.trials)
     conclude(plan, options.results, folder, content, console)
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
-    failed = [trial for trial in plan.trials if states.get(trial.key) is TrialState.FAILED]
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return _exit_code(plan, states, options.results)
 
 
 def _ablate_paper(options: argparse.Namespace, console: Console, started: float) -> int:
@@ -129,7 +131,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
     paper_folder = study_folder(options.results, PAPER, whole.dataset, DEFAULT_DATASET)
     states = dict(whole.done)
-    if whole.missing:
+    if whole.to_run:
         prepare_images(whole, console)
         ended = run_missing(whole, paper_folder, 0, options, console, started)
         if ended is None:
@@ -144,8 +146,14 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     write_claims(paper_folder, answers, {options.dataset: skipped})
     took = readable_seconds(time.monotonic() - started)
     console.print(f"all claims: {paper_folder / 'report.html'}; done in {took}", highlight=False, soft_wrap=True)
-    failed = any(state is TrialState.FAILED for state in states.values())
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
+    return _exit_code(whole, states, options.results)
+
+
+def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path) -> int:
+    """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
+    failed = any(states.get(trial.key) is TrialState.FAILED for trial in plan.trials)
+    now = replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
+    return EXIT_SOME_FAILED if failed or now.to_evaluate else EXIT_DONE
 
 
 def _source(study: Study, options: argparse.Namespace) -> str:
@@ -184,6 +192,8 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
         seeds=seeds,
         sweep_points=options.sweep,
         done=done,
+        evaluated=evaluations_on_record(options.results, trials),
+        lost_weights=lost_weights(options.results, trials),
     )
 
 

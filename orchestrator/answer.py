@@ -6,7 +6,7 @@ Errors are percentages and differences percentage points from here on; tables ke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from itertools import takewhile
 from statistics import median as middle_of
 from typing import Any
@@ -15,6 +15,7 @@ import polars as pl
 
 from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.costs import arm_costs
+from orchestrator.evaluations import seen_in
 from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.judged import Judged, Metric, TimeToThreshold, judged_metric, points_between, with_epochs_to
 from orchestrator.remarks import remarks
@@ -29,6 +30,8 @@ SWEEP_POINTS_SHOWN = 10
 
 
 Row = dict[str, Any]
+# 一个 trial 的 key，和看测试图时用几个视图
+Seen = tuple[str, int]
 Cells = Mapping[str, Sequence[Row]]
 
 
@@ -50,11 +53,13 @@ def answer(
         sweep_members: Rows of the members table that belong to this study's sweep.
         epochs: The epochs table, which times to a threshold are read from.
     """
-    wanted = {(row["arm"], row["seed"]): row["key"] for row in plan["trials"] if row["phase"] == "arm"}
-    shown = trials.filter(pl.col("key").is_in([*wanted.values(), *sweep_members["key"]]))
+    wanted = {
+        (row["arm"], row["seed"]): (row["key"], row.get("views", 1)) for row in plan["trials"] if row["phase"] == "arm"
+    }
+    shown = trials.filter(pl.col("key").is_in({key for key, _ in wanted.values()}))
     if recipe.threshold is not None:
         shown = with_epochs_to(recipe.threshold, shown, epochs)
-    by_key = {row["key"]: row for row in shown.iter_rows(named=True)}
+    by_key = _seen(shown, set(wanted.values()))
     seeds, after_gap = _complete_seeds(wanted, by_key)
     cells = {arm.name: [by_key[wanted[arm.name, seed]] for seed in seeds] for arm in study.arms}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
@@ -100,6 +105,7 @@ def answer(
         seeds_after_gap=after_gap,
         looks=looks,
         unmeasured=len(finished) - len(measured),
+        other_networks=_other_networks(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
         sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
@@ -109,8 +115,15 @@ def answer(
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 
 
+def _seen(trials: pl.DataFrame, wanted: Set[Seen]) -> dict[Seen, Row]:
+    """The rows of those trials that have ended, seen in as many views as is wanted; others are not there."""
+    by_key = {row["key"]: row for row in trials.iter_rows(named=True)}
+    found = {(key, views): seen_in(by_key[key], views) for key, views in wanted if key in by_key}
+    return {what: row for what, row in found.items() if row is not None}
+
+
 def _complete_seeds(
-    wanted: Mapping[tuple[str, int], str], by_key: Mapping[str, Row]
+    wanted: Mapping[tuple[str, int], Seen], by_key: Mapping[Seen, Row]
 ) -> tuple[list[int], tuple[int, ...]]:
     """Seeds 0, 1, ... whose arms have all ended, up to the first gap (never whichever finished first); the rest."""
     ended = {seed: True for _, seed in sorted(wanted, key=lambda cell: cell[1])}
@@ -120,12 +133,17 @@ def _complete_seeds(
     return seeds, tuple(seed for seed in ended if ended[seed] and seed not in seeds)
 
 
-def _missing(wanted: Mapping[tuple[str, int], str], by_key: Mapping[str, Row]) -> tuple[str, ...]:
+def _missing(wanted: Mapping[tuple[str, int], Seen], by_key: Mapping[Seen, Row]) -> tuple[str, ...]:
     return tuple(f"{arm} seed {seed}" for (arm, seed), key in sorted(wanted.items()) if key not in by_key)
 
 
-def _same_trials(wanted: Mapping[tuple[str, int], str], arm: str, baseline: str) -> bool:
+def _same_trials(wanted: Mapping[tuple[str, int], Seen], arm: str, baseline: str) -> bool:
     return all(key == wanted.get((baseline, seed)) for (name, seed), key in wanted.items() if name == arm)
+
+
+def _other_networks(cells: Cells, study: Study) -> int:
+    """How many trials were trained again to be evaluated, and came out as another network."""
+    return sum(row.get(f"same_network_{arm.views}_views") is False for arm in study.arms for row in cells[arm.name])
 
 
 def _count(rows: Sequence[Row], *states: str) -> int:

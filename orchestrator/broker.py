@@ -23,7 +23,11 @@ Event = dict[str, Any]
 
 @dataclass
 class Job:
-    """A trial on its way: what the worker needs, and what has been heard of it."""
+    """A trial on its way: what the worker needs, and what has been heard of it.
+
+    With `views` above 1 the trained network is then evaluated in so many views; a trial that is trained already is
+    evaluated only.
+    """
 
     key: str
     config: str
@@ -31,6 +35,7 @@ class Job:
     attempt: int
     judged: bool = False
     allowed: int = 0
+    views: int = 1
     attempts_used: int = 0
     slot: int | None = None
     stop: str | None = None
@@ -56,7 +61,9 @@ class Broker:
         self._closing: str | None = None
         self._changed = asyncio.Condition()
 
-    async def submit(self, key: str, config: str, folder: str, attempt: int, judged: bool = False) -> None:
+    async def submit(
+        self, key: str, config: str, folder: str, attempt: int, judged: bool = False, views: int = 1
+    ) -> None:
         """Queues a trial; a second submission of a key re-attaches to the first.
 
         Args:
@@ -65,10 +72,11 @@ class Broker:
             folder: The trial's folder.
             attempt: Number of the attempt.
             judged: Whether a scheduler judges each epoch, so that the worker waits for `go_on` or `stop`.
+            views: In how many views the trained network is then evaluated.
         """
         if key in self._jobs:
             return
-        job = Job(key=key, config=config, folder=folder, attempt=attempt, judged=judged)
+        job = Job(key=key, config=config, folder=folder, attempt=attempt, judged=judged, views=views)
         self._jobs[key] = job
         if self._closing is not None:
             await self._finish(job, {"state": "interrupted"})
@@ -113,7 +121,13 @@ class Broker:
 
     @staticmethod
     def _assignment(job: Job) -> Event:
-        return {"key": job.key, "config": job.config, "folder": job.folder, "attempt": job.attempt}
+        return {
+            "key": job.key,
+            "config": job.config,
+            "folder": job.folder,
+            "attempt": job.attempt,
+            "views": job.views,
+        }
 
     async def post(self, key: str, attempt: int, event: Event) -> str | None:
         """Takes an event from a worker; returns the state to stop with, or None to go on.

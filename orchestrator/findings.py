@@ -276,6 +276,7 @@ class Answer(Frozen):
         seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
         looks: Looks (numbers of seeds) taken before this one that could give a word.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
+        other_networks: Trials that were trained again for an evaluation and came out different in their bits.
         classes: Of the data.
         arms: The baseline first.
         sweep: Best points of the sweep.
@@ -305,6 +306,7 @@ class Answer(Frozen):
     seeds_after_gap: tuple[int, ...] = ()
     looks: tuple[int, ...]
     unmeasured: int = 0
+    other_networks: int = 0
     classes: int | None = None
     arms: tuple[ArmAnswer, ...]
     sweep: tuple[SweepPoint, ...] = ()

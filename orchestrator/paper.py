@@ -25,7 +25,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         plans: The studies' plans, on one data set.
         recipe: One of theirs, for what the display shows.
     """
-    labels: dict[str, str] = {}
+    wanted: set[tuple[str, int]] = set()
     done: dict[str, TrialState] = {}
     arms: dict[str, Arm] = {}
     trials = []
@@ -33,11 +33,11 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         for plan in plans:
             done |= plan.done
             for trial in (trial for trial in plan.trials if trial.seed == seed):
-                if trial.key in labels:
+                if (trial.key, trial.views) in wanted:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
                 name = f"{plan.study.name}-{trial.arm}"[:48]
-                labels[trial.key] = name
+                wanted.add((trial.key, trial.views))
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
     question = f"What do {len(plans)} studies of the paper's claims say?"
@@ -52,7 +52,16 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         recipes={first.dataset: recipe},
     )
     seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
-    return replace(first, study=study, trials=tuple(trials), seeds=seeds, sweep_points=0, done=done)
+    return replace(
+        first,
+        study=study,
+        trials=tuple(trials),
+        seeds=seeds,
+        sweep_points=0,
+        done=done,
+        evaluated=frozenset().union(*(plan.evaluated for plan in plans)),
+        lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
+    )
 
 
 def refreshed(plan: Plan, states: Mapping[str, TrialState]) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ class Plan:
         seeds: The arms' seeds.
         sweep_points: Points of the sweep, in all.
         done: State of each trial on record that is not run again.
+        evaluated: (key, views) of the evaluations in more views than one that are on record.
+        lost_weights: Trials on record that must be trained again to be evaluated so.
     """
 
     study: Study
@@ -48,12 +50,37 @@ class Plan:
     seeds: tuple[int, ...]
     sweep_points: int
     done: Mapping[str, TrialState]
+    evaluated: frozenset[tuple[str, int]] = frozenset()
+    lost_weights: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> tuple[PlannedTrial, ...]:
         """The wanted trials that are not on record, each key once."""
         wanted = {trial.key: trial for trial in reversed(self.trials)}
         return tuple(trial for trial in self.trials if trial.key not in self.done and wanted[trial.key] is trial)
+
+    @property
+    def views(self) -> dict[str, int]:
+        """In how many views the trials are wanted whose arms ask for more than one, by key."""
+        return {trial.key: trial.views for trial in self.trials if trial.views != 1}
+
+    @property
+    def to_evaluate(self) -> tuple[PlannedTrial, ...]:
+        """The finished trials on record that are not evaluated in as many views as an arm asks for, each once."""
+        wanted = {
+            trial.key: trial
+            for trial in reversed(self.trials)
+            if trial.views != 1
+            and self.done.get(trial.key) is TrialState.FINISHED
+            and (trial.key, trial.views) not in self.evaluated
+        }
+        return tuple(reversed(wanted.values()))
+
+    @property
+    def to_run(self) -> tuple[PlannedTrial, ...]:
+        """What must be trained or evaluated, in the order of the plan."""
+        runs = {id(trial) for trial in (*self.missing, *self.to_evaluate)}
+        return tuple(trial for trial in self.trials if id(trial) in runs)
 
     @property
     def unique_keys(self) -> int:
@@ -81,10 +108,19 @@ def plan_line(plan: Plan, seconds_per_trial: float | None, slots: int, outlook: 
         f"{plan.unique_keys + plan.sweep_points} trials wanted",
         f"{plan.unique_keys + plan.sweep_points - missing} on record",
         f"{missing} to train",
+        *_evaluations(plan),
         f"time {duration(missing, seconds_per_trial, slots)}",
         outlook,
     ]
     return ", ".join(parts)
+
+
+def _evaluations(plan: Plan) -> Iterator[str]:
+    """Trials on record that are evaluated only, or trained again for it."""
+    if plan.to_evaluate:
+        again = sum(trial.key in plan.lost_weights for trial in plan.to_evaluate)
+        lost = f" ({again} of them trained again for it: their weights were not kept)" if again else ""
+        yield f"{len(plan.to_evaluate)} to evaluate in more views{lost}"
 
 
 def duration(trials: int, seconds_per_trial: float | None, slots: int) -> str:
@@ -137,7 +173,8 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "sweep_points": plan.sweep_points,
         "command": list(command),
         "trials": [
-            {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key} for trial in plan.trials
+            {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key, "views": trial.views}
+            for trial in plan.trials
         ],
     }
     write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())

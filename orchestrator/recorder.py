@@ -16,6 +16,7 @@ from alexnet_core.metrics import EpochReport
 from orchestrator import records
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
+from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.objectives import steady_rate
 from orchestrator.plan import Plan
 from orchestrator.publisher import StudyMetrics
@@ -45,12 +46,13 @@ class RecordSettings:
 
 @dataclass
 class Running:
-    """What the recorder knows of a launched trial."""
+    """What the recorder knows of a launched trial; one that is evaluated only is on record already and stays so."""
 
     trial: PlannedTrial
     folder: Path
     attempt: int
     started_at: str
+    evaluated_only: bool = False
     history: list[EpochReport] = field(default_factory=list)
 
 
@@ -86,7 +88,9 @@ class Recorder:
         folder = records.open_record(self._settings.results, trial.config)
         self.join(trial, ask)
         attempt = records.next_attempt(folder)
-        self.running[trial.key] = Running(trial, folder, attempt, now())
+        result = records.read_result(folder)
+        finished = result is not None and result.state is TrialState.FINISHED
+        self.running[trial.key] = Running(trial, folder, attempt, now(), evaluated_only=finished)
         return {
             "key": trial.key,
             "config": _job_json(trial),
@@ -94,12 +98,30 @@ class Recorder:
             "attempt": attempt,
             "epochs": trial.config.training.epochs,
             "judged": judged,
+            "views": self._missing_views(trial.key, folder),
         }
+
+    def _folder(self, trial: PlannedTrial) -> Path:
+        return records.trial_folder(self._settings.results, trial.key)
+
+    def _missing_views(self, key: str, folder: Path) -> int:
+        """In how many views the trial is still to be evaluated; 1 when nothing is missing."""
+        views = self._plan.views.get(key, 1)
+        return views if views != 1 and read_evaluation(folder, views) is None else 1
 
     def begin(self, trials: Sequence[PlannedTrial]) -> None:
         """Shows the wanted trials, and counts and joins those that are on record."""
-        done = {(trial.arm, trial.seed): self.states[trial.key].value for trial in trials if trial.key in self.states}
-        self._display.expect([(trial.arm, trial.seed) for trial in trials], done)
+        done: dict[tuple[str, int], str] = {}
+        waiting: dict[str, tuple[str, int]] = {}
+        for trial in trials:
+            on_record = trial.key in self.states
+            if on_record and self._missing_views(trial.key, self._folder(trial)) == 1:
+                done[trial.arm, trial.seed] = self.states[trial.key].value
+            else:
+                # 与别的 arm 是同一个 trial 的不单独等，否则它的格子永远停在 waiting
+                waiting.setdefault(trial.key, (trial.arm, trial.seed))
+        shown = {*done, *waiting.values()}
+        self._display.expect([cell for trial in trials if (cell := (trial.arm, trial.seed)) in shown], done)
         for trial in trials:
             if trial.key in self.states:
                 self.join(trial, None)
@@ -132,6 +154,9 @@ class Recorder:
         result = records.read_result(records.trial_folder(self._settings.results, trial.key))
         if result is None or (result.state is TrialState.FAILED and self._settings.retry_failed):
             return False
+        finished = result.state is TrialState.FINISHED
+        if finished and self._missing_views(trial.key, self._folder(trial)) != 1:
+            return False
         self.states[trial.key] = result.state
         self.join(trial, None)
         self._display.update(trial.arm, trial.seed, result.state, _error_text(result.validation))
@@ -145,7 +170,8 @@ class Recorder:
             return
         if kind == "started":
             running.history = [EpochReport.model_validate(report) for report in event["history"]]
-            records.rewrite_epochs(running.folder, running.history)
+            if not running.evaluated_only:
+                records.rewrite_epochs(running.folder, running.history)
             self._log(running, event, f"started at epoch {len(running.history)}")
             self._show(running, "running")
         elif kind == "training":
@@ -172,7 +198,8 @@ class Recorder:
         if running.history and report.epoch <= running.history[-1].epoch:
             return
         running.history.append(report)
-        records.append_epoch(running.folder, report)
+        if not running.evaluated_only:
+            records.append_epoch(running.folder, report)
         self._metrics.epoch(running.trial.arm, report)
         self._show(running, "running")
 
@@ -186,8 +213,13 @@ class Recorder:
             if event["message"]:
                 raise LabError(f"{event['message']}; finished trials are on record, make room and go on", exit_code=3)
             return
+        if running.evaluated_only:
+            self._record_evaluation(running, event)
+            return
         result = _result(running, event)
         records.write_result(running.folder, result)
+        if "evaluation" in event:
+            write_evaluation(running.folder, _evaluation(running, event))
         if result.state is not TrialState.FAILED:
             # 失败的 trial 留着检查点，--retry-failed 可以接着训练
             records.tidy(running.folder, self._settings.keep_weights)
@@ -197,6 +229,20 @@ class Recorder:
         self._display.update(running.trial.arm, running.trial.seed, state, text)
         if result.state in (TrialState.DIVERGED, TrialState.FAILED):
             self._display.say(_trouble_line(result, running, self._settings.results))
+
+    def _record_evaluation(self, running: Running, event: Mapping[str, Any]) -> None:
+        """Writes the evaluation of a trial on record; whatever happened, its own record stays as it is."""
+        state, trial = event["state"], running.trial
+        if "evaluation" in event:
+            write_evaluation(running.folder, _evaluation(running, event))
+        else:
+            self._display.say(
+                f"{trial.key} ({trial.arm} seed {trial.seed}) could not be evaluated: {event['message'] or state}; "
+                f"log: {running.folder / 'log.txt'}"
+            )
+        # 只为评估而重训出的权重不留下
+        records.tidy(running.folder)
+        self._display.update(trial.arm, trial.seed, state, "evaluated" if "evaluation" in event else state)
 
     def _show(self, running: Running, state: str) -> None:
         history = running.history
@@ -227,6 +273,21 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
         weights=event.get("weights"),
         weights_sha256=event.get("weights_sha256"),
         environment=environment,
+    )
+
+
+def _evaluation(running: Running, event: Mapping[str, Any]) -> Evaluation:
+    retrained = running.evaluated_only and event["evaluation"]["retrained"]
+    result = records.read_result(running.folder)
+    # 检查点文件里有历史与秒数，哈希必然不同；损失逐位相等才说明是同一个网络
+    same = not retrained or (result is not None and running.history[-1].validation == result.validation)
+    return Evaluation(
+        key=running.trial.key,
+        weights_sha256=event["weights_sha256"],
+        evaluated_at=now(),
+        environment={**event.get("environment", {}), **records.source_version()},
+        same_network=same,
+        **{**event["evaluation"], "retrained": retrained},
     )
 
 

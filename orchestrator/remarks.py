@@ -135,6 +135,11 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
             f"{_counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
             "enter; move their folders out of trials/ and run the same command to train them anew."
         )
+    if answer.other_networks:
+        yield (
+            f"{_counted(answer.other_networks, 'trial')} had to be trained again to be evaluated in ten views and came "
+            "out different in some bits (another machine or version): there the arms are not exactly the same networks."
+        )
     if answer.missing:
         yield f"Not complete, so not in this answer: {'; '.join(_by_seed(answer.missing))}."
     if answer.seeds_after_gap:

@@ -68,7 +68,7 @@ def run_missing(
         with StudyRun(plan, settings, console) as run:
             recorder = run.recorder
             recorder.begin(plan.trials)
-            run.run_arms(plan.missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
+            run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
             search = search_of(plan, name)
             if sweep_left and search is not None:
                 history = history_of(plan, folder, options)
@@ -147,7 +147,7 @@ def _start_ray(
         _check_slots(slots, per_worker, gpus, options)
     else:
         per_worker, slots = 0, options.slots or 1
-    trials = len(plan.missing) + sweep_left
+    trials = len(plan.to_run) + sweep_left
     slots = min(slots, trials)
     preflight.check_disk(options.results, preflight.disk_need_bytes(plan.base.network, trials, slots))
     roomy = preflight.shared_memory_is_enough(cluster.OBJECT_STORE_BYTES)

@@ -110,8 +110,8 @@ def run_trial(config: dict[str, Any]) -> None:
     """The Tune trainable: submits its trial to the broker and forwards its epochs.
 
     Args:
-        config: `key`, `config` (canonical JSON), `folder`, `attempt` and `epochs` of a trial, and whether a scheduler
-            judges it after each epoch (`judged`), so that its worker waits for the word.
+        config: `key`, `config` (canonical JSON), `folder`, `attempt`, `epochs` and `views` of a trial, and whether
+            a scheduler judges it after each epoch (`judged`), so that its worker waits for the word.
     """
     import ray
     from ray import tune
@@ -120,7 +120,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
     broker = ray.get_actor(BROKER_NAME)
     key, judged = config["key"], config["judged"]
-    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"], judged))
+    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"], judged, config["views"]))
     seen, epochs = 0, _Epochs()
     while True:
         reports, final = ray.get(broker.reports.remote(key, seen, POLL_SECONDS))

@@ -24,6 +24,7 @@ from alexnet_core.metrics import EpochReport, SplitMetrics
 from alexnet_core.specification import NetworkSpec, layer_shapes
 from orchestrator import records
 from orchestrator.errors import LabError
+from orchestrator.evaluations import MANY_VIEWS, METRICS, evaluation_cells
 from orchestrator.records import TrialResult
 from search_spaces.trial import configuration_key
 
@@ -52,6 +53,13 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
             ("count", pl.Int64),
         )
     },
+    **{
+        f"{split}_{metric}_{views}_views": pl.Float64 if metric in ("loss", "top1_error", "top5_error") else pl.Int64
+        for views in MANY_VIEWS
+        for split in ("validation", "test")
+        for metric in METRICS
+    },
+    **{f"same_network_{views}_views": pl.Boolean for views in MANY_VIEWS},
     "seconds": pl.Float64,
     "images_per_second": pl.Float64,
     "peak_memory_mb": pl.Float64,
@@ -247,7 +255,7 @@ def _first_line(error: Exception) -> str:
 
 
 def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
-    """Time and size of every `result.json`: a record that changed (a failed trial tried again) is read again."""
+    """Time and size of every `result.json`, and when it was evaluated: a record that changed is read again."""
     folder = str(results / "trials")
     stamps = {}
     for key in keys:
@@ -255,8 +263,15 @@ def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
             status = os.stat(f"{folder}/{key}/result.json")  # noqa: PTH116 - a Path costs five times as much
         except (FileNotFoundError, NotADirectoryError):
             continue
-        stamps[key] = f"{status.st_mtime_ns}-{status.st_size}"
+        stamps[key] = f"{status.st_mtime_ns}-{status.st_size}{_evaluated_at(f'{folder}/{key}')}"
     return stamps
+
+
+def _evaluated_at(folder: str) -> str:
+    try:
+        return f"-{os.stat(f'{folder}/evaluations').st_mtime_ns}"  # noqa: PTH116 - as above
+    except FileNotFoundError:
+        return ""
 
 
 def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Sequence[str], order: Sequence[str]) -> pl.DataFrame:
@@ -283,11 +298,12 @@ def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) 
         folder = records.trial_folder(results, key)
         try:
             result, config = records.read_result(folder), records.read_config(folder)
+            evaluated = evaluation_cells(folder)
         except LabError as error:
             logger.warning("left out of the tables: %s", error)
             continue
         if result is not None:
-            rows.append({**_trial_row(result, config), "record_stamp": stamps[key]})
+            rows.append({**_trial_row(result, config), **evaluated, "record_stamp": stamps[key]})
     return _frame(rows, TRIAL_COLUMNS)
 
 

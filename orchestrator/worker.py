@@ -16,9 +16,12 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.memory import peak_mb, start_measuring
+
+if TYPE_CHECKING:
+    from alexnet_core.configuration import TrainConfig
 
 RENEW_AFTER_TRIALS = 200
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -165,7 +168,8 @@ def _train(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
     resume_from = latest_checkpoint(checkpoints)
     history = list(read_history(resume_from)) if resume_from is not None else []
     watch.post({"type": "started", "history": [report.model_dump(mode="json") for report in history]})
-    if resume_from is None or not is_final(resume_from):
+    trains = resume_from is None or not is_final(resume_from)
+    if trains:
         reports = train(
             config,
             place.devices,
@@ -181,19 +185,65 @@ def _train(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
             watch.post({"type": "epoch", "report": report.model_dump(mode="json")})
     if not history or history[-1].epoch < config.training.epochs:
         return {"type": "final", "state": watch.stop_state or "interrupted"}
-    return {"type": "final", "state": "finished", **_weights(checkpoints, place)}
+    final: dict[str, Any] = {"type": "final", "state": "finished"}
+    weights = _final_weights(checkpoints, place)
+    if job["views"] != 1:
+        evaluation = _evaluate(place, job, config, weights, watch)
+        if evaluation is None:
+            return {"type": "final", "state": watch.stop_state or "interrupted"}
+        final["evaluation"] = {**evaluation, "retrained": trains}
+    return final | _weights(weights, place)
 
 
-def _weights(checkpoints: Path, place: Place) -> dict[str, Any]:
-    import hashlib
+def _final_weights(checkpoints: Path, place: Place) -> Path:
+    """The final checkpoint, which rank 0 has written; the others wait for it."""
+    import torch.distributed
 
     from alexnet_core.checkpoint import latest_checkpoint
 
-    if place.rank != 0:
-        return {}
+    if place.workers > 1:
+        torch.distributed.barrier()
     path = latest_checkpoint(checkpoints)
     if path is None:
         raise RuntimeError(f"the final checkpoint is missing from {checkpoints}")
+    return path
+
+
+def _evaluate(
+    place: Place, job: dict[str, Any], config: TrainConfig, weights: Path, watch: Watch
+) -> dict[str, Any] | None:
+    """Evaluates the trained network in many views; None when it was stopped."""
+    from alexnet_core.trained import evaluate_trained, load_trained
+
+    def before_batch() -> None:
+        if watch.should_stop() and place.workers == 1:
+            raise _Stopped
+
+    started = time.perf_counter()
+    try:
+        split, metrics = evaluate_trained(
+            config,
+            load_trained(config, weights, place.devices),
+            job["views"],
+            before_batch=before_batch,
+            rank=place.rank,
+            workers=place.workers,
+        )
+    except _Stopped:
+        return None
+    seconds = time.perf_counter() - started
+    return {"views": job["views"], "split": split, "metrics": metrics.model_dump(mode="json"), "seconds": seconds}
+
+
+class _Stopped(Exception):
+    """The broker asked to stop in the middle of an evaluation."""
+
+
+def _weights(path: Path, place: Place) -> dict[str, Any]:
+    import hashlib
+
+    if place.rank != 0:
+        return {}
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"weights": f"checkpoint/{path.name}", "weights_sha256": digest}

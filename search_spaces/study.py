@@ -53,6 +53,8 @@ class Arm(Frozen):
         set: Dotted field to new value: `network.<layer or glob>.<field>`, `network.<field>`, `training.<field>`,
             `data.<field>`.
         remove: Names of layers (globs allowed) that the arm does without.
+        views: Views of a test image whose predictions are averaged after training: 1, the centre crop, or 10 (paper
+            section 4.1). Arms that differ in nothing else are the same trained trials, evaluated twice.
         claim: What the paper says of this arm against the baseline.
     """
 
@@ -60,6 +62,7 @@ class Arm(Frozen):
     title: str
     set: dict[FieldPath, JsonValue] = {}
     remove: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")], ...] = ()
+    views: Literal[1, 10] = 1
     claim: Claim | None = None
 
 
@@ -179,6 +182,8 @@ class Study(Frozen):
             raise ValueError(f"arm names must be unique: {', '.join(names)}")
         if self.baseline not in names:
             raise ValueError(f"baseline {self.baseline!r} is none of the arms: {', '.join(names)}")
+        if self.primary_metric != "top1_error" and any(arm.views != 1 for arm in self.arms):
+            raise ValueError(f"views of 10 are evaluated for top1_error, not for {self.primary_metric}")
         if "sweep" in names:
             raise ValueError("an arm cannot be called sweep: the sweep's points are")
         return self

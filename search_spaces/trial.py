@@ -35,13 +35,23 @@ ADDED_LATER: Mapping[str, JsonValue] = {
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One arm (or one sampled point) with one seed."""
+    """One arm (or one sampled point) with one seed.
+
+    Attributes:
+        arm: The arm, or what stands in its place for a sampled point.
+        seed: The seed.
+        phase: Which part of a study wants it.
+        config: What is trained.
+        key: The trial's name; nothing else about the trial decides its numbers.
+        views: Views of a test image that are averaged once it is trained, see `Arm.views`.
+    """
 
     arm: str
     seed: int
     phase: Phase
     config: TrainConfig
     key: str
+    views: int = 1
 
 
 def canonical_json(config: TrainConfig, added_later: Mapping[str, JsonValue] = ADDED_LATER) -> str:
@@ -202,7 +212,14 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     # 各种子的 JSON 只差一个数：大的研究有十万个 trial，不必逐个重新生成
     keys = {name: keys_by_seed(config, seeds) for name, config in configs.items()}
     return tuple(
-        PlannedTrial(arm.name, seed, "arm", configs[arm.name].model_copy(update={"seed": seed}), keys[arm.name][seed])
+        PlannedTrial(
+            arm=arm.name,
+            seed=seed,
+            phase="arm",
+            config=configs[arm.name].model_copy(update={"seed": seed}),
+            key=keys[arm.name][seed],
+            views=arm.views,
+        )
         for seed in seeds
         for arm in study.arms
     )

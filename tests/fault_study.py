@@ -129,7 +129,7 @@ def run_without_ray(plan: Plan, folder: Path, *more: Any) -> dict[str, records.T
     with TrialLocks(options.results) as locks:
         recorder = orchestrator.recorder.Recorder(plan, settings, Progress(console, "", None))
         recorder.begin(plan.trials)
-        for trial in plan.missing:
+        for trial in plan.to_run:
             assert locks.try_lock(trial.key)
             job = recorder.launch(trial, None)
             listener = Listener(recorder.handle, job)
