@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.configuration import DataSpec, TrainConfig
 from alexnet_core.datasets import Dataset, load_dataset
 from alexnet_core.files import abandoned, temporary_path
 from alexnet_core.metrics import SplitMetrics
@@ -45,7 +45,7 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     if result is None:
         raise LabError(f"trial {key} has no result", exit_code=4)
     weights = _weights(record, result)
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(_data_here(results, config.data))
     temporary = temporary_path(folder)
     try:
         temporary.mkdir(parents=True)
@@ -58,6 +58,13 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     finally:
         for left in (temporary, *abandoned(folder)):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _data_here(results: Path, data: DataSpec) -> DataSpec:
+    """The data with the cache of this results folder: it may have been trained elsewhere and copied here."""
+    if data.cache is None:
+        return data
+    return data.model_copy(update={"cache": str((results / "cache").resolve())})
 
 
 def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:

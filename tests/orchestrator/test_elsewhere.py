@@ -1,0 +1,129 @@
+"""Another place, another clock: neither a results folder's path nor any time in it changes an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import records
+from orchestrator.ablate import main as ablate
+from orchestrator.best import main as best
+from orchestrator.status import main as status
+from orchestrator.tables import load_trials, update_tables
+from tests.made_records import make_config, put, put_trained, read_only
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "first-release"
+STUDY = ["--study", "lrn", "--seeds", "1", "--epochs", "2"]
+
+
+@pytest.fixture(scope="module")
+def first_answer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first release's records with today's answer to them."""
+    results = Path(shutil.copytree(GOLDEN, tmp_path_factory.mktemp("first") / "results"))
+    assert ablate([*STUDY, "--results", str(results)]) == 0
+    return results
+
+
+@pytest.fixture
+def answered(first_answer: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(first_answer, tmp_path / "here"))
+
+
+def answer(results: Path) -> bytes:
+    return (results / "studies" / "lrn" / "answer.json").read_bytes()
+
+
+def ranking(results: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert best(["--results", str(results)]) == 0
+    return capsys.readouterr().out
+
+
+def test_results_copied_elsewhere_answer_the_same(
+    answered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, order = answer(answered), ranking(answered, capsys)
+    there = tmp_path / "elsewhere" / "copied"
+    # 不带时间的拷贝，如同经过网络
+    shutil.copytree(answered, there, copy_function=shutil.copyfile)
+    shutil.rmtree(answered)
+    assert ablate([*STUDY, "--results", str(there)]) == 0
+    output = capsys.readouterr().out
+    assert "3 on record, 0 to train" in output
+    assert str(answered) not in output
+    assert answer(there) == before
+    assert ranking(there, capsys) == order
+    assert status(["--results", str(there)]) == 0
+    assert not answered.exists()
+
+
+def test_a_copied_trial_is_exported_from_its_new_place(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    put_trained(here, make_config(epochs=1, data={"cache": str(here / "cache")}))
+    here.rename(there)
+    assert best(["--results", str(there), "--export", str(tmp_path / "model")]) == 0
+    assert (tmp_path / "model" / "SHA256SUMS").is_file()
+    assert not here.exists()
+    for path in (tmp_path / "model").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
+def test_looking_at_read_only_results_works_and_running_says_what_is_wrong(
+    answered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    order = ranking(answered, capsys)
+    with read_only(answered):
+        assert ranking(answered, capsys) == order
+        assert status(["--results", str(answered)]) == 0
+        assert status(["lrn", "--results", str(answered)]) == 0
+        assert ablate([*STUDY, "--dry-run", "--results", str(answered)]) == 0
+        capsys.readouterr()
+        assert ablate([*STUDY, "--results", str(answered)]) == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert "cannot be written" in lines[0]
+
+
+def test_times_are_cosmetic(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, order = answer(answered), ranking(answered, capsys)
+    draw = random.Random(7)
+    for path in answered.glob("trials/*/result.json"):
+        result = json.loads(path.read_text())
+        # 时钟倒拨、时区各异：结束可以早于开始
+        result["started_at"] = f"{draw.randint(1970, 2100)}-03-01T00:00:00+13:45"
+        result["finished_at"] = f"{draw.randint(1970, 2100)}-01-01T00:00:00-11:00"
+        path.write_text(json.dumps(result))
+    for path in answered.rglob("*"):
+        moment = draw.randint(0, 4_000_000_000)
+        os.utime(path, (moment, moment))
+    assert ablate([*STUDY, "--results", str(answered)]) == 0
+    assert answer(answered) == before
+    assert ranking(answered, capsys) == order
+
+
+def test_a_result_written_after_the_clock_was_set_back_is_seen(tmp_path: Path) -> None:
+    key = put(tmp_path, make_config(), 20)
+    update_tables(tmp_path)
+    put(tmp_path, make_config(), 21)
+    path = records.trial_folder(tmp_path, key) / "result.json"
+    os.utime(path, (0, 0))
+    assert load_trials(tmp_path).trials["validation_top1_errors"].to_list() == [21]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns"])
+def test_times_are_written_in_utc_in_every_time_zone(zone: str) -> None:
+    program = (
+        "from datetime import UTC, datetime; from orchestrator.recorder import now; "
+        "written = datetime.fromisoformat(now()); "
+        "print(written.utcoffset(), abs((datetime.now(UTC) - written).total_seconds()) < 10)"
+    )
+    environment = {**os.environ, "TZ": zone}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0:00:00", "True"]
