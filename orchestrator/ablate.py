@@ -27,8 +27,9 @@ from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
-from orchestrator.session import history_of, likely_slots, prepare_images, run_missing, search_of
+from orchestrator.session import likely_slots, prepare_images, run_missing
 from orchestrator.sweep import points_left
+from orchestrator.sweep_phase import history_of, search_of, with_sweep
 from orchestrator.tables import seconds_per_trial
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
@@ -74,8 +75,11 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     if options.show is not None:
         return _show(plan, options.show)
     folder = study_folder(options.results, study.name, plan.dataset, DEFAULT_DATASET)
-    search = search_of(plan, folder.name)
-    sweep_left = 0 if search is None else points_left(search, history_of(plan, folder, options))
+    search = search_of(plan, folder.name, options)
+    if search is not None:
+        # 有限的空间装不下更多的点
+        plan = replace(plan, sweep_points=search.size())
+    sweep_left = 0 if search is None else points_left(search, history_of(plan, search, folder, options))
     slots = options.slots or likely_slots(options)
     outlook = resolution_outlook(plan, folder)
     seconds = seconds_per_trial(options.results, plan.base)
@@ -87,7 +91,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     states = dict(plan.done)
     if plan.to_run or sweep_left:
         prepare_images(plan, console)
-        ended = run_missing(plan, folder, sweep_left, options, console, started)
+        ended = run_missing(plan, folder, search, sweep_left, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
@@ -133,7 +137,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     states = dict(whole.done)
     if whole.to_run:
         prepare_images(whole, console)
-        ended = run_missing(whole, paper_folder, 0, options, console, started)
+        ended = run_missing(whole, paper_folder, None, 0, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
@@ -163,7 +167,7 @@ def _source(study: Study, options: argparse.Namespace) -> str:
 def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None = None) -> Plan:
     """Validates everything the user gave and unfolds the study; `known` is what is in its data, if that is known."""
     recipe = _recipe(study, options.dataset)
-    study = study.on(options.dataset)
+    study = with_sweep(study.on(options.dataset), options)
     root = options.data_root.resolve() if options.data_root is not None else None
     cache = (options.results / "cache").resolve()
     summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
@@ -180,8 +184,6 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     seeds = tuple(range(options.seeds or recipe.seeds))
     trials = unfold(study, base, seeds)
     done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
-    if options.sweep and study.sweep is None:
-        raise LabError(f"study {study.name} has no sweep; leave --sweep out", exit_code=2)
     return Plan(
         study=study,
         dataset=options.dataset,

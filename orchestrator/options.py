@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from orchestrator.objectives import SECOND_OBJECTIVES
+from orchestrator.pruning import PRUNERS
+from orchestrator.sweep import SAMPLERS
+
 DEFAULT_DATASET = "digits"
 
 
@@ -30,19 +34,13 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", type=natural, metavar="N", help="seeds per arm (default: the recipe's)")
     what.add_argument("--epochs", type=natural, metavar="N", help="epochs per trial (default: the recipe's)")
     what.add_argument(
-        "--sweep",
-        type=natural_or_zero,
-        default=0,
-        metavar="N",
-        help="points that Optuna chooses after the arms, those on record included (default: 0)",
-    )
-    what.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
         help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
     )
+    _add_sweep_options(made)
     data = made.add_argument_group("data and network")
     data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
     data.add_argument("--data-root", type=Path, metavar="DIR", help="folder with train/ and val/ or test/")
@@ -69,6 +67,53 @@ def parser() -> argparse.ArgumentParser:
         help="which final weights stay (default: all)",
     )
     return made
+
+
+def _add_sweep_options(made: argparse.ArgumentParser) -> None:
+    sweep = made.add_argument_group("the sweep: points that Optuna chooses after the arms")
+    sweep.add_argument(
+        "--sweep",
+        type=natural_or_zero,
+        default=0,
+        metavar="N",
+        help="points in all, those on record included (default: 0)",
+    )
+    sweep.add_argument(
+        "--sweep-over",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="the space instead of the study's own: the name of a study with a sweep, or FIELD=PARAMETER, such as "
+        "'training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}'; repeated, they are combined",
+    )
+    sweep.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="who chooses the points (default: tpe)")
+    sweep.add_argument(
+        "--sweep-seed", type=natural_or_zero, default=0, metavar="N", help="seed of the sampler (default: 0)"
+    )
+    sweep.add_argument(
+        "--multi",
+        choices=SECOND_OBJECTIVES,
+        help="a second objective beside the validation error: fewer multiply-adds, or more images per second",
+    )
+    sweep.add_argument(
+        "--pruner",
+        choices=PRUNERS,
+        default="none",
+        help="stop unpromising points of the sweep early; arms always train to their end (default: none)",
+    )
+    sweep.add_argument(
+        "--confirm",
+        type=natural_or_zero,
+        default=0,
+        metavar="K",
+        help="train the K best points of the sweep and the baseline on fresh seeds, and judge those (default: 0)",
+    )
+    sweep.add_argument(
+        "--confirm-seeds",
+        type=natural,
+        metavar="N",
+        help="fresh seeds per point (default: the recipe's, at least as many as can reach a verdict)",
+    )
 
 
 def natural(text: str) -> int:

@@ -147,17 +147,18 @@ class StudyRun:
             if waiting and not mine:
                 self._wait_for_others(waiting)
 
-    def run_sweep(self, searcher: Any, points: int) -> None:
+    def run_sweep(self, searcher: Any, points: int, scheduler: Any = None) -> None:
         """Runs the points of a sweep.
 
         Args:
             searcher: The sweep's searcher.
             points: Upper bound of the points it will suggest.
+            scheduler: A scheduler of Tune that may stop points, or None.
 
         Raises:
             Interrupted: The user asked to stop.
         """
-        self._phase(searcher, points, self._settings.slot_plan.slots)
+        self._phase(searcher, points, self._settings.slot_plan.slots, scheduler)
 
     def stop_trial(self, key: str) -> None:
         """Has the worker of a trial stop between two batches, because a scheduler decided so."""
@@ -171,11 +172,11 @@ class StudyRun:
             self._handle_events()
             time.sleep(SHARED_POLL_SECONDS)
 
-    def _phase(self, searcher: Any, samples: int, concurrent: int) -> None:
+    def _phase(self, searcher: Any, samples: int, concurrent: int, scheduler: Any = None) -> None:
         """Runs one Tuner over the slots while this thread records."""
         tuned: Future[None] = Future()
         threading.Thread(
-            target=self._tune, args=(tuned, searcher, samples, concurrent), name="tune", daemon=True
+            target=self._tune, args=(tuned, searcher, samples, concurrent, scheduler), name="tune", daemon=True
         ).start()
         stop_by = None
         while not tuned.done() or self.recorder.running:
@@ -201,17 +202,17 @@ class StudyRun:
         with suppress(RayError):
             ray.get(self._broker.close.remote("interrupted"), timeout=STOP_SECONDS / 2)
 
-    def _tune(self, tuned: Future[None], searcher: Any, samples: int, concurrent: int) -> None:
+    def _tune(self, tuned: Future[None], searcher: Any, samples: int, concurrent: int, scheduler: Any) -> None:
         """The body of Tune's thread: its end or its exception goes into `tuned`."""
         try:
-            self._fit(searcher, samples, concurrent)
+            self._fit(searcher, samples, concurrent, scheduler)
         except BaseException as error:
             # 异常交给主线程去报告，不在这里吞掉
             tuned.set_exception(error)
         else:
             tuned.set_result(None)
 
-    def _fit(self, searcher: Any, samples: int, concurrent: int) -> None:
+    def _fit(self, searcher: Any, samples: int, concurrent: int, scheduler: Any) -> None:
         from ray import tune
 
         from orchestrator.slot import run_trial
@@ -221,6 +222,7 @@ class StudyRun:
             tune.with_resources(run_trial, {"CPU": 0.001}),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=scheduler,
                 num_samples=samples,
                 # 多放一个在门口等着，槽位就不会空转
                 max_concurrent_trials=min(concurrent, slots + 1),

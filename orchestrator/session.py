@@ -8,26 +8,20 @@ from __future__ import annotations
 import argparse
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from alexnet_core.datasets import prepare_data
-from orchestrator import cluster, preflight, records
+from orchestrator import cluster, preflight
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
+from orchestrator.pruning import make_pruner
 from orchestrator.records import TrialState
 from orchestrator.slot import SlotPlan
-from orchestrator.sweep import (
-    Ended,
-    Search,
-    SearchHistory,
-    arms_in_space,
-    points_left,
-    read_ended,
-    search_history,
-)
+from orchestrator.sweep import Search, points_left
+from orchestrator.sweep_phase import curves_on_record, history_of, reader, write_sweep_file
 
 SAY_EVERY_SECONDS = 5.0
 
@@ -35,6 +29,7 @@ SAY_EVERY_SECONDS = 5.0
 def run_missing(
     plan: Plan,
     folder: Path,
+    search: Search | None,
     sweep_left: int,
     options: argparse.Namespace,
     console: Console,
@@ -69,18 +64,20 @@ def run_missing(
             recorder = run.recorder
             recorder.begin(plan.trials)
             run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
-            search = search_of(plan, name)
             if sweep_left and search is not None:
-                history = history_of(plan, folder, options)
+                history = history_of(plan, search, folder, options)
+                write_sweep_file(search, folder, options)
+                curves = curves_on_record(history, options.results) if options.pruner != "none" else []
                 searcher = SweepSearcher(
                     search,
                     history,
-                    launch=recorder.launch,
+                    launch=partial(recorder.launch, judged=options.pruner != "none"),
                     join=recorder.join,
                     read=reader(search, options),
                     stop=run.stop_trial,
                 )
-                run.run_sweep(searcher, points_left(search, history))
+                pruner = make_pruner(options.pruner, plan.base.training.epochs, curves)
+                run.run_sweep(searcher, points_left(search, history), pruner)
             return recorder.states
     except Interrupted:
         console.print(
@@ -89,28 +86,6 @@ def run_missing(
             soft_wrap=True,
         )
         return None
-
-
-def search_of(plan: Plan, study: str) -> Search | None:
-    """Returns what the plan's sweep searches, or None where no point is asked for."""
-    if plan.study.sweep is None or not plan.sweep_points:
-        return None
-    return Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
-
-
-def reader(search: Search, options: argparse.Namespace) -> Callable[[str], Ended | None]:
-    """Returns a function that reads how the trial of a key ended."""
-    return lambda key: read_ended(options.results, key, search.second, retry_failed=options.retry_failed)
-
-
-def history_of(plan: Plan, folder: Path, options: argparse.Namespace) -> SearchHistory:
-    """Returns what a sweep already knows; nothing when none is asked for."""
-    search = search_of(plan, folder.name)
-    if search is None:
-        return SearchHistory()
-    read = reader(search, options)
-    members = records.read_members(options.results, folder.name)
-    return search_history(search, members, read, arms_in_space(plan, search, read))
 
 
 def likely_slots(options: argparse.Namespace) -> int:

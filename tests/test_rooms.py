@@ -20,6 +20,7 @@ NEED_RAY = {
     "cluster.py",
     "deaths.py",
     "importance.py",
+    "pruning.py",
     "publisher.py",
     "run.py",
     "samplers.py",

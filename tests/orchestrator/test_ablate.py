@@ -14,6 +14,8 @@ from alexnet_core.configuration import TrainConfig
 from orchestrator.ablate import main
 from search_spaces.trial import trial_key
 
+RATE = "training.learning_rate={kind: float, low: 1e-3, high: 0.1, log: true}"
+
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     try:
@@ -77,6 +79,18 @@ def test_set_changes_the_base_of_all_arms(capsys: pytest.CaptureFixture[str], tm
     assert layers["lrn2"]["alpha"] == 1e-4
 
 
+def test_spaces_are_combined_and_a_finite_one_has_no_more_points_than_its_own(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    over = ("--sweep-over", "dropout", "--sweep-over", "weight_decay", "--results", str(tmp_path))
+    code, output, errors = run(capsys, "--sweep", "40", *over, "--dry-run")
+    assert code == 0, errors
+    assert output.startswith("64 trials wanted")
+    sizes = ("--sweep-over", "network.lrn*.size={kind: integer, low: 1, high: 7}")
+    code, output, errors = run(capsys, "--sweep", "40", *sizes, "--dry-run", "--results", str(tmp_path))
+    assert output.startswith("31 trials wanted"), errors
+
+
 def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run(capsys, "--list")
     assert code == 0
@@ -105,6 +119,14 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--dataset", "cifar10"], "--data-root"),
         (["--dataset", "cifar10", "--data-root", "/nowhere"], "/nowhere does not exist"),
         (["--show", "no_lrn:99"], "no such trial"),
+        (["--study", "towers", "--sweep", "3"], "or say what with --sweep-over"),
+        (["--sweep", "3", "--sweep-over", "towers"], "this study has no sweep"),
+        (["--sweep", "3", "--sweep-over", "drop_out"], "did you mean dropout"),
+        (["--sweep", "3", "--sweep-over", "training.momentum={kind: float, low: 2, high: 1}"], "must be below high"),
+        (["--sweep", "3", "--sampler", "grid", "--sweep-over", RATE], "is any number from 0.001 to 0.1"),
+        (["--sweep", "3", "--sampler", "nsga2"], "is for two objectives"),
+        (["--sweep", "3", "--sampler", "cmaes", "--multi", "multiply_adds"], "has one objective"),
+        (["--sweep", "3", "--pruner", "asha", "--multi", "multiply_adds"], "leave --multi or --pruner out"),
     ],
 )
 def test_wrong_input_gets_one_line_and_exit_code_2(

@@ -1,0 +1,111 @@
+"""The sweep of a plan, as the options ask for it: its search, its past, its file, and its pruner's memory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from orchestrator import records
+from orchestrator.errors import LabError
+from orchestrator.plan import Plan
+from orchestrator.pruning import Curve, pruner_arguments
+from orchestrator.sweep import Ended, Search, SearchHistory, arms_in_space, check_search, read_ended, search_history
+from search_spaces.space import Sweep
+from search_spaces.study import Study, load_study
+from search_spaces.yaml_file import parse_model
+
+
+def with_sweep(study: Study, options: argparse.Namespace) -> Study:
+    """Returns the study with the space that `--sweep-over` asks for.
+
+    Raises:
+        LabError: There is nothing to sweep, or options do not go together.
+        StudyError: No such study, or a wrong parameter.
+    """
+    if options.sweep_over:
+        parameters: dict[str, Any] = {}
+        for text in options.sweep_over:
+            parameters |= _space(text).parameters
+        study = study.model_copy(update={"sweep": Sweep(parameters=parameters)})
+    if options.sweep and study.sweep is None:
+        raise LabError(
+            f"study {study.name} has no sweep; leave --sweep out, or say what with --sweep-over", exit_code=2
+        )
+    if options.pruner != "none" and options.multi is not None:
+        raise LabError("--pruner compares the validation error alone; leave --multi or --pruner out", exit_code=2)
+    return study
+
+
+def _space(text: str) -> Sweep:
+    field, equals, parameter = text.partition("=")
+    if equals:
+        return parse_model(f"parameters:\n  {field.strip()}: {parameter}", Sweep, f"--sweep-over {field.strip()}")
+    sweep = load_study(text).sweep
+    if sweep is None:
+        raise LabError(f"--sweep-over {text}: this study has no sweep", exit_code=2)
+    return sweep
+
+
+def search_of(plan: Plan, study: str, options: argparse.Namespace) -> Search | None:
+    """Returns what the plan's sweep searches, or None where no point is asked for.
+
+    Args:
+        plan: The plan.
+        study: Name of the study's folder.
+        options: Of the command.
+
+    Raises:
+        StudyError: The sampler cannot search this space.
+    """
+    if plan.study.sweep is None or not plan.sweep_points:
+        return None
+    search = Search(
+        name=f"{study}/sweep",
+        space=plan.study.sweep,
+        base=plan.base,
+        points=plan.sweep_points,
+        sampler=options.sampler,
+        second=options.multi,
+        seed=options.sweep_seed,
+    )
+    check_search(search)
+    return search
+
+
+def reader(search: Search, options: argparse.Namespace) -> Callable[[str], Ended | None]:
+    """Returns a function that reads how the trial of a key ended."""
+    return lambda key: read_ended(options.results, key, search.second, retry_failed=options.retry_failed)
+
+
+def history_of(plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace) -> SearchHistory:
+    """Returns what a sweep already knows; nothing when none is asked for."""
+    if search is None:
+        return SearchHistory()
+    read = reader(search, options)
+    members = records.read_members(options.results, folder.name)
+    return search_history(search, members, read, arms_in_space(plan, search, read))
+
+
+def curves_on_record(history: SearchHistory, results: Path) -> list[Curve]:
+    """Returns the curves of the ended points, which a pruner compares new ones with."""
+    ended = [ask.key for ask in history.asks if ask.position in history.ended]
+    epochs = [records.read_epochs(records.trial_folder(results, key)) for key in ended]
+    return [[(report.epoch, report.validation.top1_error) for report in own] for own in epochs]
+
+
+def write_sweep_file(search: Search, folder: Path, options: argparse.Namespace) -> None:
+    """Writes how the sweep is made: sampler and pruner with every argument, seeds, space (`sweep.json`)."""
+    from orchestrator.samplers import sampler_facts
+
+    content = {
+        **sampler_facts(search),
+        "pruner": options.pruner,
+        "pruner_arguments": {
+            name: str(value) if value == float("inf") else value
+            for name, value in pruner_arguments(options.pruner, search.base.training.epochs).items()
+        },
+    }
+    records.write_atomically(folder / "sweep.json", json.dumps(content, indent=1, sort_keys=True).encode())
