@@ -6,23 +6,22 @@ Errors are percentages and differences percentage points from here on; tables ke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
-from itertools import takewhile
+from collections.abc import Mapping, Sequence
 from statistics import median as middle_of
 from typing import Any
 
 import polars as pl
 
-from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.costs import arm_costs
-from orchestrator.evaluations import seen_in
+from orchestrator.evidence import count, gather_evidence, on_scale
 from orchestrator.findings import Answer, ArmAnswer
-from orchestrator.judged import Judged, Metric, TimeToThreshold, judged_metric, points_between, with_epochs_to
+from orchestrator.judged import Judged, Metric, TimeToThreshold, points_between
+from orchestrator.looks import Look, take_look
 from orchestrator.remarks import remarks
 from orchestrator.sign_test import Between, median
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval
 from orchestrator.swept import ranked, sweep_points
-from orchestrator.verdict import FEWEST_SEEDS, ArmEvidence, Verdict, judge, sentence, withhold
+from orchestrator.verdict import Verdict, sentence
 from search_spaces.study import Arm, Recipe, Study
 
 ALPHA = 0.05
@@ -30,8 +29,6 @@ SWEEP_POINTS_SHOWN = 10
 
 
 Row = dict[str, Any]
-# 一个 trial 的 key，和看测试图时用几个视图
-Seen = tuple[str, int]
 Cells = Mapping[str, Sequence[Row]]
 
 
@@ -56,27 +53,11 @@ def answer(
     wanted = {
         (row["arm"], row["seed"]): (row["key"], row.get("views", 1)) for row in plan["trials"] if row["phase"] == "arm"
     }
-    shown = trials.filter(pl.col("key").is_in({key for key, _ in wanted.values()}))
-    if recipe.threshold is not None:
-        shown = with_epochs_to(recipe.threshold, shown, epochs)
-    by_key = _seen(shown, set(wanted.values()))
-    seeds, after_gap = _complete_seeds(wanted, by_key)
-    cells = {arm.name: [by_key[wanted[arm.name, seed]] for seed in seeds] for arm in study.arms}
+    evidence = gather_evidence(study, recipe, wanted, trials, epochs)
+    look, judged = take_look(evidence, recipe, plan), evidence.judged
+    cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
-    judged = judged_metric(study, recipe, finished)
-    # 少于三个种子时给不出词，那次看没有花掉 alpha
-    looks = looks_before([look for look in plan["looks"] if look >= FEWEST_SEEDS], len(seeds))
-    looked_beyond = bool(looks) and looks[-1] > len(seeds)
-    share = 1.0 if looked_beyond else share_of_level(looks, len(seeds), plan["alpha"] / max(1, len(study.arms) - 1))
-    evidence = [
-        _evidence(arm, cells[study.baseline], cells[arm.name], judged, _same_trials(wanted, arm.name, study.baseline))
-        for arm in study.arms
-        if arm.name != study.baseline
-    ]
-    verdicts = judge(evidence, _on_scale(recipe.margin, judged), plan["alpha"], ShareOfLevel(share))
-    if looked_beyond:
-        verdicts = withhold(verdicts, f"already looked at {looks[-1]} seeds")
-    arms = [_arm(arm, study, cells, judged, seeds, verdicts, recipe) for arm in study.arms]
+    arms = [_arm(arm, study, cells, judged, look, recipe) for arm in study.arms]
     arms.sort(key=lambda arm: not arm.is_baseline)
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
@@ -98,12 +79,13 @@ def answer(
         margin=recipe.margin,
         smallest_effect=recipe.smallest_effect,
         alpha=plan["alpha"],
-        level_share=share,
-        seeds=len(seeds),
+        level_share=look.share,
+        seeds=look.seeds[study.baseline],
         planned_seeds=plan["planned_seeds"],
-        missing=_missing(wanted, by_key),
-        seeds_after_gap=after_gap,
-        looks=looks,
+        max_seeds=plan.get("max_seeds"),
+        missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
+        seeds_after_gap=look.after_gap,
+        looks=look.before,
         unmeasured=len(finished) - len(measured),
         other_networks=_other_networks(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
@@ -115,82 +97,9 @@ def answer(
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 
 
-def _seen(trials: pl.DataFrame, wanted: Set[Seen]) -> dict[Seen, Row]:
-    """The rows of those trials that have ended, seen in as many views as is wanted; others are not there."""
-    by_key = {row["key"]: row for row in trials.iter_rows(named=True)}
-    found = {(key, views): seen_in(by_key[key], views) for key, views in wanted if key in by_key}
-    return {what: row for what, row in found.items() if row is not None}
-
-
-def _complete_seeds(
-    wanted: Mapping[tuple[str, int], Seen], by_key: Mapping[Seen, Row]
-) -> tuple[list[int], tuple[int, ...]]:
-    """Seeds 0, 1, ... whose arms have all ended, up to the first gap (never whichever finished first); the rest."""
-    ended = {seed: True for _, seed in sorted(wanted, key=lambda cell: cell[1])}
-    for (_, seed), key in wanted.items():
-        ended[seed] &= key in by_key
-    seeds = list(takewhile(lambda seed: ended[seed], ended))
-    return seeds, tuple(seed for seed in ended if ended[seed] and seed not in seeds)
-
-
-def _missing(wanted: Mapping[tuple[str, int], Seen], by_key: Mapping[Seen, Row]) -> tuple[str, ...]:
-    return tuple(f"{arm} seed {seed}" for (arm, seed), key in sorted(wanted.items()) if key not in by_key)
-
-
-def _same_trials(wanted: Mapping[tuple[str, int], Seen], arm: str, baseline: str) -> bool:
-    return all(key == wanted.get((baseline, seed)) for (name, seed), key in wanted.items() if name == arm)
-
-
 def _other_networks(cells: Cells, study: Study) -> int:
     """How many trials were trained again to be evaluated, and came out as another network."""
     return sum(row.get(f"same_network_{arm.views}_views") is False for arm in study.arms for row in cells[arm.name])
-
-
-def _count(rows: Sequence[Row], *states: str) -> int:
-    return sum(row["state"] in states for row in rows)
-
-
-def _on_scale(size: float, judged: Metric) -> float:
-    """A margin or effect of the recipe on the scale of the differences: points, or the log of a ratio."""
-    return size if judged.scale == "points" else math.log(size)
-
-
-def _evidence(arm: Arm, baseline: Sequence[Row], rows: Sequence[Row], judged: Metric, same_trials: bool) -> ArmEvidence:
-    differences = [
-        difference
-        for base, row in zip(baseline, rows, strict=True)
-        if (difference := judged.difference(base, row)) is not None
-    ]
-    return ArmEvidence(
-        name=arm.name,
-        differences=tuple(differences),
-        planned=len(rows),
-        diverged=_count(rows, "diverged"),
-        failed=_count(rows, "failed", "stopped"),
-        baseline_diverged=_count(baseline, "diverged"),
-        baseline_failed=_count(baseline, "failed", "stopped"),
-        same_trials=same_trials,
-        claimed_points=_claimed_sign(arm),
-        ratios=_ratios(baseline, rows, judged),
-    )
-
-
-def _ratios(baseline: Sequence[Row], rows: Sequence[Row], judged: Metric) -> tuple[Between, ...] | None:
-    if not isinstance(judged, TimeToThreshold):
-        return None
-    found = [judged.ratio(base, row) for base, row in zip(baseline, rows, strict=True)]
-    return tuple(ratio for ratio in found if ratio is not None)
-
-
-def _claimed_sign(arm: Arm) -> float | None:
-    """The claim's number, or plus or minus one where it only says higher or lower; the word goes by the sign."""
-    if arm.claim is None:
-        return None
-    if arm.claim.direction is not None:
-        return 1.0 if arm.claim.direction == "higher" else -1.0
-    if arm.claim.ratio is not None:
-        return math.log(arm.claim.ratio)
-    return arm.claim.top1_points
 
 
 def _arm(
@@ -198,12 +107,13 @@ def _arm(
     study: Study,
     cells: Cells,
     judged: Metric,
-    seeds: Sequence[int],
-    verdicts: Mapping[str, Verdict],
+    look: Look,
     recipe: Recipe,
 ) -> ArmAnswer:
     rows = cells[arm.name]
-    values = {str(seed): judged.value(row) for seed, row in zip(seeds, rows, strict=True) if judged.known(row)}
+    # 每个 arm 只与基线的同一批种子配对
+    baseline = cells[study.baseline][: len(rows)]
+    values = {str(seed): judged.value(row) for seed, row in enumerate(rows) if judged.known(row)}
     errors = {seed: value for seed, value in values.items() if value is not None}
     seconds = [row["seconds"] for row in rows if row["state"] == "finished"]
     facts: dict[str, Any] = {
@@ -214,17 +124,20 @@ def _arm(
         "scale": judged.scale,
         "errors": errors,
         **(_times(values) if isinstance(judged, TimeToThreshold) else _spread(list(errors.values()))),
-        "diverged": _count(rows, "diverged"),
-        "failed": _count(rows, "failed", "stopped"),
+        "diverged": count(rows, "diverged"),
+        "failed": count(rows, "failed", "stopped"),
         "seconds": sum(seconds) / len(seconds) if seconds else None,
-        "costs": arm_costs(cells[study.baseline], rows),
+        "costs": arm_costs(baseline, rows),
     }
     if arm.name == study.baseline:
         return ArmAnswer(**facts, sentence="what the others are compared with")
-    pairs = list(zip(seeds, cells[study.baseline], rows, strict=True))
+    if look.courses is not None:
+        course = look.courses[arm.name]
+        facts |= {"closed": course.closed, "looked_at": course.seeds}
+    pairs = list(zip(range(len(rows)), baseline, rows, strict=True))
     paired = _paired(pairs, judged)
     seen = list(paired["differences"].values())
-    return ArmAnswer(**facts, **_claimed(arm), **paired, **_judged(verdicts[arm.name], judged, recipe, seen))
+    return ArmAnswer(**facts, **_claimed(arm), **paired, **_judged(look.verdicts[arm.name], judged, recipe, seen))
 
 
 def _spread(errors: Sequence[float]) -> dict[str, Any]:
@@ -267,7 +180,7 @@ def _judged(verdict: Verdict, judged: Metric, recipe: Recipe, seen: Sequence[flo
             "sign_flip_floor": verdict.sign_flip_floor,
         }
         if not isinstance(judged, TimeToThreshold):
-            effect = _on_scale(recipe.smallest_effect, judged)
+            effect = on_scale(recipe.smallest_effect, judged)
             facts["seeds_needed"] = seeds_needed(effect, test.sd, test.n, family_level)
     return facts
 

@@ -82,6 +82,8 @@ class ArmAnswer(Frozen):
         claimed_top5_points: The paper's number.
         word: The verdict.
         in_family: Whether the arm counts in the Holm family.
+        looked_at: Seeds of its last look, of a study of `--seeds auto`.
+        closed: In a study of `--seeds auto`, why the arm gets no further seeds (`sequential.py`).
         sentence: The verdict as a sentence.
         seeds_needed: Seeds for 80 % power at the recipe's smallest effect, as a range.
         correlation: Correlation with the baseline that pairing by seed achieved.
@@ -119,6 +121,8 @@ class ArmAnswer(Frozen):
     claimed_top5_points: float | None = None
     word: str = "baseline"
     in_family: bool = False
+    looked_at: int | None = None
+    closed: str | None = None
     sentence: str = ""
     seeds_needed: tuple[int, int] | None = None
     correlation: float | None = None
@@ -269,6 +273,7 @@ class Answer(Frozen):
         margin: Equivalence margin, percentage points; as a ratio above 1 where the statistic is one.
         smallest_effect: The same.
         alpha: Family-wise level over all looks.
+        max_seeds: Seeds at most, of a study of `--seeds auto`; None for others.
         level_share: Of it, what this look may use (`boundaries.py`).
         seeds: Complete seeds that were judged.
         planned_seeds: Seeds planned.
@@ -300,6 +305,7 @@ class Answer(Frozen):
     smallest_effect: float
     alpha: float
     level_share: float = 1.0
+    max_seeds: int | None = None
     seeds: int
     planned_seeds: int
     missing: tuple[str, ...]

@@ -10,6 +10,7 @@ from orchestrator.pruning import PRUNERS
 from orchestrator.sweep import SAMPLERS
 
 DEFAULT_DATASET = "digits"
+AUTO = "auto"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,7 +32,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="ARM[:SEED]",
         help="print a trial's resolved configuration as JSON and stop (default: the baseline, seed 0)",
     )
-    what.add_argument("--seeds", type=natural, metavar="N", help="seeds per arm (default: the recipe's)")
+    what.add_argument(
+        "--seeds",
+        type=natural_or_auto,
+        metavar="N",
+        help="seeds per arm (default: the recipe's), or auto: seed by seed until every arm is decided",
+    )
+    what.add_argument("--max-seeds", type=natural, metavar="N", help="seeds per arm at most, with --seeds auto")
     what.add_argument("--epochs", type=natural, metavar="N", help="epochs per trial (default: the recipe's)")
     what.add_argument(
         "--set",
@@ -114,6 +121,11 @@ def _add_sweep_options(made: argparse.ArgumentParser) -> None:
         metavar="N",
         help="fresh seeds per point (default: the recipe's, at least as many as can reach a verdict)",
     )
+
+
+def natural_or_auto(text: str) -> int | str:
+    """Parses a whole number from 1 on, or the word auto."""
+    return text if text == AUTO else natural(text)
 
 
 def natural(text: str) -> int:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
+from orchestrator.boundaries import FIRST_LOOK
 from orchestrator.errors import LabError
 from orchestrator.records import TrialState, write_atomically
 from search_spaces.errors import StudyError
@@ -39,6 +40,7 @@ class Plan:
         done: State of each trial on record that is not run again.
         evaluated: (key, views) of the evaluations in more views than one that are on record.
         lost_weights: Trials on record that must be trained again to be evaluated so.
+        max_seeds: Seeds at most, of a study of `--seeds auto`; None where all seeds are wanted.
     """
 
     study: Study
@@ -52,6 +54,7 @@ class Plan:
     done: Mapping[str, TrialState]
     evaluated: frozenset[tuple[str, int]] = frozenset()
     lost_weights: frozenset[str] = frozenset()
+    max_seeds: int | None = None
 
     @property
     def missing(self) -> tuple[PlannedTrial, ...]:
@@ -165,6 +168,7 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "margin": plan.recipe.margin,
         "smallest_effect": plan.recipe.smallest_effect,
         "planned_seeds": len(plan.seeds),
+        "max_seeds": plan.max_seeds,
         "looks": looks_on_record(folder, plan),
         "base": plan.base.model_dump(mode="json"),
         "asked": plan.study.model_dump(mode="json"),
@@ -186,6 +190,31 @@ def looks_on_record(folder: Path, plan: Plan) -> list[int]:
     before = read_plan(folder)
     looks: list[int] = before.get("looks", []) if _same_question(before, plan) else []
     return looks
+
+
+def check_rule(folder: Path, plan: Plan) -> None:
+    """Refuses to judge by another rule what has been looked at by one.
+
+    Raises:
+        LabError: The study was `--seeds auto` with another maximum, or is now, and a look was or may have been taken.
+    """
+    before = read_plan(folder)
+    if not before or before.get("max_seeds") == plan.max_seeds or not _same_question(before, plan):
+        return
+    most = before.get("max_seeds")
+    baseline = [trial for trial in plan.trials if trial.arm == plan.study.baseline]
+    ended = sum(trial.key in plan.done for trial in baseline)
+    if most is not None and ended >= FIRST_LOOK:
+        asked = f"--seeds auto --max-seeds {most}"
+    elif most is None and any(look >= FIRST_LOOK - 1 for look in before["looks"]):
+        asked = f"--seeds {max(before['looks'])} or more"
+    else:
+        return
+    raise LabError(
+        f"study {plan.study.name} was planned and looked at with {asked}, and its level cannot be spent twice: "
+        f"ask for {asked}, or ask anew with another --results",
+        exit_code=2,
+    )
 
 
 def _same_question(before: Mapping[str, Any], plan: Plan) -> bool:
@@ -226,6 +255,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
             seeds=seeds,
             sweep_points=content["sweep_points"],
             done={},
+            max_seeds=content.get("max_seeds"),
         )
     except (KeyError, ValidationError, StudyError) as error:
         reason = str(error).splitlines()[0]

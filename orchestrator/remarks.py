@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from orchestrator.boundaries import FIRST_LOOK
 from orchestrator.costs import pace
 from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.statistics import seeds_to_reach_a_verdict, sign_flip_floor
@@ -108,12 +109,30 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
             f"With {answer.seeds} seeds no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the words rest on "
             f"the t test alone; from {need} seeds on, sign flips could confirm them."
         )
-    if answer.looks:
+    if answer.max_seeds is not None:
+        yield _on_course(answer, answer.max_seeds)
+    elif answer.looks:
         yield _on_looks(answer)
 
 
 def _kept(answer: Answer) -> str:
+    if answer.max_seeds is not None:
+        return " over all looks"
     return "" if answer.looks else f", of which {1.0 - answer.level_share:.0%} are kept for an extension"
+
+
+def _on_course(answer: Answer, most: int) -> str:
+    """How a study of `--seeds auto` went: which arms closed when, and why."""
+    why = {"decided": "decided", "futile": "a word had become unlikely", "untested": "not tested", "maximum": "maximum"}
+    arms = [arm for arm in answer.arms if not arm.is_baseline]
+    closed = [f"{arm.name} at {arm.looked_at} ({why[arm.closed]})" for arm in arms if arm.closed is not None]
+    still_open = [arm.name for arm in arms if arm.closed is None]
+    said = [f"closed: {', '.join(closed)}"] if closed else []
+    said += [f"open: {', '.join(still_open)}"] if still_open else []
+    return (
+        f"A look at every seed from {FIRST_LOOK} to at most {most} (boundaries of Wang and Tsiatis, levels handed on "
+        f"at each rejection); {'; '.join(said)}."
+    )
 
 
 def _on_looks(answer: Answer) -> str:

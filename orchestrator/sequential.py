@@ -7,7 +7,7 @@ Everything follows from the records, so that an interrupted study goes on and en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,6 @@ from scipy import special
 from orchestrator.boundaries import FIRST_LOOK, WangTsiatis
 from orchestrator.statistics import PairedTest, sd_limits
 from orchestrator.verdict import ArmEvidence, Verdict, judge
-from search_spaces.trial import PlannedTrial
 
 FUTILE_BELOW = 0.05
 NOT_LOOKED_YET = Verdict(f"no verdict: the first look is at {FIRST_LOOK} seeds")
@@ -84,12 +83,15 @@ def follow(arms: Sequence[str], evidence_at: EvidenceAt, rule: SequentialRule) -
 
 
 def next_seeds(
-    trials: Sequence[PlannedTrial], courses: Mapping[str, ArmCourse], baseline: str, ended: Collection[str]
-) -> list[PlannedTrial]:
-    """Returns the trials that the next look needs and that have not ended, each key once; none when no arm is open.
+    wanted: Mapping[tuple[str, int], Hashable],
+    courses: Mapping[str, ArmCourse],
+    baseline: str,
+    ended: Collection[Hashable],
+) -> list[tuple[str, int]]:
+    """Returns the (arm, seed) that the next look needs and that have not ended, each key once; none if no arm is open.
 
     Args:
-        trials: All arm trials up to the maximum.
+        wanted: Key of each (arm, seed) up to the maximum.
         courses: From `follow`.
         baseline: The baseline's name; every open arm is paired with it.
         ended: Keys of the trials that have ended.
@@ -98,12 +100,11 @@ def next_seeds(
     if not still_open:
         return []
     look = max(FIRST_LOOK, 1 + max(courses[name].seeds for name in still_open))
-    wanted = {
-        trial.key: trial
-        for trial in trials
-        if trial.arm in {*still_open, baseline} and trial.seed < look and trial.key not in ended
-    }
-    return list(wanted.values())
+    by_key: dict[Hashable, tuple[str, int]] = {}
+    for (arm, seed), key in wanted.items():
+        if arm in {*still_open, baseline} and seed < look and key not in ended:
+            by_key.setdefault(key, (arm, seed))
+    return list(by_key.values())
 
 
 def _look(

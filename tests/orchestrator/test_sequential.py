@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from hypothesis import given, settings
@@ -18,14 +17,7 @@ RULE = SequentialRule(max_seeds=10, alpha=0.05, margin=0.5, smallest_effect=1.0)
 ARMS = ("same", "large", "none")
 
 
-@dataclass(frozen=True)
-class Trial:
-    arm: str
-    seed: int
-    key: str
-
-
-TRIALS = [Trial(arm, seed, f"{arm}-{seed}") for seed in range(10) for arm in ("baseline", *ARMS)]
+WANTED = {(arm, seed): f"{arm}-{seed}" for seed in range(10) for arm in ("baseline", *ARMS)}
 
 
 class Records:
@@ -47,8 +39,8 @@ class Records:
 
     def run(self) -> dict[str, ArmCourse]:
         """Trains what is asked until nothing is."""
-        while wanted := next_seeds(TRIALS, self.follow(), "baseline", self.ended):  # type: ignore[arg-type]
-            self.ended |= {trial.key for trial in wanted}
+        while wanted := next_seeds(WANTED, self.follow(), "baseline", self.ended):
+            self.ended |= {WANTED[cell] for cell in wanted}
         return self.follow()
 
 
@@ -58,7 +50,7 @@ def records(seed: int, spread: float = 0.8, **more: dict[str, str]) -> Records:
     return Records(dict(zip(ARMS, shifted.tolist(), strict=True)), **more)
 
 
-@given(st.integers(0, 10_000), st.sets(st.sampled_from([trial.key for trial in TRIALS])), st.floats(0.05, 2.0))
+@given(st.integers(0, 10_000), st.sets(st.sampled_from(list(WANTED.values()))), st.floats(0.05, 2.0))
 @settings(deadline=None, max_examples=25)
 def test_an_interrupted_study_goes_on_and_ends_as_an_undisturbed_one(
     seed: int, on_record: set[str], spread: float
@@ -80,14 +72,14 @@ def test_an_interrupted_study_goes_on_and_ends_as_an_undisturbed_one(
 
 def test_the_first_look_needs_four_seeds_of_every_arm_and_the_next_only_the_open_ones() -> None:
     study = records(1)
-    first = next_seeds(TRIALS, study.follow(), "baseline", study.ended)  # type: ignore[arg-type]
-    assert {trial.seed for trial in first} == set(range(FIRST_LOOK))
-    assert {trial.arm for trial in first} == {"baseline", *ARMS}
+    first = next_seeds(WANTED, study.follow(), "baseline", study.ended)
+    assert {seed for _, seed in first} == set(range(FIRST_LOOK))
+    assert {arm for arm, _ in first} == {"baseline", *ARMS}
     assert all("first look is at 4 seeds" in course.verdict.word for course in study.follow().values())
     courses = {"same": ArmCourse(6, closed="decided"), "large": ArmCourse(5, closed="futile"), "none": ArmCourse(6)}
     study.ended = {f"{arm}-{seed}" for arm in ("baseline", *ARMS) for seed in range(6)} | {"baseline-6"}
-    asked = next_seeds(TRIALS, courses, "baseline", study.ended)  # type: ignore[arg-type]
-    assert [trial.key for trial in asked] == ["none-6"]
+    asked = next_seeds(WANTED, courses, "baseline", study.ended)
+    assert asked == [("none", 6)]
 
 
 def test_a_rejected_arm_hands_on_its_level_and_one_closed_without_a_word_keeps_it() -> None:

@@ -1,0 +1,120 @@
+"""The looks that a study's plan asks for, and what one of `--seeds auto` trains before its next."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
+from orchestrator.evidence import Evidence, gather_evidence, on_scale
+from orchestrator.plan import ALPHA, Plan
+from orchestrator.sequential import ArmCourse, SequentialRule, follow, next_seeds
+from orchestrator.verdict import FEWEST_SEEDS, Verdict, judge, withhold
+from search_spaces.study import Recipe
+from search_spaces.trial import PlannedTrial
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is judged, and how.
+
+    Attributes:
+        seeds: Seeds that enter, by arm, the baseline included; they start at 0.
+        verdicts: By arm.
+        before: Looks taken before this one that could give a word, of a study that was extended.
+        share: Of the level, what this look may use.
+        courses: By arm, of a study of `--seeds auto`; empty for others.
+        missing: Planned trials that this or the next look lacks.
+        after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
+    """
+
+    seeds: Mapping[str, int]
+    verdicts: Mapping[str, Verdict]
+    before: tuple[int, ...] = ()
+    share: float = 1.0
+    courses: Mapping[str, ArmCourse] | None = None
+    missing: tuple[tuple[str, int], ...] = ()
+    after_gap: tuple[int, ...] = ()
+
+
+def take_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:
+    """Judges what has ended by the rule of the plan: all seeds at once, or every look of `--seeds auto`.
+
+    Args:
+        evidence: The study's records.
+        recipe: Margin and smallest effect.
+        plan: Content of `plan.json`.
+    """
+    if plan.get("max_seeds") is not None:
+        return _sequential_look(evidence, recipe, plan)
+    seeds, after_gap = evidence.complete_seeds()
+    # 少于三个种子时给不出词，那次看没有花掉 alpha
+    before = looks_before([look for look in plan["looks"] if look >= FEWEST_SEEDS], seeds)
+    looked_beyond = bool(before) and before[-1] > seeds
+    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan["alpha"] / max(1, len(evidence.compared)))
+    arms = [evidence.of(name, seeds) for name in evidence.compared]
+    verdicts = judge(arms, on_scale(recipe.margin, evidence.judged), plan["alpha"], ShareOfLevel(share))
+    if looked_beyond:
+        verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
+    missing = tuple(cell for cell, what in sorted(evidence.wanted.items()) if what not in evidence.ended)
+    return Look(_for_all(evidence, seeds), verdicts, before, share, None, missing, after_gap)
+
+
+def follow_records(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float) -> dict[str, ArmCourse]:
+    """Returns how far each arm of a study of `--seeds auto` has come."""
+    rule = SequentialRule(
+        max_seeds=max_seeds,
+        alpha=alpha,
+        margin=on_scale(recipe.margin, evidence.judged),
+        smallest_effect=on_scale(recipe.smallest_effect, evidence.judged),
+    )
+    return follow(evidence.compared, evidence.at, rule)
+
+
+def next_trials(
+    plan: Plan, max_seeds: int, trials: pl.DataFrame, epochs: pl.DataFrame, ended: Collection[str]
+) -> tuple[list[PlannedTrial], int]:
+    """Returns what a study of `--seeds auto` trains before its next look, and how many trials it may train at most.
+
+    Args:
+        plan: The plan, with all seeds up to the maximum.
+        max_seeds: The maximum.
+        trials: The trials table.
+        epochs: The epochs table, where the study needs it.
+        ended: Keys of trials that have ended and are not run again.
+    """
+    wanted = {(trial.arm, trial.seed): (trial.key, 1) for trial in plan.trials}
+    evidence = gather_evidence(plan.study, plan.recipe, wanted, trials.filter(pl.col("key").is_in(list(ended))), epochs)
+    courses = follow_records(evidence, plan.recipe, max_seeds, ALPHA)
+    cells = next_seeds(wanted, courses, plan.study.baseline, evidence.ended)
+    by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
+    return [by_cell[cell] for cell in cells], most_left(evidence, courses)
+
+
+def most_left(evidence: Evidence, courses: Mapping[str, ArmCourse]) -> int:
+    """Returns how many trials a study of `--seeds auto` trains at most from here."""
+    still_open = {name for name, course in courses.items() if course.closed is None}
+    if not still_open:
+        return 0
+    arms = {*still_open, evidence.study.baseline}
+    return len({what for (arm, _), what in evidence.wanted.items() if arm in arms} - set(evidence.ended))
+
+
+def _sequential_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:
+    courses = follow_records(evidence, recipe, plan["max_seeds"], plan["alpha"])
+    looked = max((course.seeds for course in courses.values()), default=0)
+    if looked == 0:
+        complete, _ = evidence.complete_seeds()
+        seeds = _for_all(evidence, complete)
+    else:
+        seeds = {name: course.seeds for name, course in courses.items()} | {evidence.study.baseline: looked}
+    missing = next_seeds(evidence.wanted, courses, evidence.study.baseline, evidence.ended)
+    verdicts = {name: course.verdict for name, course in courses.items()}
+    return Look(seeds, verdicts, courses=courses, missing=tuple(missing))
+
+
+def _for_all(evidence: Evidence, seeds: int) -> dict[str, int]:
+    return {arm.name: seeds for arm in evidence.study.arms}
