@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ class Position(Frozen):
         top5_errors: See `SplitMetrics`.
         count: Images of those batches.
         seconds: Seconds spent in those batches.
-        complete: Whether the training has ended; then there are no velocities.
+        complete: Whether the training has ended; then there are velocities only where more epochs could follow.
         history: The finished epochs.
     """
 
@@ -158,6 +159,46 @@ def read_history(path: Path) -> tuple[EpochReport, ...]:
 def is_final(path: Path) -> bool:
     """Says whether a checkpoint was written after the last epoch."""
     return read_position(path).complete
+
+
+def has_velocities(path: Path) -> bool:
+    """Says whether training can go on from a checkpoint, even from a final one."""
+    return any(name.startswith("velocity/") for name in _header(path))
+
+
+def reopen(path: Path, folder: Path) -> Path:
+    """Copies a final checkpoint into the folder of a training with more epochs, as one to go on from.
+
+    The report of its last epoch loses what is measured after the last epoch only.
+
+    Args:
+        path: The final checkpoint, with velocities.
+        folder: The longer trial's `checkpoint/` folder.
+
+    Returns:
+        The copy.
+
+    Raises:
+        CoreError: The checkpoint is missing or damaged, or has no velocities.
+    """
+    position, header = read_position(path), _header(path)
+    if not has_velocities(path):
+        raise CoreError(f"{path} has no velocities, so training cannot go on from it")
+    last = position.history[-1].model_copy(update={"test": None, "train_final": None})
+    reopened = position.model_copy(update={"complete": False, "history": (*position.history[:-1], last)})
+    header["__metadata__"]["position"] = reopened.model_dump_json()
+    text = json.dumps(header).encode()
+    # 张量须按 8 字节对齐，标准允许标头以空格补齐
+    text += b" " * (-len(text) % 8)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"0000-{position.epoch:06d}-{0:08d}.safetensors"
+    with replaced(target) as temporary, temporary.open("wb") as copy, path.open("rb") as original:
+        copy.write(struct.pack("<Q", len(text)) + text)
+        (length,) = struct.unpack("<Q", original.read(8))
+        original.seek(8 + length)
+        shutil.copyfileobj(original, copy, PIECE_BYTES)
+        copy.flush()
+    return target
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

@@ -47,6 +47,23 @@ def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float]) -> E
     return EpochRates(weights=rate, biases=rate * factor, colour_noise=training.colour_noise)
 
 
+def can_be_extended(training: TrainingSpec) -> bool:
+    """Says whether a longer run of such a training begins as this one: its rates know nothing of its length."""
+    return not (isinstance(training.schedule, StepSchedule) and training.schedule.at)
+
+
+def same_rates(shorter: TrainingSpec, longer: TrainingSpec, validation_errors: Sequence[float]) -> bool:
+    """Says whether two trainings have the same rates in all the epochs of the shorter one.
+
+    Args:
+        shorter: The one that has ended.
+        longer: The same but for its epochs.
+        validation_errors: Top-1 validation error in [0, 1] of each epoch of the shorter one.
+    """
+    before = [validation_errors[:epoch] for epoch in range(len(validation_errors))]
+    return all(epoch_rates(shorter, errors) == epoch_rates(longer, errors) for errors in before)
+
+
 def _replayed(training: TrainingSpec, schedule: ReplaySchedule, finished: int) -> EpochRates:
     noise, weights = training.colour_noise, training.learning_rate
     own: dict[str, float] = {}

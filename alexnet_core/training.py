@@ -38,7 +38,7 @@ from alexnet_core.loader import Batch, ImageLoader
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from alexnet_core.optimizer import MomentumSGD, parameter_groups, set_rates
 from alexnet_core.precision import autocast, check_precision, set_matrix_precision
-from alexnet_core.schedule import EpochRates, epoch_rates
+from alexnet_core.schedule import EpochRates, can_be_extended, epoch_rates
 
 CHECK_EVERY_BATCHES_ON_GPU = 50
 FINAL_TRAINING_IMAGES = 10_000
@@ -245,7 +245,9 @@ class _Saver:
         self._last = time.monotonic()
         if self._folder is not None:
             weights = dict(self._run.model.named_parameters())
-            velocities = None if position.complete else self._run.optimizer.velocities()
+            # 更长的训练若会这样开头，就把速度也留下，以后可以接着训练
+            needs_velocities = not position.complete or can_be_extended(self._run.config.training)
+            velocities = self._run.optimizer.velocities() if needs_velocities else None
             path = write_checkpoint(self._folder, self._attempt, position, weights, velocities, self._heartbeat)
             if is_best:
                 mark_best(path)

@@ -22,6 +22,7 @@ from orchestrator.display import make_console
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.evaluations import evaluations_on_record, lost_weights
+from orchestrator.extension import find_extensions
 from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
 from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
@@ -184,7 +185,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     seeds = tuple(range(options.seeds or recipe.seeds))
     trials = unfold(study, base, seeds)
     done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
-    return Plan(
+    plan = Plan(
         study=study,
         dataset=options.dataset,
         recipe=recipe,
@@ -197,6 +198,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
         evaluated=evaluations_on_record(options.results, trials),
         lost_weights=lost_weights(options.results, trials),
     )
+    return replace(plan, extensions=find_extensions(options.results, plan.missing))
 
 
 def _recipe(study: Study, dataset: str) -> Recipe:

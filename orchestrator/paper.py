@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.extension import together
 from orchestrator.findings import Answer
 from orchestrator.plan import Plan
 from orchestrator.records import TrialState
@@ -61,6 +62,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         done=done,
         evaluated=frozenset().union(*(plan.evaluated for plan in plans)),
         lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
+        extensions=together(plan.extensions for plan in plans),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
 from orchestrator.boundaries import FIRST_LOOK
 from orchestrator.errors import LabError
+from orchestrator.extension import Extensions, extension_parts
 from orchestrator.records import TrialState, write_atomically
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study
@@ -41,6 +42,7 @@ class Plan:
         evaluated: (key, views) of the evaluations in more views than one that are on record.
         lost_weights: Trials on record that must be trained again to be evaluated so.
         max_seeds: Seeds at most, of a study of `--seeds auto`; None where all seeds are wanted.
+        extensions: Missing trials that ran for fewer epochs.
     """
 
     study: Study
@@ -55,6 +57,7 @@ class Plan:
     evaluated: frozenset[tuple[str, int]] = frozenset()
     lost_weights: frozenset[str] = frozenset()
     max_seeds: int | None = None
+    extensions: Extensions = field(default_factory=Extensions)
 
     @property
     def missing(self) -> tuple[PlannedTrial, ...]:
@@ -111,6 +114,7 @@ def plan_line(plan: Plan, seconds_per_trial: float | None, slots: int, outlook: 
         f"{plan.unique_keys + plan.sweep_points} trials wanted",
         f"{plan.unique_keys + plan.sweep_points - missing} on record",
         f"{missing} to train",
+        *extension_parts(plan.extensions),
         *_evaluations(plan),
         f"time {duration(missing, seconds_per_trial, slots)}",
         outlook,

@@ -41,10 +41,17 @@ def check_results(results: Path) -> None:
     upgrade_results(results)
 
 
-def disk_need_bytes(network: NetworkSpec, trials: int, slots: int) -> int:
-    """Returns the bytes that `trials` further trials need: final weights of each, checkpoints of those running."""
+def disk_need_bytes(network: NetworkSpec, trials: int, slots: int, final_copies: int = 1) -> int:
+    """Returns the bytes that `trials` further trials need: what each keeps, and the checkpoints of those running.
+
+    Args:
+        network: The network.
+        trials: How many.
+        slots: How many run at once.
+        final_copies: What a finished trial keeps, in weights: 2 where it keeps its velocities for more epochs.
+    """
     weights = sum(shape.parameters for shape in layer_shapes(network)) * BYTES_PER_PARAMETER
-    return trials * weights + slots * CHECKPOINT_COPIES * weights + RESERVE_BYTES
+    return trials * final_copies * weights + slots * CHECKPOINT_COPIES * weights + RESERVE_BYTES
 
 
 def check_disk(results: Path, need_bytes: int) -> None:

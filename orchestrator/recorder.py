@@ -17,6 +17,7 @@ from orchestrator import records
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
+from orchestrator.extension import go_on
 from orchestrator.objectives import steady_rate
 from orchestrator.plan import Plan
 from orchestrator.publisher import StudyMetrics
@@ -88,6 +89,9 @@ class Recorder:
         folder = records.open_record(self._settings.results, trial.config)
         self.join(trial, ask)
         attempt = records.next_attempt(folder)
+        start = self._plan.extensions.starts.get(trial.key)
+        if start is not None and (note := go_on(folder, start)):
+            records.append_log(folder, f"{now()} {note}\n")
         result = records.read_result(folder)
         finished = result is not None and result.state is TrialState.FINISHED
         self.running[trial.key] = Running(trial, folder, attempt, now(), evaluated_only=finished)

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alexnet_core.datasets import prepare_data
+from alexnet_core.schedule import can_be_extended
 from orchestrator import cluster, preflight
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
@@ -124,7 +125,9 @@ def _start_ray(
         per_worker, slots = 0, options.slots or 1
     trials = len(plan.to_run) + sweep_left
     slots = min(slots, trials)
-    preflight.check_disk(options.results, preflight.disk_need_bytes(plan.base.network, trials, slots))
+    final_copies = 2 if can_be_extended(plan.base.training) else 1
+    need = preflight.disk_need_bytes(plan.base.network, trials, slots, final_copies)
+    preflight.check_disk(options.results, need)
     roomy = preflight.shared_memory_is_enough(cluster.OBJECT_STORE_BYTES)
     if not roomy and options.address is None:
         console.print("warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False)

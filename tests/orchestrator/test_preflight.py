@@ -64,6 +64,7 @@ def test_the_disk_must_hold_all_weights_and_the_checkpoints_of_those_running(tmp
     spec = network("alexnet-paper")
     weights = 60_965_224 * 4  # the paper's parameters, float32
     assert disk_need_bytes(spec, 10, 2) == 10 * weights + 2 * 6 * weights + RESERVE_BYTES
+    assert disk_need_bytes(spec, 10, 2, final_copies=2) == 20 * weights + 2 * 6 * weights + RESERVE_BYTES
     free = shutil.disk_usage(tmp_path).free
     check_disk(tmp_path, free // 2)
     with pytest.raises(LabError, match=r"GB free, this study needs about .* GB") as caught:
