@@ -22,7 +22,7 @@ class PlateauSchedule(Frozen):
     """Divides the learning rate when the validation error stops improving (paper section 5).
 
     Attributes:
-        patience: Epochs without a new best validation error before a drop.
+        patience: Epochs without a new best validation error before a drop (the paper gives no number; 5 is our choice).
         factor: The learning rate is multiplied by it at a drop (paper: divided by 10).
         drops: How many drops there are at most (paper: three).
     """

@@ -211,10 +211,13 @@ def _cifar_local(*, norms: bool) -> Block:
     )
 
 
+# 论文第 2 节 256、4.1 节 224；CIFAR 网络从 32 裁出 24（原始代码的 --crop-border=4）
 _PREPARED_SIZES = {224: 256, 28: 32, 24: 32}
+# 论文第 5 节
 _PAPER_STDS = (0.01,) * 5
 # layers-145.cfg 的 initW
 _STDS_AS_RUN = (0.01, 0.01, 0.03, 0.03, 0.03)
+# 论文图 2：每块 GPU 的卷积核数
 _TWO_TOWERS = (48, 128, 192, 192, 128)
 
 _NETWORKS: dict[str, NetworkSpec] = {
@@ -272,6 +275,7 @@ _NETWORKS: dict[str, NetworkSpec] = {
 }
 
 _PAPER_RECIPE = TrainingSpec(
+    # 论文第 5 节：约 90 轮，批 128，学习率 0.01，动量 0.9，衰减 0.0005；4.1 节：颜色噪声 0.1
     epochs=90,
     batch_size=128,
     learning_rate=0.01,

@@ -112,11 +112,11 @@ class ResponseNorm(Frozen):
     """Local response normalisation (paper section 3.3): x / (k + alpha * sum of squares) ** beta.
 
     Attributes:
-        size: Window n in maps (`across="channels"`) or pixels (`across="map"`), clipped at the ends.
-        alpha: Factor of the plain sum of squares, as in the paper's equation.
+        size: Window n in maps (`across="channels"`; paper: 5) or pixels (`across="map"`), clipped at the ends.
+        alpha: Factor of the plain sum of squares, as in the paper's equation (paper: 1e-4).
         divide_alpha_by_size: As run (`layers-145.cfg`), alpha is divided by the window's size.
-        beta: Exponent.
-        k: Constant of the denominator.
+        beta: Exponent (paper: 0.75).
+        k: Constant of the denominator (paper: 2).
         across: Over adjacent maps, or over a square of the same map.
     """
 
@@ -131,7 +131,10 @@ class ResponseNorm(Frozen):
 
 
 class Pooling(Frozen):
-    """Pooling over a square window; the output size rounds up (paper section 3.4)."""
+    """Pooling over a square window, in the paper of 3 pixels every 2 (section 3.4).
+
+    The output size rounds up (`layer.py` of the original code).
+    """
 
     kind: Literal["pooling"] = "pooling"
     name: LayerName
@@ -144,7 +147,7 @@ class Dropout(Frozen):
     """Non-inverted dropout (paper section 4.2): a 0/1 mask in training, a factor in evaluation.
 
     Attributes:
-        rate: Probability of setting an activation to zero; evaluation multiplies by 1 - rate.
+        rate: Probability of setting an activation to zero (paper: 0.5); evaluation multiplies by 1 - rate.
     """
 
     kind: Literal["dropout"] = "dropout"

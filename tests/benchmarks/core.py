@@ -2,7 +2,7 @@
 
 Ratios of interleaved runs with a spin loop beside them; prints, and asserts nothing.
 
-    --parts norm,steps,towers,seeds,gather,prepare   (default: all; `limit` prepares 200,000 JPEGs in 600 MB)
+    --parts norm,steps,towers,seeds,gather,prepare   (default: all; `limit` prepares 200,000 JPEGs in 800 MB)
     --threads 1,2                                     --batch 32    --rounds 5
     --device cuda                                     images per second by precision and batch, on a GPU
 """
@@ -359,10 +359,10 @@ import resource, sys
 from pathlib import Path
 from alexnet_core.imagefolder import read_tree
 from alexnet_core.preparation import prepare, tree_source
-resource.setrlimit(resource.RLIMIT_AS, (600 * 2**20, 600 * 2**20))
+resource.setrlimit(resource.RLIMIT_AS, (800 * 2**20, 800 * 2**20))
 made = prepare(tree_source(read_tree(Path(sys.argv[1]))), Path(sys.argv[2]), 64, threads=2)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-print(f"  {made.splits['train'].images} images prepared in 600 MB of address space; {peak:.0f} MB resident at most")
+print(f"  {made.splits['train'].images} images prepared in 800 MB of address space; {peak:.0f} MB resident at most")
 """
 
 
