@@ -17,21 +17,22 @@ from rich.console import Console
 from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
 from orchestrator import cluster, preflight, records
+from orchestrator.budget import Limits, complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
+from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
 from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
-from orchestrator.plan import Plan, plan_line, readable_seconds, study_folder, write_plan
+from orchestrator.plan import Plan, arm_lines, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
-from orchestrator.session import likely_slots, prepare_images, run_missing
+from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import points_left
 from orchestrator.sweep_phase import history_of, search_of, with_sweep
-from orchestrator.tables import seconds_per_trial
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -81,11 +82,12 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
         # 有限的空间装不下更多的点
         plan = replace(plan, sweep_points=search.size())
     sweep_left = 0 if search is None else points_left(search, history_of(plan, search, folder, options))
-    slots = options.slots or likely_slots(options)
-    outlook = resolution_outlook(plan, folder)
-    seconds = seconds_per_trial(options.results, plan.base)
-    console.print(plan_line(plan, seconds, slots, outlook, sweep_left), markup=False, highlight=False, soft_wrap=True)
+    place = likely_place(options)
+    measured = measured_epochs(options.results, place.gpus > 0)
+    cost = estimate(configs_to_train(plan, sweep_left), measured, place)
+    _say(console, plan_line(plan, time_said(cost), resolution_outlook(plan, folder), sweep_left))
     if options.dry_run:
+        _say(console, *arm_lines(plan, {}), cost_line(cost))
         return EXIT_DONE
     preflight.check_results(options.results)
     content = write_plan(folder, plan, sys.argv)
@@ -96,6 +98,8 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
+        if _stopped_by_budget(plan, states, options, console):
+            return EXIT_SOME_FAILED if _failed(plan, states) else EXIT_DONE
     else:
         records.join_members(options.results, folder.name, plan.dataset, plan.trials)
     records.tidy_ended(options.results, states)
@@ -121,16 +125,21 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     if not plans:
         raise LabError(f"no study is asked on {options.dataset!r}", exit_code=2)
     folders = [study_folder(options.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
-    seconds, slots = seconds_per_trial(options.results, plans[0].base), likely_slots(options)
+    place = likely_place(options)
+    measured = measured_epochs(options.results, place.gpus > 0)
     for plan, folder in zip(plans, folders, strict=True):
-        line = plan_line(plan, seconds, slots, resolution_outlook(plan, folder), 0)
-        console.print(f"{plan.study.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+        cost = estimate(configs_to_train(plan), measured, place)
+        _say(console, f"{plan.study.name}: {plan_line(plan, time_said(cost), resolution_outlook(plan, folder), 0)}")
+        if options.dry_run:
+            others = {other.study.name: other for other in plans if other is not plan}
+            _say(console, *arm_lines(plan, others), f"    {cost_line(cost)}")
     for name, reason in skipped.items():
         console.print(f"{name}: not asked on {options.dataset}: {reason}", markup=False, soft_wrap=True)
     whole = combined_plan(plans, plans[0].recipe)
-    line = plan_line(whole, seconds, slots, "shared trials once", 0)
-    console.print(f"together: {line}", markup=False, highlight=False, soft_wrap=True)
+    cost = estimate(configs_to_train(whole), measured, place)
+    _say(console, f"together: {plan_line(whole, time_said(cost), 'shared trials once', 0)}")
     if options.dry_run:
+        _say(console, f"    {cost_line(cost)}")
         return EXIT_DONE
     preflight.check_results(options.results)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
@@ -142,6 +151,8 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
+        if _stopped_by_budget(whole, states, options, console):
+            return EXIT_SOME_FAILED if _failed(whole, states) else EXIT_DONE
     records.tidy_ended(options.results, states)
     answers = []
     for plan, folder, content in zip(plans, folders, contents, strict=True):
@@ -154,11 +165,36 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     return _exit_code(whole, states, options.results)
 
 
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _stopped_by_budget(
+    plan: Plan, states: Mapping[str, TrialState], options: argparse.Namespace, console: Console
+) -> bool:
+    """Whether a budget left trials out; they are named, and nothing is judged, since every look costs level."""
+    left = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
+    if not Limits(options.max_gpu_hours, options.time_budget).any or not left.missing:
+        return False
+    seeds = complete_seeds(left)
+    judge = f"judge what is complete with --seeds {seeds}, or " if seeds else ""
+    _say(
+        console,
+        f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {missing_said(left)}.",
+        f"No verdict yet, since every look at a study costs level: {judge}go on with the same command.",
+    )
+    return True
+
+
+def _failed(plan: Plan, states: Mapping[str, TrialState]) -> bool:
+    return any(states.get(trial.key) is TrialState.FAILED for trial in plan.trials)
+
+
 def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path) -> int:
     """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
-    failed = any(states.get(trial.key) is TrialState.FAILED for trial in plan.trials)
     now = replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
-    return EXIT_SOME_FAILED if failed or now.to_evaluate else EXIT_DONE
+    return EXIT_SOME_FAILED if _failed(plan, states) or now.to_evaluate else EXIT_DONE
 
 
 def _source(study: Study, options: argparse.Namespace) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from orchestrator.budget import duration, hours
 from orchestrator.objectives import SECOND_OBJECTIVES
 from orchestrator.pruning import PRUNERS
 from orchestrator.sweep import SAMPLERS
@@ -52,6 +53,19 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
     data.add_argument("--data-root", type=Path, metavar="DIR", help="folder with train/ and val/ or test/")
     data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
+    limits = made.add_argument_group("what it may spend (it stops at a complete seed; the same command goes on)")
+    limits.add_argument(
+        "--max-gpu-hours",
+        type=hours,
+        metavar="H",
+        help="GPUs that slots reserve, times the hours they train, in this command; on the CPU slots times hours",
+    )
+    limits.add_argument(
+        "--time-budget",
+        type=duration,
+        metavar="DURATION",
+        help="such as 90m or 2h, from this command's start to the end of its last trial",
+    )
     place = made.add_argument_group("where it runs")
     place.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,13 +98,12 @@ class Plan:
         return len(self.study.arms) - 1
 
 
-def plan_line(plan: Plan, seconds_per_trial: float | None, slots: int, outlook: str, sweep_left: int) -> str:
+def plan_line(plan: Plan, time_said: str, outlook: str, sweep_left: int) -> str:
     """Returns the one line printed before anything runs.
 
     Args:
         plan: The plan.
-        seconds_per_trial: Mean training time of such a trial from own records, or None.
-        slots: Trials that run at once.
+        time_said: How long it takes, see `estimate.py`.
         outlook: What so many seeds can decide.
         sweep_left: Points of the sweep still to train.
     """
@@ -116,10 +114,34 @@ def plan_line(plan: Plan, seconds_per_trial: float | None, slots: int, outlook: 
         f"{missing} to train",
         *extension_parts(plan.extensions),
         *_evaluations(plan),
-        f"time {duration(missing, seconds_per_trial, slots)}",
+        f"time {time_said}",
         outlook,
     ]
     return ", ".join(parts)
+
+
+def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
+    """Returns a line per arm: its trials on record and to run, and which other arms are the same trials.
+
+    Args:
+        plan: The plan.
+        others: Plans of other studies, by name.
+    """
+    keys = {arm.name: {t.key for t in plan.trials if t.arm == arm.name} for arm in plan.study.arms}
+    elsewhere = {
+        f"{name} {arm.name}": {t.key for t in other.trials if t.arm == arm.name}
+        for name, other in others.items()
+        for arm in other.study.arms
+    }
+    to_run = {trial.key for trial in plan.to_run}
+    lines = []
+    for arm in plan.study.arms:
+        own = keys[arm.name]
+        left = len(own & to_run)
+        same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & own]
+        shared = f"; the same trials as {', '.join(same)}" if same else ""
+        lines.append(f"    {arm.name}: {len(own)} trials, {len(own) - left} on record, {left} to run{shared}")
+    return lines
 
 
 def _evaluations(plan: Plan) -> Iterator[str]:
@@ -128,15 +150,6 @@ def _evaluations(plan: Plan) -> Iterator[str]:
         again = sum(trial.key in plan.lost_weights for trial in plan.to_evaluate)
         lost = f" ({again} of them trained again for it: their weights were not kept)" if again else ""
         yield f"{len(plan.to_evaluate)} to evaluate in more views{lost}"
-
-
-def duration(trials: int, seconds_per_trial: float | None, slots: int) -> str:
-    """Says how long `trials` take on `slots` slots."""
-    if trials == 0:
-        return "none"
-    if seconds_per_trial is None:
-        return "unknown (no such trial on record yet)"
-    return f"about {readable_seconds(math.ceil(trials / slots) * seconds_per_trial)} (from your own records)"
 
 
 def readable_seconds(seconds: float) -> str:

@@ -6,12 +6,13 @@ The driver is the only writer of records, and this is where it writes them.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alexnet_core.configuration import TrainConfig
 from alexnet_core.metrics import EpochReport
 from orchestrator import records
 from orchestrator.display import Progress
@@ -60,15 +61,22 @@ class Running:
 class Recorder:
     """Opens the records of launched trials and writes what is heard of them."""
 
-    def __init__(self, plan: Plan, settings: RecordSettings, display: Progress) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        settings: RecordSettings,
+        display: Progress,
+        spend: Callable[[TrainConfig, float], None] = lambda config, seconds: None,
+    ) -> None:
         """Reads the memberships that are written down already.
 
         Args:
             plan: The plan.
             settings: Where to write.
             display: What the user sees.
+            spend: Told of every epoch that a slot has trained, with its seconds.
         """
-        self._plan, self._settings, self._display = plan, settings, display
+        self._plan, self._settings, self._display, self._spend = plan, settings, display, spend
         self._metrics = StudyMetrics(settings.folder.name)
         self._members: set[tuple[str, int, str, str]] = {
             (row["arm"], row["seed"], row["key"], row["phase"])
@@ -202,6 +210,7 @@ class Recorder:
         if running.history and report.epoch <= running.history[-1].epoch:
             return
         running.history.append(report)
+        self._spend(running.trial.config, report.seconds)
         if not running.evaluated_only:
             records.append_epoch(running.folder, report)
         self._metrics.epoch(running.trial.arm, report)

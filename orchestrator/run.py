@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator import cluster, records
+from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
@@ -48,6 +49,7 @@ class RunSettings:
         slot_plan: Slots and what they reserve.
         facts: The Ray that was started or joined.
         worker_environment: Environment variables of the workers.
+        budget: What the run may spend.
     """
 
     record: RecordSettings
@@ -55,6 +57,7 @@ class RunSettings:
     slot_plan: SlotPlan
     facts: cluster.ClusterFacts
     worker_environment: Mapping[str, str]
+    budget: Budget
 
 
 class Interrupted(Exception):
@@ -80,7 +83,7 @@ class StudyRun:
         self._patience_ends = time.monotonic() + SLOT_PATIENCE_SECONDS
         title = f"{settings.record.folder.name}: {plan.study.question}"
         self.display = Progress(console, title, _dashboard_line(settings.facts))
-        self.recorder = Recorder(plan, settings.record, self.display)
+        self.recorder = Recorder(plan, settings.record, self.display, settings.budget.epoch)
         cluster.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
@@ -174,6 +177,7 @@ class StudyRun:
 
     def _phase(self, searcher: Any, samples: int, concurrent: int, scheduler: Any = None) -> None:
         """Runs one Tuner over the slots while this thread records."""
+        searcher.may_start = self._may_start
         tuned: Future[None] = Future()
         threading.Thread(
             target=self._tune, args=(tuned, searcher, samples, concurrent, scheduler), name="tune", daemon=True
@@ -193,6 +197,21 @@ class StudyRun:
                 raise Interrupted
             if tuned.done() and tuned.exception() is not None:
                 raise LabError(f"Ray Tune ended: {_last_line(tuned.exception())}", exit_code=3)
+
+    def _may_start(self, trials: Sequence[PlannedTrial]) -> bool | None:
+        """Asks the budget, in Tune's thread, whether trials may start together; None is to ask again later."""
+        budget, recorder = self._settings.budget, self.recorder
+        trained = [t.config for t in trials if t.key not in recorder.states or t.key in self._plan.lost_weights]
+        running = {
+            key: (one.trial.config, len(one.history))
+            for key, one in list(recorder.running.items())
+            if not one.evaluated_only
+        }
+        refused_before = budget.refusal is not None
+        may = budget.may_start(trained, running)
+        if budget.refusal is not None and not refused_before:
+            self.display.say(f"budget: {budget.refusal}; it is not started")
+        return may
 
     def _tell_broker_to_close(self) -> None:
         import ray

@@ -25,6 +25,7 @@ from search_spaces.trial import PlannedTrial
 logger = logging.getLogger(__name__)
 
 Launch = Callable[[PlannedTrial, Ask | None], dict[str, Any]]
+MayStart = Callable[[Sequence[PlannedTrial]], "bool | None"]
 Join = Callable[[PlannedTrial, Ask | None], None]
 # 已知的点抽到这么多次，就当空间已被取尽
 MOST_REDRAWS = 64
@@ -43,6 +44,8 @@ class UnsavedSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
     """A searcher that Tune cannot save: the records are the truth, and none is ever restored."""
 
     closed = False
+    # 预算由运行者装上；没有预算时什么都可以开始
+    may_start: MayStart = staticmethod(lambda trials: True)
 
     def __init__(self) -> None:
         """Minimises the validation error, in Tune's eyes."""
@@ -58,6 +61,10 @@ class UnsavedSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
 
     def restore(self, checkpoint_path: str) -> None:
         """Restores nothing."""
+
+    def _close(self) -> Any:
+        self.closed = True
+        return Searcher.FINISHED
 
 
 class ArmSearcher(UnsavedSearcher):
@@ -76,7 +83,8 @@ class ArmSearcher(UnsavedSearcher):
         self._launch = launch
         self._asked: dict[str, optuna.trial.Trial] = {}
         self._by_point = {(trial.arm, trial.seed): trial for trial in trials}
-        self._waiting = len(self._by_point)
+        self._order = deque(self._by_point.values())
+        self._opened: set[int] = set()
         self._space: dict[str, BaseDistribution] = {
             "arm": CategoricalDistribution(sorted({trial.arm for trial in trials})),
             "seed": CategoricalDistribution(sorted({trial.seed for trial in trials})),
@@ -85,10 +93,17 @@ class ArmSearcher(UnsavedSearcher):
             self.study.enqueue_trial({"arm": arm, "seed": seed})
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the next enqueued trial's configuration, or FINISHED."""
-        if self.closed or self._waiting == 0:
+        """Returns the next enqueued trial's configuration, None while the budget waits for a measure, or FINISHED."""
+        if self.closed or not self._order:
             return Searcher.FINISHED
-        self._waiting -= 1
+        seed = self._order[0].seed
+        if seed not in self._opened:
+            may = self.may_start([trial for trial in self._order if trial.seed == seed])
+            if not may:
+                return None if may is None else self._close()
+            # 一个种子的各 arm 要么都开始，要么都不开始
+            self._opened.add(seed)
+        self._order.popleft()
         asked = self.study.ask(self._space)
         self._asked[trial_id] = asked
         return self._launch(self._by_point[asked.params["arm"], asked.params["seed"]], None)
@@ -210,6 +225,10 @@ class SweepSearcher(UnsavedSearcher):
     def suggest(self, trial_id: str) -> Any:
         """Returns the configuration of the next point, or FINISHED."""
         while not self.closed:
+            if self._unfinished or self._position < self._points:
+                may = self.may_start([self.search.trial({})])
+                if not may:
+                    return None if may is None else self._close()
             ask = self._next()
             if ask is None:
                 break

@@ -16,7 +16,9 @@ from rich.console import Console
 from alexnet_core.datasets import prepare_data
 from alexnet_core.schedule import can_be_extended
 from orchestrator import cluster, preflight
+from orchestrator.budget import Budget, Limits
 from orchestrator.errors import LabError
+from orchestrator.estimate import Place, measured_epochs
 from orchestrator.plan import Plan
 from orchestrator.pruning import make_pruner
 from orchestrator.records import TrialState
@@ -58,6 +60,12 @@ def run_missing(
         slot_plan=slot_plan,
         facts=facts,
         worker_environment=cluster.WORKER_ENVIRONMENT,
+        budget=Budget(
+            Limits(options.max_gpu_hours, options.time_budget),
+            measured_epochs(options.results, slot_plan.gpus_per_worker > 0),
+            place_of(slot_plan.slots, options.workers, slot_plan.gpus_per_worker),
+            started,
+        ),
     )
     name = folder.name
     try:
@@ -89,10 +97,24 @@ def run_missing(
         return None
 
 
+def likely_place(options: argparse.Namespace) -> Place:
+    """Returns where trials would train on this machine, for the estimate; a cluster's slots are known once joined."""
+    return place_of(options.slots or likely_slots(options), options.workers, _gpus_per_worker(options))
+
+
+def place_of(slots: int, workers: int, gpus_per_worker: int) -> Place:
+    """Returns slots of so many workers as what an estimate reckons with."""
+    return Place(slots=slots, gpus=workers * gpus_per_worker, towers_apart=gpus_per_worker >= 2)
+
+
+def _gpus_per_worker(options: argparse.Namespace) -> int:
+    asked: int | None = options.gpus_per_worker
+    return asked if asked is not None else min(preflight.visible_gpus(), 2)
+
+
 def likely_slots(options: argparse.Namespace) -> int:
-    """The slots of this machine, for the estimate of the time; a cluster's are known once it is joined."""
-    gpus = preflight.visible_gpus()
-    per_worker = options.gpus_per_worker if options.gpus_per_worker is not None else min(gpus, 2)
+    """Returns how many slots this machine holds."""
+    gpus, per_worker = preflight.visible_gpus(), _gpus_per_worker(options)
     places = gpus // per_worker if per_worker else preflight.cpu_cores()
     return max(1, int(places // options.workers))
 

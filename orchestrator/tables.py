@@ -7,6 +7,7 @@ They grow by what is new; a damaged or missing file is made again from the recor
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.evaluations import MANY_VIEWS, METRICS, evaluation_cells
 from orchestrator.records import TrialResult
-from search_spaces.trial import configuration_key
+from search_spaces.trial import KEY_LENGTH, configuration_key
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,10 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "images_per_second": pl.Float64,
     "peak_memory_mb": pl.Float64,
     "memory_kind": pl.String,
+    "env_device_name": pl.String,
+    "data.train_images": pl.Float64,
+    "network.name": pl.String,
+    "network_key": pl.String,
     "parameters": pl.Int64,
     "multiply_adds": pl.Int64,
     "attempts": pl.Int64,
@@ -343,6 +348,7 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
         "peak_memory_mb": result.peak_memory_mb,
         "memory_kind": result.memory_kind,
         **_network_size(config.network),
+        "network_key": network_key(config.network),
         "attempts": result.attempts,
         "started_at": result.started_at,
         "finished_at": result.finished_at,
@@ -356,7 +362,14 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=256)
+def network_key(network: NetworkSpec) -> str:
+    """Returns what tells a network from others, whatever it is trained on: 20 hex digits."""
+    return hashlib.sha256(network.model_dump_json().encode()).hexdigest()[:KEY_LENGTH]
+
+
+@lru_cache(maxsize=256)
 def _network_size(network: NetworkSpec) -> dict[str, int]:
+    """Weights and biases, and multiply-adds of one forward pass of one image."""
     shapes = layer_shapes(network)
     return {
         "parameters": sum(shape.parameters for shape in shapes),
@@ -441,20 +454,3 @@ def _members(results: Path) -> pl.DataFrame:
     return frame.unique(subset=["study", "arm", "seed", "key", "phase"], keep="first").sort(
         "study", "phase", "arm", "seed", "key"
     )
-
-
-def seconds_per_trial(results: Path, base: TrainConfig) -> float | None:
-    """Returns the mean training time of such a trial (same data and network's name) from own records, or None."""
-    trials = read_table(results, "trials", TRIAL_COLUMNS)
-    if trials is None or "network.name" not in trials.columns:
-        return None
-    alike = trials.filter(
-        (pl.col("state") == "finished")
-        & (pl.col("data_digest") == base.data.digest)
-        & (pl.col("network.name") == base.network.name)
-        & (pl.col("epochs") > 0)
-    )
-    if not alike.height:
-        return None
-    per_epoch = (alike["seconds"] / alike["epochs"]).mean()
-    return float(per_epoch) * base.training.epochs if isinstance(per_epoch, float) else None

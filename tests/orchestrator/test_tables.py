@@ -20,11 +20,10 @@ from orchestrator.tables import (
     TRIAL_COLUMNS,
     load_tables,
     load_trials,
-    seconds_per_trial,
     table_folder,
     update_tables,
 )
-from search_spaces.trial import PlannedTrial, configuration_key, trial_key
+from search_spaces.trial import PlannedTrial, configuration_key
 from tests.made_records import make_config, make_report, put, read_only
 
 
@@ -214,15 +213,3 @@ def test_a_read_only_results_folder_can_be_read(tmp_path: Path) -> None:
     update_tables(tmp_path)
     with read_only(tmp_path):
         assert load_tables(tmp_path).epochs.height == 2 * len(keys)
-
-
-def test_the_time_of_a_trial_is_taken_from_finished_ones_of_the_same_kind(tmp_path: Path) -> None:
-    assert seconds_per_trial(tmp_path, make_config()) is None
-    put(tmp_path, make_config(0), seconds=3.0)
-    put(tmp_path, make_config(1), seconds=5.0)
-    put(tmp_path, make_config(2), None, state=TrialState.DIVERGED, seconds=900.0)
-    put(tmp_path, make_config(3, data={"digest": "1" * 64}), seconds=900.0)
-    update_tables(tmp_path)
-    per_epoch = (3.0 / 2 + 5.0 / 2) / 2
-    assert seconds_per_trial(tmp_path, make_config(epochs=10)) == pytest.approx(10 * per_epoch)
-    assert trial_key(make_config(0)) != trial_key(make_config(1))
