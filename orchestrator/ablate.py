@@ -25,11 +25,13 @@ from orchestrator.errors import LabError
 from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
+from orchestrator.null import null_plan
 from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
 from orchestrator.plan import Plan, arm_lines, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
+from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import points_left
 from orchestrator.sweep_phase import history_of, search_of, with_sweep
@@ -73,6 +75,10 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     if options.study == PAPER:
         return _ablate_paper(options, console, started)
     plan = _plan(load_study(options.study), options)
+    if options.null:
+        if options.sweep or options.retune is not None:
+            raise LabError("--null takes neither --sweep nor --retune: it has the baseline alone", exit_code=2)
+        plan = null_plan(plan, options.results, options.retry_failed)
     study = plan.study
     if options.show is not None:
         return _show(plan, options.show)
@@ -86,22 +92,28 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     measured = measured_epochs(options.results, place.gpus > 0)
     cost = estimate(configs_to_train(plan, sweep_left), measured, place)
     _say(console, plan_line(plan, time_said(cost), resolution_outlook(plan, folder), sweep_left))
+    if plan.retune is not None:
+        tuning_cost = estimate(retuning_configs(plan), measured, place)
+        _say(console, f"{retuning_line(plan)}, time {time_said(tuning_cost)}")
     if options.dry_run:
-        _say(console, *arm_lines(plan, {}), cost_line(cost))
+        whole_cost = estimate([*configs_to_train(plan, sweep_left), *retuning_configs(plan)], measured, place)
+        _say(console, *arm_lines(plan, {}), cost_line(whole_cost))
         return EXIT_DONE
     preflight.check_results(options.results)
     content = write_plan(folder, plan, sys.argv)
     states = dict(plan.done)
-    if plan.to_run or sweep_left:
+    if plan.to_run or sweep_left or retuning_left(plan):
         prepare_images(plan, console)
-        ended = run_missing(plan, folder, search, sweep_left, options, console, started)
+        ended = run_missing(plan, [plan], folder, search, sweep_left, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
+        plan = with_retuning(plan, options.results, options.retry_failed)
+        content = write_plan(folder, plan, sys.argv)
         if _stopped_by_budget(plan, states, options, console):
             return EXIT_SOME_FAILED if _failed(plan, states) else EXIT_DONE
     else:
-        records.join_members(options.results, folder.name, plan.dataset, plan.trials)
+        records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
     records.tidy_ended(options.results, states)
     if options.keep_weights == "best":
         records.keep_best_weights(options.results, plan.trials)
@@ -112,8 +124,8 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
 
 def _ablate_paper(options: argparse.Namespace, console: Console, started: float) -> int:
     """Asks every study in one Ray session; each is planned, answered and reported as it would be alone."""
-    if options.sweep or options.show is not None:
-        raise LabError("--study paper takes neither --sweep nor --show; ask the study itself", exit_code=2)
+    if options.sweep or options.show is not None or options.null or options.retune is not None:
+        raise LabError("--study paper takes no --sweep, --show, --null or --retune; ask the study itself", exit_code=2)
     studies = [load_study(name) for name in study_names()]
     skipped = {study.name: study.not_asked[options.dataset] for study in studies if options.dataset in study.not_asked}
     plans: list[Plan] = []
@@ -130,8 +142,12 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     for plan, folder in zip(plans, folders, strict=True):
         cost = estimate(configs_to_train(plan), measured, place)
         _say(console, f"{plan.study.name}: {plan_line(plan, time_said(cost), resolution_outlook(plan, folder), 0)}")
+        if plan.retune is not None:
+            tuning_cost = estimate(retuning_configs(plan), measured, place)
+            _say(console, f"{plan.study.name}: {retuning_line(plan)}, time {time_said(tuning_cost)}")
         if options.dry_run:
             others = {other.study.name: other for other in plans if other is not plan}
+            cost = estimate([*configs_to_train(plan), *retuning_configs(plan)], measured, place)
             _say(console, *arm_lines(plan, others), f"    {cost_line(cost)}")
     for name, reason in skipped.items():
         console.print(f"{name}: not asked on {options.dataset}: {reason}", markup=False, soft_wrap=True)
@@ -145,9 +161,9 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
     paper_folder = study_folder(options.results, PAPER, whole.dataset, DEFAULT_DATASET)
     states = dict(whole.done)
-    if whole.to_run:
+    if whole.to_run or any(retuning_left(plan) for plan in plans):
         prepare_images(whole, console)
-        ended = run_missing(whole, paper_folder, None, 0, options, console, started)
+        ended = run_missing(whole, plans, paper_folder, None, 0, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended
@@ -155,8 +171,12 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
             return EXIT_SOME_FAILED if _failed(whole, states) else EXIT_DONE
     records.tidy_ended(options.results, states)
     answers = []
-    for plan, folder, content in zip(plans, folders, contents, strict=True):
-        records.join_members(options.results, folder.name, plan.dataset, plan.trials)
+    for planned, folder, written in zip(plans, folders, contents, strict=True):
+        plan, content = planned, written
+        if planned.retune is not None:
+            plan = with_retuning(planned, options.results, options.retry_failed)
+            content = write_plan(folder, plan, sys.argv)
+        records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
     console.print(summary_table(answers))
     write_claims(paper_folder, answers, {options.dataset: skipped})
@@ -188,7 +208,7 @@ def _stopped_by_budget(
 
 
 def _failed(plan: Plan, states: Mapping[str, TrialState]) -> bool:
-    return any(states.get(trial.key) is TrialState.FAILED for trial in plan.trials)
+    return any(states.get(trial.key) is TrialState.FAILED for trial in (*plan.trials, *plan.further))
 
 
 def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path) -> int:
@@ -233,8 +253,10 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
         done=done,
         evaluated=evaluations_on_record(options.results, trials),
         lost_weights=lost_weights(options.results, trials),
+        retune=retune_of(study, base, options.retune, options.tuning_trials),
     )
-    return replace(plan, extensions=find_extensions(options.results, plan.missing))
+    plan = replace(plan, extensions=find_extensions(options.results, plan.missing))
+    return with_retuning(plan, options.results, options.retry_failed)
 
 
 def _recipe(study: Study, dataset: str) -> Recipe:

@@ -90,6 +90,7 @@ def answer(
         other_networks=_other_networks(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
+        null=plan.get("null", False),
         sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
         chosen_afterwards=plan.get("chosen_afterwards", False),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from rich.console import Console
 
 from orchestrator.answer import answer
 from orchestrator.boundaries import looks_before, share_of_level
-from orchestrator.findings import Answer
+from orchestrator.findings import Answer, TuningTrial
 from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
 from orchestrator.records import read_members
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
+from orchestrator.retuning import RETUNED, chosen_values, tuning_outcomes
 from orchestrator.sweep import Search, is_point_of, read_sweep_file
 from orchestrator.swept import remembered_importance, sweep_facts, sweep_points
 from orchestrator.tables import EPOCH_COLUMNS, TrialTables, load_tables, update_tables
@@ -40,9 +41,11 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
     tables = update_tables(results)
     material = judged_material(plan, content, folder, results, tables, notes_look=True)
     judged = material.answer
-    console.print(answer_table(judged, console.width))
-    for note in judged.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    for shown in (judged, judged.retuned):
+        if shown is not None:
+            console.print(answer_table(shown, console.width))
+            for note in shown.notes:
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
     what = "written" if write_report(folder, material, lambda: details(material, results)) else "unchanged"
     console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
     return judged
@@ -68,10 +71,41 @@ def judged_material(
         notes_look: Write down in `plan.json` that so many seeds were looked at.
     """
     points = _own_points(plan, tables.members, results, folder.name)
-    judged = answer(plan.study, plan.recipe, content, tables.trials, points, _epochs(plan, results))
+    epochs = _epochs(plan, results)
+    judged = answer(plan.study, plan.recipe, content, tables.trials, points, epochs)
+    if plan.retune is not None:
+        outcomes = tuning_outcomes(plan, results)
+        again = _retuned(plan, content, outcomes, tables.trials, points.clear(), epochs)
+        more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
+        judged = judged.model_copy(update=more)
     if notes_look:
         content = add_look(folder, dict(content), judged.seeds)
     return gather(judged, content, folder, results, tables.trials, points)
+
+
+def _retuned(
+    plan: Plan,
+    content: Mapping[str, Any],
+    outcomes: Sequence[TuningTrial],
+    trials: pl.DataFrame,
+    no_points: pl.DataFrame,
+    epochs: pl.DataFrame,
+) -> Answer | None:
+    """The answer of the arms with their own best values, or None while those are not known."""
+    chosen = chosen_values(outcomes)
+    rows = [
+        {**row, "arm": row["arm"].removesuffix(RETUNED), "phase": "arm"}
+        for row in content["trials"]
+        if row["phase"] == "retuned"
+    ]
+    if not rows or not chosen or plan.retune is None:
+        return None
+    name = plan.retune.parameter.removeprefix("training.")
+    arms = tuple(
+        arm.model_copy(update={"title": f"{arm.title}; {name} {chosen[arm.name]:g}"}) for arm in plan.study.arms
+    )
+    study = plan.study.model_copy(update={"name": f"{plan.study.name}, re-tuned", "arms": arms})
+    return answer(study, plan.recipe, {**content, "trials": rows}, trials, no_points, epochs)
 
 
 def _epochs(plan: Plan, results: Path) -> pl.DataFrame:

@@ -132,6 +132,26 @@ class ArmAnswer(Frozen):
     costs: ArmCosts = ArmCosts()
 
 
+class TuningTrial(Frozen):
+    """One value of the re-tuned parameter, tried by one arm on a tuning seed.
+
+    Attributes:
+        arm: The arm.
+        seed: The tuning seed.
+        value: Of the parameter.
+        key: The trial.
+        said: How it ended.
+        chosen: Whether it is the arm's best.
+    """
+
+    arm: str
+    seed: int
+    value: float
+    key: str
+    said: str
+    chosen: bool = False
+
+
 class SweepPoint(Frozen):
     """One point of the sweep; its validation error chose it, so it is no verdict.
 
@@ -287,6 +307,10 @@ class Answer(Frozen):
         sweep: Best points of the sweep.
         sweep_asked: Points asked in all.
         chosen_afterwards: Whether the comparison was chosen after the data were seen.
+        null: Whether both sides are the baseline, on different seeds.
+        retuned_parameter: The nuisance parameter that each arm tuned for itself; None where none did.
+        tuning: Its tuning trials.
+        retuned: The answer of the arms with their own best values; None while there is none.
         notes: Remarks shown under the table (`remarks.py`).
     """
 
@@ -319,5 +343,9 @@ class Answer(Frozen):
     sweep_asked: int = 0
     sweep_facts: SweepFacts | None = None
     confirmation: Confirmation | None = None
+    null: bool = False
+    retuned_parameter: str | None = None
+    tuning: tuple[TuningTrial, ...] = ()
+    retuned: Answer | None = None
     chosen_afterwards: bool = False
     notes: tuple[str, ...] = ()

@@ -48,6 +48,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
     )
+    what.add_argument(
+        "--retune",
+        metavar="FIELD",
+        help="each arm tunes this number of the training, such as learning_rate, with the same budget on tuning seeds",
+    )
+    what.add_argument(
+        "--tuning-trials",
+        type=natural_or_zero,
+        metavar="N",
+        help="tuning trials of each arm (default: the study's, or 8); 0 re-tunes nothing",
+    )
+    what.add_argument(
+        "--null",
+        action="store_true",
+        help="judge the baseline against itself on as many other seeds: what is taken for a difference by chance",
+    )
     _add_sweep_options(made)
     data = made.add_argument_group("data and network")
     data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")

@@ -17,7 +17,7 @@ from orchestrator.errors import LabError
 from orchestrator.extension import Extensions, extension_parts
 from orchestrator.records import TrialState, write_atomically
 from search_spaces.errors import StudyError
-from search_spaces.study import Recipe, Study
+from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, unfold
 
 ALPHA = 0.05
@@ -42,6 +42,9 @@ class Plan:
         lost_weights: Trials on record that must be trained again to be evaluated so.
         max_seeds: Seeds at most, of a study of `--seeds auto`; None where all seeds are wanted.
         extensions: Missing trials that ran for fewer epochs.
+        retune: What every arm tunes for itself; None for nothing.
+        further: The trials of that, as far as they are known (`retuning.py`).
+        null: Whether the baseline is judged against itself (`null.py`).
     """
 
     study: Study
@@ -57,6 +60,9 @@ class Plan:
     lost_weights: frozenset[str] = frozenset()
     max_seeds: int | None = None
     extensions: Extensions = field(default_factory=Extensions)
+    retune: Retune | None = None
+    further: tuple[PlannedTrial, ...] = ()
+    null: bool = False
 
     @property
     def missing(self) -> tuple[PlannedTrial, ...]:
@@ -195,8 +201,10 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "command": list(command),
         "trials": [
             {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key, "views": trial.views}
-            for trial in plan.trials
+            for trial in (*plan.trials, *plan.further)
         ],
+        "null": plan.null,
+        "retune": None if plan.retune is None else plan.retune.model_dump(mode="json"),
     }
     write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
     return content
@@ -236,7 +244,8 @@ def check_rule(folder: Path, plan: Plan) -> None:
 
 def _same_question(before: Mapping[str, Any], plan: Plan) -> bool:
     """Whether an earlier plan asked the same of the same trials, so that its looks count."""
-    earlier = {(row["arm"], row["seed"], row["key"]) for row in before.get("trials", [])}
+    rows = before.get("trials", [])
+    earlier = {(row["arm"], row["seed"], row["key"]) for row in rows if row["phase"] == "arm"}
     now = {(trial.arm, trial.seed, trial.key) for trial in plan.trials}
     return earlier <= now or now <= earlier
 
@@ -273,6 +282,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
             sweep_points=content["sweep_points"],
             done={},
             max_seeds=content.get("max_seeds"),
+            retune=None if content["retune"] is None else Retune.model_validate(content["retune"]),
         )
     except (KeyError, ValidationError, StudyError) as error:
         reason = str(error).splitlines()[0]

@@ -269,7 +269,7 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
     return TrialResult(
         key=running.trial.key,
         state=TrialState(event["state"]),
-        seed=running.trial.seed,
+        seed=running.trial.config.seed,
         epochs=len(running.history),
         train=last.train if last else None,
         validation=last.validation if last else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from orchestrator.boundaries import FIRST_LOOK
@@ -26,6 +27,7 @@ def remarks(answer: Answer) -> tuple[str, ...]:
     """
     return (
         *_on_the_choice(answer),
+        *_on_the_null(answer),
         *_on_the_set(answer),
         *_on_the_family(answer),
         *_on_the_seeds(answer),
@@ -39,6 +41,23 @@ def _on_the_choice(answer: Answer) -> Iterator[str]:
             "Exploratory: this comparison was chosen after the data were seen, so its p values do not hold as a test; "
             "fresh seeds would have to confirm it."
         )
+
+
+def _on_the_null(answer: Answer) -> Iterator[str]:
+    """What chance alone does: half the interval's width is what a difference must exceed to be taken for one."""
+    arm = next((arm for arm in answer.arms if not arm.is_baseline), None)
+    if not answer.null or arm is None or arm.interval is None or any(arm.interval_open):
+        return
+    half = (arm.interval[1] - arm.interval[0]) / 2.0
+    size = f"{half:.2f} points" if arm.scale == "points" else f"a factor of {math.exp(half):.2f}"
+    said = (
+        f"{arm.difference or 0.0:+.2f} points" if arm.scale == "points" else f"×{math.exp(arm.difference or 0.0):.2f}"
+    )
+    yield (
+        f"Noise floor: both sides are the same baseline on different seeds, and their difference, {said}, is chance; "
+        f"with {answer.seeds} such seeds a difference within {size} is taken for none. Arms are paired by seed, which "
+        "these sides are not: a study's own interval is narrower where pairing helps."
+    )
 
 
 def _on_the_set(answer: Answer) -> Iterator[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -22,15 +24,20 @@ from orchestrator.estimate import Place, measured_epochs
 from orchestrator.plan import Plan
 from orchestrator.pruning import make_pruner
 from orchestrator.records import TrialState
+from orchestrator.retuning import further_missing, retuning_left, with_retuning
 from orchestrator.slot import SlotPlan
 from orchestrator.sweep import Search, points_left
 from orchestrator.sweep_phase import curves_on_record, history_of, reader, write_sweep_file
+
+if TYPE_CHECKING:
+    from orchestrator.run import StudyRun
 
 SAY_EVERY_SECONDS = 5.0
 
 
 def run_missing(
     plan: Plan,
+    plans: Sequence[Plan],
     folder: Path,
     search: Search | None,
     sweep_left: int,
@@ -38,9 +45,21 @@ def run_missing(
     console: Console,
     started: float,
 ) -> dict[str, TrialState] | None:
-    """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it."""
+    """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it.
+
+    Args:
+        plan: Whose arms and sweep run.
+        plans: The studies in it, whose re-tunings run after them.
+        folder: Where the members are written down.
+        search: What its sweep searches; None for no sweep.
+        sweep_left: Points of the sweep still to train.
+        options: The command's.
+        console: Where to print.
+        started: `time.monotonic()` at the command's start.
+    """
     cluster.check_dashboard_host(options.dashboard_host)
-    slot_plan, facts = _start_ray(plan, options, console, sweep_left)
+    further = sum(retuning_left(tuned) for tuned in plans)
+    slot_plan, facts = _start_ray(plan, options, console, sweep_left + further)
     from orchestrator.recorder import RecordSettings
     from orchestrator.run import Interrupted, RunSettings, StudyRun
     from orchestrator.searcher import ArmSearcher, SweepSearcher
@@ -87,6 +106,8 @@ def run_missing(
                 )
                 pruner = make_pruner(options.pruner, plan.base.training.epochs, curves)
                 run.run_sweep(searcher, points_left(search, history), pruner)
+            for tuned in (tuning for tuning in plans if tuning.retune is not None):
+                _retune(run, tuned, name, options)
             return recorder.states
     except Interrupted:
         console.print(
@@ -95,6 +116,19 @@ def run_missing(
             soft_wrap=True,
         )
         return None
+
+
+def _retune(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace) -> None:
+    """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value."""
+    from orchestrator.searcher import ArmSearcher
+
+    recorder = run.recorder
+    for _ in ("tuning", "retuned"):
+        plan = with_retuning(plan, options.results, options.retry_failed)
+        recorder.states |= plan.done
+        recorder.begin(plan.further)
+        missing = [trial for trial in further_missing(plan) if trial.key not in recorder.states]
+        run.run_arms(missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
 
 
 def likely_place(options: argparse.Namespace) -> Place:

@@ -111,6 +111,8 @@ def _show_study(results: Path, name: str, console: Console) -> None:
     plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
     if not all(isinstance(row, dict) and row.keys() >= {"arm", "seed", "key"} for row in plan["trials"]):
         raise LabError(f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key", exit_code=2)
+    further = {row["key"] for row in plan["trials"] if row.get("phase") in ("tuning", "retuned")}
+    plan["trials"] = [row for row in plan["trials"] if row.get("phase") not in ("tuning", "retuned")]
     ended = ended_trials(results, [row["key"] for row in plan["trials"]])
     states = study_states(results, plan["trials"], ended)
     counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
@@ -123,6 +125,8 @@ def _show_study(results: Path, name: str, console: Console) -> None:
         if running["dashboard"]:
             console.print(f"dashboard: {running['dashboard']} (token: ray get-auth-token)", markup=False)
     console.print(_study_table(results, plan, states, ended))
+    if further:
+        console.print(f"re-tuning: {len(ended_trials(results, further))} of {len(further)} trials ended", markup=False)
     sweep = [row for row in records.read_members(results, name) if row["phase"] == "sweep"]
     if sweep:
         points = ended_trials(results, [row["key"] for row in sweep])

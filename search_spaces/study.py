@@ -66,6 +66,28 @@ class Arm(Frozen):
     claim: Claim | None = None
 
 
+class Retune(Frozen):
+    """A nuisance parameter that every arm tunes for itself, with equal budgets, on seeds that no verdict uses.
+
+    Attributes:
+        parameter: A number of the training.
+        low: Lower end of the range, which is covered evenly on a logarithmic scale.
+        high: Upper end.
+        trials: Tuning trials of each arm; the first has the recipe's own value.
+    """
+
+    parameter: Annotated[str, Field(pattern=r"^training\.[a-z_]+$")] = "training.learning_rate"
+    low: float = Field(gt=0)
+    high: float = Field(gt=0)
+    trials: int = Field(default=8, ge=2, le=500)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} must be below high {self.high}")
+        return self
+
+
 class RecipeData(Frozen):
     """The data of a recipe; see `DataSpec`."""
 
@@ -147,6 +169,7 @@ class Study(Frozen):
         statistic: How an arm is compared with the baseline, seed by seed: by the `difference` in percentage points, by
             the `log_ratio` of the errors, or by the ratio of the `time_to_threshold`, where a run that never got there
             counts as longer than its budget.
+        retune: What every arm tunes for itself, without being asked to by `--retune`.
         sweep: Parameters that Optuna may choose after the arms.
         recipes: By data set.
         not_asked: Data sets on which the study makes no sense, and why.
@@ -160,6 +183,7 @@ class Study(Frozen):
     arms: tuple[Arm, ...] = Field(min_length=2)
     primary_metric: PrimaryMetric = "top1_error"
     statistic: Statistic = "difference"
+    retune: Retune | None = None
     sweep: Sweep | None = None
     recipes: dict[Name, Recipe] = Field(min_length=1)
     not_asked: dict[Name, str] = {}

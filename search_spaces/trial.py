@@ -22,7 +22,7 @@ from search_spaces.errors import StudyError
 from search_spaces.study import Study
 from search_spaces.yaml_file import parse_scalar
 
-Phase = Literal["arm", "sweep", "confirmation"]
+Phase = Literal["arm", "sweep", "confirmation", "tuning", "retuned"]
 KEY_LENGTH = 20
 
 # 以后新增的字段及其引入时的默认值：等于默认值时不进入 JSON，旧 key 因此不变

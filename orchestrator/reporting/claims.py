@@ -26,8 +26,9 @@ LEAD = (
 
 def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
     """Returns a row per arm of each study: ours, and the paper's number."""
-    rows = [_row(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
-    words = [arm.word for answer in answers for arm in answer.arms if not arm.is_baseline]
+    shown = [told for answer in answers for told in (answer, answer.retuned) if told is not None]
+    rows = [_row(answer, arm) for answer in shown for arm in answer.arms if not arm.is_baseline]
+    words = [arm.word for answer in shown for arm in answer.arms if not arm.is_baseline]
     return TextTable(f"claims-{dataset}", f"All claims on {dataset}", HEADINGS, rows, words)
 
 

@@ -67,8 +67,9 @@ def gather(
         members: Rows of the members table that belong to this study's sweep.
     """
     arms = {arm.name for arm in answer.arms}
+    rows = [row for row in plan["trials"] if row["arm"] in arms or row["phase"] in ("tuning", "retuned")]
     planned = pl.DataFrame(
-        [{name: row[name] for name in ("arm", "phase", "key")} for row in plan["trials"] if row["arm"] in arms],
+        [{name: row[name] for name in ("arm", "phase", "key")} for row in rows],
         schema={"arm": pl.String, "phase": pl.String, "key": pl.String},
     )
     used = pl.concat([planned, members.select("arm", "phase", "key")]).unique().join(trials, on="key")

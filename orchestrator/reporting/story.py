@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from orchestrator.findings import Answer
 from orchestrator.reporting import text_tables
 from orchestrator.reporting.material import Material
 from orchestrator.reporting.text_tables import TextTable
@@ -33,6 +34,20 @@ class Section(NamedTuple):
     folded: Sequence[TextTable] = ()
 
 
+def _retuned(answer: Answer) -> list[Section]:
+    """The arms with their own best values, where there are any."""
+    if not answer.tuning:
+        return []
+    again = answer.retuned
+    tables = [text_tables.retuned_table(answer)] if again is not None else []
+    folded = [text_tables.tuning_table(answer)]
+    if again is not None:
+        seeds = text_tables.seed_table(again)
+        folded.append(seeds._replace(name="retuned-seeds", caption=f"{seeds.caption}, re-tuned"))
+    notes = again.notes if again is not None else ()
+    return [Section("Re-tuned", text_tables.retuned_lead(answer), (), tables, notes, folded)]
+
+
 def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
     """Returns the sections of a study's report.
 
@@ -47,6 +62,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
 
     sections = [
         Section("Verdicts", "", drawn("differences"), [text_tables.verdict_table(answer)], answer.notes),
+        *_retuned(answer),
         Section("Arms", "", (), [text_tables.arm_table(answer)]),
         Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),
         Section(

@@ -189,6 +189,32 @@ def sweep_table(answer: Answer) -> TextTable:
     return TextTable("sweep", "Best points of the sweep by validation error", headings, rows)
 
 
+def tuning_table(answer: Answer) -> TextTable:
+    """Returns the tuning trials of every arm, its best marked."""
+    rows = [
+        [trial.key, trial.arm, shown_value(trial.value), trial.said, "best" if trial.chosen else "", str(trial.seed)]
+        for trial in answer.tuning
+    ]
+    headings = ("trial", "arm", answer.retuned_parameter or "value", "outcome", "chosen", "tuning seed")
+    return TextTable("tuning", "What each arm tried, on tuning seeds that no verdict uses", headings, rows)
+
+
+def retuned_table(answer: Answer) -> TextTable:
+    """Returns the verdicts of the arms with their own best values."""
+    assert answer.retuned is not None
+    table = verdict_table(answer.retuned)
+    return table._replace(name="retuned", caption=f"{table.caption}; each arm with its own best value")
+
+
+def retuned_lead(answer: Answer) -> str:
+    """Says what was tuned and what not."""
+    best = ", ".join(f"{trial.arm} {shown_value(trial.value)}" for trial in answer.tuning if trial.chosen)
+    return (
+        f"Every arm tried the same values of {answer.retuned_parameter} with the same budget, on tuning seeds; its "
+        f"best ({best or 'not known yet'}) was then trained on the judged seeds. The table above is the fixed recipe."
+    )
+
+
 def sweep_lead(answer: Answer) -> str:
     """Says that the sweep's points are no verdict."""
     return (

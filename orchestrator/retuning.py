@@ -1,0 +1,224 @@
+"""Fair ablation: every arm, the baseline too, tunes one nuisance parameter with the same small budget.
+
+The values tried are the recipe's own and a fixed sequence over the range, the same for every arm, each on a tuning seed
+that no verdict uses. An arm's best value is then trained on the judged seeds. Everything here follows from the records,
+so that an interrupted run goes on and a second one trains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from alexnet_core.configuration import TrainConfig
+from orchestrator import records
+from orchestrator.ended import done_states
+from orchestrator.errors import LabError
+from orchestrator.findings import TuningTrial
+from orchestrator.plan import Plan
+from orchestrator.records import TrialResult, TrialState
+from orchestrator.sweep import TUNING_SEED
+from search_spaces.edits import arm_fields
+from search_spaces.study import Recipe, Retune, Study
+from search_spaces.trial import PlannedTrial, point_trial, unfold
+
+TUNING, RETUNED = "-tuning", "-retuned"
+DECADE = 10.0
+
+
+def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | None) -> Retune | None:
+    """Returns what a run re-tunes: what the command asks, else what the study does by itself, else nothing.
+
+    Args:
+        study: The study.
+        base: Where the arms start from.
+        asked: A field of the training, such as `learning_rate`; None leaves it to the study.
+        trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
+
+    Raises:
+        LabError: The field is no positive number, or an arm sets it itself.
+    """
+    if trials == 0 or (asked is None and study.retune is None):
+        if trials and asked is None:
+            raise LabError(f"study {study.name} re-tunes nothing by itself; add --retune learning_rate", exit_code=2)
+        return None
+    evaluated = [arm.name for arm in study.arms if arm.views != study.arm(study.baseline).views]
+    if evaluated:
+        raise LabError(f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned", exit_code=2)
+    parameter = f"training.{asked}" if asked is not None else (study.retune or Retune(low=1, high=2)).parameter
+    own = getattr(base.training, parameter.removeprefix("training."), None)
+    if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:
+        raise LabError(f"--retune {asked}: training.{asked} is no number above 0 that could be tuned", exit_code=2)
+    for arm in study.arms:
+        if parameter in arm_fields(base, arm):
+            raise LabError(f"--retune: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
+    known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
+    # 研究文件没给范围时，就取上下各一个数量级
+    found = known or Retune(parameter=parameter, low=own / DECADE, high=own * DECADE)
+    return found if trials is None else found.model_copy(update={"trials": trials})
+
+
+def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:
+    """Returns the values that every arm tries: its own first, then van der Corput's sequence on the logarithmic range.
+
+    The sequence covers the range evenly however long it is, and a longer one begins with the shorter. Three digits.
+    """
+    span = math.log(retune.high / retune.low)
+    points = (retune.low * math.exp(span * _van_der_corput(index)) for index in range(1, retune.trials))
+    return (own, *(float(f"{value:.3g}") for value in points))
+
+
+def _van_der_corput(index: int) -> float:
+    """1/2, 1/4, 3/4, 1/8, 5/8, ...: the binary digits of the index behind the point, in reverse."""
+    digits = f"{index:b}"
+    return int(digits[::-1], 2) / 2.0 ** len(digits)
+
+
+def tuning_trials(plan: Plan) -> tuple[PlannedTrial, ...]:
+    """Returns every arm's tuning trials; the i-th value of all arms has the same seed, 1000 + i."""
+    if plan.retune is None:
+        return ()
+    values = tuning_values(getattr(plan.base.training, _field(plan.retune)), plan.retune)
+    return tuple(
+        _with_value(plan, trial, value, "tuning")
+        for place, value in enumerate(values)
+        for trial in unfold(plan.study, plan.base, (TUNING_SEED + place,))
+    )
+
+
+def retuned_trials(plan: Plan, chosen: Mapping[str, float]) -> tuple[PlannedTrial, ...]:
+    """Returns the trials of the judged seeds, each arm with its own best value.
+
+    Args:
+        plan: The plan.
+        chosen: Value by arm; empty while the tuning has not ended.
+    """
+    if not chosen:
+        return ()
+    return tuple(_with_value(plan, trial, chosen[trial.arm], "retuned") for trial in plan.trials)
+
+
+def _field(retune: Retune) -> str:
+    return retune.parameter.removeprefix("training.")
+
+
+def _with_value(plan: Plan, trial: PlannedTrial, value: float, phase: Literal["tuning", "retuned"]) -> PlannedTrial:
+    assert plan.retune is not None
+    name = f"{trial.arm}{TUNING if phase == 'tuning' else RETUNED}"
+    point, what = {plan.retune.parameter: value}, f"re-tuning of study {plan.study.name}"
+    return point_trial(trial.config, point, trial.seed, arm=name, phase=phase, what=what)
+
+
+def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
+    """Returns how the tuning trials ended, each arm's best marked; those that have not ended are not there."""
+    ended: dict[str, list[tuple[tuple[float, float], TuningTrial]]] = {arm.name: [] for arm in plan.study.arms}
+    trials = tuning_trials(plan)
+    for trial in trials:
+        folder = records.trial_folder(results, trial.key)
+        result = records.read_result(folder)
+        if result is None or plan.retune is None:
+            continue
+        arm = trial.arm.removesuffix(TUNING)
+        score, said = _score(result, folder, plan.study, plan.recipe)
+        value = float(getattr(trial.config.training, _field(plan.retune)))
+        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=said)))
+    complete = sum(map(len, ended.values())) == len(trials)
+    return tuple(
+        shown.model_copy(update={"chosen": complete and place == _best([score for score, _ in rows])})
+        for rows in ended.values()
+        for place, (_, shown) in enumerate(rows)
+    )
+
+
+def _best(scores: Sequence[tuple[float, float]]) -> int | None:
+    """The place of the lowest score, the first of equal ones; None where no trial has one."""
+    place = min(range(len(scores)), key=lambda index: scores[index])
+    return place if math.isfinite(scores[place][1]) else None
+
+
+def _score(result: TrialResult, folder: Path, study: Study, recipe: Recipe) -> tuple[tuple[float, float], str]:
+    """What is compared (less is better), and in words: the primary metric where that is one of training alone."""
+    if result.state is not TrialState.FINISHED or result.validation is None:
+        return (math.inf, math.inf), str(result.state)
+    if recipe.threshold is not None:
+        return _time_score(folder, recipe.threshold)
+    if study.primary_metric == "training_error" and result.train_final is not None:
+        error = 100.0 * result.train_final.top1_error
+        return (error, error), f"training error {error:.2f} %"
+    error = 100.0 * result.validation.top1_error
+    return (error, error), f"validation error {error:.2f} %"
+
+
+def _time_score(folder: Path, threshold: float) -> tuple[tuple[float, float], str]:
+    """Fewest epochs to the threshold; of equal ones the lower error there, and of those never there at the end."""
+    errors = [100.0 * report.train.top1_error for report in records.read_epochs(folder)]
+    there = next((place for place, error in enumerate(errors) if error <= threshold + 1e-9), None)
+    if there is not None:
+        return (there + 1.0, errors[there]), f"{there + 1} epochs"
+    last = errors[-1] if errors else math.inf
+    return (math.inf, last), f"> {len(errors)} epochs, {last:.1f} % at the end"
+
+
+def chosen_values(outcomes: Sequence[TuningTrial]) -> dict[str, float]:
+    """Returns each arm's best value; empty while the tuning has not ended."""
+    return {outcome.arm: outcome.value for outcome in outcomes if outcome.chosen}
+
+
+def with_retuning(plan: Plan, results: Path, retry_failed: bool) -> Plan:
+    """Returns the plan with the trials of its re-tuning as far as they are known, and which of them are on record.
+
+    Raises:
+        LabError: An arm has no finished tuning trial.
+    """
+    if plan.retune is None:
+        return plan
+    tuning = tuning_trials(plan)
+    outcomes = tuning_outcomes(plan, results)
+    chosen = chosen_values(outcomes)
+    if len(outcomes) == len(tuning):
+        lost = [arm.name for arm in plan.study.arms if arm.name not in chosen]
+        if lost:
+            raise LabError(
+                f"no tuning trial of arm {lost[0]} finished, so that it has no best {plan.retune.parameter}; "
+                "--tuning-trials 0 leaves the re-tuning out",
+                exit_code=1,
+            )
+    further = (*tuning, *retuned_trials(plan, chosen))
+    done = done_states(results, [trial.key for trial in further], retry_failed)
+    return replace(plan, further=further, done={**plan.done, **done})
+
+
+def further_missing(plan: Plan) -> tuple[PlannedTrial, ...]:
+    """The known trials of the re-tuning that are not on record and that no arm wants anyway, each key once."""
+    arms = {trial.key for trial in plan.trials}
+    wanted = {trial.key: trial for trial in plan.further if trial.key not in plan.done and trial.key not in arms}
+    return tuple(wanted.values())
+
+
+def retuning_configs(plan: Plan) -> list[TrainConfig]:
+    """What the re-tuning still trains; while the best values are not known, as much as if no arm kept its own."""
+    if plan.retune is None:
+        return []
+    tuned = any(trial.phase == "retuned" for trial in plan.further)
+    known = [trial.config for trial in further_missing(plan)]
+    return known if tuned else [*known, *(trial.config for trial in plan.trials)]
+
+
+def retuning_left(plan: Plan) -> int:
+    """How many trials the re-tuning still needs; at most, while the best values are not known."""
+    return len(retuning_configs(plan))
+
+
+def retuning_line(plan: Plan) -> str:
+    """Says what the re-tuning wants."""
+    assert plan.retune is not None
+    arms, left = len(plan.study.arms), retuning_left(plan)
+    tuned = any(trial.phase == "retuned" for trial in plan.further)
+    at_most = "" if tuned or not left else " at most (an arm whose best is the recipe's value has its trials already)"
+    return (
+        f"re-tuning {plan.retune.parameter}: {arms} arms x {plan.retune.trials} tuning trials on seeds from "
+        f"{TUNING_SEED}, then {len(plan.trials)} trials with each arm's best; {left} to train{at_most}"
+    )

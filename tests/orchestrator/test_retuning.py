@@ -1,0 +1,260 @@
+"""Fair ablation: equal budgets on tuning seeds, the best by the study's own measure, and nothing trained twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_core.datasets import summarise_data
+from alexnet_core.metrics import EpochReport, SplitMetrics
+from orchestrator import records
+from orchestrator.ablate import main
+from orchestrator.errors import LabError
+from orchestrator.plan import Plan
+from orchestrator.records import TrialResult, TrialState
+from orchestrator.retuning import (
+    chosen_values,
+    further_missing,
+    retune_of,
+    retuning_left,
+    tuning_outcomes,
+    tuning_trials,
+    tuning_values,
+    with_retuning,
+)
+from search_spaces.study import Retune, load_study
+from search_spaces.trial import PlannedTrial, base_config, unfold
+
+SEEDS = 6
+
+
+def make_plan(name: str = "activation", trials: int | None = 4, asked: str | None = None) -> Plan:
+    study = load_study(name).on("digits")
+    summary = summarise_data("digits")
+    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
+    planned = unfold(study, base, range(SEEDS))
+    return Plan(
+        study=study,
+        dataset="digits",
+        recipe=study.recipes["digits"],
+        summary=summary,
+        base=base,
+        trials=planned,
+        seeds=tuple(range(SEEDS)),
+        sweep_points=0,
+        done={},
+        retune=retune_of(study, base, asked, trials),
+    )
+
+
+def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState = TrialState.FINISHED) -> None:
+    """Puts a trial on record whose running training errors were so many percent."""
+    folder = records.open_record(results, trial.config)
+    history = [
+        EpochReport(
+            epoch=epoch,
+            learning_rate=0.1,
+            train=SplitMetrics(loss_sum=1.0, top1_errors=10 * error, count=1000),
+            validation=SplitMetrics(loss_sum=1.0, top1_errors=error, count=100),
+            train_final=SplitMetrics(loss_sum=1.0, top1_errors=10 * error, count=1000),
+            test=SplitMetrics(loss_sum=1.0, top1_errors=error, count=100),
+            seconds=1.0,
+            images_per_second=1.0,
+        )
+        for epoch, error in enumerate(errors, start=1)
+    ]
+    records.rewrite_epochs(folder, history)
+    last = history[-1]
+    result = TrialResult(
+        key=trial.key,
+        state=state,
+        seed=trial.config.seed,
+        epochs=len(errors),
+        train=last.train,
+        validation=last.validation,
+        test=last.test,
+        train_final=last.train_final,
+        seconds=1.0,
+        attempts=1,
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:00:01+00:00",
+    )
+    records.write_result(folder, result)
+
+
+def there(epoch: int, budget: int = 12) -> list[int]:
+    """Training errors that come to the digits' threshold of 10 % in that epoch."""
+    return [50] * (epoch - 1) + [10] * (budget - epoch + 1)
+
+
+def rate(trial: PlannedTrial) -> float:
+    return trial.config.training.learning_rate
+
+
+@given(st.integers(2, 40), st.floats(1e-6, 1.0), st.floats(1.5, 1e6))
+def test_values_begin_with_the_recipes_own_and_cover_the_range_evenly(trials: int, low: float, factor: float) -> None:
+    retune = Retune(low=low, high=low * factor, trials=trials)
+    values = tuning_values(0.003, retune)
+    assert values[0] == 0.003
+    assert len(values) == trials
+    shares = sorted(math.log(value / low) / math.log(factor) for value in values[1:])
+    # 三位有效数字的舍入
+    room = 0.006 / math.log(factor)
+    assert all(-room <= share <= 1 + room for share in shares)
+    gaps = [b - a for a, b in zip([0.0, *shares], [*shares, 1.0], strict=True)]
+    assert max(gaps) <= 2.0 ** -math.floor(math.log2(trials)) + 2 * room
+    longer = tuning_values(0.003, Retune(low=low, high=low * factor, trials=trials + 1))
+    assert longer[:-1] == values
+
+
+def test_every_arm_has_the_same_values_on_the_same_tuning_seeds_that_no_verdict_uses() -> None:
+    plan = make_plan()
+    tried = defaultdict(list)
+    for trial in tuning_trials(plan):
+        assert trial.phase == "tuning"
+        assert trial.seed == trial.config.seed
+        tried[trial.arm].append((trial.seed, rate(trial)))
+    assert tried["baseline-tuning"] == tried["tanh-tuning"]
+    assert [seed for seed, _ in tried["tanh-tuning"]] == [1000, 1001, 1002, 1003]
+    assert not {trial.key for trial in plan.trials} & {trial.key for trial in tuning_trials(plan)}
+    functions = {trial.arm: trial.config.network.layer("relu1").function for trial in tuning_trials(plan)}  # type: ignore[union-attr]
+    assert functions == {"baseline-tuning": "relu", "tanh-tuning": "tanh"}
+
+
+def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_path: Path) -> None:
+    plan = make_plan()
+    by_arm = defaultdict(list)
+    for trial in tuning_trials(plan):
+        by_arm[trial.arm].append(trial)
+    for trial, epoch in zip(by_arm["baseline-tuning"], (5, 3, 9, 4), strict=True):
+        put(tmp_path, trial, there(epoch))
+    put(tmp_path, by_arm["tanh-tuning"][0], [60] * 12)
+    put(tmp_path, by_arm["tanh-tuning"][1], [60] * 11 + [20])
+    put(tmp_path, by_arm["tanh-tuning"][2], there(2), TrialState.DIVERGED)
+    assert chosen_values(tuning_outcomes(plan, tmp_path)) == {}
+    assert all(trial.phase == "tuning" for trial in with_retuning(plan, tmp_path, False).further)
+    put(tmp_path, by_arm["tanh-tuning"][3], [60] * 11 + [30])
+    outcomes = tuning_outcomes(plan, tmp_path)
+    chosen = chosen_values(outcomes)
+    # 谁也没到门槛时，取最后误差最低的
+    assert chosen == {
+        "baseline": rate(by_arm["baseline-tuning"][1]),
+        "tanh": rate(by_arm["tanh-tuning"][1]),
+    }
+    said = {(outcome.arm, outcome.seed): outcome.said for outcome in outcomes}
+    assert said["baseline", 1001] == "3 epochs"
+    assert said["tanh", 1002] == "diverged"
+    assert said["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
+    known = with_retuning(plan, tmp_path, False)
+    for trial in known.further:
+        if trial.phase == "retuned":
+            assert rate(trial) == chosen[trial.arm.removesuffix("-retuned")]
+    assert retuning_left(known) == len(further_missing(known)) == 2 * SEEDS
+
+
+def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_value_keeps_its_trials(
+    tmp_path: Path,
+) -> None:
+    plan = make_plan("pooling", 3, "learning_rate")
+    assert plan.retune is not None
+    assert plan.retune.low == pytest.approx(plan.base.training.learning_rate / 10)
+    for trial in tuning_trials(plan):
+        best = trial.seed == (1000 if trial.arm == "baseline-tuning" else 1002)
+        put(tmp_path, trial, [9, 3 if best else 4])
+    known = with_retuning(plan, tmp_path, False)
+    keys = {trial.key for trial in plan.trials}
+    retuned = [trial for trial in known.further if trial.phase == "retuned"]
+    assert all((trial.key in keys) == (trial.arm == "baseline-retuned") for trial in retuned)
+    assert len(further_missing(known)) == SEEDS * (len(plan.study.arms) - 1)
+
+
+def test_an_arm_of_which_no_tuning_trial_finished_is_named(tmp_path: Path) -> None:
+    plan = make_plan(trials=2)
+    for trial in tuning_trials(plan):
+        put(tmp_path, trial, there(4), TrialState.DIVERGED if "tanh" in trial.arm else TrialState.FINISHED)
+    with pytest.raises(LabError, match="no tuning trial of arm tanh finished"):
+        with_retuning(plan, tmp_path, False)
+
+
+def test_what_cannot_be_tuned_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for study, field, words in (
+        ("lrn", "flips", "no number above 0"),
+        ("lrn", "colour", "no number above 0"),
+        ("weight_decay", "weight_decay", "arm no_decay sets training.weight_decay itself"),
+    ):
+        code = main(["--study", study, "--retune", field, "--dry-run", "--results", str(tmp_path / "r")])
+        assert code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Fixed recipe: tanh is four times slower. With its own best value: not slower at all."""
+    plan, command = make_plan(), ["--study", "activation", "--tuning-trials", "4", "--seeds", str(SEEDS)]
+    results = ["--results", str(tmp_path)]
+    main([*command, *results, "--dry-run"])
+    output = capsys.readouterr().out
+    assert output.startswith(f"{2 * SEEDS} trials wanted, 0 on record")
+    assert f"2 arms x 4 tuning trials on seeds from 1000, then {2 * SEEDS} trials" in output
+    assert f"{8 + 2 * SEEDS} to train at most" in output
+    for trial in plan.trials:
+        put(tmp_path, trial, there(3 if trial.arm == "baseline" else 12))
+    for trial in tuning_trials(plan):
+        put(tmp_path, trial, there(2 if trial.seed == 1002 else 4))
+    known = with_retuning(plan, tmp_path, False)
+    main([*command, *results, "--dry-run"])
+    assert f"{2 * SEEDS} to train, time" in capsys.readouterr().out
+    for trial in known.further:
+        if trial.phase == "retuned":
+            put(tmp_path, trial, there(3))
+    assert main([*command, *results]) == 0
+    output = capsys.readouterr().out
+    assert "0 to train" in output
+    folder = tmp_path / "studies" / "activation"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert [arm["word"] for arm in answer["arms"]] == ["baseline", "supports"]
+    assert [arm["word"] for arm in answer["retuned"]["arms"]] == ["baseline", f"identical in {SEEDS} seeds"]
+    assert sum(trial["chosen"] for trial in answer["tuning"]) == 2
+    assert {trial["seed"] for trial in answer["tuning"] if trial["chosen"]} == {1002}
+    report = (folder / "report.md").read_text()
+    assert "## Re-tuned" in report
+    assert "×4.00" in report
+    phases = {row["phase"] for row in records.read_members(tmp_path, "activation")}
+    assert phases == {"arm", "tuning", "retuned"}
+    # 再来一次：什么都不训练，判据不变，也没有多看一次
+    looks = json.loads((folder / "plan.json").read_text())["looks"]
+    assert main([*command, *results]) == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert json.loads((folder / "plan.json").read_text())["looks"] == looks
+    assert main([*command[:3], "0", *command[4:], *results]) == 0
+    assert json.loads((folder / "answer.json").read_text())["retuned"] is None
+
+
+def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = make_plan("pooling", 0)
+    wrong = [3, 5, 4, 6, 3, 5, 4, 4, 6, 5, 3, 5]
+    baseline = [trial for trial in unfold(plan.study, plan.base, range(2 * SEEDS)) if trial.arm == "baseline"]
+    for trial, errors in zip(baseline[:-1], wrong, strict=False):
+        put(tmp_path, trial, [errors])
+    command = ["--study", "pooling", "--seeds", str(SEEDS), "--null", "--results", str(tmp_path)]
+    main([*command, "--dry-run"])
+    assert capsys.readouterr().out.startswith(f"{2 * SEEDS} trials wanted, {2 * SEEDS - 1} on record, 1 to train")
+    put(tmp_path, baseline[-1], [wrong[-1]])
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "Noise floor" in output
+    answer = json.loads((tmp_path / "studies" / "pooling-null" / "answer.json").read_text())
+    first, other = answer["arms"]
+    assert list(first["errors"].values()) == wrong[:SEEDS]
+    assert list(other["errors"].values()) == wrong[SEEDS:]
+    assert other["word"] in ("inconclusive", "equivalent")
+    assert not (tmp_path / "studies" / "pooling").exists()
