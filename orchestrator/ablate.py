@@ -34,7 +34,7 @@ from orchestrator.reporting.claims import write_claims
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import points_left
-from orchestrator.sweep_phase import history_of, search_of, with_sweep
+from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -88,13 +88,16 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
         # 有限的空间装不下更多的点
         plan = replace(plan, sweep_points=search.size())
     sweep_left = 0 if search is None else points_left(search, history_of(plan, search, folder, options))
+    confirm_left = confirmation_left(plan, search, folder, options, sweep_left)
     place = likely_place(options)
     measured = measured_epochs(options.results, place.gpus > 0)
-    cost = estimate(configs_to_train(plan, sweep_left), measured, place)
+    cost = estimate(configs_to_train(plan, sweep_left + confirm_left), measured, place)
     _say(console, plan_line(plan, time_said(cost), resolution_outlook(plan, folder), sweep_left))
     if plan.retune is not None:
         tuning_cost = estimate(retuning_configs(plan), measured, place)
         _say(console, f"{retuning_line(plan)}, time {time_said(tuning_cost)}")
+    if options.confirm:
+        _say(console, f"confirmation on fresh seeds: {confirm_left} trials to train")
     if options.dry_run:
         whole_cost = estimate([*configs_to_train(plan, sweep_left), *retuning_configs(plan)], measured, place)
         _say(console, *arm_lines(plan, {}), cost_line(whole_cost))
@@ -102,9 +105,9 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     preflight.check_results(options.results)
     content = write_plan(folder, plan, sys.argv)
     states = dict(plan.done)
-    if plan.to_run or sweep_left or retuning_left(plan):
+    if plan.to_run or sweep_left or confirm_left or retuning_left(plan):
         prepare_images(plan, console)
-        ended = run_missing(plan, [plan], folder, search, sweep_left, options, console, started)
+        ended = run_missing(plan, [plan], folder, search, sweep_left + confirm_left, options, console, started)
         if ended is None:
             return EXIT_INTERRUPTED
         states = ended

@@ -13,10 +13,11 @@ from typing import Any
 import polars as pl
 
 from orchestrator.costs import arm_costs
-from orchestrator.evidence import count, gather_evidence, on_scale
+from orchestrator.evidence import gather_evidence, on_scale
 from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.judged import Judged, Metric, TimeToThreshold, points_between
 from orchestrator.looks import Look, take_look
+from orchestrator.pairs import count
 from orchestrator.remarks import remarks
 from orchestrator.sign_test import Between, median
 from orchestrator.statistics import binomial_error, correlation, paired_test, seeds_needed, t_interval

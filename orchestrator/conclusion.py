@@ -12,6 +12,7 @@ from rich.console import Console
 
 from orchestrator.answer import answer
 from orchestrator.boundaries import looks_before, share_of_level
+from orchestrator.confirmation import confirm, note_look, read_confirmation
 from orchestrator.findings import Answer, TuningTrial
 from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
 from orchestrator.records import read_members
@@ -78,8 +79,11 @@ def judged_material(
         again = _retuned(plan, content, outcomes, tables.trials, points.clear(), epochs)
         more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
         judged = judged.model_copy(update=more)
+    judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
     if notes_look:
         content = add_look(folder, dict(content), judged.seeds)
+        if judged.confirmation is not None:
+            note_look(folder, len(judged.confirmation.seeds))
     return gather(judged, content, folder, results, tables.trials, points)
 
 
@@ -126,15 +130,25 @@ def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) ->
     return points.filter(pl.col("key").is_in(own))
 
 
-def _with_sweep(judged: Answer, plan: Plan, folder: Path, trials: pl.DataFrame, points: pl.DataFrame) -> Answer:
-    """The answer with what the sweep says as a whole."""
+def _with_sweep(
+    judged: Answer,
+    plan: Plan,
+    folder: Path,
+    trials: pl.DataFrame,
+    points: pl.DataFrame,
+    epochs: pl.DataFrame,
+    *,
+    keep: bool,
+) -> Answer:
+    """The answer with what the sweep says as a whole, and what fresh seeds say of its best points."""
     if plan.study.sweep is None or not points.height:
         return judged
     made = read_sweep_file(folder)
     ended = sweep_points(points, trials, made.get("second_objective"))
-    epochs = int(trials.filter(pl.col("key").is_in(points["key"]))["epochs"].sum())
-    facts = sweep_facts(ended, epochs, made, remembered_importance(folder, plan.study.sweep, ended))
-    return judged.model_copy(update={"sweep_facts": facts})
+    trained = int(trials.filter(pl.col("key").is_in(points["key"]))["epochs"].sum())
+    facts = sweep_facts(ended, trained, made, remembered_importance(folder, plan.study.sweep, ended, keep=keep))
+    confirmation = confirm(plan, read_confirmation(folder), trials, epochs)
+    return judged.model_copy(update={"sweep_facts": facts, "confirmation": confirmation})
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:

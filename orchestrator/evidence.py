@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from orchestrator.evaluations import seen_in
-from orchestrator.judged import Metric, TimeToThreshold, judged_metric, with_epochs_to
-from orchestrator.sign_test import Between
+from orchestrator.judged import Metric, judged_metric, with_epochs_to
+from orchestrator.pairs import ArmRecord, paired_evidence
 from orchestrator.verdict import ArmEvidence
 from search_spaces.study import Arm, Recipe, Study
 
@@ -51,19 +51,13 @@ class Evidence:
     def of(self, arm: str, seeds: int) -> ArmEvidence:
         """Returns an arm's evidence of seeds 0 to `seeds` - 1, which have all ended, in the baseline too."""
         rows, baseline = self.rows(arm, seeds), self.rows(self.study.baseline, seeds)
-        pairs = list(zip(baseline, rows, strict=True))
-        differences = [self.judged.difference(base, row) for base, row in pairs]
-        return ArmEvidence(
-            name=arm,
-            differences=tuple(difference for difference in differences if difference is not None),
-            planned=len(rows),
-            diverged=count(rows, "diverged"),
-            failed=count(rows, "failed", "stopped"),
-            baseline_diverged=count(baseline, "diverged"),
-            baseline_failed=count(baseline, "failed", "stopped"),
+        return paired_evidence(
+            arm,
+            [ArmRecord(row) for row in baseline],
+            [ArmRecord(row) for row in rows],
+            self.judged,
             same_trials=self._same_trials(arm),
             claimed_points=_claimed_sign(self.study.arm(arm)),
-            ratios=_ratios(pairs, self.judged),
         )
 
     def at(self, arm: str, seeds: int) -> ArmEvidence | None:
@@ -106,21 +100,9 @@ def gather_evidence(
     return Evidence(study, wanted, ended, judged_metric(study, recipe, finished))
 
 
-def count(rows: Sequence[Row], *states: str) -> int:
-    """Returns how many rows are in one of the states."""
-    return sum(row["state"] in states for row in rows)
-
-
 def on_scale(size: float, judged: Metric) -> float:
     """Returns a recipe's margin or effect on the scale of the differences: points, or the log of a ratio."""
     return size if judged.scale == "points" else math.log(size)
-
-
-def _ratios(pairs: Sequence[tuple[Row, Row]], judged: Metric) -> tuple[Between, ...] | None:
-    if not isinstance(judged, TimeToThreshold):
-        return None
-    found = [judged.ratio(base, row) for base, row in pairs]
-    return tuple(ratio for ratio in found if ratio is not None)
 
 
 def _claimed_sign(arm: Arm) -> float | None:

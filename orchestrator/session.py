@@ -17,8 +17,10 @@ from rich.console import Console
 
 from alexnet_core.datasets import prepare_data
 from alexnet_core.schedule import can_be_extended
-from orchestrator import cluster, preflight
+from orchestrator import cluster, preflight, records
 from orchestrator.budget import Budget, Limits
+from orchestrator.confirmation import confirmation_trials, write_confirmation
+from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.estimate import Place, measured_epochs
 from orchestrator.plan import Plan
@@ -27,7 +29,13 @@ from orchestrator.records import TrialState
 from orchestrator.retuning import further_missing, retuning_left, with_retuning
 from orchestrator.slot import SlotPlan
 from orchestrator.sweep import Search, points_left
-from orchestrator.sweep_phase import curves_on_record, history_of, reader, write_sweep_file
+from orchestrator.sweep_phase import (
+    curves_on_record,
+    history_of,
+    planned_confirmation,
+    reader,
+    write_sweep_file,
+)
 
 if TYPE_CHECKING:
     from orchestrator.run import StudyRun
@@ -40,7 +48,7 @@ def run_missing(
     plans: Sequence[Plan],
     folder: Path,
     search: Search | None,
-    sweep_left: int,
+    chosen_left: int,
     options: argparse.Namespace,
     console: Console,
     started: float,
@@ -52,17 +60,17 @@ def run_missing(
         plans: The studies in it, whose re-tunings run after them.
         folder: Where the members are written down.
         search: What its sweep searches; None for no sweep.
-        sweep_left: Points of the sweep still to train.
+        chosen_left: Points of the sweep, and trials that confirm them, still to train.
         options: The command's.
         console: Where to print.
         started: `time.monotonic()` at the command's start.
     """
     cluster.check_dashboard_host(options.dashboard_host)
     further = sum(retuning_left(tuned) for tuned in plans)
-    slot_plan, facts = _start_ray(plan, options, console, sweep_left + further)
+    slot_plan, facts = _start_ray(plan, options, console, chosen_left + further)
     from orchestrator.recorder import RecordSettings
     from orchestrator.run import Interrupted, RunSettings, StudyRun
-    from orchestrator.searcher import ArmSearcher, SweepSearcher
+    from orchestrator.searcher import ArmSearcher
 
     if facts.dashboard is not None:
         token = "; its token: ray get-auth-token" if facts.token_required else ""
@@ -92,20 +100,9 @@ def run_missing(
             recorder = run.recorder
             recorder.begin(plan.trials)
             run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
-            if sweep_left and search is not None:
-                history = history_of(plan, search, folder, options)
-                write_sweep_file(search, folder, options)
-                curves = curves_on_record(history, options.results) if options.pruner != "none" else []
-                searcher = SweepSearcher(
-                    search,
-                    history,
-                    launch=partial(recorder.launch, judged=options.pruner != "none"),
-                    join=recorder.join,
-                    read=reader(search, options),
-                    stop=run.stop_trial,
-                )
-                pruner = make_pruner(options.pruner, plan.base.training.epochs, curves)
-                run.run_sweep(searcher, points_left(search, history), pruner)
+            if search is not None:
+                _run_sweep(run, plan, folder, search, options)
+                _run_confirmation(run, plan, folder, search, options)
             for tuned in (tuning for tuning in plans if tuning.retune is not None):
                 _retune(run, tuned, name, options)
             return recorder.states
@@ -144,6 +141,44 @@ def place_of(slots: int, workers: int, gpus_per_worker: int) -> Place:
 def _gpus_per_worker(options: argparse.Namespace) -> int:
     asked: int | None = options.gpus_per_worker
     return asked if asked is not None else min(preflight.visible_gpus(), 2)
+
+
+def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
+    from orchestrator.searcher import SweepSearcher
+
+    history = history_of(plan, search, folder, options)
+    left = points_left(search, history)
+    if not left:
+        return
+    write_sweep_file(search, folder, options)
+    curves = curves_on_record(history, options.results) if options.pruner != "none" else []
+    searcher = SweepSearcher(
+        search,
+        history,
+        launch=partial(run.recorder.launch, judged=options.pruner != "none"),
+        join=run.recorder.join,
+        read=reader(search, options),
+        stop=run.stop_trial,
+    )
+    run.run_sweep(searcher, left, make_pruner(options.pruner, plan.base.training.epochs, curves))
+
+
+def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
+    """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
+    from orchestrator.searcher import ArmSearcher
+
+    content = planned_confirmation(plan, search, folder, options)
+    trials = confirmation_trials(plan, content)
+    if not trials:
+        return
+    write_confirmation(folder, content)
+    run.recorder.states.update(done_states(options.results, [trial.key for trial in trials], options.retry_failed))
+    run.recorder.begin(trials)
+    # 与基线配置相同的点共用同一批 trial
+    missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.recorder.states}
+    wanted = [trial for trial in trials if missing.get(trial.key) is trial]
+    run.run_arms(wanted, lambda own: ArmSearcher(f"{folder.name}/confirmation", own, run.recorder.launch))
+    records.join_members(options.results, folder.name, plan.dataset, trials)
 
 
 def likely_slots(options: argparse.Namespace) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import records
+from orchestrator.confirmation import confirmation_plan, confirmation_trials, fresh_seeds, read_confirmation
+from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
 from orchestrator.pruning import Curve, pruner_arguments
@@ -33,6 +35,10 @@ def with_sweep(study: Study, options: argparse.Namespace) -> Study:
     if options.sweep and study.sweep is None:
         raise LabError(
             f"study {study.name} has no sweep; leave --sweep out, or say what with --sweep-over", exit_code=2
+        )
+    if options.confirm and not options.sweep:
+        raise LabError(
+            "--confirm K confirms points of a sweep: give --sweep N too, those on record included", exit_code=2
         )
     if options.pruner != "none" and options.multi is not None:
         raise LabError("--pruner compares the validation error alone; leave --multi or --pruner out", exit_code=2)
@@ -109,3 +115,28 @@ def write_sweep_file(search: Search, folder: Path, options: argparse.Namespace) 
         },
     }
     records.write_atomically(folder / "sweep.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def planned_confirmation(
+    plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Returns what `--confirm` asks for, as the sweep stands now; an empty dict where nothing is asked for."""
+    if not options.confirm or search is None:
+        return {}
+    history = history_of(plan, search, folder, options)
+    seeds = fresh_seeds(options.confirm_seeds, options.confirm, plan.recipe)
+    return confirmation_plan(search, history, options.confirm, seeds, read_confirmation(folder))
+
+
+def confirmation_left(
+    plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace, sweep_left: int
+) -> int:
+    """Returns how many trials a confirmation still needs; at most so many while the sweep is not at its end."""
+    content = planned_confirmation(plan, search, folder, options)
+    if not content:
+        return 0
+    if sweep_left:
+        points: int = len(content["points"]) + options.confirm
+        return (points + 1) * int(content["seeds"])
+    wanted = {trial.key for trial in confirmation_trials(plan, content)}
+    return len(wanted) - len(done_states(options.results, sorted(wanted), options.retry_failed))

@@ -102,13 +102,16 @@ def sweep_facts(
     )
 
 
-def remembered_importance(folder: Path, space: Sweep, points: Sequence[SweepPoint]) -> tuple[ParameterImportance, ...]:
+def remembered_importance(
+    folder: Path, space: Sweep, points: Sequence[SweepPoint], *, keep: bool = True
+) -> tuple[ParameterImportance, ...]:
     """Returns the parameters' importance; what was computed for the same points is read, since it takes seconds.
 
     Args:
         folder: The study's folder.
         space: The sweep's parameters.
         points: Its ended points.
+        keep: Write what was computed; a report that only looks writes nothing.
     """
     finished = [(point.parameters, point.validation_error) for point in points if point.validation_error is not None]
     seen = json.dumps([space.model_dump(mode="json"), finished], sort_keys=True)
@@ -124,7 +127,7 @@ def remembered_importance(folder: Path, space: Sweep, points: Sequence[SweepPoin
     from orchestrator.importance import importance
 
     found = importance(space, finished)
-    if found:
+    if found and keep:
         content = {"points": digest, "importance": [entry.model_dump(mode="json") for entry in found]}
         write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
     return found

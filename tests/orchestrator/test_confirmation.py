@@ -1,0 +1,159 @@
+"""Fresh seeds take back what a sweep only seemed to find, and what chose a point is no evidence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from alexnet_core.datasets import summarise_data
+from orchestrator.confirmation import confirm, confirmation_plan, confirmation_trials, fresh_seeds
+from orchestrator.findings import Confirmation
+from orchestrator.judged import Judged
+from orchestrator.pairs import ArmRecord, ConfirmationRecord, SweepRecord, paired_evidence
+from orchestrator.plan import Plan
+from orchestrator.sweep import Ask, Ended, Search, SearchHistory
+from orchestrator.tables import TRIAL_COLUMNS
+from search_spaces.study import load_study
+from search_spaces.trial import base_config, unfold
+
+DECAY = "training.weight_decay"
+POINTS, SEEDS, IMAGES = 40, 8, 360
+NO_EPOCHS = pl.DataFrame()
+
+
+def make_plan() -> tuple[Plan, Search]:
+    study = load_study("lrn").model_copy(update={"sweep": load_study("weight_decay").sweep})
+    summary = summarise_data("digits", None, None)
+    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
+    plan = Plan(
+        study=study,
+        dataset="digits",
+        recipe=study.recipes["digits"],
+        summary=summary,
+        base=base,
+        trials=unfold(study, base, range(2)),
+        seeds=(0, 1),
+        sweep_points=POINTS,
+        done={},
+    )
+    assert study.sweep is not None
+    return plan, Search("lrn/sweep", study.sweep, base, POINTS)
+
+
+PLAN, SEARCH = make_plan()
+
+
+def row(key: str, seed: int, wrong: int, state: str = "finished") -> dict[str, Any]:
+    """A trial of which `wrong` of 360 images are wrong, in validation as in test."""
+    cells: dict[str, Any] = {"key": key, "seed": seed, "state": state, "epochs": 11}
+    for split in ("validation", "test"):
+        cells |= {
+            f"{split}_top1_error": wrong / IMAGES,
+            f"{split}_top1_errors": wrong,
+            f"{split}_top5_errors": 0,
+            f"{split}_count": IMAGES,
+        }
+    return cells
+
+
+def swept(errors: list[int]) -> tuple[SearchHistory, list[dict[str, Any]]]:
+    """A sweep of weight decay that ended with so many wrong images at each point."""
+    asks, ended, rows = [], {}, []
+    for position, wrong in enumerate(errors):
+        parameters = {DECAY: 1e-6 * 1.3**position}
+        key = SEARCH.trial(parameters).key
+        asks.append(Ask(position, key, SEARCH.base_key, parameters, (), "random"))
+        ended[position] = Ended("finished", (wrong / IMAGES,))
+        rows.append(row(key, 1000, wrong))
+    return SearchHistory((), tuple(asks), ended), rows
+
+
+def simulated(generator: np.random.Generator, effect: int = 0) -> Confirmation:
+    """A field without effect (or, at the last point, with one of `effect` images): counts of a network with 5 %."""
+    errors = generator.binomial(IMAGES, 0.05, POINTS)
+    errors[-1] = max(0, errors[-1] - effect)
+    history, rows = swept(errors.tolist())
+    content = confirmation_plan(SEARCH, history, 3, SEEDS, {})
+    for trial in confirmation_trials(PLAN, content):
+        wrong = int(generator.binomial(IMAGES, 0.05)) - (effect if trial.arm == f"point-{POINTS - 1}" else 0)
+        rows.append(row(trial.key, trial.seed, max(0, wrong)))
+    for trial in PLAN.trials:
+        rows.append(row(trial.key, trial.seed, int(generator.binomial(IMAGES, 0.05))))
+    trials = pl.DataFrame(rows, schema={name: TRIAL_COLUMNS[name] for name in rows[0]}).unique("key")
+    found = confirm(PLAN, content, trials, NO_EPOCHS)
+    assert found is not None
+    return found
+
+
+def test_a_sweep_over_a_field_without_effect_loses_its_lead_at_confirmation() -> None:
+    generator = np.random.default_rng(1)
+    studies = [simulated(generator) for _ in range(25)]
+    swept_leads = [study.points[0].swept_lead for study in studies]
+    leads = [point.lead for study in studies for point in study.points]
+    # 40 个点里最好的一个看来好两个多百分点，全是挑出来的运气
+    assert np.mean(swept_leads) > 1.5
+    assert abs(np.mean(leads)) < 0.25
+    words = [point.word for study in studies for point in study.points]
+    assert sum(word in ("higher", "lower", "supports", "contradicts") for word in words) <= 3
+    first = studies[0]
+    assert first.seeds == tuple(range(2000, 2008))
+    assert [point.swept_error for point in first.points] == sorted(point.swept_error for point in first.points)
+
+
+def test_a_real_effect_is_still_there_on_fresh_seeds() -> None:
+    found = simulated(np.random.default_rng(2), effect=16)
+    best = found.points[0]
+    assert best.name == f"point-{POINTS - 1}"
+    assert best.word == "lower"
+    assert best.lead == pytest.approx(-best.difference)
+    assert best.lead > 3
+
+
+def test_what_chose_a_point_is_refused_as_evidence_by_its_type() -> None:
+    metric = Judged("top-1 test error", "test", "test")
+    arms = [ArmRecord(row("a", seed, 10)) for seed in range(3)]
+    fresh = [ConfirmationRecord(row("b", seed, 12)) for seed in range(3)]
+    chosen = [SweepRecord(row("c", 1000, 8))] * 3
+    assert paired_evidence("x", arms, arms, metric).differences == (0.0,) * 3
+    for baseline, records in ((arms, chosen), (chosen, chosen), (fresh, chosen), (arms, fresh)):
+        with pytest.raises(TypeError, match="are evidence for x"):
+            paired_evidence("x", baseline, records, metric)  # type: ignore[type-var]
+
+
+def test_a_seed_counts_when_all_points_have_it_and_what_lacks_is_named() -> None:
+    history, rows = swept([9, 8, 7])
+    content = confirmation_plan(SEARCH, history, 2, 4, {})
+    assert [point["name"] for point in content["points"]] == ["point-2", "point-1"]
+    trials = confirmation_trials(PLAN, content)
+    assert [(trial.arm, trial.seed) for trial in trials[:4]] == [
+        ("baseline", 2000),
+        ("point-2", 2000),
+        ("point-1", 2000),
+        ("baseline", 2001),
+    ]
+    ended = [trial for trial in trials if (trial.arm, trial.seed) != ("point-1", 2002)]
+    rows += [row(trial.key, trial.seed, 5) for trial in ended]
+    found = confirm(PLAN, content, pl.DataFrame(rows, schema={n: TRIAL_COLUMNS[n] for n in rows[0]}), NO_EPOCHS)
+    assert found is not None
+    assert found.seeds == (2000, 2001)
+    assert found.missing == ("point-1 seed 2002",)
+
+
+def test_points_confirmed_before_stay_in_the_family_and_another_question_starts_anew() -> None:
+    first = confirmation_plan(SEARCH, swept([9, 8, 7])[0], 1, 8, {})
+    first["looks"] = [8]
+    later = confirmation_plan(SEARCH, swept([9, 8, 7, 2])[0], 1, 12, first)
+    assert [point["name"] for point in later["points"]] == ["point-2", "point-3"]
+    assert (later["seeds"], later["looks"]) == (12, [8])
+    longer = SEARCH.base.model_copy(update={"training": SEARCH.base.training.model_copy(update={"epochs": 12})})
+    assert confirmation_plan(replace(SEARCH, base=longer), swept([9, 8])[0], 1, 4, first)["looks"] == []
+
+
+def test_fresh_seeds_are_enough_for_a_word() -> None:
+    assert fresh_seeds(None, 3, PLAN.recipe) == 8
+    assert fresh_seeds(None, 12, PLAN.recipe) == 9
+    assert fresh_seeds(5, 3, PLAN.recipe) == 5
