@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from orchestrator.conclusion import judged_material
 from orchestrator.errors import LabError
+from orchestrator.evaluations import evaluation_path
 from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.plan import EXIT_NOTHING, Plan, plan_on_record
 from orchestrator.records import trial_folder
@@ -67,6 +68,11 @@ def _changed_records(source: Provenance, results: Path) -> Iterator[str]:
         if now != record.sha256:
             how = "is gone" if now is None else "was changed"
             yield f"record {record.key} ({record.arm} seed {record.seed}): result.json {how} after the report"
+        evaluation = evaluation_path(path.parent, record.views)
+        seen = sha256(evaluation.read_bytes()) if record.views != 1 and evaluation.is_file() else None
+        if seen != record.evaluation_sha256:
+            how = "is gone" if seen is None else "was changed"
+            yield f"record {record.key} ({record.arm} seed {record.seed}): its evaluation {how} after the report"
 
 
 def _changed_plan(plan: Plan, folder: Path, source: Provenance, answer: Answer) -> Iterator[str]:

@@ -51,13 +51,14 @@ class Evaluation(Frozen):
     environment: dict[str, str | int | None] = {}
 
 
-def _path(folder: Path, views: int) -> Path:
+def evaluation_path(folder: Path, views: int) -> Path:
+    """Returns where a trial's evaluation in so many views lies."""
     return folder / "evaluations" / f"{views}.json"
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Writes an evaluation into a trial's folder."""
-    write_atomically(_path(folder, evaluation.views), evaluation.model_dump_json(indent=1).encode())
+    write_atomically(evaluation_path(folder, evaluation.views), evaluation.model_dump_json(indent=1).encode())
 
 
 def read_evaluation(folder: Path, views: int) -> Evaluation | None:
@@ -66,7 +67,7 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
     Raises:
         LabError: The file is damaged (named).
     """
-    path = _path(folder, views)
+    path = evaluation_path(folder, views)
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from alexnet_core.specification import Frozen
+from orchestrator.evaluations import evaluation_path
 from orchestrator.records import trial_folder
 
 # 机器的名字与进程号不说明结果，也不该进入公开的报告
@@ -19,7 +20,13 @@ HOUR = 3600.0
 
 
 class RecordUsed(Frozen):
-    """A trial that the answer rests on; `sha256` is that of its `result.json`."""
+    """A trial that the answer rests on.
+
+    Attributes:
+        sha256: Of its `result.json`.
+        views: In how many views it was evaluated for the answer.
+        evaluation_sha256: Of the record of that evaluation; None with one view, which is in `result.json`.
+    """
 
     arm: str
     seed: int
@@ -28,6 +35,8 @@ class RecordUsed(Frozen):
     state: str
     message: str = ""
     sha256: str
+    views: int = 1
+    evaluation_sha256: str | None = None
 
 
 class Provenance(Frozen):
@@ -68,7 +77,8 @@ class Provenance(Frozen):
     @property
     def digest(self) -> str:
         """One SHA-256 over all records used."""
-        return sha256("\n".join(sorted(f"{record.key} {record.sha256}" for record in self.records)).encode())
+        lines = [f"{record.key} {record.sha256} {record.evaluation_sha256 or ''}".rstrip() for record in self.records]
+        return sha256("\n".join(sorted(lines)).encode())
 
 
 def provenance(plan: Mapping[str, Any], folder: Path, results: Path, used: pl.DataFrame) -> Provenance:
@@ -92,7 +102,7 @@ def provenance(plan: Mapping[str, Any], folder: Path, results: Path, used: pl.Da
         hours=hours,
         gpu_hours=gpu_hours,
         idle_gpu_hours=idle,
-        records=_records(results, used),
+        records=_records(results, used, {(row["arm"], row["key"]): row.get("views", 1) for row in plan["trials"]}),
         plan_sha256=sha256((folder / "plan.json").read_bytes()),
     )
 
@@ -146,7 +156,13 @@ def _hours(trials: pl.DataFrame) -> tuple[float, float, float]:
     return whole, paid, idle
 
 
-def _records(results: Path, used: pl.DataFrame) -> tuple[RecordUsed, ...]:
+def _records(results: Path, used: pl.DataFrame, views: Mapping[tuple[str, str], int]) -> tuple[RecordUsed, ...]:
     hashes = {key: sha256((trial_folder(results, key) / "result.json").read_bytes()) for key in used["key"].unique()}
+
+    def seen(row: Mapping[str, Any]) -> dict[str, Any]:
+        asked = views.get((row["arm"], row["key"]), 1)
+        path = evaluation_path(trial_folder(results, row["key"]), asked)
+        return {"views": asked, "evaluation_sha256": sha256(path.read_bytes()) if path.is_file() else None}
+
     rows = used.select("arm", "seed", "phase", "key", "state", "message").sort("phase", "seed", "arm", "key")
-    return tuple(RecordUsed(**row, sha256=hashes[row["key"]]) for row in rows.iter_rows(named=True))
+    return tuple(RecordUsed(**row, sha256=hashes[row["key"]], **seen(row)) for row in rows.iter_rows(named=True))

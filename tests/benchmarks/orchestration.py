@@ -2,7 +2,8 @@
 
 Prints figures and ratios and asserts none of them. Every part runs real commands in a results folder of its own.
 
-    --parts study,warm,nesting,answer,memory   (default: all; `memory` runs 200 trials in one slot)
+    --parts study,warm,nesting,answer,memory,scheduler   (default: all; `memory` runs 200 trials in one slot,
+                                                          `scheduler` 400 that train nothing)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 STUDY = """
@@ -57,6 +59,9 @@ tune.Tuner(tune.with_resources(trial, {"CPU": 1}),
            run_config=tune.RunConfig(storage_path=sys.argv[1], verbose=0)).fit()
 print("seconds", time.monotonic() - start)
 """
+
+SCHEDULED = 400
+SECONDS_OF_A_TRIAL = 5.0
 
 
 def spin_seconds() -> float:
@@ -142,9 +147,34 @@ def bench_memory(folder: Path) -> None:
     )
 
 
+def bench_scheduler(folder: Path) -> None:
+    """What the orchestrator itself takes per trial: slots that train nothing, all else as in a study."""
+    study = folder / "bench.yaml"
+    study.write_text(STUDY.format(epochs=1))
+    results = folder / "scheduler"
+    place = ("--results", str(results), "--no-dashboard", "--slots", "2")
+    asked = ("--study", str(study), "--seeds", str(SCHEDULED // 2))
+    seconds, _ = command("-m", "tests.benchmarks.instant_slots", *place, *asked)
+    ended = [_seconds(str(row["finished_at"])) for row in trial_results(results)]
+    halves = ended[0], ended[len(ended) // 2], ended[-1]
+    first, last = ((b - a) / (len(ended) / 2) for a, b in pairwise(halves))
+    each, rest = (ended[-1] - ended[0]) / (len(ended) - 1), seconds - (ended[-1] - ended[0])
+    print(
+        f"{len(ended)} trials that train nothing: {each:.3f} s each (first half {first:.3f} s, second {last:.3f} s); "
+        f"start of Ray, tables, answer and report {rest:.0f} s"
+    )
+    for trials in (len(ended), 1000):
+        spent, training = trials * each + rest, trials * SECONDS_OF_A_TRIAL
+        # 编排与训练并行；这里按最坏情形全部相加，一个槽位
+        print(
+            f"    of {trials} trials at {SECONDS_OF_A_TRIAL:g} s in one slot: {100 * each / SECONDS_OF_A_TRIAL:.1f} % "
+            f"per trial, {100 * spent / (spent + training):.1f} % with start and end (aim: under 2 at 1,000)"
+        )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", default="study,warm,nesting,answer,memory")
+    parser.add_argument("--parts", default="study,warm,nesting,answer,memory,scheduler")
     parts = parser.parse_args().parts.split(",")
     ratio: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as text:
@@ -155,6 +185,7 @@ def main() -> int:
             "nesting": bench_nesting,
             "answer": bench_answer,
             "memory": bench_memory,
+            "scheduler": bench_scheduler,
         }
         for part in parts:
             print(f"spin loop: {spin_seconds():.2f} s", flush=True)

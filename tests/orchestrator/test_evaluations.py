@@ -17,6 +17,8 @@ from rich.console import Console
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import summarise_data
 from orchestrator.answer import answer
+from orchestrator.check import found_differences
+from orchestrator.conclusion import conclude
 from orchestrator.errors import LabError
 from orchestrator.evaluations import Evaluation, evaluations_on_record, lost_weights, read_evaluation, write_evaluation
 from orchestrator.findings import Answer
@@ -112,6 +114,19 @@ def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views
     assert one.word == "supports"
     assert one.costs.seconds_per_epoch.pairs == 0
     assert found.missing == ()
+
+
+def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check(tmp_path: Path) -> None:
+    put_all(tmp_path)
+    plan, folder = make_plan(tmp_path), tmp_path / "studies" / "views"
+    content = write_plan(folder, plan, ["ablate"])
+    conclude(plan, tmp_path, folder, content, Console(file=StringIO()))
+    assert found_differences(folder, tmp_path) == []
+    path = tmp_path / "trials" / plan.trials[0].key / "evaluations" / "10.json"
+    path.write_text(path.read_text().replace('"top1_errors": 24', '"top1_errors": 23'))
+    found = found_differences(folder, tmp_path)
+    assert f"record {plan.trials[0].key} (ten seed 0): its evaluation was changed after the report" in found
+    assert any("one" in line for line in found)
 
 
 def test_an_arm_that_is_not_evaluated_yet_is_missing_and_a_diverged_one_is_diverged(tmp_path: Path) -> None:
