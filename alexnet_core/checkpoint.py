@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from alexnet_core.errors import CoreError
 from alexnet_core.files import replaced
 from alexnet_core.metrics import EpochReport
@@ -144,11 +146,14 @@ def read_position(path: Path) -> Position:
     Raises:
         CoreError: If the file is missing, torn, or no checkpoint.
     """
-    header = _header(path)
-    text = header.get("__metadata__", {}).get("position")
-    if text is None:
+    notes = _header(path).get("__metadata__")
+    text = notes.get("position") if isinstance(notes, dict) else None
+    if not isinstance(text, str):
         raise CoreError(f"{path} is not a checkpoint of a training: its header has no position")
-    return Position.model_validate_json(text)
+    try:
+        return Position.model_validate_json(text)
+    except ValidationError as error:
+        raise CoreError(f"{path} is damaged: its header's position is none") from error
 
 
 def read_history(path: Path) -> tuple[EpochReport, ...]:
@@ -220,9 +225,12 @@ def _header(path: Path) -> dict[str, Any]:
                 raise CoreError(f"{path} is damaged: its header claims {length} bytes")
             header: dict[str, Any] = json.loads(file.read(length))
             size = os.fstat(file.fileno()).st_size
-    except (OSError, struct.error, ValueError) as error:
+    except (OSError, struct.error, ValueError, RecursionError) as error:
         raise CoreError(f"{path} cannot be read as a checkpoint: {error}") from error
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    try:
+        ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
+    except (AttributeError, TypeError, KeyError, IndexError, ValueError, OverflowError) as error:
+        raise CoreError(f"{path} is damaged: its header lists no tensors") from error
     if 8 + length + max(ends, default=0) != size:
         raise CoreError(f"{path} is torn: it has {size} bytes, its header speaks of more or fewer")
     return header

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -96,16 +97,26 @@ def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> L
     verify(folder)
     try:
         config = TrainConfig.model_validate_json((folder / "config.json").read_bytes())
-        labels = tuple(json.loads((folder / "labels.json").read_bytes()))
+        labels = json.loads((folder / "labels.json").read_bytes())
         tensors = load_file(folder / "model.safetensors")
         mean_image = tensors.pop("mean_image").numpy()
         network = AlexNet(config.network, devices)
         network.load_state_dict(tensors)
     except (ValidationError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CoreError(f"{folder} is not an export that this version can load: {first}") from error
+    _check_parts(folder, config, labels, mean_image)
     network.eval()
-    return LoadedModel(network, config, labels, mean_image)
+    return LoadedModel(network, config, tuple(labels), mean_image)
+
+
+def _check_parts(folder: Path, config: TrainConfig, labels: Any, mean_image: np.ndarray) -> None:
+    """Compares labels and mean image with the configuration; raises CoreError."""
+    classes, size = config.network.classes, config.data.image_size
+    if not isinstance(labels, list) or len(labels) != classes or not all(isinstance(label, str) for label in labels):
+        raise CoreError(f"{folder / 'labels.json'} does not name the network's {classes} classes")
+    if mean_image.shape != (size, size, 3) or mean_image.dtype != np.float32:
+        raise CoreError(f"{folder / 'model.safetensors'} has no mean image of float32 ({size}, {size}, 3)")
 
 
 def verify(folder: Path) -> None:
@@ -118,7 +129,7 @@ def verify(folder: Path) -> None:
     if not sums.is_file():
         raise CoreError(f"{folder} is not an exported model: it has no SHA256SUMS")
     listed = {}
-    for line in sums.read_text(encoding="utf-8").splitlines():
+    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")
         listed[name] = digest
     for name in NEEDED:

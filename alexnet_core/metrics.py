@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
 from alexnet_core.specification import Frozen
+
+# 记录会进 64 位整数的表；2^53 以内在 JSON 里也不失真
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class SplitMetrics(Frozen):
@@ -16,9 +23,9 @@ class SplitMetrics(Frozen):
     """
 
     loss_sum: float = 0.0
-    top1_errors: int = 0
-    top5_errors: int = 0
-    count: int = 0
+    top1_errors: Count = 0
+    top5_errors: Count = 0
+    count: Count = 0
 
     @property
     def loss(self) -> float:
@@ -36,6 +43,16 @@ class SplitMetrics(Frozen):
         return self.top5_errors / self.count
 
 
+def _of_images(metrics: SplitMetrics) -> SplitMetrics:
+    if metrics.count < max(1, metrics.top1_errors, metrics.top5_errors):
+        raise ValueError(f"{metrics.count} images cannot have {metrics.top1_errors} or {metrics.top5_errors} errors")
+    return metrics
+
+
+# 至少一张图，且错误不多于图：这样的错误率才有定义
+SplitErrors = Annotated[SplitMetrics, AfterValidator(_of_images)]
+
+
 class EpochReport(Frozen):
     """One finished epoch.
 
@@ -51,11 +68,11 @@ class EpochReport(Frozen):
         images_per_second: Training images per second, evaluation excluded.
     """
 
-    epoch: int
+    epoch: Count
     learning_rate: float
-    train: SplitMetrics
-    validation: SplitMetrics
-    test: SplitMetrics | None = None
-    train_final: SplitMetrics | None = None
+    train: SplitErrors
+    validation: SplitErrors
+    test: SplitErrors | None = None
+    train_final: SplitErrors | None = None
     seconds: float
     images_per_second: float

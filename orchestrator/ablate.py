@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from alexnet_core.errors import CoreError
 from orchestrator import cluster, preflight, records
 from orchestrator.budget import Limits, complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
-from orchestrator.display import make_console
+from orchestrator.display import make_console, print_error
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
+from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
 from orchestrator.options import DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
@@ -41,6 +43,7 @@ from search_spaces.study import Recipe, Study, load_study, study_names
 from search_spaces.trial import base_config, parse_override, unfold
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_UNFORESEEN = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,15 +51,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     options = parser().parse_args(arguments)
     console = make_console()
+    notifier = _notifier(options)
+    trouble: str | None = None
     try:
-        code = _list(console) if options.list else _ablate(options, console, started)
+        code = _list(console) if options.list else _ablate(options, console, started, notifier)
     except (LabError, StudyError, CoreError) as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        trouble = str(error)
+        print_error(trouble)
         code = error.exit_code if isinstance(error, LabError) else EXIT_WRONG_USE
+    except Exception as error:
+        notifier.send(EXIT_UNFORESEEN, f"{type(error).__name__}: {error}")
+        raise
+    notifier.send(code, trouble)
     if cluster.is_up():
         cluster.leave(code, options.results.resolve() / ".ray" / cluster.scratch_name())
     return code
+
+
+def _notifier(options: argparse.Namespace) -> Notifier:
+    """Who is told of the end; nobody when the command only says something and stops."""
+    only_says = options.list or options.dry_run or options.show is not None
+    facts = {"study": options.study, "dataset": options.dataset, "results": str(options.results.resolve())}
+    return Notifier(None if only_says else options.notify, facts)
 
 
 def _list(console: Console) -> int:
@@ -69,11 +85,11 @@ def _list(console: Console) -> int:
     return EXIT_DONE
 
 
-def _ablate(options: argparse.Namespace, console: Console, started: float) -> int:
+def _ablate(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
     if options.results.is_dir():
         upgrade_results(options.results)
     if options.study == PAPER:
-        return _ablate_paper(options, console, started)
+        return _ablate_paper(options, console, started, notifier)
     plan = _plan(load_study(options.study), options)
     if options.null:
         if options.sweep or options.retune is not None:
@@ -107,10 +123,12 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     states = dict(plan.done)
     if plan.to_run or sweep_left or confirm_left or retuning_left(plan):
         prepare_images(plan, console)
-        ended = run_missing(plan, [plan], folder, search, sweep_left + confirm_left, options, console, started)
+        ended = run_missing(
+            plan, [plan], folder, search, sweep_left + confirm_left, options, console, started, notifier
+        )
         if ended is None:
             return EXIT_INTERRUPTED
-        states = ended
+        plan, states = ended
         plan = with_retuning(plan, options.results, options.retry_failed)
         content = write_plan(folder, plan, sys.argv)
         if _stopped_by_budget(plan, states, options, console):
@@ -120,12 +138,17 @@ def _ablate(options: argparse.Namespace, console: Console, started: float) -> in
     records.tidy_ended(options.results, states)
     if options.keep_weights == "best":
         records.keep_best_weights(options.results, plan.trials)
-    conclude(plan, options.results, folder, content, console)
+    judged = conclude(plan, options.results, folder, content, console)
+    notifier.add(
+        trials=Counter(states[key].value for key in {trial.key for trial in plan.trials} & states.keys()),
+        verdicts={arm.name: arm.word for arm in judged.arms if not arm.is_baseline},
+        report=str((folder / "report.html").resolve()),
+    )
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
     return _exit_code(plan, states, options.results)
 
 
-def _ablate_paper(options: argparse.Namespace, console: Console, started: float) -> int:
+def _ablate_paper(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
     """Asks every study in one Ray session; each is planned, answered and reported as it would be alone."""
     if options.sweep or options.show is not None or options.null or options.retune is not None:
         raise LabError("--study paper takes no --sweep, --show, --null or --retune; ask the study itself", exit_code=2)
@@ -166,10 +189,10 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
     states = dict(whole.done)
     if whole.to_run or any(retuning_left(plan) for plan in plans):
         prepare_images(whole, console)
-        ended = run_missing(whole, plans, paper_folder, None, 0, options, console, started)
+        ended = run_missing(whole, plans, paper_folder, None, 0, options, console, started, notifier)
         if ended is None:
             return EXIT_INTERRUPTED
-        states = ended
+        _, states = ended
         if _stopped_by_budget(whole, states, options, console):
             return EXIT_SOME_FAILED if _failed(whole, states) else EXIT_DONE
     records.tidy_ended(options.results, states)
@@ -181,6 +204,11 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float)
             content = write_plan(folder, plan, sys.argv)
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
+    notifier.add(
+        trials=Counter(state.value for state in states.values()),
+        verdicts={f"{one.study}/{arm.name}": arm.word for one in answers for arm in one.arms if not arm.is_baseline},
+        report=str((paper_folder / "report.html").resolve()),
+    )
     console.print(summary_table(answers))
     write_claims(paper_folder, answers, {options.dataset: skipped})
     took = readable_seconds(time.monotonic() - started)

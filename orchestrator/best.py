@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.errors import CoreError
-from orchestrator.display import make_console
+from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.export import export
 from orchestrator.retention import EXPORT, VERDICT, delete, stored_files, to_delete
@@ -32,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _best(options)
     except (LabError, CoreError) as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return getattr(error, "exit_code", 2)
 
 

@@ -105,14 +105,20 @@ class Broker:
         self._running[slot] = job.key
         return self._assignment(job)
 
-    async def _retry(self, job: Job, slot: int) -> Event | None:
+    async def _may_retry(self, job: Job) -> bool:
+        """Whether a trial whose worker died is tried again; ends it where not."""
         if job.stop is not None:
             await self._finish(job, {"state": job.stop})
-            return None
+            return False
         if job.attempts_used >= ATTEMPTS_PER_TRIAL:
             last = f", the last time with {job.last_words}" if job.last_words else ""
             message = f"the worker died {job.attempts_used} times in this trial{last}"
             await self._finish(job, {"state": "failed", "message": message})
+            return False
+        return True
+
+    async def _retry(self, job: Job, slot: int) -> Event | None:
+        if not await self._may_retry(job):
             return None
         job.attempt += 1
         job.attempts_used += 1
@@ -171,6 +177,19 @@ class Broker:
         if job.slot is None:
             self._queue.remove(key)
             await self._finish(job, {"state": state})
+        await self._wake()
+
+    async def release(self, slot: int) -> None:
+        """Gives the trial of a slot whose node has gone to the next slot that asks; that counts as an attempt."""
+        # 死去的 worker 留下的请求不得再拿走 trial
+        self._asks[slot] = self._asks.get(slot, 0) + 1
+        held = self._running.pop(slot, None)
+        job = self._jobs[held] if held is not None else None
+        if job is not None and job.final is None and await self._may_retry(job):
+            job.slot = None
+            job.attempt += 1
+            await self._publish({"type": "retry", "key": job.key, "slot": slot, "attempt": job.attempt})
+            self._queue.appendleft(job.key)
         await self._wake()
 
     async def slot_event(self, slot: int, event: Event) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import psutil
 from orchestrator import undertaker
 from orchestrator.broker import BROKER_NAME, Broker
 from orchestrator.errors import LabError
+from orchestrator.logs import quiet_ray
 
 # 小张量、单线程、不归还内存的 malloc；是否加快由基准说话，这里未测出差别
 WORKER_ENVIRONMENT = {
@@ -108,7 +109,13 @@ def check_dashboard_host(host: str) -> None:
 
 
 def start(
-    address: str | None, cpus: int, gpus: int, dashboard: bool, dashboard_host: str, shared_memory: bool
+    address: str | None,
+    cpus: int,
+    gpus: int,
+    dashboard: bool,
+    dashboard_host: str,
+    shared_memory: bool,
+    verbose: bool = False,
 ) -> ClusterFacts:
     """Starts a local Ray or joins the cluster at `address`.
 
@@ -119,6 +126,7 @@ def start(
         dashboard: Whether a local Ray serves its dashboard.
         dashboard_host: Interface of the dashboard.
         shared_memory: Whether /dev/shm is large enough for the object store.
+        verbose: Whether Ray's messages and the workers' output go to the terminal.
 
     Raises:
         LabError: With exit code 3 when Ray does not start or does not answer.
@@ -128,6 +136,7 @@ def start(
     ensure_private_token()
     # 管道一直开着，直到本进程结束
     _keepers.append(undertaker.start())
+    level = logging.INFO if verbose else logging.ERROR
     try:
         if address is None:
             context = ray.init(
@@ -137,18 +146,17 @@ def start(
                 include_dashboard=dashboard,
                 dashboard_host=dashboard_host,
                 object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
+                log_to_driver=verbose,
+                logging_level=level,
                 **({} if shared_memory else {"_plasma_directory": tempfile.gettempdir()}),
             )
         else:
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            context = ray.init(address=address, log_to_driver=verbose, logging_level=level)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"{where}: {reason}", exit_code=3) from error
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_ray(verbose)
     url = context.dashboard_url
     return ClusterFacts(
         dashboard=f"http://{url}" if url and (dashboard or address) else None,
@@ -159,78 +167,12 @@ def start(
 def start_broker() -> Any:
     """Starts the broker actor of this driver and returns its handle."""
     import ray
-
-    actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000)(Broker)
-    return actor.options(name=BROKER_NAME).remote()
-
-
-def slots_on_cluster(gpus_per_worker: int, workers: int, threads: int) -> int:
-    """Counts the slots a joined cluster holds: the sum over nodes of whole workers, over the workers per slot.
-
-    Two nodes of three GPUs hold two workers of two GPUs, not three.
-    """
-    import ray
-
-    places = 0
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        resources: Mapping[str, float] = node["Resources"]
-        by_cpu = int(resources.get("CPU", 0) // threads)
-        by_gpu = int(resources.get("GPU", 0) // gpus_per_worker) if gpus_per_worker else by_cpu
-        places += min(by_cpu, by_gpu)
-    return places // workers
-
-
-def gpus_on_cluster() -> int:
-    """Returns the GPUs of the largest node of a joined cluster."""
-    import ray
-
-    return max((int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-
-
-def probe_nodes(folder: Path) -> None:
-    """Proves that every node of the cluster sees the driver's files and can write beside them.
-
-    Raises:
-        LabError: With exit code 3, naming the nodes that do not.
-    """
-    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    probe = folder / f".probe-{secrets.token_hex(8)}"
-    probe.write_text("probe")
-    task = ray.remote(num_cpus=0)(_probe)
-    try:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        answers = {
-            node["NodeManagerAddress"]: task.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(probe), node["NodeID"])
-            for node in nodes
-        }
-        blind = [name for name, answer in answers.items() if not ray.get(answer, timeout=120)]
-    finally:
-        probe.unlink(missing_ok=True)
-    if blind:
-        raise LabError(
-            f"these nodes do not share {folder} with the driver: {', '.join(blind)}; "
-            "results and data must lie on a file system that all nodes share",
-            exit_code=3,
-        )
-
-
-def _probe(path: str, node: str) -> bool:
-    probe = Path(path)
-    if not probe.is_file():
-        return False
-    own = probe.with_name(f"{probe.name}-{node[:8]}")
-    try:
-        own.write_text("probe")
-        own.unlink()
-    except OSError:
-        return False
-    return True
+    # 代理跟着驱动进程的节点：别的节点走了，研究还在
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_restarts=0, max_concurrency=1000)(Broker)
+    return actor.options(name=BROKER_NAME, scheduling_strategy=here).remote()
 
 
 def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> None:
@@ -240,7 +182,7 @@ def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) ->
     """
     own = [process for process in psutil.Process().children(recursive=True) if _name(process) in _WATCHED]
     # 加入现有集群时 raylet 不是我们的子进程
-    watched = own or [process for process in psutil.process_iter() if _name(process) == "raylet"]
+    watched = own or [process for process in psutil.process_iter() if _is_own_raylet(process)]
     names = {process.pid: _WATCHED[_name(process)] for process in watched}
 
     def watch() -> None:
@@ -251,6 +193,15 @@ def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) ->
                     return
 
     threading.Thread(target=watch, name="ray-watch", daemon=True).start()
+
+
+def _is_own_raylet(process: psutil.Process) -> bool:
+    """Whether a process is the raylet of the node that this driver has joined; a machine may have several."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
+    return _name(process) == "raylet" and any(socket_name in _command(process) for socket_name in sockets)
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plan import readable_seconds
+
+logger = logging.getLogger(__name__)
 
 _STYLES = {
     "finished": "green",
@@ -28,8 +33,31 @@ PLAIN_WIDTH = 120
 
 def make_console() -> Console:
     """Returns the console of a command; without a terminal its lines may be 120 columns wide."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console = _SafeConsole(highlight=False)
+    return console if console.is_terminal else _SafeConsole(highlight=False, width=PLAIN_WIDTH)
+
+
+class _SafeConsole(Console):
+    """A console on which text out of files (logs, names) cannot steer the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Renders as rich does, its own codes untouched."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+def printable(text: str) -> str:
+    """Replaces control characters, but for tabs and new lines, and marks that reverse the direction of writing."""
+    return text.translate(_UNPRINTABLE)
+
+
+def print_error(error: object) -> None:
+    """Prints the one line of an error, after what went to the standard output."""
+    sys.stdout.flush()
+    print(f"error: {printable(str(error))}", file=sys.stderr)
+
+
+_UNPRINTABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
 
 
 class Progress:
@@ -90,7 +118,8 @@ class Progress:
                 self.say(f"[{self._ended}/{self._total}] {arm} seed {seed}: {state} {text}{self._left()}")
 
     def say(self, line: str) -> None:
-        """Prints one line above the table."""
+        """Prints one line above the table, and puts it into the driver's log."""
+        logger.info(line)
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self) -> str:

@@ -28,7 +28,7 @@ class Place:
     """
 
     slots: int
-    gpus: int
+    gpus: float
     towers_apart: bool
 
     @property
@@ -38,7 +38,7 @@ class Place:
 
     def hours(self, slot_seconds: float) -> float:
         """Returns GPU-hours of slots that train for so many seconds, summed; on the CPU a slot counts as one GPU."""
-        return slot_seconds * max(1, self.gpus) / 3600
+        return slot_seconds * (self.gpus or 1) / 3600
 
 
 @dataclass

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from alexnet_core.files import replaced
 from orchestrator import preflight, records
-from orchestrator.display import make_console
+from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
 from orchestrator.records import TrialLocks, TrialResult
@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _merge(options.other, options.results, options.dry_run, console)
     except LabError as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return error.exit_code
 
 

@@ -86,7 +86,11 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
     place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
-    place.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
+    gpus = place.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
+    gpus.add_argument(
+        "--gpu-share", type=share, metavar="S", help="several small slots on one GPU: 0.25 puts four trials on each"
+    )
     place.add_argument(
         "--device",
         choices=("auto", "cpu"),
@@ -102,6 +106,12 @@ def parser() -> argparse.ArgumentParser:
         choices=("all", "best", "none"),
         default="all",
         help="which final weights stay (default: all)",
+    )
+    made.add_argument("--verbose", action="store_true", help="Ray's messages and the workers' output too")
+    made.add_argument(
+        "--notify",
+        metavar="COMMAND",
+        help="shell command that gets a JSON summary on its standard input at the end and on failure",
     )
     return made
 
@@ -156,6 +166,17 @@ def _add_sweep_options(made: argparse.ArgumentParser) -> None:
 def natural_or_auto(text: str) -> int | str:
     """Parses a whole number from 1 on, or the word auto."""
     return text if text == AUTO else natural(text)
+
+
+def share(text: str) -> float:
+    """Parses a share of a GPU: above 0, at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not 0.01 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0.01 to 1, not {text}")
+    return value
 
 
 def natural(text: str) -> int:

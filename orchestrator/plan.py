@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,12 @@ class Plan:
     def compared_arms(self) -> int:
         """How many arms are compared with the baseline."""
         return len(self.study.arms) - 1
+
+
+def with_seeds(plan: Plan, seeds: int, done: Mapping[str, TrialState]) -> Plan:
+    """Returns a plan of the same question with `seeds` seeds per arm; `done` is what has ended by now."""
+    wanted = tuple(range(seeds))
+    return replace(plan, trials=unfold(plan.study, plan.base, wanted), seeds=wanted, done=done)
 
 
 def plan_line(plan: Plan, time_said: str, outlook: str, sweep_left: int) -> str:

@@ -87,11 +87,11 @@ def visible_gpus() -> int:
     return min(present, sum(1 for name in visible.split(",") if name.strip() not in ("", "-1")))
 
 
-def choose_gpus_per_worker(asked: int | None, present: int, where: str) -> int:
+def choose_gpus_per_worker(asked: float | None, present: int, where: str) -> float:
     """Returns the GPUs a worker reserves: as asked, or two, one or none as there are.
 
     Args:
-        asked: `--gpus-per-worker`, or None.
+        asked: `--gpus-per-worker` or `--gpu-share`, or None.
         present: GPUs of the machine, or of the largest node.
         where: Named in the error.
 
@@ -101,8 +101,9 @@ def choose_gpus_per_worker(asked: int | None, present: int, where: str) -> int:
     if asked is None:
         return min(present, 2)
     if asked > present:
+        option = "--gpus-per-worker" if asked >= 1 else "--gpu-share"
         raise LabError(
-            f"--gpus-per-worker {asked}, but {where} has {present}; "
+            f"{option} {asked:g}, but {where} has {present}; "
             f"use --gpus-per-worker {min(present, 2)} or leave the option out",
             exit_code=3,
         )

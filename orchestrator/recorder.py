@@ -19,9 +19,9 @@ from orchestrator.display import Progress
 from orchestrator.errors import LabError
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.extension import go_on
+from orchestrator.gauges import StudyMetrics
 from orchestrator.objectives import steady_rate
 from orchestrator.plan import Plan
-from orchestrator.publisher import StudyMetrics
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.sweep import Ask
 from search_spaces.trial import PlannedTrial
@@ -55,6 +55,7 @@ class Running:
     attempt: int
     started_at: str
     evaluated_only: bool = False
+    started: bool = False
     history: list[EpochReport] = field(default_factory=list)
 
 
@@ -181,6 +182,7 @@ class Recorder:
         if running is None:
             return
         if kind == "started":
+            running.started = True
             running.history = [EpochReport.model_validate(report) for report in event["history"]]
             if not running.evaluated_only:
                 records.rewrite_epochs(running.folder, running.history)

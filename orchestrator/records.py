@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.files import replaced
-from alexnet_core.metrics import EpochReport, SplitMetrics
+from alexnet_core.metrics import Count, EpochReport, SplitErrors
 from alexnet_core.specification import Frozen
 from orchestrator.errors import LabError
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
@@ -65,17 +65,17 @@ class TrialResult(Frozen):
     schema_version: int = 1
     key: str
     state: TrialState
-    seed: int
-    epochs: int
-    train: SplitMetrics | None = None
-    validation: SplitMetrics | None = None
-    test: SplitMetrics | None = None
-    train_final: SplitMetrics | None = None
+    seed: Count
+    epochs: Count
+    train: SplitErrors | None = None
+    validation: SplitErrors | None = None
+    test: SplitErrors | None = None
+    train_final: SplitErrors | None = None
     seconds: float
     images_per_second: float | None = None
     peak_memory_mb: float | None = None
     memory_kind: str | None = None
-    attempts: int
+    attempts: Count
     started_at: str
     finished_at: str
     message: str = ""

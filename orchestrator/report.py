@@ -17,7 +17,7 @@ from alexnet_core.errors import CoreError
 from orchestrator.afterwards import chosen_afterwards
 from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
-from orchestrator.display import make_console
+from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.paper import PAPER, summary_table
@@ -40,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _report(options, make_console())
     except (LabError, CoreError, StudyError) as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return error.exit_code if isinstance(error, LabError) else EXIT_WRONG_USE
 
 

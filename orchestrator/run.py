@@ -6,7 +6,6 @@ thread of its own.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -27,10 +26,13 @@ from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
+from orchestrator.nodes import NodeWatch, alive_nodes, probe, slots_on
+from orchestrator.notification import Notifier
 from orchestrator.plan import Plan
 from orchestrator.recorder import Recorder, RecordSettings, now
 from orchestrator.records import TrialLocks
 from orchestrator.slot import SlotPlan, Slots
+from orchestrator.steering import RUN, RunFacts, Steering, end_run, write_run
 from search_spaces.trial import PlannedTrial
 
 EVENT_WAIT_SECONDS = 0.5
@@ -50,6 +52,8 @@ class RunSettings:
         facts: The Ray that was started or joined.
         worker_environment: Environment variables of the workers.
         budget: What the run may spend.
+        may_grow: Whether more seeds may be asked for while it runs.
+        notifier: Told when Ray dies, as that ends the process.
     """
 
     record: RecordSettings
@@ -58,6 +62,8 @@ class RunSettings:
     facts: cluster.ClusterFacts
     worker_environment: Mapping[str, str]
     budget: Budget
+    may_grow: bool
+    notifier: Notifier
 
 
 class Interrupted(Exception):
@@ -79,11 +85,25 @@ class StudyRun:
         self._next_event = 0
         self._stop_asked = threading.Event()
         self._ready_slots: set[int] = set()
+        self._slot_nodes: dict[tuple[int, int], str] = {}
+        self._nodes = NodeWatch(alive_nodes())
         self._deaths = DeathCount()
         self._patience_ends = time.monotonic() + SLOT_PATIENCE_SECONDS
         title = f"{settings.record.folder.name}: {plan.study.question}"
         self.display = Progress(console, title, _dashboard_line(settings.facts))
         self.recorder = Recorder(plan, settings.record, self.display, settings.budget.epoch)
+        self._run_facts = RunFacts(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_at=now(),
+            dashboard=settings.facts.dashboard,
+            dataset=plan.dataset,
+            arms=tuple(arm.name for arm in plan.study.arms),
+            baseline=plan.study.baseline,
+            seeds=len(plan.seeds),
+            may_grow=settings.may_grow,
+        )
+        self.steering = Steering(settings.record.folder, self._run_facts.run)
         cluster.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
@@ -91,14 +111,7 @@ class StudyRun:
         # 工作线程不能接信号；主线程只记下请求，由记录循环去停
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._on_signal)
-        facts = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "dashboard": self._settings.facts.dashboard,
-            "started_at": now(),
-            "dataset": self._plan.dataset,
-        }
-        records.write_atomically(self._settings.record.folder / "run.json", json.dumps(facts).encode())
+        write_run(self._settings.record.folder, self._run_facts)
         self.display.__enter__()
         return self
 
@@ -106,7 +119,7 @@ class StudyRun:
         """Stops the display and frees the locks; Ray goes with the process (`cluster.leave`)."""
         self.display.__exit__(*exception)
         self._slots.close()
-        (self._settings.record.folder / "run.json").unlink(missing_ok=True)
+        end_run(self._settings.record.folder)
         self._locks.close()
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -122,6 +135,7 @@ class StudyRun:
             file=sys.stderr,
             flush=True,
         )
+        self._settings.notifier.send(3, f"{what} died")
         cluster.leave(3, self._scratch)
 
     # ---- phases -------------------------------------------------------------------------------------------
@@ -138,11 +152,12 @@ class StudyRun:
         """
         waiting = list(trials)
         while waiting:
+            waiting = [trial for trial in waiting if trial.arm not in self.steering.skipped]
             mine = [trial for trial in waiting if self._locks.try_lock(trial.key)]
             # 拿到锁后再查一次：别的进程可能刚好写完
             fresh = [trial for trial in mine if not self.recorder.taken_from_record(trial)]
             if fresh:
-                self._phase(make_searcher(fresh), len(fresh), len(fresh))
+                self._phase(make_searcher(fresh), len(fresh), at_the_door=1)
             for trial in mine:
                 self._locks.unlock(trial.key)
             handled = {trial.key for trial in mine}
@@ -161,7 +176,7 @@ class StudyRun:
         Raises:
             Interrupted: The user asked to stop.
         """
-        self._phase(searcher, points, self._settings.slot_plan.slots, scheduler)
+        self._phase(searcher, points, at_the_door=0, scheduler=scheduler)
 
     def stop_trial(self, key: str) -> None:
         """Has the worker of a trial stop between two batches, because a scheduler decided so."""
@@ -173,18 +188,30 @@ class StudyRun:
             if self._stop_asked.is_set():
                 raise Interrupted
             self._handle_events()
+            self._steer()
             time.sleep(SHARED_POLL_SECONDS)
 
-    def _phase(self, searcher: Any, samples: int, concurrent: int, scheduler: Any = None) -> None:
-        """Runs one Tuner over the slots while this thread records."""
+    def _phase(self, searcher: Any, samples: int, at_the_door: int, scheduler: Any = None) -> None:
+        """Runs one Tuner over the slots while this thread records.
+
+        Args:
+            searcher: The phase's searcher.
+            samples: How many trials it suggests at most.
+            at_the_door: Trials that wait for a slot, so that none stands idle.
+            scheduler: Stops unpromising points early, or None.
+        """
+        from ray.tune.search import ConcurrencyLimiter
+
         searcher.may_start = self._may_start
+        limiter = ConcurrencyLimiter(searcher, max_concurrent=self._slots.count + at_the_door)
         tuned: Future[None] = Future()
-        threading.Thread(
-            target=self._tune, args=(tuned, searcher, samples, concurrent, scheduler), name="tune", daemon=True
-        ).start()
+        threading.Thread(target=self._tune, args=(tuned, limiter, samples, scheduler), name="tune", daemon=True).start()
         stop_by = None
         while not tuned.done() or self.recorder.running:
             self._handle_events()
+            self._steer()
+            searcher.skipped = self.steering.skipped
+            limiter.max_concurrent = self._slots.count + at_the_door
             if self._slots.failure is not None:
                 raise LabError(f"a slot could not be kept: {_last_line(self._slots.failure)}", exit_code=3)
             if self._stop_asked.is_set() and stop_by is None:
@@ -213,6 +240,28 @@ class StudyRun:
             self.display.say(f"budget: {budget.refusal}; it is not started")
         return may
 
+    def _steer(self) -> None:
+        """Does what `status` has asked for in the study's folder."""
+        for line in self.steering.update():
+            self.display.say(line)
+        if self.steering.stop:
+            self._stop_asked.set()
+        for key, running in list(self.recorder.running.items()):
+            arm = running.trial.arm
+            waits = arm in self.steering.skipped and not running.started
+            if waits or arm in self.steering.stopped:
+                # 每圈都说一遍：刚建好的 trial 可能还没交到代理手里
+                self._broker.stop.remote(key, "interrupted")
+
+    def grow(self, plan: Plan) -> None:
+        """Shows a plan that has grown by seeds, here and to who looks."""
+        known = self._run_facts.seeds
+        self._run_facts = self._run_facts.model_copy(update={"seeds": len(plan.seeds)})
+        path = self._settings.record.folder / RUN
+        records.write_atomically(path, self._run_facts.model_dump_json(indent=1).encode())
+        self.recorder.states.update(plan.done)
+        self.recorder.begin([trial for trial in plan.trials if trial.seed >= known])
+
     def _tell_broker_to_close(self) -> None:
         import ray
         from ray.exceptions import RayError
@@ -221,34 +270,31 @@ class StudyRun:
         with suppress(RayError):
             ray.get(self._broker.close.remote("interrupted"), timeout=STOP_SECONDS / 2)
 
-    def _tune(self, tuned: Future[None], searcher: Any, samples: int, concurrent: int, scheduler: Any) -> None:
+    def _tune(self, tuned: Future[None], limiter: Any, samples: int, scheduler: Any) -> None:
         """The body of Tune's thread: its end or its exception goes into `tuned`."""
         try:
-            self._fit(searcher, samples, concurrent, scheduler)
+            self._fit(limiter, samples, scheduler)
         except BaseException as error:
             # 异常交给主线程去报告，不在这里吞掉
             tuned.set_exception(error)
         else:
             tuned.set_result(None)
 
-    def _fit(self, searcher: Any, samples: int, concurrent: int, scheduler: Any) -> None:
+    def _fit(self, limiter: Any, samples: int, scheduler: Any) -> None:
         from ray import tune
 
         from orchestrator.slot import run_trial
 
-        slots = self._settings.slot_plan.slots
         tune.Tuner(
             tune.with_resources(run_trial, {"CPU": 0.001}),
             tune_config=tune.TuneConfig(
-                search_alg=searcher,
+                search_alg=limiter,
                 scheduler=scheduler,
                 num_samples=samples,
-                # 多放一个在门口等着，槽位就不会空转
-                max_concurrent_trials=min(concurrent, slots + 1),
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name=f"{self._settings.record.folder.name}-{type(searcher).__name__}",
+                name=f"{self._settings.record.folder.name}-{type(limiter.searcher).__name__}",
                 storage_path=str(self._scratch / "tune"),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=10),
@@ -274,11 +320,33 @@ class StudyRun:
         for event in events:
             if event["type"] == "ready":
                 self._ready_slots.add(event["slot"])
+                self._slot_nodes[event["slot"], event["rank"]] = event["node"]
             elif event["type"] == "died":
                 self._note_death(event)
             else:
                 self.recorder.handle(event)
         self._name_unplaced_slots()
+        self._follow_nodes()
+
+    def _follow_nodes(self) -> None:
+        """Takes back the trials of nodes that have left, and starts slots on those that have joined."""
+        joined, gone = self._nodes.changes()
+        for node in gone:
+            slots = {slot for (slot, _), identity in self._slot_nodes.items() if identity == node.identity}
+            self._slot_nodes = {place: at for place, at in self._slot_nodes.items() if place[0] not in slots}
+            self._ready_slots -= slots
+            for slot in sorted(slots):
+                self._broker.release.remote(slot)
+            self.display.say(f"node {node.address} left; {len(slots)} slots stood on it, their trials go on elsewhere")
+        plan = self._settings.slot_plan
+        if joined:
+            probe(self._settings.record.results, joined)
+            fit = slots_on(self._nodes.known.values(), plan.gpus_per_worker, plan.workers, plan.threads)
+            before = self._slots.count
+            if plan.follows:
+                self._slots.grow(fit)
+            names = ", ".join(node.address for node in joined)
+            self.display.say(f"node {names} joined; {self._slots.count - before} further slots")
 
     def _note_death(self, event: Mapping[str, Any]) -> None:
         if self._deaths.too_many(event["slot"], time.monotonic()):
@@ -289,17 +357,17 @@ class StudyRun:
             )
 
     def _name_unplaced_slots(self) -> None:
-        if len(self._ready_slots) == self._settings.slot_plan.slots or time.monotonic() < self._patience_ends:
+        if len(self._ready_slots) == self._slots.count or time.monotonic() < self._patience_ends:
             return
         import ray
 
         self._patience_ends = time.monotonic() + 5 * SLOT_PATIENCE_SECONDS
         plan = self._settings.slot_plan
-        unplaced = sorted(set(range(plan.slots)) - self._ready_slots)
+        unplaced = sorted(set(range(self._slots.count)) - self._ready_slots)
         free = ray.available_resources()
         self.display.say(
             f"slots {', '.join(map(str, unplaced))} are not up yet: each of {plan.workers} workers needs "
-            f"{plan.gpus_per_worker} GPUs and {plan.threads} CPUs; free now: {free.get('GPU', 0):g} GPUs, "
+            f"{plan.gpus_per_worker:g} GPUs and {plan.threads} CPUs; free now: {free.get('GPU', 0):g} GPUs, "
             f"{free.get('CPU', 0):g} CPUs"
         )
 

@@ -91,22 +91,24 @@ class ArmSearcher(UnsavedSearcher):
         }
         for arm, seed in self._by_point:
             self.study.enqueue_trial({"arm": arm, "seed": seed})
+        self.skipped: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
         """Returns the next enqueued trial's configuration, None while the budget waits for a measure, or FINISHED."""
-        if self.closed or not self._order:
-            return Searcher.FINISHED
-        seed = self._order[0].seed
-        if seed not in self._opened:
-            may = self.may_start([trial for trial in self._order if trial.seed == seed])
-            if not may:
-                return None if may is None else self._close()
-            # 一个种子的各 arm 要么都开始，要么都不开始
-            self._opened.add(seed)
-        self._order.popleft()
-        asked = self.study.ask(self._space)
-        self._asked[trial_id] = asked
-        return self._launch(self._by_point[asked.params["arm"], asked.params["seed"]], None)
+        while self._order and not self.closed:
+            seed = self._order[0].seed
+            if seed not in self._opened:
+                may = self.may_start([t for t in self._order if t.seed == seed and t.arm not in self.skipped])
+                if not may:
+                    return None if may is None else self._close()
+                # 一个种子的各 arm 要么都开始，要么都不开始
+                self._opened.add(seed)
+            self._order.popleft()
+            asked = self.study.ask(self._space)
+            if asked.params["arm"] not in self.skipped:
+                self._asked[trial_id] = asked
+                return self._launch(self._by_point[asked.params["arm"], asked.params["seed"]], None)
+        return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the trial ended; an interrupted one stays untold, as it will go on."""

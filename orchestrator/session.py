@@ -6,9 +6,11 @@ Ray and torch are loaded only here, when something must be trained.
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +25,12 @@ from orchestrator.confirmation import confirmation_trials, write_confirmation
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.estimate import Place, measured_epochs
-from orchestrator.plan import Plan
+from orchestrator.evaluations import evaluations_on_record
+from orchestrator.logs import open_driver_log
+from orchestrator.nodes import alive_nodes, probe, slots_on, workers_by_gpu
+from orchestrator.notification import Notifier
+from orchestrator.paper import PAPER
+from orchestrator.plan import Plan, with_seeds, write_plan
 from orchestrator.pruning import make_pruner
 from orchestrator.records import TrialState
 from orchestrator.retuning import further_missing, retuning_left, with_retuning
@@ -52,8 +59,9 @@ def run_missing(
     options: argparse.Namespace,
     console: Console,
     started: float,
-) -> dict[str, TrialState] | None:
-    """Starts Ray and runs what is missing; returns every trial's state, or None when the user stopped it.
+    notifier: Notifier,
+) -> tuple[Plan, dict[str, TrialState]] | None:
+    """Starts Ray and runs what is missing; see `status --seeds` for a plan that grows meanwhile.
 
     Args:
         plan: Whose arms and sweep run.
@@ -64,10 +72,15 @@ def run_missing(
         options: The command's.
         console: Where to print.
         started: `time.monotonic()` at the command's start.
+        notifier: Told when Ray dies.
+
+    Returns:
+        (the plan as it was run, every trial's state), or None when the user stopped it.
     """
     cluster.check_dashboard_host(options.dashboard_host)
     further = sum(retuning_left(tuned) for tuned in plans)
     slot_plan, facts = _start_ray(plan, options, console, chosen_left + further)
+    open_driver_log(folder)
     from orchestrator.recorder import RecordSettings
     from orchestrator.run import Interrupted, RunSettings, StudyRun
     from orchestrator.searcher import ArmSearcher
@@ -93,6 +106,8 @@ def run_missing(
             place_of(slot_plan.slots, options.workers, slot_plan.gpus_per_worker),
             started,
         ),
+        may_grow=plan.study.name != PAPER,
+        notifier=notifier,
     )
     name = folder.name
     try:
@@ -100,12 +115,17 @@ def run_missing(
             recorder = run.recorder
             recorder.begin(plan.trials)
             run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
+            while run.steering.seeds > len(plan.seeds):
+                plan = _grown(plan, run.steering.seeds, recorder.states, options)
+                write_plan(folder, plan, sys.argv)
+                run.grow(plan)
+                run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
             if search is not None:
                 _run_sweep(run, plan, folder, search, options)
                 _run_confirmation(run, plan, folder, search, options)
-            for tuned in (tuning for tuning in plans if tuning.retune is not None):
+            for tuned in (tuning for tuning in (plans if len(plans) > 1 else [plan]) if tuning.retune is not None):
                 _retune(run, tuned, name, options)
-            return recorder.states
+            return plan, recorder.states
     except Interrupted:
         console.print(
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "
@@ -113,6 +133,14 @@ def run_missing(
             soft_wrap=True,
         )
         return None
+
+
+def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: argparse.Namespace) -> Plan:
+    """The plan with more seeds; what ended in this run, failed or not, is not run again."""
+    grown = with_seeds(plan, seeds, plan.done)
+    done = done_states(options.results, [trial.key for trial in grown.trials], options.retry_failed)
+    evaluated = evaluations_on_record(options.results, grown.trials)
+    return replace(grown, done={**done, **states}, evaluated=evaluated)
 
 
 def _retune(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace) -> None:
@@ -133,13 +161,13 @@ def likely_place(options: argparse.Namespace) -> Place:
     return place_of(options.slots or likely_slots(options), options.workers, _gpus_per_worker(options))
 
 
-def place_of(slots: int, workers: int, gpus_per_worker: int) -> Place:
+def place_of(slots: int, workers: int, gpus_per_worker: float) -> Place:
     """Returns slots of so many workers as what an estimate reckons with."""
     return Place(slots=slots, gpus=workers * gpus_per_worker, towers_apart=gpus_per_worker >= 2)
 
 
-def _gpus_per_worker(options: argparse.Namespace) -> int:
-    asked: int | None = options.gpus_per_worker
+def _gpus_per_worker(options: argparse.Namespace) -> float:
+    asked = _asked_gpus(options)
     return asked if asked is not None else min(preflight.visible_gpus(), 2)
 
 
@@ -184,8 +212,15 @@ def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, o
 def likely_slots(options: argparse.Namespace) -> int:
     """Returns how many slots this machine holds."""
     gpus, per_worker = preflight.visible_gpus(), _gpus_per_worker(options)
-    places = gpus // per_worker if per_worker else preflight.cpu_cores()
-    return max(1, int(places // options.workers))
+    places = workers_by_gpu(gpus, per_worker) if per_worker else preflight.cpu_cores()
+    return max(1, places // int(options.workers))
+
+
+def _asked_gpus(options: argparse.Namespace) -> float | None:
+    if options.gpu_share is not None and options.gpu_share < 1 and options.workers > 1:
+        raise LabError("--gpu-share is for slots of one worker; leave --workers out", exit_code=2)
+    asked: float | None = options.gpu_share if options.gpu_share is not None else options.gpus_per_worker
+    return asked
 
 
 def prepare_images(plan: Plan, console: Console) -> None:
@@ -209,11 +244,11 @@ def _start_ray(
     cluster.prepare_environment()
     gpus = preflight.visible_gpus()
     if options.address is None:
-        per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, gpus, "this machine")
+        per_worker = preflight.choose_gpus_per_worker(_asked_gpus(options), gpus, "this machine")
         slots = options.slots or likely_slots(options)
         _check_slots(slots, per_worker, gpus, options)
     else:
-        per_worker, slots = 0, options.slots or 1
+        per_worker, slots = 0.0, options.slots or 1
     trials = len(plan.to_run) + sweep_left
     slots = min(slots, trials)
     final_copies = 2 if can_be_extended(plan.base.training) else 1
@@ -228,27 +263,42 @@ def _start_ray(
     imports = threading.Thread(target=_import_side_by_side, name="imports", daemon=True)
     imports.start()
     cpus = slots * options.workers + 1
-    facts = cluster.start(options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy)
+    facts = cluster.start(
+        options.address, cpus, gpus, not options.no_dashboard, options.dashboard_host, roomy, options.verbose
+    )
     imports.join()
     if options.address is not None:
-        present = cluster.gpus_on_cluster()
-        per_worker = preflight.choose_gpus_per_worker(options.gpus_per_worker, present, "no node of the cluster")
-        slots = min(trials, options.slots or cluster.slots_on_cluster(per_worker, options.workers, 1))
-        cluster.probe_nodes(options.results)
-        if slots == 0:
-            raise LabError(
-                f"the cluster at {options.address} cannot hold one slot of {options.workers} workers with "
-                f"{per_worker} GPUs and 1 CPU each",
-                exit_code=3,
-            )
-    return SlotPlan(slots, options.workers, per_worker, options.device), facts
+        per_worker, slots = _cluster_slots(trials, options)
+    # 没有写明槽位数时，节点来了就多开几个
+    follows = options.address is not None and options.slots is None
+    return SlotPlan(slots, options.workers, per_worker, options.device, follows=follows), facts
 
 
-def _check_slots(slots: int, per_worker: int, gpus: int, options: argparse.Namespace) -> None:
-    need = slots * options.workers * per_worker
-    if need > gpus:
+def _cluster_slots(trials: int, options: argparse.Namespace) -> tuple[float, int]:
+    """(GPUs per worker, slots) on a joined cluster; with `--slots` those that do not fit yet wait for nodes."""
+    nodes = alive_nodes().values()
+    asked = _asked_gpus(options)
+    largest = max((int(node.resources.get("GPU", 0)) for node in nodes), default=0)
+    if asked is not None and options.slots is not None:
+        per_worker = asked
+    else:
+        per_worker = preflight.choose_gpus_per_worker(asked, largest, "no node of the cluster")
+    probe(options.results, nodes)
+    slots = min(trials, options.slots or slots_on(nodes, per_worker, options.workers, 1))
+    if slots == 0:
         raise LabError(
-            f"{slots} slots of {options.workers} workers with {per_worker} GPUs each need {need} GPUs, "
+            f"the cluster at {options.address} cannot hold one slot of {options.workers} workers with "
+            f"{per_worker:g} GPUs and 1 CPU each",
+            exit_code=3,
+        )
+    return per_worker, slots
+
+
+def _check_slots(slots: int, per_worker: float, gpus: int, options: argparse.Namespace) -> None:
+    if per_worker and slots * options.workers > workers_by_gpu(gpus, per_worker):
+        need = slots * options.workers * per_worker
+        raise LabError(
+            f"{slots} slots of {options.workers} workers with {per_worker:g} GPUs each need {need:g} GPUs, "
             f"this machine has {gpus}; use fewer --slots or --workers",
             exit_code=3,
         )

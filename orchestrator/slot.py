@@ -26,16 +26,18 @@ class SlotPlan:
     Attributes:
         slots: Number of slots.
         workers: Data-parallel workers per slot.
-        gpus_per_worker: GPUs that each worker reserves; 0 trains on the CPU.
+        gpus_per_worker: GPUs that each worker reserves; 0 trains on the CPU, a share below 1 leaves room for others.
         device: `auto`, or `cpu` to train on the CPU whatever is reserved (a rehearsal of a placement).
         threads: CPU threads per worker.
+        follows: Whether further slots start when nodes join the cluster.
     """
 
     slots: int
     workers: int
-    gpus_per_worker: int
+    gpus_per_worker: float
     device: str
     threads: int = 1
+    follows: bool = False
 
 
 class Slots:
@@ -54,8 +56,14 @@ class Slots:
         self._closing = threading.Event()
         self._plan, self._study, self._storage = plan, study, storage
         self._worker_environment = worker_environment
-        for slot in range(plan.slots):
+        self.count = 0
+        self.grow(plan.slots)
+
+    def grow(self, count: int) -> None:
+        """Starts further slots, up to `count`."""
+        for slot in range(self.count, count):
             threading.Thread(target=self._keep, args=(slot,), name=f"slot-{slot}", daemon=True).start()
+        self.count = max(self.count, count)
 
     def close(self) -> None:
         """Says that a slot which ends now need not be renewed."""

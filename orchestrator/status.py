@@ -1,4 +1,7 @@
-"""`python -m orchestrator.status [STUDY | KEY]`: a running or finished study, or one trial, from another shell."""
+"""`python -m orchestrator.status [STUDY | KEY]`: a running or finished study, or one trial, from another shell.
+
+It reads what is on disk, follows a study live, and leaves requests for the driver of one (`steering.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,61 +10,129 @@ import json
 import logging
 import os
 import re
-import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import psutil
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.errors import CoreError
 from orchestrator import records
-from orchestrator.display import make_console
+from orchestrator.display import make_console, print_error
 from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError
+from orchestrator.foreign import KEY
+from orchestrator.options import natural
 from orchestrator.records import TrialLocks
+from orchestrator.steering import ask, read_run
 from search_spaces.trial import KEY_LENGTH
 
 EPOCHS_SHOWN, LOG_LINES_SHOWN = 5, 40
+FOLLOW_SECONDS = 2.0
+STUDY_NAME = r"[a-z0-9][a-z0-9_-]{0,96}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(
-        prog="python -m orchestrator.status", description="Show all studies, one study, or one trial."
-    )
-    parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     console = make_console()
     try:
-        return _status(options.results, options.what, console)
+        return _status(options, console)
     except (LabError, CoreError) as error:
-        sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return getattr(error, "exit_code", 2)
 
 
-def _status(results: Path, what: str | None, console: Console) -> int:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m orchestrator.status",
+        description="Show all studies, one study, or one trial; steer a study that runs.",
+    )
+    parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    steer = parser.add_argument_group("a running study").add_mutually_exclusive_group()
+    steer.add_argument("--follow", action="store_true", help="stay and show it live until it ends, or Ctrl-C")
+    steer.add_argument(
+        "--stop",
+        nargs="?",
+        const="",
+        metavar="ARM",
+        help="stop the study between two batches, or the trials of one arm",
+    )
+    steer.add_argument("--skip", metavar="ARM", help="begin no other trial of this arm; running ones go on")
+    steer.add_argument("--seeds", type=natural, metavar="N", help="go on to so many seeds per arm")
+    return parser
+
+
+def _status(options: argparse.Namespace, console: Console) -> int:
+    results, what = options.results, options.what
     if not results.is_dir():
         raise LabError(f"results folder {results} does not exist; name it with --results", exit_code=2)
     studies = sorted(path.parent.name for path in results.glob("studies/*/plan.json"))
-    if what is None:
+    steers = options.stop is not None or options.skip is not None or options.seeds is not None
+    if steers or options.follow:
+        if what is None or not re.fullmatch(STUDY_NAME, what) or not (results / "studies" / what).is_dir():
+            known = ", ".join(studies) or "none"
+            raise LabError(f"name the study to follow or steer; studies: {known}", exit_code=2)
+        if options.follow:
+            return _follow(results, what, console)
+        console.print(_steer(results / "studies" / what, options), markup=False, soft_wrap=True)
+    elif what is None:
         if not studies:
             console.print(f"no study in {results} yet", markup=False)
         for name in studies:
-            _show_study(results, name, console)
+            console.print(_study_view(results, name))
     elif what in studies:
-        _show_study(results, what, console)
+        console.print(_study_view(results, what))
     else:
         _show_trial(results, _resolve(results, what, studies), console)
     return 0
+
+
+def _steer(folder: Path, options: argparse.Namespace) -> str:
+    if options.seeds is not None:
+        return ask(folder, "seeds", options.seeds)
+    if options.skip is not None:
+        return ask(folder, "skip_arm", options.skip)
+    return ask(folder, "stop_arm", options.stop) if options.stop else ask(folder, "stop")
+
+
+def _follow(results: Path, name: str, console: Console) -> int:
+    """Shows a study anew every two seconds while somebody runs it; without a terminal, only when it has changed."""
+    folder = results / "studies" / name
+    shown = ""
+    try:
+        with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+            while True:
+                running = read_run(folder)
+                view = _study_view(results, name)
+                text = _plain(view)
+                if text != shown:
+                    shown = text
+                    if live is not None:
+                        live.update(view, refresh=True)
+                    else:
+                        console.print(view)
+                if running is None:
+                    return 0
+                time.sleep(FOLLOW_SECONDS)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _plain(view: Group) -> str:
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(view)
+    return console.export_text()
 
 
 def _resolve(results: Path, what: str, studies: Sequence[str]) -> str:
@@ -106,10 +177,10 @@ def _open_locks(results: Path) -> TrialLocks | None:
     return TrialLocks(results) if os.access(results / ".locks", os.W_OK) else None
 
 
-def _show_study(results: Path, name: str, console: Console) -> None:
+def _study_view(results: Path, name: str) -> Group:
     folder = results / "studies" / name
     plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
-    if not all(isinstance(row, dict) and row.keys() >= {"arm", "seed", "key"} for row in plan["trials"]):
+    if not _is_plan(plan):
         raise LabError(f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key", exit_code=2)
     further = {row["key"] for row in plan["trials"] if row.get("phase") in ("tuning", "retuned")}
     plan["trials"] = [row for row in plan["trials"] if row.get("phase") not in ("tuning", "retuned")]
@@ -117,22 +188,44 @@ def _show_study(results: Path, name: str, console: Console) -> None:
     states = study_states(results, plan["trials"], ended)
     counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    console.print(Text(f"{name} on {plan['dataset']}: {summary}", style="bold"))
-    running = _running(folder)
+    parts: list[RenderableType] = [Text(f"{name} on {plan['dataset']}: {summary}", style="bold")]
+    running = read_run(folder)
     if running is not None:
-        where = f"running: process {running['pid']} on {running['host']} since {running['started_at']}"
-        console.print(where, markup=False, soft_wrap=True)
-        if running["dashboard"]:
-            console.print(f"dashboard: {running['dashboard']} (token: ray get-auth-token)", markup=False)
-    console.print(_study_table(results, plan, states, ended))
+        parts.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
+        if running.dashboard:
+            parts.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
+    parts.append(_study_table(results, plan, states, ended))
     if further:
-        console.print(f"re-tuning: {len(ended_trials(results, further))} of {len(further)} trials ended", markup=False)
+        parts.append(_line(f"re-tuning: {len(ended_trials(results, further))} of {len(further)} trials ended"))
     sweep = [row for row in records.read_members(results, name) if row["phase"] == "sweep"]
     if sweep:
         points = ended_trials(results, [row["key"] for row in sweep])
-        console.print(f"sweep: {len(points)} of {len(sweep)} asked points ended", markup=False)
+        parts.append(_line(f"sweep: {len(points)} of {len(sweep)} asked points ended"))
     if (folder / "report.html").is_file():
-        console.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+        parts.append(_line(f"report: {folder / 'report.html'}"))
+    return Group(*parts)
+
+
+def _is_plan(plan: Mapping[str, Any]) -> bool:
+    """Whether arms and trials are what they must be; a key is also the name of a folder."""
+    trials, arms = plan["trials"], plan["arms"]
+    return (
+        isinstance(trials, list)
+        and isinstance(arms, list)
+        and all(isinstance(arm, str) for arm in arms)
+        and all(
+            isinstance(row, dict)
+            and isinstance(row.get("arm"), str)
+            and isinstance(row.get("seed"), int)
+            and isinstance(row.get("key"), str)
+            and KEY.fullmatch(row["key"])
+            for row in trials
+        )
+    )
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ignore")
 
 
 def _study_table(
@@ -167,16 +260,6 @@ def _cell(
     if not epochs:
         return Text(state)
     return Text(f"{100 * epochs[-1].validation.top1_error:.1f} % @{epochs[-1].epoch}")
-
-
-def _running(folder: Path) -> dict[str, Any] | None:
-    """What `run.json` says, if its process lives (on this machine) or may live (on another)."""
-    try:
-        facts = _read_json(folder / "run.json", {"pid", "host", "started_at", "dashboard"})
-    except LabError:
-        return None
-    here = facts["host"] == socket.gethostname()
-    return facts if not here or psutil.pid_exists(int(facts["pid"])) else None
 
 
 def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:

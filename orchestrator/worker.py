@@ -54,8 +54,8 @@ def slot_loop(settings: dict[str, Any]) -> None:
         devices=_devices(settings["device"], settings["gpus"]),
         broker=ray.get_actor(BROKER_NAME),
     )
-    if place.rank == 0:
-        ray.get(place.broker.slot_event.remote(place.slot, {"type": "ready", "pid": os.getpid()}))
+    node = ray.get_runtime_context().get_node_id()
+    ray.get(place.broker.slot_event.remote(place.slot, {"type": "ready", "rank": place.rank, "node": node}))
     trials, first_memory = 0, 0
     while True:
         job = _next_job(place)

@@ -79,7 +79,7 @@ def put(
     """Puts a hand-made trial on record; `wrong` of 360 validation images are errors."""
     folder = records.open_record(results, config)
     records.next_attempt(folder)
-    history = [make_report(epoch, (wrong or 0) + 2 - epoch) for epoch in (1, 2)]
+    history = [make_report(epoch, min(360, (wrong or 0) + 2 - epoch)) for epoch in (1, 2)]
     records.rewrite_epochs(folder, history)
     values: dict[str, Any] = {
         "key": trial_key(config),

@@ -19,9 +19,10 @@ FORBIDDEN = {
 NEED_RAY = {
     "cluster.py",
     "deaths.py",
+    "gauges.py",
     "importance.py",
+    "nodes.py",
     "pruning.py",
-    "publisher.py",
     "run.py",
     "samplers.py",
     "searcher.py",

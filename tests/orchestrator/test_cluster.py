@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -27,8 +30,15 @@ head = {"num_cpus": 4, "num_gpus": gpus[0], "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 for count in gpus[1:]:
     cluster.add_node(num_cpus=4, num_gpus=count)
+nodes = list(cluster.list_all_nodes)
 print(cluster.address, flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    verb, number = line.split()
+    if verb == "add":
+        nodes.append(cluster.add_node(num_cpus=4, num_gpus=int(number)))
+    else:
+        cluster.remove_node(nodes[int(number)], allow_graceful=False)
+    print(verb, flush=True)
 cluster.shutdown()
 """
 
@@ -46,17 +56,34 @@ if "default_worker.py" in open("/proc/self/cmdline").read():
 """
 
 
+@dataclass
+class Nodes:
+    """A cluster of logical nodes in a process of its own."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+    def tell(self, verb: str, number: int) -> None:
+        """`add` a node of so many GPUs, or `remove` the node of that number, without warning."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{verb} {number}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == verb
+
+
 @contextmanager
-def nodes(lab: Lab, gpus: str) -> Iterator[str]:
-    """A cluster of logical nodes in a process of its own, whose workers have a witness each; gives its address."""
+def nodes(lab: Lab, gpus: str) -> Iterator[Nodes]:
+    """A cluster whose workers have a witness each."""
     (lab.home / "witness").mkdir()
     (lab.home / "witness" / "sitecustomize.py").write_text(WITNESS)
-    process = lab.start_program(NODES, gpus, PYTHONPATH=str(lab.home / "witness"))
+    path = os.pathsep.join([str(lab.home / "witness"), os.environ.get("PYTHONPATH", "")])
+    process = lab.start_program(NODES, gpus, PYTHONPATH=path)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.communicate()
-        yield line.strip()
+        yield Nodes(line.strip(), process)
     finally:
         process.communicate("", timeout=60)
 
@@ -85,38 +112,55 @@ def reservations(lab: Lab) -> dict[int, tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("gpus", "pairs"),
-    [("[2, 2]", [("0,1",), ("0,1",)]), ("[3, 3]", [("0,1", "0,2", "1,2")] * 2), ("[4]", [("0,1",), ("2,3",)])],
-    ids=["2+2", "3+3", "4"],
-)
-def test_two_slots_run_at_once_each_on_two_gpus_of_its_own(lab: Lab, gpus: str, pairs: list[tuple[str, ...]]) -> None:
-    with nodes(lab, gpus) as address:
-        process = lab.start(
-            *("--study", "lrn", "--seeds", "2", "--epochs", "8", "--address", address, "--device", "cpu"),
-            *("--results", str(lab.results)),
-            RAY_AUTH_MODE="token",
-        )
+def in_the_middle(lab: Lab, process: subprocess.Popen[str]) -> list[Path]:
+    """The folders of the trials that have an epoch and no result yet."""
+    assert process.poll() is None, process.communicate()
+    trials = [path.parent for path in lab.results.glob("trials/*/epochs.jsonl") if path.stat().st_size]
+    return [trial for trial in trials if not (trial / "result.json").exists()]
 
-        def two_in_the_middle() -> bool:
-            assert process.poll() is None, process.communicate()
-            trials = [path.parent for path in lab.results.glob("trials/*/epochs.jsonl")]
-            return sum(not (trial / "result.json").exists() for trial in trials) >= 2
 
-        wait_until(two_in_the_middle, 150, "two slots training at once")
+def ablate(lab: Lab, address: str, *arguments: str) -> subprocess.Popen[str]:
+    return lab.start(
+        *("--study", "lrn", "--address", address, "--device", "cpu", "--results", str(lab.results), *arguments),
+        RAY_AUTH_MODE="token",
+    )
+
+
+def attempts(lab: Lab) -> list[int]:
+    return sorted(json.loads(path.read_text())["attempts"] for path in lab.results.glob("trials/*/result.json"))
+
+
+def test_two_slots_on_one_node_of_four_reserve_disjoint_pairs(lab: Lab) -> None:
+    with nodes(lab, "[4]") as cluster:
+        process = ablate(lab, cluster.address, "--seeds", "2", "--epochs", "8")
+        wait_until(lambda: len(in_the_middle(lab, process)) >= 2, 150, "two slots training at once")
         wait_until(lambda: len(witnessed(lab)) == 2, 10, "the witnesses of two train workers")
         seen = witnessed(lab)
         output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, output + errors
     reserved = reservations(lab)
-    assert len(reserved) == 2
     # 进程外看到的，与 worker 自己记录的一致
-    assert sorted(seen.values()) == sorted(devices for _, devices in reserved.values())
-    assert all(len(devices.split(",")) == 2 for devices in seen.values())
-    nodes_used = {node for node, _ in reserved.values()}
-    assert len(nodes_used) == (1 if gpus == "[4]" else 2)
-    for (_, devices), allowed in zip(sorted(reserved.values(), key=lambda pair: pair[1]), pairs, strict=True):
-        assert devices in allowed
-    # 同一节点上的两个槽位不得共用 GPU
-    claimed = [(node, device) for node, devices in reserved.values() for device in devices.split(",")]
-    assert len(set(claimed)) == 4
+    assert sorted(seen.values()) == sorted(devices for _, devices in reserved.values()) == ["0,1", "2,3"]
+    assert len({node for node, _ in reserved.values()}) == 1
+
+
+def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its_node(lab: Lab) -> None:
+    with nodes(lab, "[3, 1, 2]") as cluster:
+        process = ablate(lab, cluster.address, "--seeds", "8", "--epochs", "25")
+        wait_until(lambda: len(in_the_middle(lab, process)) == 2, 150, "two slots: none on the node of one GPU")
+        cluster.tell("add", 2)
+        wait_until(lambda: len(in_the_middle(lab, process)) == 3, 90, "a third slot on the node that joined")
+        cluster.tell("remove", 2)
+        output, errors = process.communicate(timeout=250)
+    assert process.returncode == 0, output + errors
+    assert "joined; 1 further slots" in output
+    assert "left; 1 slots stood on it, their trials go on elsewhere" in output
+    assert attempts(lab) == [1] * 23 + [2], "the trial of the lost node was tried again, and no other"
+    places = {seen for path in lab.results.glob("trials/*/result.json") for seen in [place(path)]}
+    assert len({node for node, _ in places}) == 3
+    assert all(len(devices.split(",")) == 2 for _, devices in places)
+
+
+def place(path: Path) -> tuple[str, str]:
+    seen = json.loads(path.read_text())["environment"]
+    return seen["node"], seen["reserved_gpus"]

@@ -1,0 +1,202 @@
+"""A results folder of somebody else: whatever is in it, no command runs it, follows it out, or ends in a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from orchestrator import ablate, best, merge, records, status
+from orchestrator.steering import RunFacts
+from search_spaces.trial import PlannedTrial, trial_key
+from tests.hostile import changed_file
+from tests.made_records import make_config, put, put_trained
+
+FILES = (
+    "trials/KEY/config.json",
+    "trials/KEY/result.json",
+    "trials/KEY/epochs.jsonl",
+    "trials/KEY/attempts.jsonl",
+    "trials/KEY/log.txt",
+    "studies/lrn/plan.json",
+    "studies/lrn/members.jsonl",
+    "studies/lrn/run.json",
+)
+FUZZ = settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with one trained trial, two made by hand, and a study that has them."""
+    results = tmp_path_factory.mktemp("sound")
+    key = put_trained(results, make_config(0))
+    records.append_log(records.trial_folder(results, key), "a line")
+    configs = [make_config(0), make_config(1), make_config(0, without="lrn1")]
+    for config in configs[1:]:
+        put(results, config)
+    trials = [
+        PlannedTrial(arm, config.seed, "arm", config, trial_key(config))
+        for arm, config in zip(("baseline", "baseline", "no_lrn"), configs, strict=True)
+    ]
+    records.join_members(results, "lrn", "digits", trials)
+    rows = [{"arm": trial.arm, "seed": trial.seed, "phase": "arm", "key": trial.key} for trial in trials]
+    plan = {"study": "lrn", "dataset": "digits", "arms": ["baseline", "no_lrn"], "trials": rows}
+    facts = RunFacts(
+        pid=1, host="elsewhere", started_at="noon", dashboard=None, arms=("baseline",), baseline="baseline"
+    )
+    (results / "studies" / "lrn" / "plan.json").write_text(json.dumps(plan))
+    (results / "studies" / "lrn" / "run.json").write_text(facts.model_dump_json())
+    return results
+
+
+def commands(results: Path, key: str, own: Path) -> list[int]:
+    where = ["--results", str(results)]
+    return [
+        status.main(["lrn", *where]),
+        status.main([key[:10], *where]),
+        status.main(["lrn", "--seeds", "9", *where]),
+        best.main(where),
+        merge.main([str(results), "--results", str(own)]),
+    ]
+
+
+@pytest.mark.parametrize("name", FILES)
+@given(data=st.data())
+@FUZZ
+def test_a_changed_file_is_at_worst_one_line_and_an_exit_code(
+    tmp_path_factory: pytest.TempPathFactory,
+    sound: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    data: st.DataObject,
+) -> None:
+    key = trial_key(make_config(0))
+    path = name.replace("KEY", key)
+    folder = tmp_path_factory.mktemp("hostile")
+    shutil.copytree(sound, folder / "results")
+    (folder / "results" / path).write_bytes(data.draw(changed_file((sound / path).read_bytes())))
+    codes = commands(folder / "results", key, folder / "own")
+    output, errors = capsys.readouterr()
+    assert set(codes) <= {0, 1, 2, 3, 4}
+    assert "\x1b" not in output + errors, "what others wrote does not steer the terminal"
+    assert sorted(entry.name for entry in folder.iterdir()) in (["own", "results"], ["results"])
+    shutil.rmtree(folder)
+
+
+def test_text_of_others_does_not_steer_the_terminal(
+    tmp_path: Path, sound: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, results = trial_key(make_config(0)), tmp_path / "results"
+    shutil.copytree(sound, results)
+    evil = "\x1b]0;title\x07\x9b31m\u202eexe\r"
+    records.append_log(records.trial_folder(results, key), evil)
+    plan = results / "studies" / "lrn" / "plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "dataset": evil}))
+    row = {**records.read_members(results, "lrn")[0], "arm": evil}
+    records.append_members(results, "lrn", [row])
+    commands(results, key, tmp_path / "own")
+    output, errors = capsys.readouterr()
+    assert "title" in output
+    assert not set("\x1b\x07\x9b\u202e\r") & set(output + errors)
+
+
+@pytest.mark.parametrize("key", ["../../secret", "..", "0" * 19, "\0" * 20, "０" * 20, "a" * 255])
+def test_a_plans_key_cannot_lead_out_of_the_results_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    folder = tmp_path / "results" / "studies" / "lrn"
+    folder.mkdir(parents=True)
+    rows = [{"arm": "a", "seed": 0, "phase": "arm", "key": key}]
+    (folder / "plan.json").write_text(json.dumps({"dataset": "digits", "arms": ["a"], "trials": rows}))
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "result.json").write_text("secret")
+    assert status.main(["lrn", "--results", str(tmp_path / "results")]) == 2
+    assert "is damaged: a trial lacks arm, seed or key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "../lrn", "a/b", "/etc", "lrn\0", "ｌrn", "lŕn", "L", "", "a" * 255, ".", "-rf"]
+)
+def test_no_name_of_a_study_leaves_the_results_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "results").mkdir()
+    outside = sorted(tmp_path.rglob("*"))
+    where = [f"--results={tmp_path / 'results'}"]
+    assert ablate.main([f"--study={name}", *where]) == 2
+    assert status.main([*where, "--stop", "--", name]) == 2
+    assert status.main([*where, "--", name]) == 2
+    assert best.main([*where, f"--study={name}"]) == 4
+    assert sorted(tmp_path.rglob("*")) == outside
+    assert capsys.readouterr().err.count("\n") == 4
+
+
+WATCH = """
+import runpy, sys
+def watch(event, arguments):
+    if event in ("pickle.find_class", "os.system", "os.exec", "subprocess.Popen"):
+        print("EVENT", event, arguments, file=sys.stderr)
+    if event == "open" and str(arguments[0]).endswith((".py", ".pyc", ".so")) and "hostile" in str(arguments[0]):
+        print("EVENT", event, arguments, file=sys.stderr)
+module, *sys.argv[1:] = sys.argv[1:]
+import numpy, polars, rich, torch
+sys.addaudithook(watch)
+runpy.run_module(module, run_name="__main__")
+"""
+
+
+class Bomb:
+    """A pickle that leaves a file where it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("name", ["every file", "checkpoint"])
+def test_no_pickle_and_no_code_in_a_results_folder_is_loaded(tmp_path: Path, sound: Path, name: str) -> None:
+    import pickle
+
+    key, results, fired = trial_key(make_config(0)), tmp_path / "hostile", tmp_path / "fired"
+    shutil.copytree(sound, results)
+    bomb = pickle.dumps(Bomb(fired))
+    pickle.loads(bomb)
+    assert fired.exists(), "the bomb works"
+    fired.unlink()
+    for path in [path for path in results.rglob("*") if path.is_file()]:
+        if name == "every file" or path.suffix == ".safetensors":
+            path.write_bytes(bomb)
+    for folder in (results, results / "trials" / key, results / "tables", results / "trials" / key / "checkpoint"):
+        folder.mkdir(exist_ok=True)
+        for module in ("sitecustomize.py", "json.py", "conftest.py", "__init__.py"):
+            (folder / module).write_text(f"open({str(fired)!r}, 'w')")
+    for table in ("trials", "members", "epochs"):
+        (results / "tables" / f"{table}.parquet").write_bytes(bomb)
+    for module, *arguments in (
+        ("orchestrator.status", "lrn"),
+        ("orchestrator.status", key),
+        ("orchestrator.best", "--export", str(tmp_path / "export")),
+        ("orchestrator.merge", str(results)),
+    ):
+        where = tmp_path / "own" if module.endswith("merge") else results
+        done = subprocess.run(
+            [sys.executable, "-c", WATCH, module, *arguments, "--results", str(where)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            check=False,
+        )
+        assert done.returncode in (0, 1, 2, 3, 4)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "EVENT" not in done.stderr, done.stderr
+        assert not fired.exists()
