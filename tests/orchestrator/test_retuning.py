@@ -15,6 +15,7 @@ from alexnet_core.datasets import summarise_data
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from orchestrator import records
 from orchestrator.ablate import main
+from orchestrator.check import found_differences
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
 from orchestrator.records import TrialResult, TrialState
@@ -30,6 +31,7 @@ from orchestrator.retuning import (
 )
 from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, base_config, unfold
+from tests.lab import Lab
 
 SEEDS = 6
 
@@ -228,6 +230,7 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
     assert "×4.00" in report
     phases = {row["phase"] for row in records.read_members(tmp_path, "activation")}
     assert phases == {"arm", "tuning", "retuned"}
+    assert found_differences(folder, tmp_path) == []
     # 再来一次：什么都不训练，判据不变，也没有多看一次
     looks = json.loads((folder / "plan.json").read_text())["looks"]
     assert main([*command, *results]) == 0
@@ -258,3 +261,30 @@ def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     assert list(other["errors"].values()) == wrong[SEEDS:]
     assert other["word"] in ("inconclusive", "equivalent")
     assert not (tmp_path / "studies" / "pooling").exists()
+
+
+@pytest.mark.slow
+def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab: Lab) -> None:
+    command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2", "--no-dashboard")
+    code, output, errors = lab.ablate(*command)
+    assert code == 0, errors
+    assert "activation, re-tuned" in output
+    folder = lab.results / "studies" / "activation"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert answer["seeds"] == answer["retuned"]["seeds"] == 2
+    chosen = {trial["arm"]: trial for trial in answer["tuning"] if trial["chosen"]}
+    assert set(chosen) == {"baseline", "tanh"}
+    assert {trial["seed"] for trial in answer["tuning"]} == {1000, 1001}
+    members = records.read_members(lab.results, "activation")
+    for row in members:
+        trained = json.loads((lab.results / "trials" / row["key"] / "config.json").read_text())
+        assert trained["seed"] == row["seed"]
+        if row["phase"] == "retuned":
+            assert trained["training"]["learning_rate"] == chosen[row["arm"].removesuffix("-retuned")]["value"]
+    assert sorted(row["phase"] for row in members) == ["arm"] * 4 + ["retuned"] * 4 + ["tuning"] * 4
+    before = lab.finished()
+    code, output, errors = lab.ablate(*command)
+    assert code == 0, errors
+    assert "0 to train" in output
+    assert "unchanged" in output
+    assert lab.finished() == before == {row["key"] for row in members}
