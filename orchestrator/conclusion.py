@@ -156,6 +156,9 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     try:
         before = json.loads((folder / "answer.json").read_text())
         deviations = [arm["difference_sd"] for arm in before["arms"] if arm.get("difference_sd")]
+        if plan.study.statistic != "difference":
+            # 比值的标准差不是百分点，不能当百分点说
+            deviations = []
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
         deviations = []
     seeds, arms = len(plan.seeds), plan.compared_arms
