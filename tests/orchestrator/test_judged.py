@@ -7,6 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from orchestrator.answer import answer
@@ -197,3 +199,18 @@ def test_the_log_ratio_of_errors_is_judged_by_t_and_shown_as_a_ratio() -> None:
     assert found.arms[1].word == "supports"
     assert f"×{math.exp(sum(logs) / 8):.2f}" in markdown(found)
     assert "a ratio between 0.909 and 1.1" in markdown(found)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.none() | st.integers(1, 30), st.none() | st.integers(1, 30)), min_size=8, max_size=8))
+def test_swapping_baseline_and_arm_swaps_the_words(pairs: list[tuple[int | None, int | None]]) -> None:
+    there = timed({"baseline": [base for base, _ in pairs], "tanh": [arm for _, arm in pairs]}).arms[1]
+    back = timed({"baseline": [arm for _, arm in pairs], "tanh": [base for base, _ in pairs]}).arms[1]
+    swapped = {"supports": "contradicts", "contradicts": "supports"}
+    assert back.word == swapped.get(there.word, there.word)
+    assert back.adjusted_p == there.adjusted_p
+    # 词与区间从不矛盾：给出方向，当且仅当区间不含 1（且不在等效界内）
+    if there.interval is not None and there.word != "equivalent":
+        low, high = there.interval
+        beyond = (low > 0 and not there.interval_open[0]) or (high < 0 and not there.interval_open[1])
+        assert beyond == (there.word in swapped)
