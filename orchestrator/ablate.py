@@ -226,7 +226,11 @@ def _stopped_by_budget(
 ) -> bool:
     """Whether a budget left trials out; they are named, and nothing is judged, since every look costs level."""
     left = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
-    if not Limits(options.max_gpu_hours, options.time_budget).any or not left.missing:
+    if not Limits(options.max_gpu_hours, options.time_budget).any:
+        return False
+    if not left.missing:
+        if retuning_left(left):
+            _say(console, f"stopped at the budget: {retuning_left(left)} trials of the re-tuning are missing.")
         return False
     seeds = complete_seeds(left)
     judge = f"judge what is complete with --seeds {seeds}, or " if seeds else ""

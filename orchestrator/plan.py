@@ -151,7 +151,8 @@ def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
         own = keys[arm.name]
         left = len(own & to_run)
         same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & own]
-        shared = f"; the same trials as {', '.join(same)}" if same else ""
+        shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
+        shared += f"; the same trials as {', '.join(same)}" if same else ""
         lines.append(f"    {arm.name}: {len(own)} trials, {len(own) - left} on record, {left} to run{shared}")
     return lines
 

@@ -23,7 +23,7 @@ from orchestrator.errors import LabError
 from orchestrator.evaluations import Evaluation, evaluations_on_record, lost_weights, read_evaluation, write_evaluation
 from orchestrator.findings import Answer
 from orchestrator.paper import combined_plan
-from orchestrator.plan import Plan, plan_line, write_plan
+from orchestrator.plan import Plan, arm_lines, plan_line, write_plan
 from orchestrator.records import TrialState, done_keys, read_result, trial_folder
 from orchestrator.tables import MEMBER_COLUMNS, load_tables, update_tables
 from search_spaces.study import Study, load_study
@@ -146,6 +146,9 @@ def test_only_what_lacks_its_views_is_evaluated_and_lost_weights_are_said(tmp_pa
     fresh = make_plan(tmp_path)
     assert [(trial.arm, trial.seed) for trial in fresh.to_run] == [("ten", seed) for seed in range(4)]
     assert plan_line(fresh, "unknown", "", 0).startswith("4 trials wanted, 0 on record, 4 to train, time unknown")
+    assert arm_lines(fresh, {})[0] == (
+        "    ten: 4 trials, 0 on record, 4 to run, evaluated in 10 views; the same trials as one"
+    )
     put_all(tmp_path)
     assert make_plan(tmp_path).to_run == ()
     folders = [trial_folder(tmp_path, trial.key) for trial in fresh.trials[::2]]
