@@ -35,7 +35,7 @@ from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.session import likely_place, prepare_images, run_missing
-from orchestrator.sweep import points_left
+from orchestrator.sweep import Search, points_left
 from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
@@ -115,13 +115,16 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     if options.confirm:
         _say(console, f"confirmation on fresh seeds: {confirm_left} trials to train")
     if options.dry_run:
-        whole_cost = estimate([*configs_to_train(plan, sweep_left), *retuning_configs(plan)], measured, place)
+        whole_cost = estimate(
+            [*configs_to_train(plan, sweep_left + confirm_left), *retuning_configs(plan)], measured, place
+        )
         _say(console, *arm_lines(plan, {}), cost_line(whole_cost))
         return EXIT_DONE
     preflight.check_results(options.results)
     content = write_plan(folder, plan, sys.argv)
     states = dict(plan.done)
-    if plan.to_run or sweep_left or confirm_left or retuning_left(plan):
+    trains = bool(plan.to_run or sweep_left or confirm_left or retuning_left(plan))
+    if trains:
         prepare_images(plan, console)
         ended = run_missing(
             plan, [plan], folder, search, sweep_left + confirm_left, options, console, started, notifier
@@ -144,8 +147,17 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         verdicts={arm.name: arm.word for arm in judged.arms if not arm.is_baseline},
         report=str((folder / "report.html").resolve()),
     )
+    if trains or options.optuna_view:
+        _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, options)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
     return _exit_code(plan, states, options.results)
+
+
+def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace) -> Path:
+    # Optuna 要一秒多：没有训练过就只在被要求时加载
+    from orchestrator.optuna_view import write_view
+
+    return write_view(folder, options.results, plan, search, history_of(plan, search, folder, options))
 
 
 def _ablate_paper(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:

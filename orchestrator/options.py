@@ -161,6 +161,11 @@ def _add_sweep_options(made: argparse.ArgumentParser) -> None:
         metavar="N",
         help="fresh seeds per point (default: the recipe's, at least as many as can reach a verdict)",
     )
+    sweep.add_argument(
+        "--optuna-view",
+        action="store_true",
+        help="write the study as an Optuna storage (optuna.db in its folder), also when nothing is left to train",
+    )
 
 
 def natural_or_auto(text: str) -> int | str:

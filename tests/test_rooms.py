@@ -22,6 +22,7 @@ NEED_RAY = {
     "gauges.py",
     "importance.py",
     "nodes.py",
+    "optuna_view.py",
     "pruning.py",
     "run.py",
     "samplers.py",

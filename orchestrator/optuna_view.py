@@ -1,0 +1,115 @@
+"""The SQLite view of a study for Optuna's own tools: `optuna-dashboard sqlite:///...` and `optuna.load_study`.
+
+A view, made again from the records each time: our sweeps never read it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy.pool import StaticPool
+
+from alexnet_core.files import replaced
+from orchestrator import records
+from orchestrator.objectives import directions, objective_names
+from orchestrator.plan import Plan
+from orchestrator.samplers import distributions, quiet_optuna
+from orchestrator.searcher import TOLD
+from orchestrator.sweep import Ended, Search, SearchHistory, read_ended
+
+FILE = "optuna.db"
+
+
+def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, history: SearchHistory) -> Path:
+    """Writes `optuna.db` with the studies `<study>/arms` and, where there is one, `<study>/sweep`; returns its path.
+
+    Args:
+        folder: The study's folder.
+        results: The results folder.
+        plan: The plan.
+        search: Its sweep.
+        history: The sweep's past.
+    """
+    quiet_optuna()
+    # 先在内存里建好再一次写出：逐个 trial 提交到磁盘要 50 毫秒，也不会留下写了一半的文件
+    storage = RDBStorage(
+        "sqlite://", engine_kwargs={"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    )
+    _add_arms(storage, folder.name, results, plan)
+    if search is not None:
+        _add_sweep(storage, results, search, history)
+    path = folder / FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
+        target = sqlite3.connect(temporary)
+        connection = storage.engine.raw_connection()
+        try:
+            connection.driver_connection.backup(target)  # type: ignore[union-attr]
+        finally:
+            connection.close()
+            target.close()
+    storage.engine.dispose()
+    return path
+
+
+def _add_arms(storage: RDBStorage, name: str, results: Path, plan: Plan) -> None:
+    study = optuna.create_study(storage=storage, study_name=f"{name}/arms", direction="minimize")
+    study.set_user_attr("objectives", list(objective_names(None)))
+    space: dict[str, BaseDistribution] = {
+        "arm": CategoricalDistribution([arm.name for arm in plan.study.arms]),
+        "seed": CategoricalDistribution(list(plan.seeds)),
+    }
+    for trial in plan.trials:
+        end = read_ended(results, trial.key)
+        if end is not None:
+            about = {"key": trial.key}
+            study.add_trial(_trial(results, trial.key, end, {"arm": trial.arm, "seed": trial.seed}, space, about))
+
+
+def _add_sweep(storage: RDBStorage, results: Path, search: Search, history: SearchHistory) -> None:
+    study = optuna.create_study(storage=storage, study_name=search.name, directions=directions(search.second))
+    study.set_user_attr("objectives", list(objective_names(search.second)))
+    space = distributions(search.space)
+    for parameters, end in history.arms:
+        study.add_trial(_trial(results, None, end, parameters, space, {"arm": "mean over its seeds"}))
+    for ask in history.asks:
+        if ask.position in history.ended:
+            about = {"key": ask.key, "position": ask.position, "sampler": ask.sampler}
+            study.add_trial(_trial(results, ask.key, history.ended[ask.position], ask.parameters, space, about))
+
+
+def _trial(
+    results: Path,
+    key: str | None,
+    end: Ended,
+    parameters: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+    about: Mapping[str, Any],
+) -> FrozenTrial:
+    state = TOLD[end.state]
+    values = list(end.values) if state is OptunaState.COMPLETE and end.values is not None else None
+    folder = records.trial_folder(results, key) if key is not None else None
+    single = values is None or len(values) == 1
+    curve = records.read_epochs(folder) if folder is not None and single else []
+    made = create_trial(
+        state=state,
+        values=values,
+        params=dict(parameters),
+        distributions=dict(space),
+        user_attrs={**about, "state": end.state},
+        intermediate_values={report.epoch: report.validation.top1_error for report in curve},
+    )
+    result = records.read_result(folder) if folder is not None else None
+    if result is not None:
+        made.datetime_start = datetime.fromisoformat(result.started_at).replace(tzinfo=None)
+        made.datetime_complete = datetime.fromisoformat(result.finished_at).replace(tzinfo=None)
+    return made
