@@ -22,6 +22,9 @@ from orchestrator.export import export
 from orchestrator.retention import EXPORT, VERDICT, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables
 
+CONFIRMED_FIRST = (
+    "Confirmed configurations come first, by the mean over their fresh seeds: an error that chose a point flatters it."
+)
 EXIT_DONE, EXIT_NOTHING = 0, 4
 
 
@@ -86,6 +89,8 @@ def _best(options: argparse.Namespace) -> int:
     console = make_console()
     for table in ranking_tables(ranking, options.top):
         console.print(table)
+    if ranking["confirmed"].any():
+        console.print(CONFIRMED_FIRST, highlight=False, soft_wrap=True)
     if options.export is None:
         return EXIT_DONE
     datasets = ranking.select("data_name", "data_digest").unique().sort("data_name", "data_digest").rows()
@@ -161,32 +166,41 @@ def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:
 def finished_trials(
     trials: pl.DataFrame, members: pl.DataFrame, *, dataset: str | None = None, study: str | None = None
 ) -> pl.DataFrame:
-    """Returns the finished trials that are asked for.
+    """Returns the finished trials that are asked for; of a confirmed configuration those on fresh seeds alone.
 
     Args:
         trials: The trials table.
         members: The members table.
         dataset: Only this data set: its name, or the beginning of its digest.
         study: Only trials that are members of this study.
+
+    Returns:
+        Rows of the trials table, with `confirmed`: whether the configuration was confirmed on fresh seeds.
     """
     finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
     if dataset is not None:
         finished = finished.filter((pl.col("data_name") == dataset) | pl.col("data_digest").str.starts_with(dataset))
     if study is not None:
-        finished = finished.join(members.filter(pl.col("study") == study).select("key").unique(), on="key", how="semi")
-    return finished
+        members = members.filter(pl.col("study") == study)
+        finished = finished.join(members.select("key").unique(), on="key", how="semi")
+    # 确认过的配置只看新种子：挑中它的那次扫描不再算数
+    confirmed = pl.col("key").is_in(members.filter(pl.col("phase") == "confirmation")["key"].unique().to_list())
+    finished = finished.with_columns(confirmed.alias("fresh"))
+    finished = finished.with_columns(pl.col("fresh").any().over("configuration").alias("confirmed"))
+    return finished.filter(pl.col("fresh") | ~pl.col("confirmed"))
 
 
 def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
-    """Ranks configurations within each data set by mean validation error over seeds.
+    """Ranks configurations within each data set by mean validation error over seeds, the confirmed ones first.
 
     Args:
-        finished: Finished trials.
+        finished: From `finished_trials`.
         members: The members table.
 
     Returns:
-        One row per configuration: configuration, data_name, data_digest, seeds, validation_error (mean), validation_sd,
-        test_error (mean; null where there is no test set), all in [0, 1], arms; the best of each data set first.
+        One row per configuration: configuration, data_name, data_digest, confirmed, seeds, validation_error (mean),
+        validation_sd, test_error (mean; null where there is no test set), all in [0, 1], arms; the best of each data
+        set first.
     """
     names = members.group_by("key").agg(
         (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
@@ -195,13 +209,21 @@ def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
         finished.join(names, on="key", how="left")
         .group_by("data_name", "data_digest", "configuration")
         .agg(
+            pl.col("confirmed").first(),
             pl.len().alias("seeds"),
             pl.col("validation_top1_error").mean().alias("validation_error"),
             pl.col("validation_top1_error").std().alias("validation_sd"),
             pl.col("test_top1_error").mean().alias("test_error"),
             pl.col("arms").drop_nulls().first(),
         )
-        .sort("data_name", "data_digest", "validation_error", "configuration")
+        .sort(
+            "data_name",
+            "data_digest",
+            "confirmed",
+            "validation_error",
+            "configuration",
+            descending=[False, False, True, False, False],
+        )
     )
 
 
@@ -217,10 +239,11 @@ def ranking_tables(ranking: pl.DataFrame, top: int) -> list[Table]:
     tables = []
     for (name, digest), rows in ranking.group_by("data_name", "data_digest", maintain_order=True):
         table = Table(title=f"{name} ({str(digest)[:8]})", title_justify="left")
-        for heading in ("rank", "configuration", "as", "seeds", "validation %", "sd", "test %"):
+        for heading in ("rank", "configuration", "as", "seeds", "confirmed", "validation %", "sd", "test %"):
             table.add_column(heading, justify="left" if heading in ("configuration", "as") else "right")
         for place, row in enumerate(rows.head(top).iter_rows(named=True), start=1):
             cells = [str(place), row["configuration"][:8], row["arms"] or "", str(row["seeds"])]
+            cells.append("yes" if row["confirmed"] else "")
             cells += [_percent(row[column]) for column in ("validation_error", "validation_sd", "test_error")]
             table.add_row(*(Text(cell) for cell in cells))
         tables.append(table)

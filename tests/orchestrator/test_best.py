@@ -86,6 +86,33 @@ def errors_of(errors: dict[tuple[str, str], list[tuple[float, int, str]]], diges
     ]
 
 
+def test_a_confirmed_point_is_ranked_by_its_fresh_seeds_and_before_a_lucky_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def join(phase: str, arm: str, seed: int, wrong: int, rate: float) -> None:
+        config = make_config(seed, learning_rate=rate)
+        put(tmp_path, config, wrong)
+        records.join_members(tmp_path, "s", "digits", [PlannedTrial(arm, seed, phase, config, trial_key(config))])  # type: ignore[arg-type]
+
+    join("sweep", "sweep", 1000, 2, 0.03)
+    join("sweep", "sweep", 1000, 4, 0.02)
+    for seed, wrong in ((2000, 10), (2001, 12), (2002, 20)):
+        join("confirmation", "point-1", seed, wrong, 0.02)
+        join("confirmation", "baseline", seed, wrong + 3, 0.01)
+    join("arm", "baseline", 0, 1, 0.01)
+    code, output, _ = best(capsys, tmp_path)
+    assert code == 0
+    assert "Confirmed configurations come first" in output
+    rows = [line for line in output.splitlines() if "s/" in line]
+    assert ["point-1" in rows[0], "baseline" in rows[1], "point" in rows[2]] == [True, True, False]
+    assert f"{100 * 14 / 360:.2f}" in rows[0]
+    assert f"{100 * 17 / 360:.2f}" in rows[1]
+    finished = finished_trials(*load_trials(tmp_path))
+    assert median_trial(finished, configuration_key(make_config(0, learning_rate=0.02))) == trial_key(
+        make_config(2001, learning_rate=0.02)
+    )
+
+
 def test_the_test_error_plays_no_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(tmp_path, make_config(0), 20, test_wrong=300)
     put(tmp_path, make_config(0, learning_rate=0.02), 21, test_wrong=1)
