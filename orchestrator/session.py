@@ -148,10 +148,11 @@ def _retune(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace) -
     from orchestrator.searcher import ArmSearcher
 
     recorder = run.recorder
-    for _ in ("tuning", "retuned"):
+    for phase in ("tuning", "retuned"):
+        # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, options.results, options.retry_failed)
         recorder.states |= plan.done
-        recorder.begin(plan.further)
+        recorder.begin([trial for trial in plan.further if trial.phase == phase])
         missing = [trial for trial in further_missing(plan) if trial.key not in recorder.states]
         run.run_arms(missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
 
