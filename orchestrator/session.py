@@ -124,7 +124,7 @@ def run_missing(
                 _run_sweep(run, plan, folder, search, options)
                 _run_confirmation(run, plan, folder, search, options)
             for tuned in (tuning for tuning in (plans if len(plans) > 1 else [plan]) if tuning.retune is not None):
-                _retune(run, tuned, name, options)
+                run_retuning(run, tuned, name, options)
             return plan, recorder.states
     except Interrupted:
         console.print(
@@ -143,7 +143,7 @@ def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: ar
     return replace(grown, done={**done, **states}, evaluated=evaluated)
 
 
-def _retune(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace) -> None:
+def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace) -> None:
     """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value."""
     from orchestrator.searcher import ArmSearcher
 

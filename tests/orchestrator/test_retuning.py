@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import summarise_data
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from orchestrator import records
 from orchestrator.ablate import main
 from orchestrator.check import found_differences
+from orchestrator.display import Progress
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
+from orchestrator.recorder import Recorder, RecordSettings
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.retuning import (
     chosen_values,
@@ -29,6 +37,7 @@ from orchestrator.retuning import (
     tuning_values,
     with_retuning,
 )
+from orchestrator.session import run_retuning
 from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, base_config, unfold
 from tests.lab import Lab
@@ -288,3 +297,58 @@ def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab
     assert "0 to train" in output
     assert "unchanged" in output
     assert lab.finished() == before == {row["key"] for row in members}
+
+
+class Slots:
+    """Trains nothing: takes each trial from the real searcher and tells the real recorder how it ended.
+
+    Tanh is at the threshold in 4 epochs at a rate of 0.003 and more, ReLU below that; both in 11 elsewhere.
+    """
+
+    def __init__(self, plan: Plan, results: Path) -> None:
+        folder = results / "studies" / "activation"
+        settings = RecordSettings(results, folder, retry_failed=False, keep_weights="none", started=0.0)
+        self.recorder = Recorder(plan, settings, Progress(Console(file=StringIO()), "test", None))
+        self.trained: list[str] = []
+
+    def run_arms(self, trials: Sequence[PlannedTrial], make_searcher: Callable[[Sequence[PlannedTrial]], Any]) -> None:
+        if not trials:
+            return
+        searcher, number = make_searcher(trials), 0
+        while (job := searcher.suggest(str(number))) != searcher.FINISHED:
+            config = TrainConfig.model_validate_json(job["config"])
+            tanh = config.network.layer("relu1").function == "tanh"  # type: ignore[union-attr]
+            fast = (config.training.learning_rate >= 0.003) == tanh
+            who = {"key": job["key"], "attempt": job["attempt"], "slot": 0, "message": ""}
+            self.recorder.handle({**who, "type": "started", "history": []})
+            for epoch, error in enumerate(there(4 if fast else 11), start=1):
+                report = {"epoch": epoch, "learning_rate": 0.1, "seconds": 1.0, "images_per_second": 1.0}
+                split = {"loss_sum": 1.0, "top1_errors": 10 * error, "count": 1000}
+                report |= {"train": split, "validation": split, "test": split, "train_final": split}
+                self.recorder.handle({**who, "type": "epoch", "report": report})
+            self.recorder.handle({**who, "type": "final", "state": "finished"})
+            self.trained.append(job["key"])
+            searcher.on_trial_complete(str(number), {"state": "finished", "validation_error": 0.1})
+            number += 1
+
+
+def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    plan = make_plan()
+    options = argparse.Namespace(results=tmp_path, retry_failed=False)
+    for trial in tuning_trials(plan)[:3]:
+        put(tmp_path, trial, there(9))
+    slots = Slots(plan, tmp_path)
+    run_retuning(slots, plan, "activation", options)  # type: ignore[arg-type]
+    known = with_retuning(plan, tmp_path, False)
+    assert further_missing(known) == ()
+    assert len(slots.trained) == len(set(slots.trained)) == len({trial.key for trial in known.further}) - 3
+    chosen = chosen_values(tuning_outcomes(plan, tmp_path))
+    assert chosen["tanh"] >= 0.003 > chosen["baseline"]
+    members = records.read_members(tmp_path, "activation")
+    assert {(row["arm"], row["seed"], row["key"]) for row in members} == {
+        (trial.arm, trial.seed, trial.key) for trial in known.further
+    }
+    again = Slots(known, tmp_path)
+    run_retuning(again, known, "activation", options)  # type: ignore[arg-type]
+    assert again.trained == []
+    assert records.read_members(tmp_path, "activation") == members
