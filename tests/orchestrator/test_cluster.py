@@ -28,9 +28,9 @@ from ray.cluster_utils import Cluster
 gpus = json.loads(sys.argv[1])
 head = {"num_cpus": 4, "num_gpus": gpus[0], "include_dashboard": False}
 cluster = Cluster(initialize_head=True, head_node_args=head)
+nodes = [cluster.head_node]
 for count in gpus[1:]:
-    cluster.add_node(num_cpus=4, num_gpus=count)
-nodes = list(cluster.list_all_nodes)
+    nodes.append(cluster.add_node(num_cpus=4, num_gpus=count))
 print(cluster.address, flush=True)
 for line in sys.stdin:
     verb, number = line.split()

@@ -1,0 +1,125 @@
+"""What the pages in docs/ show is what the commands and Ray take."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+
+
+def commands(text: str, module: str) -> list[str]:
+    """The lines that start a module, continued lines joined, comments cut off."""
+    joined = text.replace("\\\n", " ")
+    return [line.split("#")[0] for line in joined.splitlines() if f"python -m {module}" in line]
+
+
+@pytest.mark.parametrize("module", ["orchestrator.ablate", "orchestrator.status", "orchestrator.publish"])
+def test_every_option_that_is_shown_exists(module: str) -> None:
+    import contextlib
+    import io
+
+    main = importlib.import_module(module).main
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
+        main(["--help"])
+    known = set(OPTION.findall(said.getvalue()))
+    shown = [line for page in sorted(DOCS.iterdir()) for line in commands(page.read_text(), module)]
+    assert shown
+    for line in shown:
+        assert set(OPTION.findall(line.split(f"python -m {module}")[1])) <= known, line
+
+
+def test_the_cluster_file_fits_rays_schema() -> None:
+    import jsonschema
+
+    schema = json.loads((importlib.resources.files("ray.autoscaler") / "ray-schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((DOCS / "ray-cluster.yaml").read_text()), schema)
+
+
+def test_the_kuberay_file_is_a_cluster_of_this_ray_with_workers_from_nought() -> None:
+    import importlib.metadata
+
+    content = yaml.safe_load((DOCS / "kuberay.yaml").read_text())
+    assert content["kind"] == "RayCluster"
+    assert content["spec"]["rayVersion"] == importlib.metadata.version("ray")
+    workers = content["spec"]["workerGroupSpecs"][0]
+    assert (workers["minReplicas"], content["spec"]["enableInTreeAutoscaling"]) == (0, True)
+
+
+def test_the_dashboard_asks_for_metrics_that_studies_export() -> None:
+    dashboard: dict[str, Any] = json.loads((DOCS / "grafana-study.json").read_text())
+    source = (ROOT / "orchestrator" / "gauges.py").read_text()
+    exported = {f"ray_{name}" for name in re.findall(r'Gauge\("(\w+)"', source)}
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert {name for text in asked for name in re.findall(r"ray_\w+", text)} == exported
+    labels = {label for text in asked for group in re.findall(r"by \(([\w, ]+)\)", text) for label in group.split(", ")}
+    assert labels == {"study", "arm", "state"}
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+STAND_IN = """#!/usr/bin/env bash
+echo "$(basename "$0") $*" >> "$CALLS"
+case "$(basename "$0") $*" in
+    *hostnames*) printf 'first\\nsecond\\n' ;;
+    *orchestrator.ablate*) trap 'exit 130' TERM; for _ in $(seq "$STEPS"); do sleep 0.1; done; exit "$CODE" ;;
+    srun*) sleep 60 ;;
+esac
+"""
+
+
+def slurm(folder: Path, steps: int, code: int) -> subprocess.Popen[bytes]:
+    """The batch script with stand-ins for Slurm and uv, which write down how they were called."""
+    for name in ("scontrol", "srun", "uv"):
+        path = folder / name
+        path.write_text(STAND_IN)
+        path.chmod(0o755)
+    environment = {
+        "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(folder),
+        "CALLS": str(folder / "calls"),
+        "STEPS": str(steps),
+        "CODE": str(code),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "nodes",
+    }
+    script = ["bash", str(DOCS / "slurm.sh"), "--study", "lrn"]
+    return subprocess.Popen(script, env=environment, cwd=folder, start_new_session=True)
+
+
+@pytest.mark.parametrize(("preempted", "code", "expected", "requeued"), [(True, 0, 130, True), (False, 1, 1, False)])
+def test_the_slurm_script_passes_a_preemption_on_and_goes_back_into_the_queue(
+    tmp_path: Path, preempted: bool, code: int, expected: int, requeued: bool
+) -> None:
+    process = slurm(tmp_path, 300 if preempted else 1, code)
+    calls = tmp_path / "calls"
+    end = time.monotonic() + 30
+    while not (calls.exists() and "orchestrator.ablate" in calls.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    if preempted:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    try:
+        assert process.wait(timeout=30) == expected
+    finally:
+        # 替身 srun 还在后台睡着
+        subprocess.run(["kill", "-KILL", f"-{process.pid}"], check=False, stderr=subprocess.DEVNULL)
+    said = calls.read_text()
+    assert "--address first:20007" in said
+    assert "ray start --head --node-ip-address=first --port=20007" in said
+    assert "--nodes=1 --ntasks=1 --exclude=first" in said
+    assert ("scontrol requeue 7" in said) == requeued
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
