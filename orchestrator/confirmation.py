@@ -225,6 +225,7 @@ def _point(
         lead=_minus(base_error, fresh),
         n=len(differences),
         difference=fmean(differences.values()) if differences else None,
+        scale=judged.scale,
         interval=verdict.interval,
         interval_level=None if verdict.level is None else 100.0 * (1.0 - verdict.level),
         p=None if test is None else test.p,

@@ -223,7 +223,8 @@ class ConfirmedPoint(Frozen):
         validation_error: Mean over the fresh seeds, percent.
         lead: Baseline's minus its validation error on the fresh seeds, percentage points.
         n: Fresh seeds that finished in both.
-        difference: Mean of the primary metric, point minus baseline, percentage points.
+        difference: Mean of the primary metric, point minus baseline, on `scale`.
+        scale: `points`, or `log_ratio`.
         interval: Of that, at `interval_level`.
         interval_level: Confidence in percent.
         p: Of the paired t test, unadjusted.
@@ -243,6 +244,7 @@ class ConfirmedPoint(Frozen):
     lead: float | None
     n: int
     difference: float | None = None
+    scale: str = "points"
     interval: tuple[float, float] | None = None
     interval_level: float | None = None
     p: float | None = None

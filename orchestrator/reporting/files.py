@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.records import write_atomically
-from orchestrator.reporting import text_tables
+from orchestrator.reporting import sweep_tables, text_tables
 from orchestrator.reporting.frames import answer_frames
 from orchestrator.reporting.latex import latex_table
 from orchestrator.reporting.material import Details, Material
@@ -96,6 +96,7 @@ def table_files(material: Material, details: Details) -> dict[str, bytes]:
     answer = material.answer
     tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
     tables += [text_tables.sweep_table(answer)] if answer.sweep else []
+    tables += [sweep_tables.confirmation_table(answer.confirmation)] if answer.confirmation is not None else []
     files = {}
     for table in tables:
         label = f"{answer.study}-{answer.dataset}-{table.name}"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.findings import Answer
-from orchestrator.reporting import text_tables
+from orchestrator.reporting import sweep_tables, text_tables
 from orchestrator.reporting.material import Material
 from orchestrator.reporting.text_tables import TextTable
 
@@ -48,6 +48,20 @@ def _retuned(answer: Answer) -> list[Section]:
     return [Section("Re-tuned", text_tables.retuned_lead(answer), (), tables, notes, folded)]
 
 
+def _sweep_tables(answer: Answer) -> list[TextTable]:
+    facts = answer.sweep_facts
+    tables = [text_tables.sweep_table(answer)] if answer.sweep else []
+    if facts is not None and facts.importance:
+        tables.append(sweep_tables.importance_table(facts))
+    if facts is not None and facts.front:
+        tables.append(sweep_tables.front_table(facts))
+    return tables
+
+
+def _confirmation_tables(answer: Answer) -> list[TextTable]:
+    return [] if answer.confirmation is None else [sweep_tables.confirmation_table(answer.confirmation)]
+
+
 def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
     """Returns the sections of a study's report.
 
@@ -72,9 +86,10 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
             drawn("curves"),
         ),
         Section("What the arms cost", text_tables.cost_lead(answer), drawn("costs"), [text_tables.cost_table(answer)]),
-        Section("Sweep", text_tables.sweep_lead(answer), drawn("slices"), [text_tables.sweep_table(answer)])
+        Section("Sweep", text_tables.sweep_lead(answer), drawn("slices"), _sweep_tables(answer))
         if answer.sweep
         else Section("Sweep"),
+        Section("Confirmation", sweep_tables.confirmation_lead(answer), tables=_confirmation_tables(answer)),
         Section(
             "First layer",
             "The kernels of the first convolution, the towers side by side, each stretched to its own range; the "

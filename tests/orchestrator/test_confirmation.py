@@ -15,6 +15,7 @@ from orchestrator.findings import Confirmation
 from orchestrator.judged import Judged
 from orchestrator.pairs import ArmRecord, ConfirmationRecord, SweepRecord, paired_evidence
 from orchestrator.plan import Plan
+from orchestrator.reporting.sweep_tables import confirmation_table
 from orchestrator.sweep import Ask, Ended, Search, SearchHistory
 from orchestrator.tables import TRIAL_COLUMNS
 from search_spaces.study import load_study
@@ -157,3 +158,13 @@ def test_fresh_seeds_are_enough_for_a_word() -> None:
     assert fresh_seeds(None, 3, PLAN.recipe) == 8
     assert fresh_seeds(None, 12, PLAN.recipe) == 9
     assert fresh_seeds(5, 3, PLAN.recipe) == 5
+
+
+def test_the_report_shows_what_the_sweep_said_beside_what_the_fresh_seeds_say() -> None:
+    found = simulated(np.random.default_rng(3))
+    table = confirmation_table(found)
+    assert [row[0] for row in table.rows] == [point.name for point in found.points]
+    best = found.points[0]
+    assert table.rows[0][3] == f"{best.swept_lead:+.2f}"
+    assert table.rows[0][5] == f"{best.lead:+.2f}"
+    assert table.words == [point.word for point in found.points]
