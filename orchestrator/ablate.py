@@ -28,12 +28,13 @@ from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
 from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
-from orchestrator.options import DEFAULT_DATASET, parser
+from orchestrator.options import AUTO, DEFAULT_DATASET, parser
 from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
-from orchestrator.plan import Plan, arm_lines, plan_line, readable_seconds, study_folder, write_plan
+from orchestrator.plan import Plan, arm_lines, check_rule, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
+from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import Search, points_left
 from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
@@ -99,6 +100,10 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     if options.show is not None:
         return _show(plan, options.show)
     folder = study_folder(options.results, study.name, plan.dataset, DEFAULT_DATASET)
+    check_rule(folder, plan)
+    whole = plan
+    if plan.max_seeds is not None and options.results.is_dir():
+        plan = without_closed(plan, options.results)
     search = search_of(plan, folder.name, options)
     if search is not None:
         # 有限的空间装不下更多的点
@@ -121,7 +126,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         _say(console, *arm_lines(plan, {}), cost_line(whole_cost))
         return EXIT_DONE
     preflight.check_results(options.results)
-    content = write_plan(folder, plan, sys.argv)
+    content = write_plan(folder, whole if plan.max_seeds is not None else plan, sys.argv)
     states = dict(plan.done)
     trains = bool(plan.to_run or sweep_left or confirm_left or retuning_left(plan))
     if trains:
@@ -132,8 +137,11 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         if ended is None:
             return EXIT_INTERRUPTED
         plan, states = ended
-        plan = with_retuning(plan, options.results, options.retry_failed)
-        content = write_plan(folder, plan, sys.argv)
+        if plan.max_seeds is None:
+            plan = with_retuning(plan, options.results, options.retry_failed)
+            content = write_plan(folder, plan, sys.argv)
+        else:
+            plan = without_closed(refreshed(plan, states), options.results)
         if _stopped_by_budget(plan, states, options, console):
             return EXIT_SOME_FAILED if _failed(plan, states) else EXIT_DONE
     else:
@@ -162,6 +170,8 @@ def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, options:
 
 def _ablate_paper(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
     """Asks every study in one Ray session; each is planned, answered and reported as it would be alone."""
+    if options.seeds == AUTO:
+        raise LabError("--study paper takes no --seeds auto: its studies share seeds; ask each alone", exit_code=2)
     if options.sweep or options.show is not None or options.null or options.retune is not None:
         raise LabError("--study paper takes no --sweep, --show, --null or --retune; ask the study itself", exit_code=2)
     studies = [load_study(name) for name in study_names()]
@@ -175,6 +185,8 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     if not plans:
         raise LabError(f"no study is asked on {options.dataset!r}", exit_code=2)
     folders = [study_folder(options.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
+    for plan, folder in zip(plans, folders, strict=True):
+        check_rule(folder, plan)
     place = likely_place(options)
     measured = measured_epochs(options.results, place.gpus > 0)
     for plan, folder in zip(plans, folders, strict=True):
@@ -245,7 +257,7 @@ def _stopped_by_budget(
             _say(console, f"stopped at the budget: {retuning_left(left)} trials of the re-tuning are missing.")
         return False
     seeds = complete_seeds(left)
-    judge = f"judge what is complete with --seeds {seeds}, or " if seeds else ""
+    judge = f"judge what is complete with --seeds {seeds}, or " if seeds and plan.max_seeds is None else ""
     _say(
         console,
         f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {missing_said(left)}.",
@@ -272,6 +284,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     """Validates everything the user gave and unfolds the study; `known` is what is in its data, if that is known."""
     recipe = _recipe(study, options.dataset)
     study = with_sweep(study.on(options.dataset), options)
+    number, max_seeds = planned_seeds(study, recipe, options)
     root = options.data_root.resolve() if options.data_root is not None else None
     cache = (options.results / "cache").resolve()
     summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
@@ -285,7 +298,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
         epochs=options.epochs,
         overrides=dict(parse_override(text) for text in options.set),
     )
-    seeds = tuple(range(options.seeds or recipe.seeds))
+    seeds = tuple(range(number))
     trials = unfold(study, base, seeds)
     done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
     plan = Plan(
@@ -301,6 +314,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
         evaluated=evaluations_on_record(options.results, trials),
         lost_weights=lost_weights(options.results, trials),
         retune=retune_of(study, base, options.retune, options.tuning_trials),
+        max_seeds=max_seeds,
     )
     plan = replace(plan, extensions=find_extensions(options.results, plan.missing))
     return with_retuning(plan, options.results, options.retry_failed)

@@ -11,7 +11,7 @@ import polars as pl
 from rich.console import Console
 
 from orchestrator.answer import answer
-from orchestrator.boundaries import looks_before, share_of_level
+from orchestrator.boundaries import FIRST_LOOK, WangTsiatis, looks_before, share_of_level
 from orchestrator.confirmation import confirm, note_look, read_confirmation
 from orchestrator.findings import Answer, TuningTrial
 from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
@@ -161,9 +161,14 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
             deviations = []
     except (OSError, json.JSONDecodeError, KeyError, TypeError):
         deviations = []
-    seeds, arms = len(plan.seeds), plan.compared_arms
+    seeds, arms, deviation = len(plan.seeds), plan.compared_arms, max(deviations, default=None)
+    if plan.max_seeds is not None:
+        level = ALPHA / max(1, arms)
+        share = WangTsiatis(seeds).nominal_level(level, seeds) / level
+        said = verdict_outlook(seeds, arms, plan.recipe.smallest_effect, deviation, ALPHA, share)
+        return f"at most, with a look at each from {FIRST_LOOK} seeds on; {said.replace('--seeds', '--max-seeds')}"
     looks = looks_before([look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS], seeds)
     if looks and looks[-1] > seeds:
         return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
     share = share_of_level(looks, seeds, ALPHA / max(1, arms))
-    return verdict_outlook(seeds, arms, plan.recipe.smallest_effect, max(deviations, default=None), ALPHA, share)
+    return verdict_outlook(seeds, arms, plan.recipe.smallest_effect, deviation, ALPHA, share)

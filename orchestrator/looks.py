@@ -12,6 +12,7 @@ from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.evidence import Evidence, gather_evidence, on_scale
 from orchestrator.plan import ALPHA, Plan
 from orchestrator.sequential import ArmCourse, SequentialRule, follow, next_seeds
+from orchestrator.tables import EPOCH_COLUMNS
 from orchestrator.verdict import FEWEST_SEEDS, Verdict, judge, withhold
 from search_spaces.study import Recipe
 from search_spaces.trial import PlannedTrial
@@ -74,33 +75,40 @@ def follow_records(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: fl
     return follow(evidence.compared, evidence.at, rule)
 
 
-def next_trials(
-    plan: Plan, max_seeds: int, trials: pl.DataFrame, epochs: pl.DataFrame, ended: Collection[str]
-) -> tuple[list[PlannedTrial], int]:
-    """Returns what a study of `--seeds auto` trains before its next look, and how many trials it may train at most.
+def next_trials(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> list[PlannedTrial]:
+    """Returns what a study of `--seeds auto` trains before its next look.
 
     Args:
-        plan: The plan, with all seeds up to the maximum.
-        max_seeds: The maximum.
+        plan: The plan, up to the maximum.
         trials: The trials table.
-        epochs: The epochs table, where the study needs it.
         ended: Keys of trials that have ended and are not run again.
     """
-    wanted = {(trial.arm, trial.seed): (trial.key, 1) for trial in plan.trials}
-    evidence = gather_evidence(plan.study, plan.recipe, wanted, trials.filter(pl.col("key").is_in(list(ended))), epochs)
-    courses = follow_records(evidence, plan.recipe, max_seeds, ALPHA)
-    cells = next_seeds(wanted, courses, plan.study.baseline, evidence.ended)
+    evidence, courses = _courses(plan, trials, ended)
     by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
-    return [by_cell[cell] for cell in cells], most_left(evidence, courses)
+    cells = next_seeds(evidence.wanted, courses, plan.study.baseline, evidence.ended)
+    return [by_cell[cell] for cell in cells]
 
 
-def most_left(evidence: Evidence, courses: Mapping[str, ArmCourse]) -> int:
-    """Returns how many trials a study of `--seeds auto` trains at most from here."""
-    still_open = {name for name, course in courses.items() if course.closed is None}
-    if not still_open:
-        return 0
-    arms = {*still_open, evidence.study.baseline}
-    return len({what for (arm, _), what in evidence.wanted.items() if arm in arms} - set(evidence.ended))
+def still_wanted(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> list[PlannedTrial]:
+    """Returns a plan's trials without those of closed arms that no look needs; the rest is what may be wanted at most.
+
+    Args:
+        plan: The plan, up to the maximum.
+        trials: The trials table.
+        ended: Keys of trials that have ended and are not run again.
+    """
+    _, courses = _courses(plan, trials, ended)
+    most = {name: len(plan.seeds) if course.closed is None else course.seeds for name, course in courses.items()}
+    most[plan.study.baseline] = max(most.values(), default=0)
+    return [trial for trial in plan.trials if trial.seed < most[trial.arm]]
+
+
+def _courses(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> tuple[Evidence, dict[str, ArmCourse]]:
+    wanted = {(trial.arm, trial.seed): (trial.key, trial.views) for trial in plan.trials}
+    own = trials.filter(pl.col("key").is_in(list(ended)))
+    # 逐种子的研究不判到达阈值的时间，用不到最大的那张 epoch 表
+    evidence = gather_evidence(plan.study, plan.recipe, wanted, own, pl.DataFrame(schema=EPOCH_COLUMNS))
+    return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA)
 
 
 def _sequential_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:

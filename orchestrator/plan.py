@@ -243,7 +243,7 @@ def check_rule(folder: Path, plan: Plan) -> None:
     else:
         return
     raise LabError(
-        f"study {plan.study.name} was planned and looked at with {asked}, and its level cannot be spent twice: "
+        f"study {plan.study.name} was planned with {asked}, and its level cannot be spent twice: "
         f"ask for {asked}, or ask anew with another --results",
         exit_code=2,
     )

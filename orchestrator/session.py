@@ -34,6 +34,7 @@ from orchestrator.plan import Plan, with_seeds, write_plan
 from orchestrator.pruning import make_pruner
 from orchestrator.records import TrialState
 from orchestrator.retuning import further_missing, retuning_left, with_retuning
+from orchestrator.sequential_phase import run_looks
 from orchestrator.slot import SlotPlan
 from orchestrator.sweep import Search, points_left
 from orchestrator.sweep_phase import (
@@ -43,6 +44,7 @@ from orchestrator.sweep_phase import (
     reader,
     write_sweep_file,
 )
+from search_spaces.trial import PlannedTrial
 
 if TYPE_CHECKING:
     from orchestrator.run import StudyRun
@@ -114,12 +116,19 @@ def run_missing(
         with StudyRun(plan, settings, console) as run:
             recorder = run.recorder
             recorder.begin(plan.trials)
-            run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
+
+            def train(trials: Sequence[PlannedTrial]) -> None:
+                run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, recorder.launch))
+
+            if plan.max_seeds is not None:
+                run_looks(plan, options.results, lambda: recorder.states, train)
+                return plan, recorder.states
+            train(plan.to_run)
             while run.steering.seeds > len(plan.seeds):
                 plan = _grown(plan, run.steering.seeds, recorder.states, options)
                 write_plan(folder, plan, sys.argv)
                 run.grow(plan)
-                run.run_arms(plan.to_run, lambda trials: ArmSearcher(name, trials, recorder.launch))
+                train(plan.to_run)
             if search is not None:
                 _run_sweep(run, plan, folder, search, options)
                 _run_confirmation(run, plan, folder, search, options)

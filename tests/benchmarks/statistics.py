@@ -69,7 +69,7 @@ def draw(kind: str, generator: np.random.Generator, shape: tuple[int, int, int],
     if kind == "unequal":
         errors[:, -1] *= 3.0
     if kind == "outliers":
-        errors[:, -1] += 8.0 * (generator.random((shape[0], shape[2])) < 0.1)
+        errors[:, -1] += 3.0 * (generator.random((shape[0], shape[2])) < 0.1)
     return errors + shifts
 
 
