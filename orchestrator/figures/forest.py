@@ -28,6 +28,13 @@ from orchestrator.reporting import cells
 NAME = "differences"
 SEED_OFFSET, SEED_STEP, SEED_ROOM = 0.17, 0.085, 0.34
 WORD_WIDTH = 32
+# 刻度上的比值：先用稀的，范围太窄就用密的
+RATIOS = (
+    (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
+    (0.125, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8),
+    (0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2),
+)
+FEWEST_TICKS = 5
 
 
 def differences_figure(answer: Answer) -> Picture:
@@ -71,14 +78,15 @@ def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
                 arm.difference,
                 place,
                 xerr=[[arm.difference - arm.interval[0]], [arm.interval[1] - arm.difference]],
-                # 没有边界的一端画成箭头
-                xlolims=arm.interval_open[1],
-                xuplims=arm.interval_open[0],
                 color=colour,
                 capsize=5,
                 linewidth=2.4,
                 zorder=3,
             )
+            for end, is_open, mark in zip(arm.interval, arm.interval_open, "<>", strict=True):
+                # 没有边界的一端画成箭头
+                if is_open:
+                    axes.plot(end, place, mark, markersize=11, color=colour, mew=0, zorder=4)
         filled = colour if arm.interval is not None else SURFACE
         axes.plot(arm.difference, place, "o", markersize=9, color=colour, markerfacecolor=filled, mew=1.8, zorder=5)
     _write_verdict(axes, arm, place, colour)
@@ -116,12 +124,19 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
     else:
         axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
         # 横轴是对数比，刻度写成比值
-        axes.xaxis.set_major_formatter(lambda value, _: f"×{math.exp(value):.3g}")
+        inside = [[ratio for ratio in ratios if _within(axes, math.log(ratio))] for ratios in RATIOS]
+        shown = next((ratios for ratios in inside if len(ratios) >= FEWEST_TICKS), inside[-1])
+        axes.set_xticks([math.log(ratio) for ratio in shown], [f"×{ratio:g}" for ratio in shown])
     seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
     axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=12)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+
+
+def _within(axes: Axes, value: float) -> bool:
+    low, high = axes.get_xlim()
+    return low <= value <= high
 
 
 def _baseline(answer: Answer) -> str:

@@ -24,6 +24,10 @@ def seeds_figure(answer: Answer) -> Picture:
             # 点按种子上下错开，同一种子在各行同一高度
             heights = [place + 0.26 - 0.52 * (int(seed) % 8) / 7 for seed in arm.errors]
             axes.plot(values, heights, "o", markersize=4, color=colour, alpha=0.65, mew=0)
+            if arm.never and answer.budget is not None:
+                # 预算之内没有到达门槛的种子：箭头指向预算之外
+                places = [place + 0.26 - 0.52 * (int(seed) % 8) / 7 for seed in arm.never]
+                axes.plot([answer.budget + 1] * len(places), places, ">", markersize=6, color=colour, alpha=0.65, mew=0)
             if arm.median is not None:
                 axes.plot(arm.median, place, "|", markersize=15, color=colour, mew=2)
             if arm.mean is not None:
@@ -31,7 +35,11 @@ def seeds_figure(answer: Answer) -> Picture:
         axes.set_yticks(range(len(arms)), [short(arm.name) for arm in arms])
         axes.set_ylim(-0.6, len(arms) - 0.4)
         timed = answer.statistic == "time_to_threshold"
-        bar = "bar: median over seeds" if timed else "percent; bar: mean ± standard deviation over seeds"
+        bar = (
+            "bar: median over seeds; arrow: not within the budget"
+            if timed
+            else "percent; bar: mean ± standard deviation over seeds"
+        )
         axes.set_xlabel(f"{answer.metric}, {bar}", color=MUTED)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)

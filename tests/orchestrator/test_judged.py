@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,7 +16,7 @@ from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.tables import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Study, load_study
-from tests.made_reports import markdown
+from tests.made_reports import markdown, write
 
 
 def judged(study: str | Study, errors: dict[str, list[tuple[int, int | None]]]) -> Answer:
@@ -214,3 +215,13 @@ def test_swapping_baseline_and_arm_swaps_the_words(pairs: list[tuple[int | None,
         low, high = there.interval
         beyond = (low > 0 and not there.interval_open[0]) or (high < 0 and not there.interval_open[1])
         assert beyond == (there.word in swapped)
+
+
+def test_the_report_draws_times_that_were_never_reached(tmp_path: Path) -> None:
+    found = timed({"baseline": [5, 6, 4, 5, 6, 5, 4, None], "tanh": [10, 18, 12, 10, None, 20, 8, None]})
+    assert found.arms[1].interval_open[1]
+    written = {path.name for path in write(tmp_path, found)}
+    assert {"differences.svg", "seeds.svg", "report.html"} <= written
+    svg = next(path for path in tmp_path.rglob("differences.svg")).read_text()
+    assert "at least" in svg or "×" in svg
+    assert "∞" in svg
