@@ -1,0 +1,62 @@
+"""`python -m tests.benchmarks.cluster`: 500 short trials in 16 slots on 8 logical nodes, while one joins and one dies.
+
+Prints the seconds, the attempts and how evenly the slots worked; asserts that every trial finished once. It needs some
+10 GB of memory: every slot is a process with torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.benchmarks.orchestration import STUDY, spin_seconds
+from tests.lab import Lab, clear, wait_until
+from tests.logical_cluster import nodes
+
+
+def main() -> int:
+    """Runs the benchmark; 1 when a trial is missing or processes are left."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cluster")
+    parser.add_argument("--nodes", type=int, default=8, help="nodes of two GPUs each, one GPU per slot")
+    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument(
+        "--lose-a-node", action="store_true", help="remove a node when a fifth has ended, add one later"
+    )
+    options = parser.parse_args()
+    print(f"spin loop: {spin_seconds():.2f} s")
+    with tempfile.TemporaryDirectory() as text:
+        lab = Lab(Path(text) / "home", Path(text) / "results")
+        lab.home.mkdir()
+        study = Path(text) / "bench.yaml"
+        study.write_text(STUDY.format(epochs=1))
+        start = time.monotonic()
+        with nodes(lab, json.dumps([2] * options.nodes)) as cluster:
+            process = lab.start(
+                *("--study", str(study), "--seeds", str(options.trials // 2), "--address", cluster.address),
+                *("--gpus-per-worker", "1", "--device", "cpu", "--results", str(lab.results)),
+                RAY_AUTH_MODE="token",
+            )
+            if options.lose_a_node:
+                wait_until(lambda: len(lab.finished()) > options.trials / 5, 3600, "a fifth of the trials")
+                cluster.tell("remove", options.nodes - 1)
+                wait_until(lambda: len(lab.finished()) > options.trials / 2, 3600, "half of the trials")
+                cluster.tell("add", 2)
+            output, errors = process.communicate(timeout=3600)
+        took = time.monotonic() - start
+        results = [json.loads(path.read_text()) for path in lab.results.glob("trials/*/result.json")]
+        slots = Counter(result["environment"]["slot"] for result in results)
+        attempts = Counter(result["attempts"] for result in results)
+        print(output[-2000:] + errors[-2000:])
+        print(f"exit code {process.returncode}; {len(results)} of {options.trials} trials in {took:.0f} s")
+        print(f"attempts: {dict(sorted(attempts.items()))}; {len(slots)} slots, each took {sorted(slots.values())}")
+        left = clear(lab)
+        return int(process.returncode != 0 or len(results) != options.trials or bool(left))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

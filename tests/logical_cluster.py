@@ -1,0 +1,81 @@
+"""Clusters of logical nodes on one machine: real scheduling and reservations, no CUDA."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.lab import Lab
+
+NODES = """
+import json, os, sys, time
+for name, value in {"RAY_AUTH_MODE": "token", "RAY_worker_maximum_startup_concurrency": "8"}.items():
+    os.environ[name] = value
+from orchestrator.cluster import ensure_private_token, prepare_environment
+prepare_environment()
+ensure_private_token()
+from ray.cluster_utils import Cluster
+gpus = json.loads(sys.argv[1])
+head = {"num_cpus": 4, "num_gpus": gpus[0], "include_dashboard": False}
+cluster = Cluster(initialize_head=True, head_node_args=head)
+nodes = [cluster.head_node]
+for count in gpus[1:]:
+    nodes.append(cluster.add_node(num_cpus=4, num_gpus=count))
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    verb, number = line.split()
+    if verb == "add":
+        nodes.append(cluster.add_node(num_cpus=4, num_gpus=int(number)))
+    else:
+        cluster.remove_node(nodes[int(number)], allow_graceful=False)
+    print(verb, flush=True)
+cluster.shutdown()
+"""
+
+
+# Ray 在 worker 启动之后才设 CUDA_VISIBLE_DEVICES，它自己的 /proc/PID/environ 里没有；子进程的里面有
+WITNESS = """
+import os, subprocess, threading, time
+def witness():
+    while not os.environ.get("CUDA_VISIBLE_DEVICES"):
+        time.sleep(0.1)
+    wait = "while [ $PPID -eq $1 ] && kill -0 $1; do sleep 0.2; done"
+    subprocess.Popen(["sh", "-c", wait, "gpu-witness", str(os.getpid())], stderr=subprocess.DEVNULL)
+if "default_worker.py" in open("/proc/self/cmdline").read():
+    threading.Thread(target=witness, daemon=True).start()
+"""
+
+
+@dataclass
+class Nodes:
+    """A cluster of logical nodes in a process of its own."""
+
+    address: str
+    process: subprocess.Popen[str]
+
+    def tell(self, verb: str, number: int) -> None:
+        """`add` a node of so many GPUs, or `remove` the node of that number, without warning."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{verb} {number}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == verb
+
+
+@contextmanager
+def nodes(lab: Lab, gpus: str) -> Iterator[Nodes]:
+    """A cluster whose workers have a witness each."""
+    (lab.home / "witness").mkdir()
+    (lab.home / "witness" / "sitecustomize.py").write_text(WITNESS)
+    path = os.pathsep.join([str(lab.home / "witness"), os.environ.get("PYTHONPATH", "")])
+    process = lab.start_program(NODES, gpus, PYTHONPATH=path)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, process.communicate()
+        yield Nodes(line.strip(), process)
+    finally:
+        process.communicate("", timeout=60)
