@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,13 +246,19 @@ def _has_columns(results: Path, name: str, columns: Mapping[str, pl.DataType | t
         _say_damaged(path, error)
         return False
     if any(schema.get(column) != kind for column, kind in columns.items()):
-        logger.warning("%s has other columns than this version writes; it is made again from the records", path)
+        _say_once(path, "has other columns than this version writes")
         return False
     return True
 
 
 def _say_damaged(path: Path, error: Exception) -> None:
-    logger.warning("%s is damaged (%s); it is made again from the records", path, _first_line(error))
+    _say_once(path, f"is damaged ({_first_line(error)})")
+
+
+@cache
+def _say_once(path: Path, what: str) -> None:
+    # 一个命令会读同一张表好几次
+    logger.warning("%s %s; it is made again from the records", path, what)
 
 
 def _first_line(error: Exception) -> str:
