@@ -110,3 +110,17 @@ def test_the_peak_on_the_cpu_is_of_the_trial_and_not_of_those_before_it() -> Non
     assert 45 < second[0] < 80
     assert second[1] == ON_CPU
     assert peak_mb(start_measuring(("cpu", "cpu"), first_in_process=True)) is None
+
+
+def test_the_peak_on_gpus_is_what_torch_allocated_during_the_trial() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    torch.empty(100_000_000, dtype=torch.uint8, device="cuda:0")
+    start = start_measuring(("cuda:0", "cuda:0"), first_in_process=True)
+    torch.empty(10_000_000, dtype=torch.uint8, device="cuda:0")
+    peak = peak_mb(start)
+    assert peak is not None
+    assert 10 <= peak[0] < 100
+    assert peak[1] == "allocated on the GPUs"
