@@ -36,7 +36,7 @@ from orchestrator.reporting.claims import write_claims
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
-from orchestrator.sweep import Search, points_left
+from orchestrator.sweep import TUNING_SEED, Search, points_left
 from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
@@ -298,6 +298,8 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
         epochs=options.epochs,
         overrides=dict(parse_override(text) for text in options.set),
     )
+    if number > TUNING_SEED:
+        raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
     seeds = tuple(range(number))
     trials = unfold(study, base, seeds)
     done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)

@@ -16,7 +16,7 @@ from orchestrator import records
 from orchestrator.objectives import SecondObjective, objective_values
 from orchestrator.plan import Plan
 from search_spaces.errors import StudyError
-from search_spaces.space import CategoricalParameter, Sweep, contains, grid_points, space_size
+from search_spaces.space import CategoricalParameter, Sweep, contains, first_and_last, grid_points, space_size
 from search_spaces.trial import Phase, PlannedTrial, configuration_key, point_trial
 
 # 调参种子与裁决种子永不相交（statistics.md）
@@ -270,12 +270,14 @@ def _values(path: str, config: TrainConfig) -> list[Any]:
 
 
 def check_search(search: Search) -> None:
-    """Refuses a sampler that cannot search this space.
+    """Refuses a space whose ends are no valid trials, and a sampler that cannot search it.
 
     Raises:
         StudyError: With what would be right.
     """
     kinds = search.space.parameters.items()
+    for end in (0, -1):
+        search.trial({path: first_and_last(parameter)[end] for path, parameter in kinds})
     categories = [path for path, parameter in kinds if isinstance(parameter, CategoricalParameter)]
     if search.sampler == "grid":
         grid_points(search.space)

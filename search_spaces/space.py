@@ -138,6 +138,13 @@ def grid_values(path: str, parameter: Parameter) -> list[Any]:
     return _spaced(parameter, parameter.steps)
 
 
+def first_and_last(parameter: Parameter) -> tuple[Any, Any]:
+    """Returns a parameter's first and last value."""
+    if isinstance(parameter, CategoricalParameter):
+        return parameter.choices[0], parameter.choices[-1]
+    return parameter.low, parameter.high
+
+
 def _spaced(parameter: FloatParameter | IntegerParameter, steps: int) -> list[float]:
     low, high = float(parameter.low), float(parameter.high)
     if parameter.log:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
-from orchestrator.objectives import VALIDATION_ERROR
+from orchestrator.objectives import VALIDATION_ERROR, SecondObjective, objective_values
 from orchestrator.searcher import SweepSearcher
 from orchestrator.sweep import Ask, Ended, SamplerName, Search, SearchHistory, search_history
 from search_spaces.space import Sweep, grid_points
@@ -99,7 +99,9 @@ class Laboratory:
             error = error_of({RATE: 0.01, DECAY: 0.0, SIZE: 5, **job["parameters"]})
             result = {VALIDATION_ERROR: error, "epoch": 2, "state": state, "images_per_second": 100 * error}
             searcher.on_trial_complete(name, result)
-            self.records[job["key"]] = Ended(state, (error,) if state == "finished" else None)
+            config = self.search.trial(job["parameters"]).config
+            values = objective_values(self.search.second, config, error, 100 * error)
+            self.records[job["key"]] = Ended(state, values if state == "finished" else None)
 
     @property
     def sequence(self) -> list[Mapping[str, Any]]:
@@ -208,6 +210,28 @@ def test_a_grid_is_each_combination_of_its_steps_once() -> None:
     assert len(laboratory.sequence) == 36
     assert all(point in laboratory.sequence for point in wanted)
     assert laboratory.sequence != grid_points(FLOATS)
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+@pytest.mark.parametrize("second", ["multiply_adds", "images_per_second"])
+def test_two_objectives_go_on_as_uninterrupted_and_are_told_their_own_ways(
+    sampler: SamplerName, second: SecondObjective
+) -> None:
+    asked = replace(search(sampler, 45 if sampler == "nsga2" else 20), second=second)
+    whole = Laboratory(asked)
+    study = whole.run()
+    parts = Laboratory(asked)
+    for ends in (9, 0, 13):
+        parts.run(ends)
+    parts.run()
+    assert parts.sequence == whole.sequence
+    assert [way.name for way in study.directions] == [
+        "MINIMIZE",
+        "MAXIMIZE" if second == "images_per_second" else "MINIMIZE",
+    ]
+    assert all(trial.values[0] == error_of(trial.params) for trial in study.trials if trial.values)
+    if second == "multiply_adds":
+        assert len({trial.values[1] for trial in study.trials if trial.values}) == 1
 
 
 def test_tpe_leaves_a_cliff_that_diverges() -> None:
