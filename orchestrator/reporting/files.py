@@ -95,6 +95,8 @@ def table_files(material: Material, details: Details) -> dict[str, bytes]:
     """Returns the tables as LaTeX, CSV and Parquet."""
     answer = material.answer
     tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
+    tables += [text_tables.retuned_table(answer)] if answer.retuned is not None else []
+    tables += [text_tables.tuning_table(answer)] if answer.tuning else []
     tables += [text_tables.sweep_table(answer)] if answer.sweep else []
     tables += [sweep_tables.confirmation_table(answer.confirmation)] if answer.confirmation is not None else []
     files = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
 
 from orchestrator.findings import ArmAnswer
@@ -41,17 +43,26 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 
 
 def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
-    """Returns the frames by name: verdicts, seeds, curves, trials, and sweep where there is one.
+    """Returns the frames by name: verdicts, seeds, curves, trials; retuned, tuning and sweep where there are any.
 
     Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`).
     """
+    answer = material.answer
     frames = {
-        "verdicts": pl.DataFrame([_verdict_row(arm) for arm in material.answer.arms], schema=_VERDICT_COLUMNS),
+        "verdicts": _verdicts(answer.arms),
         "seeds": _seeds(material),
         "curves": _curves(details.curves),
         "trials": _trials(material),
     }
+    if answer.retuned is not None:
+        frames["retuned"] = _verdicts(answer.retuned.arms)
+    if answer.tuning:
+        frames["tuning"] = pl.DataFrame([trial.model_dump() for trial in answer.tuning])
     return {**frames, "sweep": material.points} if material.points.height else frames
+
+
+def _verdicts(arms: Sequence[ArmAnswer]) -> pl.DataFrame:
+    return pl.DataFrame([_verdict_row(arm) for arm in arms], schema=_VERDICT_COLUMNS)
 
 
 def _verdict_row(arm: ArmAnswer) -> dict[str, object]:

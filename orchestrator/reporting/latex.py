@@ -17,6 +17,7 @@ _MARKS = {
     "|": r"\textbar{}",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "∞": r"$\infty$",
     "…": r"\dots{}",
     **{mark: f"\\{mark}" for mark in "&%$#_"},
 }
@@ -53,7 +54,7 @@ def _line(row: Sequence[str]) -> str:
 
 
 def _is_numeric(rows: Sequence[Sequence[str]], place: int) -> bool:
-    return all(not row[place] or row[place][0] in "+-.<0123456789" for row in rows)
+    return all(not row[place] or row[place][0] in "+-.<×0123456789" for row in rows)
 
 
 def latex(text: str) -> str:

@@ -11,6 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -239,6 +240,9 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
     assert "×4.00" in report
     phases = {row["phase"] for row in records.read_members(tmp_path, "activation")}
     assert phases == {"arm", "tuning", "retuned"}
+    retuned = pl.read_parquet(folder / "tables" / "retuned.parquet")
+    assert retuned["word"].to_list() == ["baseline", f"identical in {SEEDS} seeds"]
+    assert pl.read_parquet(folder / "tables" / "tuning.parquet").filter(pl.col("chosen")).height == 2
     assert found_differences(folder, tmp_path) == []
     # 再来一次：什么都不训练，判据不变，也没有多看一次
     looks = json.loads((folder / "plan.json").read_text())["looks"]
