@@ -227,6 +227,8 @@ class Broker:
                 job.stop = state
                 if job.slot is None:
                     await self._finish(job, {"state": state})
+        # 正等着调度器发话的 worker 也要知道
+        await self._wake()
 
     async def _finish(self, job: Job, event: Event) -> None:
         job.final = {"type": "final", "message": "", **event}

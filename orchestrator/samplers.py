@@ -48,7 +48,7 @@ SAMPLER_ARGUMENTS: dict[SamplerName, dict[str, Any]] = {
 # 这些采样器的状态藏在 Optuna 的 trial 里：续跑时必须按原来的次序重新提问一遍
 REPLAYED: frozenset[str] = frozenset({"cmaes", "qmc", "nsga2"})
 # 历史再长，一次提问就比训练还慢（tests/benchmarks/sweeps.py 实测）；其后的点随机抽取
-MOST_TOLD: dict[str, int] = {"tpe": 3000, "gp": 300}
+MOST_TOLD: dict[str, int] = {"tpe": 3000, "gp": 100}
 
 
 def make_sampler(search: Search, position: int, attempt: int = 0, *, by_random: bool = False) -> BaseSampler:

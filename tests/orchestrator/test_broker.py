@@ -51,6 +51,59 @@ def test_a_trial_given_to_a_worker_that_died_goes_to_the_next_one_of_its_slot() 
     asyncio.run(story())
 
 
+def epoch(number: int) -> dict[str, object]:
+    return {"type": "epoch", "report": {"epoch": number}}
+
+
+def test_a_judged_trial_waits_after_each_epoch_until_the_scheduler_has_spoken() -> None:
+    async def story() -> None:
+        broker = Broker()
+        await broker.submit("a", "{}", "folder", 1, judged=True)
+        await broker.take(0, 1.0)
+        first = asyncio.ensure_future(broker.post("a", 1, epoch(1)))
+        await asyncio.sleep(0.05)
+        assert not first.done()
+        await broker.go_on("a", 1)
+        assert await asyncio.wait_for(first, 1.0) is None
+        second = asyncio.ensure_future(broker.post("a", 1, epoch(2)))
+        await asyncio.sleep(0.05)
+        assert not second.done()
+        await broker.stop("a", "stopped")
+        assert await asyncio.wait_for(second, 1.0) == "stopped"
+        await broker.post("a", 1, {"type": "final", "state": "stopped"})
+        reports, final = await broker.reports("a", 0, 1.0)
+        assert ([event["report"]["epoch"] for event in reports], final and final["state"]) == ([1, 2], "stopped")
+
+    asyncio.run(story())
+
+
+def test_an_interrupted_study_wakes_a_worker_that_waits_for_the_scheduler() -> None:
+    async def story() -> None:
+        broker = Broker()
+        await broker.submit("a", "{}", "folder", 1, judged=True)
+        await broker.take(0, 1.0)
+        waiting = asyncio.ensure_future(broker.post("a", 1, epoch(1)))
+        await asyncio.sleep(0.05)
+        await broker.close("interrupted")
+        assert await asyncio.wait_for(waiting, 1.0) == "interrupted"
+
+    asyncio.run(story())
+
+
+def test_the_epochs_of_a_checkpoint_are_reported_once_before_new_ones() -> None:
+    async def story() -> None:
+        broker = Broker()
+        await submit(broker, "a")
+        await broker.take(0, 1.0)
+        for _ in range(2):
+            await broker.post("a", 1, {"type": "started", "history": [{"epoch": 1}, {"epoch": 2}]})
+        await broker.post("a", 1, epoch(3))
+        reports, _ = await broker.reports("a", 0, 1.0)
+        assert [event["report"]["epoch"] for event in reports] == [1, 2, 3]
+
+    asyncio.run(story())
+
+
 @given(st.lists(st.sampled_from(["ask0", "ask1", "die0", "die1", "submit", "end0", "end1"]), max_size=40))
 def test_every_trial_ends_once_whatever_dies(actions: list[str]) -> None:
     """Workers of two slots ask, die, and end trials in any order; afterwards living ones finish all the rest."""
