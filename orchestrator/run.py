@@ -6,6 +6,7 @@ thread of its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -164,6 +165,24 @@ class StudyRun:
             waiting = [trial for trial in waiting if trial.key not in handled]
             if waiting and not mine:
                 self._wait_for_others(waiting)
+
+    def lock_search(self, name: str) -> None:
+        """Waits until no other driver runs this search: two would ask the same positions for the same points.
+
+        Args:
+            name: The search's name; the lock is freed by the end of this process.
+
+        Raises:
+            Interrupted: The user asked to stop.
+        """
+        key = hashlib.sha256(name.encode()).hexdigest()
+        if not self._locks.try_lock(key):
+            self.display.say(f"{name} is being run by another ablate; waiting for its end")
+            while not self._locks.try_lock(key):
+                if self._stop_asked.is_set():
+                    raise Interrupted
+                self._handle_events()
+                time.sleep(SHARED_POLL_SECONDS)
 
     def run_sweep(self, searcher: Any, points: int, scheduler: Any = None) -> None:
         """Runs the points of a sweep.

@@ -184,6 +184,7 @@ def _gpus_per_worker(options: argparse.Namespace) -> float:
 def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
     from orchestrator.searcher import SweepSearcher
 
+    run.lock_search(search.name)
     history = history_of(plan, search, folder, options)
     left = points_left(search, history)
     if not left:
