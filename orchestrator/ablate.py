@@ -202,8 +202,10 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     for name, reason in skipped.items():
         console.print(f"{name}: not asked on {options.dataset}: {reason}", markup=False, soft_wrap=True)
     whole = combined_plan(plans, plans[0].recipe)
-    cost = estimate(configs_to_train(whole), measured, place)
-    _say(console, f"together: {plan_line(whole, time_said(cost), 'shared trials once', 0)}")
+    tuning = [config for plan in plans for config in retuning_configs(plan)]
+    cost = estimate([*configs_to_train(whole), *tuning], measured, place)
+    more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
+    _say(console, f"together: {plan_line(whole, time_said(cost), f'shared trials once{more}', 0)}")
     if options.dry_run:
         _say(console, f"    {cost_line(cost)}")
         return EXIT_DONE
