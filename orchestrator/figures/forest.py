@@ -27,7 +27,7 @@ from orchestrator.reporting import cells
 
 NAME = "differences"
 SEED_OFFSET, SEED_STEP, SEED_ROOM = 0.17, 0.085, 0.34
-WORD_WIDTH = 32
+WORD_WIDTH, MOST_VECTOR_SEEDS = 32, 60
 # 刻度上的比值：先用稀的，范围太窄就用密的
 RATIOS = (
     (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100),
@@ -97,10 +97,13 @@ def _draw_seeds(axes: Axes, values: list[float], place: int, colour: str) -> Non
     most = max(Counter(round(value, 6) for value in values).values(), default=1)
     step = min(SEED_STEP, SEED_ROOM / most)
     stacked: Counter[float] = Counter()
+    lows = []
     for value in values:
-        low = place - SEED_OFFSET - step * stacked[round(value, 6)]
+        lows.append(place - SEED_OFFSET - step * stacked[round(value, 6)])
         stacked[round(value, 6)] += 1
-        axes.plot(value, low, "o", markersize=4, color=colour, alpha=0.7, mew=0, zorder=2)
+    # 几千个点时，SVG 里放像素
+    pixels = len(values) > MOST_VECTOR_SEEDS
+    axes.plot(values, lows, "o", markersize=4, color=colour, alpha=0.7, mew=0, zorder=2, rasterized=pixels)
 
 
 def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:

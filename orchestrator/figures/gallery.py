@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.figures.costs import costs_figure
 from orchestrator.figures.curves import curves_figure
 from orchestrator.figures.forest import differences_figure
+from orchestrator.figures.importance import front_figure, importance_figure
 from orchestrator.figures.seeds import seeds_figure
 from orchestrator.figures.slices import slices_figure
 from orchestrator.figures.style import Picture
@@ -19,6 +20,8 @@ def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
         curves_figure(material.answer, details.curves),
         costs_figure(material.answer),
         slices_figure(material.points),
+        importance_figure(material.answer.sweep_facts),
+        front_figure(material.answer.sweep_facts),
         _kernels(details.kernels),
     )
     return tuple(picture for picture in drawn if picture is not None)

@@ -23,7 +23,7 @@ def seeds_figure(answer: Answer) -> Picture:
             values = list(arm.errors.values())
             # 点按种子上下错开，同一种子在各行同一高度
             heights = [place + 0.26 - 0.52 * (int(seed) % 8) / 7 for seed in arm.errors]
-            axes.plot(values, heights, "o", markersize=4, color=colour, alpha=0.65, mew=0)
+            axes.plot(values, heights, "o", markersize=4, color=colour, alpha=0.65, mew=0, rasterized=len(values) > 60)
             if arm.never and answer.budget is not None:
                 # 预算之内没有到达门槛的种子：箭头指向预算之外
                 places = [place + 0.26 - 0.52 * (int(seed) % 8) / 7 for seed in arm.never]

@@ -86,7 +86,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
             drawn("curves"),
         ),
         Section("What the arms cost", text_tables.cost_lead(answer), drawn("costs"), [text_tables.cost_table(answer)]),
-        Section("Sweep", text_tables.sweep_lead(answer), drawn("slices"), _sweep_tables(answer))
+        Section("Sweep", text_tables.sweep_lead(answer), drawn("slices", "importance", "front"), _sweep_tables(answer))
         if answer.sweep
         else Section("Sweep"),
         Section("Confirmation", sweep_tables.confirmation_lead(answer), tables=_confirmation_tables(answer)),

@@ -7,11 +7,13 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
 
 from alexnet_core.datasets import summarise_data
+from orchestrator.findings import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.plan import Plan, read_plan, write_plan
 from orchestrator.records import join_members, trial_folder
 from orchestrator.report import main
@@ -19,6 +21,7 @@ from orchestrator.tables import update_tables
 from search_spaces.study import load_study
 from search_spaces.trial import base_config, unfold
 from tests.made_records import put
+from tests.made_reports import make_answer, write
 
 WRONG = {"baseline": [6, 7, 5, 8, 6, 7, 6, 5], "no_lrn": [13, 15, 11, 17, 12, 15, 14, 11]}
 
@@ -208,6 +211,52 @@ def test_all_studies_on_record_stand_on_one_page(results: Path, capsys: pytest.C
     text = (results / "studies" / "paper" / "report.md").read_text()
     assert "| pooling |" in text
     assert "All claims" in capsys.readouterr().out
+
+
+def test_the_sweep_its_importance_front_and_confirmation_are_shown(tmp_path: Path) -> None:
+    space = {"training.learning_rate": 0.01, "network.lrn*.k": 2.0}
+    points = [
+        SweepPoint(parameters=space, state="finished", validation_error=3.0 + n, key=f"{n:020d}", second=1e6 / (n + 1))
+        for n in range(3)
+    ]
+    importance = ParameterImportance(parameter="network.lrn*.k", mean=0.75, sd=0.05, by_seed=(0.7, 0.8))
+    facts = SweepFacts(
+        sampler="nsga2",
+        second_objective="multiply_adds",
+        states={"finished": 3},
+        epochs=33,
+        importance=(importance,),
+        importance_points=3,
+        front=tuple(points),
+    )
+    point = ConfirmedPoint(
+        name="point-0",
+        parameters=space,
+        swept_error=3.0,
+        swept_lead=1.25,
+        validation_error=4.1,
+        lead=0.15,
+        n=8,
+        difference=-0.1,
+        interval=(-0.4, 0.2),
+        word="equivalent",
+        sentence="equivalent: no effect of practical size here, on this test set",
+    )
+    confirmed = Confirmation(
+        metric="top-1 test error", seeds=(2000, 2001), baseline_error=4.2, swept_baseline_error=4.3, points=(point,)
+    )
+    found = make_answer().model_copy(
+        update={"sweep": tuple(points), "sweep_asked": 3, "sweep_facts": facts, "confirmation": confirmed}
+    )
+    write(tmp_path, found)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for said in ("point-0", "+1.25", "+0.15"):
+        assert said in page
+        assert said in text
+    for name in ("importance", "front"):
+        assert f"figures/{name}.svg" in text
+        assert (tmp_path / f"figures/{name}.png").is_file()
+        ElementTree.fromstring((tmp_path / f"figures/{name}.svg").read_text())
 
 
 def test_what_is_not_on_record_is_said(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
