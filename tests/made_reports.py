@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.reporting.files import write_report
 from orchestrator.reporting.markdown import study_markdown
 from orchestrator.reporting.material import Details, Material
 from orchestrator.reporting.provenance import Provenance, RecordUsed
 from orchestrator.reporting.story import story
+from orchestrator.tables import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from search_spaces.study import Arm, Claim, Study, load_study
 
 CURVE_COLUMNS = {
     "arm": pl.String,
@@ -30,20 +34,68 @@ POINT_COLUMNS = {
 }
 
 
-def make_details(answer: Answer, epochs: int = 4) -> Details:
+WRONG = [6, 7, 5, 8, 6, 7, 6, 5]
+# 每个 arm 的错误张数比基线多多少：依次得出各种裁决
+SHIFTS: dict[str, list[int | str]] = {
+    "supports": [7, 8, 6, 9, 6, 8, 8, 6],
+    "contradicts": [-4, -5, -3, -5, -4, -5, -4, -3],
+    "equivalent": [0, 1, 0, -1, 0, 0, 1, 0],
+    "inconclusive": [9, -4, 6, -5, 12, -3, 8, -4],
+    "diverged": [3, "diverged", 2, 4, 3, 2, 4, 3],
+}
+
+
+def make_answer(arms: int = 5, seeds: int = 8, finished: bool = True, **fields: Any) -> Answer:
+    """An answer with so many arms beside the baseline, whose words go round all there are.
+
+    Args:
+        arms: Arms beside the baseline.
+        seeds: Seeds per arm.
+        finished: Whether any trial has ended.
+        fields: Of the study, such as `question`; `title` is that of every arm.
+    """
+    study, title = load_study("lrn"), fields.pop("title", "an arm")
+    claim = Claim(statement="it rises", source="section 3.3", top1_points=1.4)
+    kinds = [(f"{kind}_{place}", SHIFTS[kind]) for place, kind in zip(range(arms), cycle(SHIFTS), strict=False)]
+    made = tuple(Arm.model_construct(name=name, title=title, claim=claim) for name, _ in kinds)
+    study = Study.model_construct(**{**dict(study), "arms": (study.arms[0], *made), **fields})
+    rows, planned = [], []
+    for name, shifts in [("baseline", [0] * 8), *kinds]:
+        for seed in range(seeds):
+            planned.append({"arm": name, "seed": seed, "phase": "arm", "key": f"{name}-{seed}"})
+            shift = shifts[seed % 8]
+            rows.append(_row(f"{name}-{seed}", seed, shift if isinstance(shift, str) else WRONG[seed % 8] + shift))
+    plan = {"dataset": "digits", "alpha": 0.05, "planned_seeds": seeds, "looks": [], "trials": planned}
+    schema = {**TRIAL_COLUMNS, "network.classes": pl.Float64}
+    trials = pl.DataFrame(rows if finished else [], schema=schema)
+    members, epochs = pl.DataFrame(schema=MEMBER_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
+    return answer(study, study.recipes["digits"], plan, trials, members, epochs)
+
+
+def _row(key: str, seed: int, wrong: int | str) -> dict[str, Any]:
+    cells: dict[str, Any] = {"key": key, "seed": seed, "seconds": 3.0, "epochs": 4, "network.classes": 10.0}
+    if isinstance(wrong, str):
+        return {**cells, "state": wrong}
+    for name in ("validation", "test"):
+        cells |= {f"{name}_top1_errors": wrong, f"{name}_top1_error": wrong / 360, f"{name}_count": 360}
+        cells |= {f"{name}_top5_errors": 1, f"{name}_top5_error": 1 / 360}
+    return {**cells, "state": "finished"}
+
+
+def make_details(found: Answer, epochs: int = 4) -> Details:
     """Learning curves that fall over so many epochs; no kernels."""
     curves = [
         {"arm": arm.name, "seed": int(seed), "epoch": epoch, "train_error": 60 / epoch, "validation_error": 50 / epoch}
-        for arm in answer.arms
+        for arm in found.arms
         for seed in arm.errors
         for epoch in range(1, epochs + 1)
     ]
     return Details(pl.DataFrame(curves, schema=CURVE_COLUMNS), None)
 
 
-def make_material(answer: Answer, points: list[dict[str, Any]] | None = None) -> Material:
-    """The material of a report on `answer`."""
-    seeds = [(arm, int(seed)) for arm in answer.arms for seed in arm.errors]
+def make_material(found: Answer, points: list[dict[str, Any]] | None = None) -> Material:
+    """The material of a report on `found`."""
+    seeds = [(arm, int(seed)) for arm in found.arms for seed in arm.errors]
     used = [
         RecordUsed(arm=arm.name, seed=seed, phase="arm", key=f"{arm.name}-{seed}", state="finished", sha256="0" * 64)
         for arm, seed in seeds
@@ -51,7 +103,7 @@ def make_material(answer: Answer, points: list[dict[str, Any]] | None = None) ->
     source = Provenance(
         command="python -m orchestrator.ablate --study lrn",
         environment={"torch": ("2.15",), "device_name": ("cpu",)},
-        data={"name": answer.dataset},
+        data={"name": found.dataset},
         first_started=None,
         last_finished=None,
         trials=len(used),
@@ -62,7 +114,7 @@ def make_material(answer: Answer, points: list[dict[str, Any]] | None = None) ->
         plan_sha256="0" * 64,
     )
     return Material(
-        answer=answer,
+        answer=found,
         provenance=source,
         points=pl.DataFrame(points or [], schema=POINT_COLUMNS),
         used=pl.DataFrame(),
@@ -70,11 +122,11 @@ def make_material(answer: Answer, points: list[dict[str, Any]] | None = None) ->
     )
 
 
-def write(folder: Path, answer: Answer, **more: Any) -> list[Path]:
-    """Writes the report on `answer`."""
-    return write_report(folder, make_material(answer, **more), lambda: make_details(answer))
+def write(folder: Path, found: Answer, **more: Any) -> list[Path]:
+    """Writes the report on `found`."""
+    return write_report(folder, make_material(found, **more), lambda: make_details(found))
 
 
-def markdown(answer: Answer) -> str:
+def markdown(found: Answer) -> str:
     """The report in Markdown, without figures."""
-    return study_markdown(answer, story(make_material(answer), ()))
+    return study_markdown(found, story(make_material(found), ()))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.figures.style import (
@@ -24,8 +25,8 @@ from orchestrator.figures.style import (
 from orchestrator.findings import Answer, ArmAnswer
 
 NAME = "curves"
-COLUMNS = 3
-MOST_RUNS, MOST_EPOCHS = 10, 60
+COLUMNS, PANEL_HEIGHT = 3, 2.1
+MOST_RUNS, MOST_LINES, MOST_EPOCHS = 10, 100, 60
 
 
 def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
@@ -40,25 +41,27 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
     epochs = _thinned(epochs)
     by_arm = {str(name): rows for (name,), rows in epochs.group_by("arm", maintain_order=True)}
     arms = [arm for arm in answer.arms if arm.name in by_arm]
+    baseline = next((by_arm[arm.name] for arm in arms if arm.is_baseline), None)
+    runs = min(MOST_RUNS, max(2, MOST_LINES // len(arms)))
     columns = min(COLUMNS, len(arms))
     lines = math.ceil(len(arms) / columns)
-    with drawing(NAME, 0.9 + 2.1 * lines) as figure:
-        panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        baseline = next((by_arm[arm.name] for arm in arms if arm.is_baseline), None)
-        for panel, arm in zip(panels.flat, arms, strict=False):
+    height = 0.9 + PANEL_HEIGHT * lines
+    with drawing(NAME, height, layout=None) as figure:
+        panels = figure.subplots(lines, columns, squeeze=False)
+        # 面板多时自动排版和共用坐标轴要好几秒，而边距与范围这里本来就知道
+        margins = {"left": 0.085, "right": 0.985, "bottom": 0.6 / height, "top": 1 - 0.3 / height}
+        figure.subplots_adjust(**margins, hspace=0.3, wspace=0.06)
+        for place, (panel, arm) in enumerate(zip(panels.flat, arms, strict=False)):
             if baseline is not None and not arm.is_baseline:
-                _draw(panel, baseline, INK, runs=False)
-            _draw(panel, by_arm[arm.name], _colour(arm), runs=True)
-            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+                _draw(panel, baseline, INK, runs=0)
+            _draw(panel, by_arm[arm.name], _colour(arm), runs=runs)
             panel.set_title(short(arm.name), loc="left", fontsize=10.5, color=_colour(arm))
-        low = float(epochs["validation_error"].min())  # type: ignore[arg-type]
-        if spans_decades([low, float(epochs["validation_error"].max())]):  # type: ignore[arg-type]
-            scale_by_decades(panels[0, 0].yaxis, panels[0, 0].set_yscale)
-            panels[0, 0].set_ylim(bottom=0.8 * low)
+            _scale(panel, epochs)
+            panel.tick_params(labelleft=place % columns == 0, labelbottom=place >= len(arms) - columns)
         for panel in panels.flat[len(arms) :]:
             panel.set_axis_off()
-        figure.supxlabel("epoch", fontsize=10.5)
-        figure.supylabel("top-1 error, percent", fontsize=10.5)
+        figure.supxlabel("epoch", fontsize=10.5, y=0.1 / height)
+        figure.supylabel("top-1 error, percent", fontsize=10.5, x=0.012)
         alt = f"Validation and training error by epoch of {', '.join(arm.name for arm in arms)}."
         return picture(figure, NAME, "Learning curves", alt)
 
@@ -69,16 +72,17 @@ def _colour(arm: ArmAnswer) -> str:
 
 def _thinned(epochs: pl.DataFrame) -> pl.DataFrame:
     """At most so many epochs, evenly spread, the last among them."""
-    last = int(epochs["epoch"].max())  # type: ignore[arg-type]
+    last = epochs["epoch"].to_numpy().max()
     shown = np.unique(np.linspace(1, last, min(last, MOST_EPOCHS)).round().astype(int))
     return epochs.filter(pl.col("epoch").is_in(shown.tolist())).sort("arm", "seed", "epoch")
 
 
-def _draw(axes: Axes, rows: pl.DataFrame, colour: str, *, runs: bool) -> None:
+def _draw(axes: Axes, rows: pl.DataFrame, colour: str, *, runs: int) -> None:
     if runs:
-        for (seed,), run in rows.group_by("seed", maintain_order=True):
-            if int(str(seed)) < MOST_RUNS:
-                axes.plot(run["epoch"], run["validation_error"], color=colour, linewidth=0.6, alpha=0.35)
+        own = rows.filter(pl.col("seed") < runs)
+        lines = [run.to_numpy() for run in own.select("seed", "epoch", "validation_error").partition_by("seed")]
+        thin = [line[:, 1:] for line in lines]
+        axes.add_collection(LineCollection(thin, colors=colour, linewidths=0.6, alpha=0.35), autolim=False)
     mean = rows.group_by("epoch").agg(
         pl.col("validation_error").mean().alias("mean"),
         pl.col("validation_error").std().fill_null(0.0).alias("sd"),
@@ -89,3 +93,17 @@ def _draw(axes: Axes, rows: pl.DataFrame, colour: str, *, runs: bool) -> None:
     axes.fill_between(mean["epoch"], low.clip(0.0), high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(mean["epoch"], mean["mean"], color=colour, linewidth=1.8 if runs else 1.2)
     axes.plot(mean["epoch"], mean["train"], color=colour if runs else MUTED, linewidth=1.0, linestyle=(0, (3, 2)))
+
+
+def _scale(axes: Axes, epochs: pl.DataFrame) -> None:
+    """The same range in every panel."""
+    errors = epochs.select("validation_error", "train_error").to_numpy()
+    low, high = float(errors.min()), float(errors.max())
+    last = float(epochs["epoch"].to_numpy().max())
+    axes.set_xlim(1.0 - 0.03 * last, 1.03 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if spans_decades([low, high]):
+        scale_by_decades(axes.yaxis, axes.set_yscale)
+        axes.set_ylim(0.8 * low, 1.15 * high)
+    else:
+        axes.set_ylim(min(0.95 * low, low - 1.0) if low > 1.0 else 0.0, 1.05 * high + 0.1)

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 # 色盲可分的 Okabe-Ito 色；“等效”与“无结论”永不同色
@@ -80,14 +80,20 @@ class Picture(NamedTuple):
 
 
 @contextmanager
-def drawing(name: str, height: float, width: float = WIDTH) -> Iterator[Figure]:
+def drawing(
+    name: str, height: float, width: float = WIDTH, layout: Literal["constrained"] | None = "constrained"
+) -> Iterator[Figure]:
     """Gives an empty figure of `width` x `height` inches in the house's style."""
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        yield Figure(figsize=(width, height), layout="constrained", facecolor=SURFACE)
+        yield Figure(figsize=(width, height), layout=layout, facecolor=SURFACE)
 
 
 def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     """Saves a figure; the same figure gives the same bytes."""
+    if figure.get_layout_engine() is not None:
+        # 排版只做一次，两种格式共用
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
     return Picture(name, title, alt, _png(figure), _svg(figure))
 
 
@@ -106,7 +112,9 @@ def _svg(figure: Figure) -> bytes:
 
 
 def _shorter(number: re.Match[bytes]) -> bytes:
-    return f"{float(number[0]):.2f}".encode()
+    # 十分之一点看不出来；小标记的形状才要百分之一
+    value = float(number[0])
+    return f"{value:.{1 if abs(value) >= 10 else 2}f}".encode()
 
 
 def short(name: str, longest: int = 32) -> str:
@@ -134,4 +142,4 @@ def scale_by_decades(axis: Axis, scale: Callable[[str], None]) -> None:
     scale("log")
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
     axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
