@@ -289,7 +289,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
             sweep_points=content["sweep_points"],
             done={},
             max_seeds=content.get("max_seeds"),
-            retune=None if content["retune"] is None else Retune.model_validate(content["retune"]),
+            retune=None if content.get("retune") is None else Retune.model_validate(content["retune"]),
         )
     except (KeyError, ValidationError, StudyError) as error:
         reason = str(error).splitlines()[0]
