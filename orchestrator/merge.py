@@ -56,9 +56,9 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         preflight.check_results(results)
         preflight.check_disk(results, sum(trial.size for trial in fresh) + preflight.RESERVE_BYTES)
         fresh = [trial for trial in fresh if _taken(results, trial, troubles)]
-        joined = _join(other, results)
-        if fresh or joined:
-            update_tables(results)
+        _join(other, results)
+        # 上次合并可能在写表之前被杀
+        update_tables(results)
     for line in troubles[:LINES_SHOWN]:
         console.print(line, markup=False, soft_wrap=True)
     if len(troubles) > LINES_SHOWN:
@@ -135,17 +135,14 @@ def _copy(source: Path, target: Path) -> None:
         ) from error
 
 
-def _join(other: Path, results: Path) -> int:
-    """Adds the memberships of trials that are on record here now; returns how many were new."""
+def _join(other: Path, results: Path) -> None:
+    """Adds the memberships of trials that are on record here now."""
     known = {_identity(row) for row in records.read_members(results)}
     recorded = set(records.recorded_keys(results))
-    joined = 0
     for study, row in foreign_members(other):
         if row["key"] in recorded and _identity(row) not in known:
             known.add(_identity(row))
             records.append_members(results, study, [row])
-            joined += 1
-    return joined
 
 
 def _identity(row: dict[str, object]) -> tuple[object, ...]:

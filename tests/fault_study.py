@@ -1,4 +1,4 @@
-"""A fault at every file operation of a study: `python -m tests.fault_study DIR [--scenario study|export]`.
+"""A fault at every file operation of a study: `python -m tests.fault_study DIR [--scenario NAME]`.
 
 The real command runs in a process of its own, with made epochs in place of Ray's slots: plan, records, checkpoints,
 tables, answer and report are the product's. After each fault the same command must end as an undisturbed one did, and
@@ -27,6 +27,7 @@ from safetensors.torch import load
 import alexnet_core.training
 import orchestrator.ablate
 import orchestrator.best
+import orchestrator.merge
 import orchestrator.recorder
 from alexnet_core.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
 from alexnet_core.configuration import TrainConfig
@@ -35,14 +36,17 @@ from alexnet_core.draws import permutation
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from orchestrator import records
 from orchestrator.display import Progress
+from orchestrator.errors import LabError
 from orchestrator.figures import gallery
 from orchestrator.figures.style import Picture
 from orchestrator.plan import Plan
 from orchestrator.records import TrialLocks
 from orchestrator.reporting.material import Details, Material
+from orchestrator.upgrades import upgrade_results
 from orchestrator.worker import Place, trial_end
 from search_spaces.trial import trial_key
 from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Outcome, run, unavailable
+from tests.orchestrator.test_upgrades import GOLDEN, UPGRADE, older
 
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2")
 # 时间、次数（也在权重的文件名里）与文件时间戳本来就不同
@@ -114,8 +118,9 @@ class Listener:
         raise
 
 
-def run_without_ray(plan: Plan, folder: Path, *more: Any) -> dict[str, records.TrialState]:
+def run_without_ray(plan: Plan, *more: Any) -> tuple[Plan, dict[str, records.TrialState]]:
     """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
+    folder = next(argument for argument in more if isinstance(argument, Path))
     options = next(argument for argument in more if isinstance(argument, argparse.Namespace))
     console = next(argument for argument in more if isinstance(argument, Console))
     settings = orchestrator.recorder.RecordSettings(
@@ -134,7 +139,7 @@ def run_without_ray(plan: Plan, folder: Path, *more: Any) -> dict[str, records.T
             job = recorder.launch(trial, None)
             listener = Listener(recorder.handle, job)
             listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
-    return recorder.states
+    return plan, recorder.states
 
 
 def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:
@@ -171,23 +176,43 @@ def export(results: Path) -> int:
     return orchestrator.best.main(["--results", str(results), "--export", str(results / "exports" / "best"), "--force"])
 
 
-def study_facts(results: Path) -> dict[str, Any]:
-    """Tables without times, answer, report, plan, and the weights' digests."""
+def merge(results: Path) -> int:
+    return orchestrator.merge.main([str(results.with_name("recorded")), "--results", str(results)])
+
+
+def upgrade(results: Path) -> int:
+    try:
+        upgrade_results(results, (UPGRADE,))
+    except LabError as error:
+        print(error)
+        return error.exit_code
+    return 0
+
+
+def table_facts(results: Path) -> dict[str, Any]:
+    """Tables without times, and the weights' digests."""
     from orchestrator.tables import load_tables
 
     tables = load_tables(results)
-    study = results / "studies" / "lrn"
-    trials = tables.trials.drop(VOLATILE).to_dicts()
+    weights = (_weights(path) for path in results.glob("trials/*/result.json") if (path.parent / "checkpoint").is_dir())
     return {
-        "trials": trials,
+        "trials": tables.trials.drop(VOLATILE).to_dicts(),
         "members": tables.members.to_dicts(),
         "epochs": tables.epochs.to_dicts(),
+        "weights": sorted(weights),
+        "left": leftovers(results),
+    }
+
+
+def study_facts(results: Path) -> dict[str, Any]:
+    """The same, and the study's answer, plan and files."""
+    study = results / "studies" / "lrn"
+    return {
+        **table_facts(results),
         "answer": json.loads((study / "answer.json").read_text()),
         "verdicts": (study / "tables" / "verdicts.csv").read_text(),
         "files": sorted(str(path.relative_to(study)) for path in study.rglob("*")),
         "looks": json.loads((study / "plan.json").read_text())["looks"],
-        "weights": sorted(_weights(path) for path in results.glob("trials/*/result.json")),
-        "left": leftovers(results),
     }
 
 
@@ -209,7 +234,8 @@ def export_facts(results: Path) -> dict[str, Any]:
 
 def leftovers(results: Path) -> list[str]:
     """Temporary files that nobody will use again."""
-    return sorted(str(path.relative_to(results)) for path in results.rglob(".*") if path.name != ".locks")
+    own = (".locks", ".schema")
+    return sorted(str(path.relative_to(results)) for path in results.rglob(".*") if path.name not in own)
 
 
 # ---- every fault --------------------------------------------------------------------------------
@@ -300,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the faults; 1 when one was not survived."""
     parser = argparse.ArgumentParser(prog="python -m tests.fault_study")
     parser.add_argument("folder", type=Path, help="a scratch folder")
-    parser.add_argument("--scenario", choices=("study", "export"), default="study")
+    parser.add_argument("--scenario", choices=("study", "export", "merge", "upgrade"), default="study")
     parser.add_argument(
         "--kinds", nargs="+", choices=("kill", "torn", "full", "slow"), default=["kill", "torn", "full", "slow"]
     )
@@ -316,11 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     orchestrator.ablate.run_missing = run_without_ray
     alexnet_core.training.train = made_training(folder / "trained")
     gallery.gallery = drawn_once(folder)
-    scenario = Scenario(ablate, None, study_facts)
-    if options.scenario == "export":
-        recorded = folder / "recorded"
-        assert run(lambda: ablate(recorded), Path("/nowhere"), None, folder / "output").code == 0
-        scenario = Scenario(export, recorded, export_facts)
+    scenario = _scenario(options.scenario, folder)
     started = time.monotonic()
     campaign = Campaign(folder, scenario)
     campaign.run(options.kinds, options.every)
@@ -332,6 +354,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for trouble in campaign.troubles:
         print(trouble)
     return int(bool(campaign.troubles))
+
+
+def _scenario(name: str, folder: Path) -> Scenario:
+    recorded = folder / "recorded"
+    if name == "study":
+        return Scenario(ablate, None, study_facts)
+    if name == "upgrade":
+        shutil.copytree(GOLDEN, recorded)
+        older(recorded)
+        return Scenario(upgrade, recorded, table_facts)
+    assert run(lambda: ablate(recorded), Path("/nowhere"), None, folder / "output").code == 0
+    return Scenario(export, recorded, export_facts) if name == "export" else Scenario(merge, None, table_facts)
 
 
 if __name__ == "__main__":
