@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import psutil
 
 MARK = "ABLATION_DRIVER"
 GRACE_SECONDS = 2.0
+POLL_SECONDS = 1.0
 MOST_SEARCHES = 10
 
 
@@ -48,7 +50,10 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def main() -> int:
     """Waits for the driver's end, gives Ray a moment, and kills what is left with the driver's mark."""
-    sys.stdin.buffer.read()
+    parent = os.getppid()
+    # 管道可能被别的进程继承而迟迟不关，所以也看父进程还是不是原来那个
+    while os.getppid() == parent and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
+        pass
     time.sleep(GRACE_SECONDS)
     # 将死的进程还可能生出新的，所以找到没有为止
     for _ in range(MOST_SEARCHES):

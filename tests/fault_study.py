@@ -211,7 +211,7 @@ def study_facts(results: Path) -> dict[str, Any]:
         **table_facts(results),
         "answer": json.loads((study / "answer.json").read_text()),
         "verdicts": (study / "tables" / "verdicts.csv").read_text(),
-        "files": sorted(str(path.relative_to(study)) for path in study.rglob("*")),
+        "files": sorted(str(path.relative_to(study)) for path in study.rglob("*") if path.name != "optuna.db"),
         "looks": json.loads((study / "plan.json").read_text())["looks"],
     }
 
@@ -315,7 +315,7 @@ class Campaign:
         if len(repeated) > 1 or any(count > 2 for count in repeated):
             return f"{len(repeated)} epochs were trained more than once"
         unlike = [name for name in wanted if facts.get(name) != wanted[name]]
-        return ", ".join(f"{name}: {facts.get(name)} instead of {wanted[name]}"[:300] for name in unlike)
+        return "; ".join(f"{name}: {_difference(facts.get(name), wanted[name])}"[:400] for name in unlike)
 
     def _trained(self) -> Counter[tuple[str, str]]:
         lines = self._log.read_text().splitlines() if self._log.is_file() else []
@@ -354,6 +354,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for trouble in campaign.troubles:
         print(trouble)
     return int(bool(campaign.troubles))
+
+
+def _difference(got: Any, wanted: Any) -> str:
+    if isinstance(got, list) and isinstance(wanted, list):
+        return f"{[x for x in got if x not in wanted]} instead of {[x for x in wanted if x not in got]}"
+    return f"{got} instead of {wanted}"
 
 
 def _scenario(name: str, folder: Path) -> Scenario:

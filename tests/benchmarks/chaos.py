@@ -144,7 +144,9 @@ class Chaos:
                 victim.kill()
         except psutil.Error:
             return
-        self.faults[f"{name} {'stopped' if stops else 'killed'}"] += 1
+        what = f"{name} {'stopped' if stops else 'killed'}"
+        self.faults[what] += 1
+        print(f"{time.strftime('%H:%M:%S')} {what} (process {victim.pid})", file=sys.stderr, flush=True)
 
     def _compare(self, lab: Lab, before: dict[str, int]) -> dict[str, int]:
         """Compares the finished records with those seen before; returns them as they are now."""
