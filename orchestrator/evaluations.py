@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from alexnet_core.metrics import SplitMetrics
+from alexnet_core.metrics import SplitErrors
 from alexnet_core.specification import Frozen
 from orchestrator.errors import LabError
 from orchestrator.records import TrialState, read_result, trial_folder, write_atomically
@@ -42,7 +42,7 @@ class Evaluation(Frozen):
     key: str
     views: int
     split: Literal["test", "validation"]
-    metrics: SplitMetrics
+    metrics: SplitErrors
     weights_sha256: str
     retrained: bool
     same_network: bool

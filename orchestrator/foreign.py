@@ -8,16 +8,19 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator import records
 from orchestrator.errors import LabError
+from orchestrator.evaluations import MANY_VIEWS, Evaluation, evaluation_path, read_evaluation
 from orchestrator.records import TrialResult
-from search_spaces.trial import KEY_LENGTH, trial_key
+from search_spaces.trial import KEY_LENGTH, Phase, trial_key
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 STUDY_FOLDER = re.compile(r"[a-z0-9][a-z0-9_-]{0,96}")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+# 重新调参的 arm 在原名后加后缀
+ARM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 FIELD = re.compile(r"(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}")
 WEIGHTS = re.compile(r"checkpoint/[0-9]+-[0-9]+-[0-9]+\.safetensors")
 # 记录里的文本文件都很小；大得多的不是我们写的
@@ -39,12 +42,14 @@ class ForeignTrial:
         folder: Its folder there.
         result: Its result.
         weights: Its final weights, if they were kept.
+        evaluations: Of them in more views than one.
     """
 
     key: str
     folder: Path
     result: TrialResult
     weights: Path | None
+    evaluations: tuple[Evaluation, ...]
 
     @property
     def size(self) -> int:
@@ -88,7 +93,8 @@ def check_trial(folder: Path) -> ForeignTrial | None:
         raise Refused(f"its configuration is that of trial {key}")
     if result is None or result.key != key or result.seed != config.seed:
         raise Refused("its result.json is that of another trial")
-    return ForeignTrial(key, folder, result, _checked_weights(folder, result))
+    weights = _checked_weights(folder, result)
+    return ForeignTrial(key, folder, result, weights, _checked_evaluations(folder, key))
 
 
 def _check_folder(folder: Path) -> None:
@@ -128,6 +134,25 @@ def _checked_weights(folder: Path, result: TrialResult) -> Path | None:
     return path
 
 
+def _checked_evaluations(folder: Path, key: str) -> tuple[Evaluation, ...]:
+    parent = folder / "evaluations"
+    if not parent.is_symlink() and not parent.exists():
+        return ()
+    _check_folder(parent)
+    found = []
+    for views in MANY_VIEWS:
+        if not _is_there(evaluation_path(folder, views)):
+            continue
+        try:
+            evaluation = read_evaluation(folder, views)
+        except LabError as error:
+            raise Refused(str(error)) from error
+        if evaluation is None or (evaluation.key, evaluation.views) != (key, views):
+            raise Refused(f"its evaluation in {views} views is of another trial")
+        found.append(evaluation)
+    return tuple(found)
+
+
 def foreign_members(other: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (study's folder, membership) of another results folder; what is malformed is passed over."""
     for folder in sorted((other / "studies").glob("*")):
@@ -152,9 +177,9 @@ def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
         row.get("study") == study
         and all(isinstance(row.get(name), str) for name in ("dataset", "arm", "key"))
         and NAME.fullmatch(row["dataset"])
-        and NAME.fullmatch(row["arm"])
+        and ARM.fullmatch(row["arm"])
         and KEY.fullmatch(row["key"])
-        and row.get("phase") in ("arm", "sweep", "confirmation")
+        and row.get("phase") in get_args(Phase)
         and _is_count(row.get("seed"))
         and (position is None or _is_count(position))
         and (parameters is None or _are_parameters(parameters))

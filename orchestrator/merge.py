@@ -19,6 +19,7 @@ from alexnet_core.files import replaced
 from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
+from orchestrator.evaluations import write_evaluation
 from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
 from orchestrator.records import TrialLocks, TrialResult
 from orchestrator.tables import update_tables
@@ -118,6 +119,8 @@ def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
                 records.write_atomically(folder / name, source.read_bytes())
         if trial.weights is not None and trial.result.weights is not None:
             _copy(trial.weights, folder / trial.result.weights)
+        for evaluation in trial.evaluations:
+            write_evaluation(folder, evaluation)
         # 结果最后写，且只写验证过的内容
         records.write_result(folder, trial.result)
         records.tidy(folder)

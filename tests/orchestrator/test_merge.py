@@ -8,15 +8,17 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from orchestrator import records
+from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.merge import main
 from orchestrator.records import TrialState
 from orchestrator.tables import load_tables, load_trials
-from search_spaces.trial import PlannedTrial, trial_key
-from tests.made_records import make_config, make_report, put, put_trained
+from search_spaces.trial import Phase, PlannedTrial, trial_key
+from tests.made_records import errors, make_config, make_report, put, put_trained
 
 Damage = Callable[[Path], object]
 
@@ -69,6 +71,44 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     whole = files(here)
     assert merge(capsys, there, here)[1].startswith("0 finished trials taken, 3 on record here already")
     assert files(here) == whole
+
+
+def evaluation(key: str, views: int = 10) -> Evaluation:
+    return Evaluation(
+        key=key,
+        views=views,
+        split="test",
+        metrics=errors(9, 359),
+        weights_sha256="0" * 64,
+        retrained=False,
+        same_network=True,
+        seconds=1.0,
+        evaluated_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_evaluations_in_more_views_come_along_and_one_of_another_trial_does_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    good, bad = put(there, make_config(0)), put(there, make_config(1))
+    write_evaluation(there / "trials" / good, evaluation(good))
+    write_evaluation(there / "trials" / bad, evaluation(good))
+    code, output = merge(capsys, there, here)
+    assert (code, f"refused '{bad}': its evaluation in 10 views is of another trial" in output) == (1, True)
+    assert read_evaluation(here / "trials" / good, 10) == evaluation(good)
+    assert not (here / "trials" / bad).exists()
+
+
+def test_memberships_of_every_phase_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    join(there, 0)
+    row = {**records.read_members(there, "lrn")[0], "key": put(there, make_config(0))}
+    points = {"parameters": {"training.learning_rate": 0.1}, "position": 3}
+    rows = [{**row, "phase": phase, "arm": f"a-{phase}", **points} for phase in get_args(Phase)]
+    records.append_members(there, "lrn", rows)
+    assert merge(capsys, there, here)[0] == 0
+    assert [entry for entry in records.read_members(here, "lrn") if entry["arm"] != "baseline"] == rows
 
 
 def test_a_record_that_differs_is_named_and_the_own_one_stays(
