@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,21 +155,22 @@ def _with_sweep(
 def resolution_outlook(plan: Plan, folder: Path) -> str:
     """Says whether this many seeds can reach a verdict, and what they resolve if an earlier answer tells the spread."""
     try:
-        before = json.loads((folder / "answer.json").read_text())
-        deviations = [arm["difference_sd"] for arm in before["arms"] if arm.get("difference_sd")]
+        arms = json.loads((folder / "answer.json").read_bytes())["arms"]
+        found = [arm.get("difference_sd") for arm in arms if isinstance(arm, dict)]
+        deviations = [float(value) for value in found if isinstance(value, (int, float)) and 0 < value < math.inf]
         if plan.study.statistic != "difference":
             # 比值的标准差不是百分点，不能当百分点说
             deviations = []
-    except (OSError, json.JSONDecodeError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         deviations = []
-    seeds, arms, deviation = len(plan.seeds), plan.compared_arms, max(deviations, default=None)
+    seeds, compared, deviation = len(plan.seeds), plan.compared_arms, max(deviations, default=None)
     if plan.max_seeds is not None:
-        level = ALPHA / max(1, arms)
+        level = ALPHA / max(1, compared)
         share = WangTsiatis(seeds).nominal_level(level, seeds) / level
-        said = verdict_outlook(seeds, arms, plan.recipe.smallest_effect, deviation, ALPHA, share)
+        said = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share)
         return f"at most, with a look at each from {FIRST_LOOK} seeds on; {said.replace('--seeds', '--max-seeds')}"
     looks = looks_before([look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS], seeds)
     if looks and looks[-1] > seeds:
         return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
-    share = share_of_level(looks, seeds, ALPHA / max(1, arms))
-    return verdict_outlook(seeds, arms, plan.recipe.smallest_effect, deviation, ALPHA, share)
+    share = share_of_level(looks, seeds, ALPHA / max(1, compared))
+    return verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share)

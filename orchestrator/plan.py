@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
@@ -18,7 +18,7 @@ from orchestrator.extension import Extensions, extension_parts
 from orchestrator.records import TrialState, write_atomically
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
-from search_spaces.trial import PlannedTrial, unfold
+from search_spaces.trial import KEY_LENGTH, Phase, PlannedTrial, unfold
 
 ALPHA = 0.05
 EXIT_NOTHING = 4
@@ -180,6 +180,38 @@ def study_folder(results: Path, study: str, dataset: str, default_dataset: str) 
     return results / "studies" / name
 
 
+class PlanRow(BaseModel):
+    """A trial of `plan.json`."""
+
+    arm: str
+    seed: int = Field(ge=0)
+    phase: Phase
+    key: str = Field(pattern=rf"^[0-9a-f]{{{KEY_LENGTH}}}$")
+    views: int = Field(default=1, ge=1)
+
+
+class PlanFile(BaseModel):
+    """What readers of `plan.json` rely on; the study, its recipe and its base are checked where they are used."""
+
+    dataset: str
+    arms: tuple[str, ...]
+    baseline: str
+    alpha: float = Field(gt=0, lt=1)
+    margin: float = Field(gt=0, allow_inf_nan=False)
+    smallest_effect: float = Field(gt=0, allow_inf_nan=False)
+    planned_seeds: int = Field(ge=1, le=1_000_000)
+    max_seeds: int | None = Field(default=None, ge=1, le=1_000_000)
+    looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    sweep_points: int = Field(ge=0)
+    trials: tuple[PlanRow, ...]
+
+    @model_validator(mode="after")
+    def _check_baseline(self) -> Self:
+        if self.baseline not in self.arms:
+            raise ValueError(f"baseline {self.baseline!r} is none of the arms")
+        return self
+
+
 def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, Any]:
     """Writes `plan.json` and returns its content; looks taken before are kept.
 
@@ -258,12 +290,13 @@ def _same_question(before: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
-    """Returns the content of `plan.json`, or an empty dict where there is none."""
+    """Returns the content of `plan.json`, or an empty dict where there is none or it is damaged."""
     try:
-        content: dict[str, Any] = json.loads((folder / "plan.json").read_text())
-    except (OSError, json.JSONDecodeError):
+        content = json.loads((folder / "plan.json").read_bytes())
+        PlanFile.model_validate(content)
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    return dict(content)
 
 
 def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:

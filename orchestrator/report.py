@@ -138,7 +138,8 @@ def _folders_on_record(options: argparse.Namespace) -> list[Path]:
 def _folder(options: argparse.Namespace) -> Path:
     dataset = options.dataset or DEFAULT_DATASET
     folder = study_folder(options.results, options.study, dataset, DEFAULT_DATASET)
-    if (folder / "plan.json").is_file():
+    # 名字里的 .. 或 / 不得把人带出 studies/
+    if folder.parent == options.results / "studies" and (folder / "plan.json").is_file():
         return folder
     known = sorted(path.parent.name for path in (options.results / "studies").glob("*/plan.json"))
     raise LabError(

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator import ablate, best, merge, records, status
+from alexnet_core.datasets import summarise_data
+from orchestrator import ablate, best, merge, records, report, status
 from orchestrator.steering import RunFacts
-from search_spaces.trial import PlannedTrial, trial_key
+from search_spaces.study import load_study
+from search_spaces.trial import PlannedTrial, base_config, trial_key, unfold
 from tests.hostile import changed_file
 from tests.made_records import make_config, put, put_trained
 
@@ -91,6 +93,42 @@ def test_a_changed_file_is_at_worst_one_line_and_an_exit_code(
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a study that `ablate` has answered; its trials are made by hand."""
+    results = tmp_path_factory.mktemp("answered") / "results"
+    study = load_study("lrn")
+    base = base_config(
+        study, "digits", summary=summarise_data("digits"), data_root=None, cache=None, epochs=2, overrides={}
+    )
+    for trial in unfold(study.on("digits"), base, range(3)):
+        put(results, trial.config, 20 + trial.seed + len(trial.arm))
+    assert ablate.main(["--seeds", "3", "--epochs", "2", "--results", str(results)]) == 0
+    return results
+
+
+@pytest.mark.parametrize("name", ["plan.json", "answer.json"])
+@given(data=st.data())
+@FUZZ
+def test_a_changed_plan_or_answer_is_checked_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    answered: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    data: st.DataObject,
+) -> None:
+    results = tmp_path_factory.mktemp("changed") / "results"
+    shutil.copytree(answered, results)
+    path = results / "studies" / "lrn" / name
+    path.write_bytes(data.draw(changed_file(path.read_bytes())))
+    where = ["--results", str(results)]
+    codes = [report.main(["--check", *where]), status.main(["lrn", *where])]
+    codes.append(ablate.main(["--seeds", "3", "--epochs", "2", "--dry-run", *where]))
+    assert set(codes) <= {0, 1, 2, 3, 4}
+    shutil.rmtree(results)
+    capsys.readouterr()
+
+
 def test_text_of_others_does_not_steer_the_terminal(
     tmp_path: Path, sound: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,8 +173,9 @@ def test_no_name_of_a_study_leaves_the_results_folder(
     assert status.main([*where, "--stop", "--", name]) == 2
     assert status.main([*where, "--", name]) == 2
     assert best.main([*where, f"--study={name}"]) == 4
+    assert report.main([*where, f"--study={name}"]) == 4
     assert sorted(tmp_path.rglob("*")) == outside
-    assert capsys.readouterr().err.count("\n") == 4
+    assert capsys.readouterr().err.count("\n") == 5
 
 
 WATCH = """
