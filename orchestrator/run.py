@@ -37,7 +37,7 @@ from orchestrator.steering import RUN, RunFacts, Steering, end_run, write_run
 from search_spaces.trial import PlannedTrial
 
 EVENT_WAIT_SECONDS = 0.5
-STOP_SECONDS = 15.0
+STOP_SECONDS = 17.0
 SHARED_POLL_SECONDS = 1.0
 SLOT_PATIENCE_SECONDS = 120.0
 
