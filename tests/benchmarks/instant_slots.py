@@ -26,8 +26,14 @@ class InstantSlots:
     def __init__(self, plan: SlotPlan, study: str, storage: Path, worker_environment: dict[str, str]) -> None:
         """Starts the threads."""
         self._closing = threading.Event()
-        for slot in range(plan.slots):
+        self.count = 0
+        self.grow(plan.slots)
+
+    def grow(self, count: int) -> None:
+        """Starts further slots, up to `count`."""
+        for slot in range(self.count, count):
             threading.Thread(target=self._keep, args=(slot,), daemon=True).start()
+        self.count = max(self.count, count)
 
     def close(self) -> None:
         """Ends them."""

@@ -301,24 +301,24 @@ def test_slots_evaluate_trials_on_record_measure_memory_and_stop_at_a_budget(lab
     first.unlink()
     study = lab.home / "views.yaml"
     study.write_text(VIEWS.replace("epochs: 2", "epochs: 1"))
-    arguments = ("--study", str(study), "--seeds", "4", "--slots", "1", "--no-dashboard")
+    arguments = ("--study", str(study), "--seeds", "5", "--slots", "1", "--no-dashboard")
     code, output, errors = lab.ablate(*arguments, "--max-gpu-hours", "1e-6")
     assert code == 0, output + errors
-    assert "4 trials wanted, 2 on record, 2 to train, 1 to evaluate in more views" in output
+    assert "5 trials wanted, 2 on record, 3 to train, 1 to evaluate in more views" in output
     # 没有量过的先跑一个种子，量出来就知道下一个放不下
-    assert "stopped at the budget: 3 of 4 seeds are complete; missing: all arms of seed 3." in output
+    assert "stopped at the budget: 3 of 5 seeds are complete; missing: all arms of seeds 3, 4." in output
     assert not (lab.results / "studies" / "views" / "answer.json").exists()
     code, output, errors = lab.ablate(*arguments)
     assert code == 0, output + errors
-    assert "3 on record, 1 to train" in output
+    assert "3 on record, 2 to train" in output
     made = read_evaluation(first.parents[1], 10)
     assert before is not None
     assert made is not None
     assert (made.metrics, made.weights_sha256) == (before.metrics, before.weights_sha256)
-    assert len(list(lab.results.glob("trials/*/evaluations/10.json"))) == 4
+    assert len(list(lab.results.glob("trials/*/evaluations/10.json"))) == 5
     trials = load_tables(lab.results).trials
-    # 进程里的第一个 trial 不计：此前评估过的进程已不是新的
-    assert trials["peak_memory_mb"].count() == 1
+    # 进程里的第一个 trial 不计；第二次运行的两个里总有一个是后来的
+    assert 1 <= trials["peak_memory_mb"].count() <= 2
     assert set(trials["memory_kind"].drop_nulls()) == {"resident above the start of the trial"}
     content = json.loads((lab.results / "studies" / "views" / "answer.json").read_text())
-    assert (content["seeds"], content["missing"]) == (4, [])
+    assert (content["seeds"], content["missing"]) == (5, [])
