@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +201,12 @@ def _is_own_raylet(process: psutil.Process) -> bool:
 
     here = ray.get_runtime_context().get_node_id()
     sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
-    return _name(process) == "raylet" and any(socket_name in _command(process) for socket_name in sockets)
+    return _name(process) == "raylet" and _listens_on(_arguments(process), sockets)
+
+
+def _listens_on(arguments: Sequence[str], sockets: Sequence[str]) -> bool:
+    # 整个参数相等：另一个节点的套接字以这个的名字开头（raylet.2）
+    return any(f"--raylet_socket_name={socket_name}" in arguments for socket_name in sockets)
 
 
 def _alive(process: psutil.Process) -> bool:
@@ -215,10 +220,14 @@ _WATCHED = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)
 
 
 def _command(process: psutil.Process) -> str:
+    return " ".join(_arguments(process))
+
+
+def _arguments(process: psutil.Process) -> list[str]:
     try:
-        return " ".join(process.cmdline())
+        return list(process.cmdline())
     except psutil.Error:
-        return ""
+        return []
 
 
 def _name(process: psutil.Process) -> str:
