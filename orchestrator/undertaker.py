@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -43,7 +44,8 @@ def marked(mark: str) -> list[psutil.Process]:
         with suppress(psutil.Error, OSError):
             if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
-            if process.environ().get(MARK) == mark:
+            # 改过标题的进程会弄乱环境区的开头，psutil 的解析到空串就停，所以直接找字节
+            if f"{MARK}={mark}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
                 found.append(process)
     return found
 
