@@ -54,12 +54,16 @@ def main() -> int:
     """Waits for the driver's end, gives Ray a moment, and kills what is left with the driver's mark."""
     parent = os.getppid()
     # 管道可能被别的进程继承而迟迟不关，所以也看父进程还是不是原来那个
+    seen: set[psutil.Process] = set()
     while os.getppid() == parent and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
-        pass
+        # Ray 的代理改标题时会抹掉自己环境区的一段，记号可能不在了，所以也记住驱动的子孙
+        with suppress(psutil.Error):
+            seen |= set(psutil.Process(parent).children(recursive=True))
+    own = psutil.Process()
     time.sleep(GRACE_SECONDS)
     # 将死的进程还可能生出新的，所以找到没有为止
     for _ in range(MOST_SEARCHES):
-        left = marked(sys.argv[1])
+        left = [*marked(sys.argv[1]), *(process for process in seen if process != own and process.is_running())]
         if not left:
             break
         for process in left:
