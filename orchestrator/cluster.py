@@ -152,7 +152,8 @@ def start(
             )
         else:
             context = ray.init(address=address, log_to_driver=verbose, logging_level=level)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+    except Exception as error:
+        # 起得太慢时 Ray 抛的就是裸的 Exception
         where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LabError(f"{where}: {reason}", exit_code=3) from error
