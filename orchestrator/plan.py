@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
-from orchestrator.boundaries import FIRST_LOOK
 from orchestrator.errors import LabError
 from orchestrator.extension import Extensions, extension_parts
 from orchestrator.records import TrialState, write_atomically
@@ -262,6 +261,8 @@ def check_rule(folder: Path, plan: Plan) -> None:
     Raises:
         LabError: The study was `--seeds auto` with another maximum, or is now, and a look was or may have been taken.
     """
+    from orchestrator.boundaries import FIRST_LOOK
+
     before = read_plan(folder)
     if not before or before.get("max_seeds") == plan.max_seeds or not _same_question(before, plan):
         return
