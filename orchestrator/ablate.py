@@ -17,6 +17,7 @@ from rich.console import Console
 
 from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
+from alexnet_core.files import abandoned
 from orchestrator import cluster, preflight, records
 from orchestrator.budget import Limits, complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
@@ -36,7 +37,7 @@ from orchestrator.reporting.claims import write_claims
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
-from orchestrator.sweep import TUNING_SEED, Search, points_left
+from orchestrator.sweep import OPTUNA_VIEW, TUNING_SEED, Search, points_left
 from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
@@ -155,7 +156,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         verdicts={arm.name: arm.word for arm in judged.arms if not arm.is_baseline},
         report=str((folder / "report.html").resolve()),
     )
-    if trains or options.optuna_view:
+    if trains or options.optuna_view or abandoned(folder / OPTUNA_VIEW):
         _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, options)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
     return _exit_code(plan, states, options.results)

@@ -5,7 +5,6 @@ A view, made again from the records each time: our sweeps never read it.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,15 +17,12 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy.pool import StaticPool
 
-from alexnet_core.files import replaced
 from orchestrator import records
 from orchestrator.objectives import directions, objective_names
 from orchestrator.plan import Plan
 from orchestrator.samplers import distributions, quiet_optuna
 from orchestrator.searcher import TOLD
-from orchestrator.sweep import Ended, Search, SearchHistory, read_ended
-
-FILE = "optuna.db"
+from orchestrator.sweep import OPTUNA_VIEW, Ended, Search, SearchHistory, read_ended
 
 
 def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, history: SearchHistory) -> Path:
@@ -47,17 +43,12 @@ def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, h
     _add_arms(storage, folder.name, results, plan)
     if search is not None:
         _add_sweep(storage, results, search, history)
-    path = folder / FILE
-    folder.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
-        target = sqlite3.connect(temporary)
-        connection = storage.engine.raw_connection()
-        try:
-            connection.driver_connection.backup(target)  # type: ignore[union-attr]
-        finally:
-            connection.close()
-            target.close()
+    path = folder / OPTUNA_VIEW
+    connection = storage.engine.raw_connection()
+    content: bytes = connection.driver_connection.serialize()  # type: ignore[union-attr]
+    connection.close()
     storage.engine.dispose()
+    records.write_atomically(path, content)
     return path
 
 

@@ -22,6 +22,8 @@ from search_spaces.trial import Phase, PlannedTrial, configuration_key, point_tr
 # 调参种子与裁决种子永不相交（statistics.md）
 TUNING_SEED = 1000
 SamplerName = Literal["tpe", "cmaes", "gp", "random", "qmc", "grid", "nsga2"]
+# 给 Optuna 自己的工具看的视图
+OPTUNA_VIEW = "optuna.db"
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.lab import Lab, wait_until
 from tests.logical_cluster import nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def witnessed(lab: Lab) -> dict[int, str]:
@@ -64,7 +64,7 @@ def test_two_slots_on_one_node_of_four_reserve_disjoint_pairs(lab: Lab) -> None:
         wait_until(lambda: len(in_the_middle(lab, process)) >= 2, 150, "two slots training at once")
         wait_until(lambda: len(witnessed(lab)) == 2, 10, "the witnesses of two train workers")
         seen = witnessed(lab)
-        output, errors = process.communicate(timeout=200)
+        output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     reserved = reservations(lab)
     # 进程外看到的，与 worker 自己记录的一致
@@ -79,7 +79,7 @@ def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its
         cluster.tell("add", 2)
         wait_until(lambda: len(in_the_middle(lab, process)) == 3, 90, "a third slot on the node that joined")
         cluster.tell("remove", 2)
-        output, errors = process.communicate(timeout=250)
+        output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, output + errors
     assert "joined; 1 further slots" in output
     assert "left; 1 slots stood on it, their trials go on elsewhere" in output

@@ -175,7 +175,7 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
         *("--notify", f"cat > {heard}"),
     )
     run = lab.results / "studies" / "lrn" / RUN
-    wait_until(run.exists, 60, "the study to run")
+    wait_until(run.exists, 150, "the study to run")
     follower = lab.start("lrn", "--follow", "--results", str(lab.results), module="orchestrator.status")
     for arguments in (["--stop", "no_lrn"], ["--seeds", "3"]):
         assert main(["lrn", *arguments, "--results", str(lab.results)]) == 0
