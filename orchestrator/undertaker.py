@@ -29,7 +29,7 @@ def start() -> subprocess.Popen[bytes]:
     mark = secrets.token_hex(8)
     os.environ[MARK] = mark
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.undertaker", mark],
+        [sys.executable, "-m", "orchestrator.undertaker", mark, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -52,13 +52,14 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def main() -> int:
     """Waits for the driver's end, gives Ray a moment, and kills what is left with the driver's mark."""
-    parent = os.getppid()
-    # 管道可能被别的进程继承而迟迟不关，所以也看父进程还是不是原来那个
     seen: set[psutil.Process] = set()
-    while os.getppid() == parent and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
-        # Ray 的代理改标题时会抹掉自己环境区的一段，记号可能不在了，所以也记住驱动的子孙
-        with suppress(psutil.Error):
-            seen |= set(psutil.Process(parent).children(recursive=True))
+    with suppress(psutil.NoSuchProcess):
+        # 进程号由驱动自己告知：它若已死，父进程就是 init，其子孙是整台机器
+        driver = psutil.Process(int(sys.argv[2]))
+        # 管道可能被别的进程继承而迟迟不关，所以也看父进程还是不是驱动
+        while os.getppid() == driver.pid and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
+            # Ray 的代理改标题时会抹掉自己环境区的一段，记号可能不在了，所以也记住驱动的子孙
+            seen |= set(driver.children(recursive=True))
     own = psutil.Process()
     time.sleep(GRACE_SECONDS)
     # 将死的进程还可能生出新的，所以找到没有为止

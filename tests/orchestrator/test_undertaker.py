@@ -48,3 +48,23 @@ def test_what_a_killed_driver_started_goes_with_it() -> None:
         for process in (driver, bystander):
             process.kill()
             process.wait()
+
+
+def test_a_driver_that_is_gone_before_the_undertaker_looks_costs_nobody_else_anything() -> None:
+    """Its parent is then another process: as if that were init, whose descendants are the whole machine."""
+    bystander = subprocess.Popen(["sleep", "60"])
+    late = subprocess.Popen(["true"])
+    late.wait()
+    undertaker = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.undertaker", "0" * 16, str(late.pid)], cwd=ROOT, stdin=subprocess.PIPE
+    )
+    try:
+        # 管道一直开着：只凭父进程不是驱动，也要结束
+        assert undertaker.wait(timeout=30) == 0
+        assert bystander.poll() is None
+    finally:
+        for process in (undertaker, bystander):
+            process.kill()
+            process.wait()
+        assert undertaker.stdin is not None
+        undertaker.stdin.close()
