@@ -85,7 +85,8 @@ def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its
     assert "left; 1 slots stood on it, their trials go on elsewhere" in output
     assert attempts(lab) == [1] * 23 + [2], "the trial of the lost node was tried again, and no other"
     places = {seen for path in lab.results.glob("trials/*/result.json") for seen in [place(path)]}
-    assert len({node for node, _ in places}) == 3
+    # 被拿走的节点上可能一个 trial 也没做完
+    assert len({node for node, _ in places}) in (2, 3)
     assert all(len(devices.split(",")) == 2 for _, devices in places)
 
 
