@@ -244,6 +244,10 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "null": plan.null,
         "retune": None if plan.retune is None else plan.retune.model_dump(mode="json"),
     }
+    before = read_plan(folder)
+    if before and json.loads(json.dumps({**content, "command": before.get("command")})) == before:
+        # 问的还是同一件事：换个写法再问一遍，报告不必重写
+        content["command"] = before["command"]
     write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
     return content
 

@@ -179,11 +179,13 @@ def test_two_ablates_at_once_train_each_key_once(lab: Lab, undisturbed: Lab) -> 
     assert_same_table(lab, undisturbed)
 
 
-def test_the_answer_from_records_loads_no_ray_no_torch(undisturbed: Lab) -> None:
+def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed: Lab) -> None:
+    report = undisturbed.results / "studies" / "lrn" / "report.md"
+    before = report.stat().st_mtime_ns
     program = (
         "import sys; from orchestrator.ablate import main; "
         f"code = main({[*STUDY, '--results', str(undisturbed.results)]!r}); "
-        "print('loaded:', [name for name in ('ray', 'torch') if name in sys.modules]); "
+        "print('loaded:', [name for name in ('ray', 'torch', 'matplotlib') if name in sys.modules]); "
         "sys.exit(code)"
     )
     process = undisturbed.start_program(program)
@@ -191,6 +193,7 @@ def test_the_answer_from_records_loads_no_ray_no_torch(undisturbed: Lab) -> None
     assert process.returncode == 0, output + errors
     assert "0 to train" in output
     assert "loaded: []" in output
+    assert report.stat().st_mtime_ns == before
 
 
 def test_a_torn_record_and_a_truncated_table_are_mended(undisturbed: Lab, lab: Lab) -> None:
