@@ -14,6 +14,7 @@ from pathlib import Path
 from alexnet_core import commands
 from alexnet_core.errors import CoreError
 from alexnet_core.networks import network_names
+from alexnet_core.process import settle_process
 
 NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
 
@@ -21,6 +22,7 @@ NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = _parser().parse_args(arguments)
+    settle_process()
     try:
         code: int = options.run(options)
     except CoreError as error:

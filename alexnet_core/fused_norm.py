@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 EXPONENT = 0.75
 # 一段及其几个缓冲区都在一级缓存里
-SPAN_ELEMENTS = 1024
+SPAN_ELEMENTS = 384
 # 更小的张量分给多个线程反而慢
 ELEMENTS_PER_THREAD = 2**17
 
@@ -51,10 +51,7 @@ def normalise(x: torch.Tensor, size: int, alpha: float, k: float) -> torch.Tenso
         k: Constant.
     """
     result = torch.empty_like(x)
-    before = size // 2
-    mask = _mask(x.shape[1], size, before, str(_flat(x).dtype))
-    kind = mask.dtype.type
-    _over_pixels(_forward, (x, result), (mask, before, kind(alpha), kind(k), kind(1.0)))
+    _over_pixels(_forward, (x, result), size, (size // 2,), (alpha, k, 1.0))
     return result
 
 
@@ -72,34 +69,41 @@ def normalise_backward(gradient: torch.Tensor, x: torch.Tensor, size: int, alpha
     result = torch.empty_like(x)
     before = size // 2
     # 偶数窗口不对称，反向传播要用镜像窗口
-    mirrored = size - 1 - before
-    kind = str(_flat(x).dtype)
-    mask, mirrored_mask = (_mask(x.shape[1], size, side, kind) for side in (before, mirrored))
-    number = mask.dtype.type
-    _over_pixels(
-        _backward,
-        (upstream, x, result),
-        (mask, before, mirrored_mask, mirrored, number(alpha), number(k), number(-2.0 * EXPONENT * alpha), number(1.0)),
-    )
+    sides = (before, size - 1 - before)
+    _over_pixels(_backward, (upstream, x, result), size, sides, (alpha, k, -2.0 * EXPONENT * alpha, 1.0))
     return result
 
 
-def _flat(x: torch.Tensor) -> Array:
-    array: Array = x.detach().movedim(1, -1).reshape(-1).numpy()
-    return array
-
-
-def _over_pixels(kernel: Callable[..., None], tensors: tuple[torch.Tensor, ...], rest: tuple[Any, ...]) -> None:
+def _over_pixels(
+    kernel: Callable[..., None],
+    tensors: tuple[torch.Tensor, ...],
+    size: int,
+    sides: tuple[int, ...],
+    constants: tuple[float, ...],
+) -> None:
     """Calls a kernel over all pixels, on as many threads as torch may use where that is worth it."""
-    maps, flat, run = tensors[0].shape[1], [_flat(tensor) for tensor in tensors], compiled(kernel)
-    threads = min(torch.get_num_threads(), len(flat[0]) // ELEMENTS_PER_THREAD)
-    if threads <= 1:
-        run(*flat, *rest)
-        return
-    pixels = len(flat[0]) // maps
-    bounds = [maps * (pixels * part // threads) for part in range(threads + 1)]
-    parts = [[array[first:last] for array in flat] for first, last in pairwise(bounds)]
-    list(_pool(threads).map(lambda part: run(*part, *rest), parts))
+    maps = tensors[0].shape[1]
+    flat: list[Array] = [tensor.detach().movedim(1, -1).reshape(-1).numpy() for tensor in tensors]
+    elements, number = len(flat[0]), flat[0].dtype.type
+    span = max(1, SPAN_ELEMENTS // maps) * maps
+    whole = elements // span
+    threads = max(1, min(torch.get_num_threads(), elements // ELEMENTS_PER_THREAD))
+    bounds = [span * (whole * part // threads) for part in range(threads + 1)]
+    # 内核只见等长的段：段长若会变，编译器查不出数组不重叠，就退回慢一倍的标量循环
+    parts = [(first, last, span) for first, last in pairwise(bounds) if last > first]
+    parts += [(bounds[-1], elements, elements - bounds[-1])] if elements > bounds[-1] else []
+
+    def run(part: tuple[int, int, int]) -> None:
+        first, last, length = part
+        masks = [_mask(maps, length, size, side, flat[0].dtype.str) for side in sides]
+        rows = [array[first:last].reshape(-1, length) for array in flat]
+        compiled(kernel)(*rows, *masks, *sides, *map(number, constants))
+
+    if threads == 1:
+        for part in parts:
+            run(part)
+    else:
+        list(_pool(threads).map(run, parts))
 
 
 @lru_cache(maxsize=1)
@@ -108,9 +112,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 @lru_cache(maxsize=64)
-def _mask(maps: int, size: int, before: int, kind: str) -> Array:
+def _mask(maps: int, length: int, size: int, before: int, kind: str) -> Array:
     """Row j is one where map c - before + j exists, for every place of a span of whole pixels."""
-    place = np.arange(max(1, SPAN_ELEMENTS // maps) * maps) % maps
+    place = np.arange(length) % maps
     shifts = np.arange(size)[:, None] - before
     return ((place + shifts >= 0) & (place + shifts < maps)).astype(kind)
 
@@ -118,18 +122,18 @@ def _mask(maps: int, size: int, before: int, kind: str) -> Array:
 def _forward(x: Array, result: Array, mask: Array, before: int, alpha: float, k: float, one: float) -> None:
     size, span = mask.shape
     squares, total = np.zeros(span + size, x.dtype), np.empty(span, x.dtype)
-    for start in range(0, x.shape[0], span):
-        count = min(span, x.shape[0] - start)
-        own, out = x[start : start + count], result[start : start + count]
-        for i in range(count):
-            squares[before + i] = own[i] * own[i]
-            total[i] = squares[before + i]
+    middle = squares[before : before + span]
+    for row in range(x.shape[0]):
+        own, out = x[row], result[row]
+        for i in range(span):
+            middle[i] = own[i] * own[i]
+            total[i] = own[i] * own[i]
         for j in range(size):
             if j != before:
-                inside, shifted = mask[j], squares[j : j + count]
-                for i in range(count):
+                inside, shifted = mask[j], squares[j : j + span]
+                for i in range(span):
                     total[i] += inside[i] * shifted[i]
-        for i in range(count):
+        for i in range(span):
             r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
             out[i] = own[i] * (r * r * r)
 
@@ -139,8 +143,8 @@ def _backward(
     x: Array,
     result: Array,
     mask: Array,
-    before: int,
     mirrored_mask: Array,
+    before: int,
     mirrored: int,
     alpha: float,
     k: float,
@@ -148,29 +152,29 @@ def _backward(
     one: float,
 ) -> None:
     size, span = mask.shape
-    squares, inner = np.zeros(span + size, x.dtype), np.zeros(span + size, x.dtype)
+    squares, products = np.zeros(span + size, x.dtype), np.zeros(span + size, x.dtype)
     total = np.empty(span, x.dtype)
-    for start in range(0, x.shape[0], span):
-        count = min(span, x.shape[0] - start)
-        above, own, out = gradient[start : start + count], x[start : start + count], result[start : start + count]
+    middle, inner = squares[before : before + span], products[mirrored : mirrored + span]
+    for row in range(x.shape[0]):
+        above, own, out = gradient[row], x[row], result[row]
         # 再算一遍窗口和，比写出去再读回来快，也省一份激活内存
-        for i in range(count):
-            squares[before + i] = own[i] * own[i]
-            total[i] = squares[before + i]
+        for i in range(span):
+            middle[i] = own[i] * own[i]
+            total[i] = own[i] * own[i]
         for j in range(size):
             if j != before:
-                inside, shifted = mask[j], squares[j : j + count]
-                for i in range(count):
+                inside, shifted = mask[j], squares[j : j + span]
+                for i in range(span):
                     total[i] += inside[i] * shifted[i]
-        for i in range(count):
+        for i in range(span):
             r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
             out[i] = above[i] * (r * r * r)
-            inner[mirrored + i] = out[i] * own[i] * (r * r) * (r * r)
-            total[i] = inner[mirrored + i]
+            inner[i] = out[i] * own[i] * (r * r) * (r * r)
+            total[i] = inner[i]
         for j in range(size):
             if j != mirrored:
-                inside, shifted = mirrored_mask[j], inner[j : j + count]
-                for i in range(count):
+                inside, shifted = mirrored_mask[j], products[j : j + span]
+                for i in range(span):
                     total[i] += inside[i] * shifted[i]
-        for i in range(count):
+        for i in range(span):
             out[i] += factor * own[i] * total[i]

