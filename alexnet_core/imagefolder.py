@@ -156,5 +156,7 @@ def _entry(root: Path, name: str, known: dict[str, list[str | int]]) -> tuple[st
 
 def manifest_digest(lines: Iterable[ManifestLine]) -> str:
     """Returns the SHA-256 that names the data's content, whatever the order of the lines."""
-    text = "".join(f"{name}\t{size}\t{digest}\n" for name, size, digest in sorted(lines))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    found = hashlib.sha256()
+    for name, size, digest in sorted(lines):
+        found.update(f"{name}\t{size}\t{digest}\n".encode("utf-8", "surrogateescape"))
+    return found.hexdigest()

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,6 +140,10 @@ def test_every_bad_file_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     listed = (tmp_path / "made" / "bad_images.tsv").read_text().splitlines()
     assert len(listed) == len(reasons)
     verify_prepared(tmp_path / "made")
+    for name in reasons:
+        (bad,) = (root / "train" / "cat").glob(f"{name}*")
+        shutil.rmtree(bad) if bad.is_dir() else bad.unlink()
+    assert data.manifest.digest == summarise_data("imagefolder", root).digest
 
 
 def test_a_class_without_a_usable_image_is_named(tmp_path: Path) -> None:
