@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.findings import ArmAnswer, ArmCosts, Measured
 from orchestrator.statistics import paired_test, t_interval
+from orchestrator.verdict import FEWEST_SEEDS
 
 ALPHA = 0.05
 Row = Mapping[str, Any]
@@ -65,7 +66,8 @@ def _measured(
         if top and bottom:
             ratios.append(math.log(top / bottom))
     test = paired_test(ratios)
-    interval = t_interval(test, ALPHA) if test.n > 1 else None
+    # 两对的区间宽得没有意义，与判据一样从三对开始
+    interval = t_interval(test, ALPHA) if test.n >= FEWEST_SEEDS else None
     return Measured(
         mean=sum(own) / len(own),
         ratio=math.exp(test.mean) if test.n else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,16 +144,16 @@ def _data(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def _hours(trials: pl.DataFrame) -> tuple[float, float, float]:
     """Hours, GPU-hours and idle GPU-hours; on CPUs no GPU counts."""
-    whole = paid = idle = 0.0
+    each = []
     for row in trials.iter_rows(named=True):
         hours = row["seconds"] / HOUR
         used = {device for device in (row.get("env_devices") or "").split(",") if device.startswith("cuda")}
         reserved = len([gpu for gpu in (row.get("env_reserved_gpus") or "").split(",") if gpu]) if used else 0
         reserved = max(reserved, len(used))
         workers = int(row.get("env_workers") or 1)
-        whole += hours
-        paid += hours * reserved * workers
-        idle += hours * (reserved - len(used)) * workers
+        each.append((hours, hours * reserved * workers, hours * (reserved - len(used)) * workers))
+    # 表里行的次序会变，和却不能变：否则报告会无故重写
+    whole, paid, idle = (math.fsum(column) for column in zip(*each, strict=True)) if each else (0.0, 0.0, 0.0)
     return whole, paid, idle
 
 

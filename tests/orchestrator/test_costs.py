@@ -20,7 +20,7 @@ from orchestrator.tables import load_tables
 from tests.made_records import make_config, put
 
 PLACE = {"env_device_name": "cpu", "env_host": "here", "env_threads": "1", "env_workers": "1", "env_torch": "2"}
-SECONDS = st.lists(st.floats(0.1, 1000), min_size=2, max_size=12)
+SECONDS = st.lists(st.floats(0.1, 1000), min_size=3, max_size=12)
 
 
 def rows(arm: str, seconds: list[float], **more: Any) -> list[dict[str, Any]]:

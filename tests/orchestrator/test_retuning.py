@@ -299,6 +299,7 @@ def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab
     code, output, errors = lab.ablate(*command)
     assert code == 0, errors
     assert "0 to train" in output
+    assert "unchanged" in output
     assert lab.finished() == before == {row["key"] for row in members}
 
 
