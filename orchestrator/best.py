@@ -168,6 +168,8 @@ def finished_trials(
 ) -> pl.DataFrame:
     """Returns the finished trials that are asked for; of a confirmed configuration those on fresh seeds alone.
 
+    Trials that only tuned an arm count where their configuration has no others.
+
     Args:
         trials: The trials table.
         members: The members table.
@@ -183,6 +185,10 @@ def finished_trials(
     if study is not None:
         members = members.filter(pl.col("study") == study)
         finished = finished.join(members.select("key").unique(), on="key", how="semi")
+    # 调参的种子挑中了它自己的取值，有别的种子就不算
+    by_phase = members.group_by("key").agg((pl.col("phase") == "tuning").all().alias("tuning"))
+    finished = finished.join(by_phase, on="key", how="left").with_columns(pl.col("tuning").fill_null(False))
+    finished = finished.filter(~pl.col("tuning") | pl.col("tuning").all().over("configuration")).drop("tuning")
     # 确认过的配置只看新种子：挑中它的那次扫描不再算数
     confirmed = pl.col("key").is_in(members.filter(pl.col("phase") == "confirmation")["key"].unique().to_list())
     finished = finished.with_columns(confirmed.alias("fresh"))

@@ -16,6 +16,7 @@ from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.evidence import on_scale
 from orchestrator.findings import Confirmation, ConfirmedPoint
 from orchestrator.judged import Metric, judged_metric, with_epochs_to
+from orchestrator.objectives import pareto_front
 from orchestrator.pairs import ConfirmationRecord, paired_evidence
 from orchestrator.plan import ALPHA, Plan
 from orchestrator.records import write_atomically
@@ -48,6 +49,8 @@ def confirmation_plan(
 ) -> dict[str, Any]:
     """Returns what is confirmed: the best points by validation error; those chosen before stay in the family.
 
+    Of a sweep with two objectives the points of its Pareto front come first.
+
     Args:
         search: The sweep.
         history: Its past.
@@ -56,8 +59,11 @@ def confirmation_plan(
         before: An earlier plan of the study; one of another base or space counts for nothing.
     """
     ended = [(ask, history.ended[ask.position]) for ask in history.asks if ask.position in history.ended]
-    finished = [(end.values[0], ask.position, ask) for ask, end in ended if end.values is not None]
-    best = [ask for *_, ask in sorted(finished, key=lambda entry: entry[:2])[:count]]
+    finished = [(ask, end.values) for ask, end in ended if end.values is not None]
+    second = search.second
+    front = set(pareto_front([(values[0], values[1]) for _, values in finished], second) if second else ())
+    order = sorted(range(len(finished)), key=lambda place: (place not in front, finished[place][1][0], place))
+    best = [finished[place][0] for place in order[:count]]
     chosen = [
         {"name": f"point-{ask.position}", "position": ask.position, "parameters": dict(ask.parameters), "key": ask.key}
         for ask in best

@@ -25,6 +25,25 @@ def directions(second: SecondObjective | None) -> list[Literal["minimize", "maxi
     return ["minimize", "maximize" if second == "images_per_second" else "minimize"]
 
 
+def pareto_front(values: Sequence[tuple[float, float]], second: SecondObjective) -> list[int]:
+    """Returns the places of the values that no other is at least as good as in both and better in one.
+
+    Args:
+        values: (validation error, second objective).
+        second: What the second is: fewer multiply-adds or more images per second are better.
+
+    Returns:
+        Places by rising error; of equal values the first.
+    """
+    sign = -1.0 if second == "images_per_second" else 1.0
+    front, best = [], float("inf")
+    for _, cost, place in sorted((error, sign * value, place) for place, (error, value) in enumerate(values)):
+        if cost < best:
+            front.append(place)
+            best = cost
+    return front
+
+
 def objective_values(
     second: SecondObjective | None, config: TrainConfig, validation_error: float, images_per_second: float | None
 ) -> tuple[float, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from orchestrator.findings import ParameterImportance, SweepFacts, SweepPoint
-from orchestrator.objectives import SecondObjective
+from orchestrator.objectives import SecondObjective, pareto_front
 from orchestrator.records import write_atomically
 from search_spaces.space import Sweep
 
@@ -54,28 +54,19 @@ def ranked(points: Sequence[SweepPoint]) -> list[SweepPoint]:
     )
 
 
-def pareto_front(points: Sequence[SweepPoint], second: SecondObjective | None) -> tuple[SweepPoint, ...]:
-    """Returns the points that no other is at least as good as in both objectives and better in one, by rising error.
+def front_of(points: Sequence[SweepPoint], second: SecondObjective | None) -> tuple[SweepPoint, ...]:
+    """Returns the points on the Pareto front, by rising error; none without a second objective.
 
     Args:
         points: Points of the sweep.
-        second: The second objective: fewer multiply-adds or more images per second are better. None: no front.
+        second: The second objective.
     """
-    if second is None:
-        return ()
-    sign = -1.0 if second == "images_per_second" else 1.0
     both = [
-        (point.validation_error, sign * point.second, point)
+        (point, (point.validation_error, point.second))
         for point in points
         if point.validation_error is not None and point.second is not None
     ]
-    front: list[SweepPoint] = []
-    best = float("inf")
-    for _, cost, point in sorted(both, key=lambda entry: entry[:2]):
-        if cost < best:
-            front.append(point)
-            best = cost
-    return tuple(front)
+    return () if second is None else tuple(both[place][0] for place in pareto_front([pair for _, pair in both], second))
 
 
 def sweep_facts(
@@ -98,7 +89,7 @@ def sweep_facts(
         epochs=epochs,
         importance=tuple(importance),
         importance_points=min(100, sum(point.validation_error is not None for point in points)),
-        front=pareto_front(points, second),
+        front=front_of(points, second),
     )
 
 

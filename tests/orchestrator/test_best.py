@@ -86,6 +86,24 @@ def errors_of(errors: dict[tuple[str, str], list[tuple[float, int, str]]], diges
     ]
 
 
+def test_a_tuning_seed_does_not_flatter_the_value_that_it_chose(tmp_path: Path) -> None:
+    for phase, seed, wrong, rate in (
+        ("tuning", 1000, 1, 0.02),
+        ("retuned", 0, 10, 0.02),
+        ("retuned", 1, 12, 0.02),
+        ("tuning", 1001, 5, 0.03),
+    ):
+        config = make_config(seed, learning_rate=rate)
+        put(tmp_path, config, wrong)
+        trial = PlannedTrial(f"baseline-{phase}", seed, phase, config, trial_key(config))  # type: ignore[arg-type]
+        records.join_members(tmp_path, "s", "digits", [trial])
+    trials, members = load_trials(tmp_path)
+    finished = finished_trials(trials, members)
+    ranking = rank(finished, members)
+    assert ranking["seeds"].to_list() == [1, 2]
+    assert ranking["validation_error"].to_list() == pytest.approx([5 / 360, 11 / 360])
+
+
 def test_a_confirmed_point_is_ranked_by_its_fresh_seeds_and_before_a_lucky_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

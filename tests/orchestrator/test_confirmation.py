@@ -125,6 +125,16 @@ def test_what_chose_a_point_is_refused_as_evidence_by_its_type() -> None:
             paired_evidence("x", baseline, records, metric)  # type: ignore[type-var]
 
 
+def test_of_two_objectives_the_points_of_the_front_are_confirmed_first() -> None:
+    history, _ = swept([9, 8, 7, 7])
+    both = {0: (9.0, 10.0), 1: (8.0, 40.0), 2: (7.0, 30.0), 3: (7.0, 20.0)}
+    ended = {position: Ended("finished", values) for position, values in both.items()}
+    search = replace(SEARCH, second="multiply_adds")
+    content = confirmation_plan(search, replace(history, ended=ended), 3, 4, {})
+    # 第 2 点误差最低之一，却被第 3 点支配；第 0 点误差最高，却最省
+    assert [point["name"] for point in content["points"]] == ["point-3", "point-0", "point-2"]
+
+
 def test_a_seed_counts_when_all_points_have_it_and_what_lacks_is_named() -> None:
     history, rows = swept([9, 8, 7])
     content = confirmation_plan(SEARCH, history, 2, 4, {})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.findings import SweepPoint
 from orchestrator.importance import importance
-from orchestrator.swept import pareto_front, remembered_importance
+from orchestrator.swept import front_of, remembered_importance
 from search_spaces.space import Sweep
 
 SPACE = Sweep.model_validate(
@@ -60,7 +60,7 @@ def test_the_front_is_what_nobody_dominates(pairs: list[tuple[int, int]], faster
         for place, (error, second) in enumerate(pairs)
     ]
     lost = SweepPoint(parameters={}, state="diverged", validation_error=None, key="lost")
-    front = pareto_front([*points, lost], "images_per_second" if faster_is_better else "multiply_adds")
+    front = front_of([*points, lost], "images_per_second" if faster_is_better else "multiply_adds")
     signed = [(error, -second if faster_is_better else second) for error, second in pairs]
     undominated = {
         own for own in signed if not any(other[0] <= own[0] and other[1] <= own[1] and other != own for other in signed)
@@ -69,4 +69,4 @@ def test_the_front_is_what_nobody_dominates(pairs: list[tuple[int, int]], faster
     assert len(shown) == len(set(shown))
     assert set(shown) == undominated
     assert shown == sorted(shown)
-    assert pareto_front(points, None) == ()
+    assert front_of(points, None) == ()
