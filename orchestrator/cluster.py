@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,8 @@ from orchestrator import undertaker
 from orchestrator.broker import BROKER_NAME, Broker
 from orchestrator.errors import LabError
 from orchestrator.logs import quiet_ray
+
+logger = logging.getLogger(__name__)
 
 # 单线程，不归还内存：每一步重新缺页要占 5 % 到 15 % 的时间（tests/benchmarks/core）
 WORKER_ENVIRONMENT = {
@@ -138,21 +141,18 @@ def start(
     # 管道一直开着，直到本进程结束
     _keepers.append(undertaker.start())
     level = logging.INFO if verbose else logging.ERROR
+    own = {
+        "address": "local",
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "include_dashboard": dashboard,
+        "dashboard_host": dashboard_host,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        **({} if shared_memory else {"_plasma_directory": tempfile.gettempdir()}),
+    }
+    start_once = partial(ray.init, log_to_driver=verbose, logging_level=level)
     try:
-        if address is None:
-            context = ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                include_dashboard=dashboard,
-                dashboard_host=dashboard_host,
-                object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=verbose,
-                logging_level=level,
-                **({} if shared_memory else {"_plasma_directory": tempfile.gettempdir()}),
-            )
-        else:
-            context = ray.init(address=address, log_to_driver=verbose, logging_level=level)
+        context = start_once(address=address) if address is not None else _start_patiently(start_once, own)
     except Exception as error:
         # 起得太慢时 Ray 抛的就是裸的 Exception
         where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
@@ -164,6 +164,20 @@ def start(
         dashboard=f"http://{url}" if url and (dashboard or address) else None,
         token_required=os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
     )
+
+
+def _start_patiently(start_once: Callable[..., Any], own: dict[str, Any]) -> Any:
+    """Starts a Ray of our own, and once more where it was too slow: its 30 seconds are no option of Ray's."""
+    import ray
+
+    try:
+        return start_once(**own)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        logger.warning("Ray took more than 30 s to start; trying once more")
+        ray.shutdown()
+        return start_once(**own)
 
 
 def start_broker() -> Any:
