@@ -13,7 +13,7 @@ from rich.console import Console
 
 from orchestrator.answer import answer
 from orchestrator.boundaries import FIRST_LOOK, WangTsiatis, looks_before, share_of_level
-from orchestrator.confirmation import confirm, note_look, read_confirmation
+from orchestrator.confirmation import confirm, confirmation_trials, note_look, read_confirmation
 from orchestrator.findings import Answer, TuningTrial
 from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
 from orchestrator.records import read_members
@@ -85,7 +85,8 @@ def judged_material(
         content = add_look(folder, dict(content), judged.seeds)
         if judged.confirmation is not None:
             note_look(folder, len(judged.confirmation.seeds))
-    return gather(judged, content, folder, results, tables.trials, points)
+    confirming = confirmation_trials(plan, read_confirmation(folder)) if judged.confirmation is not None else ()
+    return gather(judged, content, folder, results, tables.trials, points, confirming)
 
 
 def _retuned(

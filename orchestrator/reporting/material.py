@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +17,7 @@ from orchestrator.findings import Answer
 from orchestrator.records import trial_folder
 from orchestrator.reporting.provenance import Provenance, provenance
 from orchestrator.tables import load_tables
+from search_spaces.trial import PlannedTrial
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,13 @@ class Details:
 
 
 def gather(
-    answer: Answer, plan: Mapping[str, Any], folder: Path, results: Path, trials: pl.DataFrame, members: pl.DataFrame
+    answer: Answer,
+    plan: Mapping[str, Any],
+    folder: Path,
+    results: Path,
+    trials: pl.DataFrame,
+    members: pl.DataFrame,
+    confirming: Sequence[PlannedTrial],
 ) -> Material:
     """Collects the material of a report.
 
@@ -65,6 +72,7 @@ def gather(
         results: The results folder.
         trials: The trials table.
         members: Rows of the members table that belong to this study's sweep.
+        confirming: The trials that confirm its best points.
     """
     arms = {arm.name for arm in answer.arms}
     rows = [row for row in plan["trials"] if row["arm"] in arms or row["phase"] in ("tuning", "retuned")]
@@ -72,7 +80,10 @@ def gather(
         [{name: row[name] for name in ("arm", "phase", "key")} for row in rows],
         schema={"arm": pl.String, "phase": pl.String, "key": pl.String},
     )
-    used = pl.concat([planned, members.select("arm", "phase", "key")]).unique().join(trials, on="key")
+    fresh = pl.DataFrame(
+        [{"arm": trial.arm, "phase": trial.phase, "key": trial.key} for trial in confirming], schema=planned.schema
+    )
+    used = pl.concat([planned, members.select("arm", "phase", "key"), fresh]).unique().join(trials, on="key")
     first = plan["base"]["network"]["layers"][0]
     return Material(
         answer=answer,

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from alexnet_core.datasets import summarise_data
 from orchestrator import records
-from orchestrator.conclusion import _own_points, resolution_outlook
+from orchestrator.check import found_differences
+from orchestrator.conclusion import _own_points, conclude, resolution_outlook
+from orchestrator.confirmation import confirmation_plan, confirmation_trials, write_confirmation
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan, plan_on_record, write_plan
-from orchestrator.sweep import TUNING_SEED, Search
+from orchestrator.sweep import TUNING_SEED, Ask, Ended, Search, SearchHistory
 from orchestrator.tables import MEMBER_COLUMNS
 from search_spaces.study import load_study
 from search_spaces.trial import base_config, unfold
+from tests.made_records import put
 
 PARAMETERS = {
     "network.lrn*.k": 1.5,
@@ -63,6 +70,42 @@ def test_points_of_another_base_are_not_ranked_among_a_sweeps_own(tmp_path: Path
     for place, plan in enumerate(plans.values()):
         assert _own_points(plan, members, tmp_path, "lrn")["key"].to_list() == [rows[place]["key"]]
     assert _own_points(plans[1], members, tmp_path, "another").is_empty()
+
+
+def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirmation_fails_it(tmp_path: Path) -> None:
+    results, plan = tmp_path / "results", replace(make_plan(11), sweep_points=2)
+    assert plan.study.sweep is not None
+    search = Search("lrn/sweep", plan.study.sweep, plan.base, 2)
+    for place, trial in enumerate(plan.trials):
+        put(results, trial.config, 30 + place % 7)
+    asks, ended = [], {}
+    for position, k in enumerate((1.0, 1.5)):
+        parameters = {**PARAMETERS, "network.lrn*.k": k}
+        point = search.trial(parameters)
+        put(results, point.config, 20 + position)
+        row = {"phase": "sweep", "arm": "sweep", "key": point.key, "seed": point.seed, "position": position}
+        row |= {"study": "lrn", "dataset": "digits", "parameters": parameters, "base": search.base_key}
+        records.append_members(results, "lrn", [row])
+        asks.append(Ask(position, point.key, search.base_key, parameters, (), "random"))
+        ended[position] = Ended("finished", ((20 + position) / 360,))
+    folder = results / "studies" / "lrn"
+    confirmation = confirmation_plan(search, SearchHistory((), tuple(asks), ended), 1, 4, {})
+    content = write_plan(folder, plan, ["ablate"])
+    write_confirmation(folder, confirmation)
+    for place, trial in enumerate(confirmation_trials(plan, confirmation)):
+        put(results, trial.config, 25 + place % 5)
+        records.join_members(results, "lrn", "digits", [trial])
+    found = conclude(plan, results, folder, content, Console(file=StringIO()))
+    assert found.confirmation is not None
+    assert found.confirmation.seeds == (2000, 2001, 2002, 2003)
+    assert found_differences(folder, results) == []
+    copy = shutil.copytree(results, tmp_path / "copy", copy_function=shutil.copyfile)
+    assert found_differences(copy / "studies" / "lrn", copy) == []
+    fresh = confirmation_trials(plan, confirmation)[1]
+    result = copy / "trials" / fresh.key / "result.json"
+    result.write_text(result.read_text().replace('"top1_errors": ', '"top1_errors": 1', 1))
+    named = found_differences(copy / "studies" / "lrn", copy)
+    assert f"record {fresh.key} ({fresh.arm} seed 2000): result.json was changed after the report" in named
 
 
 def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_damaged_one(tmp_path: Path) -> None:
