@@ -21,8 +21,9 @@ from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.evaluations import write_evaluation
 from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
-from orchestrator.records import TrialLocks, TrialResult
+from orchestrator.records import TrialResult
 from orchestrator.tables import update_tables
+from orchestrator.trial_locks import TrialLocks
 
 EXIT_DONE, EXIT_SOME_REFUSED = 0, 1
 COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")

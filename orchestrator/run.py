@@ -31,9 +31,9 @@ from orchestrator.nodes import NodeWatch, alive_nodes, probe, slots_on
 from orchestrator.notification import Notifier
 from orchestrator.plan import Plan
 from orchestrator.recorder import Recorder, RecordSettings, now
-from orchestrator.records import TrialLocks
 from orchestrator.slot import SlotPlan, Slots
 from orchestrator.steering import RUN, RunFacts, Steering, end_run, write_run
+from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial
 
 EVENT_WAIT_SECONDS = 0.5

@@ -31,8 +31,8 @@ from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError
 from orchestrator.foreign import KEY
 from orchestrator.options import natural
-from orchestrator.records import TrialLocks
 from orchestrator.steering import ask, read_run
+from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import KEY_LENGTH
 
 EPOCHS_SHOWN, LOG_LINES_SHOWN = 5, 40

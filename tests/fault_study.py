@@ -40,8 +40,8 @@ from orchestrator.errors import LabError
 from orchestrator.figures import gallery
 from orchestrator.figures.style import Picture
 from orchestrator.plan import Plan
-from orchestrator.records import TrialLocks
 from orchestrator.reporting.material import Details, Material
+from orchestrator.trial_locks import TrialLocks
 from orchestrator.upgrades import upgrade_results
 from orchestrator.worker import Place, trial_end
 from search_spaces.trial import trial_key

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from alexnet_core.datasets import summarise_data
 from orchestrator import records
 from orchestrator.check import found_differences
 from orchestrator.conclusion import _own_points, conclude, resolution_outlook
@@ -22,7 +21,7 @@ from orchestrator.plan import Plan, plan_on_record, write_plan
 from orchestrator.sweep import TUNING_SEED, Ask, Ended, Search, SearchHistory
 from orchestrator.tables import MEMBER_COLUMNS
 from search_spaces.study import load_study
-from search_spaces.trial import base_config, unfold
+from tests.made_plans import make_plan
 from tests.made_records import put
 
 PARAMETERS = {
@@ -33,25 +32,12 @@ PARAMETERS = {
 }
 
 
-def make_plan(epochs: int, seeds: int = 8) -> Plan:
-    study = load_study("lrn")
-    summary = summarise_data("digits", None, None)
-    base = base_config(study, "digits", summary=summary, data_root=None, cache=None, epochs=epochs)
-    return Plan(
-        study=study,
-        dataset="digits",
-        recipe=study.recipes["digits"],
-        summary=summary,
-        base=base,
-        trials=unfold(study, base, range(seeds)),
-        seeds=tuple(range(seeds)),
-        sweep_points=1,
-        done={},
-    )
+def lrn_plan(epochs: int) -> Plan:
+    return make_plan(load_study("lrn"), 8, epochs=epochs, sweep_points=1)
 
 
 def test_points_of_another_base_are_not_ranked_among_a_sweeps_own(tmp_path: Path) -> None:
-    plans = {epochs: make_plan(epochs) for epochs in (1, 11)}
+    plans = {epochs: lrn_plan(epochs) for epochs in (1, 11)}
     rows = [
         {
             "study": "lrn",
@@ -73,7 +59,7 @@ def test_points_of_another_base_are_not_ranked_among_a_sweeps_own(tmp_path: Path
 
 
 def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirmation_fails_it(tmp_path: Path) -> None:
-    results, plan = tmp_path / "results", replace(make_plan(11), sweep_points=2)
+    results, plan = tmp_path / "results", replace(lrn_plan(11), sweep_points=2)
     assert plan.study.sweep is not None
     search = Search("lrn/sweep", plan.study.sweep, plan.base, 2)
     for place, trial in enumerate(plan.trials):
@@ -109,7 +95,7 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
 
 
 def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_damaged_one(tmp_path: Path) -> None:
-    plan = make_plan(11)
+    plan = lrn_plan(11)
     assert resolution_outlook(plan, tmp_path) == "8 seeds can reach a verdict"
     (tmp_path / "answer.json").write_text("{")
     assert resolution_outlook(plan, tmp_path) == "8 seeds can reach a verdict"
@@ -118,7 +104,7 @@ def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_
 
 
 def test_a_plan_on_record_is_read_back_without_the_studys_file(tmp_path: Path) -> None:
-    plan = make_plan(11)
+    plan = lrn_plan(11)
     content = write_plan(tmp_path, plan, ["ablate"])
     assert plan_on_record(tmp_path) == (plan, content)
     (tmp_path / "plan.json").write_text(json.dumps({**content, "asked": {"name": "lrn"}}))

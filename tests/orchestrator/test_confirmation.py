@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from alexnet_core.datasets import summarise_data
 from orchestrator.confirmation import confirm, confirmation_plan, confirmation_trials, fresh_seeds
 from orchestrator.findings import Confirmation
 from orchestrator.judged import Judged
@@ -19,33 +18,21 @@ from orchestrator.reporting.sweep_tables import confirmation_table
 from orchestrator.sweep import Ask, Ended, Search, SearchHistory
 from orchestrator.tables import TRIAL_COLUMNS
 from search_spaces.study import load_study
-from search_spaces.trial import base_config, unfold
+from tests.made_plans import make_plan
 
 DECAY = "training.weight_decay"
 POINTS, SEEDS, IMAGES = 40, 8, 360
 NO_EPOCHS = pl.DataFrame()
 
 
-def make_plan() -> tuple[Plan, Search]:
+def planned() -> tuple[Plan, Search]:
     study = load_study("lrn").model_copy(update={"sweep": load_study("weight_decay").sweep})
-    summary = summarise_data("digits", None, None)
-    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
-    plan = Plan(
-        study=study,
-        dataset="digits",
-        recipe=study.recipes["digits"],
-        summary=summary,
-        base=base,
-        trials=unfold(study, base, range(2)),
-        seeds=(0, 1),
-        sweep_points=POINTS,
-        done={},
-    )
+    plan = make_plan(study, 2, sweep_points=POINTS)
     assert study.sweep is not None
-    return plan, Search("lrn/sweep", study.sweep, base, POINTS)
+    return plan, Search("lrn/sweep", study.sweep, plan.base, POINTS)
 
 
-PLAN, SEARCH = make_plan()
+PLAN, SEARCH = planned()
 
 
 def row(key: str, seed: int, wrong: int, state: str = "finished") -> dict[str, Any]:

@@ -15,7 +15,6 @@ import torch
 from rich.console import Console
 
 from alexnet_core.configuration import TrainConfig
-from alexnet_core.datasets import summarise_data
 from orchestrator.answer import answer
 from orchestrator.check import found_differences
 from orchestrator.conclusion import conclude
@@ -27,10 +26,11 @@ from orchestrator.plan import Plan, arm_lines, plan_line, write_plan
 from orchestrator.records import TrialState, done_keys, read_result, trial_folder
 from orchestrator.tables import MEMBER_COLUMNS, load_tables, update_tables
 from search_spaces.study import Study, load_study
-from search_spaces.trial import base_config, unfold
+from search_spaces.trial import unfold
 from search_spaces.yaml_file import parse_model
 from tests.fault_study import run_without_ray
 from tests.lab import Lab
+from tests.made_plans import make_plan
 from tests.made_records import errors, put
 
 VIEWS = """name: views
@@ -51,23 +51,13 @@ recipes:
 WRONG = {0: (30, 24), 1: (31, 26), 2: (28, 21), 3: (33, 27)}
 
 
-def make_plan(results: Path, seeds: int = 4, text: str = VIEWS) -> Plan:
-    study = parse_model(text, Study, "views.yaml")
-    summary = summarise_data("digits")
-    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
-    trials = unfold(study, base, range(seeds))
-    return Plan(
-        study=study,
-        dataset="digits",
-        recipe=study.recipes["digits"],
-        summary=summary,
-        base=base,
-        trials=trials,
-        seeds=tuple(range(seeds)),
-        sweep_points=0,
-        done=done_keys(results, [trial.key for trial in trials]),
-        evaluated=evaluations_on_record(results, trials),
-        lost_weights=lost_weights(results, trials),
+def views_plan(results: Path, seeds: int = 4, text: str = VIEWS) -> Plan:
+    plan = make_plan(parse_model(text, Study, "views.yaml"), seeds)
+    return replace(
+        plan,
+        done=done_keys(results, [trial.key for trial in plan.trials]),
+        evaluated=evaluations_on_record(results, plan.trials),
+        lost_weights=lost_weights(results, plan.trials),
     )
 
 
@@ -93,7 +83,7 @@ def put_evaluated(results: Path, config: TrainConfig, one: int, ten: int | None,
 
 
 def put_all(results: Path) -> None:
-    for trial in make_plan(results).trials[::2]:
+    for trial in views_plan(results).trials[::2]:
         put_evaluated(results, trial.config, *WRONG[trial.seed])
 
 
@@ -105,7 +95,7 @@ def judge(results: Path, plan: Plan) -> Answer:
 
 def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views(tmp_path: Path) -> None:
     put_all(tmp_path)
-    plan = make_plan(tmp_path)
+    plan = views_plan(tmp_path)
     found = judge(tmp_path, plan)
     ten, one = found.arms
     assert ten.errors == pytest.approx({str(seed): 100 * ten / 359 for seed, (_, ten) in WRONG.items()})
@@ -118,7 +108,7 @@ def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views
 
 def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check(tmp_path: Path) -> None:
     put_all(tmp_path)
-    plan, folder = make_plan(tmp_path), tmp_path / "studies" / "views"
+    plan, folder = views_plan(tmp_path), tmp_path / "studies" / "views"
     content = write_plan(folder, plan, ["ablate"])
     conclude(plan, tmp_path, folder, content, Console(file=StringIO()))
     assert found_differences(folder, tmp_path) == []
@@ -130,12 +120,12 @@ def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check
 
 
 def test_an_arm_that_is_not_evaluated_yet_is_missing_and_a_diverged_one_is_diverged(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, seeds=3)
+    plan = views_plan(tmp_path, seeds=3)
     configs = [trial.config for trial in plan.trials[::2]]
     put_evaluated(tmp_path, configs[0], 30, 24)
     put(tmp_path, configs[1], None, state=TrialState.DIVERGED, test_wrong=None)
     put_evaluated(tmp_path, configs[2], 30, None)
-    plan = make_plan(tmp_path, seeds=3)
+    plan = views_plan(tmp_path, seeds=3)
     found = judge(tmp_path, plan)
     assert found.missing == ("ten seed 2",)
     assert found.arms[1].word == "diverged on 1 of 2"
@@ -143,26 +133,26 @@ def test_an_arm_that_is_not_evaluated_yet_is_missing_and_a_diverged_one_is_diver
 
 
 def test_only_what_lacks_its_views_is_evaluated_and_lost_weights_are_said(tmp_path: Path) -> None:
-    fresh = make_plan(tmp_path)
+    fresh = views_plan(tmp_path)
     assert [(trial.arm, trial.seed) for trial in fresh.to_run] == [("ten", seed) for seed in range(4)]
     assert plan_line(fresh, "unknown", "", 0).startswith("4 trials wanted, 0 on record, 4 to train, time unknown")
     assert arm_lines(fresh, {})[0] == (
         "    ten: 4 trials, 0 on record, 4 to run, evaluated in 10 views; the same trials as one"
     )
     put_all(tmp_path)
-    assert make_plan(tmp_path).to_run == ()
+    assert views_plan(tmp_path).to_run == ()
     folders = [trial_folder(tmp_path, trial.key) for trial in fresh.trials[::2]]
     for folder in folders[:2]:
         (folder / "evaluations" / "10.json").unlink()
     (folders[1] / "checkpoint" / "final.safetensors").unlink()
-    plan = make_plan(tmp_path)
+    plan = views_plan(tmp_path)
     assert [trial.seed for trial in plan.to_evaluate] == [0, 1]
     line = plan_line(plan, "none", "", 0)
     assert "4 on record, 0 to train, 2 to evaluate in more views (1 of them trained again for it: " in line
 
 
 def test_the_table_reads_a_record_again_once_it_is_evaluated(tmp_path: Path) -> None:
-    config = make_plan(tmp_path, seeds=1).trials[0].config
+    config = views_plan(tmp_path, seeds=1).trials[0].config
     folder = put_evaluated(tmp_path, config, 30, None)
     assert update_tables(tmp_path).trials["test_top1_errors_10_views"].to_list() == [None]
     result = (folder / "result.json").read_bytes()
@@ -186,15 +176,15 @@ def test_the_table_reads_a_record_again_once_it_is_evaluated(tmp_path: Path) -> 
 
 
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
-    config = make_plan(tmp_path, seeds=1).trials[0].config
+    config = views_plan(tmp_path, seeds=1).trials[0].config
     path = put_evaluated(tmp_path, config, 30, 24) / "evaluations" / "10.json"
     path.write_text("{}")
     with pytest.raises(LabError, match=r"evaluations/10.json is damaged.*delete it"):
-        make_plan(tmp_path, seeds=1)
+        views_plan(tmp_path, seeds=1)
 
 
 def test_studies_that_share_a_trial_run_it_once_with_the_views_that_one_of_them_wants(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path, seeds=2)
+    plan = views_plan(tmp_path, seeds=2)
     other_study = plan.study.model_copy(
         update={"name": "other", "arms": tuple(arm.model_copy(update={"views": 1}) for arm in plan.study.arms)}
     )
@@ -227,7 +217,7 @@ def test_the_crops_study_shares_its_trials_with_the_other_studies_baselines() ->
 
 def run(results: Path, keep_weights: str = "all") -> Plan:
     """Plans, and runs what is missing with the real recorder and the real worker; returns the plan it had."""
-    plan = make_plan(results, seeds=2, text=VIEWS.replace("epochs: 2", "epochs: 1"))
+    plan = views_plan(results, seeds=2, text=VIEWS.replace("epochs: 2", "epochs: 1"))
     torch.set_num_threads(1)
     options = argparse.Namespace(results=results, retry_failed=False, keep_weights=keep_weights)
     run_without_ray(plan, results / "studies" / "views", 0, options, Console(file=StringIO()))

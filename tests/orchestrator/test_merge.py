@@ -17,6 +17,7 @@ from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluati
 from orchestrator.merge import main
 from orchestrator.records import TrialState
 from orchestrator.tables import load_tables, load_trials
+from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import Phase, PlannedTrial, trial_key
 from tests.made_records import errors, make_config, make_report, put, put_trained
 
@@ -133,7 +134,7 @@ def test_an_interrupted_trial_here_is_ended_by_the_other_machines_and_a_running_
     (folder / "checkpoint" / "0001-000001-00000000.safetensors").write_bytes(b"half")
     child = os.fork()
     if child == 0:  # 另一个进程拿着锁
-        locks = records.TrialLocks(here)
+        locks = TrialLocks(here)
         locks.try_lock(key)
         (tmp_path / "locked").touch()
         while not (tmp_path / "done").exists():

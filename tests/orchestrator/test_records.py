@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from orchestrator import records
 from orchestrator.errors import LabError
-from orchestrator.records import TrialLocks, TrialState
+from orchestrator.records import TrialState
+from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, make_report, put, put_trained, tiny_disk
 
@@ -39,7 +40,7 @@ while True:
 LOCKER = """
 import sys
 from pathlib import Path
-from orchestrator.records import TrialLocks
+from orchestrator.trial_locks import TrialLocks
 locks = TrialLocks(Path(sys.argv[1]))
 print([locks.try_lock(key) for key in sys.argv[2:]], flush=True)
 sys.stdin.read()
@@ -328,7 +329,7 @@ def test_asking_takes_no_lock_and_frees_none(tmp_path: Path) -> None:
 def test_a_child_process_does_not_keep_its_killed_parents_locks(tmp_path: Path) -> None:
     key = trial_key(make_config())
     program = (
-        "import subprocess, sys; from pathlib import Path; from orchestrator.records import TrialLocks\n"
+        "import subprocess, sys; from pathlib import Path; from orchestrator.trial_locks import TrialLocks\n"
         "locks = TrialLocks(Path(sys.argv[1])); assert locks.try_lock(sys.argv[2])\n"
         "import os; os.set_inheritable(locks._file.fileno(), True)\n"
         "child = subprocess.Popen(['sleep', '30'], close_fds=False, stdout=subprocess.DEVNULL)\n"

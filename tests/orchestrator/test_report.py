@@ -12,14 +12,13 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from alexnet_core.datasets import summarise_data
 from orchestrator.findings import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.plan import Plan, read_plan, write_plan
 from orchestrator.records import join_members, trial_folder
 from orchestrator.report import main
 from orchestrator.tables import update_tables
 from search_spaces.study import load_study
-from search_spaces.trial import base_config, unfold
+from tests.made_plans import make_plan
 from tests.made_records import put
 from tests.made_reports import make_answer, write
 
@@ -28,19 +27,7 @@ WRONG = {"baseline": [6, 7, 5, 8, 6, 7, 6, 5], "no_lrn": [13, 15, 11, 17, 12, 15
 
 def put_on_record(results: Path, name: str = "lrn", seeds: int = 8) -> Plan:
     """A study whose trials are all on record, made by hand."""
-    study, summary = load_study(name), summarise_data("digits", None, None)
-    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
-    plan = Plan(
-        study=study,
-        dataset="digits",
-        recipe=study.recipes["digits"],
-        summary=summary,
-        base=base,
-        trials=unfold(study, base, range(seeds)),
-        seeds=tuple(range(seeds)),
-        sweep_points=0,
-        done={},
-    )
+    plan = make_plan(load_study(name), seeds)
     for trial in plan.trials:
         wrong = WRONG.get(trial.arm, WRONG["baseline"])[trial.seed]
         put(results, trial.config, wrong=wrong, test_wrong=wrong)

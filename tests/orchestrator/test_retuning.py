@@ -7,6 +7,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from alexnet_core.configuration import TrainConfig
-from alexnet_core.datasets import summarise_data
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from orchestrator import records
 from orchestrator.ablate import main
@@ -40,29 +40,16 @@ from orchestrator.retuning import (
 )
 from orchestrator.session import run_retuning
 from search_spaces.study import Retune, load_study
-from search_spaces.trial import PlannedTrial, base_config, unfold
+from search_spaces.trial import PlannedTrial, unfold
 from tests.lab import Lab
+from tests.made_plans import make_plan
 
 SEEDS = 6
 
 
-def make_plan(name: str = "activation", trials: int | None = 4, asked: str | None = None) -> Plan:
-    study = load_study(name).on("digits")
-    summary = summarise_data("digits")
-    base = base_config(study, "digits", summary=summary, data_root=None, cache=None)
-    planned = unfold(study, base, range(SEEDS))
-    return Plan(
-        study=study,
-        dataset="digits",
-        recipe=study.recipes["digits"],
-        summary=summary,
-        base=base,
-        trials=planned,
-        seeds=tuple(range(SEEDS)),
-        sweep_points=0,
-        done={},
-        retune=retune_of(study, base, asked, trials),
-    )
+def retuning_plan(name: str = "activation", trials: int | None = 4, asked: str | None = None) -> Plan:
+    plan = make_plan(load_study(name), SEEDS)
+    return replace(plan, retune=retune_of(plan.study, plan.base, asked, trials))
 
 
 def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState = TrialState.FINISHED) -> None:
@@ -126,7 +113,7 @@ def test_values_begin_with_the_recipes_own_and_cover_the_range_evenly(trials: in
 
 
 def test_every_arm_has_the_same_values_on_the_same_tuning_seeds_that_no_verdict_uses() -> None:
-    plan = make_plan()
+    plan = retuning_plan()
     tried = defaultdict(list)
     for trial in tuning_trials(plan):
         assert trial.phase == "tuning"
@@ -140,7 +127,7 @@ def test_every_arm_has_the_same_values_on_the_same_tuning_seeds_that_no_verdict_
 
 
 def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_path: Path) -> None:
-    plan = make_plan()
+    plan = retuning_plan()
     by_arm = defaultdict(list)
     for trial in tuning_trials(plan):
         by_arm[trial.arm].append(trial)
@@ -173,7 +160,7 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
 def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_value_keeps_its_trials(
     tmp_path: Path,
 ) -> None:
-    plan = make_plan("pooling", 3, "learning_rate")
+    plan = retuning_plan("pooling", 3, "learning_rate")
     assert plan.retune is not None
     assert plan.retune.low == pytest.approx(plan.base.training.learning_rate / 10)
     for trial in tuning_trials(plan):
@@ -187,7 +174,7 @@ def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_valu
 
 
 def test_an_arm_of_which_no_tuning_trial_finished_is_named(tmp_path: Path) -> None:
-    plan = make_plan(trials=2)
+    plan = retuning_plan(trials=2)
     for trial in tuning_trials(plan):
         put(tmp_path, trial, there(4), TrialState.DIVERGED if "tanh" in trial.arm else TrialState.FINISHED)
     with pytest.raises(LabError, match="no tuning trial of arm tanh finished"):
@@ -209,7 +196,7 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Fixed recipe: tanh is four times slower. With its own best value: not slower at all."""
-    plan, command = make_plan(), ["--study", "activation", "--tuning-trials", "4", "--seeds", str(SEEDS)]
+    plan, command = retuning_plan(), ["--study", "activation", "--tuning-trials", "4", "--seeds", str(SEEDS)]
     results = ["--results", str(tmp_path)]
     main([*command, *results, "--dry-run"])
     output = capsys.readouterr().out
@@ -256,7 +243,7 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
 def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    plan = make_plan("pooling", 0)
+    plan = retuning_plan("pooling", 0)
     wrong = [3, 5, 4, 6, 3, 5, 4, 4, 6, 5, 3, 5]
     baseline = [trial for trial in unfold(plan.study, plan.base, range(2 * SEEDS)) if trial.arm == "baseline"]
     for trial, errors in zip(baseline[:-1], wrong, strict=False):
@@ -274,6 +261,7 @@ def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     assert list(other["errors"].values()) == wrong[SEEDS:]
     assert other["word"] in ("inconclusive", "equivalent")
     assert not (tmp_path / "studies" / "pooling").exists()
+    assert found_differences(tmp_path / "studies" / "pooling-null", tmp_path) == []
 
 
 @pytest.mark.slow
@@ -337,7 +325,7 @@ class Slots:
 
 
 def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
-    plan = make_plan()
+    plan = retuning_plan()
     options = argparse.Namespace(results=tmp_path, retry_failed=False)
     for trial in tuning_trials(plan)[:3]:
         put(tmp_path, trial, there(9))

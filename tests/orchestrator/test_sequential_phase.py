@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_core.datasets import summarise_data
 from orchestrator.ablate import main
 from orchestrator.conclusion import judged_material, resolution_outlook
 from orchestrator.ended import done_states
@@ -20,7 +19,8 @@ from orchestrator.records import TrialState
 from orchestrator.sequential_phase import run_looks, without_closed
 from orchestrator.tables import update_tables
 from search_spaces.study import load_study
-from search_spaces.trial import PlannedTrial, base_config, unfold
+from search_spaces.trial import PlannedTrial
+from tests.made_plans import make_plan
 from tests.made_records import put
 
 SEEDS = 8
@@ -32,14 +32,9 @@ class Killed(Exception):
     """The driver dies."""
 
 
-def make_plan(results: Path, seeds: int = SEEDS, max_seeds: int | None = SEEDS) -> Plan:
-    study = load_study("lrn")
-    summary = summarise_data("digits", None, None)
-    base = base_config(study, "digits", summary=summary, data_root=None, cache=None, epochs=2)
-    trials = unfold(study, base, range(seeds))
-    done = done_states(results, [trial.key for trial in trials], False)
-    recipe = study.recipes["digits"]
-    return Plan(study, "digits", recipe, summary, base, trials, tuple(range(seeds)), 0, done, max_seeds=max_seeds)
+def sequential_plan(results: Path, seeds: int = SEEDS, max_seeds: int | None = SEEDS) -> Plan:
+    plan = make_plan(load_study("lrn"), seeds, epochs=2, max_seeds=max_seeds)
+    return replace(plan, done=done_states(results, [trial.key for trial in plan.trials], False))
 
 
 class Lab:
@@ -59,10 +54,10 @@ class Lab:
             put(self.results, trial.config, 20, state=state, test_wrong=WRONG[trial.arm][trial.seed])
 
     def run(self) -> Plan:
-        plan = without_closed(make_plan(self.results), self.results)
+        plan = without_closed(sequential_plan(self.results), self.results)
         keys = [trial.key for trial in plan.trials]
         run_looks(plan, self.results, lambda: done_states(self.results, keys, False), self.train)
-        return make_plan(self.results)
+        return sequential_plan(self.results)
 
 
 def answered(plan: Plan, results: Path) -> Answer:
@@ -96,12 +91,12 @@ def test_a_killed_study_trains_the_same_trials_and_gives_the_same_answer(tmp_pat
     killed = tmp_path / "killed"
     with pytest.raises(Killed):
         Lab(killed, dies_after).run()
-    early = answered(make_plan(killed), killed)
+    early = answered(sequential_plan(killed), killed)
     assert early.missing
     again = Lab(killed)
     assert answered(again.run(), killed) == whole
     assert sum(map(len, again.phases)) == len(list(undisturbed.glob("trials/*"))) - dies_after
-    assert Lab(killed).run() == make_plan(killed)
+    assert Lab(killed).run() == sequential_plan(killed)
 
 
 def test_a_diverged_seed_closes_its_arm_and_records_beyond_a_look_change_nothing(tmp_path: Path) -> None:
@@ -113,42 +108,42 @@ def test_a_diverged_seed_closes_its_arm_and_records_beyond_a_look_change_nothing
         4,
     )
     # 别的研究后来训练了更多种子
-    for trial in make_plan(tmp_path).missing:
+    for trial in sequential_plan(tmp_path).missing:
         put(tmp_path, trial.config, 20, test_wrong=WRONG[trial.arm][trial.seed])
-    assert answered(make_plan(tmp_path), tmp_path).arms == found.arms
+    assert answered(sequential_plan(tmp_path), tmp_path).arms == found.arms
 
 
 def test_the_plan_holds_the_maximum_and_another_rule_is_refused_after_a_look(tmp_path: Path) -> None:
     results, folder = tmp_path, tmp_path / "studies" / "lrn"
-    content = write_plan(folder, make_plan(results), ["ablate"])
+    content = write_plan(folder, sequential_plan(results), ["ablate"])
     assert content["max_seeds"] == content["planned_seeds"] == SEEDS
     assert plan_on_record(folder)[0].max_seeds == SEEDS
-    check_rule(folder, make_plan(results, 10, 10))
+    check_rule(folder, sequential_plan(results, 10, 10))
     Lab(results).run()
-    check_rule(folder, make_plan(results))
-    for other in (make_plan(results, 10, 10), make_plan(results, 8, None)):
+    check_rule(folder, sequential_plan(results))
+    for other in (sequential_plan(results, 10, 10), sequential_plan(results, 8, None)):
         with pytest.raises(LabError, match="ask for --seeds auto --max-seeds 8, or ask anew"):
             check_rule(folder, other)
-    fixed = make_plan(results, 5, None)
+    fixed = sequential_plan(results, 5, None)
     content = write_plan(folder, fixed, ["ablate"])
     add_look(folder, {**content, "looks": []}, 5)
     with pytest.raises(LabError, match="ask for --seeds 5 or more"):
-        check_rule(folder, make_plan(results))
-    check_rule(folder, make_plan(results, 10, None))
+        check_rule(folder, sequential_plan(results))
+    check_rule(folder, sequential_plan(results, 10, None))
 
 
 def test_an_arm_that_is_left_out_ends_the_looks_without_an_endless_loop(tmp_path: Path) -> None:
-    plan, asked = make_plan(tmp_path), []
+    plan, asked = sequential_plan(tmp_path), []
     run_looks(plan, tmp_path, lambda: plan.done, asked.append)
     assert len(asked) == 1
 
 
 def test_the_outlook_says_that_looks_are_taken_and_what_the_maximum_can_reach(tmp_path: Path) -> None:
-    said = resolution_outlook(make_plan(tmp_path), tmp_path)
+    said = resolution_outlook(sequential_plan(tmp_path), tmp_path)
     assert said == "at most, with a look at each from 4 seeds on; 8 seeds can reach a verdict"
     (tmp_path / "answer.json").write_text(json.dumps({"arms": [{"difference_sd": 0.6}]}))
-    assert "can resolve 1.0 points" in resolution_outlook(make_plan(tmp_path), tmp_path)
-    few = replace(make_plan(tmp_path, 5), max_seeds=5)
+    assert "can resolve 1.0 points" in resolution_outlook(sequential_plan(tmp_path), tmp_path)
+    few = replace(sequential_plan(tmp_path, 5), max_seeds=5)
     assert "(--max-seeds 7)" in resolution_outlook(few, tmp_path)
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from orchestrator import records
-from orchestrator.records import TrialLocks, TrialState
+from orchestrator.records import TrialState
 from orchestrator.status import main, study_states
+from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, make_report, put, read_only
 
@@ -22,7 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from orchestrator.records import TrialLocks
+from orchestrator.trial_locks import TrialLocks
 locks = TrialLocks(Path(sys.argv[1]))
 print(locks.try_lock(sys.argv[2]), flush=True)
 sys.stdin.read()

@@ -1,0 +1,26 @@
+"""Plans of studies on the digits, as the command would make them; nothing is written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alexnet_core.datasets import summarise_data
+from orchestrator.plan import Plan
+from search_spaces.study import Study
+from search_spaces.trial import base_config, unfold
+
+
+def make_plan(study: Study, seeds: int, *, epochs: int | None = None, **fields: Any) -> Plan:
+    """A study's arms on so many seeds; `fields` are the plan's other fields."""
+    summary = summarise_data("digits")
+    base = base_config(study, "digits", summary=summary, data_root=None, cache=None, epochs=epochs)
+    return Plan(
+        study=study,
+        dataset="digits",
+        recipe=study.recipes["digits"],
+        summary=summary,
+        base=base,
+        trials=unfold(study, base, range(seeds)),
+        seeds=tuple(range(seeds)),
+        **{"sweep_points": 0, "done": {}, **fields},
+    )
