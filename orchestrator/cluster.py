@@ -70,10 +70,17 @@ class ClusterFacts:
     token_required: bool
 
 
-def prepare_environment() -> None:
-    """Sets Ray's switches for this process and its children; what the user has set stays."""
+def prepare_environment(verbose: bool = False) -> None:
+    """Sets Ray's switches for this process and its children, before Ray is loaded; what the user has set stays.
+
+    Args:
+        verbose: Whether Ray may print on the terminal.
+    """
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if not verbose:
+        # raylet 的报告不经 logging，直接打印；尝试失败与重来由我们自己说
+        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
 
 
 def ensure_private_token() -> None:

@@ -81,6 +81,7 @@ def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its
         cluster.tell("remove", 2)
         output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, output + errors
+    assert "raylet" not in output + errors
     assert "joined; 1 further slots" in output
     assert "left; 1 slots stood on it, their trials go on elsewhere" in output
     assert attempts(lab) == [1] * 14 + [2], "the trial of the lost node was tried again, and no other"
