@@ -108,7 +108,7 @@ def run_missing(
             place_of(slot_plan.slots, options.workers, slot_plan.gpus_per_worker),
             started,
         ),
-        may_grow=plan.study.name != PAPER,
+        may_grow=plan.study.name != PAPER and plan.max_seeds is None and not plan.null,
         notifier=notifier,
     )
     name = folder.name

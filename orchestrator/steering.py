@@ -112,7 +112,8 @@ def ask(folder: Path, kind: Literal["stop", "stop_arm", "skip_arm", "seeds"], va
     if kind in ("stop_arm", "skip_arm"):
         _check_arm(facts, str(value))
     if kind == "seeds" and not facts.may_grow:
-        raise LabError(f"{folder.name} is several studies at once; ask one of them for more seeds", exit_code=2)
+        why = "it is several studies at once, a noise floor, or decides seed by seed (--seeds auto)"
+        raise LabError(f"{folder.name} takes no further seeds while it runs: {why}", exit_code=2)
     if kind == "seeds" and int(value or 0) <= facts.seeds:
         raise LabError(f"study {folder.name} runs {facts.seeds} seeds already; ask for more than that", exit_code=2)
     request = Request(

@@ -106,7 +106,7 @@ def test_what_the_driver_could_not_do_is_refused_at_once(folder: Path) -> None:
         with pytest.raises(LabError, match=message):
             ask(folder, kind, value)  # type: ignore[arg-type]
     write_run(folder, facts(may_grow=False))
-    with pytest.raises(LabError, match="several studies at once"):
+    with pytest.raises(LabError, match="takes no further seeds while it runs"):
         ask(folder, "seeds", 20)
     assert not (folder / REQUESTS).exists()
 
