@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_core import commands
+from alexnet_core.command_line import CommandParser
 from alexnet_core.errors import CoreError
 from alexnet_core.networks import network_names
 from alexnet_core.process import settle_process
@@ -41,7 +42,7 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m alexnet_core", description="Train, evaluate and look at the original two-GPU AlexNet."
     )
     verbs = parser.add_subparsers(required=True, metavar=NAMES)

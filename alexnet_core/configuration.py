@@ -170,6 +170,14 @@ class TrainConfig(Frozen):
     numerics: int = Field(default=NUMERICS, ge=1)
 
     @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.network.input_size > self.data.image_size:
+            raise ValueError(
+                f"network.input_size {self.network.input_size} is larger than data.image_size {self.data.image_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_scheduled_layers(self) -> Self:
         schedule = self.training.schedule
         if isinstance(schedule, ReplaySchedule):

@@ -152,10 +152,6 @@ def _check(config: TrainConfig) -> None:
             f"the configuration is of numerics {config.numerics}, this version computes {NUMERICS}; "
             "its numbers would differ, so set numerics to this version's to train anew"
         )
-    if config.network.input_size > config.data.image_size:
-        raise CoreError(
-            f"network.input_size {config.network.input_size} is larger than data.image_size {config.data.image_size}"
-        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from orchestrator.budget import Limits, complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console, print_error
 from orchestrator.ended import done_states
-from orchestrator.errors import LabError
+from orchestrator.errors import LabError, check_is_folder
 from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
@@ -43,6 +43,7 @@ from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
 from search_spaces.trial import base_config, parse_override, unfold
+from search_spaces.yaml_file import placed
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
 EXIT_UNFORESEEN = 1
@@ -88,11 +89,12 @@ def _list(console: Console) -> int:
 
 
 def _ablate(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
+    check_is_folder(options.results)
     if options.results.is_dir():
         upgrade_results(options.results)
     if options.study == PAPER:
         return _ablate_paper(options, console, started, notifier)
-    plan = _plan(load_study(options.study), options)
+    plan = _own_plan(options)
     if options.null:
         if options.sweep or options.retune is not None:
             raise LabError("--null takes neither --sweep nor --retune: it has the baseline alone", exit_code=2)
@@ -118,6 +120,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     if plan.retune is not None:
         tuning_cost = estimate(retuning_configs(plan), measured, place)
         _say(console, f"{retuning_line(plan)}, time {time_said(tuning_cost)}")
+    _say(console, *_large_batches(plan))
     if options.confirm:
         _say(console, f"confirmation on fresh seeds: {confirm_left} trials to train")
     if options.dry_run:
@@ -162,11 +165,36 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     return _exit_code(plan, states, options.results)
 
 
+def _large_batches(plan: Plan) -> list[str]:
+    """Says of which arms a batch holds more than the training set: they make one update an epoch."""
+    said = []
+    for trial in plan.trials[: len(plan.study.arms)]:
+        images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
+        batch = trial.config.training.batch_size
+        if batch > images:
+            said.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
+    return said
+
+
 def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace) -> Path:
     # Optuna 要一秒多：没有训练过就只在被要求时加载
     from orchestrator.optuna_view import write_view
 
     return write_view(folder, options.results, plan, search, history_of(plan, search, folder, options))
+
+
+def _own_plan(options: argparse.Namespace) -> Plan:
+    """The plan of one study; a mistake of its arms is placed in its file, where it has one."""
+    study = load_study(options.study)
+    try:
+        plan = _plan(study, options)
+        if study.sweep is not None and Path(options.study).is_file():
+            # 自己的文件里，扫描的字段也要现在就查，不等到真要扫描时
+            search_of(replace(plan, sweep_points=1), study.name, options)
+        return plan
+    except StudyError as error:
+        where = error.location or (() if options.sweep_over else ("sweep", "parameters"))
+        raise placed(StudyError(str(error), where), Path(options.study)) from error
 
 
 def _ablate_paper(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
@@ -289,6 +317,8 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     study = with_sweep(study.on(options.dataset), options)
     number, max_seeds = planned_seeds(study, recipe, options)
     root = options.data_root.resolve() if options.data_root is not None else None
+    if root is not None and recipe.data.source == "digits":
+        raise LabError("--data-root: the digits come with scikit-learn; leave it out, or name a --dataset", exit_code=2)
     cache = (options.results / "cache").resolve()
     summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
     base = base_config(

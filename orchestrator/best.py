@@ -15,9 +15,10 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_core.command_line import CommandParser
 from alexnet_core.errors import CoreError
 from orchestrator.display import make_console, print_error
-from orchestrator.errors import LabError
+from orchestrator.errors import LabError, check_is_folder
 from orchestrator.export import export
 from orchestrator.retention import EXPORT, VERDICT, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m orchestrator.best",
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
     )
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _best(options: argparse.Namespace) -> int:
     results: Path = options.results
+    check_is_folder(results)
     if not results.is_dir():
         raise LabError(
             f"results folder {results} does not exist; run an ablation first, or name it with --results",

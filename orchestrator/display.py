@@ -115,7 +115,8 @@ class Progress:
         if state in ("finished", "diverged", "failed", "stopped"):
             self._ended += 1
             if self._live is None:
-                self.say(f"[{self._ended}/{self._total}] {arm} seed {seed}: {state} {text}{self._left()}")
+                what = f", validation error {text}" if text.endswith("%") else "" if text == state else f" {text}"
+                self.say(f"[{self._ended}/{self._total}] {arm} seed {seed}: {state}{what}{self._left()}")
 
     def say(self, line: str) -> None:
         """Prints one line above the table, and puts it into the driver's log."""
@@ -141,7 +142,7 @@ class Progress:
         for arm, row in self._rows.items():
             table.add_row(arm, *(self._cell(arm, seed) if seed in row else Text("") for seed in shown))
         hidden = len(seeds) - len(shown)
-        notes = f"{self._ended} of {self._total} trials ended{self._left()}"
+        notes = f"validation errors; {self._ended} of {self._total} trials ended{self._left()}"
         if hidden > 0:
             notes += f"; {hidden} more seeds not shown"
         lines: list[Any] = [table, Text(notes)]

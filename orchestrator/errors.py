@@ -1,14 +1,27 @@
-"""The one exception of this room."""
+"""The one exception of this room, and the one check that all commands share."""
+
+from pathlib import Path
 
 
 class LabError(Exception):
     """What went wrong in one line, and the exit code of the command it ends.
 
     Attributes:
-        exit_code: 2 wrong use or configuration, 3 environment, 4 nothing to export.
+        exit_code: 2 wrong use or configuration, 3 environment, 4 nothing on record.
     """
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         """Keeps the line and the code."""
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def check_is_folder(results: Path) -> None:
+    """Refuses a results folder that is a file, or would lie in one.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    there = next((path for path in (results, *results.resolve().parents) if path.exists()), None)
+    if there is not None and not there.is_dir():
+        raise LabError(f"results folder {results}: {there} is a file; choose another with --results", exit_code=3)

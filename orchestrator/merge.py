@@ -6,7 +6,6 @@ differs is named. The result is written last, so a merge that was cut off goes o
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alexnet_core.command_line import CommandParser
 from alexnet_core.files import replaced
 from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
@@ -32,7 +32,7 @@ LINES_SHOWN = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m orchestrator.merge",
         description="Bring the finished trials of another results folder into the own one.",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from alexnet_core.command_line import CommandParser
 from orchestrator.budget import duration, hours
 from orchestrator.objectives import SECOND_OBJECTIVES
 from orchestrator.pruning import PRUNERS
@@ -16,7 +17,7 @@ AUTO = "auto"
 
 def parser() -> argparse.ArgumentParser:
     """Returns the command's parser."""
-    made = argparse.ArgumentParser(
+    made = CommandParser(
         prog="python -m orchestrator.ablate",
         description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
     )
@@ -186,18 +187,19 @@ def share(text: str) -> float:
 
 def natural(text: str) -> int:
     """Parses a whole number from 1 on."""
-    value = natural_or_zero(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("must be at least 1, not 0")
-    return value
+    return _whole(text, 1)
 
 
 def natural_or_zero(text: str) -> int:
     """Parses a whole number from 0 to 1,000,000."""
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
-    if not 0 <= value <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 1000000, not {value}")
+    if not least <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"must be from {least} to 1000000, not {value}")
     return value

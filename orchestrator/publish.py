@@ -14,6 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
+from alexnet_core.command_line import CommandParser
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.tables import Tables, load_tables
@@ -34,7 +35,7 @@ OUTCOMES = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m orchestrator.publish", description="Show the records in TensorBoard, MLflow or W&B (offline)."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the tracker's files go")

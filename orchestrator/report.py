@@ -13,12 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alexnet_core.command_line import CommandParser
 from alexnet_core.errors import CoreError
 from orchestrator.afterwards import chosen_afterwards
 from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
 from orchestrator.display import make_console, print_error
-from orchestrator.errors import LabError
+from orchestrator.errors import LabError, check_is_folder
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.paper import PAPER, summary_table
 from orchestrator.plan import plan_on_record, read_plan, study_folder
@@ -30,6 +31,7 @@ from orchestrator.tables import load_trials
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study, study_names
 
+DEFAULT_STUDY = "lrn"
 EXIT_DONE, EXIT_DIFFERS, EXIT_WRONG_USE, EXIT_NOTHING = 0, 1, 2, 4
 
 
@@ -45,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m orchestrator.report",
         description="Write the report of a study again from the records. Nothing is trained.",
     )
-    parser.add_argument("--study", default="lrn", help="a study on record (default: lrn)")
+    parser.add_argument("--study", help="a study on record, or its file (default: lrn)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dataset", help="data set of the study (default: digits; of --paper: all on record)")
     what = parser.add_mutually_exclusive_group()
@@ -63,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
+    check_is_folder(options.results)
+    if options.check and (options.compare is not None or options.baseline is not None):
+        raise LabError("--check is of a study's own report; leave --compare and --baseline out", exit_code=2)
+    if options.paper and options.study is not None:
+        raise LabError("--paper is of all studies on record; leave --study out", exit_code=2)
     if options.check:
         return _check(options, console)
     if options.paper:
@@ -136,15 +143,16 @@ def _folders_on_record(options: argparse.Namespace) -> list[Path]:
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    dataset = options.dataset or DEFAULT_DATASET
-    folder = study_folder(options.results, options.study, dataset, DEFAULT_DATASET)
+    dataset, name = options.dataset or DEFAULT_DATASET, options.study or DEFAULT_STUDY
+    if name.endswith((".yaml", ".yml")):
+        name = load_study(name).name
+    folder = study_folder(options.results, name, dataset, DEFAULT_DATASET)
     # 名字里的 .. 或 / 不得把人带出 studies/
     if folder.parent == options.results / "studies" and (folder / "plan.json").is_file():
         return folder
     known = sorted(path.parent.name for path in (options.results / "studies").glob("*/plan.json"))
     raise LabError(
-        f"study {options.study} on {dataset} is not on record in {options.results}; "
-        f"on record: {', '.join(known) or 'none'}",
+        f"study {name} on {dataset} is not on record in {options.results}; on record: {', '.join(known) or 'none'}",
         exit_code=EXIT_NOTHING,
     )
 

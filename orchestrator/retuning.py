@@ -41,6 +41,8 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     Raises:
         LabError: The field is no positive number, or an arm sets it itself.
     """
+    if trials == 0 and asked is not None:
+        raise LabError("--retune needs tuning trials: give --tuning-trials 2 or more, or leave both out", exit_code=2)
     if trials == 0 or (asked is None and study.retune is None):
         if trials and asked is None:
             raise LabError(f"study {study.name} re-tunes nothing by itself; add --retune learning_rate", exit_code=2)
@@ -48,10 +50,16 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     evaluated = [arm.name for arm in study.arms if arm.views != study.arm(study.baseline).views]
     if evaluated:
         raise LabError(f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned", exit_code=2)
-    parameter = f"training.{asked}" if asked is not None else (study.retune or Retune(low=1, high=2)).parameter
+    parameter = (study.retune or Retune(low=1, high=2)).parameter
+    if asked is not None:
+        parameter = f"training.{asked.removeprefix('training.')}"
     own = getattr(base.training, parameter.removeprefix("training."), None)
     if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:
-        raise LabError(f"--retune {asked}: training.{asked} is no number above 0 that could be tuned", exit_code=2)
+        numbers = [name for name, value in base.training if type(value) in (int, float) and value > 0]
+        raise LabError(
+            f"--retune: {parameter} is no number above 0 that could be tuned; such are {', '.join(numbers)}",
+            exit_code=2,
+        )
     for arm in study.arms:
         if parameter in arm_fields(base, arm):
             raise LabError(f"--retune: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)

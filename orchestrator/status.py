@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_core.command_line import CommandParser
 from alexnet_core.errors import CoreError
 from orchestrator import records
 from orchestrator.display import make_console, print_error
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m orchestrator.status",
         description="Show all studies, one study, or one trial; steer a study that runs.",
     )

@@ -254,8 +254,14 @@ def verdict_outlook(
     need = seeds_to_reach_a_verdict(arms, alpha)
     if seeds < need:
         tested = "1 arm" if arms == 1 else f"{arms} arms"
+        if seeds < FEWEST_SEEDS:
+            return (
+                f"{seeds} seeds cannot reach a verdict: it takes {FEWEST_SEEDS}, and {need} for sign flips of {tested} "
+                f"to confirm it (--seeds {need})"
+            )
         return (
-            f"{seeds} seeds cannot reach a verdict: an exact sign-flip test of {tested} needs {need} (--seeds {need})"
+            f"{seeds} seeds cannot reach a verdict that sign flips confirm: their exact test of {tested} needs {need} "
+            f"(--seeds {need}); a word would rest on the t test alone"
         )
     if not standard_deviation:
         return f"{seeds} seeds can reach a verdict"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from alexnet_core.command_line import CommandParser
 from search_spaces.study import CommonRecipe, Study, common_recipes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m search_spaces", description="Study files and their schema.")
+    parser = CommandParser(prog="python -m search_spaces", description="Study files and their schema.")
     parser.add_argument("what", choices=("schema",), help="print the JSON schema of a study file")
     parser.parse_args(arguments)
     print(json.dumps(study_schema(), indent=1))

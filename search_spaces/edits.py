@@ -31,10 +31,12 @@ def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence
         StudyError: An unknown field or layer, or a value that does not validate.
     """
     plain: Plain = deepcopy(config.model_dump(mode="json"))
+    gone = {name for pattern in remove for name in _layers(plain, pattern, what)}
     for path, value in edits.items():
         for place in _places(plain, path, what):
-            _assign(plain, place, value)
-    gone = {name for pattern in remove for name in _layers(plain, pattern, what)}
+            if place[0] == "network" and place[1] in gone and "*" not in path and "?" not in path:
+                raise StudyError(f"{what}: {path} edits a layer that is removed")
+            _assign(plain, place, value, f"{what}: {path}")
     plain["network"]["layers"] = [layer for layer in plain["network"]["layers"] if layer["name"] not in gone]
     return validated(plain, what)
 
@@ -113,13 +115,15 @@ def _nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]}?" if near else (f"; it has: {', '.join(known)}" if known else "")
 
 
-def _assign(plain: Plain, place: tuple[str, ...], value: JsonValue) -> None:
+def _assign(plain: Plain, place: tuple[str, ...], value: JsonValue, what: str) -> None:
     if place[0] == "network" and len(place) == 3:
-        for layer in plain["network"]["layers"]:
-            if layer["name"] == place[1]:
-                layer[place[2]] = value
-        return
-    content = plain
-    for part in place[:-1]:
-        content = content[part]
+        content = next(layer for layer in plain["network"]["layers"] if layer["name"] == place[1])
+    else:
+        content = plain
+        for part in place[:-1]:
+            content = content[part]
+    before = content[place[-1]]
+    # pydantic 会把 true 当作 1
+    if isinstance(value, bool) and isinstance(before, (int, float)) and not isinstance(before, bool):
+        raise StudyError(f"{what}: must be a number, such as {before!r}, not {value!r}")
     content[place[-1]] = value

@@ -16,9 +16,12 @@ from alexnet_core.networks import network_names
 from alexnet_core.specification import Frozen
 from search_spaces.errors import StudyError
 from search_spaces.space import FieldPath, Sweep
-from search_spaces.yaml_file import load_model
+from search_spaces.yaml_file import load_model, placed
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+Text = Annotated[str, Field(min_length=1)]
+# `--study paper` 问所有研究
+RESERVED = ("paper",)
 PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "epochs_to_training_error"]
 Statistic = Literal["difference", "log_ratio", "time_to_threshold"]
 Points = Annotated[float, Field(gt=0, le=100)]
@@ -59,7 +62,7 @@ class Arm(Frozen):
     """
 
     name: Name
-    title: str
+    title: Text
     set: dict[FieldPath, JsonValue] = {}
     remove: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")], ...] = ()
     views: Literal[1, 10] = 1
@@ -176,8 +179,8 @@ class Study(Frozen):
     """
 
     name: Name
-    question: str
-    source: str
+    question: Text
+    source: Text
     claim: Claim
     baseline: Name
     arms: tuple[Arm, ...] = Field(min_length=2)
@@ -203,24 +206,29 @@ class Study(Frozen):
             if strangers:
                 raise ValueError(f"recipes.{dataset}.edits: {strangers[0]!r} is none of the arms: {', '.join(names)}")
         if len(set(names)) < len(names):
-            raise ValueError(f"arm names must be unique: {', '.join(names)}")
+            raise ValueError(f"arms: their names must be unique: {', '.join(names)}")
         if self.baseline not in names:
-            raise ValueError(f"baseline {self.baseline!r} is none of the arms: {', '.join(names)}")
+            raise ValueError(f"baseline: {self.baseline!r} is none of the arms: {', '.join(names)}")
         if self.primary_metric != "top1_error" and any(arm.views != 1 for arm in self.arms):
-            raise ValueError(f"views of 10 are evaluated for top1_error, not for {self.primary_metric}")
+            raise ValueError(f"primary_metric: views of 10 are evaluated for top1_error, not for {self.primary_metric}")
         if "sweep" in names:
-            raise ValueError("an arm cannot be called sweep: the sweep's points are")
+            raise ValueError("arms: none can be called sweep: the sweep's points are")
         return self
 
     @model_validator(mode="after")
     def _check_statistic(self) -> Self:
         if (self.primary_metric == "epochs_to_training_error") != (self.statistic == "time_to_threshold"):
-            raise ValueError("primary_metric epochs_to_training_error goes with statistic time_to_threshold")
+            raise ValueError("statistic: primary_metric epochs_to_training_error goes with statistic time_to_threshold")
         if self.statistic == "log_ratio" and self.primary_metric == "generalisation_gap":
-            raise ValueError("statistic log_ratio needs a metric that is never negative, not generalisation_gap")
+            raise ValueError("statistic: log_ratio needs a metric that is never negative, not generalisation_gap")
         for dataset, recipe in self.recipes.items():
             if (recipe.threshold is not None) != (self.statistic == "time_to_threshold"):
-                raise ValueError(f"recipes.{dataset}.threshold goes with statistic time_to_threshold")
+                raise ValueError(f"recipes.{dataset}.threshold: goes with statistic time_to_threshold")
+            if recipe.smallest_effect < recipe.margin:
+                raise ValueError(
+                    f"recipes.{dataset}.smallest_effect: {recipe.smallest_effect:g} lies inside the margin "
+                    f"{recipe.margin:g}, in which differences count as equivalent"
+                )
             if self.statistic != "difference" and min(recipe.margin, recipe.smallest_effect) <= 1.0:
                 raise ValueError(
                     f"recipes.{dataset}: margin and smallest_effect are ratios above 1 with statistic {self.statistic}"
@@ -269,7 +277,7 @@ def load_study(name_or_path: str) -> Study:
         path = Path(name_or_path)
         if not path.is_file():
             raise StudyError(f"study file {name_or_path} does not exist")
-        return load_model(path, Study)
+        return _own_name(load_model(path, Study), path)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name_or_path):
         raise StudyError(
             f"{name_or_path!r} is no study's name: use lower-case letters, digits, - and _, or the path of a .yaml file"
@@ -277,6 +285,15 @@ def load_study(name_or_path: str) -> Study:
     near = difflib.get_close_matches(name_or_path, study_names(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"studies: {', '.join(study_names())}"
     raise StudyError(f"there is no study {name_or_path!r}; {hint}")
+
+
+def _own_name(study: Study, path: Path) -> Study:
+    """An own study may not write into the folder of another; a study file of the package given by its path is it."""
+    taken = study.name in study_names() and load_study(study.name) != study
+    if taken or study.name in RESERVED:
+        what = "the name of a study of this package" if taken else "what all studies together are called"
+        raise placed(StudyError(f"name: {study.name} is {what}; give yours another name", ("name",)), path)
+    return study
 
 
 def _checked_name(study: Study, file_name: str) -> Study:

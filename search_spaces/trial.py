@@ -19,7 +19,7 @@ from alexnet_core.datasets import DataSummary
 from alexnet_core.networks import network, prepared_size
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
-from search_spaces.study import Study
+from search_spaces.study import Arm, Study
 from search_spaces.yaml_file import parse_scalar
 
 Phase = Literal["arm", "sweep", "confirmation", "tuning", "retuned"]
@@ -205,10 +205,7 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     Raises:
         StudyError: An arm edits a layer or field that the network does not have, or makes an invalid network.
     """
-    configs = {
-        arm.name: edited(base, arm.set, arm.remove, f"arm {arm.name} on network {base.network.name}")
-        for arm in study.arms
-    }
+    configs = {arm.name: _arm_config(base, arm, place) for place, arm in enumerate(study.arms)}
     # 各种子的 JSON 只差一个数：大的研究有十万个 trial，不必逐个重新生成
     keys = {name: keys_by_seed(config, seeds) for name, config in configs.items()}
     return tuple(
@@ -223,6 +220,30 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
         for seed in seeds
         for arm in study.arms
     )
+
+
+def _arm_config(base: TrainConfig, arm: Arm, place: int) -> TrainConfig:
+    """An arm's configuration; a mistake knows its place in the study's file."""
+    what = f"arm {arm.name} on network {base.network.name}"
+    try:
+        return edited(base, arm.set, arm.remove, what)
+    except StudyError as error:
+        raise StudyError(str(error), ("arms", place, *_mistaken_field(base, arm))) from error
+
+
+def _mistaken_field(base: TrainConfig, arm: Arm) -> tuple[str, ...]:
+    """Where in an arm the mistake is: the field that alone is wrong already; nowhere where it takes several."""
+    for pattern in arm.remove:
+        try:
+            edited(base, {}, (pattern,), "")
+        except StudyError:
+            return ("remove",)
+    for path, value in arm.set.items():
+        try:
+            edited(base, {path: value}, (), "")
+        except StudyError:
+            return ("set", path)
+    return ()
 
 
 def point_trial(

@@ -112,12 +112,31 @@ def _load(text: str, name: str) -> tuple[yaml.Node | None, Any]:
 
 def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:
     lines = []
-    for mistake in error.errors(include_url=False):
+    mistakes = error.errors(include_url=False)
+    for mistake in mistakes:
+        size = len(mistake["loc"])
+        # pydantic 不数有错的条目，于是报太短；错在条目里
+        if mistake["type"] == "too_short" and any(
+            other["loc"][:size] == mistake["loc"] for other in mistakes if other is not mistake
+        ):
+            continue
         location = [part for part in mistake["loc"] if part not in ("[key]",)]
         mark = _find(root, location, at_key=mistake["type"] == "extra_forbidden")
-        field = ".".join(str(part) for part in location) or "file"
-        lines.append(f"{_place(name, mark)}: {field}: {explain(mistake)}")
+        field, said = ".".join(str(part) for part in location), explain(mistake)
+        if not field:
+            # 跨字段的错误自己写明字段：“baseline: ...”
+            field, _, rest = said.partition(": ")
+            mark, said = _find(root, field.split("."), at_key=True), rest
+        lines.append(f"{_place(name, mark)}: {field}: {said}")
     return lines
+
+
+_PATTERNS = {
+    "^(network|": "must be a field, such as network.lrn*.alpha, training.epochs or data.train_images",
+    "^[a-z0-9][a-z0-9_-]": "must be lower-case letters, digits, - and _, 48 at most, the first a letter or digit",
+    "^[a-z0-9_*?]": "must be a layer's name, globs allowed, such as conv4 or lrn*",
+    "^training": "must be a number of the training, such as training.learning_rate",
+}
 
 
 def explain(mistake: Any) -> str:
@@ -128,6 +147,17 @@ def explain(mistake: Any) -> str:
     if mistake["type"] == "missing":
         return "this field is missing"
     given = mistake.get("input")
+    if mistake["type"] == "string_pattern_mismatch":
+        pattern = str(mistake["ctx"]["pattern"])
+        known = next((said for start, said in _PATTERNS.items() if pattern.startswith(start)), None)
+        message = known or message
+    if mistake["type"] in ("tuple_type", "list_type"):
+        message = "must be a list, such as [conv4, conv5]"
+    if mistake["type"] == "too_short":
+        message = f"must have at least {mistake['ctx']['min_length']} entries, not {mistake['ctx']['actual_length']}"
+        given = None
+    elif given is None:
+        return f"{message.replace('Input should be', 'must be')}, but nothing is given"
     if isinstance(given, (str, int, float, bool)) and mistake["type"] != "value_error":
         return f"{message}, not {given!r}"
     return message
@@ -148,6 +178,17 @@ def _find(node: yaml.Node, location: Sequence[str | int], *, at_key: bool) -> ya
             node = node.value[part]
             mark = node.start_mark
     return mark
+
+
+def placed(error: StudyError, path: Path) -> StudyError:
+    """Returns the error with file:line:column, if its location is known and in this file."""
+    try:
+        root, _ = _load(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError, StudyError):
+        return error
+    if root is None or not error.location:
+        return error
+    return StudyError(f"{_place(str(path), _find(root, error.location, at_key=True))}: {error}")
 
 
 def _place(name: str, mark: yaml.Mark | None) -> str:

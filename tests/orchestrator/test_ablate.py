@@ -32,7 +32,8 @@ def refused(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str, 
     lines = [line for line in errors.splitlines() if line.strip()]
     assert got == code, errors
     assert "Traceback" not in errors
-    assert len([line for line in lines if line.startswith("error: ")]) == 1 or "usage:" in errors
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
     assert not (results / "trials").exists()
     return errors
 
@@ -103,8 +104,13 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--study", "lrm"], "did you mean lrn or"),
         (["--study", "../x"], "is no study's name"),
         (["--study", "nowhere.yaml"], "does not exist"),
-        (["--seeds", "-3"], "must be from 0 to"),
-        (["--seeds", "0"], "must be at least 1"),
+        (["--seeds", "-3"], "must be from 1 to"),
+        (["--seeds", "0"], "must be from 1 to"),
+        (["--data-root", "/nowhere"], "digits come with scikit-learn"),
+        (["--set", "training.batch_size=true"], "must be a number, such as 48, not True"),
+        (["--set", "data.image_size=8"], "larger than data.image_size 8"),
+        (["--retune", "learning_rate", "--tuning-trials", "0"], "--retune needs tuning trials"),
+        (["--retune", "training.nope"], "training.nope is no number above 0"),
         (["--seeds", "two"], "must be a whole number, not 'two'"),
         (["--set", "network.lrn9.alpha=1"], "has no layer lrn9"),
         (["--set", "network.lrn1.alpa=1"], "did you mean alpha?"),
@@ -154,10 +160,61 @@ def test_a_network_without_the_edited_layer_is_refused_naming_it(
 ) -> None:
     text = (Path(__file__).parents[2] / "search_spaces" / "studies" / "lrn.yaml").read_text()
     path = tmp_path / "mine.yaml"
-    path.write_text(text.replace("remove: [lrn1, lrn2]", "remove: [lrn1, lrn7]"))
+    text = text.replace("name: lrn", "name: mine", 1).replace("remove: [lrn1, lrn2]", "remove: [lrn1, lrn7]")
+    path.write_text(text)
+    line = 1 + text.splitlines().index("    remove: [lrn1, lrn7]")
     errors = refused(capsys, tmp_path / "r", "--study", str(path))
-    assert "arm no_lrn" in errors
+    assert f"{path}:{line}:5: arm no_lrn" in errors
     assert "alexnet-mini has no layer lrn7" in errors
+
+
+OWN = """name: mine
+question: Does it help?
+source: me
+claim: {statement: it does, source: me}
+baseline: one
+arms:
+  - {name: one, title: as it is}
+  - name: two
+    title: another
+    set: {training.momentum: 0.0}
+recipes:
+  digits: {margin: 0.5, smallest_effect: 1.0}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("name: mine", "name: paper", ":1:1: name: paper is what all studies together are called"),
+        ("name: mine", "name: lrn", ":1:1: name: lrn is the name of a study of this package"),
+        ("training.momentum: 0.0", "training.momentu: 0.0", ":10:11: arm two on network alexnet-mini: unknown field"),
+        ("training.momentum: 0.0", "training.momentum: 1.0", ":10:11: arm two"),
+        ("    set: {", "    remove: [conv4]\n    set: {network.conv4.kernel: 5, ", "edits a layer that is removed"),
+        ("name: two", "name: one", ":6:1: arms: their names must be unique"),
+        ("baseline: one", "baseline: three", ":5:1: baseline: 'three' is none of the arms"),
+        ("smallest_effect: 1.0", "smallest_effect: 0.1", ":12:25: recipes.digits.smallest_effect: 0.1 lies inside"),
+        ("question: Does it help?", 'question: ""', ":2:11: question: "),
+        ("title: another", "title:", "must be a valid string, but nothing is given"),
+        ("    set: {", "    remove: conv4\n    set: {", "must be a list, such as [conv4, conv5], not 'conv4'"),
+        (
+            "source: me\nclaim",
+            "sweep: {parameters: {training.x: {kind: float, low: 1, high: 2}}}\nsource: me\nclaim",
+            "training.x",
+        ),
+    ],
+)
+def test_a_mistake_in_an_own_study_is_named_with_its_place(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN)
+    assert run(capsys, "--study", str(path), "--dry-run", "--results", str(tmp_path / "r"))[0] == 0
+    assert old in OWN
+    path.write_text(OWN.replace(old, new, 1))
+    errors = refused(capsys, tmp_path / "r", "--study", str(path), "--dry-run")
+    assert f"{path}:" in errors
+    assert message in errors
 
 
 def test_bad_data_is_refused_naming_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -195,7 +252,8 @@ def test_results_that_cannot_be_written_are_exit_code_3(capsys: pytest.CaptureFi
     blocked = tmp_path / "file"
     blocked.write_text("")
     errors = refused(capsys, blocked / "results", code=3)
-    assert "cannot be written" in errors
+    assert f"{blocked} is a file" in errors
+    refused(capsys, blocked / "results", "--dry-run", code=3)
 
 
 def test_a_public_dashboard_without_token_is_refused(

@@ -27,5 +27,5 @@ def test_the_time_left_counts_from_the_first_training_and_running_trials_half(mo
         shown.update("arm", 1, "finished", "1 %")
     lines = output.getvalue().splitlines()
     # 4 秒里完成了 1 个和半个；剩 9 个，其中一个已过半
-    assert lines[0].endswith(f"finished 1 %, {4 / 1.5 * 8.5:.0f} s left")
-    assert lines[1].endswith(f"finished 1 %, {5 / 2.5 * 7.5:.0f} s left")
+    assert lines[0].endswith(f"finished, validation error 1 %, {4 / 1.5 * 8.5:.0f} s left")
+    assert lines[1].endswith(f"finished, validation error 1 %, {5 / 2.5 * 7.5:.0f} s left")
