@@ -60,6 +60,8 @@ class LoadedModel:
             CoreError: If the images have another shape or type, or a file cannot be read.
         """
         size = self.config.data.image_size
+        if isinstance(images, str | Path):
+            raise CoreError(f"predict takes a list of images: predict([{str(images)!r}])")
         if not isinstance(images, np.ndarray):
             decoded = [decode_image(Path(path), size) for path in images]
             images = np.stack(decoded) if decoded else np.zeros((0, size, size, 3), np.uint8)

@@ -138,8 +138,13 @@ def load_tables(results: Path | str = "results") -> Tables:
 
     Args:
         results: The results folder.
+
+    Raises:
+        NotADirectoryError: There is no such folder.
     """
     results = Path(results)
+    if not results.is_dir():
+        raise NotADirectoryError(f"there is no results folder {results}")
     scan = _scan(results, rebuild=False, with_epochs=True)
     return Tables(scan.trials, scan.members, _epochs(results, scan))
 

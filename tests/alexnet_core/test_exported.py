@@ -60,3 +60,5 @@ def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:
         loaded.predict(np.zeros((1, 10, 10, 3), np.uint8))
     with pytest.raises(CoreError, match="float32"):
         loaded.predict(np.zeros((1, 12, 12, 3), np.float32))
+    with pytest.raises(CoreError, match=r"predict\(\['photo.jpg'\]\)"):
+        loaded.predict("photo.jpg")

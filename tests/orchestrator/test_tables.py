@@ -38,6 +38,11 @@ def some_records(results: Path, seeds: int = 3) -> list[str]:
     return keys
 
 
+def test_a_folder_that_is_not_there_is_no_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(NotADirectoryError, match="there is no results folder"):
+        load_tables(tmp_path / "nowhere")
+
+
 def test_rows_are_the_records_in_order_with_fixed_types(tmp_path: Path) -> None:
     keys = some_records(tmp_path)
     diverged = put(tmp_path, make_config(7), None, state=TrialState.DIVERGED, test_wrong=None, message="loss is nan")
