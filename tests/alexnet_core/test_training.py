@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.checkpoint import (
@@ -261,9 +262,9 @@ def test_wrong_classes_numerics_sizes_and_checkpoints_are_named(
         run(config, fewer)
     with pytest.raises(CoreError, match="numerics 99"):
         run(config.model_copy(update={"numerics": 99}), dataset)
-    small = config.model_copy(update={"data": config.data.model_copy(update={"image_size": 8})})
-    with pytest.raises(CoreError, match=r"input_size 10 is larger than data\.image_size 8"):
-        run(small, dataset)
+    small = {**config.model_dump(), "data": {**config.data.model_dump(), "image_size": 8}}
+    with pytest.raises(ValidationError, match=r"input_size 10 is larger than data\.image_size 8"):
+        TrainConfig.model_validate(small)
     spec = config.network.model_dump()
     spec["layers"] = [layer for layer in spec["layers"] if layer["name"] != "conv2"]
     other = config_of(spec=type(config.network).model_validate(spec))
