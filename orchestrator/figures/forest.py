@@ -69,26 +69,10 @@ def differences_in_words(answer: Answer) -> str:
 def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
     colour = COLOURS.get(arm.word, UNTESTED_COLOUR)
     _draw_seeds(axes, list(arm.differences.values()), place, colour)
-    claimed = arm.claimed_points if arm.claimed_ratio is None else math.log(arm.claimed_ratio)
+    claimed = claimed_value(arm)
     if claimed is not None:
         axes.plot(claimed, place, "D", markersize=9, markerfacecolor="none", color=INK, mew=1.8, zorder=4)
-    if arm.difference is not None:
-        if arm.interval is not None:
-            axes.errorbar(
-                arm.difference,
-                place,
-                xerr=[[arm.difference - arm.interval[0]], [arm.interval[1] - arm.difference]],
-                color=colour,
-                capsize=5,
-                linewidth=2.4,
-                zorder=3,
-            )
-            for end, is_open, mark in zip(arm.interval, arm.interval_open, "<>", strict=True):
-                # 没有边界的一端画成箭头
-                if is_open:
-                    axes.plot(end, place, mark, markersize=11, color=colour, mew=0, zorder=4)
-        filled = colour if arm.interval is not None else SURFACE
-        axes.plot(arm.difference, place, "o", markersize=9, color=colour, markerfacecolor=filled, mew=1.8, zorder=5)
+    draw_interval(axes, arm, place, colour, 9)
     _write_verdict(axes, arm, place, colour)
 
 
@@ -126,15 +110,38 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
         axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
     else:
         axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
-        # 横轴是对数比，刻度写成比值
-        inside = [[ratio for ratio in ratios if _within(axes, math.log(ratio))] for ratios in RATIOS]
-        shown = next((ratios for ratios in inside if len(ratios) >= FEWEST_TICKS), inside[-1])
-        axes.set_xticks([math.log(ratio) for ratio in shown], [f"×{ratio:g}" for ratio in shown])
+        ratio_ticks(axes)
     seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
     axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=12)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+
+
+def ratio_ticks(axes: Axes) -> None:
+    """Writes the ticks of an axis of log-ratios as ratios."""
+    inside = [[ratio for ratio in ratios if _within(axes, math.log(ratio))] for ratios in RATIOS]
+    shown = next((ratios for ratios in inside if len(ratios) >= FEWEST_TICKS), inside[-1])
+    axes.set_xticks([math.log(ratio) for ratio in shown], [f"×{ratio:g}" for ratio in shown])
+
+
+def claimed_value(arm: ArmAnswer) -> float | None:
+    """Returns the source's number on the axis of the arm: points, or a log-ratio."""
+    return arm.claimed_points if arm.claimed_ratio is None else math.log(arm.claimed_ratio)
+
+
+def draw_interval(axes: Axes, arm: ArmAnswer, place: float, colour: str, size: float) -> None:
+    """Draws an arm's difference with its interval; an end without a bound is an arrow."""
+    if arm.difference is None:
+        return
+    if arm.interval is not None:
+        spread = [[arm.difference - arm.interval[0]], [arm.interval[1] - arm.difference]]
+        axes.errorbar(arm.difference, place, xerr=spread, color=colour, capsize=0.55 * size, linewidth=2.4, zorder=3)
+        for end, is_open, mark in zip(arm.interval, arm.interval_open, "<>", strict=True):
+            if is_open:
+                axes.plot(end, place, mark, markersize=1.2 * size, color=colour, mew=0, zorder=4)
+    filled = colour if arm.interval is not None else SURFACE
+    axes.plot(arm.difference, place, "o", markersize=size, color=colour, markerfacecolor=filled, mew=1.8, zorder=5)
 
 
 def _within(axes: Axes, value: float) -> bool:

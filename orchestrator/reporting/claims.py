@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 HEADINGS = ("study", "arm", "metric", "n", "difference, points (or ratio)", "interval", "paper", "verdict")
 LEAD = (
     "Each study judges its own metric against its own baseline; its report beside this page has p values, seeds and "
-    "remarks. The paper's numbers are of ImageNet, one run each; they are not tested against ours."
+    "remarks. The paper's numbers are of ImageNet, that of activation of CIFAR-10, one run each; they are not tested "
+    "against ours."
 )
 
 
 def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
-    """Returns a row per arm of each study: ours, and the paper's number."""
-    shown = [told for answer in answers for told in (answer, answer.retuned) if told is not None]
-    rows = [_row(answer, arm) for answer in shown for arm in answer.arms if not arm.is_baseline]
-    words = [arm.word for answer in shown for arm in answer.arms if not arm.is_baseline]
+    """Returns a row per arm of each answer, re-tuned ones included: ours, and the paper's number."""
+    rows = [_row(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    words = [arm.word for answer in answers for arm in answer.arms if not arm.is_baseline]
     return TextTable(f"claims-{dataset}", f"All claims on {dataset}", HEADINGS, rows, words)
 
 
@@ -64,7 +64,13 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
     sections: list[Section] = []
     files: dict[str, bytes] = {}
     for dataset in datasets:
-        own = [answer for answer in answers if answer.dataset == dataset]
+        own = [
+            told
+            for answer in answers
+            if answer.dataset == dataset
+            for told in (answer, answer.retuned)
+            if told is not None
+        ]
         picture, table = claims_figure(own, dataset), claims_table(own, dataset)
         sections.append(_section(dataset, picture, table, not_asked.get(dataset, {})))
         files |= figure_files([picture] if picture is not None else [])
