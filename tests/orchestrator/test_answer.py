@@ -282,5 +282,9 @@ def test_the_outlook_says_what_so_many_seeds_can_do() -> None:
     assert said.endswith("points")
     assert "worth finding: 0.5" in verdict_outlook(8, 2, 0.5, 0.9)
     assert verdict_outlook(5, 2, 1.0, None) == (
-        "5 seeds cannot reach a verdict: an exact sign-flip test of 2 arms needs 7 (--seeds 7)"
+        "5 seeds cannot reach a verdict that sign flips confirm: their exact test of 2 arms needs 7 (--seeds 7); "
+        "a word would rest on the t test alone"
+    )
+    assert verdict_outlook(2, 2, 1.0, None) == (
+        "2 seeds cannot reach a verdict: it takes 3, and 7 for sign flips of 2 arms to confirm it (--seeds 7)"
     )

@@ -46,7 +46,7 @@ def metrics_port(dashboard: str, token: str) -> int:
 
 
 def test_a_running_study_can_be_watched(lab: Lab) -> None:
-    process = lab.start("--study", "lrn", "--seeds", "2", "--epochs", "30", "--results", "../results")
+    process = lab.start("--study", "lrn", "--seeds", "2", "--epochs", "15", "--results", "../results")
     run_json = lab.results / "studies" / "lrn" / "run.json"
     wait_until(lambda: run_json.is_file() or process.poll() is not None, 150, "the study runs")
     dashboard = json.loads(run_json.read_text())["dashboard"]
