@@ -36,8 +36,7 @@ Progress = Callable[[int, int], None]
 # 每部分约 32 MiB：内存与图像总数无关，中断最多重做这么多
 PART_BYTES = 32 * 1024**2
 _HEADER = 128
-# Linux 一次最多写 1024 块（IOV_MAX）
-_BUFFERS = 256
+WRITERS = 4
 _SPARE_BYTES = 64 * 1024**2
 
 
@@ -48,14 +47,6 @@ class Decoded:
     pixels: np.ndarray
     size: int
     digest: str
-
-
-@dataclass(frozen=True)
-class _Hashed:
-    """A decoded image with the SHA-256 of its pixels."""
-
-    decoded: Decoded
-    pixels_digest: bytes
 
 
 @dataclass(frozen=True)
@@ -139,9 +130,9 @@ def prepare(
         _check_disk(partial, disk_need(source, image_size))
         work = _Work(source, partial, image_size, identity, progress)
         count = threads or len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(count, "decode") as pool:
+        with ThreadPoolExecutor(count, "decode") as pool, ThreadPoolExecutor(WRITERS, "write") as writers:
             for split in source.names:
-                work.write_split(split, pool)
+                work.write_split(split, pool, writers)
         manifest = work.finish(preparation, bad_images)
         if destination.is_dir():
             destination.rmdir()
@@ -215,8 +206,9 @@ class _State:
 
 @dataclass(frozen=True)
 class _SplitFiles:
-    """The files that a split grows in: pixels, names, what was left out, rows that were kept."""
+    """The files that a split grows in: pixels, names, what was left out, rows that were kept; and who writes pixels."""
 
+    writers: ThreadPoolExecutor
     array: BinaryIO
     names: BinaryIO
     bad: BinaryIO
@@ -274,7 +266,7 @@ class _Work:
             np.savez(file, **snapshot)
         return looked_at
 
-    def write_split(self, split: str, pool: ThreadPoolExecutor) -> None:
+    def write_split(self, split: str, pool: ThreadPoolExecutor, writers: ThreadPoolExecutor) -> None:
         """Decodes the rest of a split; while one part is written and another flushed, the next is being decoded."""
         names = self._source.names[split]
         state = self._state.splits.setdefault(split, _SplitState())
@@ -282,13 +274,14 @@ class _Work:
         self._hash_again(split, state)
         with ExitStack() as stack:
             files = _SplitFiles(
+                writers=writers,
                 array=stack.enter_context(_opened(self._array(split), _HEADER + state.kept * self._image_bytes)),
                 names=stack.enter_context(_opened(self._folder / f"{split}-files.tsv", state.files_bytes)),
                 bad=stack.enter_context(_opened(self._folder / f"{split}-bad.tsv", state.bad_bytes)),
                 rows=stack.enter_context(_opened(self._folder / f"{split}-kept.bin", state.kept * 8)),
             )
             starts = range(state.looked_at, len(names), per_part)
-            ahead: list[Future[_Hashed | BadImage]] = []
+            ahead: list[Future[Decoded | BadImage]] = []
             committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
             committed: Future[int] | None = None
             for start in starts:
@@ -321,33 +314,37 @@ class _Work:
     def _array(self, split: str) -> Path:
         return self._folder / f"{split}.npy"
 
-    def _submit(self, pool: ThreadPoolExecutor, names: Sequence[str]) -> list[Future[_Hashed | BadImage]]:
+    def _submit(self, pool: ThreadPoolExecutor, names: Sequence[str]) -> list[Future[Decoded | BadImage]]:
         return [pool.submit(self._decode, name) for name in names]
 
-    def _decode(self, name: str) -> _Hashed | BadImage:
+    def _decode(self, name: str) -> Decoded | BadImage:
         try:
-            image = self._source.read(name, self._size)
+            return self._source.read(name, self._size)
         except BadImage as error:
             return error
-        # 像素的哈希也在解码的线程里算：主线程只按顺序合并
-        return _Hashed(image, hashlib.sha256(np.ascontiguousarray(image.pixels).data).digest())
 
-    def _write_part(self, split: str, start: int, part: Sequence[_Hashed | BadImage], files: _SplitFiles) -> None:
+    def _write_part(self, split: str, start: int, part: Sequence[Decoded | BadImage], files: _SplitFiles) -> None:
         state, names = self._state.splits[split], self._source.names[split]
-        good: list[np.ndarray] = []
+        good: list[Decoded] = []
         for name, image in zip(names[start : start + len(part)], part, strict=True):
             if isinstance(image, BadImage):
                 shown = name.replace("\t", "\\t").replace("\n", "\\n")
                 state.bad_bytes += files.bad.write(_line(shown, " ".join(image.reason.split())))
                 continue
-            good.append(np.ascontiguousarray(image.decoded.pixels))
-            state.files_bytes += files.names.write(_line(name, str(image.decoded.size), image.decoded.digest))
-            self._sums[split].update(image.pixels_digest)
-        rows = [start + place for place, image in enumerate(part) if isinstance(image, _Hashed)]
+            good.append(image)
+            state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))
+        rows = [start + place for place, image in enumerate(part) if isinstance(image, Decoded)]
         files.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
-        _store(files.array.fileno(), _HEADER + state.kept * self._image_bytes, good)
+        start_byte = _HEADER + state.kept * self._image_bytes
+        stored = [
+            files.writers.submit(_store, files.array.fileno(), start_byte + place * self._image_bytes, image.pixels)
+            for place, image in enumerate(good)
+        ]
+        # 像素的哈希在各线程里并行算，这里只按顺序合并
+        for digest in stored:
+            self._sums[split].update(digest.result())
         if split == "train":
-            self._moments.add(good)
+            self._moments.add(image.pixels for image in good)
         state.looked_at = start + len(part)
         state.kept += len(good)
 
@@ -414,16 +411,14 @@ class _Work:
         return found.hexdigest()
 
 
-def _store(descriptor: int, offset: int, images: Sequence[np.ndarray]) -> None:
-    """Writes images one behind another, many with one call."""
-    left = [memoryview(image.data).cast("B") for image in images]
+def _store(descriptor: int, offset: int, pixels: np.ndarray) -> bytes:
+    """Writes an image at its place and returns the SHA-256 of its pixels."""
+    left = memoryview(np.ascontiguousarray(pixels).data).cast("B")
+    digest = hashlib.sha256(left).digest()
     while left:
-        written = os.pwritev(descriptor, left[:_BUFFERS], offset)
-        offset += written
-        while left and written >= len(left[0]):
-            written -= len(left.pop(0))
-        if written:
-            left[0] = left[0][written:]
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+    return digest
 
 
 def _line(*fields: str) -> bytes:
