@@ -48,7 +48,8 @@ def validated(plain: Plain, what: str) -> TrainConfig:
     except ValidationError as error:
         lines = []
         for mistake in error.errors(include_url=False):
-            lines.append(f"{_readable(plain, mistake['loc'])}: {explain(mistake)}")
+            where = f"{_readable(plain, mistake['loc'])}: " if mistake["loc"] else ""
+            lines.append(f"{where}{explain(mistake)}")
         raise StudyError(f"{what}: {'; '.join(lines)}") from error
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from alexnet_core.datasets import summarise_data
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from alexnet_core.networks import network
+from alexnet_core.specification import NetworkSpec
 from orchestrator import records
 from orchestrator.plan import Plan, write_plan
 from orchestrator.records import TrialResult, TrialState
@@ -58,7 +59,7 @@ def _plan(seeds: int, epochs: int) -> Plan:
     fields = [{"training.learning_rate": 0.01, "training.weight_decay": 1e-5 * arm} for arm in range(ARMS)]
     arms = tuple(Arm(name=f"arm_{arm}", title=f"arm {arm}", set=fields[arm]) for arm in range(ARMS))
     study = lrn.model_copy(update={"name": STUDY, "baseline": "arm_0", "arms": arms, "sweep": None})
-    base = make_config(epochs=epochs).model_copy(update={"network": network("alexnet-mini")})
+    base = make_config(epochs=epochs).model_copy(update={"network": _mini()})
     return Plan(
         study=study,
         dataset="digits",
@@ -70,6 +71,10 @@ def _plan(seeds: int, epochs: int) -> Plan:
         sweep_points=0,
         done={},
     )
+
+
+def _mini() -> NetworkSpec:
+    return network("alexnet-mini").model_copy(update={"input_size": 16})
 
 
 def curve(epochs: int) -> str:
