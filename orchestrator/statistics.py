@@ -128,17 +128,27 @@ def sign_flip_p(differences: Sequence[float]) -> float:
         for value in values:
             sums = np.concatenate([sums + value, sums - value])
         return float((np.abs(sums) >= observed).mean())
-    hits = sum(int((np.abs(signs.astype(np.float64) @ values) >= observed).sum()) for signs in _signs(n))
+    sums = np.zeros(RANDOM_SIGN_FLIPS)
+    for place, codes in enumerate(_signs(n)):
+        # 每八个种子的 256 种带号和只算一次，之后查表：比逐个相乘快几十倍
+        own = values[8 * place : 8 * place + 8]
+        sums += (_EIGHT_SIGNS[:, : len(own)] @ own)[codes]
+    hits = int((np.abs(sums) >= observed).sum())
     return (hits + 1) / (RANDOM_SIGN_FLIPS + 1)
 
 
 # 一个研究的各 arm 种子数相同，抽的是同一批符号：几十个 arm 时省下大半时间
 @lru_cache(maxsize=1)
-def _signs(n: int) -> tuple[npt.NDArray[np.int8], ...]:
-    """The keyed draws for `n` seeds, in parts of (FLIPS_AT_ONCE, n)."""
+def _signs(n: int) -> npt.NDArray[np.uint8]:
+    """The keyed draws for `n` seeds: (groups of eight seeds, draws), the signs of a group as the bits of a byte."""
     generator = np.random.default_rng(n)
     parts = range(RANDOM_SIGN_FLIPS // FLIPS_AT_ONCE)
-    return tuple(generator.integers(0, 2, size=(FLIPS_AT_ONCE, n), dtype=np.int8) * 2 - 1 for _ in parts)
+    drawn = [np.packbits(generator.integers(0, 2, size=(FLIPS_AT_ONCE, n), dtype=np.int8), axis=1) for _ in parts]
+    return np.ascontiguousarray(np.concatenate(drawn).T)
+
+
+# 一个字节的各位所代表的八个符号
+_EIGHT_SIGNS = 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) - 1.0
 
 
 def sign_flip_floor(seeds: int) -> float:
