@@ -45,7 +45,8 @@ class InstantSlots:
         from orchestrator.broker import BROKER_NAME
 
         broker = ray.get_actor(BROKER_NAME)
-        ray.get(broker.slot_event.remote(slot, {"type": "ready", "pid": 0}))
+        node = ray.get_runtime_context().get_node_id()
+        ray.get(broker.slot_event.remote(slot, {"type": "ready", "rank": 0, "node": node}))
         while not self._closing.is_set():
             job = ray.get(broker.take.remote(slot, TAKE_WAIT_SECONDS))
             if job is not None:
