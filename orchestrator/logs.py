@@ -42,10 +42,14 @@ def open_driver_log(folder: Path) -> None:
 
 
 def quiet_ray(verbose: bool) -> None:
-    """Keeps Ray's messages below an error off the terminal, unless they are wanted; the log file has them."""
+    """Keeps Ray's messages off the terminal, unless they are wanted; the log file has them.
+
+    Errors too: Tune tells of an actor that died with a traceback, after which the trial goes on. What ends a study is
+    an exception, and is said in a line of ours.
+    """
     for name in RAY:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         for handler in logger.handlers:
             if not isinstance(handler, _DriverLog):
-                handler.setLevel(logging.INFO if verbose else logging.ERROR)
+                handler.setLevel(logging.INFO if verbose else logging.CRITICAL)

@@ -129,6 +129,7 @@ def test_a_killed_worker_and_a_killed_tune_actor_are_taken_in_stride(lab: Lab, u
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, output + errors
     assert "raylet" not in output + errors
+    assert "Traceback" not in output + errors
     assert_same_table(lab, undisturbed)
     logs = "".join(path.read_text() for path in lab.results.glob("trials/*/log.txt"))
     assert "its worker died; it goes on from its last checkpoint" in logs
