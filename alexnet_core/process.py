@@ -19,9 +19,12 @@ def settle_process() -> None:
     Numbers of glibc's `mallopt` and of libgomp's `GOMP_SPINCOUNT`; elsewhere it does nothing. What the user set stays.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):
+        return
     for variable, number, value in (
         ("MALLOC_TRIM_THRESHOLD_", _M_TRIM_THRESHOLD, TRIM_THRESHOLD),
         ("MALLOC_MMAP_THRESHOLD_", _M_MMAP_THRESHOLD, MMAP_THRESHOLD),
     ):
-        if variable not in os.environ and hasattr(ctypes.CDLL(None), "mallopt"):
-            ctypes.CDLL(None).mallopt(number, value)
+        if variable not in os.environ:
+            library.mallopt(number, value)
