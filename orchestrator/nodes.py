@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Iterable, Mapping
@@ -66,8 +67,13 @@ def slots_on(nodes: Iterable[Node], gpus_per_worker: float, workers: int, thread
     return sum(workers_on(node.resources, gpus_per_worker, threads) for node in nodes) // workers
 
 
-def probe(folder: Path, nodes: Iterable[Node]) -> None:
-    """Proves that nodes see the driver's files and can write beside them.
+def probe(results: Path, data: str | None, nodes: Iterable[Node]) -> None:
+    """Proves that nodes see the driver's files: they can write beside the records, and read the same images.
+
+    Args:
+        results: The results folder.
+        data: The folder of images, or None where the data set needs none.
+        nodes: The nodes that trials may run on.
 
     Raises:
         LabError: With exit code 3, naming the nodes that do not.
@@ -75,38 +81,53 @@ def probe(folder: Path, nodes: Iterable[Node]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    file = folder.resolve() / f".probe-{secrets.token_hex(8)}"
+    file = results.resolve() / f".probe-{secrets.token_hex(8)}"
     file.write_text("probe")
-    task = ray.remote(num_cpus=0)(_sees)
+    task = ray.remote(num_cpus=0)(unseen)
+    expected = names_in(data)
     try:
         answers = {
             node.address: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node.identity, soft=False)
-            ).remote(str(file), node.identity)
+            ).remote(str(file), node.identity, data, expected)
             for node in nodes
         }
-        blind = [address for address, answer in answers.items() if not ray.get(answer, timeout=PROBE_SECONDS)]
+        missing = {address: ray.get(answer, timeout=PROBE_SECONDS) for address, answer in answers.items()}
     finally:
         file.unlink(missing_ok=True)
-    if blind:
-        raise LabError(
-            f"these nodes do not share {folder} with the driver: {', '.join(blind)}; "
-            "results and data must lie on a file system that all nodes share",
-            exit_code=3,
-        )
+    for what, folder in (("results", results), ("data", data)):
+        blind = [address for address, answer in missing.items() if answer == what]
+        if blind:
+            raise LabError(
+                f"these nodes do not share {folder} with the driver: {', '.join(blind)}; "
+                "results and data must lie on a file system that all nodes share",
+                exit_code=3,
+            )
 
 
-def _sees(path: str, node: str) -> bool:
+def unseen(path: str, node: str, data: str | None, expected: list[str] | None) -> str:
+    """Runs on a node; returns what it does not share with the driver: `results`, `data` or nothing."""
     file = Path(path)
-    if not file.is_file():
-        return False
     own = file.with_name(f"{file.name}-{node[:8]}")
     try:
+        if not file.is_file():
+            return "results"
         own.write_text("probe")
         own.unlink()
     except OSError:
-        return False
-    return True
+        return "results"
+    return "" if names_in(data) == expected else "data"
+
+
+def names_in(folder: str | None) -> list[str] | None:
+    """Returns the names in a folder and its folders: splits and classes, no images; None where it cannot be read."""
+    if folder is None:
+        return None
+    try:
+        entries = [Path(folder), *(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())]
+        return sorted(f"{place.name}/{entry.name}" for place in entries for entry in os.scandir(place))
+    except OSError:
+        return None
 
 
 class NodeWatch:

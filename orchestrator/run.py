@@ -359,7 +359,7 @@ class StudyRun:
             self.display.say(f"node {node.address} left; {len(slots)} slots stood on it, their trials go on elsewhere")
         plan = self._settings.slot_plan
         if joined:
-            probe(self._settings.record.results, joined)
+            probe(self._settings.record.results, self._plan.base.data.root, joined)
             fit = slots_on(self._nodes.known.values(), plan.gpus_per_worker, plan.workers, plan.threads)
             before = self._slots.count
             if plan.follows:

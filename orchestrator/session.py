@@ -279,13 +279,13 @@ def _start_ray(
     )
     imports.join()
     if options.address is not None:
-        per_worker, slots = _cluster_slots(trials, options)
+        per_worker, slots = _cluster_slots(trials, plan.base.data.root, options)
     # 没有写明槽位数时，节点来了就多开几个
     follows = options.address is not None and options.slots is None
     return SlotPlan(slots, options.workers, per_worker, options.device, follows=follows), facts
 
 
-def _cluster_slots(trials: int, options: argparse.Namespace) -> tuple[float, int]:
+def _cluster_slots(trials: int, data: str | None, options: argparse.Namespace) -> tuple[float, int]:
     """(GPUs per worker, slots) on a joined cluster; with `--slots` those that do not fit yet wait for nodes."""
     nodes = alive_nodes().values()
     asked = _asked_gpus(options)
@@ -294,7 +294,7 @@ def _cluster_slots(trials: int, options: argparse.Namespace) -> tuple[float, int
         per_worker = asked
     else:
         per_worker = preflight.choose_gpus_per_worker(asked, largest, "no node of the cluster")
-    probe(options.results, nodes)
+    probe(options.results, data, nodes)
     slots = min(trials, options.slots or slots_on(nodes, per_worker, options.workers, 1))
     if slots == 0:
         raise LabError(

@@ -37,7 +37,7 @@ ROLES = {
 }
 WIDTH = 8.6
 PNG_DPI, PNG_COLOURS = 144, 128
-# 最高的 9 级只再小百分之三，却要两三倍的时间
+# 最高的 9 级只再小几个百分点，却要两三倍的时间
 PNG_EFFORT = 8
 _SETTINGS: dict[Any, Any] = {
     "font.size": 10.5,

@@ -1,13 +1,15 @@
-"""`python -m tests.benchmarks.instant_slots ...`: the real `ablate` over slots that train nothing.
+"""`python -m tests.benchmarks.instant_slots SECONDS ...`: the real `ablate` over slots that only sleep.
 
-Broker, Tune, searcher, recorder, tables and answer are the product's; each trial posts one made epoch and ends at once,
-so that what a trial takes is what the orchestrator takes.
+Broker, Tune, searcher, recorder, tables and answer are the product's; each trial posts one made epoch and ends after
+so many seconds, so that what a trial takes beyond them is what the orchestrator takes.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ class InstantSlots:
 
     failure: BaseException | None = None
 
-    def __init__(self, plan: SlotPlan, study: str, storage: Path, worker_environment: dict[str, str]) -> None:
-        """Starts the threads."""
+    def __init__(
+        self, plan: SlotPlan, study: str, storage: Path, worker_environment: dict[str, str], *, seconds: float
+    ) -> None:
+        """Starts the threads; each trial takes so many seconds."""
+        self._seconds = seconds
         self._closing = threading.Event()
         self.count = 0
         self.grow(plan.slots)
@@ -51,6 +56,8 @@ class InstantSlots:
             job = ray.get(broker.take.remote(slot, TAKE_WAIT_SECONDS))
             if job is not None:
                 for event in _events(int(job["key"][:6], 16)):
+                    if event["type"] == "epoch":
+                        time.sleep(self._seconds)
                     ray.get(broker.post.remote(job["key"], job["attempt"], event))
 
 
@@ -76,7 +83,7 @@ def _events(number: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    orchestrator.run.Slots = InstantSlots  # type: ignore[misc, assignment]
+    orchestrator.run.Slots = partial(InstantSlots, seconds=float(sys.argv.pop(1)))  # type: ignore[misc, assignment]
     from orchestrator.ablate import main
 
     sys.exit(main())

@@ -72,6 +72,22 @@ def test_two_slots_on_one_node_of_four_reserve_disjoint_pairs(lab: Lab) -> None:
     assert len({node for node, _ in reserved.values()}) == 1
 
 
+def test_the_workers_of_a_slot_may_stand_on_two_nodes(lab: Lab) -> None:
+    with nodes(lab, "[2, 2]") as cluster:
+        process = ablate(lab, cluster.address, "--workers", "2", "--seeds", "1", "--epochs", "6")
+        wait_until(lambda: in_the_middle(lab, process) and len(witnessed(lab)) == 2, 150, "two train workers")
+        seen = witnessed(lab)
+        raylets = {psutil.Process(worker).ppid() for worker in seen}
+        output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, output + errors
+    # 每个节点只有一对 GPU：两个 worker 只能分处两处
+    assert sorted(seen.values()) == ["0,1", "0,1"]
+    assert len(raylets) == 2
+    results = [json.loads(path.read_text()) for path in lab.results.glob("trials/*/result.json")]
+    assert [result["environment"]["workers"] for result in results] == [2, 2, 2]
+    assert {result["state"] for result in results} == {"finished"}
+
+
 def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its_node(lab: Lab) -> None:
     with nodes(lab, "[3, 1, 2]") as cluster:
         process = ablate(lab, cluster.address, "--seeds", "5", "--epochs", "25")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.broker import ATTEMPTS_PER_TRIAL, Broker
-from orchestrator.nodes import Node, slots_on, workers_by_gpu
+from orchestrator.nodes import Node, names_in, slots_on, unseen, workers_by_gpu
 
 
 def cluster(*gpus: int, cpus: int = 16) -> list[Node]:
@@ -48,6 +49,21 @@ def test_a_node_with_few_cpus_holds_no_more_workers_than_those() -> None:
 @given(st.integers(1, 100), st.integers(1, 16))
 def test_as_many_shares_as_a_gpu_has_fit_on_it(parts: int, gpus: int) -> None:
     assert workers_by_gpu(gpus, 1 / parts) == parts * gpus
+
+
+def test_a_node_without_the_records_or_with_other_images_says_so(tmp_path: Path) -> None:
+    data, probe = tmp_path / "data", tmp_path / "probe"
+    for name in ("train/cat", "train/dog", "val/cat", "val/dog"):
+        (data / name).mkdir(parents=True)
+    probe.write_text("probe")
+    seen = names_in(str(data))
+    assert unseen(str(probe), "node", str(data), seen) == ""
+    assert unseen(str(probe), "node", None, None) == ""
+    assert unseen(str(tmp_path / "elsewhere" / "probe"), "node", str(data), seen) == "results"
+    assert unseen(str(probe), "node", str(tmp_path / "elsewhere"), seen) == "data"
+    (data / "train" / "dog").rmdir()
+    assert unseen(str(probe), "node", str(data), seen) == "data"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "probe"]
 
 
 async def queued(*keys: str) -> Broker:
