@@ -22,7 +22,7 @@ from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import Split
 from alexnet_core.errors import CoreError
 from alexnet_core.evaluation import evaluate, predictions
-from alexnet_core.images import decode_image
+from alexnet_core.images import decode_image, without_picture_warnings
 from alexnet_core.loader import ImageLoader
 from alexnet_core.metrics import SplitMetrics
 
@@ -63,7 +63,8 @@ class LoadedModel:
         if isinstance(images, str | Path):
             raise CoreError(f"predict takes a list of images: predict([{str(images)!r}])")
         if not isinstance(images, np.ndarray):
-            decoded = [decode_image(Path(path), size) for path in images]
+            with without_picture_warnings():
+                decoded = [decode_image(Path(path), size) for path in images]
             images = np.stack(decoded) if decoded else np.zeros((0, size, size, 3), np.uint8)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")

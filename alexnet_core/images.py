@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from alexnet_core.errors import CoreError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 SMALLEST_SIDE = 2
+# Pillow 自己的界限（8900 万像素，约 3 倍即 268 MB）：它对一倍以上只给警告
+MOST_PIXELS = 89_478_485
 # 再长的图缩放后会占几个 GB；先裁掉两端，中心裁剪的结果不变
 LONGEST_RATIO = 8
 
@@ -28,6 +32,17 @@ class BadImage(CoreError):
         """Says which and why."""
         super().__init__(f"image {path} cannot be read: {reason}")
         self.reason = reason
+
+
+@contextmanager
+def without_picture_warnings() -> Iterator[None]:
+    """Keeps what Pillow says of odd metadata off the terminal while pictures are decoded.
+
+    The filter holds for the whole process: enter it once, before the threads that decode, and not in them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndarray:
@@ -52,15 +67,15 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
     if not content:
         raise BadImage(path, "the file is empty")
     try:
-        with warnings.catch_warnings():
-            # Pillow 对坏元数据只给警告；对“解压炸弹”也先只警告
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content)) as opened:
-                if min(opened.size) < SMALLEST_SIDE:
-                    raise BadImage(path, f"it is {opened.size[0]}x{opened.size[1]} pixels")
-                image = _rgb(opened)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with Image.open(io.BytesIO(content)) as opened:
+            width, height = opened.size
+            if min(width, height) < SMALLEST_SIDE:
+                raise BadImage(path, f"it is {width}x{height} pixels")
+            # 不靠 Pillow 的警告：过滤器是全进程的，多个线程会互相改掉
+            if width * height > MOST_PIXELS:
+                raise BadImage(path, f"decompression bomb: {width}x{height} pixels, more than {MOST_PIXELS}")
+            image = _rgb(opened)
+    except Image.DecompressionBombError as error:
         raise BadImage(path, f"decompression bomb: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, IndexError, TypeError, KeyError) as error:
         reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__

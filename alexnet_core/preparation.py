@@ -26,7 +26,7 @@ import numpy as np
 from alexnet_core.errors import CoreError
 from alexnet_core.files import flush_folder, replaced
 from alexnet_core.imagefolder import Tree, some
-from alexnet_core.images import BadImage, decode_image
+from alexnet_core.images import BadImage, decode_image, without_picture_warnings
 from alexnet_core.moments import PixelMoments
 from alexnet_core.prepared import FORMAT, MANIFEST, PreparedManifest, PreparedSplit, is_prepared, read_manifest
 
@@ -130,7 +130,11 @@ def prepare(
         _check_disk(partial, disk_need(source, image_size))
         work = _Work(source, partial, image_size, identity, progress)
         count = threads or len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(count, "decode") as pool, ThreadPoolExecutor(WRITERS, "write") as writers:
+        with (
+            without_picture_warnings(),
+            ThreadPoolExecutor(count, "decode") as pool,
+            ThreadPoolExecutor(WRITERS, "write") as writers,
+        ):
             for split in source.names:
                 work.write_split(split, pool, writers)
         manifest = work.finish(preparation, bad_images)

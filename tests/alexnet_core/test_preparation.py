@@ -104,6 +104,8 @@ def bad_files(root: Path) -> dict[str, str]:
     (folder / "c_torn.jpg").write_bytes(whole.getvalue()[:-1500])
     Image.fromarray(np.zeros((300, 1, 3), np.uint8)).save(folder / "d_thin.png")
     Image.new("1", (20000, 20000)).save(folder / "e_bomb.png")
+    # Pillow 对它只给警告
+    Image.new("1", (10000, 9000)).save(folder / "e_large.png")
     (folder / "f_folder.jpg").mkdir()
     (folder / "g_dangling.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "h_tab\t.jpg").write_bytes(whole.getvalue())
@@ -113,6 +115,7 @@ def bad_files(root: Path) -> dict[str, str]:
         "c_torn": "truncated",
         "d_thin": "1x300 pixels",
         "e_bomb": "decompression bomb",
+        "e_large": "10000x9000 pixels, more than",
         "f_folder": "directory",
         "g_dangling": "No such file",
         "h_tab": "a tab",

@@ -151,6 +151,20 @@ def test_a_dead_raylet_ends_the_driver_with_exit_code_3(lab: Lab, undisturbed: L
     assert_same_table(lab, undisturbed)
 
 
+def test_a_ray_that_is_too_slow_to_start_is_started_once_more(lab: Lab) -> None:
+    process = lab.start(
+        "--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", "--results", str(lab.results)
+    )
+    wait_until(lambda: lab.processes("raylet/raylet"), 60, "a raylet")
+    slow = lab.processes("raylet/raylet")[0]
+    slow.send_signal(signal.SIGSTOP)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, output + errors
+    assert len(lab.finished()) == 3
+    assert "Traceback" not in output + errors
+    assert not slow.is_running(), "the first Ray is gone"
+
+
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_within_seconds_and_goes_on_later(lab: Lab, undisturbed: Lab, which: signal.Signals) -> None:
     process = start_and_wait(lab, finished=0 if which is signal.SIGTERM else 1)
