@@ -19,7 +19,8 @@ from orchestrator.records import trial_folder
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, table_files
 from orchestrator.reporting.material import Material, details
 from orchestrator.reporting.provenance import Provenance, sha256
-from orchestrator.tables import TRIAL_COLUMNS, TrialTables, load_trials, read_table, trials_from_records
+from orchestrator.table_rows import TRIAL_COLUMNS
+from orchestrator.tables import TrialTables, load_trials, read_table, trials_from_records
 from search_spaces.study import load_study, study_names
 
 # 比较判据时看这几项；其余的差别合成一句

@@ -23,7 +23,8 @@ from orchestrator.reporting.terminal import answer_table
 from orchestrator.retuning import RETUNED, chosen_values, tuning_outcomes
 from orchestrator.sweep import Search, is_point_of, read_sweep_file
 from orchestrator.swept import remembered_importance, sweep_facts, sweep_points
-from orchestrator.tables import EPOCH_COLUMNS, TrialTables, load_tables, update_tables
+from orchestrator.table_rows import EPOCH_COLUMNS
+from orchestrator.tables import TrialTables, load_tables, update_tables
 from orchestrator.verdict import FEWEST_SEEDS, verdict_outlook
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from orchestrator import records
 from orchestrator.records import TrialState
-from orchestrator.tables import TRIAL_COLUMNS, read_table, record_stamps
+from orchestrator.table_rows import TRIAL_COLUMNS
+from orchestrator.tables import read_table, record_stamps
 
 COLUMNS = ("key", "state", "validation_top1_error", "record_stamp")
 

@@ -11,7 +11,8 @@ import polars as pl
 
 from alexnet_core.configuration import TrainConfig
 from orchestrator.plan import Plan, readable_seconds
-from orchestrator.tables import TRIAL_COLUMNS, network_key, read_table
+from orchestrator.table_rows import TRIAL_COLUMNS, network_key
+from orchestrator.tables import read_table
 
 COLUMNS = ("state", "data_digest", "data.train_images", "network_key", "network.name", "epochs", "seconds")
 Likeness = tuple[str | int | None, ...]

@@ -15,7 +15,8 @@ from alexnet_core.schedule import same_rates
 from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.records import TrialState
-from orchestrator.tables import TRIAL_COLUMNS, read_table
+from orchestrator.table_rows import TRIAL_COLUMNS
+from orchestrator.tables import read_table
 from search_spaces.trial import PlannedTrial, trial_key
 
 

@@ -12,7 +12,7 @@ from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.evidence import Evidence, gather_evidence, on_scale
 from orchestrator.plan import ALPHA, Plan
 from orchestrator.sequential import ArmCourse, SequentialRule, follow, next_seeds
-from orchestrator.tables import EPOCH_COLUMNS
+from orchestrator.table_rows import EPOCH_COLUMNS
 from orchestrator.verdict import FEWEST_SEEDS, Verdict, judge, withhold
 from search_spaces.study import Recipe
 from search_spaces.trial import PlannedTrial

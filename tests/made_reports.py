@@ -15,7 +15,7 @@ from orchestrator.reporting.markdown import study_markdown
 from orchestrator.reporting.material import Details, Material
 from orchestrator.reporting.provenance import Provenance, RecordUsed
 from orchestrator.reporting.story import story
-from orchestrator.tables import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Arm, Claim, Study, load_study
 
 CURVE_COLUMNS = {

@@ -17,7 +17,7 @@ from rich.console import Console
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.reporting.terminal import WORD_STYLES, answer_table
-from orchestrator.tables import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.verdict import verdict_outlook
 from search_spaces.study import Study, load_study
 from tests.made_reports import markdown, write

@@ -19,7 +19,7 @@ from orchestrator.confirmation import confirmation_plan, confirmation_trials, wr
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan, plan_on_record, write_plan
 from orchestrator.sweep import TUNING_SEED, Ask, Ended, Search, SearchHistory
-from orchestrator.tables import MEMBER_COLUMNS
+from orchestrator.table_rows import MEMBER_COLUMNS
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 from tests.made_records import put

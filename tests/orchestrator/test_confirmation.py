@@ -16,7 +16,7 @@ from orchestrator.pairs import ArmRecord, ConfirmationRecord, SweepRecord, paire
 from orchestrator.plan import Plan
 from orchestrator.reporting.sweep_tables import confirmation_table
 from orchestrator.sweep import Ask, Ended, Search, SearchHistory
-from orchestrator.tables import TRIAL_COLUMNS
+from orchestrator.table_rows import TRIAL_COLUMNS
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 

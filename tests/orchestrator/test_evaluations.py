@@ -24,7 +24,8 @@ from orchestrator.findings import Answer
 from orchestrator.paper import combined_plan
 from orchestrator.plan import Plan, arm_lines, plan_line, write_plan
 from orchestrator.records import TrialState, done_keys, read_result, trial_folder
-from orchestrator.tables import MEMBER_COLUMNS, load_tables, update_tables
+from orchestrator.table_rows import MEMBER_COLUMNS
+from orchestrator.tables import load_tables, update_tables
 from search_spaces.study import Study, load_study
 from search_spaces.trial import unfold
 from search_spaces.yaml_file import parse_model

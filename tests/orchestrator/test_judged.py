@@ -14,7 +14,7 @@ from scipy.stats import ttest_1samp
 
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
-from orchestrator.tables import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Study, load_study
 from tests.made_reports import markdown, write
 

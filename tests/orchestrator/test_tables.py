@@ -14,15 +14,8 @@ from polars.testing import assert_frame_equal
 from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.records import TrialState
-from orchestrator.tables import (
-    EPOCH_COLUMNS,
-    MEMBER_COLUMNS,
-    TRIAL_COLUMNS,
-    load_tables,
-    load_trials,
-    table_folder,
-    update_tables,
-)
+from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from orchestrator.tables import load_tables, load_trials, table_folder, update_tables
 from search_spaces.trial import PlannedTrial, configuration_key
 from tests.made_records import make_config, make_report, put, read_only
 
