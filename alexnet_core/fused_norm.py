@@ -51,7 +51,7 @@ def normalise(x: torch.Tensor, size: int, alpha: float, k: float) -> torch.Tenso
         k: Constant.
     """
     result = torch.empty_like(x)
-    _over_pixels(_forward, (x, result), size, (size // 2,), (alpha, k, 1.0))
+    _over_pixels(_forward, (x, result), size, (size // 2,), (alpha, k, 1.0, 0.0))
     return result
 
 
@@ -70,7 +70,7 @@ def normalise_backward(gradient: torch.Tensor, x: torch.Tensor, size: int, alpha
     before = size // 2
     # 偶数窗口不对称，反向传播要用镜像窗口
     sides = (before, size - 1 - before)
-    _over_pixels(_backward, (upstream, x, result), size, sides, (alpha, k, -2.0 * EXPONENT * alpha, 1.0))
+    _over_pixels(_backward, (upstream, x, result), size, sides, (alpha, k, -2.0 * EXPONENT * alpha, 1.0, 0.0))
     return result
 
 
@@ -119,7 +119,9 @@ def _mask(maps: int, length: int, size: int, before: int, kind: str) -> Array:
     return ((place + shifts >= 0) & (place + shifts < maps)).astype(kind)
 
 
-def _forward(x: Array, result: Array, mask: Array, before: int, alpha: float, k: float, one: float) -> None:
+def _forward(
+    x: Array, result: Array, mask: Array, before: int, alpha: float, k: float, one: float, zero: float
+) -> None:
     size, span = mask.shape
     squares, total = np.zeros(span + size, x.dtype), np.empty(span, x.dtype)
     middle = squares[before : before + span]
@@ -132,7 +134,8 @@ def _forward(x: Array, result: Array, mask: Array, before: int, alpha: float, k:
             if j != before:
                 inside, shifted = mask[j], squares[j : j + span]
                 for i in range(span):
-                    total[i] += inside[i] * shifted[i]
+                    # 不能乘零：窗口外若有溢出成无穷的平方，就成了 NaN
+                    total[i] += shifted[i] if inside[i] > zero else zero
         for i in range(span):
             r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
             out[i] = own[i] * (r * r * r)
@@ -150,6 +153,7 @@ def _backward(
     k: float,
     factor: float,
     one: float,
+    zero: float,
 ) -> None:
     size, span = mask.shape
     squares, products = np.zeros(span + size, x.dtype), np.zeros(span + size, x.dtype)
@@ -165,7 +169,7 @@ def _backward(
             if j != before:
                 inside, shifted = mask[j], squares[j : j + span]
                 for i in range(span):
-                    total[i] += inside[i] * shifted[i]
+                    total[i] += shifted[i] if inside[i] > zero else zero
         for i in range(span):
             r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
             out[i] = above[i] * (r * r * r)
@@ -175,6 +179,6 @@ def _backward(
             if j != mirrored:
                 inside, shifted = mirrored_mask[j], products[j : j + span]
                 for i in range(span):
-                    total[i] += inside[i] * shifted[i]
+                    total[i] += shifted[i] if inside[i] > zero else zero
         for i in range(span):
             out[i] += factor * own[i] * total[i]

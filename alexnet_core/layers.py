@@ -6,6 +6,7 @@ format.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -126,6 +127,11 @@ def _band(x: torch.Tensor, before: int, after: int) -> torch.Tensor:
     return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).triu(-after).tril(before)
 
 
+def _largest_square(x: torch.Tensor, size: int) -> float:
+    """What a square counts as at most in a matrix product: zero times infinity would spoil windows without it."""
+    return float(torch.finfo(x.dtype).max) / (2 * size)
+
+
 def _blocks(x: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
     """Blocks of rows of tensors of one shape, small enough that a block stays in the processor's cache."""
     size = max(1, BLOCK_ELEMENTS // x.shape[1])
@@ -136,10 +142,13 @@ def _forward_in_blocks(
     x: torch.Tensor, size: int, alpha: float, beta: float, k: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     band = _band(x, size // 2, size - 1 - size // 2).mul_(alpha)
+    largest = _largest_square(x, size)
     result, denominator, scale = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     # 十来次逐元素运算都在缓存里完成，而不是每次都走一遍内存
     for own, y, d, s in _blocks(x, result, denominator, scale):
-        torch.mm(torch.mul(own, own, out=s), band, out=d).add_(k)
+        torch.mm(torch.mul(own, own, out=s).clamp_(max=largest), band, out=d).add_(k)
+        if alpha > 0:
+            d.masked_fill_(d >= 0.9 * alpha * largest, math.inf)
         torch.log(d, out=s).mul_(-beta).exp_()
         torch.mul(own, s, out=y)
     return result, denominator, scale
@@ -171,7 +180,11 @@ def _window_sum(x: torch.Tensor, size: int, dimensions: tuple[int, ...], *, tran
         before, after = after, before
     if dimensions == (1,) and 0 < x.shape[1] <= LARGEST_BAND and x.movedim(1, -1).is_contiguous():
         # 通道在最内层时逐通道移位不连续，乘一个带状矩阵快三倍
-        return (x.movedim(1, -1) @ _band(x, before, after)).movedim(-1, 1)
+        if transposed:
+            return (x.movedim(1, -1) @ _band(x, before, after)).movedim(-1, 1)
+        largest = _largest_square(x, size)
+        total = x.movedim(1, -1).clamp(max=largest) @ _band(x, before, after)
+        return total.masked_fill_(total >= 0.9 * largest, math.inf).movedim(-1, 1)
     for dimension in dimensions:
         x = _shifted_sum(x, dimension, before, after)
     return x

@@ -128,3 +128,21 @@ def test_half_precision_is_normed_in_float32(dtype: torch.dtype) -> None:
     y = local_response_norm(x, 5, 1e-3, 0.75, 2.0)
     assert y.dtype == dtype
     torch.testing.assert_close(y, local_response_norm(x.float(), 5, 1e-3, 0.75, 2.0).to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+@pytest.mark.parametrize("place", [0, 6, 11])
+def test_an_activation_whose_square_overflows_spoils_no_other_window(
+    place: int, beta: float, memory_format: torch.memory_format
+) -> None:
+    x = torch.randn(2, 12, 3, 2)
+    x[1, place, 0, 1] = 1e20
+    ours = x.clone(memory_format=memory_format).requires_grad_()
+    theirs = x.clone().requires_grad_()
+    result = local_response_norm(ours, 5, 1e-4, beta, 2.0)
+    expected = torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=beta, k=2.0)(theirs)
+    torch.testing.assert_close(result, expected)
+    result.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
