@@ -18,7 +18,7 @@ from alexnet_core.errors import CoreError
 from alexnet_core.images import centre_crop
 from alexnet_core.preparation import Decoded, ImageSource
 
-FOLDER = "cifar-10-batches-py"
+FOLDER, SIDE = "cifar-10-batches-py", 32
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
 # pickle 可以执行任意代码；这些批次只需要重建 numpy 数组
 _ALLOWED = {
@@ -63,12 +63,12 @@ def cifar10_source(root: Path) -> ImageSource:
         CoreError: A file is missing, or not what it should be.
     """
     folder = root / FOLDER
-    class_names = tuple(name.decode() for name in _unpickled(folder / "batches.meta")[b"label_names"])
+    class_names = _class_names(folder / "batches.meta")
     pixels: dict[str, np.ndarray] = {}
     names: dict[str, list[str]] = {}
     labels: dict[str, np.ndarray] = {}
     for split, files in _BATCHES.items():
-        parts = [_batch(folder / name) for name in files]
+        parts = [_batch(folder / name, len(class_names)) for name in files]
         labels[split] = np.concatenate([part[1] for part in parts])
         names[split] = [
             f"{split}/{class_names[label]}/{name}"
@@ -82,17 +82,32 @@ def cifar10_source(root: Path) -> ImageSource:
         prepared = centre_crop(Image.fromarray(image), size)
         return Decoded(prepared, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest())
 
-    return ImageSource(f"CIFAR-10 in {root.resolve()}", class_names, names, labels, read)
+    def look(name: str) -> tuple[int, str]:
+        return pixels[name].nbytes, hashlib.sha256(pixels[name].tobytes()).hexdigest()
+
+    return ImageSource(f"CIFAR-10 in {root.resolve()}", class_names, names, labels, read, look)
 
 
-def _batch(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def _class_names(path: Path) -> tuple[str, ...]:
+    try:
+        return tuple(name.decode() for name in _unpickled(path)[b"label_names"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CoreError(f"{path} does not name the classes of CIFAR-10") from error
+
+
+def _batch(path: Path, classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Images uint8 (N, 32, 32, 3), labels int64 (N,), and file names."""
     content = _unpickled(path)
     try:
-        data = np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        data = np.asarray(content[b"data"], dtype=np.uint8).reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
         labels = np.asarray(content[b"labels"], dtype=np.int64)
-        return np.ascontiguousarray(data), labels, [name.decode() for name in content[b"filenames"]]
-    except (KeyError, ValueError, TypeError) as error:
+        if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"its labels reach from {labels.min()} to {labels.max()}")
+        names = [name.decode() for name in content[b"filenames"]]
+        if not len(data) == len(labels) == len(names):
+            raise ValueError(f"{len(data)} images, {len(labels)} labels, {len(names)} names")
+        return np.ascontiguousarray(data), labels, names
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise CoreError(f"{path} is no batch of CIFAR-10: {error}") from error
 
 

@@ -123,10 +123,7 @@ def tree_manifest(tree: Tree, cache: Path | None) -> list[ManifestLine]:
     if cache is not None:
         name = hashlib.sha256(str(tree.root.resolve()).encode()).hexdigest()[:16]
         place = cache / f"manifest-{name}.json"
-        try:
-            known = json.loads(place.read_text())
-        except (OSError, json.JSONDecodeError):
-            known = {}
+        known = _cached(place)
     names = [name for split in tree.names.values() for name in split]
     with ThreadPoolExecutor(THREADS) as pool:
         entries = list(pool.map(lambda name: _entry(tree.root, name, known), names))
@@ -139,6 +136,22 @@ def tree_manifest(tree: Tree, cache: Path | None) -> list[ManifestLine]:
         except OSError as error:
             raise CoreError(f"the cache {place.parent} cannot be written: {error.strerror}") from error
     return [(name, int(size), str(digest)) for name, (_, size, digest) in fresh.items()]
+
+
+def _cached(place: Path) -> dict[str, list[str | int]]:
+    """The hashes that are kept; none where the file is not what it should be."""
+    try:
+        content = json.loads(place.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    kinds = [int, int, str]
+    return {
+        name: entry
+        for name, entry in content.items()
+        if isinstance(entry, list) and list(map(type, entry)) == kinds and len(entry[2]) == 64
+    }
 
 
 def _entry(root: Path, name: str, known: dict[str, list[str | int]]) -> tuple[str, list[str | int]]:

@@ -25,13 +25,18 @@ class BadImage(CoreError):
     """An image that cannot be used; the message names it and the reason.
 
     Attributes:
+        path: Which.
         reason: Why, without the name.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
         """Says which and why."""
         super().__init__(f"image {path} cannot be read: {reason}")
-        self.reason = reason
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[Path, str]]:
+        """Lets it go from process to process."""
+        return BadImage, (self.path, self.reason)
 
 
 @contextmanager
@@ -77,7 +82,10 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
             image = _rgb(opened)
     except Image.DecompressionBombError as error:
         raise BadImage(path, f"decompression bomb: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, IndexError, TypeError, KeyError) as error:
+    except BadImage:
+        raise
+    except Exception as error:
+        # 坏文件能让 Pillow 抛出任何异常，连 AssertionError 也有
         reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise BadImage(path, reason) from error
     return centre_crop(image, size)
@@ -87,6 +95,8 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
     """Resizes the shorter side to `size` and cuts out the centre: uint8 (size, size, channels)."""
     width, height = image.size
     longest = LONGEST_RATIO * min(width, height)
+    # 两端裁去一样多，中心才不动
+    longest += (max(width, height) - longest) % 2
     if max(width, height) > longest:
         left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
         image = image.crop((left, top, left + min(width, longest), top + min(height, longest)))
@@ -100,8 +110,14 @@ def centre_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
     if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow 的直接转换会把 16 位截断成全白
-        levels = np.asarray(image, dtype=np.float64) / 257.0
+        levels = np.asarray(image, dtype=np.float64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits")
+        # Pillow 的直接转换会把 16 位截断成全白；32 位的文件里也可能只有 8 位的值
+        if image.mode.startswith("I;16") or levels.max() > 255:
+            levels = levels / 257.0
         return Image.fromarray(np.round(levels).clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

@@ -37,6 +37,8 @@ Progress = Callable[[int, int], None]
 PART_BYTES = 32 * 1024**2
 # 每张一个任务时，线程之间的交接就要百分之一二的时间
 STORED_AT_ONCE = 8
+# 已备好的文件夹里，每个 split 重新核对这么多个文件的内容
+LOOKED_AT = 100
 _HEADER = 128
 WRITERS = 4
 _SPARE_BYTES = 64 * 1024**2
@@ -61,6 +63,7 @@ class ImageSource:
         names: Name of every image, by split folder.
         labels: int64, by split folder.
         read: Name and size in pixels to `Decoded`; raises BadImage.
+        look: Name to the bytes and the SHA-256 of the image file as it is now; raises OSError.
     """
 
     description: str
@@ -68,6 +71,7 @@ class ImageSource:
     names: dict[str, list[str]]
     labels: dict[str, np.ndarray]
     read: Callable[[str, int], Decoded]
+    look: Callable[[str], tuple[int, str]]
 
 
 def tree_source(tree: Tree) -> ImageSource:
@@ -84,7 +88,11 @@ def tree_source(tree: Tree) -> ImageSource:
         pixels = decode_image(path, size, content)
         return Decoded(pixels, len(content), hashlib.sha256(content).hexdigest())
 
-    return ImageSource(str(tree.root.resolve()), tree.class_names, tree.names, tree.labels, read)
+    def look(name: str) -> tuple[int, str]:
+        content = (tree.root / name).read_bytes()
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    return ImageSource(str(tree.root.resolve()), tree.class_names, tree.names, tree.labels, read, look)
 
 
 def disk_need(source: ImageSource, image_size: int) -> int:
@@ -123,13 +131,18 @@ def prepare(
     identity = _identity(source, image_size, preparation)
     with _locked(destination):
         if is_prepared(destination):
-            return _same(destination, source, image_size, preparation)
+            return _checked(destination, source, image_size, preparation)
         if destination.exists() and any(destination.iterdir()):
             raise CoreError(
                 f"{destination} exists and was not made by the preparation; give a folder that is not there"
             )
         partial = destination.with_name(f"{destination.name}.partial")
         _check_disk(partial, disk_need(source, image_size))
+        if is_prepared(partial):
+            # 上次已经做完，只差改名
+            manifest = _checked(partial, source, image_size, preparation)
+            _publish(partial, destination)
+            return manifest
         work = _Work(source, partial, image_size, identity, progress)
         count = threads or len(os.sched_getaffinity(0))
         with (
@@ -140,11 +153,18 @@ def prepare(
             for split in source.names:
                 work.write_split(split, pool, writers)
         manifest = work.finish(preparation, bad_images)
-        if destination.is_dir():
-            destination.rmdir()
-        partial.rename(destination)
-        flush_folder(destination.parent)
+        _publish(partial, destination)
         return manifest
+
+
+def _publish(partial: Path, destination: Path) -> None:
+    """Gives the finished folder its name; what only the preparation needed goes."""
+    for path in (partial / "state.npz", *partial.glob("*-bad.tsv"), *partial.glob("*-kept.bin")):
+        path.unlink(missing_ok=True)
+    if destination.is_dir():
+        destination.rmdir()
+    partial.rename(destination)
+    flush_folder(destination.parent)
 
 
 @contextmanager
@@ -171,7 +191,8 @@ def _identity(source: ImageSource, image_size: int, preparation: int) -> str:
     return found.hexdigest()
 
 
-def _same(destination: Path, source: ImageSource, image_size: int, preparation: int) -> PreparedManifest:
+def _checked(destination: Path, source: ImageSource, image_size: int, preparation: int) -> PreparedManifest:
+    """The manifest of what is prepared already, if it is of these images: all names, and the files of some."""
     manifest = read_manifest(destination)
     wanted = (preparation, image_size, source.class_names)
     if (manifest.preparation, manifest.image_size, manifest.class_names) != wanted:
@@ -179,7 +200,27 @@ def _same(destination: Path, source: ImageSource, image_size: int, preparation: 
             f"{destination} holds other prepared data ({manifest.image_size} pixels, {len(manifest.class_names)} "
             "classes); give a folder that is not there"
         )
+    left_out = {line.split("\t")[0] for line in _lines(destination / "bad_images.tsv")}
+    for split, names in source.names.items():
+        lines = _lines(destination / f"{split}-files.tsv") if split in manifest.splits else []
+        prepared = [line.split("\t")[0] for line in lines]
+        if prepared != [name for name in names if _shown(name) not in left_out]:
+            raise _other_images(destination, manifest.source, f"{split} has other files now")
+        for place in np.unique(np.linspace(0, len(lines) - 1, min(LOOKED_AT, len(lines))).astype(int)).tolist():
+            name, size, digest = lines[place].split("\t")
+            try:
+                unchanged = source.look(name) == (int(size), digest)
+            except OSError:
+                unchanged = False
+            if not unchanged:
+                raise _other_images(destination, manifest.source, f"{name} is not the file that was prepared")
     return manifest
+
+
+def _other_images(destination: Path, source: str, what: str) -> CoreError:
+    return CoreError(
+        f"{destination} was prepared from other images (of {source}): {what}; give a folder that is not there"
+    )
 
 
 def _check_disk(partial: Path, need: int) -> None:
@@ -252,7 +293,37 @@ class _Work:
                 self._moments.total, self._moments.products = saved["total"], saved["products"]
         except (OSError, ValueError, KeyError, EOFError, TypeError):
             return False
+        for split in self._state.splits:
+            self._look_again(split)
         return True
+
+    def _look_again(self, split: str) -> None:
+        """Goes back to before the first image that could not be used and now can: it has been mended meanwhile."""
+        state, names = self._state.splits[split], self._source.names[split]
+        bad = set(_lines_to(self._folder / f"{split}-bad.tsv", state.bad_bytes))
+        shown = {line.split("\t")[0] for line in bad}
+        for place, name in enumerate(names[: state.looked_at]):
+            if _shown(name) in shown and not isinstance(self._decode(name), BadImage):
+                self._go_back(split, place)
+                return
+
+    def _go_back(self, split: str, place: int) -> None:
+        state, names = self._state.splits[split], self._source.names[split]
+        before = {_shown(name) for name in names[:place]}
+        bad = _lines_to(self._folder / f"{split}-bad.tsv", state.bad_bytes)
+        rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64, count=state.kept)
+        state.looked_at, state.kept = place, int(np.searchsorted(rows, place))
+        kept = _lines_to(self._folder / f"{split}-files.tsv", state.files_bytes)[: state.kept]
+        state.files_bytes = sum(len(_line(line)) for line in kept)
+        state.bad_bytes = sum(len(_line(line)) for line in bad if line.split("\t")[0] in before)
+        if split == "train":
+            self._moments = PixelMoments(self._size)
+            images = (
+                np.memmap(self._array(split), np.uint8, "r", _HEADER, (state.kept, self._size, self._size, 3))
+                if state.kept
+                else ()
+            )
+            self._moments.add(images)
 
     def _snapshot(self) -> dict[str, Any]:
         """How far it is now, as `_commit` writes it."""
@@ -334,8 +405,7 @@ class _Work:
         good: list[Decoded] = []
         for name, image in zip(names[start : start + len(part)], part, strict=True):
             if isinstance(image, BadImage):
-                shown = name.replace("\t", "\\t").replace("\n", "\\n")
-                state.bad_bytes += files.bad.write(_line(shown, " ".join(image.reason.split())))
+                state.bad_bytes += files.bad.write(_line(_shown(name), " ".join(image.reason.split())))
                 continue
             good.append(image)
             state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))
@@ -381,8 +451,6 @@ class _Work:
             covariance=tuple(tuple(row) for row in self._moments.covariance().tolist()),
             bad_images=len(bad),
         )
-        for name in ("state.npz", *(f"{split}-{kind}" for split in splits for kind in ("bad.tsv", "kept.bin"))):
-            (self._folder / name).unlink()
         with replaced(self._folder / MANIFEST) as path:
             path.write_text(manifest.model_dump_json(indent=1))
         return manifest
@@ -434,13 +502,23 @@ def _store(descriptor: int, offset: int, images: Sequence[np.ndarray]) -> bytes:
     return b"".join(digests)
 
 
+def _shown(name: str) -> str:
+    return name.replace("\t", "\\t").replace("\n", "\\n")
+
+
 def _line(*fields: str) -> bytes:
     return ("\t".join(fields) + "\n").encode("utf-8", "surrogateescape")
 
 
 def _lines(path: Path) -> list[str]:
-    # splitlines 还会在 U+2028 之类的字符处断行，文件名里可能有
-    return path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")[:-1]
+    # splitlines 还会在 U+2028、read_text 会在回车处断行，文件名里都可能有
+    return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
+def _lines_to(path: Path, length: int) -> list[str]:
+    """The lines of the first bytes of a file: those that are noted as written."""
+    with path.open("rb") as file:
+        return file.read(length).decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:

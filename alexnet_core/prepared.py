@@ -84,7 +84,8 @@ class PreparedData:
 
     def files(self, split: str) -> list[str]:
         """Returns the relative paths of a split's images, row by row."""
-        text = (self.folder / f"{split}-files.tsv").read_text(encoding="utf-8", errors="surrogateescape")
+        # 不用 read_text：它把文件名里的回车也当作换行
+        text = (self.folder / f"{split}-files.tsv").read_bytes().decode("utf-8", "surrogateescape")
         return [line.split("\t")[0] for line in text.split("\n")[:-1]]
 
 

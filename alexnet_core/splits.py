@@ -33,8 +33,20 @@ def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> lis
 
 
 def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (training, validation) rows of a training set without validation set: a tenth of every class."""
+    """Returns (training, validation) rows of a training set without validation set.
+
+    A tenth of every class is held out, of a class with two to four images one; a single image stays for training.
+
+    Raises:
+        CoreError: No class has two images.
+    """
     kept, held = stratified(labels, (1 - HELD_OUT_FRACTION, HELD_OUT_FRACTION), seed)
+    for label in np.setdiff1d(labels, labels[held]):
+        own = kept[labels[kept] == label]
+        if len(own) > 1:
+            kept, held = np.setdiff1d(kept, own[-1:]), np.union1d(held, own[-1:])
+    if not len(held):
+        raise CoreError("no class has two images, so none can be held out for validation: add val/")
     return kept, held
 
 

@@ -17,6 +17,7 @@ from alexnet_core.configuration import DataSpec
 from alexnet_core.datasets import load_dataset, prepare_data, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.images import decode_image
+from alexnet_core.splits import held_out
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -237,3 +238,25 @@ def test_what_is_too_large_for_memory_wants_a_cache(tmp_path: Path) -> None:
     # 80 张 4096 像素的图要 4 GB
     with pytest.raises(CoreError, match=r"is 4.0 GB when decoded: keep it on a disk with --cache DIR"):
         load_dataset(spec_of(root, None, size=4096))
+
+
+def test_of_every_class_with_two_images_one_is_held_out() -> None:
+    labels = np.array([0] * 4 + [1] * 2 + [2] + [3] * 20)
+    kept, held = held_out(labels, 0)
+    assert np.bincount(labels[held], minlength=4).tolist() == [1, 1, 0, 2]
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    with pytest.raises(CoreError, match="add val/"):
+        held_out(np.arange(5), 0)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b'{"train/cat/0.png": [1, 2]}'])
+def test_a_damaged_cache_of_hashes_is_made_again(tmp_path: Path, content: bytes) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), len(name) * 20).save(folder / "0.png")
+    expected = summarise_data("imagefolder", tmp_path / "data", tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").glob("manifest-*.json")
+    cached.write_bytes(content)
+    assert summarise_data("imagefolder", tmp_path / "data", tmp_path / "cache") == expected

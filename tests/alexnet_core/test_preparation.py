@@ -8,9 +8,11 @@ import pickle
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_core import preparation
 from alexnet_core.cifar import cifar10_source
 from alexnet_core.configuration import DataSpec
 from alexnet_core.datasets import image_names, load_dataset, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.imagefolder import read_tree
+from alexnet_core.images import BadImage, centre_crop, decode_image
 from alexnet_core.preparation import prepare, tree_source
 from alexnet_core.prepared import open_prepared, verify_prepared
 
@@ -325,3 +329,112 @@ def test_two_processes_prepare_one_folder_once(tmp_path: Path) -> None:
         output, errors = process.communicate(timeout=max(1.0, end - time.monotonic()))
         assert process.returncode == 0, output + errors
     verify_prepared(tmp_path / "made")
+
+
+def same_content(first: Path, second: Path) -> bool:
+    """All files but the manifest's note of where the images lie."""
+    one, other = contents(first), contents(second)
+    return one.keys() == other.keys() and all(one[name] == other[name] for name in one if name != "manifest.json")
+
+
+@pytest.mark.parametrize("part", [1, 5, 1000])
+def test_a_mended_image_is_looked_at_again_and_ends_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr(preparation, "PART_BYTES", part * 24 * 24 * 3)
+    root = tree(tmp_path / "data")
+    torn = [root / "train" / "cat" / "003.png", root / "train" / "dog" / "007.png", root / "val" / "cat" / "011.png"]
+    whole = {path: path.read_bytes() for path in torn}
+    for path in torn:
+        path.write_bytes(whole[path][:50])
+    for number, path in enumerate(torn):
+        with pytest.raises(CoreError, match=f"{len(torn) - number} image"):
+            prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+        path.write_bytes(whole[path])
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    prepare(tree_source(read_tree(root)), tmp_path / "at once", 24)
+    assert same_content(tmp_path / "made", tmp_path / "at once")
+    verify_prepared(tmp_path / "made")
+
+
+def test_a_prepared_folder_is_not_taken_for_that_of_other_images(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    manifest = prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    assert prepare(tree_source(read_tree(root)), tmp_path / "made", 24) == manifest
+    moved = shutil.copytree(root, tmp_path / "moved")
+    assert prepare(tree_source(read_tree(moved)), tmp_path / "made", 24) == manifest
+    Image.new("RGB", (30, 30)).save(moved / "val" / "dog" / "004.png")
+    with pytest.raises(CoreError, match=r"made was prepared from other images .*: val/dog/004.png is not the file"):
+        prepare(tree_source(read_tree(moved)), tmp_path / "made", 24)
+    (root / "train" / "dog" / "004.png").unlink()
+    with pytest.raises(CoreError, match=r"other images .*: train has other files now"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+
+
+def test_what_was_finished_but_not_named_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    before = contents(tmp_path / "made")
+    # 最后一步改名之前被杀
+    (tmp_path / "made").rename(tmp_path / "made.partial")
+    (tmp_path / "made.partial" / "state.npz").write_bytes(b"left")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    assert contents(tmp_path / "made") == before
+    assert not (tmp_path / "made.partial").exists()
+
+
+def test_a_carriage_return_in_a_name_shifts_no_other_name(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    (root / "val" / "cat" / "000.png").rename(root / "val" / "cat" / "0\r0.png")
+    (root / "train" / "cat" / "0\rbad.png").write_bytes(b"no picture")
+    source = tree_source(read_tree(root))
+    with pytest.raises(CoreError, match="1 image cannot be used"):
+        prepare(source, tmp_path / "made", 24)
+    prepare(source, tmp_path / "made", 24, bad_images="skip")
+    assert open_prepared(tmp_path / "made").files("val") == source.names["val"]
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_what_pillow_stumbles_over_is_a_bad_image_too(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"tRNS", b"\x00"), (b"IDAT", zlib.compress(bytes(9 * 8))), (b"IEND", b"")]
+    no_palette = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+    with pytest.raises(BadImage, match="cannot be read"):
+        decode_image(Path("no_palette.png"), 8, no_palette)
+    levels = np.arange(64, dtype=np.float32).reshape(8, 8)
+    for name, pixels, reason in (
+        ("float.tif", levels / 64, "floating-point"),
+        ("wide.tif", (levels * 2000).astype(np.int32), "more than 16 bits"),
+    ):
+        Image.fromarray(pixels).save(tmp_path / name)
+        with pytest.raises(BadImage, match=reason):
+            decode_image(tmp_path / name, 8)
+    Image.fromarray((4 * levels).astype(np.int32)).save(tmp_path / "eight.tif")
+    assert np.array_equal(decode_image(tmp_path / "eight.tif", 8)[..., 0], (4 * levels).astype(np.uint8))
+
+
+@pytest.mark.parametrize("excess", [0, 1, 4, 8])
+def test_the_centre_of_a_very_long_image_stays_its_centre(excess: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (20, 160 + excess, 3), dtype=np.uint8)
+    width = round((160 + excess) * 10 / 20)
+    resized = np.asarray(Image.fromarray(image).resize((width, 10), Image.Resampling.BICUBIC))
+    left = (width - 10) // 2
+    ours = centre_crop(Image.fromarray(image), 10)
+    assert np.array_equal(ours, resized[:, left : left + 10])
+
+
+def test_a_damaged_cifar_folder_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"names": []}))
+    with pytest.raises(CoreError, match=r"batches.meta does not name the classes"):
+        cifar10_source(tmp_path)
+    (folder / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"cat", b"dog"]}))
+    batch = {b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 5], b"filenames": [b"a.png", b"b.png"]}
+    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+        (folder / name).write_bytes(pickle.dumps(batch))
+    with pytest.raises(CoreError, match=r"data_batch_1 is no batch of CIFAR-10: its labels reach from 0 to 5"):
+        cifar10_source(tmp_path)
