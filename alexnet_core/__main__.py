@@ -11,12 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_core import commands
+from alexnet_core import commands, train_command
 from alexnet_core.command_line import CommandParser
+from alexnet_core.command_tools import NoDevice
 from alexnet_core.errors import CoreError
 from alexnet_core.networks import network_names
 from alexnet_core.process import settle_process
 
+MODEL = "folder written by best --export, or by train --out"
 NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
 
 
@@ -28,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
     except CoreError as error:
         return _fail(error, 2)
-    except commands.NoDevice as error:
+    except NoDevice as error:
         return _fail(error, 3)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -70,16 +72,16 @@ def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--dataset", help="digits, an image folder or a prepared folder (with --network)")
     parser.add_argument("--size", type=_size, help="prepare images at this size (with --network)")
     parser.add_argument("--epochs", type=_positive, help="instead of the source's (with --network)")
-    parser.add_argument("--seed", type=int, default=0, help="with --network")
+    parser.add_argument("--seed", type=int, help="with --network (default: 0)")
     parser.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), help="with --network")
     parser.add_argument(
         "--cache", type=Path, help="keep decoded images here (with --network; default: cache/ in --out)"
     )
     parser.add_argument("--data-root", type=Path, help="where the image folder lies now")
-    parser.add_argument("--out", type=Path, help="folder for config.json and checkpoints; none are written without it")
+    parser.add_argument("--out", type=Path, help="folder for config.json, checkpoints and model/; none without it")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
-    parser.set_defaults(run=commands.train)
+    parser.set_defaults(run=train_command.train)
     return parser
 
 
@@ -109,7 +111,9 @@ def _sanity(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder with train/ and val/ or test/ (ImageNet), or with CIFAR-10")
     parser.add_argument("destination", type=Path, help="folder to make")
-    parser.add_argument("--size", type=_size, default=256, help="shorter side, then centre crop (paper: 256)")
+    parser.add_argument(
+        "--size", type=_size, help="shorter side, then centre crop (default: 256 as in the paper, 32 for CIFAR-10)"
+    )
     parser.add_argument("--bad-images", choices=("fail", "skip"), default="fail", help="name them, or leave them out")
     parser.add_argument("--threads", type=_positive, help="threads that decode; default: one per core")
     parser.add_argument("--download", action="store_true", help="get CIFAR-10 into SOURCE first (needs torchvision)")
@@ -118,13 +122,13 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _model_to_file(parser: argparse.ArgumentParser, run: object, default: Path) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="folder written by best --export")
+    parser.add_argument("--model", type=Path, required=True, help=MODEL)
     parser.add_argument("--out", type=Path, default=default, help=f"default: {default}")
     parser.set_defaults(run=run)
 
 
 def _model_and_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help="folder written by best --export")
+    parser.add_argument("--model", type=Path, required=True, help=MODEL)
     parser.add_argument("--dataset", help="digits, or an image folder; default: the data it was trained on")
     parser.add_argument("--data-root", type=Path, help="where the image folder lies now")
 

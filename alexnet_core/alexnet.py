@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alexnet_core.draws import draw_key, generator
+from alexnet_core.errors import CoreError
 from alexnet_core.layers import dropout, local_response_norm, locally_connected
 from alexnet_core.specification import (
     Activation,
@@ -28,8 +29,6 @@ from alexnet_core.specification import (
     Weighted,
     layer_shapes,
 )
-
-WEIGHTED = (Convolution, LocallyConnected, FullyConnected)
 
 
 class AlexNet(nn.Module):
@@ -48,6 +47,7 @@ class AlexNet(nn.Module):
 
         Raises:
             ValueError: If there are fewer devices than towers.
+            CoreError: If a layer has a name that the network itself needs.
         """
         super().__init__()
         if len(devices) < spec.towers:
@@ -55,7 +55,9 @@ class AlexNet(nn.Module):
         self.spec = spec
         self.devices = tuple(torch.device(device) for device in devices[: spec.towers])
         for layer, shape in zip(spec.layers, layer_shapes(spec), strict=True):
-            if isinstance(layer, WEIGHTED):
+            if isinstance(layer, Weighted):
+                if hasattr(self, layer.name):
+                    raise CoreError(f"a layer cannot be called {layer.name}: the network itself has that name")
                 self.add_module(layer.name, self._towers_of(layer, shape))
 
     def _towers_of(self, layer: Weighted, shape: LayerShape) -> nn.ModuleDict:
@@ -94,7 +96,7 @@ class AlexNet(nn.Module):
         for layer in self.spec.layers:
             if layer.name == until:
                 break
-            if isinstance(layer, WEIGHTED):
+            if isinstance(layer, Weighted):
                 towers = self._weighted(layer, towers, reads_both=layer.reads == "both" and not image)
                 image = False
             else:
@@ -197,7 +199,7 @@ def initialise(model: AlexNet, seed: int) -> None:
         seed: The trial's seed.
     """
     for layer in model.spec.layers:
-        if not isinstance(layer, WEIGHTED):
+        if not isinstance(layer, Weighted):
             continue
         for tower, module in model.get_submodule(layer.name).named_children():
             weight, bias = module.get_parameter("weight"), module.get_parameter("bias")

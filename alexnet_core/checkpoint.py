@@ -6,6 +6,7 @@ position need no torch, and no file can run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from alexnet_core.configuration import TrainConfig
 from alexnet_core.errors import CoreError
 from alexnet_core.files import replaced
 from alexnet_core.metrics import EpochReport
@@ -45,6 +47,7 @@ class Position(Frozen):
         seconds: Seconds spent in those batches.
         complete: Whether the training has ended; then there are velocities only where more epochs could follow.
         history: The finished epochs.
+        run: Digest of the run's configuration, see `run_digest`; empty in checkpoints of earlier versions.
     """
 
     epoch: int = 0
@@ -56,6 +59,14 @@ class Position(Frozen):
     seconds: float = 0.0
     complete: bool = False
     history: tuple[EpochReport, ...] = ()
+    run: str = ""
+
+
+def run_digest(config: TrainConfig) -> str:
+    """Returns what tells a run from others, whatever its number of epochs and wherever its data lie."""
+    # 默认值不算在内：以后添了新字段，旧检查点照样认得
+    text = config.model_dump_json(exclude={"training": {"epochs"}, "data": {"root", "cache"}}, exclude_defaults=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def write_checkpoint(
@@ -105,7 +116,11 @@ def mark_best(path: Path) -> None:
     # 硬链接不占空间；先链接到临时名再改名，best 从不缺席
     temporary = path.with_name(f".{BEST}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    os.link(path, temporary)
+    try:
+        os.link(path, temporary)
+    except OSError:
+        # 有的文件系统没有硬链接
+        shutil.copyfile(path, temporary)
     temporary.replace(best)
 
 

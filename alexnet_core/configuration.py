@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alexnet_core.specification import Frozen, LayerName, NetworkSpec
+from alexnet_core.specification import Frozen, LayerName, NetworkSpec, Weighted
 
 # 训练得出的数字一变就手工加一：由一个固定数值的测试把关
 NUMERICS = 1
@@ -44,6 +44,12 @@ class StepSchedule(Frozen):
     kind: Literal["steps"] = "steps"
     at: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     factor: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError(f"the fractions must ascend, not {list(self.at)}")
+        return self
 
 
 class RateChange(Frozen):
@@ -170,7 +176,9 @@ class TrainConfig(Frozen):
     numerics: int = Field(default=NUMERICS, ge=1)
 
     @model_validator(mode="after")
-    def _check_size(self) -> Self:
+    def _check_images(self) -> Self:
+        if self.network.channels != 3:
+            raise ValueError(f"network.channels is {self.network.channels}, but all images are RGB: it must be 3")
         if self.network.input_size > self.data.image_size:
             raise ValueError(
                 f"network.input_size {self.network.input_size} is larger than data.image_size {self.data.image_size}"
@@ -182,9 +190,10 @@ class TrainConfig(Frozen):
         schedule = self.training.schedule
         if isinstance(schedule, ReplaySchedule):
             named = {name for change in schedule.changes for name in change.layers}
-            missing = sorted(named - {layer.name for layer in self.network.layers})
+            missing = sorted(named - {layer.name for layer in self.network.layers if isinstance(layer, Weighted)})
             if missing:
                 raise ValueError(
-                    f"training.schedule changes the rate of {', '.join(missing)}, which {self.network.name} has not"
+                    f"training.schedule changes the rate of {', '.join(missing)}: "
+                    f"{self.network.name} has no such layer with weights"
                 )
         return self

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,11 +22,19 @@ from alexnet_core.precision import autocast, set_matrix_precision
 EVALUATION_BATCH = 256
 
 
+class Evaluates(Protocol):
+    """A model that knows its own preprocessing and arithmetic (`LoadedModel`)."""
+
+    def evaluate(self, data: Dataset | Split, views: int = 1) -> SplitMetrics:
+        """Evaluates itself."""
+        ...
+
+
 def evaluate(
-    model: AlexNet,
+    model: AlexNet | Evaluates,
     dataset: Dataset | Split | ImageLoader,
-    mean_image: np.ndarray | None = None,
     views: int = 1,
+    mean_image: np.ndarray | None = None,
     *,
     precision: Precision = "float32",
     mean_follows_crop: bool = True,
@@ -32,11 +42,12 @@ def evaluate(
     """Evaluates a network.
 
     Args:
-        model: The network; its mode is restored afterwards.
+        model: The network, whose mode is restored afterwards; or what `load_model` returns, which knows its own mean
+            image, crops and precision.
         dataset: A data set, of which the test images are taken, or the validation images where there are none;
             or one split.
-        mean_image: float32 (H, W, C); needed with a split, and instead of a data set's own.
         views: 1 for the centre crop; 10 averages the softmax over ten views (paper section 4.1).
+        mean_image: float32 (H, W, C); needed with a split, and instead of a data set's own.
         precision: Arithmetic, see `TrainingSpec`.
         mean_follows_crop: See `TrainingSpec`.
 
@@ -44,27 +55,35 @@ def evaluate(
         Summed loss and error counts; `top1_error` and `top5_error` are in [0, 1].
 
     Raises:
-        ValueError: If `views` is neither 1 nor 10, or a split comes without a mean image.
+        ValueError: If `views` is neither 1 nor 10, there are no images, or a split comes without a mean image.
     """
-    if views not in (1, 10):
-        raise ValueError(f"views must be 1 or 10, not {views}")
     loader = dataset
+    if not isinstance(model, AlexNet):
+        if isinstance(loader, ImageLoader):
+            raise ValueError("a loaded model makes its own loader: give it the data set or the split")
+        return model.evaluate(loader, views)
     if not isinstance(loader, ImageLoader):
-        split = dataset
-        if isinstance(split, Dataset):
-            mean_image = split.mean_image if mean_image is None else mean_image
-            split = split.test if split.test is not None else split.validation
+        if isinstance(loader, Dataset):
+            mean_image = loader.mean_image if mean_image is None else mean_image
         if mean_image is None:
             raise ValueError("evaluating a split needs the mean image")
-        assert isinstance(split, Split)
-        loader = ImageLoader(split, mean_image, model.devices[0], mean_follows_crop=mean_follows_crop)
+        loader = ImageLoader(split_to_test(loader), mean_image, model.devices[0], mean_follows_crop=mean_follows_crop)
+    if not len(loader):
+        raise ValueError("there are no images to evaluate")
     return evaluate_rows(model, loader, np.arange(len(loader)), views, precision=precision)
+
+
+def split_to_test(data: Dataset | Split) -> Split:
+    """Returns the test images of a data set, the validation images where there are none; a split as it is."""
+    if isinstance(data, Split):
+        return data
+    return data.test if data.test is not None else data.validation
 
 
 def predictions(
     model: AlexNet, loader: ImageLoader, views: int = 1, *, precision: Precision = "float32"
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Yields every batch of a split with its class probabilities.
+    """Yields every batch of a split with the logarithms of its class probabilities, which never underflow.
 
     Args:
         model: The network; its mode is restored afterwards.
@@ -75,8 +94,7 @@ def predictions(
     Yields:
         (batch, float32 (B, classes) on the last device).
     """
-    for batch, log_probabilities in _evaluated(model, loader, np.arange(len(loader)), views, _nothing, precision):
-        yield batch, log_probabilities.exp()
+    yield from _evaluated(model, loader, np.arange(len(loader)), views, _nothing, precision)
 
 
 def _nothing() -> None:
@@ -118,7 +136,13 @@ def _evaluated(
     before_batch: Callable[[], None],
     precision: Precision,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Yields batches with their log-probabilities."""
+    """Yields batches with their log-probabilities.
+
+    Raises:
+        ValueError: `views` is neither 1 nor 10.
+    """
+    if views not in (1, 10):
+        raise ValueError(f"views must be 1 or 10, not {views}")
     was_training = model.training
     set_matrix_precision(precision)
     starts = range(0, len(rows), EVALUATION_BATCH)
@@ -139,8 +163,13 @@ def _log_probabilities(model: AlexNet, batch: Batch, views: int) -> torch.Tensor
     crop = model.spec.input_size
     if views == 1:
         return F.log_softmax(model(centre_views(batch, crop)), dim=1)
-    softmaxes = [F.softmax(model(view), dim=1) for view in ten_views(batch, crop)]
-    return torch.stack(softmaxes).mean(dim=0).log()
+    logits = [model(view) for view in ten_views(batch, crop)]
+    mean = torch.stack([F.softmax(view, dim=1) for view in logits]).mean(dim=0)
+    if bool((mean > 0).all()):
+        return mean.log()
+    # 概率下溢成零时名次只剩平局，损失成了无穷：这时在对数里平均
+    logarithms = torch.stack([F.log_softmax(view, dim=1) for view in logits])
+    return torch.where(mean > 0, mean.log(), logarithms.logsumexp(dim=0) - math.log(len(logits)))
 
 
 def batch_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,11 @@
 """An exported model: a folder that says what it is, and proves by hashes that it is whole.
 
-`orchestrator.best --export` writes such a folder; no file in it can run code.
+`orchestrator.best --export` and the end of `alexnet_core train --out` write such a folder (see `model_folder`); no file
+in it can run code.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +19,13 @@ from safetensors.torch import load_file
 
 from alexnet_core.alexnet import AlexNet
 from alexnet_core.configuration import TrainConfig
-from alexnet_core.datasets import Split
+from alexnet_core.datasets import Dataset, Split
 from alexnet_core.errors import CoreError
-from alexnet_core.evaluation import evaluate, predictions
+from alexnet_core.evaluation import evaluate, predictions, split_to_test
 from alexnet_core.images import decode_image, without_picture_warnings
 from alexnet_core.loader import ImageLoader
 from alexnet_core.metrics import SplitMetrics
-
-NEEDED = ("model.safetensors", "config.json", "preprocessing.json", "labels.json")
+from alexnet_core.model_folder import SUMS, verify
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,7 @@ class LoadedModel:
 
         Raises:
             CoreError: If the images have another shape or type, or a file cannot be read.
+            ValueError: `views` is neither 1 nor 10.
         """
         size = self.config.data.image_size
         if isinstance(images, str | Path):
@@ -70,8 +70,8 @@ class LoadedModel:
             raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
         loader = self.loader(Split(images, np.zeros(len(images), np.int64)))
         parts = [
-            probabilities.cpu().numpy()
-            for _, probabilities in predictions(self.network, loader, views, precision=self.config.training.precision)
+            logarithms.exp().cpu().numpy()
+            for _, logarithms in predictions(self.network, loader, views, precision=self.config.training.precision)
         ]
         classes = self.network.spec.classes
         return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
@@ -81,22 +81,25 @@ class LoadedModel:
         follows = self.config.training.mean_follows_crop
         return ImageLoader(split, self.mean_image, self.network.devices[0], mean_follows_crop=follows)
 
-    def evaluate(self, split: Split, views: int = 1) -> SplitMetrics:
-        """Evaluates the network on a split, in the arithmetic it was trained in."""
-        return evaluate(self.network, self.loader(split), views=views, precision=self.config.training.precision)
+    def evaluate(self, data: Dataset | Split, views: int = 1) -> SplitMetrics:
+        """Evaluates the network on a split or a data set's test images, in the arithmetic it was trained in."""
+        loader = self.loader(split_to_test(data))
+        return evaluate(self.network, loader, views, precision=self.config.training.precision)
 
 
 def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> LoadedModel:
     """Loads an exported model after checking every file against SHA256SUMS.
 
     Args:
-        folder: The export.
+        folder: The export, or a folder of `alexnet_core train --out` whose training has ended.
         devices: One per tower.
 
     Raises:
         CoreError: If a file is missing, or is not the one that was exported.
     """
     folder = Path(folder)
+    if not (folder / SUMS).is_file() and (folder / "model" / SUMS).is_file():
+        folder = folder / "model"
     verify(folder)
     try:
         config = TrainConfig.model_validate_json((folder / "config.json").read_bytes())
@@ -120,29 +123,3 @@ def _check_parts(folder: Path, config: TrainConfig, labels: Any, mean_image: np.
         raise CoreError(f"{folder / 'labels.json'} does not name the network's {classes} classes")
     if mean_image.shape != (size, size, 3) or mean_image.dtype != np.float32:
         raise CoreError(f"{folder / 'model.safetensors'} has no mean image of float32 ({size}, {size}, 3)")
-
-
-def verify(folder: Path) -> None:
-    """Checks the files of an export against its SHA256SUMS (the format of `sha256sum`).
-
-    Raises:
-        CoreError: Names the file that is missing, unlisted or changed.
-    """
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        raise CoreError(f"{folder} is not an exported model: it has no SHA256SUMS")
-    listed = {}
-    for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
-        digest, _, name = line.partition("  ")
-        listed[name] = digest
-    for name in NEEDED:
-        if name not in listed:
-            raise CoreError(f"{sums} does not list {name}; export the model anew")
-    for name, digest in listed.items():
-        path = folder / name
-        # 清单里的名字不许指到文件夹之外
-        if Path(name).name != name or not path.is_file():
-            raise CoreError(f"{path} is missing; export the model anew")
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise CoreError(f"{path} is not the file that was exported: its SHA-256 differs from SHA256SUMS")

@@ -88,7 +88,7 @@ class ImageLoader:
         return next(self.batches(chosen, [(0, len(chosen))]))
 
     def batches(self, order: np.ndarray, bounds: Sequence[tuple[int, int]]) -> Generator[Batch, None, None]:
-        """Yields a batch for each (first, last) of `bounds`.
+        """Yields a batch for each (first, last) of `bounds`; the images of one are there until the next is asked for.
 
         Args:
             order: int64, numbers of images.
@@ -154,5 +154,6 @@ class _Reader:
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
-    # torch 不接受只读数组；写时复制的内存映射本来就可写
+    # torch 不接受只读数组和负步长（BGR 转 RGB 的切片）；写时复制的内存映射本来就可写
+    array = np.ascontiguousarray(array)
     return array if array.flags.writeable else array.copy()

@@ -41,16 +41,22 @@ class MomentumSGD:
             weight_decay: d above (paper section 5: 0.0005).
 
         Raises:
-            ValueError: There are no parameters.
+            ValueError: There are no parameters, or a rate is negative.
+            TypeError: A tensor was given in place of a list of parameters.
         """
+        if isinstance(parameters, torch.Tensor):
+            raise TypeError("parameters must be a list of tensors or of groups, not one tensor: [tensor]")
         given = list(parameters)
         if not given:
             raise ValueError("there are no parameters to train")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
         defaults = {"lr": lr, "weight_decay": weight_decay}
         self.param_groups: list[dict[str, Any]] = [
-            {**defaults, **group, "params": list(group["params"])} for group in groups if isinstance(group, dict)
+            {**defaults, **group, "params": _listed(group["params"])} for group in groups if isinstance(group, dict)
         ]
+        for group in self.param_groups:
+            if group["lr"] < 0 or group["weight_decay"] < 0 or momentum < 0:
+                raise ValueError("lr, weight_decay and momentum must not be negative")
         self.momentum = momentum
         self._velocities = [
             [torch.zeros_like(parameter) for parameter in group["params"]] for group in self.param_groups
@@ -95,6 +101,10 @@ class MomentumSGD:
         """Copies velocities back, by the parameter's name."""
         for name, velocity in self.velocities().items():
             velocity.copy_(velocities[name])
+
+
+def _listed(parameters: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
 
 
 def parameter_groups(model: AlexNet, training: TrainingSpec) -> list[dict[str, Any]]:

@@ -81,7 +81,9 @@ def nearest_neighbours(model: LoadedModel, test: Split, train: Split, queries: n
         rows = np.arange(start, min(start + EVALUATION_BATCH, len(train)))
         (found,) = _features(model, loader, rows)
         # 逐批与当前最近的合并，不必存下所有训练图的特征
-        distances = torch.cat([best, torch.cdist(asked, found)], dim=1)
+        # 由矩阵乘法得出的距离有误差：一张图到自己也不为零
+        apart = torch.cdist(asked, found, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.cat([best, apart], dim=1)
         numbers = torch.from_numpy(rows).to(where.device).expand(len(queries), -1)
         best, places = distances.topk(count, dim=1, largest=False)
         where = torch.cat([where, numbers], dim=1).gather(1, places)

@@ -1,6 +1,7 @@
 """The recheck before a week of GPU time: quick independent calculations on the user's own devices.
 
-Each check returns a figure and what it must not exceed; none of them calls the code under test to get its reference.
+Each check returns a figure and what it must not exceed. References are calculated without the code under test; where
+a property is checked (the same numbers in two precisions, resumed as undisturbed), the core is compared with itself.
 """
 
 from __future__ import annotations

@@ -47,6 +47,12 @@ def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float]) -> E
     return EpochRates(weights=rate, biases=rate * factor, colour_noise=training.colour_noise)
 
 
+def adds_colour_noise(training: TrainingSpec) -> bool:
+    """Says whether any epoch has colour noise."""
+    changes = training.schedule.changes if isinstance(training.schedule, ReplaySchedule) else ()
+    return training.colour_noise > 0 or any(change.colour_noise for change in changes)
+
+
 def can_be_extended(training: TrainingSpec) -> bool:
     """Says whether a longer run of such a training begins as this one: its rates know nothing of its length."""
     return not (isinstance(training.schedule, StepSchedule) and training.schedule.at)
@@ -87,8 +93,8 @@ def _replayed(training: TrainingSpec, schedule: ReplaySchedule, finished: int) -
 
 
 def step_drops(schedule: StepSchedule, epochs: int, finished: int) -> int:
-    """Counts the drops before the epoch that follows `finished` epochs."""
-    return sum(1 for fraction in schedule.at if finished >= round(fraction * epochs))
+    """Counts the drops before the epoch that follows `finished` epochs; the first epoch has the initial rate."""
+    return sum(1 for fraction in schedule.at if finished >= max(1, round(fraction * epochs)))
 
 
 def plateau_drops(schedule: PlateauSchedule, validation_errors: Sequence[float]) -> int:

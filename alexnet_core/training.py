@@ -27,6 +27,7 @@ from alexnet_core.checkpoint import (
     prune_checkpoints,
     read_position,
     read_tensors,
+    run_digest,
     write_checkpoint,
 )
 from alexnet_core.configuration import NUMERICS, TrainConfig
@@ -38,7 +39,7 @@ from alexnet_core.loader import Batch, ImageLoader
 from alexnet_core.metrics import EpochReport, SplitMetrics
 from alexnet_core.optimizer import MomentumSGD, parameter_groups, set_rates
 from alexnet_core.precision import autocast, check_precision, set_matrix_precision
-from alexnet_core.schedule import EpochRates, can_be_extended, epoch_rates
+from alexnet_core.schedule import EpochRates, adds_colour_noise, can_be_extended, epoch_rates
 
 CHECK_EVERY_BATCHES_ON_GPU = 50
 FINAL_TRAINING_IMAGES = 10_000
@@ -49,12 +50,17 @@ class Diverged(Exception):
 
     Attributes:
         epoch: Epochs finished before.
+        batch: Batches finished before, in the epoch.
     """
 
     def __init__(self, epoch: int, batch: int) -> None:
         """Says where."""
         super().__init__(f"the loss became NaN or infinite in epoch {epoch + 1}, batch {batch + 1}")
-        self.epoch = epoch
+        self.epoch, self.batch = epoch, batch
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, int]]:
+        """Lets it go from process to process."""
+        return Diverged, (self.epoch, self.batch)
 
 
 class _Stopped(Exception):
@@ -68,7 +74,7 @@ def _never() -> bool:
 def train(
     config: TrainConfig,
     devices: Sequence[str] = ("cpu", "cpu"),
-    resume_from: Path | None = None,
+    resume_from: str | Path | None = None,
     *,
     dataset: Dataset | None = None,
     checkpoint_folder: Path | None = None,
@@ -114,7 +120,7 @@ def train(
     _check(config)
     dataset = dataset if dataset is not None else load_dataset(config.data)
     run = _prepare(config, devices, dataset, rank, workers)
-    position = _resume(run, resume_from) if resume_from is not None else Position()
+    position = _resume(run, Path(resume_from)) if resume_from is not None else Position(run=run_digest(config))
     saver = _Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last, should_stop)
     while position.epoch < config.training.epochs and not position.complete:
         position, stopped = _train_epoch(run, position, saver, should_stop, batch_checkpoint_seconds)
@@ -194,7 +200,7 @@ def _prepare(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank
         return ImageLoader(split, dataset.mean_image, model.devices[0], mean_follows_crop=follows)
 
     colour = None
-    if config.training.colour_noise > 0:
+    if adds_colour_noise(config.training):
         colour = torch.from_numpy(colour_axes(dataset.covariance)).to(model.devices[0])
     return _Run(
         config=config,
@@ -216,6 +222,8 @@ def _resume(run: _Run, path: Path) -> Position:
     own = dict(run.model.named_parameters())
     if set(weights) != set(own) or any(weights[name].shape != own[name].shape for name in own):
         raise CoreError(f"checkpoint {path} is of another network than {run.config.network.name} as configured")
+    if position.run not in ("", run_digest(run.config)):
+        raise CoreError(f"checkpoint {path} is of another run: its network, training, data or seed differ")
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])
@@ -403,7 +411,9 @@ def _finish_epoch(run: _Run, position: Position, should_stop: Callable[[], bool]
         seconds=position.seconds + time.perf_counter() - started,
         images_per_second=position.count / max(position.seconds, 1e-9),
     )
-    return Position(epoch=position.epoch + 1, complete=last, history=(*position.history, report))
+    return Position(
+        epoch=position.epoch + 1, complete=last, history=(*position.history, report), run=run_digest(run.config)
+    )
 
 
 def _evaluate(run: _Run, loader: ImageLoader, should_stop: Callable[[], bool], most: int | None = None) -> SplitMetrics:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.draws import draw_key, keep_mask
+from alexnet_core.errors import CoreError
 from alexnet_core.networks import network
 from alexnet_core.specification import FullyConnected, NetworkSpec, layer_shapes
 
@@ -171,3 +172,11 @@ def test_towers_and_seeds_start_differently(small_spec: NetworkSpec) -> None:
     initialise(second, 1)
     assert not torch.equal(first.get_parameter("conv1.0.weight"), first.get_parameter("conv1.1.weight"))
     assert not torch.equal(first.get_parameter("conv1.0.weight"), second.get_parameter("conv1.0.weight"))
+
+
+def test_a_layer_may_not_take_a_name_that_the_network_needs(small_spec: NetworkSpec) -> None:
+    plain = small_spec.model_dump()
+    for name in ("features", "devices", "forward", "training"):
+        plain["layers"][0]["name"] = name
+        with pytest.raises(CoreError, match=f"cannot be called {name}"):
+            AlexNet(NetworkSpec.model_validate(plain))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet_core.__main__ import main
 from alexnet_core.checkpoint import is_final, latest_checkpoint
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.configuration import PlateauSchedule, StepSchedule, TrainConfig
 from alexnet_core.datasets import Dataset, summarise_data
 from alexnet_core.networks import training_recipe
 from alexnet_core.training import train
@@ -88,6 +88,75 @@ def test_an_existing_folder_is_only_resumed(
     assert capsys.readouterr().out == first
 
 
+def test_more_epochs_go_on_where_a_longer_run_would_have_begun_so(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def written(epochs: int, schedule: object) -> Path:
+        training = config.training.model_copy(update={"epochs": epochs, "schedule": schedule})
+        path = tmp_path / f"{epochs}.json"
+        path.write_text(config.model_copy(update={"training": training}).model_dump_json())
+        return path
+
+    plateau = PlateauSchedule(patience=5)
+    for epochs in (2, 4):
+        place = ("--out", tmp_path / "grown", "--device", "cpu", "--resume")
+        assert run("train", "--config", written(epochs, plateau), *place) == 0
+    grown = capsys.readouterr().out.splitlines()[-6:]
+    assert run("train", "--config", written(4, plateau), "--out", tmp_path / "at once", "--device", "cpu") == 0
+    at_once = capsys.readouterr().out.splitlines()
+
+    def numbers(lines: list[str]) -> list[str]:
+        return [line.rsplit("  ", 1)[0] for line in lines if line.startswith(("epoch", "test"))]
+
+    assert numbers(grown) == numbers(at_once)
+    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("grown", "at once")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert run("train", "--config", written(3, plateau), *place) == 2
+    assert "has 4 epochs already, more than the 3 asked for" in capsys.readouterr().err
+    for epochs, code in ((2, 0), (4, 2)):
+        path = written(epochs, StepSchedule(at=(0.5,)))
+        assert run("train", "--config", path, "--out", tmp_path / "steps", "--device", "cpu", "--resume") == code
+    assert "the schedule depends on the number of epochs" in capsys.readouterr().err
+    assert TrainConfig.model_validate_json((tmp_path / "steps" / "config.json").read_bytes()).training.epochs == 2
+
+
+def test_a_trained_network_is_ready_for_the_other_commands(
+    config_file: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run("train", "--config", config_file, "--device", "cpu", "--out", out) == 0
+    trained = capsys.readouterr().out
+    for model in (out, out / "model"):
+        assert run("eval", "--model", model, "--data-root", picture_folder, "--device", "cpu") == 0
+        shown = capsys.readouterr().out
+        assert shown.split(": ")[1].strip() in trained
+    assert run("kernels", "--model", out, "--out", tmp_path / "kernels.png") == 0
+    assert "Trained by" in (out / "model" / "README.md").read_text()
+
+
+def test_options_that_a_configuration_overrules_are_refused(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in (
+        ("--epochs", "3"),
+        ("--seed", "9"),
+        ("--precision", "tf32"),
+        ("--size", "20"),
+        ("--dataset", "digits"),
+    ):
+        assert run("train", "--config", config_file, *option) == 2
+        assert f"{option[0]} goes with --network" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_made_are_one_line(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    for option in ("--out", "--tensorboard"):
+        assert run("train", "--config", config_file, "--device", "cpu", option, tmp_path / "file" / "x") == 2
+        assert f"{option} {tmp_path}/file/x cannot be made: Not a directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -150,7 +219,8 @@ def test_an_interrupted_command_goes_on(
     assert 1 <= len((first + rest).splitlines()) < 60
 
     assert run("train", "--config", path, "--device", "cpu", "--out", out, "--resume") == 0
-    resumed = capsys.readouterr().out.splitlines()
+    *resumed, ready = capsys.readouterr().out.splitlines()
+    assert ready == f"{out}/model: ready for eval, kernels, neighbours, onnx and load_model"
     assert run("train", "--config", path, "--device", "cpu") == 0
     undisturbed = capsys.readouterr().out.splitlines()
     assert [line.rsplit("  ", 1)[0] for line in resumed] == [line.rsplit("  ", 1)[0] for line in undisturbed]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.datasets import Dataset
+from alexnet_core.datasets import Dataset, Split
 from alexnet_core.evaluation import batch_sums, evaluate
+from alexnet_core.exported import load_model
 from alexnet_core.specification import NetworkSpec
 
 
@@ -26,7 +29,7 @@ def test_sums_of_a_batch_by_hand() -> None:
 
 
 def test_one_view_is_the_centre_crop_minus_the_mean(model: AlexNet, dataset: Dataset) -> None:
-    metrics = evaluate(model, dataset.validation, dataset.mean_image)
+    metrics = evaluate(model, dataset.validation, mean_image=dataset.mean_image)
     pixels = (dataset.validation.images.astype(np.float32) - dataset.mean_image)[:, 1:11, 1:11]
     model.eval()
     with torch.no_grad():
@@ -40,7 +43,7 @@ def test_one_view_is_the_centre_crop_minus_the_mean(model: AlexNet, dataset: Dat
 
 
 def test_ten_views_average_the_softmaxes(model: AlexNet, dataset: Dataset) -> None:
-    metrics = evaluate(model, dataset.validation, dataset.mean_image, views=10)
+    metrics = evaluate(model, dataset.validation, mean_image=dataset.mean_image, views=10)
     pixels = dataset.validation.images.astype(np.float32) - dataset.mean_image
     model.eval()
     total = torch.zeros(30, 6, dtype=torch.float64)
@@ -57,9 +60,44 @@ def test_ten_views_average_the_softmaxes(model: AlexNet, dataset: Dataset) -> No
 
 def test_evaluation_restores_the_mode_and_refuses_other_views(model: AlexNet, dataset: Dataset) -> None:
     model.train()
-    evaluate(model, dataset.validation, dataset.mean_image)
+    evaluate(model, dataset.validation, mean_image=dataset.mean_image)
     assert model.training
     with pytest.raises(ValueError, match="1 or 10"):
-        evaluate(model, dataset.validation, dataset.mean_image, views=5)
+        evaluate(model, dataset.validation, mean_image=dataset.mean_image, views=5)
     with pytest.raises(ValueError, match="mean image"):
         evaluate(model, dataset.validation)
+
+
+def test_ten_views_do_not_underflow(model: AlexNet, dataset: Dataset) -> None:
+    with torch.no_grad():
+        for parameter in model.fc8.parameters():
+            parameter.mul_(1e5)
+    metrics = evaluate(model, dataset, 10)
+    split = dataset.test
+    assert split is not None
+    pixels = split.images.astype(np.float32) - dataset.mean_image
+    logarithms = []
+    model.eval()
+    for top, left in ((0, 0), (0, 2), (2, 0), (2, 2), (1, 1)):
+        window = pixels[:, top : top + 10, left : left + 10]
+        for view in (window, window[:, :, ::-1]):
+            with torch.no_grad():
+                logits = model(torch.from_numpy(view.transpose(0, 3, 1, 2).copy())).double()
+            logarithms.append(logits.log_softmax(1))
+    mean = torch.stack(logarithms).logsumexp(0) - np.log(10)
+    assert (torch.stack(logarithms).float().exp().mean(0) == 0).any(), "the case is one of underflow"
+    labels = torch.from_numpy(split.labels)
+    assert metrics.loss_sum == pytest.approx(float(-mean[torch.arange(len(labels)), labels].sum()), rel=1e-4)
+    best = mean.topk(5).indices
+    assert metrics.top5_errors == int((~(best == labels[:, None]).any(1)).sum())
+
+
+def test_a_loaded_model_is_evaluated_like_its_network(export: Path, dataset: Dataset) -> None:
+    loaded = load_model(export)
+    expected = evaluate(loaded.network, dataset, 10)
+    assert evaluate(loaded, dataset, 10) == loaded.evaluate(dataset, 10) == expected
+    with pytest.raises(ValueError, match="1 or 10"):
+        loaded.predict(dataset.validation.images, views=3)
+    nothing = Split(dataset.validation.images[:0], dataset.validation.labels[:0])
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(loaded, nothing)

@@ -17,8 +17,8 @@ from alexnet_core.exported import load_model
 def test_a_loaded_model_is_the_exported_one(export: Path, model: AlexNet, dataset: Dataset) -> None:
     loaded = load_model(export)
     assert loaded.labels == dataset.class_names
-    expected = evaluate(model, dataset.validation, dataset.mean_image)
-    assert evaluate(loaded.network, dataset.validation, loaded.mean_image) == expected
+    expected = evaluate(model, dataset.validation, mean_image=dataset.mean_image)
+    assert evaluate(loaded.network, dataset.validation, mean_image=loaded.mean_image) == expected
     probabilities = loaded.predict(dataset.validation.images)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     wrong = int((probabilities.argmax(axis=1) != dataset.validation.labels).sum())
@@ -62,3 +62,8 @@ def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:
         loaded.predict(np.zeros((1, 12, 12, 3), np.float32))
     with pytest.raises(CoreError, match=r"predict\(\['photo.jpg'\]\)"):
         loaded.predict("photo.jpg")
+
+
+def test_channels_may_be_turned_round_without_a_copy(export: Path, dataset: Dataset) -> None:
+    loaded, images = load_model(export), dataset.validation.images
+    np.testing.assert_array_equal(loaded.predict(images[..., ::-1]), loaded.predict(images[..., ::-1].copy()))

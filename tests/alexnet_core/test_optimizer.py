@@ -157,3 +157,18 @@ def test_the_recipes_of_2010_replay_the_log() -> None:
         78: (1e-5, 0.0, 0.0, 0.02, 0.0),
         93: (1e-5, 0.0, 0.0, 0.02, 0.0),
     }
+
+
+def test_parameters_are_taken_as_torchs_optimisers_take_them() -> None:
+    ours, theirs = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    for parameter, made in (
+        (ours, MomentumSGD([{"params": ours}], lr=0.1, weight_decay=0.0)),
+        (theirs, torch.optim.SGD([{"params": theirs}], lr=0.1, momentum=0.9)),
+    ):
+        parameter.sum().backward()
+        made.step()
+    assert torch.equal(ours, theirs)
+    with pytest.raises(TypeError, match="not one tensor"):
+        MomentumSGD(ours)
+    with pytest.raises(ValueError, match="negative"):
+        MomentumSGD([ours], lr=-0.1)

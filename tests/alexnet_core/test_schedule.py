@@ -26,3 +26,13 @@ def test_plateau_drops_after_idle_epochs_and_counts_anew() -> None:
 def test_an_improving_network_keeps_its_rate() -> None:
     training = TrainingSpec(epochs=20, learning_rate=0.01, schedule=PlateauSchedule(patience=1))
     assert set(rates(training, [0.9 - 0.01 * epoch for epoch in range(15)])) == {0.01}
+
+
+def test_the_first_epoch_has_the_initial_rate_however_few_there_are() -> None:
+    schedule = StepSchedule(at=(0.1, 0.4), factor=0.1)
+    assert rates(TrainingSpec(epochs=1, learning_rate=1.0, schedule=schedule), [])[0] == 1.0
+    assert rates(TrainingSpec(epochs=4, learning_rate=1.0, schedule=schedule), [0.5] * 3) == pytest.approx(
+        [1.0, 0.1, 0.01, 0.01]
+    )
+    with pytest.raises(ValueError, match="must ascend"):
+        StepSchedule(at=(0.9, 0.1))

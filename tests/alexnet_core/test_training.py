@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,9 @@ def test_the_reported_error_is_that_of_the_final_weights(
     reports, folder = undisturbed
     model = AlexNet(config.network)
     model.load_state_dict({name: torch.from_numpy(w) for name, w in final_weights(folder).items()})
-    assert evaluate(model, dataset.validation, dataset.mean_image) == reports[-1].validation
+    assert evaluate(model, dataset.validation, mean_image=dataset.mean_image) == reports[-1].validation
     assert dataset.test is not None
-    assert evaluate(model, dataset.test, dataset.mean_image) == reports[-1].test
+    assert evaluate(model, dataset.test, mean_image=dataset.mean_image) == reports[-1].test
 
 
 @pytest.mark.parametrize("finished", [1, 2])
@@ -322,3 +323,35 @@ def test_the_newest_checkpoints_and_the_best_are_kept(config_of: ConfigOf, datas
     assert [report.epoch for report in again] == [6]
     assert [path.name[:4] for path in checkpoints(tmp_path)] == ["0002", "0001"]
     assert all(torch.equal(whole[name], weight) for name, weight in read_tensors(checkpoints(tmp_path)[0])[0].items())
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    config_of: ConfigOf, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    _, folder = undisturbed
+    path = checkpoints(folder)[1]
+    for other in (config_of(seed=7), config_of(batch_size=35), config_of(learning_rate=0.003)):
+        with pytest.raises(CoreError, match="is of another run"):
+            run(other, dataset, resume_from=path)
+
+
+def test_colour_noise_that_begins_later_is_added(config_of: ConfigOf, dataset: Dataset, tmp_path: Path) -> None:
+    def losses(noise: float, *changes: RateChange) -> list[float]:
+        config = config_of(epochs=2, colour_noise=noise, schedule=ReplaySchedule(changes=changes))
+        return [report.train.loss_sum for report in run(config, dataset)]
+
+    later = losses(0.0, RateChange(epoch=2, colour_noise=10.0))
+    without = losses(0.0)
+    assert later[0] == without[0]
+    assert later[1] != without[1]
+
+
+def test_the_rate_of_a_layer_without_weights_cannot_change(config_of: ConfigOf) -> None:
+    change = RateChange(epoch=2, learning_rate=0.0, layers=("pool1",))
+    with pytest.raises(ValidationError, match=r"pool1.* no such layer with weights"):
+        config_of(schedule=ReplaySchedule(changes=(change,)))
+
+
+def test_divergence_can_be_told_to_another_process() -> None:
+    error = pickle.loads(pickle.dumps(Diverged(2, 5)))
+    assert (error.epoch, error.batch, str(error)) == (2, 5, str(Diverged(2, 5)))

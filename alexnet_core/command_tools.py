@@ -1,0 +1,64 @@
+"""What several of the core's commands need."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alexnet_core.configuration import DataSpec
+from alexnet_core.metrics import SplitMetrics
+
+
+class NoDevice(Exception):
+    """A device was asked for that this machine does not have."""
+
+
+def devices_of(options: argparse.Namespace) -> tuple[str, str]:
+    """One device per tower: two GPUs, one GPU twice, or the CPU."""
+    import torch
+
+    torch.set_num_threads(options.threads)
+    gpus = torch.cuda.device_count() if options.device != "cpu" else 0
+    if options.device == "cuda" and gpus == 0:
+        raise NoDevice("--device cuda: torch sees no GPU here; use --device cpu")
+    if gpus == 0:
+        return ("cpu", "cpu")
+    return ("cuda:0", "cuda:1" if gpus > 1 else "cuda:0")
+
+
+def data_at(data: DataSpec, root: Path | None) -> DataSpec:
+    """Returns where the data lie now."""
+    return data if root is None else data.model_copy(update={"root": str(root)})
+
+
+def errors_text(metrics: SplitMetrics) -> str:
+    """Returns the errors in percent, with their counts."""
+    return (
+        f"top-1 error {100 * metrics.top1_error:.2f} % ({metrics.top1_errors} of {metrics.count}), "
+        f"top-5 error {100 * metrics.top5_error:.2f} % ({metrics.top5_errors} of {metrics.count})"
+    )
+
+
+@contextmanager
+def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a callback that shows (done, in all): a bar on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, visible=False)
+        shown = 0
+
+        def update(done: int, total: int) -> None:
+            nonlocal shown
+            bar.update(task, completed=done, total=total, visible=True)
+            if not console.is_terminal and (done - shown >= total / 10 or done == total):
+                shown = done
+                print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
+
+        yield update
