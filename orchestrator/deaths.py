@@ -13,6 +13,7 @@ from typing import Any
 DEATHS = 5
 WITHIN_SECONDS = 300.0
 LONGEST_MESSAGE = 160
+OUT_OF_MEMORY = ("running low on memory", "address the out of memory issue")
 
 
 class DeathCount:
@@ -48,11 +49,15 @@ def death_notice(slot: int) -> Any:
             """Tells the broker why the first worker died."""
             _, error = min(worker_exceptions.items())
             broker = ray.get_actor(BROKER_NAME)
-            ray.get(broker.slot_event.remote(slot, {"type": "died", "message": _last_line(error)}), timeout=10)
+            ray.get(broker.slot_event.remote(slot, {"type": "died", "message": reason(error)}), timeout=10)
 
     return DeathNotice()
 
 
-def _last_line(error: Exception) -> str:
+def reason(error: BaseException | None) -> str:
+    """Returns in one line what something of Ray's died of."""
     lines = [line for line in str(error).splitlines() if line.strip()]
+    # Ray 的内存说明有十几行，最后一行只是网址
+    if any(sign in line for sign in OUT_OF_MEMORY for line in lines):
+        return "Ray killed it because its node ran out of memory: use fewer --slots, or free memory there"
     return shorten(lines[-1], LONGEST_MESSAGE, placeholder=" ...") if lines else type(error).__name__

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from orchestrator import cluster, records
 from orchestrator.budget import Budget
-from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount
+from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
 from orchestrator.nodes import NodeWatch, alive_nodes, probe, slots_on
@@ -232,7 +232,7 @@ class StudyRun:
             searcher.skipped = self.steering.skipped
             limiter.max_concurrent = self._slots.count + at_the_door
             if self._slots.failure is not None:
-                raise LabError(f"a slot could not be kept: {_last_line(self._slots.failure)}", exit_code=3)
+                raise LabError(f"a slot could not be kept: {reason(self._slots.failure)}", exit_code=3)
             if self._stop_asked.is_set() and stop_by is None:
                 self.display.say("stopping between two batches; finished trials are on record")
                 searcher.closed = True
@@ -242,7 +242,7 @@ class StudyRun:
                 # Tune 自己收尾要好几秒；记录已安全，不必等它
                 raise Interrupted
             if tuned.done() and tuned.exception() is not None:
-                raise LabError(f"Ray Tune ended: {_last_line(tuned.exception())}", exit_code=3)
+                raise LabError(f"Ray Tune ended: {reason(tuned.exception())}", exit_code=3)
 
     def _may_start(self, trials: Sequence[PlannedTrial]) -> bool | None:
         """Asks the budget, in Tune's thread, whether trials may start together; None is to ask again later."""
@@ -396,8 +396,3 @@ def _dashboard_line(facts: cluster.ClusterFacts) -> str | None:
         return None
     token = " (token: ray get-auth-token)" if facts.token_required else ""
     return f"Ray dashboard: {facts.dashboard}{token}"
-
-
-def _last_line(error: BaseException | None) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.broker import ATTEMPTS_PER_TRIAL, Broker
-from orchestrator.deaths import DeathCount
+from orchestrator.deaths import DeathCount, reason
 
 
 def test_the_fifth_death_within_five_minutes_is_one_too_many() -> None:
@@ -52,3 +52,13 @@ def test_a_trial_whose_worker_always_dies_fails_with_its_last_words_and_frees_th
         assert await broker.progress("poisoned", 6) is None
 
     asyncio.run(story())
+
+
+def test_what_ray_says_of_a_full_memory_is_one_line_that_helps() -> None:
+    rays = (
+        "Task was killed due to the node running low on memory.\nMemory on the node was 22.3GB / 23.4GB (0.95).\n"
+        "Refer to the documentation on how to address the out of memory issue: https://docs.ray.io/. Consider more."
+    )
+    assert reason(RuntimeError(rays)).startswith("Ray killed it because its node ran out of memory: use fewer --slots")
+    assert reason(RuntimeError("first\n\nlast of them\n")) == "last of them"
+    assert reason(ValueError()) == "ValueError"
