@@ -16,6 +16,7 @@ from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.evidence import on_scale
 from orchestrator.findings import Confirmation, ConfirmedPoint
 from orchestrator.judged import Metric, judged_metric, with_epochs_to
+from orchestrator.look_record import locked
 from orchestrator.objectives import pareto_front
 from orchestrator.pairs import ConfirmationRecord, paired_evidence
 from orchestrator.plan import ALPHA, Plan
@@ -29,6 +30,7 @@ from search_spaces.trial import PlannedTrial, configuration_key, point_trial
 # 确认用的种子与 arm（0 起）、调参（1000 起）永不相交（statistics.md）
 CONFIRMATION_SEED = 2000
 FILE = "confirmation.json"
+OTHERS = "others"
 
 Row = Mapping[str, Any]
 
@@ -56,7 +58,7 @@ def confirmation_plan(
         history: Its past.
         count: How many points.
         seeds: Fresh seeds per point.
-        before: An earlier plan of the study; one of another base or space counts for nothing.
+        before: What `confirmation.json` holds; a confirmation of another base or space stays beside this one.
     """
     ended = [(ask, history.ended[ask.position]) for ask in history.asks if ask.position in history.ended]
     finished = [(ask, end.values) for ask, end in ended if end.values is not None]
@@ -69,14 +71,18 @@ def confirmation_plan(
         for ask in best
     ]
     question = {"base": search.base_key, "space": search.space.model_dump(mode="json")}
-    same = all(before.get(name) == value for name, value in question.items())
-    earlier = list(before["points"]) if same else []
+    # 绕到别的问题再回来，先前的点和看过的次数都还算数
+    known = [{name: one[name] for name in one if name != OTHERS} for one in (before, *before.get(OTHERS, [])) if one]
+    mine = [one for one in known if all(one.get(name) == value for name, value in question.items())]
+    others = [one for one in known if one not in mine]
+    earlier = list(mine[0]["points"]) if mine else []
     names = {point["name"] for point in earlier}
     return {
         **question,
         "points": [*earlier, *(point for point in chosen if point["name"] not in names)],
-        "seeds": max(seeds, before["seeds"]) if same else seeds,
-        "looks": before["looks"] if same else [],
+        "seeds": max(seeds, mine[0]["seeds"]) if mine else seeds,
+        "looks": mine[0]["looks"] if mine else [],
+        **({OTHERS: others} if others else {}),
     }
 
 
@@ -96,9 +102,10 @@ def write_confirmation(folder: Path, content: Mapping[str, Any]) -> None:
 
 def note_look(folder: Path, seeds: int) -> None:
     """Writes down that the confirmation was judged at so many complete seeds."""
-    content = read_confirmation(folder)
-    if seeds and seeds not in content["looks"]:
-        write_confirmation(folder, {**content, "looks": [*content["looks"], seeds]})
+    with locked(folder):
+        content = read_confirmation(folder)
+        if seeds and seeds not in content["looks"]:
+            write_confirmation(folder, {**content, "looks": [*content["looks"], seeds]})
 
 
 def confirmation_trials(plan: Plan, content: Mapping[str, Any]) -> tuple[PlannedTrial, ...]:

@@ -27,6 +27,7 @@ from orchestrator.errors import LabError
 from orchestrator.estimate import Place, measured_epochs
 from orchestrator.evaluations import evaluations_on_record
 from orchestrator.logs import open_driver_log
+from orchestrator.look_record import locked
 from orchestrator.nodes import alive_nodes, probe, slots_on, workers_by_gpu
 from orchestrator.notification import Notifier
 from orchestrator.paper import PAPER
@@ -206,11 +207,12 @@ def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, o
     """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
     from orchestrator.searcher import ArmSearcher
 
-    content = planned_confirmation(plan, search, folder, options)
-    trials = confirmation_trials(plan, content)
-    if not trials:
-        return
-    write_confirmation(folder, content)
+    with locked(folder):
+        content = planned_confirmation(plan, search, folder, options)
+        trials = confirmation_trials(plan, content)
+        if not trials:
+            return
+        write_confirmation(folder, content)
     run.recorder.states.update(done_states(options.results, [trial.key for trial in trials], options.retry_failed))
     run.recorder.begin(trials)
     # 与基线配置相同的点共用同一批 trial

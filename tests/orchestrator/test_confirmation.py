@@ -165,3 +165,13 @@ def test_the_report_shows_what_the_sweep_said_beside_what_the_fresh_seeds_say() 
     assert table.rows[0][3] == f"{best.swept_lead:+.2f}"
     assert table.rows[0][5] == f"{best.lead:+.2f}"
     assert table.words == [point.word for point in found.points]
+
+
+def test_a_confirmation_of_another_question_leaves_points_and_looks_of_the_first() -> None:
+    first = {**confirmation_plan(SEARCH, swept([9, 8, 7])[0], 1, 8, {}), "looks": [8]}
+    longer = SEARCH.base.model_copy(update={"training": SEARCH.base.training.model_copy(update={"epochs": 12})})
+    detour = {**confirmation_plan(replace(SEARCH, base=longer), swept([9, 8])[0], 1, 4, first), "looks": [4]}
+    back = confirmation_plan(SEARCH, swept([9, 8, 7, 2])[0], 1, 12, detour)
+    assert (back["looks"], back["seeds"]) == ([8], 12)
+    assert [point["name"] for point in back["points"]] == ["point-2", "point-3"]
+    assert confirmation_plan(replace(SEARCH, base=longer), swept([9, 8])[0], 1, 4, back)["looks"] == [4]
