@@ -143,7 +143,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         plan, states = ended
         if plan.max_seeds is None:
             plan = with_retuning(plan, options.results, options.retry_failed)
-            content = write_plan(folder, plan, sys.argv)
+            content = write_plan(folder, plan, sys.argv, content)
         else:
             plan = without_closed(refreshed(plan, states), options.results)
         if _stopped_by_budget(plan, states, options, console):
@@ -256,7 +256,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
         plan, content = planned, written
         if planned.retune is not None:
             plan = with_retuning(planned, options.results, options.retry_failed)
-            content = write_plan(folder, plan, sys.argv)
+            content = write_plan(folder, plan, sys.argv, written)
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
     notifier.add(

@@ -15,7 +15,7 @@ from orchestrator.answer import answer
 from orchestrator.boundaries import FIRST_LOOK, WangTsiatis, looks_before, share_of_level
 from orchestrator.confirmation import confirm, confirmation_trials, note_look, read_confirmation
 from orchestrator.findings import Answer, TuningTrial
-from orchestrator.plan import ALPHA, Plan, add_look, looks_on_record
+from orchestrator.plan import ALPHA, Plan, add_look, latest_plan, looks_on_record
 from orchestrator.records import read_members
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
@@ -42,6 +42,7 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
         The answer.
     """
     tables = update_tables(results)
+    plan, content = latest_plan(folder, plan, content)
     material = judged_material(plan, content, folder, results, tables, notes_look=True)
     judged = material.answer
     for shown in (judged, judged.retuned):

@@ -14,10 +14,22 @@ from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import DataSummary
 from orchestrator.errors import LabError
 from orchestrator.extension import Extensions, extension_parts
+from orchestrator.look_record import (
+    Question,
+    RecordedLook,
+    append_looks,
+    locked,
+    looks_of,
+    question_of,
+    question_on_record,
+    read_looks,
+    seeds_at,
+    sharing,
+)
 from orchestrator.records import TrialState, write_atomically
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
-from search_spaces.trial import KEY_LENGTH, Phase, PlannedTrial, unfold
+from search_spaces.trial import KEY_LENGTH, Phase, PlannedTrial, keys_by_seed, unfold
 
 ALPHA = 0.05
 EXIT_NOTHING = 4
@@ -211,13 +223,17 @@ class PlanFile(BaseModel):
         return self
 
 
-def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, Any]:
+def write_plan(
+    folder: Path, plan: Plan, command: Sequence[str], begun_with: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Writes `plan.json` and returns its content; looks taken before are kept.
 
     Args:
         folder: The study's folder.
         plan: The plan.
         command: The command line, shown in the report.
+        begun_with: What this run wrote when it began, where it only completes that; a plan on record that goes beyond
+            it, another command's, is left as it is.
     """
     content: dict[str, Any] = {
         "study": plan.study.name,
@@ -230,7 +246,6 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "smallest_effect": plan.recipe.smallest_effect,
         "planned_seeds": len(plan.seeds),
         "max_seeds": plan.max_seeds,
-        "looks": looks_on_record(folder, plan),
         "base": plan.base.model_dump(mode="json"),
         "asked": plan.study.model_dump(mode="json"),
         "recipe": plan.recipe.model_dump(mode="json"),
@@ -244,19 +259,57 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str]) -> dict[str, An
         "null": plan.null,
         "retune": None if plan.retune is None else plan.retune.model_dump(mode="json"),
     }
-    before = read_plan(folder)
-    if before and json.loads(json.dumps({**content, "command": before.get("command")})) == before:
-        # 问的还是同一件事：换个写法再问一遍，报告不必重写
-        content["command"] = before["command"]
-    write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
+    with locked(folder):
+        before, question = read_plan(folder), _question(plan)
+        earlier = _recorded(folder)
+        rule = _rule(earlier, question)
+        planned = RecordedLook(question=question, seeds=0, max_seeds=plan.max_seeds)
+        append_looks(folder, [*_not_kept(folder), *([planned] if plan.max_seeds != rule else [])])
+        content["looks"] = seeds_at(earlier, question)
+        if before and json.loads(json.dumps({**content, "command": before.get("command")})) == before:
+            # 问的还是同一件事：换个写法再问一遍，报告不必重写
+            content["command"] = before["command"]
+        if begun_with is None or _further_seeds(before, begun_with) <= 0:
+            _write(folder, content)
     return content
 
 
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
+
+
+def _question(plan: Plan) -> Question:
+    return question_of(
+        plan.study.baseline, ((trial.arm, trial.seed, (trial.key, trial.views)) for trial in plan.trials)
+    )
+
+
+def _recorded(folder: Path) -> list[RecordedLook]:
+    """The looks on record; those of a `plan.json` that was written before they had a file of their own too."""
+    looks = read_looks(folder)
+    return looks_of(read_plan(folder)) if looks is None else looks
+
+
+def _not_kept(folder: Path) -> list[RecordedLook]:
+    return looks_of(read_plan(folder)) if read_looks(folder) is None else []
+
+
+def _rule(looks: Sequence[RecordedLook], question: Question) -> int | None:
+    """The maximum of `--seeds auto` under which a question was planned last; None for the fixed rule."""
+    same = sharing(looks, question)
+    return same[-1].max_seeds if same else None
+
+
+def _further_seeds(now: Mapping[str, Any], content: Mapping[str, Any]) -> int:
+    """How many more seeds the plan on record asks for; -1 where they are fewer, or it does not ask the same."""
+    names = ("asked", "recipe", "base", "max_seeds", "null", "retune")
+    same = bool(now) and all(now.get(name) == content.get(name) for name in names)
+    return max(-1, now["planned_seeds"] - content["planned_seeds"]) if same else -1
+
+
 def looks_on_record(folder: Path, plan: Plan) -> list[int]:
-    """Returns the looks that were taken at this question, in their order."""
-    before = read_plan(folder)
-    looks: list[int] = before.get("looks", []) if _same_question(before, plan) else []
-    return looks
+    """Returns the looks that were taken at this question or a part of it, in their order."""
+    return seeds_at(_recorded(folder), _question(plan))
 
 
 def check_rule(folder: Path, plan: Plan) -> None:
@@ -267,16 +320,15 @@ def check_rule(folder: Path, plan: Plan) -> None:
     """
     from orchestrator.boundaries import FIRST_LOOK
 
-    before = read_plan(folder)
-    if not before or before.get("max_seeds") == plan.max_seeds or not _same_question(before, plan):
+    looks = sharing(_recorded(folder), _question(plan))
+    if not looks or looks[-1].max_seeds == plan.max_seeds:
         return
-    most = before.get("max_seeds")
-    baseline = [trial for trial in plan.trials if trial.arm == plan.study.baseline]
-    ended = sum(trial.key in plan.done for trial in baseline)
-    if most is not None and ended >= FIRST_LOOK:
+    most = looks[-1].max_seeds
+    fixed = [look.seeds for look in looks if look.max_seeds is None]
+    if most is not None and _first_look_is_possible(folder, plan, FIRST_LOOK):
         asked = f"--seeds auto --max-seeds {most}"
-    elif most is None and any(look >= FIRST_LOOK - 1 for look in before["looks"]):
-        asked = f"--seeds {max(before['looks'])} or more"
+    elif most is None and max(fixed) >= FIRST_LOOK - 1:
+        asked = f"--seeds {max(fixed)} or more"
     else:
         return
     raise LabError(
@@ -286,12 +338,13 @@ def check_rule(folder: Path, plan: Plan) -> None:
     )
 
 
-def _same_question(before: Mapping[str, Any], plan: Plan) -> bool:
-    """Whether an earlier plan asked the same of the same trials, so that its looks count."""
-    rows = before.get("trials", [])
-    earlier = {(row["arm"], row["seed"], row["key"]) for row in rows if row["phase"] == "arm"}
-    now = {(trial.arm, trial.seed, trial.key) for trial in plan.trials}
-    return earlier <= now or now <= earlier
+def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:
+    """Whether the baseline has ended on the seeds of a first look, however few of them are asked for now."""
+    from orchestrator.ended import done_states
+
+    baseline = next(trial.config for trial in plan.trials if trial.arm == plan.study.baseline)
+    keys = set(keys_by_seed(baseline, range(seeds)).values())
+    return done_states(folder.parents[1], keys).keys() >= keys
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -338,11 +391,32 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
     return plan, content
 
 
+def latest_plan(folder: Path, plan: Plan, content: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
+    """Returns what a run judges at its end: its plan and content, with the looks that were taken meanwhile.
+
+    Where another command has extended the same question and looked beyond this run's seeds, that is the plan on record.
+
+    Args:
+        folder: The study's folder.
+        plan: The run's plan.
+        content: What it wrote.
+    """
+    now = read_plan(folder)
+    if _further_seeds(now, content) > 0 and max(now["looks"], default=0) > len(plan.seeds):
+        return plan_on_record(folder)
+    return plan, {**content, "looks": looks_on_record(folder, plan)}
+
+
 def add_look(folder: Path, content: dict[str, Any], seeds: int) -> dict[str, Any]:
     """Writes down that the study was judged at `seeds` complete seeds; returns the plan's new content."""
-    if seeds in content["looks"]:
+    if not seeds or seeds in content["looks"]:
         return content
-    # 按时间先后记：后来的边界取决于先前看过什么
-    content = {**content, "looks": [*content["looks"], seeds]}
-    write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
-    return content
+    question = question_on_record(content)
+    look = RecordedLook(question=question, seeds=seeds, max_seeds=content.get("max_seeds"))
+    with locked(folder):
+        # 别的命令这时可能也看过、加过种子：重读之后再添上
+        earlier, now = _recorded(folder), read_plan(folder)
+        append_looks(folder, [*_not_kept(folder), *([] if look in earlier else [look])])
+        looks = {"looks": seeds_at([*earlier, look], question)}
+        _write(folder, {**(now if _further_seeds(now, content) >= 0 else content), **looks})
+    return {**content, **looks}

@@ -125,9 +125,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _rename_in_studies(results: Path, moved: Mapping[str, str]) -> None:
-    """Writes the new keys into the studies' lists of members and their plans."""
+    """Writes the new keys into the studies' lists of members, their plans and their looks."""
     renamed = {key: new_key for key, new_key in moved.items() if key != new_key}
-    for path in [*results.glob("studies/*/members.jsonl"), *results.glob("studies/*/plan.json")]:
+    names = ("members.jsonl", "plan.json", "looks.jsonl")
+    for path in (path for name in names for path in results.glob(f"studies/*/{name}")):
         before = path.read_text()
         after = before
         for key, new_key in renamed.items():
