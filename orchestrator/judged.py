@@ -139,9 +139,12 @@ def _share(row: Row, split: str) -> float:
 
 def points_between(base: Row, row: Row, split: str, metric: str) -> float:
     """Returns the difference of an error on a split in percentage points."""
+    column, count = f"{split}_{metric}s", f"{split}_count"
+    if row[count] != base[count]:
+        # arm 可以改训练图的张数：张数不同，只能减错误率
+        return 100.0 * (float(row[column]) / float(row[count]) - float(base[column]) / float(base[count]))
     # 相减用错误张数，整数之差没有舍入误差
-    column = f"{split}_{metric}s"
-    return 100.0 * float(row[column] - base[column]) / float(row[f"{split}_count"])
+    return 100.0 * float(row[column] - base[column]) / float(row[count])
 
 
 def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row]) -> Metric:

@@ -15,7 +15,11 @@ from scipy.stats import ttest_1samp
 from orchestrator.answer import answer
 from orchestrator.findings import Answer
 from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
-from search_spaces.study import Study, load_study
+from orchestrator.tables import load_trials
+from search_spaces.study import Arm, Study, load_study
+from tests.made_plans import make_plan
+from tests.made_records import errors as made_errors
+from tests.made_records import put
 from tests.made_reports import markdown, write
 
 
@@ -101,6 +105,26 @@ def test_trials_from_before_the_metric_was_measured_do_not_enter() -> None:
     assert found.arms[0].n == 0
     assert found.arms[1].word == "no verdict: fewer than 3 seeds"
     assert "8 finished trials ran before the top-1 training error was measured" in markdown(found)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("weight_decay", 1), ("dropout", -1)])
+def test_rates_are_subtracted_where_an_arm_has_other_training_images(tmp_path: Path, name: str, sign: int) -> None:
+    study = load_study(name)
+    few = Arm(name="few", title="500 training images", set={"data.train_images": 500})
+    study = study.model_copy(update={"arms": (study.arms[0], few), "sweep": None})
+    rows = []
+    for trial in make_plan(study, 3).trials:
+        wrong, images = (54, 1080) if trial.arm == "baseline" else (35 + trial.seed, 500)
+        put(tmp_path, trial.config, 20, train_final=made_errors(wrong, images))
+        rows.append({"arm": trial.arm, "seed": trial.seed, "key": trial.key, "phase": "arm"})
+    plan = {"dataset": "digits", "alpha": 0.05, "planned_seeds": 3, "looks": [], "trials": rows}
+    tables = load_trials(tmp_path)
+    none = tables.members.clear(), pl.DataFrame(schema=EPOCH_COLUMNS)
+    base, found = answer(study, study.recipes["digits"], plan, tables.trials, *none).arms
+    assert list(found.differences.values()) == pytest.approx([sign * points for points in (2.0, 2.2, 2.4)])
+    assert found.difference == pytest.approx((found.mean or 0) - (base.mean or 0))
+    if name == "weight_decay":
+        assert found.top5_difference == pytest.approx(100 * ((11 + 12 + 12) / 1500 - 18 / 1080))
 
 
 def timed(times: dict[str, list[int | None]], budget: int = 30) -> Answer:
