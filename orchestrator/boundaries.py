@@ -146,6 +146,21 @@ def looks_before(looks: Sequence[int], seeds: int) -> tuple[int, ...]:
     return tuple(before)
 
 
+def seeds_for_a_word(looks: Sequence[int], arms: int, alpha: float) -> int:
+    """Returns the fewest seeds, beyond those looked at, at which equal signs are significant at what the look may use.
+
+    Args:
+        looks: Seeds at the looks taken so far, increasing; such as could give a word.
+        arms: Arms compared with the baseline.
+        alpha: Family-wise level.
+    """
+    level = alpha / max(1, arms)
+    seeds = max(looks, default=1) + 1
+    while 2.0 ** (1 - seeds) > level or 2.0 ** (1 - seeds) > level * share_of_level(tuple(looks), seeds, level):
+        seeds += 1
+    return seeds
+
+
 def null_paths(looks: Sequence[int]) -> Iterator[tuple[int, Values]]:
     """Yields, look by look, Student's |t| on simulated paths without an effect.
 

@@ -12,7 +12,7 @@ import polars as pl
 from rich.console import Console
 
 from orchestrator.answer import answer
-from orchestrator.boundaries import FIRST_LOOK, WangTsiatis, looks_before, share_of_level
+from orchestrator.boundaries import FIRST_LOOK, WangTsiatis, looks_before, seeds_for_a_word, share_of_level
 from orchestrator.confirmation import confirm, confirmation_trials, note_look, read_confirmation
 from orchestrator.findings import Answer, TuningTrial
 from orchestrator.plan import ALPHA, Plan, add_look, latest_plan, looks_on_record
@@ -21,6 +21,7 @@ from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.retuning import RETUNED, chosen_values, tuning_outcomes
+from orchestrator.statistics import seeds_to_reach_a_verdict
 from orchestrator.sweep import Search, is_point_of, read_sweep_file
 from orchestrator.swept import remembered_importance, sweep_facts, sweep_points
 from orchestrator.table_rows import EPOCH_COLUMNS
@@ -170,10 +171,17 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     if plan.max_seeds is not None:
         level = ALPHA / max(1, compared)
         share = WangTsiatis(seeds).nominal_level(level, seeds) / level
-        said = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share)
+        need = seeds_to_reach_a_verdict(compared, ALPHA)
+        said = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need)
         return f"at most, with a look at each from {FIRST_LOOK} seeds on; {said.replace('--seeds', '--max-seeds')}"
-    looks = looks_before([look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS], seeds)
+    on_record = [look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS]
+    looks = looks_before(on_record, seeds)
     if looks and looks[-1] > seeds:
         return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
     share = share_of_level(looks, seeds, ALPHA / max(1, compared))
-    return verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share)
+    by_signs = plan.study.statistic == "time_to_threshold"
+    need = seeds_to_reach_a_verdict(compared, share * ALPHA if by_signs else ALPHA)
+    if by_signs and seeds < need:
+        # 现在这次看用不上的水平，以后的看也要先扣掉
+        need = seeds_for_a_word(looks_before(on_record, 0), compared, ALPHA)
+    return verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs)

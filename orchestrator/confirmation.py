@@ -43,7 +43,9 @@ def fresh_seeds(asked: int | None, points: int, recipe: Recipe) -> int:
         points: Points confirmed, one Holm family.
         recipe: Of the study.
     """
-    return asked or max(recipe.seeds, seeds_to_reach_a_verdict(points, ALPHA))
+    # 符号检验自己下判断时，第一次看能用的水平要够它的最小 p
+    level = ALPHA if recipe.threshold is None else share_of_level((), recipe.seeds, ALPHA) * ALPHA
+    return asked or max(recipe.seeds, seeds_to_reach_a_verdict(points, level))
 
 
 def confirmation_plan(

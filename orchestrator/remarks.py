@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from orchestrator.boundaries import FIRST_LOOK
+from orchestrator.boundaries import FIRST_LOOK, seeds_for_a_word
 from orchestrator.costs import pace
 from orchestrator.findings import Answer, ArmAnswer
 from orchestrator.statistics import seeds_to_reach_a_verdict, sign_flip_floor
@@ -117,11 +117,12 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
     outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
     if outside and answer.seeds >= FEWEST_SEEDS:
         yield f"Outside the family of tests: {', '.join(outside)}."
-    need = seeds_to_reach_a_verdict(len(family), answer.alpha)
-    if family and answer.seeds < need and answer.statistic == "time_to_threshold":
+    by_signs = answer.statistic == "time_to_threshold"
+    need = seeds_to_reach_a_verdict(len(family), answer.alpha * (answer.level_share if by_signs else 1.0))
+    if family and answer.seeds < need and by_signs:
         yield (
             f"With {answer.seeds} seeds no p of the sign test is below {sign_flip_floor(answer.seeds):.2g}: only "
-            f"inconclusive is possible; from {need} seeds on, a word is."
+            f"inconclusive is possible; from {_seeds_for_a_word(answer, len(family))} seeds on, a word is."
         )
     elif family and answer.seeds < need:
         yield (
@@ -138,6 +139,11 @@ def _kept(answer: Answer) -> str:
     if answer.max_seeds is not None:
         return " over all looks"
     return "" if answer.looks else f", of which {1.0 - answer.level_share:.0%} are kept for an extension"
+
+
+def _seeds_for_a_word(answer: Answer, arms: int) -> int:
+    """How many seeds the sign test needs once this look, too, has used its part of the level."""
+    return seeds_for_a_word((*answer.looks, answer.seeds), arms, answer.alpha)
 
 
 def _on_course(answer: Answer, most: int) -> str:

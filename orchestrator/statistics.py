@@ -157,14 +157,15 @@ def sign_flip_floor(seeds: int) -> float:
 
 
 def seeds_to_reach_a_verdict(arms: int, alpha: float) -> int:
-    """Returns the fewest seeds whose sign-flip floor is at most alpha / arms (6 for one arm, 7 for 2-3, 8 for 4-6).
+    """Returns the fewest seeds whose exact sign-flip floor is at most alpha / arms (6 for 1 arm, 7 for 2-3, 8 for 4-6).
 
     Args:
         arms: Arms compared with the baseline.
         alpha: Family-wise level.
     """
     seeds = 1
-    while sign_flip_floor(seeds) > alpha / max(arms, 1):
+    # 按精确的下限算：抽样的下限不再变小，水平极小时会没有尽头
+    while 2.0 ** (1 - seeds) > alpha / max(arms, 1):
         seeds += 1
     return seeds
 

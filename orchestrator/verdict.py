@@ -240,6 +240,8 @@ def verdict_outlook(
     standard_deviation: float | None,
     alpha: float = 0.05,
     share: float = 1.0,
+    need: int | None = None,
+    by_signs: bool = False,
 ) -> str:
     """Says before anything runs whether this many seeds can reach a verdict, and what they resolve.
 
@@ -250,10 +252,14 @@ def verdict_outlook(
         standard_deviation: Of the differences, from an earlier answer; None without one.
         alpha: Family-wise level.
         share: Of it, what this look may use.
+        need: The fewest seeds that sign flips need; None for as many as that share asks for.
+        by_signs: Whether the sign test judges, rather than t.
     """
-    need = seeds_to_reach_a_verdict(arms, alpha)
+    need = need or seeds_to_reach_a_verdict(arms, share * alpha)
     if seeds < need:
         tested = "1 arm" if arms == 1 else f"{arms} arms"
+        if by_signs:
+            return f"{seeds} seeds cannot reach a verdict: the sign test of {tested} needs {need} (--seeds {need})"
         if seeds < FEWEST_SEEDS:
             return (
                 f"{seeds} seeds cannot reach a verdict: it takes {FEWEST_SEEDS}, and {need} for sign flips of {tested} "

@@ -17,7 +17,7 @@ from orchestrator.check import found_differences
 from orchestrator.conclusion import _own_points, conclude, resolution_outlook
 from orchestrator.confirmation import confirmation_plan, confirmation_trials, write_confirmation
 from orchestrator.errors import LabError
-from orchestrator.plan import Plan, plan_on_record, write_plan
+from orchestrator.plan import Plan, add_look, plan_on_record, write_plan
 from orchestrator.sweep import TUNING_SEED, Ask, Ended, Search, SearchHistory
 from orchestrator.table_rows import MEMBER_COLUMNS
 from search_spaces.study import load_study
@@ -110,3 +110,16 @@ def test_a_plan_on_record_is_read_back_without_the_studys_file(tmp_path: Path) -
     (tmp_path / "plan.json").write_text(json.dumps({**content, "asked": {"name": "lrn"}}))
     with pytest.raises(LabError, match="earlier version or damaged"):
         plan_on_record(tmp_path)
+
+
+def test_the_outlook_of_times_to_a_threshold_counts_the_share_of_each_look(tmp_path: Path) -> None:
+    study = load_study("activation")
+    tanh = study.arms[1]
+    more = (tanh.model_copy(update={"name": f"tanh{n}", "set": {"training.momentum": n / 9}}) for n in (1, 2))
+    arms = (*study.arms, *more)
+    plan = make_plan(study.model_copy(update={"arms": arms}), 7)
+    said = resolution_outlook(plan, tmp_path)
+    assert said == "7 seeds cannot reach a verdict: the sign test of 3 arms needs 8 (--seeds 8)"
+    assert resolution_outlook(make_plan(plan.study, 8), tmp_path) == "8 seeds can reach a verdict"
+    add_look(tmp_path, write_plan(tmp_path, plan, ["ablate"]), 7)
+    assert "needs 10 (--seeds 10)" in resolution_outlook(make_plan(plan.study, 8), tmp_path)

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from orchestrator.answer import answer
+from orchestrator.boundaries import ShareOfLevel, seeds_for_a_word, share_of_level
 from orchestrator.findings import Answer
+from orchestrator.sign_test import Between
 from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.tables import load_trials
+from orchestrator.verdict import ArmEvidence, judge, verdict_outlook
 from search_spaces.study import Arm, Study, load_study
 from tests.made_plans import make_plan
 from tests.made_records import errors as made_errors
@@ -185,6 +188,32 @@ def test_when_neither_arm_came_there_nothing_is_said() -> None:
     assert found.arms[1].word == "inconclusive"
     assert found.arms[1].difference is None
     assert "never, 0 of 8" in markdown(found)
+
+
+@pytest.mark.parametrize("looks", [(), (3,), (5,), (3, 4, 5)])
+@pytest.mark.parametrize("arms", [1, 3, 6, 12])
+def test_the_seeds_that_the_sign_test_is_said_to_need_are_the_first_that_reach_a_word(
+    looks: tuple[int, ...], arms: int
+) -> None:
+    def word(seeds: int) -> str:
+        ratios = tuple(Between(1.0 + seed, 1.0 + seed) for seed in range(seeds))
+        differences = tuple(ratio.low for ratio in ratios)
+        found = [ArmEvidence(str(n), differences, seeds, claimed_points=1.0, ratios=ratios) for n in range(arms)]
+        share = share_of_level(looks, seeds, 0.05 / arms)
+        return judge(found, math.log(1.25), 0.05, ShareOfLevel(share))["0"].word
+
+    need = seeds_for_a_word(looks, arms, 0.05)
+    assert (word(need - 1), word(need)) == ("inconclusive", "supports")
+    if not looks:
+        share = share_of_level((), need, 0.05 / arms)
+        assert f"{need} seeds can reach" in verdict_outlook(need, arms, 1.5, None, 0.05, share)
+        assert f"--seeds {need})" in verdict_outlook(need - 1, arms, 1.5, None, 0.05, share)
+
+
+def test_the_remark_names_the_seeds_that_reach_a_word_after_this_look() -> None:
+    found = timed({"baseline": [5] * 5, "tanh": [10, 11, 12, 10, 11]})
+    assert any("only inconclusive is possible; from 8 seeds on, a word is" in note for note in found.notes)
+    assert not any("is possible" in note for note in timed({"baseline": [5] * 6, "tanh": list(range(10, 16))}).notes)
 
 
 def test_equal_times_are_equivalent_or_identical_never_supported() -> None:
