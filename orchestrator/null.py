@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.ended import done_states
+from orchestrator.errors import LabError
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.plan import Plan
+from orchestrator.sweep import TUNING_SEED
 from search_spaces.trial import PlannedTrial, unfold
 
 OTHER_SEEDS = "other_seeds"
@@ -22,8 +24,17 @@ def null_plan(plan: Plan, results: Path, retry_failed: bool) -> Plan:
         plan: The study's.
         results: The results folder.
         retry_failed: Whether failed trials are trained again.
+
+    Raises:
+        LabError: So many seeds would reach into those for tuning.
     """
     count = len(plan.seeds)
+    if 2 * count > TUNING_SEED:
+        raise LabError(
+            f"--null with {count} seeds takes seeds up to {2 * count - 1}, and those from {TUNING_SEED} on are for "
+            f"tuning; ask for {TUNING_SEED // 2} at most",
+            exit_code=2,
+        )
     baseline = plan.study.arm(plan.study.baseline)
     last = 2 * count - 1
     again = {"name": OTHER_SEEDS, "title": f"the same again, seeds {count} to {last}", "claim": None}

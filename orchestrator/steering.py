@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from alexnet_core.specification import Frozen
 from orchestrator import records
 from orchestrator.errors import LabError
+from orchestrator.sweep import TUNING_SEED
 
 RUN, REQUESTS = "run.json", "requests.jsonl"
 
@@ -68,7 +69,7 @@ class Request(Frozen):
     run: str
     kind: Literal["stop", "stop_arm", "skip_arm", "seeds"]
     arm: str | None = None
-    seeds: int | None = None
+    seeds: int | None = Field(default=None, le=TUNING_SEED)
 
 
 def write_run(folder: Path, facts: RunFacts) -> None:
@@ -116,6 +117,8 @@ def ask(folder: Path, kind: Literal["stop", "stop_arm", "skip_arm", "seeds"], va
         raise LabError(f"{folder.name} takes no further seeds while it runs: {why}", exit_code=2)
     if kind == "seeds" and int(value or 0) <= facts.seeds:
         raise LabError(f"study {folder.name} runs {facts.seeds} seeds already; ask for more than that", exit_code=2)
+    if kind == "seeds" and int(value or 0) > TUNING_SEED:
+        raise LabError(f"{value} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
     request = Request(
         run=facts.run,
         kind=kind,

@@ -22,6 +22,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 Text = Annotated[str, Field(min_length=1)]
 # `--study paper` 问所有研究
 RESERVED = ("paper",)
+FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS = 2, 500
 PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "epochs_to_training_error"]
 Statistic = Literal["difference", "log_ratio", "time_to_threshold"]
 Points = Annotated[float, Field(gt=0, le=100)]
@@ -82,7 +83,7 @@ class Retune(Frozen):
     parameter: Annotated[str, Field(pattern=r"^training\.[a-z_]+$")] = "training.learning_rate"
     low: float = Field(gt=0)
     high: float = Field(gt=0)
-    trials: int = Field(default=8, ge=2, le=500)
+    trials: int = Field(default=8, ge=FEWEST_TUNING_TRIALS, le=MOST_TUNING_TRIALS)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

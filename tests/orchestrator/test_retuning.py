@@ -264,6 +264,25 @@ def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     assert found_differences(tmp_path / "studies" / "pooling-null", tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--null", "--seeds", "600"], "takes seeds up to 1199, and those from 1000 on are for tuning; ask for 500"),
+        (["--null", "--seeds", "501"], "ask for 500 at most"),
+        (["--study", "activation", "--tuning-trials", "1500"], "--tuning-trials 1500: ask for 2 to 500 of each arm"),
+        (["--study", "activation", "--tuning-trials", "501"], "ask for 2 to 500 of each arm, or 0"),
+        (["--retune", "learning_rate", "--tuning-trials", "1"], "ask for 2 to 500 of each arm, or 0"),
+    ],
+)
+def test_seeds_that_tune_and_seeds_that_judge_never_overlap(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert main([*arguments, "--dry-run", "--results", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab: Lab) -> None:
     command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2", "--no-dashboard")

@@ -53,9 +53,10 @@ def test_the_driver_hears_each_request_once_and_no_other_runs(folder: Path) -> N
     assert not (folder / REQUESTS).exists(), "a new run forgets what an earlier one was asked"
     steering = Steering(folder, facts().run)
     assert steering.update() == []
+    late += facts().run.join(('{"run":"', '","kind":"seeds","seeds":2500}\n'))
     (folder / REQUESTS).write_text(late + "no json\n\xff\n")
     assert steering.update() == []
-    assert not steering.stop
+    assert (steering.stop, steering.seeds) == (False, 0)
     said = ask(folder, "skip_arm", "as_run")
     assert said.startswith(f"asked process {os.getpid()} on {socket.gethostname()}: begin no other trial of arm as_run")
     ask(folder, "stop_arm", "no_lrn")
@@ -102,6 +103,7 @@ def test_what_the_driver_could_not_do_is_refused_at_once(folder: Path) -> None:
         ("stop_arm", "lrn", "'lrn' is none of the arms: baseline, no_lrn, as_run"),
         ("skip_arm", "baseline", "baseline is the baseline, which every comparison needs"),
         ("seeds", 8, "runs 8 seeds already"),
+        ("seeds", 1001, "1001 seeds: those from 1000 on are for tuning"),
     ):
         with pytest.raises(LabError, match=message):
             ask(folder, kind, value)  # type: ignore[arg-type]
