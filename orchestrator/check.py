@@ -18,8 +18,8 @@ from orchestrator.plan import EXIT_NOTHING, Plan, plan_on_record
 from orchestrator.records import trial_folder
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, table_files
 from orchestrator.reporting.material import Material, details
-from orchestrator.reporting.provenance import Provenance, sha256
-from orchestrator.table_rows import TRIAL_COLUMNS
+from orchestrator.reporting.provenance import Provenance, sha256, sha256_of
+from orchestrator.table_rows import TRIAL_COLUMNS, epoch_rows
 from orchestrator.tables import TrialTables, load_trials, read_table, trials_from_records
 from search_spaces.study import load_study, study_names
 
@@ -43,7 +43,9 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     keys = sorted({record.key for record in source.records})
     members = load_trials(results).members
     trials = trials_from_records(results, sorted({*keys, *(row["key"] for row in content["trials"])}))
-    again = judged_material(plan, content, folder, results, TrialTables(trials, members))
+    # 到达阈值的时间出自 epochs.jsonl，不信那张可能没跟上的表
+    epochs = epoch_rows(results, trials["key"].to_list()) if plan.recipe.threshold is not None else None
+    again = judged_material(plan, content, folder, results, TrialTables(trials, members), epochs=epochs)
     return [
         *_changed_records(source, results),
         *_changed_plan(plan, folder, source, answer),
@@ -64,16 +66,18 @@ def _reported(folder: Path) -> tuple[Answer, Provenance]:
 
 def _changed_records(source: Provenance, results: Path) -> Iterator[str]:
     for record in source.records:
-        path = trial_folder(results, record.key) / "result.json"
-        now = sha256(path.read_bytes()) if path.is_file() else None
-        if now != record.sha256:
-            how = "is gone" if now is None else "was changed"
-            yield f"record {record.key} ({record.arm} seed {record.seed}): result.json {how} after the report"
-        evaluation = evaluation_path(path.parent, record.views)
-        seen = sha256(evaluation.read_bytes()) if record.views != 1 and evaluation.is_file() else None
-        if seen != record.evaluation_sha256:
-            how = "is gone" if seen is None else "was changed"
-            yield f"record {record.key} ({record.arm} seed {record.seed}): its evaluation {how} after the report"
+        folder = trial_folder(results, record.key)
+        evaluation = sha256_of(evaluation_path(folder, record.views)) if record.views != 1 else None
+        # 旧报告没有记 epochs.jsonl 的哈希，无从比较
+        epochs = sha256_of(folder / "epochs.jsonl") if record.epochs_sha256 is not None else None
+        for what, now, before in (
+            ("result.json", sha256_of(folder / "result.json"), record.sha256),
+            ("its evaluation", evaluation, record.evaluation_sha256),
+            ("epochs.jsonl", epochs, record.epochs_sha256),
+        ):
+            if now != before:
+                how = "is gone" if now is None else "was changed"
+                yield f"record {record.key} ({record.arm} seed {record.seed}): {what} {how} after the report"
 
 
 def _changed_plan(plan: Plan, folder: Path, source: Provenance, answer: Answer) -> Iterator[str]:

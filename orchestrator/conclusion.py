@@ -64,6 +64,7 @@ def judged_material(
     tables: TrialTables,
     *,
     notes_look: bool = False,
+    epochs: pl.DataFrame | None = None,
 ) -> Material:
     """Judges a study from the tables and collects what its report is made of.
 
@@ -74,9 +75,10 @@ def judged_material(
         results: The results folder.
         tables: The tables.
         notes_look: Write down in `plan.json` that so many seeds were looked at.
+        epochs: The epochs table; None to read it where the study needs it.
     """
     points = _own_points(plan, tables.members, results, folder.name)
-    epochs = _epochs(plan, results)
+    epochs = _epochs(plan, results) if epochs is None else epochs
     judged = answer(plan.study, plan.recipe, content, tables.trials, points, epochs)
     if plan.retune is not None:
         outcomes = tuning_outcomes(plan, results)

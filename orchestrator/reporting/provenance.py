@@ -27,6 +27,7 @@ class RecordUsed(Frozen):
         sha256: Of its `result.json`.
         views: In how many views it was evaluated for the answer.
         evaluation_sha256: Of the record of that evaluation; None with one view, which is in `result.json`.
+        epochs_sha256: Of its `epochs.jsonl`, where the answer is about times to a threshold, which are read from there.
     """
 
     arm: str
@@ -38,6 +39,7 @@ class RecordUsed(Frozen):
     sha256: str
     views: int = 1
     evaluation_sha256: str | None = None
+    epochs_sha256: str | None = None
 
 
 class Provenance(Frozen):
@@ -78,7 +80,8 @@ class Provenance(Frozen):
     @property
     def digest(self) -> str:
         """One SHA-256 over all records used."""
-        lines = [f"{record.key} {record.sha256} {record.evaluation_sha256 or ''}".rstrip() for record in self.records]
+        parts = [(one.key, one.sha256, one.evaluation_sha256, one.epochs_sha256) for one in self.records]
+        lines = [" ".join(part for part in own if part) for own in parts]
         return sha256("\n".join(sorted(lines)).encode())
 
 
@@ -103,7 +106,7 @@ def provenance(plan: Mapping[str, Any], folder: Path, results: Path, used: pl.Da
         hours=hours,
         gpu_hours=gpu_hours,
         idle_gpu_hours=idle,
-        records=_records(results, used, {(row["arm"], row["key"]): row.get("views", 1) for row in plan["trials"]}),
+        records=_records(results, used, plan),
         plan_sha256=sha256((folder / "plan.json").read_bytes()),
     )
 
@@ -111,6 +114,11 @@ def provenance(plan: Mapping[str, Any], folder: Path, results: Path, used: pl.Da
 def sha256(content: bytes) -> str:
     """Returns the SHA-256 in hex digits."""
     return hashlib.sha256(content).hexdigest()
+
+
+def sha256_of(path: Path) -> str | None:
+    """Returns the SHA-256 of a file; None where there is none."""
+    return sha256(path.read_bytes()) if path.is_file() else None
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -157,13 +165,18 @@ def _hours(trials: pl.DataFrame) -> tuple[float, float, float]:
     return whole, paid, idle
 
 
-def _records(results: Path, used: pl.DataFrame, views: Mapping[tuple[str, str], int]) -> tuple[RecordUsed, ...]:
+def _records(results: Path, used: pl.DataFrame, plan: Mapping[str, Any]) -> tuple[RecordUsed, ...]:
+    views = {(row["arm"], row["key"]): row.get("views", 1) for row in plan["trials"]}
+    timed = plan.get("recipe", {}).get("threshold") is not None
     hashes = {key: sha256((trial_folder(results, key) / "result.json").read_bytes()) for key in used["key"].unique()}
 
     def seen(row: Mapping[str, Any]) -> dict[str, Any]:
-        asked = views.get((row["arm"], row["key"]), 1)
-        path = evaluation_path(trial_folder(results, row["key"]), asked)
-        return {"views": asked, "evaluation_sha256": sha256(path.read_bytes()) if path.is_file() else None}
+        asked, folder = views.get((row["arm"], row["key"]), 1), trial_folder(results, row["key"])
+        return {
+            "views": asked,
+            "evaluation_sha256": sha256_of(evaluation_path(folder, asked)),
+            "epochs_sha256": sha256_of(folder / "epochs.jsonl") if timed else None,
+        }
 
     rows = used.select("arm", "seed", "phase", "key", "state", "message").sort("phase", "seed", "arm", "key")
     return tuple(RecordUsed(**row, sha256=hashes[row["key"]], **seen(row)) for row in rows.iter_rows(named=True))

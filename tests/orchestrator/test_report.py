@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from alexnet_core.metrics import EpochReport
+from orchestrator import records
 from orchestrator.findings import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.plan import Plan, read_plan, write_plan
 from orchestrator.records import join_members, trial_folder
@@ -19,7 +21,7 @@ from orchestrator.report import main
 from orchestrator.tables import update_tables
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
-from tests.made_records import put
+from tests.made_records import make_report, put
 from tests.made_reports import make_answer, write
 
 WRONG = {"baseline": [6, 7, 5, 8, 6, 7, 6, 5], "no_lrn": [13, 15, 11, 17, 12, 15, 14, 11]}
@@ -160,6 +162,39 @@ def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert f"record {key} (baseline seed 0): result.json is gone" in said
     assert "complete seeds: 8 in the report, 0 from the records" in said
+
+
+def curve(reached: int) -> list[EpochReport]:
+    """25 epochs whose training error, of 1,078 images, falls to the threshold in one of them."""
+    return [make_report(epoch, 5 if epoch >= reached else 300) for epoch in range(1, 26)]
+
+
+def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = make_plan(load_study("activation"), 8)
+    for trial in plan.trials:
+        key = put(tmp_path, trial.config, epochs=25)
+        records.rewrite_epochs(trial_folder(tmp_path, key), curve(4 + trial.seed % 2 + 4 * (trial.arm == "tanh")))
+    folder = tmp_path / "studies" / "activation"
+    write_plan(folder, plan, ["ablate.py"])
+    update_tables(tmp_path)
+    assert report(tmp_path, "--study", "activation") == 0
+    assert report(tmp_path, "--study", "activation", "--check") == 0
+    tanh = [trial for trial in plan.trials if trial.arm == "tanh"]
+    for trial in tanh:
+        records.rewrite_epochs(trial_folder(tmp_path, trial.key), curve(1))
+    capsys.readouterr()
+    assert report(tmp_path, "--study", "activation", "--check") == 1
+    said = capsys.readouterr().out
+    assert f"record {tanh[0].key} (tanh seed 0): epochs.jsonl was changed after the report" in said
+    assert "verdict on tanh: word 'supports' in the report, 'contradicts' from the records" in said
+    source = json.loads((folder / "provenance.json").read_text())
+    for record in source["records"]:
+        del record["epochs_sha256"]
+    (folder / "provenance.json").write_text(json.dumps(source))
+    assert report(tmp_path, "--study", "activation", "--check") == 1
+    said = capsys.readouterr().out
+    assert "epochs.jsonl" not in said
+    assert "verdict on tanh: word" in said
 
 
 def test_comparisons_chosen_afterwards_are_marked_and_leave_the_answer_alone(
