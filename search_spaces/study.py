@@ -22,6 +22,8 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
 Text = Annotated[str, Field(min_length=1)]
 # `--study paper` 问所有研究
 RESERVED = ("paper",)
+# 这个数据集上的文件夹就叫研究的名字
+WITHOUT_SUFFIX = "digits"
 FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS = 2, 500
 PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "epochs_to_training_error"]
 Statistic = Literal["difference", "log_ratio", "time_to_threshold"]
@@ -290,11 +292,29 @@ def load_study(name_or_path: str) -> Study:
 
 def _own_name(study: Study, path: Path) -> Study:
     """An own study may not write into the folder of another; a study file of the package given by its path is it."""
-    taken = study.name in study_names() and load_study(study.name) != study
-    if taken or study.name in RESERVED:
-        what = "the name of a study of this package" if taken else "what all studies together are called"
+    what = None
+    if study.name in study_names() and load_study(study.name) != study:
+        what = "the name of a study of this package"
+    elif study.name in RESERVED:
+        what = "what all studies together are called"
+    elif (owner := _whose_folder(study.name)) is not None:
+        what = f"where {owner} of this package has its answers"
+    if what is not None:
         raise placed(StudyError(f"name: {study.name} is {what}; give yours another name", ("name",)), path)
     return study
+
+
+def _whose_folder(name: str) -> str | None:
+    """Which study's folder of another data set, or of its noise floor, has this name."""
+    for own in (*study_names(), *RESERVED):
+        # 只有名字像的才去读它有哪些数据集
+        if name.startswith(f"{own}-"):
+            studies = study_names() if own in RESERVED else (own,)
+            datasets = {dataset for study in studies for dataset in load_study(study).recipes}
+            places = {"null", *datasets, *(f"null-{dataset}" for dataset in datasets)}
+            if name.removeprefix(f"{own}-") in places - {WITHOUT_SUFFIX}:
+                return f"study {own}"
+    return None
 
 
 def _checked_name(study: Study, file_name: str) -> Study:

@@ -188,6 +188,10 @@ recipes:
     [
         ("name: mine", "name: paper", ":1:1: name: paper is what all studies together are called"),
         ("name: mine", "name: lrn", ":1:1: name: lrn is the name of a study of this package"),
+        ("name: mine", "name: lrn-cifar10", ":1:1: name: lrn-cifar10 is where study lrn of this package has its"),
+        ("name: mine", "name: weight_decay-null", ":1:1: name: weight_decay-null is where study weight_decay of"),
+        ("name: mine", "name: lrn-null-cifar10", ":1:1: name: lrn-null-cifar10 is where study lrn of this package"),
+        ("name: mine", "name: paper-cifar10", ":1:1: name: paper-cifar10 is where study paper of this package"),
         ("training.momentum: 0.0", "training.momentu: 0.0", ":10:11: arm two on network alexnet-mini: unknown field"),
         ("training.momentum: 0.0", "training.momentum: 1.0", ":10:11: arm two"),
         ("    set: {", "    remove: [conv4]\n    set: {network.conv4.kernel: 5, ", "edits a layer that is removed"),
