@@ -20,7 +20,7 @@ from orchestrator.records import read_members
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
 from orchestrator.reporting.terminal import answer_table
-from orchestrator.retuning import RETUNED, chosen_values, tuning_outcomes
+from orchestrator.retuning import RETUNED, compared_values, tuning_outcomes, without_best
 from orchestrator.statistics import seeds_to_reach_a_verdict
 from orchestrator.sweep import Search, is_point_of, read_sweep_file
 from orchestrator.swept import remembered_importance, sweep_facts, sweep_points
@@ -84,7 +84,7 @@ def judged_material(
         outcomes = tuning_outcomes(plan, results)
         again = _retuned(plan, content, outcomes, tables.trials, points.clear(), epochs)
         more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
-        judged = judged.model_copy(update=more)
+        judged = judged.model_copy(update={**more, "notes": (*judged.notes, *without_best(plan, outcomes))})
     judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
     if notes_look:
         content = add_look(folder, dict(content), judged.seeds)
@@ -103,7 +103,7 @@ def _retuned(
     epochs: pl.DataFrame,
 ) -> Answer | None:
     """The answer of the arms with their own best values, or None while those are not known."""
-    chosen = chosen_values(outcomes)
+    chosen = compared_values(plan.study, outcomes)
     rows = [
         {**row, "arm": row["arm"].removesuffix(RETUNED), "phase": "arm"}
         for row in content["trials"]
@@ -113,7 +113,9 @@ def _retuned(
         return None
     name = plan.retune.parameter.removeprefix("training.")
     arms = tuple(
-        arm.model_copy(update={"title": f"{arm.title}; {name} {chosen[arm.name]:g}"}) for arm in plan.study.arms
+        arm.model_copy(update={"title": f"{arm.title}; {name} {chosen[arm.name]:g}"})
+        for arm in plan.study.arms
+        if arm.name in chosen
     )
     study = plan.study.model_copy(update={"name": f"{plan.study.name}, re-tuned", "arms": arms})
     return answer(study, plan.recipe, {**content, "trials": rows}, trials, no_points, epochs)

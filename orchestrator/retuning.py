@@ -8,6 +8,7 @@ so that an interrupted run goes on and a second one trains nothing.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from search_spaces.trial import PlannedTrial, point_trial, unfold
 
 TUNING, RETUNED = "-tuning", "-retuned"
 DECADE = 10.0
+LEAVE_OUT = "--tuning-trials 0 leaves the re-tuning out"
 
 
 def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | None) -> Retune | None:
@@ -105,11 +107,9 @@ def retuned_trials(plan: Plan, chosen: Mapping[str, float]) -> tuple[PlannedTria
 
     Args:
         plan: The plan.
-        chosen: Value by arm; empty while the tuning has not ended.
+        chosen: Value by arm, see `compared_values`; empty while the tuning has not ended.
     """
-    if not chosen:
-        return ()
-    return tuple(_with_value(plan, trial, chosen[trial.arm], "retuned") for trial in plan.trials)
+    return tuple(_with_value(plan, trial, chosen[trial.arm], "retuned") for trial in plan.trials if trial.arm in chosen)
 
 
 def _field(retune: Retune) -> str:
@@ -178,26 +178,35 @@ def chosen_values(outcomes: Sequence[TuningTrial]) -> dict[str, float]:
     return {outcome.arm: outcome.value for outcome in outcomes if outcome.chosen}
 
 
-def with_retuning(plan: Plan, results: Path, retry_failed: bool) -> Plan:
-    """Returns the plan with the trials of its re-tuning as far as they are known, and which of them are on record.
+def compared_values(study: Study, outcomes: Sequence[TuningTrial]) -> dict[str, float]:
+    """Returns the best values of the arms that are compared re-tuned; none without the baseline's and another's."""
+    chosen = chosen_values(outcomes)
+    return chosen if study.baseline in chosen and len(chosen) > 1 else {}
 
-    Raises:
-        LabError: An arm has no finished tuning trial.
-    """
+
+def without_best(plan: Plan, outcomes: Sequence[TuningTrial]) -> tuple[str, ...]:
+    """Says of each arm none of whose tuning trials finished that its re-tuned comparison is missing, and why."""
+    if plan.retune is None or len(outcomes) < len(tuning_trials(plan)):
+        return ()
+    chosen = chosen_values(outcomes)
+    lost = [arm.name for arm in plan.study.arms if arm.name not in chosen]
+    ends = {name: Counter(outcome.said for outcome in outcomes if outcome.arm == name) for name in lost}
+    missing = dict.fromkeys(lost, f"its re-tuned comparison is missing, and {LEAVE_OUT}")
+    if plan.study.baseline in lost:
+        missing[plan.study.baseline] = f"no arm can be compared with it re-tuned; {LEAVE_OUT}"
+    return tuple(
+        f"No tuning trial of {name} finished ({', '.join(f'{count} {said}' for said, count in ends[name].items())}), "
+        f"so that it has no best {_field(plan.retune)}: {missing[name]}."
+        for name in lost
+    )
+
+
+def with_retuning(plan: Plan, results: Path, retry_failed: bool) -> Plan:
+    """Returns the plan with the trials of its re-tuning as far as they are known, and which of them are on record."""
     if plan.retune is None:
         return plan
-    tuning = tuning_trials(plan)
-    outcomes = tuning_outcomes(plan, results)
-    chosen = chosen_values(outcomes)
-    if len(outcomes) == len(tuning):
-        lost = [arm.name for arm in plan.study.arms if arm.name not in chosen]
-        if lost:
-            raise LabError(
-                f"no tuning trial of arm {lost[0]} finished, so that it has no best {plan.retune.parameter}; "
-                "--tuning-trials 0 leaves the re-tuning out",
-                exit_code=1,
-            )
-    further = (*tuning, *retuned_trials(plan, chosen))
+    chosen = compared_values(plan.study, tuning_outcomes(plan, results))
+    further = (*tuning_trials(plan), *retuned_trials(plan, chosen))
     done = done_states(results, [trial.key for trial in further], retry_failed)
     return replace(plan, further=further, done={**plan.done, **done})
 
@@ -213,9 +222,14 @@ def retuning_configs(plan: Plan) -> list[TrainConfig]:
     """What the re-tuning still trains; while the best values are not known, as much as if no arm kept its own."""
     if plan.retune is None:
         return []
-    tuned = any(trial.phase == "retuned" for trial in plan.further)
     known = [trial.config for trial in further_missing(plan)]
-    return known if tuned else [*known, *(trial.config for trial in plan.trials)]
+    return known if _is_tuned(plan) else [*known, *(trial.config for trial in plan.trials)]
+
+
+def _is_tuned(plan: Plan) -> bool:
+    """Whether it is known what is trained with the best values, be it nothing."""
+    ended = all(trial.key in plan.done for trial in plan.further if trial.phase == "tuning")
+    return any(trial.phase == "retuned" for trial in plan.further) or (bool(plan.further) and ended)
 
 
 def retuning_left(plan: Plan) -> int:
@@ -227,9 +241,11 @@ def retuning_line(plan: Plan) -> str:
     """Says what the re-tuning wants."""
     assert plan.retune is not None
     arms, left = len(plan.study.arms), retuning_left(plan)
-    tuned = any(trial.phase == "retuned" for trial in plan.further)
+    tuned = _is_tuned(plan)
+    best = sum(trial.phase == "retuned" for trial in plan.further) if tuned else len(plan.trials)
+    lost = "; of some arm no tuning trial finished" if best < len(plan.trials) else ""
     at_most = "" if tuned or not left else " at most (an arm whose best is the recipe's value has its trials already)"
     return (
         f"re-tuning {plan.retune.parameter}: {arms} arms x {plan.retune.trials} tuning trials on seeds from "
-        f"{TUNING_SEED}, then {len(plan.trials)} trials with each arm's best; {left} to train{at_most}"
+        f"{TUNING_SEED}, then {best} trials with each arm's best{lost}; {left} to train{at_most}"
     )

@@ -209,9 +209,14 @@ def retuned_table(answer: Answer) -> TextTable:
 def retuned_lead(answer: Answer) -> str:
     """Says what was tuned and what not."""
     best = ", ".join(f"{trial.arm} {shown_value(trial.value)}" for trial in answer.tuning if trial.chosen)
+    trained = (
+        f"its best ({best or 'not known yet'}) was then trained on the judged seeds"
+        if answer.retuned is not None
+        else "there is no verdict with each arm's best"
+    )
     return (
-        f"Every arm tried the same values of {answer.retuned_parameter} with the same budget, on tuning seeds; its "
-        f"best ({best or 'not known yet'}) was then trained on the judged seeds. The table above is the fixed recipe."
+        f"Every arm tried the same values of {answer.retuned_parameter} with the same budget, on tuning seeds; "
+        f"{trained}. The table above is the fixed recipe."
     )
 
 

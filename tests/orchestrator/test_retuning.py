@@ -23,9 +23,9 @@ from alexnet_core.metrics import EpochReport, SplitMetrics
 from orchestrator import records
 from orchestrator.ablate import main
 from orchestrator.check import found_differences
+from orchestrator.conclusion import judged_material
 from orchestrator.display import Progress
-from orchestrator.errors import LabError
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, write_plan
 from orchestrator.recorder import Recorder, RecordSettings
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.retuning import (
@@ -39,6 +39,7 @@ from orchestrator.retuning import (
     with_retuning,
 )
 from orchestrator.session import run_retuning
+from orchestrator.tables import update_tables
 from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, unfold
 from tests.lab import Lab
@@ -173,12 +174,48 @@ def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_valu
     assert len(further_missing(known)) == SEEDS * (len(plan.study.arms) - 1)
 
 
-def test_an_arm_of_which_no_tuning_trial_finished_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", ["tanh", "baseline"])
+def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, lost: str
+) -> None:
     plan = retuning_plan(trials=2)
+    for trial in plan.trials:
+        put(tmp_path, trial, there(3 if trial.arm == "baseline" else 12))
     for trial in tuning_trials(plan):
-        put(tmp_path, trial, there(4), TrialState.DIVERGED if "tanh" in trial.arm else TrialState.FINISHED)
-    with pytest.raises(LabError, match="no tuning trial of arm tanh finished"):
-        with_retuning(plan, tmp_path, False)
+        state = TrialState.DIVERGED if trial.arm.startswith(lost) else TrialState.FINISHED
+        put(tmp_path, trial, there(4), state)
+    assert retuning_left(with_retuning(plan, tmp_path, False)) == 0
+    command = ["--study", "activation", "--tuning-trials", "2", "--seeds", str(SEEDS), "--results", str(tmp_path)]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "then 0 trials with each arm's best; of some arm no tuning trial finished; 0 to train" in output
+    said = f"No tuning trial of {lost} finished (2 diverged), so that it has no best learning_rate: "
+    assert said in output
+    folder = tmp_path / "studies" / "activation"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert [arm["word"] for arm in answer["arms"]] == ["baseline", "supports"]
+    assert answer["retuned"] is None
+    report = (folder / "report.md").read_text()
+    assert said.replace("_", "\\_") in report
+    assert "there is no verdict with each arm's best" in report
+    assert found_differences(folder, tmp_path) == []
+
+
+def test_the_other_arms_are_compared_retuned_where_one_has_no_best_value(tmp_path: Path) -> None:
+    plan = retuning_plan("lrn", 2, "learning_rate")
+    for trial in tuning_trials(plan):
+        put(tmp_path, trial, [9, 3], TrialState.DIVERGED if "as_run" in trial.arm else TrialState.FINISHED)
+    known = with_retuning(plan, tmp_path, False)
+    retuned = [trial for trial in known.further if trial.phase == "retuned"]
+    assert {trial.arm for trial in retuned} == {"baseline-retuned", "no_lrn-retuned"}
+    for trial in (*plan.trials, *retuned):
+        put(tmp_path, trial, [9, 3 + trial.seed % 2])
+    folder = tmp_path / "studies" / "lrn"
+    content = write_plan(folder, with_retuning(plan, tmp_path, False), ["ablate"])
+    found = judged_material(plan, content, folder, tmp_path, update_tables(tmp_path)).answer
+    assert found.retuned is not None
+    assert [arm.name for arm in found.retuned.arms] == ["baseline", "no_lrn"]
+    assert "its re-tuned comparison is missing" in found.notes[-1]
 
 
 def test_what_cannot_be_tuned_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
