@@ -53,6 +53,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
         workers=context.get_world_size(),
         devices=_devices(settings["device"], settings["gpus"]),
         broker=ray.get_actor(BROKER_NAME),
+        gpus=settings["gpus"],
     )
     node = ray.get_runtime_context().get_node_id()
     ray.get(place.broker.slot_event.remote(place.slot, {"type": "ready", "rank": place.rank, "node": node}))
@@ -72,13 +73,14 @@ def slot_loop(settings: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where this worker stands: its slot, its rank in the group, its devices, and the broker."""
+    """Where this worker stands: its slot, its rank in the group, its devices, the broker, and the GPUs it reserves."""
 
     slot: int
     rank: int
     workers: int
     devices: tuple[str, str]
     broker: Any
+    gpus: float = 0.0
 
 
 def _devices(device: str, gpus: int) -> tuple[str, str]:
@@ -312,6 +314,11 @@ def _memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def _share(gpus: float) -> str | None:
+    """The part of a GPU that a small slot reserves; None for whole ones."""
+    return f"{gpus:g}" if 0 < gpus < 1 else None
+
+
 def _environment(place: Place) -> dict[str, str | int | None]:
     """What the trial ran on; recorded, never part of its key."""
     import numpy
@@ -336,6 +343,7 @@ def _environment(place: Place) -> dict[str, str | int | None]:
         "slot": place.slot,
         "node": ray.get_runtime_context().get_node_id()[:12],
         "reserved_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "gpu_share": _share(place.gpus),
         "pid": os.getpid(),
         "worker_memory_mb": _memory_bytes() // 1_000_000,
     }

@@ -158,11 +158,21 @@ def _hours(trials: pl.DataFrame) -> tuple[float, float, float]:
         used = {device for device in (row.get("env_devices") or "").split(",") if device.startswith("cuda")}
         reserved = len([gpu for gpu in (row.get("env_reserved_gpus") or "").split(",") if gpu]) if used else 0
         reserved = max(reserved, len(used))
-        workers = int(row.get("env_workers") or 1)
+        # 几个小槽位合用一块 GPU 时，各自只付自己的一份
+        workers = _factor(row.get("env_workers")) * _factor(row.get("env_gpu_share"))
         each.append((hours, hours * reserved * workers, hours * (reserved - len(used)) * workers))
     # 表里行的次序会变，和却不能变：否则报告会无故重写
     whole, paid, idle = (math.fsum(column) for column in zip(*each, strict=True)) if each else (0.0, 0.0, 0.0)
     return whole, paid, idle
+
+
+def _factor(recorded: str | None) -> float:
+    """A number of a record's environment; one where there is none, or nonsense."""
+    try:
+        value = float(recorded or 1)
+    except ValueError:
+        return 1.0
+    return value if 0 < value < math.inf else 1.0
 
 
 def _records(results: Path, used: pl.DataFrame, plan: Mapping[str, Any]) -> tuple[RecordUsed, ...]:

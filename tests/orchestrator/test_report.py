@@ -19,6 +19,7 @@ from orchestrator.plan import Plan, read_plan, write_plan
 from orchestrator.records import join_members, trial_folder
 from orchestrator.report import main
 from orchestrator.tables import update_tables
+from orchestrator.worker import _share
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 from tests.made_records import make_report, put
@@ -82,6 +83,23 @@ def test_gpus_that_are_reserved_are_paid_for_also_where_one_idles(tmp_path: Path
     assert source["idle_gpu_hours"] == pytest.approx(18)
     page = (tmp_path / "studies" / "lrn" / "report.html").read_text()
     assert page.count("out of memory") == 9
+
+
+def test_slots_that_share_a_gpu_pay_their_share(tmp_path: Path) -> None:
+    plan = put_on_record(tmp_path, seeds=3)
+    shared = {"devices": "cuda:0", "reserved_gpus": "0", "workers": 1, "gpu_share": _share(0.25)}
+    for trial in plan.trials:
+        put(tmp_path, trial.config, seconds=3600.0, environment=shared)
+    assert report(tmp_path, "--study", "lrn") == 0
+    source = json.loads((tmp_path / "studies" / "lrn" / "provenance.json").read_text())
+    assert (source["hours"], source["gpu_hours"], source["idle_gpu_hours"]) == pytest.approx((9, 2.25, 0))
+    assert source["environment"]["gpu_share"] == ["0.25"]
+    assert (_share(0.0), _share(1), _share(2)) == (None, None, None)
+    for trial in plan.trials:
+        put(tmp_path, trial.config, seconds=3600.0, environment={**shared, "gpu_share": "much", "workers": "-1"})
+    assert report(tmp_path, "--study", "lrn") == 0
+    source = json.loads((tmp_path / "studies" / "lrn" / "provenance.json").read_text())
+    assert source["gpu_hours"] == pytest.approx(9)
 
 
 def test_the_same_records_give_the_same_bytes(results: Path) -> None:
