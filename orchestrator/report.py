@@ -18,7 +18,7 @@ from alexnet_core.errors import CoreError
 from orchestrator.afterwards import chosen_afterwards
 from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
-from orchestrator.display import make_console, print_error
+from orchestrator.display import make_console, print_error, printable
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.paper import PAPER, summary_table
@@ -118,8 +118,17 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
     tables = load_trials(options.results)
     answers = []
     for folder in _folders_on_record(options):
-        plan, content = plan_on_record(folder)
-        answers.append(judged_material(plan, content, folder, options.results, tables, notes_look=True).answer)
+        try:
+            plan, content = plan_on_record(folder)
+        except LabError as error:
+            # 一份损坏的计划不该挡住其余研究的页面
+            print(f"warning: {printable(str(error))}; left out", file=sys.stderr)
+            continue
+        # 噪声基线是拿基线比它自己，不是谁的主张
+        if not content.get("null"):
+            answers.append(judged_material(plan, content, folder, options.results, tables, notes_look=True).answer)
+    if not answers:
+        raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=EXIT_NOTHING)
     target = study_folder(options.results, PAPER, options.dataset or DEFAULT_DATASET, DEFAULT_DATASET)
     studies = [load_study(name) for name in study_names()]
     datasets = {answer.dataset for answer in answers}

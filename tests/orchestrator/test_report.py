@@ -15,6 +15,7 @@ import pytest
 from alexnet_core.metrics import EpochReport
 from orchestrator import records
 from orchestrator.findings import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
+from orchestrator.null import null_plan
 from orchestrator.plan import Plan, read_plan, write_plan
 from orchestrator.records import join_members, trial_folder
 from orchestrator.report import main
@@ -251,6 +252,26 @@ def test_all_studies_on_record_stand_on_one_page(results: Path, capsys: pytest.C
     text = (results / "studies" / "paper" / "report.md").read_text()
     assert "| pooling |" in text
     assert "All claims" in capsys.readouterr().out
+
+
+def test_the_page_of_all_claims_has_no_noise_floor_and_outlives_a_damaged_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_record(tmp_path, seeds=6)
+    noise = null_plan(make_plan(load_study("lrn"), 3), tmp_path, False)
+    write_plan(tmp_path / "studies" / "lrn-null", noise, ["ablate.py", "--null"])
+    damaged = tmp_path / "studies" / "pooling" / "plan.json"
+    damaged.parent.mkdir()
+    damaged.write_text("{")
+    assert report(tmp_path, "--paper") == 0
+    said = capsys.readouterr()
+    assert said.err == f"warning: {damaged} is missing or damaged; run the study again; left out\n"
+    page = (tmp_path / "studies" / "paper" / "report.md").read_text()
+    assert "other\\_seeds" not in page
+    assert "no\\_lrn" in page
+    shutil.rmtree(tmp_path / "studies" / "lrn")
+    assert report(tmp_path, "--paper") == 4
+    assert "no study is on record" in capsys.readouterr().err
 
 
 def test_the_sweep_its_importance_front_and_confirmation_are_shown(tmp_path: Path) -> None:
