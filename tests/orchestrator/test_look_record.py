@@ -130,3 +130,15 @@ def test_the_file_holds_a_line_for_each_look(tmp_path: Path) -> None:
     line = json.loads((tmp_path / FILE).read_text())
     assert line["seeds"] == 5
     assert RecordedLook.model_validate(line).question.baseline == (plan_of(5).trials[0].key, 1)
+
+
+@pytest.mark.parametrize("hostile", [b"\xff\xfe\n[]\n", b'{"seeds": -1}\n', b"[" * 100_000, None])
+def test_a_file_of_somebody_else_is_passed_over_or_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hostile: bytes | None
+) -> None:
+    path = tmp_path / "studies" / "lrn" / FILE
+    path.parent.mkdir(parents=True)
+    path.mkdir() if hostile is None else path.write_bytes(hostile)
+    code = main(["--dry-run", "--results", str(tmp_path)])
+    errors = capsys.readouterr().err
+    assert (code, errors.count("\n")) == ((3, 1) if hostile is None else (0, 0))
