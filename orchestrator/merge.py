@@ -114,6 +114,10 @@ def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
             troubles.append(f"left out {trial.key}: it is being trained here right now")
             return False
         folder = records.trial_folder(results, trial.key)
+        # 拿到锁后再查一次：别的进程可能刚好写完
+        if records.read_result(folder) is not None:
+            troubles.append(f"left out {trial.key}: it has come on record here meanwhile; the own record stays")
+            return False
         for name in TEXTS:
             source = trial.folder / name
             if source.is_file():

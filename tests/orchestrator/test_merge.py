@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator import records
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
-from orchestrator.merge import main
+from orchestrator.foreign import check_trial
+from orchestrator.merge import _taken, main
 from orchestrator.records import TrialState
 from orchestrator.tables import load_tables, load_trials
 from orchestrator.trial_locks import TrialLocks
@@ -122,6 +123,18 @@ def test_a_record_that_differs_is_named_and_the_own_one_stays(
     assert code == 1
     assert f"conflict {key}: the records differ in train, validation (validation 20 wrong here, 21 there)" in output
     assert files(tmp_path / "here" / "trials") == before
+
+
+def test_a_trial_that_ends_here_while_a_merge_sorts_out_keeps_its_own_record(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = put(there, make_config(0), 20)
+    trial = check_trial(there / "trials" / key)
+    assert trial is not None
+    put(here, make_config(0), 11)
+    before, troubles = files(here / "trials" / key), list[str]()
+    assert not _taken(here, trial, troubles)
+    assert files(here / "trials" / key) == before
+    assert troubles == [f"left out {key}: it has come on record here meanwhile; the own record stays"]
 
 
 def test_an_interrupted_trial_here_is_ended_by_the_other_machines_and_a_running_one_is_left(
