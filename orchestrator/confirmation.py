@@ -71,10 +71,10 @@ def confirmation_plan(
     question = {"base": search.base_key, "space": search.space.model_dump(mode="json")}
     same = all(before.get(name) == value for name, value in question.items())
     earlier = list(before["points"]) if same else []
-    names = {point["name"] for point in earlier}
+    known = {point["key"] for point in earlier}
     return {
         **question,
-        "points": [*earlier, *(point for point in chosen if point["name"] not in names)],
+        "points": [*earlier, *(point for point in chosen if point["key"] not in known)],
         "seeds": max(seeds, before["seeds"]) if same else seeds,
         "looks": before["looks"] if same else [],
     }

@@ -148,8 +148,8 @@ class SweepSearcher(UnsavedSearcher):
         self._launch, self._join, self._read, self._stop = launch, join, read, stop
         self._space = distributions(search.space)
         self._grid = deque(grid_order(search)) if search.sampler == "grid" else None
-        self._points = search.size()
-        self._position = history.asked
+        self._left = max(0, search.size() - len(history.asks))
+        self._position = history.next_position
         self._known: set[str] = set()
         self._open: dict[int, optuna.trial.Trial] = {}
         self._told: list[int] = []
@@ -227,7 +227,7 @@ class SweepSearcher(UnsavedSearcher):
     def suggest(self, trial_id: str) -> Any:
         """Returns the configuration of the next point, or FINISHED."""
         while not self.closed:
-            if self._unfinished or self._position < self._points:
+            if self._unfinished or self._left:
                 may = self.may_start([self.search.trial({})])
                 if not may:
                     return None if may is None else self._close()
@@ -247,13 +247,14 @@ class SweepSearcher(UnsavedSearcher):
     def _next(self) -> Ask | None:
         if self._unfinished:
             return self._unfinished.pop(0)
-        if self._position >= self._points:
+        if not self._left:
             return None
         position = self._position
         asked = self._draw(position)
         if asked is None:
-            self._position = self._points
+            self._left = 0
             return None
+        self._left -= 1
         self._position += 1
         self._open[position] = asked
         key = self.search.trial(asked.params).key

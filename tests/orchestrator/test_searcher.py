@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from orchestrator.objectives import VALIDATION_ERROR, SecondObjective, objective_values
 from orchestrator.searcher import SweepSearcher
 from orchestrator.sweep import Ask, Ended, SamplerName, Search, SearchHistory, search_history
-from search_spaces.space import Sweep, grid_points
+from search_spaces.space import FloatParameter, Sweep, grid_points
 from search_spaces.trial import PlannedTrial
 from tests.made_records import make_config
 
@@ -30,6 +30,7 @@ FLOATS = Sweep.model_validate(
         }
     }
 )
+NARROW_RATE = FloatParameter(kind="float", low=1e-3, high=1e-2, log=True)
 FINITE = Sweep.model_validate(
     {"parameters": {SIZE: {"kind": "integer", "low": 1, "high": 3}, RATE: {"kind": "categorical", "choices": [0.1, 1]}}}
 )
@@ -56,7 +57,7 @@ class Laboratory:
 
     def join(self, trial: PlannedTrial, ask: Ask | None) -> None:
         assert ask is not None
-        if all(row["position"] != ask.position for row in self.members):
+        if all(row["key"] != ask.key for row in self.members):
             row = {"phase": trial.phase, "arm": trial.arm, "seed": trial.seed, "key": trial.key, **vars(ask)}
             self.members.append(row)
 
@@ -195,6 +196,43 @@ def test_a_finite_space_is_searched_to_its_end_and_no_further(sampler: SamplerNa
     laboratory.run(2)
     laboratory.run()
     assert len(laboratory.members) == len({row["key"] for row in laboratory.members}) == 6
+
+
+def test_a_narrower_space_in_between_forgets_no_point_and_takes_no_position_twice() -> None:
+    narrow = FLOATS.model_copy(update={"parameters": {**FLOATS.parameters, RATE: NARROW_RATE}})
+    laboratory = Laboratory(search("tpe", 8))
+    laboratory.run()
+    laboratory.search = search("tpe", 8, narrow)
+    inside = len(laboratory.history().asks)
+    laboratory.run()
+    assert 0 < inside < 8
+    points = 8 + 8 - inside
+    assert len(laboratory.members) == len({row["position"] for row in laboratory.members}) == points
+    laboratory.search = search("tpe", points + 2)
+    assert (len(laboratory.history().asks), laboratory.history().unfinished) == (points, 0)
+    study = laboratory.run()
+    told = [trial.params for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
+    assert len(told) == len({str(sorted(point.items())) for point in told}) == points + 2
+
+
+def test_points_of_two_machines_that_counted_alike_are_all_known_and_told_once() -> None:
+    here, there = Laboratory(search("tpe", 4)), Laboratory(search("tpe", 4, seed=1))
+    for laboratory in (here, there):
+        laboratory.run()
+    # 合并只带来成员行里人人都有的几列
+    bare = [{name: value for name, value in row.items() if name not in ("told", "base")} for row in there.members]
+    here.members += bare
+    here.records |= there.records
+    before = {ask.key: ask.position for ask in here.history().asks}
+    assert sorted(before.values()) == list(range(8))
+    assert [before[row["key"]] for row in here.members[:4]] == [0, 1, 2, 3]
+    here.search = search("tpe", 10)
+    study = here.run()
+    assert [row["position"] for row in here.members[8:]] == [8, 9]
+    after = {ask.key: ask.position for ask in here.history().asks}
+    assert {key: after[key] for key in before} == before
+    told = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(told) == len({str(sorted(trial.params.items())) for trial in told}) == 10
 
 
 def test_a_grid_is_each_combination_of_its_steps_once() -> None:
