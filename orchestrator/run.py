@@ -33,6 +33,7 @@ from orchestrator.plan import Plan
 from orchestrator.recorder import Recorder, RecordSettings, now
 from orchestrator.slot import SlotPlan, Slots
 from orchestrator.steering import RUN, RunFacts, Steering, end_run, write_run
+from orchestrator.sweep import Ask
 from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial
 
@@ -83,6 +84,8 @@ class StudyRun:
             settings.slot_plan, plan.study.name, self._scratch / "train", dict(settings.worker_environment)
         )
         self._locks = TrialLocks(settings.record.results)
+        self._points: set[str] = set()
+        self._waits_for: set[str] = set()
         self._next_event = 0
         self._stop_asked = threading.Event()
         self._ready_slots: set[int] = set()
@@ -197,6 +200,31 @@ class StudyRun:
         """
         self._phase(searcher, points, at_the_door=0, scheduler=scheduler)
 
+    def lock_point(self, key: str) -> bool:
+        """Takes a sweep's point for this driver, in Tune's thread; False while another driver trains it."""
+        if self._locks.try_lock(key):
+            return True
+        if key not in self._waits_for:
+            self._waits_for.add(key)
+            self.display.say(f"{key} is being trained by another ablate; waiting for its record")
+        return False
+
+    def unlock_point(self, key: str) -> None:
+        """Frees a point that is not launched."""
+        self._locks.unlock(key)
+
+    def launch_point(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool) -> dict[str, Any]:
+        """Opens the record of a locked point; its lock is freed when its end is on record."""
+        job = self.recorder.launch(trial, ask, judged=judged)
+        # 先登记为在跑，再让主线程看见：否则它会立刻放掉锁
+        self._points.add(trial.key)
+        return job
+
+    def _free_points(self) -> None:
+        for key in [key for key in list(self._points) if key not in self.recorder.running]:
+            self._points.discard(key)
+            self._locks.unlock(key)
+
     def stop_trial(self, key: str) -> None:
         """Has the worker of a trial stop between two batches, because a scheduler decided so."""
         self._broker.stop.remote(key, "stopped")
@@ -228,6 +256,7 @@ class StudyRun:
         stop_by = None
         while not tuned.done() or self.recorder.running:
             self._handle_events()
+            self._free_points()
             self._steer()
             searcher.skipped = self.steering.skipped
             limiter.max_concurrent = self._slots.count + at_the_door

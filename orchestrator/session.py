@@ -194,10 +194,12 @@ def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options:
     searcher = SweepSearcher(
         search,
         history,
-        launch=partial(run.recorder.launch, judged=options.pruner != "none"),
+        launch=partial(run.launch_point, judged=options.pruner != "none"),
         join=run.recorder.join,
         read=reader(search, options),
         stop=run.stop_trial,
+        lock=run.lock_point,
+        unlock=run.unlock_point,
     )
     run.run_sweep(searcher, left, make_pruner(options.pruner, plan.base.training.epochs, curves))
 

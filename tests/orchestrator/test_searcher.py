@@ -54,6 +54,12 @@ class Laboratory:
     records: dict[str, Ended] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    mine: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+
+    def lock(self, key: str) -> bool:
+        self.mine |= {key} - self.elsewhere
+        return key in self.mine
 
     def join(self, trial: PlannedTrial, ask: Ask | None) -> None:
         assert ask is not None
@@ -77,6 +83,8 @@ class Laboratory:
             join=self.join,
             read=self.records.get,
             stop=self.stopped.append,
+            lock=self.lock,
+            unlock=self.mine.discard,
         )
 
     def run(self, ends: int | None = None, slots: int = 1) -> optuna.Study:
@@ -308,3 +316,46 @@ def test_a_point_on_record_is_told_and_not_trained() -> None:
     assert second.launched == []
     assert len(second.members) == 5
     assert [trial.value for trial in study.trials] == [error_of(point) for point in first.sequence]
+
+
+def test_a_point_that_another_driver_trains_is_waited_for_and_never_trained_twice() -> None:
+    first = Laboratory(search("grid", 6, FINITE))
+    first.run()
+    done, dropped = (row["key"] for row in first.members[:2])
+    laboratory = Laboratory(search("grid", 6, FINITE), elsewhere={done, dropped})
+    searcher = laboratory.searcher()
+    for number in range(4):
+        searcher.on_trial_complete(str(number), finished(laboratory, searcher.suggest(str(number))))
+    assert searcher.suggest("4") is None, "two points are left, and both are trained elsewhere"
+    assert not {done, dropped} & set(laboratory.launched)
+    laboratory.records[done] = first.records[done]
+    laboratory.elsewhere.discard(dropped)
+    job = searcher.suggest("4")
+    assert job["key"] == dropped, "its driver has died"
+    searcher.on_trial_complete("4", finished(laboratory, job))
+    assert searcher.suggest("5") == Searcher.FINISHED
+    assert sorted(laboratory.launched) == sorted(row["key"] for row in first.members if row["key"] != done)
+    assert {row["key"] for row in laboratory.members} == {row["key"] for row in first.members}
+    assert len(searcher.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) == 6
+
+
+def test_a_point_whose_record_comes_with_its_lock_is_taken_and_its_lock_is_freed() -> None:
+    first = Laboratory(search("grid", 1, FINITE))
+    first.run()
+    laboratory = Laboratory(search("grid", 1, FINITE))
+    take = laboratory.lock
+
+    def ends_meanwhile(key: str) -> bool:
+        laboratory.records |= first.records
+        return take(key)
+
+    laboratory.lock = ends_meanwhile  # type: ignore[method-assign]
+    assert laboratory.searcher().suggest("0") == Searcher.FINISHED
+    assert (laboratory.launched, laboratory.mine) == ([], set())
+
+
+def finished(laboratory: Laboratory, job: dict[str, Any]) -> dict[str, Any]:
+    """The result of a job, after its record."""
+    error = error_of({RATE: 0.01, DECAY: 0.0, SIZE: 5, **job["parameters"]})
+    laboratory.records[job["key"]] = Ended("finished", (error,))
+    return {VALIDATION_ERROR: error, "epoch": 2, "state": "finished"}
