@@ -19,7 +19,7 @@ from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.files import abandoned
 from orchestrator import cluster, preflight, records
-from orchestrator.budget import Limits, complete_seeds, missing_said
+from orchestrator.budget import complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console, print_error
 from orchestrator.ended import done_states
@@ -38,7 +38,7 @@ from orchestrator.retuning import retune_of, retuning_configs, retuning_left, re
 from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import OPTUNA_VIEW, TUNING_SEED, Search, points_left
-from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
+from orchestrator.sweep_phase import chosen_missing, confirmation_left, history_of, search_of, with_sweep
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -140,13 +140,14 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         )
         if ended is None:
             return EXIT_INTERRUPTED
-        plan, states = ended
+        plan, states, refused = ended
         if plan.max_seeds is None:
             plan = with_retuning(plan, options.results, options.retry_failed)
             content = write_plan(folder, plan, sys.argv)
         else:
             plan = without_closed(refreshed(plan, states), options.results)
-        if _stopped_by_budget(plan, states, options, console):
+        chosen = chosen_missing(plan, search, folder, options, states) if refused else (0, 0)
+        if refused and _stopped_by_budget(plan, states, options, console, retuning_left(plan), *chosen):
             return EXIT_SOME_FAILED if _failed(plan, states) else EXIT_DONE
     else:
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
@@ -247,8 +248,9 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
         ended = run_missing(whole, plans, paper_folder, None, 0, options, console, started, notifier)
         if ended is None:
             return EXIT_INTERRUPTED
-        _, states = ended
-        if _stopped_by_budget(whole, states, options, console):
+        _, states, refused = ended
+        tuning_left = sum(retuning_left(with_retuning(p, options.results, options.retry_failed)) for p in plans)
+        if refused and _stopped_by_budget(whole, states, options, console, tuning_left):
             return EXIT_SOME_FAILED if _failed(whole, states) else EXIT_DONE
     records.tidy_ended(options.results, states)
     answers = []
@@ -277,23 +279,42 @@ def _say(console: Console, *lines: str) -> None:
 
 
 def _stopped_by_budget(
-    plan: Plan, states: Mapping[str, TrialState], options: argparse.Namespace, console: Console
+    plan: Plan,
+    states: Mapping[str, TrialState],
+    options: argparse.Namespace,
+    console: Console,
+    tuning: int,
+    points: int = 0,
+    confirming: int = 0,
 ) -> bool:
-    """Whether a budget left trials out; they are named, and nothing is judged, since every look costs level."""
+    """Names what a budget left out, and says whether nothing is judged, since every look costs level.
+
+    Args:
+        plan: The plan as it was run.
+        states: Of the trials that have ended.
+        options: Of the command.
+        console: Where to print.
+        tuning: Trials of the re-tuning that are missing.
+        points: Points of the sweep.
+        confirming: Trials that confirm points of the sweep.
+    """
     left = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
-    if not Limits(options.max_gpu_hours, options.time_budget).any:
-        return False
-    if not left.missing:
-        if retuning_left(left):
-            _say(console, f"stopped at the budget: {retuning_left(left)} trials of the re-tuning are missing.")
+    counts = {"re-tuning": tuning, "confirmation": confirming}
+    missing = [missing_said(left)] if left.missing else []
+    missing += [f"{points} points of the sweep"] if points else []
+    missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
+    if not missing:
         return False
     seeds = complete_seeds(left)
-    judge = f"judge what is complete with --seeds {seeds}, or " if seeds and plan.max_seeds is None else ""
     _say(
         console,
-        f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {missing_said(left)}.",
-        f"No verdict yet, since every look at a study costs level: {judge}go on with the same command.",
+        f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {'; '.join(missing)}.",
     )
+    if not left.missing and not confirming:
+        return False
+    shorter = left.missing and seeds and plan.max_seeds is None
+    judge = f"judge what is complete with --seeds {seeds}, or " if shorter else ""
+    _say(console, f"No verdict yet, since every look at a study costs level: {judge}go on with the same command.")
     return True
 
 

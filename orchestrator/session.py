@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -41,6 +41,7 @@ from orchestrator.sweep_phase import (
     curves_on_record,
     history_of,
     planned_confirmation,
+    points_missing,
     reader,
     write_sweep_file,
 )
@@ -50,6 +51,14 @@ if TYPE_CHECKING:
     from orchestrator.run import StudyRun
 
 SAY_EVERY_SECONDS = 5.0
+
+
+class Ran(NamedTuple):
+    """What a Ray session leaves: the plan as it was run, every trial's state, and whether a budget refused any."""
+
+    plan: Plan
+    states: dict[str, TrialState]
+    refused: bool
 
 
 def run_missing(
@@ -62,7 +71,7 @@ def run_missing(
     console: Console,
     started: float,
     notifier: Notifier,
-) -> tuple[Plan, dict[str, TrialState]] | None:
+) -> Ran | None:
     """Starts Ray and runs what is missing; see `status --seeds` for a plan that grows meanwhile.
 
     Args:
@@ -77,7 +86,7 @@ def run_missing(
         notifier: Told when Ray dies.
 
     Returns:
-        (the plan as it was run, every trial's state), or None when the user stopped it.
+        What it leaves, or None when the user stopped it.
     """
     cluster.check_dashboard_host(options.dashboard_host)
     further = sum(retuning_left(tuned) for tuned in plans)
@@ -122,7 +131,7 @@ def run_missing(
 
             if plan.max_seeds is not None:
                 run_looks(plan, options.results, lambda: recorder.states, train)
-                return plan, recorder.states
+                return Ran(plan, recorder.states, settings.budget.refusal is not None)
             train(plan.to_run)
             while run.steering.seeds > len(plan.seeds):
                 plan = _grown(plan, run.steering.seeds, recorder.states, options)
@@ -134,7 +143,7 @@ def run_missing(
                 _run_confirmation(run, plan, folder, search, options)
             for tuned in (tuning for tuning in (plans if len(plans) > 1 else [plan]) if tuning.retune is not None):
                 run_retuning(run, tuned, name, options)
-            return plan, recorder.states
+            return Ran(plan, recorder.states, settings.budget.refusal is not None)
     except Interrupted:
         console.print(
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "
@@ -208,6 +217,9 @@ def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, o
     """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
     from orchestrator.searcher import ArmSearcher
 
+    # 预算停在扫描半途时，最好的点还没定
+    if points_missing(plan, search, folder, options, run.recorder.states):
+        return
     content = planned_confirmation(plan, search, folder, options)
     trials = confirmation_trials(plan, content)
     if not trials:
