@@ -38,7 +38,7 @@ from orchestrator.retuning import retune_of, retuning_configs, retuning_left, re
 from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import OPTUNA_VIEW, TUNING_SEED, Search, points_left
-from orchestrator.sweep_phase import chosen_missing, confirmation_left, history_of, search_of, with_sweep
+from orchestrator.sweep_phase import chosen_missing, chosen_states, confirmation_left, history_of, search_of, with_sweep
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -148,7 +148,9 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
             plan = without_closed(refreshed(plan, states), options.results)
         chosen = chosen_missing(plan, search, folder, options, states) if refused else (0, 0)
         if refused and _stopped_by_budget(plan, states, options, console, retuning_left(plan), *chosen):
-            return EXIT_SOME_FAILED if _failed(plan, states) else EXIT_DONE
+            return (
+                EXIT_SOME_FAILED if _failed(plan, states, chosen_states(plan, search, folder, options)) else EXIT_DONE
+            )
     else:
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
     records.tidy_ended(options.results, states)
@@ -163,7 +165,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     if trains or options.optuna_view or abandoned(folder / OPTUNA_VIEW):
         _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, options)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
-    return _exit_code(plan, states, options.results)
+    return _exit_code(plan, states, options.results, chosen_states(plan, search, folder, options))
 
 
 def _large_batches(plan: Plan) -> list[str]:
@@ -251,14 +253,15 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
         _, states, refused = ended
         tuning_left = sum(retuning_left(with_retuning(p, options.results, options.retry_failed)) for p in plans)
         if refused and _stopped_by_budget(whole, states, options, console, tuning_left):
-            return EXIT_SOME_FAILED if _failed(whole, states) else EXIT_DONE
+            return EXIT_SOME_FAILED if _failed(whole, states, {}) else EXIT_DONE
     records.tidy_ended(options.results, states)
-    answers = []
+    answers, tuned = [], dict[str, TrialState]()
     for planned, folder, written in zip(plans, folders, contents, strict=True):
         plan, content = planned, written
         if planned.retune is not None:
             plan = with_retuning(planned, options.results, options.retry_failed)
             content = write_plan(folder, plan, sys.argv)
+            tuned |= done_states(options.results, [trial.key for trial in plan.further])
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
     notifier.add(
@@ -270,7 +273,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     write_claims(paper_folder, answers, {options.dataset: skipped})
     took = readable_seconds(time.monotonic() - started)
     console.print(f"all claims: {paper_folder / 'report.html'}; done in {took}", highlight=False, soft_wrap=True)
-    return _exit_code(whole, states, options.results)
+    return _exit_code(whole, states, options.results, tuned)
 
 
 def _say(console: Console, *lines: str) -> None:
@@ -318,14 +321,16 @@ def _stopped_by_budget(
     return True
 
 
-def _failed(plan: Plan, states: Mapping[str, TrialState]) -> bool:
-    return any(states.get(trial.key) is TrialState.FAILED for trial in (*plan.trials, *plan.further))
+def _failed(plan: Plan, states: Mapping[str, TrialState], chosen: Mapping[str, TrialState]) -> bool:
+    """Whether a trial failed: of the arms, of the re-tuning, or chosen by a sampler."""
+    planned = (states.get(trial.key) for trial in (*plan.trials, *plan.further))
+    return TrialState.FAILED in (*planned, *chosen.values())
 
 
-def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path) -> int:
+def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path, chosen: Mapping[str, TrialState]) -> int:
     """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
     now = replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
-    return EXIT_SOME_FAILED if _failed(plan, states) or now.to_evaluate else EXIT_DONE
+    return EXIT_SOME_FAILED if _failed(plan, states, chosen) or now.to_evaluate else EXIT_DONE
 
 
 def _source(study: Study, options: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
 from orchestrator.pruning import Curve, pruner_arguments
+from orchestrator.records import TrialState
 from orchestrator.sweep import (
     Ended,
     Search,
@@ -113,6 +114,15 @@ def points_missing(
     history = history_of(plan, search, folder, options)
     again = sum(ask.key in ended for ask in history.asks if ask.position not in history.ended)
     return points_left(search, history) - again
+
+
+def chosen_states(
+    plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace
+) -> dict[str, TrialState]:
+    """Returns how the points of the sweep and the trials that confirm some of them ended, as far as they have."""
+    keys = {ask.key for ask in history_of(plan, search, folder, options).asks}
+    keys |= {trial.key for trial in confirmation_trials(plan, planned_confirmation(plan, search, folder, options))}
+    return done_states(options.results, keys)
 
 
 def chosen_missing(

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from orchestrator import records
+from orchestrator.ablate import main
 from orchestrator.confirmation import confirm, confirmation_plan, confirmation_trials, fresh_seeds
 from orchestrator.findings import Confirmation
 from orchestrator.judged import Judged
@@ -221,6 +222,18 @@ def test_what_a_sweep_or_its_confirmation_lacks_is_counted(tmp_path: Path) -> No
 
 def sys_arguments(options: argparse.Namespace) -> list[str]:
     return ["--sweep", "4", "--confirm", "1", "--results", str(options.results)]
+
+
+@pytest.mark.parametrize("failed", ["a point", "a confirming trial", "none"])
+def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_path: Path, failed: str) -> None:
+    states = {"p1": TrialState.FAILED} if failed == "a point" else {}
+    plan, search, options = swept_on_record(tmp_path, 20, 25, 5, 6, **states)
+    content = planned_confirmation(plan, search, tmp_path / "studies" / "weight_decay", options)
+    for place, trial in enumerate(confirmation_trials(plan, content)):
+        lost = failed == "a confirming trial" and place == 3
+        put(tmp_path, trial.config, 20, state=TrialState.FAILED if lost else TrialState.FINISHED, epochs=11)
+    asked = ["--study", "weight_decay", "--seeds", "3", *sys_arguments(options)]
+    assert main(asked) == (0 if failed == "none" else 1)
 
 
 @pytest.mark.slow
