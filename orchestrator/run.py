@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator import cluster, records
+from orchestrator import cluster
 from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
 from orchestrator.display import Progress
@@ -32,7 +32,7 @@ from orchestrator.notification import Notifier
 from orchestrator.plan import Plan
 from orchestrator.recorder import Recorder, RecordSettings, now
 from orchestrator.slot import SlotPlan, Slots
-from orchestrator.steering import RUN, RunFacts, Steering, end_run, write_run
+from orchestrator.steering import BEAT_SECONDS, RunFacts, Steering, end_run, forget_dead_runs, write_run
 from orchestrator.sweep import Ask
 from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial
@@ -115,7 +115,8 @@ class StudyRun:
         # 工作线程不能接信号；主线程只记下请求，由记录循环去停
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._on_signal)
-        write_run(self._settings.record.folder, self._run_facts)
+        forget_dead_runs(self._settings.record.folder)
+        self._say_alive()
         self.display.__enter__()
         return self
 
@@ -123,7 +124,7 @@ class StudyRun:
         """Stops the display and frees the locks; Ray goes with the process (`cluster.leave`)."""
         self.display.__exit__(*exception)
         self._slots.close()
-        end_run(self._settings.record.folder)
+        end_run(self._settings.record.folder, self._run_facts)
         self._locks.close()
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -185,6 +186,7 @@ class StudyRun:
                 if self._stop_asked.is_set():
                     raise Interrupted
                 self._handle_events()
+                self._steer()
                 time.sleep(SHARED_POLL_SECONDS)
 
     def run_sweep(self, searcher: Any, points: int, scheduler: Any = None) -> None:
@@ -289,7 +291,9 @@ class StudyRun:
         return may
 
     def _steer(self) -> None:
-        """Does what `status` has asked for in the study's folder."""
+        """Does what `status` has asked for in the study's folder, and says there now and then that it lives."""
+        if time.monotonic() > self._next_beat:
+            self._say_alive()
         for line in self.steering.update():
             self.display.say(line)
         if self.steering.stop:
@@ -301,12 +305,15 @@ class StudyRun:
                 # 每圈都说一遍：刚建好的 trial 可能还没交到代理手里
                 self._broker.stop.remote(key, "interrupted")
 
+    def _say_alive(self) -> None:
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+        write_run(self._settings.record.folder, self._run_facts)
+
     def grow(self, plan: Plan) -> None:
         """Shows a plan that has grown by seeds, here and to who looks."""
         known = self._run_facts.seeds
         self._run_facts = self._run_facts.model_copy(update={"seeds": len(plan.seeds)})
-        path = self._settings.record.folder / RUN
-        records.write_atomically(path, self._run_facts.model_dump_json(indent=1).encode())
+        self._say_alive()
         self.recorder.states.update(plan.done)
         self.recorder.begin([trial for trial in plan.trials if trial.seed >= known])
 

@@ -32,7 +32,7 @@ from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError
 from orchestrator.foreign import KEY
 from orchestrator.options import natural
-from orchestrator.steering import ask, read_run
+from orchestrator.steering import ask, read_runs
 from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import KEY_LENGTH
 
@@ -114,7 +114,7 @@ def _follow(results: Path, name: str, console: Console) -> int:
     try:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
-                running = read_run(folder)
+                running = read_runs(folder)
                 view = _study_view(results, name)
                 text = _plain(view)
                 if text != shown:
@@ -123,7 +123,7 @@ def _follow(results: Path, name: str, console: Console) -> int:
                         live.update(view, refresh=True)
                     else:
                         console.print(view)
-                if running is None:
+                if not running:
                     return 0
                 time.sleep(FOLLOW_SECONDS)
     except KeyboardInterrupt:
@@ -190,11 +190,7 @@ def _study_view(results: Path, name: str) -> Group:
     counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     parts: list[RenderableType] = [Text(f"{name} on {plan['dataset']}: {summary}", style="bold")]
-    running = read_run(folder)
-    if running is not None:
-        parts.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
-        if running.dashboard:
-            parts.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
+    parts += _run_lines(folder)
     parts.append(_study_table(results, plan, states, ended))
     if further:
         parts.append(_line(f"re-tuning: {len(ended_trials(results, further))} of {len(further)} trials ended"))
@@ -205,6 +201,16 @@ def _study_view(results: Path, name: str) -> Group:
     if (folder / "report.html").is_file():
         parts.append(_line(f"report: {folder / 'report.html'}"))
     return Group(*parts)
+
+
+def _run_lines(folder: Path) -> list[Text]:
+    """Who runs a study now, a line or two for each."""
+    lines = []
+    for running in read_runs(folder):
+        lines.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
+        if running.dashboard:
+            lines.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
+    return lines
 
 
 def _is_plan(plan: Mapping[str, Any]) -> bool:
