@@ -30,7 +30,7 @@ from orchestrator.extension import find_extensions
 from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
 from orchestrator.options import AUTO, DEFAULT_DATASET, parser
-from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
+from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table, write_studies
 from orchestrator.plan import Plan, arm_lines, check_rule, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
@@ -244,6 +244,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     preflight.check_results(options.results)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
     paper_folder = study_folder(options.results, PAPER, whole.dataset, DEFAULT_DATASET)
+    write_studies(paper_folder, whole.dataset, [folder.name for folder in folders])
     states = dict(whole.done)
     if whole.to_run or any(retuning_left(plan) for plan in plans):
         prepare_images(whole, console)

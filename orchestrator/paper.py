@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -12,11 +14,13 @@ from rich.text import Text
 from orchestrator.extension import together
 from orchestrator.findings import Answer
 from orchestrator.plan import Plan
-from orchestrator.records import TrialState
+from orchestrator.records import TrialState, write_atomically
 from orchestrator.reporting.claims import claims_table
 from search_spaces.study import Arm, Claim, Recipe, Study
 
 PAPER = "paper"
+# 所有研究没有共同的 plan.json；这里记下它们各自的文件夹
+STUDIES = "studies.json"
 
 
 def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
@@ -64,6 +68,18 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
         extensions=together(plan.extensions for plan in plans),
     )
+
+
+def write_studies(folder: Path, dataset: str, studies: Sequence[str]) -> None:
+    """Writes down which studies are asked together, so that `status` can show them.
+
+    Args:
+        folder: Of `--study paper`.
+        dataset: The data set.
+        studies: Names of the studies' folders.
+    """
+    content = {"dataset": dataset, "studies": list(studies)}
+    write_atomically(folder / STUDIES, json.dumps(content, indent=1).encode())
 
 
 def refreshed(plan: Plan, states: Mapping[str, TrialState]) -> Plan:

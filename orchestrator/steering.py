@@ -1,8 +1,8 @@
 """Steering a running study: what `status` asks for in the study's folder, and the study's drivers read.
 
 Every run has a `run-<run>.json`, which says who runs, and a `requests-<run>.jsonl`, which `status` writes and its
-driver alone reads: it stays the only writer of records, and the end of one run touches no other's files. A request names
-its run, so that one which comes too late steers no later run.
+driver alone reads: it stays the only writer of records, and the end of one run touches no other's files. A request
+names its run, so that one which comes too late steers no later run.
 """
 
 from __future__ import annotations

@@ -55,4 +55,8 @@ def test_every_claim_is_asked_in_one_session_and_again_from_the_records(lab: Lab
     code, output, errors = lab.ablate(*arguments)
     assert code == 0, output + errors
     assert "0 to train" in output
+    code, output, errors = lab.run("paper", "--results", str(lab.results), module="orchestrator.status")
+    assert (code, errors) == (0, "")
+    assert output.startswith(f"paper on digits: {len(ASKED)} studies\n")
+    assert f"\nlrn: {3 * len(load_study('lrn').arms)} finished\n" in output
     assert {path: path.stat().st_mtime_ns for path in lab.results.glob("trials/*/result.json")} == stamps
