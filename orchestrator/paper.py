@@ -41,7 +41,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
                 if (trial.key, trial.views) in wanted:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
-                name = f"{plan.study.name}-{trial.arm}"[:48]
+                name = name_together(plan.study.name, trial.arm)
                 wanted.add((trial.key, trial.views))
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
@@ -68,6 +68,11 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
         extensions=together(plan.extensions for plan in plans),
     )
+
+
+def name_together(study: str, arm: str) -> str:
+    """Returns how an arm is called where several studies run together."""
+    return f"{study}-{arm}"[:48]
 
 
 def write_studies(folder: Path, dataset: str, studies: Sequence[str]) -> None:

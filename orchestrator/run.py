@@ -309,8 +309,15 @@ class StudyRun:
         self._next_beat = time.monotonic() + BEAT_SECONDS
         write_run(self._settings.record.folder, self._run_facts)
 
+    def seeds_asked(self) -> int:
+        """Returns the seeds per arm that have been asked for by now, 0 where none were."""
+        self._steer()
+        return self.steering.seeds
+
     def grow(self, plan: Plan) -> None:
         """Shows a plan that has grown by seeds, here and to who looks."""
+        self._plan = plan
+        self.recorder.grow(plan)
         known = self._run_facts.seeds
         self._run_facts = self._run_facts.model_copy(update={"seeds": len(plan.seeds)})
         self._say_alive()

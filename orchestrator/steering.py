@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from alexnet_core.specification import Frozen
 from orchestrator import records
 from orchestrator.errors import LabError
+from orchestrator.retuning import RETUNED, TUNING
 
 # 旧版每个研究只有这一个文件，没有心跳
 OLD_RUN = "run.json"
@@ -217,7 +218,7 @@ class Steering:
 
     Attributes:
         stop: Whether the study is to stop.
-        skipped: Arms of which no other trial is begun.
+        skipped: Arms of which no other trial is begun, also as their trials of a re-tuning name them.
         stopped: Those of them whose running trials are stopped too.
         seeds: Seeds per arm that were asked for; 0 where none were.
     """
@@ -244,9 +245,10 @@ class Steering:
             elif request.kind == "seeds":
                 self.seeds = max(self.seeds, request.seeds or 0)
             elif request.arm is not None:
-                self.skipped.add(request.arm)
+                names = {request.arm, f"{request.arm}{TUNING}", f"{request.arm}{RETUNED}"}
+                self.skipped |= names
                 if request.kind == "stop_arm":
-                    self.stopped.add(request.arm)
+                    self.stopped |= names
             lines.append(f"asked to {words(request)}")
         return lines
 

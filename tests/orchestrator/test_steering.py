@@ -17,6 +17,9 @@ from orchestrator import records
 from orchestrator.broker import Broker
 from orchestrator.errors import LabError
 from orchestrator.notification import Notifier
+from orchestrator.paper import combined_plan
+from orchestrator.retuning import retuned_trials, tuning_trials
+from orchestrator.session import _called
 from orchestrator.status import main
 from orchestrator.steering import (
     OLD_RUN,
@@ -31,7 +34,9 @@ from orchestrator.steering import (
     run_file,
     write_run,
 )
+from search_spaces.study import load_study
 from tests.lab import Lab, wait_until
+from tests.made_plans import make_plan
 
 ARMS = ("baseline", "no_lrn", "as_run")
 
@@ -81,7 +86,9 @@ def test_the_driver_hears_each_request_once_and_no_other_runs(folder: Path) -> N
     ask(folder, "seeds", 10)
     assert len(steering.update()) == 4
     assert steering.update() == []
-    assert (steering.skipped, steering.stopped, steering.seeds) == ({"as_run", "no_lrn"}, {"no_lrn"}, 12)
+    assert steering.stopped == {"no_lrn", "no_lrn-tuning", "no_lrn-retuned"}, "as a re-tuning names its trials"
+    assert steering.skipped == steering.stopped | {"as_run", "as_run-tuning", "as_run-retuned"}
+    assert steering.seeds == 12
     assert not steering.stop
     ask(folder, "stop")
     assert (steering.update(), steering.stop) == (["asked to stop between two batches, as Ctrl-C does"], True)
@@ -126,7 +133,7 @@ def test_two_runs_of_a_study_are_both_steered_and_the_end_of_one_leaves_the_othe
     assert ask(folder, "stop_arm", "no_lrn").count("asked process") == 2
     for driver in drivers:
         driver.update()
-    assert [(driver.seeds, sorted(driver.stopped)) for driver in drivers] == [(10, ["no_lrn"]), (0, ["no_lrn"])]
+    assert [(driver.seeds, "no_lrn" in driver.stopped) for driver in drivers] == [(10, True), (0, True)]
     assert "as_run" in drivers[0].skipped
     end_run(folder, first)
     assert read_runs(folder) == [second]
@@ -230,12 +237,50 @@ def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
     Notifier(None, {}).send(0)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, together: bool) -> None:
+    study = load_study("activation")
+    plan = make_plan(study, 1, retune=study.retune)
+    combined = combined_plan([plan], plan.recipe)
+    arms = tuple(arm.name for arm in (combined if together else plan).study.arms)
+    (tanh,) = [arm for arm in arms if "tanh" in arm]
+    write_run(folder, facts(arms=arms, baseline=""))
+    steering = Steering(folder, facts().run)
+    ask(folder, "skip_arm", tanh)
+    steering.update()
+    chosen = {arm.name: 0.02 for arm in study.arms}
+    for trial in (_called(plan, one, together) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))):
+        assert (trial.arm in steering.skipped) == ("tanh" in trial.arm)
+
+
+@pytest.mark.slow
+def test_seeds_that_are_asked_for_during_a_sweep_are_trained(lab: Lab) -> None:
+    rate = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}"
+    process = lab.start(
+        *("--study", "lrn", "--seeds", "1", "--epochs", "12", "--no-dashboard", "--results", str(lab.results)),
+        *("--sweep", "3", "--sweep-over", rate),
+    )
+
+    def sweeps() -> bool:
+        assert process.poll() is None, process.communicate()
+        return any(row["phase"] == "sweep" for row in records.read_members(lab.results, "lrn"))
+
+    wait_until(sweeps, 150, "a point of the sweep")
+    assert main(["lrn", "--seeds", "2", "--results", str(lab.results)]) == 0
+    _, errors = process.communicate(timeout=200)
+    assert (process.returncode, errors) == (0, "")
+    plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
+    assert {row["seed"] for row in plan["trials"]} == {0, 1}
+    assert {row["key"] for row in plan["trials"]} < lab.finished()
+    assert len(lab.finished()) == 2 * len(ARMS) + 3
+
+
 @pytest.mark.slow
 def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab: Lab) -> None:
     heard = lab.home / "heard.json"
     process = lab.start(
         *("--study", "lrn", "--seeds", "2", "--epochs", "6", "--no-dashboard", "--results", str(lab.results)),
-        *("--notify", f"cat > {heard}"),
+        *("--notify", f"cat > {heard}", "--time-budget", "10h"),
     )
     study = lab.results / "studies" / "lrn"
     wait_until(lambda: read_runs(study), 150, "the study to run")
@@ -246,6 +291,7 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
     assert (process.returncode, errors) == (0, "")
     assert "asked to stop the running trials of arm no_lrn" in output
     assert "asked to go on to 3 seeds per arm" in output
+    assert "stopped at the budget" not in output, "the arm was left out because that was asked"
     plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
     ended = {
         (row["arm"], row["seed"]): records.ended(lab.results, row["key"]) is not None
