@@ -19,6 +19,7 @@ from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.files import abandoned
 from orchestrator import cluster, preflight, records
+from orchestrator.best import exported_if_best
 from orchestrator.budget import complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console, print_error
@@ -34,11 +35,13 @@ from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table, w
 from orchestrator.plan import Plan, arm_lines, check_rule, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
+from orchestrator.retention import keep_weights_of, tidy_ended
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import OPTUNA_VIEW, TUNING_SEED, Search, points_left
 from orchestrator.sweep_phase import chosen_missing, chosen_states, confirmation_left, history_of, search_of, with_sweep
+from orchestrator.tables import load_trials
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -153,9 +156,8 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
             )
     else:
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
-    records.tidy_ended(options.results, states)
-    if options.keep_weights == "best":
-        records.keep_best_weights(options.results, plan.trials)
+    tidy_ended(options.results, states)
+    _keep_best(plan, states, options)
     judged = conclude(plan, options.results, folder, content, console)
     notifier.add(
         trials=Counter(states[key].value for key in {trial.key for trial in plan.trials} & states.keys()),
@@ -166,6 +168,16 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, options)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
     return _exit_code(plan, states, options.results, chosen_states(plan, search, folder, options))
+
+
+def _keep_best(plan: Plan, states: Mapping[str, TrialState], options: argparse.Namespace) -> None:
+    """Deletes, where that is asked, the final weights that no export would take and no evaluation still needs."""
+    if options.keep_weights != "best":
+        return
+    kept = exported_if_best(*load_trials(options.results))
+    now = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
+    kept |= {trial.key for trial in now.to_evaluate}
+    keep_weights_of(options.results, kept, {trial.key for trial in plan.trials})
 
 
 def _large_batches(plan: Plan) -> list[str]:
@@ -255,7 +267,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
         tuning_left = sum(retuning_left(with_retuning(p, options.results, options.retry_failed)) for p in plans)
         if refused and _stopped_by_budget(whole, states, options, console, tuning_left):
             return EXIT_SOME_FAILED if _failed(whole, states, {}) else EXIT_DONE
-    records.tidy_ended(options.results, states)
+    tidy_ended(options.results, states)
     answers, tuned = [], dict[str, TrialState]()
     for planned, folder, written in zip(plans, folders, contents, strict=True):
         plan, content = planned, written
@@ -265,6 +277,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
             tuned |= done_states(options.results, [trial.key for trial in plan.further])
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
+    _keep_best(whole, states, options)
     notifier.add(
         trials=Counter(state.value for state in states.values()),
         verdicts={f"{one.study}/{arm.name}": arm.word for one in answers for arm in one.arms if not arm.is_baseline},
