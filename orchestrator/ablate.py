@@ -19,7 +19,8 @@ from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.files import abandoned
 from orchestrator import cluster, preflight, records
-from orchestrator.budget import Limits, complete_seeds, missing_said
+from orchestrator.best import exported_if_best
+from orchestrator.budget import complete_seeds, missing_said
 from orchestrator.conclusion import conclude, resolution_outlook
 from orchestrator.display import make_console, print_error
 from orchestrator.ended import done_states
@@ -30,15 +31,17 @@ from orchestrator.extension import find_extensions
 from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
 from orchestrator.options import AUTO, DEFAULT_DATASET, parser
-from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table
+from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table, write_studies
 from orchestrator.plan import Plan, arm_lines, check_rule, plan_line, readable_seconds, study_folder, write_plan
 from orchestrator.records import TrialState
 from orchestrator.reporting.claims import write_claims
+from orchestrator.retention import keep_weights_of, tidy_ended
 from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
 from orchestrator.sequential_phase import planned_seeds, without_closed
 from orchestrator.session import likely_place, prepare_images, run_missing
 from orchestrator.sweep import OPTUNA_VIEW, TUNING_SEED, Search, points_left
-from orchestrator.sweep_phase import confirmation_left, history_of, search_of, with_sweep
+from orchestrator.sweep_phase import chosen_missing, chosen_states, confirmation_left, history_of, search_of, with_sweep
+from orchestrator.tables import load_trials
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
@@ -140,19 +143,21 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         )
         if ended is None:
             return EXIT_INTERRUPTED
-        plan, states = ended
+        plan, states, refused = ended
         if plan.max_seeds is None:
             plan = with_retuning(plan, options.results, options.retry_failed)
             content = write_plan(folder, plan, sys.argv, content)
         else:
             plan = without_closed(refreshed(plan, states), options.results)
-        if _stopped_by_budget(plan, states, options, console):
-            return EXIT_SOME_FAILED if _failed(plan, states) else EXIT_DONE
+        chosen = chosen_missing(plan, search, folder, options, states) if refused else (0, 0)
+        if refused and _stopped_by_budget(plan, states, options, console, retuning_left(plan), *chosen):
+            return (
+                EXIT_SOME_FAILED if _failed(plan, states, chosen_states(plan, search, folder, options)) else EXIT_DONE
+            )
     else:
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
-    records.tidy_ended(options.results, states)
-    if options.keep_weights == "best":
-        records.keep_best_weights(options.results, plan.trials)
+    tidy_ended(options.results, states)
+    _keep_best(plan, states, options)
     judged = conclude(plan, options.results, folder, content, console)
     notifier.add(
         trials=Counter(states[key].value for key in {trial.key for trial in plan.trials} & states.keys()),
@@ -162,7 +167,17 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     if trains or options.optuna_view or abandoned(folder / OPTUNA_VIEW):
         _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, options)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
-    return _exit_code(plan, states, options.results)
+    return _exit_code(plan, states, options.results, chosen_states(plan, search, folder, options))
+
+
+def _keep_best(plan: Plan, states: Mapping[str, TrialState], options: argparse.Namespace) -> None:
+    """Deletes, where that is asked, the final weights that no export would take and no evaluation still needs."""
+    if options.keep_weights != "best":
+        return
+    kept = exported_if_best(*load_trials(options.results))
+    now = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
+    kept |= {trial.key for trial in now.to_evaluate}
+    keep_weights_of(options.results, kept, {trial.key for trial in plan.trials})
 
 
 def _large_batches(plan: Plan) -> list[str]:
@@ -241,24 +256,28 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     preflight.check_results(options.results)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
     paper_folder = study_folder(options.results, PAPER, whole.dataset, DEFAULT_DATASET)
+    write_studies(paper_folder, whole.dataset, [folder.name for folder in folders])
     states = dict(whole.done)
     if whole.to_run or any(retuning_left(plan) for plan in plans):
         prepare_images(whole, console)
         ended = run_missing(whole, plans, paper_folder, None, 0, options, console, started, notifier)
         if ended is None:
             return EXIT_INTERRUPTED
-        _, states = ended
-        if _stopped_by_budget(whole, states, options, console):
-            return EXIT_SOME_FAILED if _failed(whole, states) else EXIT_DONE
-    records.tidy_ended(options.results, states)
-    answers = []
+        _, states, refused = ended
+        tuning_left = sum(retuning_left(with_retuning(p, options.results, options.retry_failed)) for p in plans)
+        if refused and _stopped_by_budget(whole, states, options, console, tuning_left):
+            return EXIT_SOME_FAILED if _failed(whole, states, {}) else EXIT_DONE
+    tidy_ended(options.results, states)
+    answers, tuned = [], dict[str, TrialState]()
     for planned, folder, written in zip(plans, folders, contents, strict=True):
         plan, content = planned, written
         if planned.retune is not None:
             plan = with_retuning(planned, options.results, options.retry_failed)
             content = write_plan(folder, plan, sys.argv, written)
+            tuned |= done_states(options.results, [trial.key for trial in plan.further])
         records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
+    _keep_best(whole, states, options)
     notifier.add(
         trials=Counter(state.value for state in states.values()),
         verdicts={f"{one.study}/{arm.name}": arm.word for one in answers for arm in one.arms if not arm.is_baseline},
@@ -268,7 +287,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     write_claims(paper_folder, answers, {options.dataset: skipped})
     took = readable_seconds(time.monotonic() - started)
     console.print(f"all claims: {paper_folder / 'report.html'}; done in {took}", highlight=False, soft_wrap=True)
-    return _exit_code(whole, states, options.results)
+    return _exit_code(whole, states, options.results, tuned)
 
 
 def _say(console: Console, *lines: str) -> None:
@@ -277,34 +296,55 @@ def _say(console: Console, *lines: str) -> None:
 
 
 def _stopped_by_budget(
-    plan: Plan, states: Mapping[str, TrialState], options: argparse.Namespace, console: Console
+    plan: Plan,
+    states: Mapping[str, TrialState],
+    options: argparse.Namespace,
+    console: Console,
+    tuning: int,
+    points: int = 0,
+    confirming: int = 0,
 ) -> bool:
-    """Whether a budget left trials out; they are named, and nothing is judged, since every look costs level."""
+    """Names what a budget left out, and says whether nothing is judged, since every look costs level.
+
+    Args:
+        plan: The plan as it was run.
+        states: Of the trials that have ended.
+        options: Of the command.
+        console: Where to print.
+        tuning: Trials of the re-tuning that are missing.
+        points: Points of the sweep.
+        confirming: Trials that confirm points of the sweep.
+    """
     left = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
-    if not Limits(options.max_gpu_hours, options.time_budget).any:
-        return False
-    if not left.missing:
-        if retuning_left(left):
-            _say(console, f"stopped at the budget: {retuning_left(left)} trials of the re-tuning are missing.")
+    counts = {"re-tuning": tuning, "confirmation": confirming}
+    missing = [missing_said(left)] if left.missing else []
+    missing += [f"{points} points of the sweep"] if points else []
+    missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
+    if not missing:
         return False
     seeds = complete_seeds(left)
-    judge = f"judge what is complete with --seeds {seeds}, or " if seeds and plan.max_seeds is None else ""
     _say(
         console,
-        f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {missing_said(left)}.",
-        f"No verdict yet, since every look at a study costs level: {judge}go on with the same command.",
+        f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {'; '.join(missing)}.",
     )
+    if not left.missing and not confirming:
+        return False
+    shorter = left.missing and seeds and plan.max_seeds is None
+    judge = f"judge what is complete with --seeds {seeds}, or " if shorter else ""
+    _say(console, f"No verdict yet, since every look at a study costs level: {judge}go on with the same command.")
     return True
 
 
-def _failed(plan: Plan, states: Mapping[str, TrialState]) -> bool:
-    return any(states.get(trial.key) is TrialState.FAILED for trial in (*plan.trials, *plan.further))
+def _failed(plan: Plan, states: Mapping[str, TrialState], chosen: Mapping[str, TrialState]) -> bool:
+    """Whether a trial failed: of the arms, of the re-tuning, or chosen by a sampler."""
+    planned = (states.get(trial.key) for trial in (*plan.trials, *plan.further))
+    return TrialState.FAILED in (*planned, *chosen.values())
 
 
-def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path) -> int:
+def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path, chosen: Mapping[str, TrialState]) -> int:
     """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
     now = replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
-    return EXIT_SOME_FAILED if _failed(plan, states) or now.to_evaluate else EXIT_DONE
+    return EXIT_SOME_FAILED if _failed(plan, states, chosen) or now.to_evaluate else EXIT_DONE
 
 
 def _source(study: Study, options: argparse.Namespace) -> str:

@@ -20,7 +20,8 @@ from alexnet_core.errors import CoreError
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.export import export
-from orchestrator.retention import EXPORT, VERDICT, delete, stored_files, to_delete
+from orchestrator.options import natural
+from orchestrator.retention import EXPORT, VERDICT, StoredFile, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables
 
 CONFIRMED_FIRST = (
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dataset", help="only this data set (its name, or the beginning of its digest)")
     parser.add_argument("--study", help="only trials of this study")
-    parser.add_argument("--top", type=int, default=10, metavar="N", help="how many to show (default: 10)")
+    parser.add_argument("--top", type=natural, default=10, metavar="N", help="how many to show (default: 10)")
     parser.add_argument(
         "--export",
         nargs="?",
@@ -129,13 +130,35 @@ def _prune(options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFr
         megabytes = sum(file.size for file in own) / 1e6
         table.add_row(kind, str(len(own)), f"{megabytes:.1f}", "goes" if kind in going else "stays")
     console.print(table)
-    size = f"{sum(file.size for file in gone) / 1e6:.1f} MB in {len(gone)} files"
     if not options.yes:
-        console.print(f"nothing is deleted yet; --prune --yes would free {size}", highlight=False)
+        console.print(f"nothing is deleted yet; --prune --yes would free {_size(gone)}", highlight=False)
         return EXIT_DONE
-    delete(gone)
-    console.print(f"freed {size}", highlight=False)
+    freed = delete(options.results, gone)
+    held = f"; {len(gone) - len(freed)} of trials that are being trained stay" if len(freed) < len(gone) else ""
+    console.print(f"freed {_size(freed)}{held}", highlight=False)
     return EXIT_DONE
+
+
+def _size(files: Sequence[StoredFile]) -> str:
+    return f"{sum(file.size for file in files) / 1e6:.1f} MB in {len(files)} files"
+
+
+def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
+    """Returns the keys of the trials that an export takes when their configuration is the best one.
+
+    Args:
+        trials: The trials table.
+        members: The members table.
+
+    Returns:
+        The seeds of median error, over all trials of a configuration and over those of each study.
+    """
+    found: set[str] = set()
+    for study in (None, *members["study"].unique().sort()):
+        finished = finished_trials(trials, members, study=study).sort("validation_top1_error", "seed")
+        medians = finished.group_by("configuration").agg(pl.col("key").get((pl.len() - 1) // 2))
+        found |= set(medians["key"])
+    return found
 
 
 def needed_weights(trials: pl.DataFrame, members: pl.DataFrame) -> dict[str, str]:

@@ -78,10 +78,10 @@ def confirmation_plan(
     mine = [one for one in known if all(one.get(name) == value for name, value in question.items())]
     others = [one for one in known if one not in mine]
     earlier = list(mine[0]["points"]) if mine else []
-    names = {point["name"] for point in earlier}
+    points_known = {point["key"] for point in earlier}
     return {
         **question,
-        "points": [*earlier, *(point for point in chosen if point["name"] not in names)],
+        "points": [*earlier, *(point for point in chosen if point["key"] not in points_known)],
         "seeds": max(seeds, mine[0]["seeds"]) if mine else seeds,
         "looks": mine[0]["looks"] if mine else [],
         **({OTHERS: others} if others else {}),

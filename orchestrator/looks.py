@@ -64,28 +64,35 @@ def take_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Lo
     return Look(_for_all(evidence, seeds), verdicts, before, share, None, missing, after_gap)
 
 
-def follow_records(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float) -> dict[str, ArmCourse]:
-    """Returns how far each arm of a study of `--seeds auto` has come."""
+def follow_records(
+    evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float, skipped: Collection[str] = ()
+) -> dict[str, ArmCourse]:
+    """Returns how far each arm of a study of `--seeds auto` has come; no look waits for an arm in `skipped`."""
     rule = SequentialRule(
         max_seeds=max_seeds,
         alpha=alpha,
         margin=on_scale(recipe.margin, evidence.judged),
         smallest_effect=on_scale(recipe.smallest_effect, evidence.judged),
     )
-    return follow(evidence.compared, evidence.at, rule)
+    return follow(evidence.compared, evidence.at, rule, skipped)
 
 
-def next_trials(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> list[PlannedTrial]:
+def next_trials(
+    plan: Plan, trials: pl.DataFrame, ended: Collection[str], skipped: Collection[str] = ()
+) -> list[PlannedTrial]:
     """Returns what a study of `--seeds auto` trains before its next look.
 
     Args:
         plan: The plan, up to the maximum.
         trials: The trials table.
         ended: Keys of trials that have ended and are not run again.
+        skipped: Arms of which nothing is trained now. The others are trained as if such an arm stayed undecided, which
+            makes none of their levels easier; they are judged when it has caught up.
     """
-    evidence, courses = _courses(plan, trials, ended)
+    evidence, courses = _courses(plan, trials, ended, skipped)
     by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
-    cells = next_seeds(evidence.wanted, courses, plan.study.baseline, evidence.ended)
+    going_on = {name: course for name, course in courses.items() if name not in skipped}
+    cells = next_seeds(evidence.wanted, going_on, plan.study.baseline, evidence.ended)
     return [by_cell[cell] for cell in cells]
 
 
@@ -103,12 +110,14 @@ def still_wanted(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> li
     return [trial for trial in plan.trials if trial.seed < most[trial.arm]]
 
 
-def _courses(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> tuple[Evidence, dict[str, ArmCourse]]:
+def _courses(
+    plan: Plan, trials: pl.DataFrame, ended: Collection[str], skipped: Collection[str] = ()
+) -> tuple[Evidence, dict[str, ArmCourse]]:
     wanted = {(trial.arm, trial.seed): (trial.key, trial.views) for trial in plan.trials}
     own = trials.filter(pl.col("key").is_in(list(ended)))
     # 逐种子的研究不判到达阈值的时间，用不到最大的那张 epoch 表
     evidence = gather_evidence(plan.study, plan.recipe, wanted, own, pl.DataFrame(schema=EPOCH_COLUMNS))
-    return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA)
+    return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA, skipped)
 
 
 def _sequential_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:

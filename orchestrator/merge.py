@@ -1,7 +1,8 @@
 """`python -m orchestrator.merge OTHER_RESULTS`: brings the finished trials of another machine into the own results.
 
-A trial is named by its content, so what both machines trained is one trial. The own record always stays; a record that
-differs is named. The result is written last, so a merge that was cut off goes on with the same command.
+A trial is named by its content, so what both machines trained is one trial. What failed there is no answer and is left.
+The own record always stays; a record that differs is named. The result is written last, so a merge that was cut off
+goes on with the same command.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from alexnet_core.files import replaced
 from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
-from orchestrator.evaluations import write_evaluation
+from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
-from orchestrator.records import TrialResult
+from orchestrator.records import TrialResult, TrialState
 from orchestrator.tables import update_tables
 from orchestrator.trial_locks import TrialLocks
 
@@ -53,11 +54,17 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         raise LabError(f"{other} is the results folder itself", exit_code=2)
     counts: Counter[str] = Counter()
     troubles: list[str] = []
-    fresh = list(_sorted_out(other, results, counts, troubles))
+    sorted_out = list(_sorted_out(other, results, counts, troubles))
+    recorded = {
+        trial.key for trial in sorted_out if (records.trial_folder(results, trial.key) / "result.json").is_file()
+    }
+    fresh = [trial for trial in sorted_out if trial.key not in recorded]
+    known = [trial for trial in sorted_out if trial.key in recorded]
     if not dry_run:
         preflight.check_results(results)
         preflight.check_disk(results, sum(trial.size for trial in fresh) + preflight.RESERVE_BYTES)
         fresh = [trial for trial in fresh if _taken(results, trial, troubles)]
+        known = [trial for trial in known if _evaluated(results, trial, troubles)]
         _join(other, results)
         # 上次合并可能在写表之前被杀
         update_tables(results)
@@ -65,17 +72,22 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         console.print(line, markup=False, soft_wrap=True)
     if len(troubles) > LINES_SHOWN:
         console.print(f"and {len(troubles) - LINES_SHOWN} more")
-    counts["taken"] = len(fresh)
     verb = "would be taken" if dry_run else "taken"
+    states = Counter(trial.result.state.value for trial in fresh)
+    kinds = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    evaluated = f" ({len(known)} evaluations of them {verb})" if known else ""
     console.print(
-        f"{counts['taken']} finished trials {verb}, {counts['here']} on record here already, "
-        f"{counts['unfinished']} not ended there, {len(troubles)} left out (named above)"
+        f"{len(fresh)} trials {verb}{f' ({kinds})' if kinds else ''}, "
+        f"{counts['here']} on record here already{evaluated}, {counts['unfinished']} not ended there, "
+        f"{counts['no_answer']} failed or stopped there, {len(troubles)} left out (named above)",
+        soft_wrap=True,
     )
     return EXIT_SOME_REFUSED if troubles else EXIT_DONE
 
 
 def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list[str]) -> Iterable[ForeignTrial]:
-    """Yields what is new and passes every check; counts and names the rest."""
+    """Yields what is new, or evaluated only there, and passes every check; counts and names the rest."""
+    swept = {row["key"] for _, row in foreign_members(other) if row["phase"] == "sweep"}
     for folder in foreign_folders(other):
         try:
             trial = check_trial(folder)
@@ -85,6 +97,11 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
         if trial is None:
             counts["unfinished"] += 1
             continue
+        state = trial.result.state
+        # 那边机器的故障不是这个 trial 的答案；被停的只有扫描的点才算
+        if state is TrialState.FAILED or (state is TrialState.STOPPED and trial.key not in swept):
+            counts["no_answer"] += 1
+            continue
         own = records.read_result(records.trial_folder(results, trial.key))
         if own is None:
             yield trial
@@ -92,6 +109,14 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
             troubles.append(f"conflict {trial.key}: {differing}; the own record stays")
         else:
             counts["here"] += 1
+            if _lacking(results, trial):
+                yield trial
+
+
+def _lacking(results: Path, trial: ForeignTrial) -> list[Evaluation]:
+    """The evaluations of a trial that are on record only there."""
+    folder = records.trial_folder(results, trial.key)
+    return [one for one in trial.evaluations if read_evaluation(folder, one.views) is None]
 
 
 def _differences(own: TrialResult, other: TrialResult) -> str:
@@ -114,6 +139,10 @@ def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
             troubles.append(f"left out {trial.key}: it is being trained here right now")
             return False
         folder = records.trial_folder(results, trial.key)
+        # 拿到锁后再查一次：别的进程可能刚好写完
+        if records.read_result(folder) is not None:
+            troubles.append(f"left out {trial.key}: it has come on record here meanwhile; the own record stays")
+            return False
         for name in TEXTS:
             source = trial.folder / name
             if source.is_file():
@@ -125,6 +154,17 @@ def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
         # 结果最后写，且只写验证过的内容
         records.write_result(folder, trial.result)
         records.tidy(folder)
+        return True
+
+
+def _evaluated(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
+    """Brings the evaluations of a trial that is on record here, which would be trained again for them."""
+    with TrialLocks(results) as locks:
+        if not locks.try_lock(trial.key):
+            troubles.append(f"left out the evaluation of {trial.key}: it is being trained here right now")
+            return False
+        for evaluation in _lacking(results, trial):
+            write_evaluation(records.trial_folder(results, trial.key), evaluation)
         return True
 
 

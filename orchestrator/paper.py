@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
@@ -12,11 +14,13 @@ from rich.text import Text
 from orchestrator.extension import together
 from orchestrator.findings import Answer
 from orchestrator.plan import Plan
-from orchestrator.records import TrialState
+from orchestrator.records import TrialState, write_atomically
 from orchestrator.reporting.claims import claims_table
 from search_spaces.study import Arm, Claim, Recipe, Study
 
 PAPER = "paper"
+# 所有研究没有共同的 plan.json；这里记下它们各自的文件夹
+STUDIES = "studies.json"
 
 
 def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
@@ -37,7 +41,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
                 if (trial.key, trial.views) in wanted:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
-                name = f"{plan.study.name}-{trial.arm}"[:48]
+                name = name_together(plan.study.name, trial.arm)
                 wanted.add((trial.key, trial.views))
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
@@ -64,6 +68,23 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
         extensions=together(plan.extensions for plan in plans),
     )
+
+
+def name_together(study: str, arm: str) -> str:
+    """Returns how an arm is called where several studies run together."""
+    return f"{study}-{arm}"[:48]
+
+
+def write_studies(folder: Path, dataset: str, studies: Sequence[str]) -> None:
+    """Writes down which studies are asked together, so that `status` can show them.
+
+    Args:
+        folder: Of `--study paper`.
+        dataset: The data set.
+        studies: Names of the studies' folders.
+    """
+    content = {"dataset": dataset, "studies": list(studies)}
+    write_atomically(folder / STUDIES, json.dumps(content, indent=1).encode())
 
 
 def refreshed(plan: Plan, states: Mapping[str, TrialState]) -> Plan:

@@ -87,6 +87,10 @@ class Recorder:
         self.running: dict[str, Running] = {}
         self.states: dict[str, TrialState] = dict(plan.done)
 
+    def grow(self, plan: Plan) -> None:
+        """Takes a plan with further seeds: in how many views theirs are evaluated is in no other."""
+        self._plan = plan
+
     def launch(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool = False) -> dict[str, Any]:
         """Opens a trial's record and returns what the Tune function needs; called in Tune's thread.
 

@@ -303,41 +303,6 @@ def tidy(folder: Path, keep_weights: str = "all") -> None:
             raise write_error(path, error) from error
 
 
-def tidy_ended(results: Path, states: Mapping[str, TrialState]) -> None:
-    """Deletes what a driver left that was killed between a trial's result and its tidying.
-
-    Args:
-        results: The results folder.
-        states: Of the trials that have ended; failed ones keep their checkpoints for another try.
-    """
-    for key, state in states.items():
-        if state is TrialState.FAILED:
-            continue
-        folder = trial_folder(results, key)
-        try:
-            files = sum(1 for _ in (folder / "checkpoint").iterdir())
-        except OSError:
-            continue
-        # 只在有多余文件时才读 result.json：十万个 trial 也只是各列一次目录
-        if files > (state is TrialState.FINISHED):
-            tidy(folder)
-
-
-def keep_best_weights(results: Path, trials: Iterable[PlannedTrial]) -> None:
-    """Deletes the final weights of every arm's trials but the one of median validation error, which `best` exports."""
-    by_arm: dict[str, list[tuple[float, int, Path]]] = {}
-    for trial in trials:
-        folder = trial_folder(results, trial.key)
-        result = read_result(folder)
-        if result is not None and result.state is TrialState.FINISHED and result.validation is not None:
-            by_arm.setdefault(trial.arm, []).append((result.validation.top1_error, trial.seed, folder))
-    kept = {sorted(rows)[(len(rows) - 1) // 2][2] for rows in by_arm.values()}
-    for rows in by_arm.values():
-        for _, _, folder in rows:
-            if folder not in kept:
-                tidy(folder, "none")
-
-
 # ---- members ----------------------------------------------------------------------------------------------
 
 

@@ -6,13 +6,15 @@ is about weights that are evaluated in other ways.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.records import TrialState
+from orchestrator.trial_locks import TrialLocks
 
 LEFT_OVER = "left over beside the final weights"
 UNNEEDED = "final weights that no verdict or export needs"
@@ -70,14 +72,76 @@ def to_delete(files: Iterable[StoredFile], *, force: bool) -> list[StoredFile]:
     return [file for file in files if file.kind in kinds]
 
 
-def delete(files: Iterable[StoredFile]) -> None:
-    """Deletes files.
+def delete(results: Path, files: Iterable[StoredFile]) -> list[StoredFile]:
+    """Deletes files, but those of trials that another process trains right now.
+
+    Args:
+        results: The results folder.
+        files: What is to go.
+
+    Returns:
+        What is gone.
 
     Raises:
         LabError: One cannot be deleted (named).
     """
+    gone = []
     for file in files:
+        with _not_in_training(results, file.path.parents[1].name) as free:
+            if free:
+                _delete(file.path)
+                gone.append(file)
+    return gone
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise LabError(f"{path} cannot be deleted: {error.strerror}", exit_code=3) from error
+
+
+@contextmanager
+def _not_in_training(results: Path, key: str) -> Iterator[bool]:
+    """Holds a trial's lock; says whether it got it. A trial on record may be trained again for its evaluation."""
+    with TrialLocks(results) as locks:
+        yield locks.try_lock(key)
+
+
+def tidy_ended(results: Path, states: Mapping[str, TrialState]) -> None:
+    """Deletes what a driver left that was killed between a trial's result and its tidying.
+
+    Args:
+        results: The results folder.
+        states: Of the trials that have ended; failed ones keep their checkpoints for another try.
+    """
+    for key, state in states.items():
+        if state is TrialState.FAILED:
+            continue
+        folder = records.trial_folder(results, key)
         try:
-            file.path.unlink(missing_ok=True)
-        except OSError as error:
-            raise LabError(f"{file.path} cannot be deleted: {error.strerror}", exit_code=3) from error
+            files = sum(1 for _ in (folder / "checkpoint").iterdir())
+        except OSError:
+            continue
+        # 只在有多余文件时才读 result.json：十万个 trial 也只是各列一次目录
+        if files > (state is TrialState.FINISHED):
+            with _not_in_training(results, key) as free:
+                if free:
+                    records.tidy(folder)
+
+
+def keep_weights_of(results: Path, kept: Set[str], among: Iterable[str]) -> None:
+    """Deletes the final weights of finished trials.
+
+    Args:
+        results: The results folder.
+        kept: Keys of the trials that keep theirs.
+        among: Keys of the trials that are looked at.
+    """
+    for key in set(among) - kept:
+        folder = records.trial_folder(results, key)
+        result = records.read_result(folder)
+        if result is not None and result.state is TrialState.FINISHED:
+            with _not_in_training(results, key) as free:
+                if free:
+                    records.tidy(folder, "none")

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator import cluster, records
+from orchestrator import cluster
 from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
 from orchestrator.display import Progress
@@ -32,7 +32,8 @@ from orchestrator.notification import Notifier
 from orchestrator.plan import Plan
 from orchestrator.recorder import Recorder, RecordSettings, now
 from orchestrator.slot import SlotPlan, Slots
-from orchestrator.steering import RUN, RunFacts, Steering, end_run, write_run
+from orchestrator.steering import BEAT_SECONDS, RunFacts, Steering, end_run, forget_dead_runs, write_run
+from orchestrator.sweep import Ask
 from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial
 
@@ -83,6 +84,8 @@ class StudyRun:
             settings.slot_plan, plan.study.name, self._scratch / "train", dict(settings.worker_environment)
         )
         self._locks = TrialLocks(settings.record.results)
+        self._points: set[str] = set()
+        self._waits_for: set[str] = set()
         self._next_event = 0
         self._stop_asked = threading.Event()
         self._ready_slots: set[int] = set()
@@ -112,7 +115,8 @@ class StudyRun:
         # 工作线程不能接信号；主线程只记下请求，由记录循环去停
         for name in (signal.SIGINT, signal.SIGTERM):
             signal.signal(name, self._on_signal)
-        write_run(self._settings.record.folder, self._run_facts)
+        forget_dead_runs(self._settings.record.folder)
+        self._say_alive()
         self.display.__enter__()
         return self
 
@@ -120,7 +124,7 @@ class StudyRun:
         """Stops the display and frees the locks; Ray goes with the process (`cluster.leave`)."""
         self.display.__exit__(*exception)
         self._slots.close()
-        end_run(self._settings.record.folder)
+        end_run(self._settings.record.folder, self._run_facts)
         self._locks.close()
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -182,6 +186,7 @@ class StudyRun:
                 if self._stop_asked.is_set():
                     raise Interrupted
                 self._handle_events()
+                self._steer()
                 time.sleep(SHARED_POLL_SECONDS)
 
     def run_sweep(self, searcher: Any, points: int, scheduler: Any = None) -> None:
@@ -196,6 +201,31 @@ class StudyRun:
             Interrupted: The user asked to stop.
         """
         self._phase(searcher, points, at_the_door=0, scheduler=scheduler)
+
+    def lock_point(self, key: str) -> bool:
+        """Takes a sweep's point for this driver, in Tune's thread; False while another driver trains it."""
+        if self._locks.try_lock(key):
+            return True
+        if key not in self._waits_for:
+            self._waits_for.add(key)
+            self.display.say(f"{key} is being trained by another ablate; waiting for its record")
+        return False
+
+    def unlock_point(self, key: str) -> None:
+        """Frees a point that is not launched."""
+        self._locks.unlock(key)
+
+    def launch_point(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool) -> dict[str, Any]:
+        """Opens the record of a locked point; its lock is freed when its end is on record."""
+        job = self.recorder.launch(trial, ask, judged=judged)
+        # 先登记为在跑，再让主线程看见：否则它会立刻放掉锁
+        self._points.add(trial.key)
+        return job
+
+    def _free_points(self) -> None:
+        for key in [key for key in list(self._points) if key not in self.recorder.running]:
+            self._points.discard(key)
+            self._locks.unlock(key)
 
     def stop_trial(self, key: str) -> None:
         """Has the worker of a trial stop between two batches, because a scheduler decided so."""
@@ -228,6 +258,7 @@ class StudyRun:
         stop_by = None
         while not tuned.done() or self.recorder.running:
             self._handle_events()
+            self._free_points()
             self._steer()
             searcher.skipped = self.steering.skipped
             limiter.max_concurrent = self._slots.count + at_the_door
@@ -260,7 +291,9 @@ class StudyRun:
         return may
 
     def _steer(self) -> None:
-        """Does what `status` has asked for in the study's folder."""
+        """Does what `status` has asked for in the study's folder, and says there now and then that it lives."""
+        if time.monotonic() > self._next_beat:
+            self._say_alive()
         for line in self.steering.update():
             self.display.say(line)
         if self.steering.stop:
@@ -272,12 +305,22 @@ class StudyRun:
                 # 每圈都说一遍：刚建好的 trial 可能还没交到代理手里
                 self._broker.stop.remote(key, "interrupted")
 
+    def _say_alive(self) -> None:
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+        write_run(self._settings.record.folder, self._run_facts)
+
+    def seeds_asked(self) -> int:
+        """Returns the seeds per arm that have been asked for by now, 0 where none were."""
+        self._steer()
+        return self.steering.seeds
+
     def grow(self, plan: Plan) -> None:
         """Shows a plan that has grown by seeds, here and to who looks."""
+        self._plan = plan
+        self.recorder.grow(plan)
         known = self._run_facts.seeds
         self._run_facts = self._run_facts.model_copy(update={"seeds": len(plan.seeds)})
-        path = self._settings.record.folder / RUN
-        records.write_atomically(path, self._run_facts.model_dump_json(indent=1).encode())
+        self._say_alive()
         self.recorder.states.update(plan.done)
         self.recorder.begin([trial for trial in plan.trials if trial.seed >= known])
 

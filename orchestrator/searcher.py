@@ -131,6 +131,8 @@ class SweepSearcher(UnsavedSearcher):
         join: Join,
         read: Callable[[str], Ended | None],
         stop: Callable[[str], None],
+        lock: Callable[[str], bool],
+        unlock: Callable[[str], None],
     ) -> None:
         """Tells the study what is on record, in the order in which it was told before.
 
@@ -141,19 +143,23 @@ class SweepSearcher(UnsavedSearcher):
             join: Writes down that a point on record belongs to the study.
             read: Returns how the trial of a key ended, if it is on record.
             stop: Asks the worker that trains a key to stop, because a scheduler decided so.
+            lock: Takes the trial of a key for this driver, who frees it at its end; False while another one trains it.
+            unlock: Frees a trial that is not launched.
         """
         super().__init__()
         self.search = search
         self.study = optuna.create_study(study_name=search.name, directions=directions(search.second))
         self._launch, self._join, self._read, self._stop = launch, join, read, stop
+        self._lock, self._unlock = lock, unlock
         self._space = distributions(search.space)
         self._grid = deque(grid_order(search)) if search.sampler == "grid" else None
-        self._points = search.size()
-        self._position = history.asked
+        self._left = max(0, search.size() - len(history.asks))
+        self._position = history.next_position
         self._known: set[str] = set()
         self._open: dict[int, optuna.trial.Trial] = {}
         self._told: list[int] = []
         self._running: dict[str, tuple[int, PlannedTrial, list[tuple[int, float]]]] = {}
+        self._elsewhere: list[Ask] = []
         for parameters, end in history.arms:
             self._add(parameters, end)
         self._replay(history)
@@ -225,20 +231,28 @@ class SweepSearcher(UnsavedSearcher):
         return None
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the configuration of the next point, or FINISHED."""
+        """Returns the next point's configuration, None while the budget or another driver is awaited, or FINISHED."""
+        self._unfinished, self._elsewhere = [*self._elsewhere, *self._unfinished], []
         while not self.closed:
-            if self._unfinished or self._position < self._points:
+            if self._unfinished or self._left:
                 may = self.may_start([self.search.trial({})])
                 if not may:
                     return None if may is None else self._close()
             ask = self._next()
             if ask is None:
-                break
+                return None if self._elsewhere else Searcher.FINISHED
             planned = self.search.trial(ask.parameters)
             end = self._read(planned.key)
             if end is None:
-                self._running[trial_id] = (ask.position, planned, [])
-                return self._launch(planned, ask)
+                if not self._lock(planned.key):
+                    self._elsewhere.append(ask)
+                    continue
+                # 拿到锁后再查一次：别的进程可能刚好写完
+                end = self._read(planned.key)
+                if end is None:
+                    self._running[trial_id] = (ask.position, planned, [])
+                    return self._launch(planned, ask)
+                self._unlock(planned.key)
             # 同样的 trial 已在案：直接告诉 Optuna，不再训练
             self._join(planned, ask)
             self._tell(ask.position, end)
@@ -247,13 +261,14 @@ class SweepSearcher(UnsavedSearcher):
     def _next(self) -> Ask | None:
         if self._unfinished:
             return self._unfinished.pop(0)
-        if self._position >= self._points:
+        if not self._left:
             return None
         position = self._position
         asked = self._draw(position)
         if asked is None:
-            self._position = self._points
+            self._left = 0
             return None
+        self._left -= 1
         self._position += 1
         self._open[position] = asked
         key = self.search.trial(asked.params).key

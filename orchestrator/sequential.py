@@ -60,7 +60,9 @@ class ArmCourse:
     closed: Closed | None = None
 
 
-def follow(arms: Sequence[str], evidence_at: EvidenceAt, rule: SequentialRule) -> dict[str, ArmCourse]:
+def follow(
+    arms: Sequence[str], evidence_at: EvidenceAt, rule: SequentialRule, skipped: Collection[str] = ()
+) -> dict[str, ArmCourse]:
     """Takes all looks that the records allow, in their order.
 
     Args:
@@ -68,17 +70,19 @@ def follow(arms: Sequence[str], evidence_at: EvidenceAt, rule: SequentialRule) -
         evidence_at: Returns an arm's evidence of seeds 0 to n - 1, or None where one of them has not ended, in the arm
             or in the baseline.
         rule: The plan.
+        skipped: Arms that no look waits for; one that is incomplete keeps its place in the family.
 
     Returns:
         A course per arm.
     """
     courses = {name: ArmCourse() for name in arms}
     for seeds in range(FIRST_LOOK, rule.max_seeds + 1):
-        evidence = [evidence_at(name, seeds) for name in arms if courses[name].closed is None]
-        complete = [arm for arm in evidence if arm is not None]
-        if not evidence or len(complete) < len(evidence):
+        evidence = {name: evidence_at(name, seeds) for name in arms if courses[name].closed is None}
+        complete = [arm for arm in evidence.values() if arm is not None]
+        left_out = [name for name, arm in evidence.items() if arm is None]
+        if not complete or not set(left_out) <= set(skipped):
             break
-        courses |= _look(complete, courses, rule, seeds)
+        courses |= _look(complete, courses, rule, seeds, len(left_out))
     return courses
 
 
@@ -108,13 +112,17 @@ def next_seeds(
 
 
 def _look(
-    evidence: Sequence[ArmEvidence], courses: Mapping[str, ArmCourse], rule: SequentialRule, seeds: int
+    evidence: Sequence[ArmEvidence],
+    courses: Mapping[str, ArmCourse],
+    rule: SequentialRule,
+    seeds: int,
+    left_out: int,
 ) -> dict[str, ArmCourse]:
     tested = [course.verdict for course in courses.values() if course.closed is not None and course.verdict.in_family]
     rejected = sum(verdict.differs(rule.alpha) for verdict in tested)
     boundary = WangTsiatis(rule.max_seeds)
     # 未拒绝而关闭的 arm 不交出它的水平，否则整族错误率会超过 alpha
-    verdicts = judge(evidence, rule.margin, rule.alpha, boundary, rejected, len(tested) - rejected)
+    verdicts = judge(evidence, rule.margin, rule.alpha, boundary, rejected, len(tested) - rejected + left_out)
     return {name: ArmCourse(seeds, verdict, _closed(verdict, rule, seeds)) for name, verdict in verdicts.items()}
 
 

@@ -57,18 +57,23 @@ def without_closed(plan: Plan, results: Path) -> Plan:
 
 
 def run_looks(
-    plan: Plan, results: Path, ended: Callable[[], Collection[str]], train: Callable[[Sequence[PlannedTrial]], None]
+    plan: Plan,
+    results: Path,
+    ended: Callable[[], Collection[str]],
+    train: Callable[[Sequence[PlannedTrial]], None],
+    skipped: Callable[[], Collection[str]] = frozenset,
 ) -> None:
-    """Trains what each look needs, until every arm is closed or nothing more is trained (a budget, an arm left out).
+    """Trains what each look needs, until every arm is closed or nothing more is trained (a budget).
 
     Args:
         plan: The plan.
         results: The results folder.
         ended: Returns the keys of the trials that have ended by now.
         train: Trains trials; what they say is on record when it returns.
+        skipped: Returns the arms of which nothing more is to be trained now; the others go on without them.
     """
     before: list[PlannedTrial] = []
-    while wanted := next_trials(plan, update_tables(results).trials, ended()):
+    while wanted := next_trials(plan, update_tables(results).trials, ended(), skipped()):
         if wanted == before:
             return
         train(wanted)

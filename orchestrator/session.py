@@ -9,11 +9,11 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -30,11 +30,11 @@ from orchestrator.logs import open_driver_log
 from orchestrator.look_record import locked
 from orchestrator.nodes import alive_nodes, probe, slots_on, workers_by_gpu
 from orchestrator.notification import Notifier
-from orchestrator.paper import PAPER
+from orchestrator.paper import PAPER, name_together
 from orchestrator.plan import Plan, with_seeds, write_plan
 from orchestrator.pruning import make_pruner
 from orchestrator.records import TrialState
-from orchestrator.retuning import further_missing, retuning_left, with_retuning
+from orchestrator.retuning import RETUNED, TUNING, further_missing, retuning_left, with_retuning
 from orchestrator.sequential_phase import run_looks
 from orchestrator.slot import SlotPlan
 from orchestrator.sweep import Search, points_left
@@ -42,6 +42,7 @@ from orchestrator.sweep_phase import (
     curves_on_record,
     history_of,
     planned_confirmation,
+    points_missing,
     reader,
     write_sweep_file,
 )
@@ -51,6 +52,14 @@ if TYPE_CHECKING:
     from orchestrator.run import StudyRun
 
 SAY_EVERY_SECONDS = 5.0
+
+
+class Ran(NamedTuple):
+    """What a Ray session leaves: the plan as it was run, every trial's state, and whether a budget refused any."""
+
+    plan: Plan
+    states: dict[str, TrialState]
+    refused: bool
 
 
 def run_missing(
@@ -63,7 +72,7 @@ def run_missing(
     console: Console,
     started: float,
     notifier: Notifier,
-) -> tuple[Plan, dict[str, TrialState]] | None:
+) -> Ran | None:
     """Starts Ray and runs what is missing; see `status --seeds` for a plan that grows meanwhile.
 
     Args:
@@ -78,7 +87,7 @@ def run_missing(
         notifier: Told when Ray dies.
 
     Returns:
-        (the plan as it was run, every trial's state), or None when the user stopped it.
+        What it leaves, or None when the user stopped it.
     """
     cluster.check_dashboard_host(options.dashboard_host)
     further = sum(retuning_left(tuned) for tuned in plans)
@@ -122,20 +131,23 @@ def run_missing(
                 run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, recorder.launch))
 
             if plan.max_seeds is not None:
-                run_looks(plan, options.results, lambda: recorder.states, train)
-                return plan, recorder.states
+                run_looks(plan, options.results, lambda: recorder.states, train, lambda: run.steering.skipped)
+                return Ran(plan, recorder.states, settings.budget.refusal is not None)
             train(plan.to_run)
-            while run.steering.seeds > len(plan.seeds):
-                plan = _grown(plan, run.steering.seeds, recorder.states, options)
-                write_plan(folder, plan, sys.argv)
-                run.grow(plan)
-                train(plan.to_run)
+            plan = _with_asked_seeds(run, plan, folder, options, train)
             if search is not None:
                 _run_sweep(run, plan, folder, search, options)
+                plan = _with_asked_seeds(run, plan, folder, options, train)
                 _run_confirmation(run, plan, folder, search, options)
-            for tuned in (tuning for tuning in (plans if len(plans) > 1 else [plan]) if tuning.retune is not None):
-                run_retuning(run, tuned, name, options)
-            return plan, recorder.states
+            before = None
+            while before is not plan:
+                # 后来要的种子也要按各 arm 的最佳值再训练
+                before = plan = _with_asked_seeds(run, plan, folder, options, train)
+                together = len(plans) > 1
+                for tuned in (tuning for tuning in (plans if together else [plan]) if tuning.retune is not None):
+                    run_retuning(run, tuned, name, options, together=together)
+                plan = _with_asked_seeds(run, plan, folder, options, train)
+            return Ran(plan, recorder.states, settings.budget.refusal is not None)
     except Interrupted:
         console.print(
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "
@@ -143,6 +155,22 @@ def run_missing(
             soft_wrap=True,
         )
         return None
+
+
+def _with_asked_seeds(
+    run: StudyRun,
+    plan: Plan,
+    folder: Path,
+    options: argparse.Namespace,
+    train: Callable[[Sequence[PlannedTrial]], None],
+) -> Plan:
+    """Trains the further seeds that `status --seeds` has asked for by now; returns the plan with them."""
+    while run.seeds_asked() > len(plan.seeds):
+        plan = _grown(plan, run.steering.seeds, run.recorder.states, options)
+        write_plan(folder, plan, sys.argv)
+        run.grow(plan)
+        train(plan.to_run)
+    return plan
 
 
 def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: argparse.Namespace) -> Plan:
@@ -153,8 +181,16 @@ def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: ar
     return replace(grown, done={**done, **states}, evaluated=evaluated)
 
 
-def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace) -> None:
-    """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value."""
+def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace, *, together: bool) -> None:
+    """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value.
+
+    Args:
+        run: What runs them.
+        plan: The study's.
+        name: Of the folder in which the members are written down.
+        options: Of the command.
+        together: Whether several studies run, so that an arm is called by its study too.
+    """
     from orchestrator.searcher import ArmSearcher
 
     recorder = run.recorder
@@ -162,9 +198,17 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespa
         # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, options.results, options.retry_failed)
         recorder.states |= plan.done
-        recorder.begin([trial for trial in plan.further if trial.phase == phase])
-        missing = [trial for trial in further_missing(plan) if trial.key not in recorder.states]
+        recorder.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
+        wanted = (_called(plan, trial, together) for trial in further_missing(plan))
+        missing = [trial for trial in wanted if trial.key not in recorder.states]
         run.run_arms(missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
+
+
+def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
+    """A trial of a re-tuning under the name by which `status` steers its arm."""
+    suffix = TUNING if trial.phase == "tuning" else RETUNED
+    own = trial.arm.removesuffix(suffix)
+    return replace(trial, arm=f"{name_together(plan.study.name, own)}{suffix}") if together else trial
 
 
 def likely_place(options: argparse.Namespace) -> Place:
@@ -195,10 +239,12 @@ def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options:
     searcher = SweepSearcher(
         search,
         history,
-        launch=partial(run.recorder.launch, judged=options.pruner != "none"),
+        launch=partial(run.launch_point, judged=options.pruner != "none"),
         join=run.recorder.join,
         read=reader(search, options),
         stop=run.stop_trial,
+        lock=run.lock_point,
+        unlock=run.unlock_point,
     )
     run.run_sweep(searcher, left, make_pruner(options.pruner, plan.base.training.epochs, curves))
 
@@ -207,6 +253,9 @@ def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, o
     """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
     from orchestrator.searcher import ArmSearcher
 
+    # 预算停在扫描半途时，最好的点还没定
+    if points_missing(plan, search, folder, options, run.recorder.states):
+        return
     with locked(folder):
         content = planned_confirmation(plan, search, folder, options)
         trials = confirmation_trials(plan, content)

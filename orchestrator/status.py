@@ -27,17 +27,21 @@ from rich.text import Text
 from alexnet_core.command_line import CommandParser
 from alexnet_core.errors import CoreError
 from orchestrator import records
-from orchestrator.display import make_console, print_error
+from orchestrator.display import make_console, print_error, printable
 from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError
 from orchestrator.foreign import KEY
 from orchestrator.options import natural
-from orchestrator.steering import ask, read_run
+from orchestrator.paper import STUDIES
+from orchestrator.steering import ask, read_runs
 from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import KEY_LENGTH
 
+logger = logging.getLogger(__name__)
+
 EPOCHS_SHOWN, LOG_LINES_SHOWN = 5, 40
 FOLLOW_SECONDS = 2.0
+SHOWN = ("plan.json", STUDIES)
 STUDY_NAME = r"[a-z0-9][a-z0-9_-]{0,96}"
 
 
@@ -61,7 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
     steer = parser.add_argument_group("a running study").add_mutually_exclusive_group()
-    steer.add_argument("--follow", action="store_true", help="stay and show it live until it ends, or Ctrl-C")
+    steer.add_argument(
+        "--follow",
+        action="store_true",
+        help="show it (without a name: the one that runs) live until it ends",
+    )
     steer.add_argument(
         "--stop",
         nargs="?",
@@ -78,8 +86,10 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     results, what = options.results, options.what
     if not results.is_dir():
         raise LabError(f"results folder {results} does not exist; name it with --results", exit_code=2)
-    studies = sorted(path.parent.name for path in results.glob("studies/*/plan.json"))
+    studies = sorted({path.parent.name for name in SHOWN for path in results.glob(f"studies/*/{name}")})
     steers = options.stop is not None or options.skip is not None or options.seeds is not None
+    if options.follow and what is None:
+        what = _running_study(results)
     if steers or options.follow:
         if what is None or not re.fullmatch(STUDY_NAME, what) or not (results / "studies" / what).is_dir():
             known = ", ".join(studies) or "none"
@@ -91,12 +101,29 @@ def _status(options: argparse.Namespace, console: Console) -> int:
         if not studies:
             console.print(f"no study in {results} yet", markup=False)
         for name in studies:
-            console.print(_study_view(results, name))
+            _show_or_warn(results, name, console)
     elif what in studies:
-        console.print(_study_view(results, what))
+        console.print(_view(results, what))
     else:
         _show_trial(results, _resolve(results, what, studies), console)
     return 0
+
+
+def _running_study(results: Path) -> str:
+    """The one study that runs."""
+    running = sorted(folder.name for folder in results.glob("studies/*") if read_runs(folder))
+    if len(running) != 1:
+        said = f"{len(running)} studies run ({', '.join(running)})" if running else "no study runs"
+        raise LabError(f"{said}; name the study to follow", exit_code=2)
+    return running[0]
+
+
+def _show_or_warn(results: Path, name: str, console: Console) -> None:
+    """Shows one of all studies; a damaged file of it does not hide the others."""
+    try:
+        console.print(_view(results, name))
+    except LabError as error:
+        logger.warning("study %s is left out: %s", name, printable(str(error)))
 
 
 def _steer(folder: Path, options: argparse.Namespace) -> str:
@@ -114,8 +141,8 @@ def _follow(results: Path, name: str, console: Console) -> int:
     try:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
-                running = read_run(folder)
-                view = _study_view(results, name)
+                running = read_runs(folder)
+                view = _view(results, name)
                 text = _plain(view)
                 if text != shown:
                     shown = text
@@ -123,7 +150,7 @@ def _follow(results: Path, name: str, console: Console) -> int:
                         live.update(view, refresh=True)
                     else:
                         console.print(view)
-                if running is None:
+                if not running:
                     return 0
                 time.sleep(FOLLOW_SECONDS)
     except KeyboardInterrupt:
@@ -178,23 +205,50 @@ def _open_locks(results: Path) -> TrialLocks | None:
     return TrialLocks(results) if os.access(results / ".locks", os.W_OK) else None
 
 
-def _study_view(results: Path, name: str) -> Group:
+def _view(results: Path, name: str) -> Group:
+    """A study, or all that are asked together by `--study paper`."""
     folder = results / "studies" / name
+    return _paper_view(results, name) if (folder / STUDIES).is_file() else _study_view(results, name)
+
+
+def _paper_view(results: Path, name: str) -> Group:
+    folder = results / "studies" / name
+    content = _read_json(folder / STUDIES, {"dataset", "studies"})
+    studies = content["studies"]
+    if not isinstance(studies, list) or not all(re.fullmatch(STUDY_NAME, str(study)) for study in studies):
+        raise LabError(f"{folder / STUDIES} is damaged: it names no studies", exit_code=2)
+    parts: list[RenderableType] = [Text(f"{name} on {content['dataset']}: {len(studies)} studies", style="bold")]
+    parts += _run_lines(folder)
+    for study in studies:
+        plan = _read_plan(results / "studies" / study)
+        ended = ended_trials(results, [row["key"] for row in plan["trials"]])
+        parts.append(_line(f"{study}: {_counts(plan, study_states(results, plan['trials'], ended))}"))
+    if (folder / "report.html").is_file():
+        parts.append(_line(f"report: {folder / 'report.html'}"))
+    return Group(*parts)
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
     plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
     if not _is_plan(plan):
         raise LabError(f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key", exit_code=2)
+    return plan
+
+
+def _counts(plan: Mapping[str, Any], states: Mapping[str, str]) -> str:
+    counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
+    return ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+
+
+def _study_view(results: Path, name: str) -> Group:
+    folder = results / "studies" / name
+    plan = _read_plan(folder)
     further = {row["key"] for row in plan["trials"] if row.get("phase") in ("tuning", "retuned")}
     plan["trials"] = [row for row in plan["trials"] if row.get("phase") not in ("tuning", "retuned")]
     ended = ended_trials(results, [row["key"] for row in plan["trials"]])
     states = study_states(results, plan["trials"], ended)
-    counts = Counter(states[row["key"]] for row in {row["key"]: row for row in plan["trials"]}.values())
-    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    parts: list[RenderableType] = [Text(f"{name} on {plan['dataset']}: {summary}", style="bold")]
-    running = read_run(folder)
-    if running is not None:
-        parts.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
-        if running.dashboard:
-            parts.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
+    parts: list[RenderableType] = [Text(f"{name} on {plan['dataset']}: {_counts(plan, states)}", style="bold")]
+    parts += _run_lines(folder)
     parts.append(_study_table(results, plan, states, ended))
     if further:
         parts.append(_line(f"re-tuning: {len(ended_trials(results, further))} of {len(further)} trials ended"))
@@ -205,6 +259,16 @@ def _study_view(results: Path, name: str) -> Group:
     if (folder / "report.html").is_file():
         parts.append(_line(f"report: {folder / 'report.html'}"))
     return Group(*parts)
+
+
+def _run_lines(folder: Path) -> list[Text]:
+    """Who runs a study now, a line or two for each."""
+    lines = []
+    for running in read_runs(folder):
+        lines.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
+        if running.dashboard:
+            lines.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
+    return lines
 
 
 def _is_plan(plan: Mapping[str, Any]) -> bool:

@@ -1,12 +1,16 @@
-"""Steering a running study: what `status` asks for in the study's folder, and the study's driver reads.
+"""Steering a running study: what `status` asks for in the study's folder, and the study's drivers read.
 
-`run.json` says who runs. `requests.jsonl` is written by `status` and read by that driver alone, which stays the only
-writer of records. A request names its run, so that one which comes too late steers no later run.
+Every run has a `run-<run>.json`, which says who runs, and a `requests-<run>.jsonl`, which `status` writes and its
+driver alone reads: it stays the only writer of records, and the end of one run touches no other's files. A request
+names its run, so that one which comes too late steers no later run.
 """
 
 from __future__ import annotations
 
+import re
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +20,18 @@ from pydantic import Field, ValidationError
 from alexnet_core.specification import Frozen
 from orchestrator import records
 from orchestrator.errors import LabError
+from orchestrator.retuning import RETUNED, TUNING
 from orchestrator.sweep import TUNING_SEED
 
-RUN, REQUESTS = "run.json", "requests.jsonl"
+# 旧版每个研究只有这一个文件，没有心跳
+OLD_RUN = "run.json"
+BEAT_SECONDS = 30.0
+SILENT_SECONDS = 600.0
+Kind = Literal["stop", "stop_arm", "skip_arm", "seeds"]
 
 
 class RunFacts(Frozen):
-    """`run.json`: the driver that runs a study.
+    """`run-<run>.json`: the driver that runs a study.
 
     Attributes:
         pid: Its process.
@@ -51,13 +60,14 @@ class RunFacts(Frozen):
         """What names this run and no other."""
         return f"{self.host}-{self.pid}-{self.started_at}"
 
-    def may_live(self) -> bool:
-        """Whether its process lives (on this machine) or may live (on another)."""
-        return self.host != socket.gethostname() or psutil.pid_exists(self.pid)
+    @property
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine."""
+        return self.host == socket.gethostname()
 
 
 class Request(Frozen):
-    """One line of `requests.jsonl`.
+    """One line of `requests-<run>.jsonl`.
 
     Attributes:
         run: The run it is for.
@@ -67,34 +77,79 @@ class Request(Frozen):
     """
 
     run: str
-    kind: Literal["stop", "stop_arm", "skip_arm", "seeds"]
+    kind: Kind
     arm: str | None = None
     seeds: int | None = Field(default=None, le=TUNING_SEED)
 
 
+def run_file(folder: Path, run: str) -> Path:
+    """Returns where a run says that it runs.
+
+    Args:
+        folder: The study's folder.
+        run: `RunFacts.run`.
+    """
+    return folder / f"run-{re.sub(r'[^A-Za-z0-9.-]', '_', run)}.json"
+
+
+def requests_file(run: Path) -> Path:
+    """Returns where a run is asked for something, beside its `run_file`."""
+    return run.with_name(f"requests{run.stem.removeprefix('run')}.jsonl")
+
+
 def write_run(folder: Path, facts: RunFacts) -> None:
-    """Says that a study runs, and forgets what an earlier run was asked for."""
-    (folder / REQUESTS).unlink(missing_ok=True)
-    records.write_atomically(folder / RUN, facts.model_dump_json(indent=1).encode())
+    """Says that a run of a study lives; the driver says so again and again."""
+    records.write_atomically(run_file(folder, facts.run), facts.model_dump_json(indent=1).encode())
 
 
-def read_run(folder: Path) -> RunFacts | None:
-    """Returns who runs a study; None where nobody does."""
+def forget_dead_runs(folder: Path) -> None:
+    """Deletes what runs have left that were killed on this machine."""
+    for path, facts in list(_written(folder)):
+        if facts.is_here and not psutil.pid_exists(facts.pid):
+            _forget(path)
+
+
+def read_runs(folder: Path) -> list[RunFacts]:
+    """Returns who runs a study, the earliest first; an empty list where nobody does."""
+    return [facts for _, facts in _living(folder)]
+
+
+def _living(folder: Path) -> list[tuple[Path, RunFacts]]:
+    found = [(path, facts) for path, facts in _written(folder) if _lives(path, facts)]
+    return sorted(found, key=lambda run: (run[1].started_at, run[0].name))
+
+
+def _written(folder: Path) -> Iterator[tuple[Path, RunFacts]]:
+    for path in sorted(folder.glob("run*.json")):
+        try:
+            yield path, RunFacts.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            continue
+
+
+def _lives(path: Path, facts: RunFacts) -> bool:
+    """Whether a run's process lives on this machine, or has said so on another in the last minutes."""
+    if facts.is_here:
+        return psutil.pid_exists(facts.pid)
     try:
-        facts = RunFacts.model_validate_json((folder / RUN).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return facts if facts.may_live() else None
+        # 别的机器上的进程看不到，只能看它最近有没有出声
+        return path.name == OLD_RUN or time.time() - path.stat().st_mtime < SILENT_SECONDS
+    except OSError:
+        return False
 
 
-def end_run(folder: Path) -> None:
-    """Says that a study no longer runs."""
-    for name in (RUN, REQUESTS):
-        (folder / name).unlink(missing_ok=True)
+def end_run(folder: Path, facts: RunFacts) -> None:
+    """Says that a run has ended; what others of the study were asked stays."""
+    _forget(run_file(folder, facts.run))
 
 
-def ask(folder: Path, kind: Literal["stop", "stop_arm", "skip_arm", "seeds"], value: str | int | None = None) -> str:
-    """Asks the driver of a study for something; it acts between two batches.
+def _forget(path: Path) -> None:
+    for one in (path, requests_file(path)):
+        one.unlink(missing_ok=True)
+
+
+def ask(folder: Path, kind: Kind, value: str | int | None = None) -> str:
+    """Asks the drivers of a study for something; they act between two batches.
 
     Args:
         folder: The study's folder.
@@ -102,42 +157,52 @@ def ask(folder: Path, kind: Literal["stop", "stop_arm", "skip_arm", "seeds"], va
         value: The arm, or the seeds in all.
 
     Returns:
-        What was asked, in words.
+        What was asked of whom, in words, a line for each.
 
     Raises:
-        LabError: Nothing runs, the arm is none of the study's, or the driver cannot do so.
+        LabError: Nothing runs, the arm is none of the study's, or no driver can do so.
     """
-    facts = read_run(folder)
-    if facts is None:
+    runs = _living(folder)
+    if not runs:
         raise LabError(f"study {folder.name} does not run, so nothing was asked", exit_code=2)
-    if kind in ("stop_arm", "skip_arm"):
-        _check_arm(facts, str(value))
-    if kind == "seeds" and not facts.may_grow:
-        why = "it is several studies at once, a noise floor, or decides seed by seed (--seeds auto)"
-        raise LabError(f"{folder.name} takes no further seeds while it runs: {why}", exit_code=2)
-    if kind == "seeds" and int(value or 0) <= facts.seeds:
-        raise LabError(f"study {folder.name} runs {facts.seeds} seeds already; ask for more than that", exit_code=2)
-    if kind == "seeds" and int(value or 0) > TUNING_SEED:
-        raise LabError(f"{value} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
+    refusals = [_refusal(folder.name, facts, kind, value) for _, facts in runs]
+    able = [run for run, refusal in zip(runs, refusals, strict=True) if refusal is None]
+    if not able:
+        raise LabError(str(refusals[0]), exit_code=2)
+    return "\n".join(_leave_request(path, facts, kind, value) for path, facts in able)
+
+
+def _leave_request(run: Path, facts: RunFacts, kind: Kind, value: str | int | None) -> str:
     request = Request(
         run=facts.run,
         kind=kind,
         arm=str(value) if kind in ("stop_arm", "skip_arm") else None,
         seeds=int(value or 0) if kind == "seeds" else None,
     )
+    path = requests_file(run)
     try:
-        with (folder / REQUESTS).open("a", encoding="utf-8") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(request.model_dump_json() + "\n")
     except OSError as error:
-        raise LabError(f"{folder / REQUESTS} cannot be written: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{path} cannot be written: {error.strerror}", exit_code=3) from error
     return f"asked process {facts.pid} on {facts.host}: {words(request)}"
 
 
-def _check_arm(facts: RunFacts, arm: str) -> None:
-    if arm not in facts.arms:
-        raise LabError(f"{arm!r} is none of the arms: {', '.join(facts.arms)}", exit_code=2)
-    if arm == facts.baseline:
-        raise LabError(f"{arm} is the baseline, which every comparison needs; use --stop for the study", exit_code=2)
+def _refusal(study: str, facts: RunFacts, kind: Kind, value: str | int | None) -> str | None:
+    """Why a run cannot do what is asked; None where it can."""
+    if kind in ("stop_arm", "skip_arm"):
+        if value not in facts.arms:
+            return f"{value!r} is none of the arms: {', '.join(facts.arms)}"
+        if value == facts.baseline:
+            return f"{value} is the baseline, which every comparison needs; use --stop for the study"
+    if kind == "seeds" and not facts.may_grow:
+        why = "it is several studies at once, a noise floor, or decides seed by seed (--seeds auto)"
+        return f"{study} takes no further seeds while it runs: {why}"
+    if kind == "seeds" and int(value or 0) <= facts.seeds:
+        return f"study {study} runs {facts.seeds} seeds already; ask for more than that"
+    if kind == "seeds" and int(value or 0) > TUNING_SEED:
+        return f"{value} seeds: those from {TUNING_SEED} on are for tuning"
+    return None
 
 
 def words(request: Request) -> str:
@@ -156,7 +221,7 @@ class Steering:
 
     Attributes:
         stop: Whether the study is to stop.
-        skipped: Arms of which no other trial is begun.
+        skipped: Arms of which no other trial is begun, also as their trials of a re-tuning name them.
         stopped: Those of them whose running trials are stopped too.
         seeds: Seeds per arm that were asked for; 0 where none were.
     """
@@ -168,7 +233,7 @@ class Steering:
             folder: The study's folder.
             run: `RunFacts.run` of this driver.
         """
-        self._path, self._run, self._read = folder / REQUESTS, run, 0
+        self._path, self._run, self._read = requests_file(run_file(folder, run)), run, 0
         self.stop = False
         self.skipped: set[str] = set()
         self.stopped: set[str] = set()
@@ -183,9 +248,10 @@ class Steering:
             elif request.kind == "seeds":
                 self.seeds = max(self.seeds, request.seeds or 0)
             elif request.arm is not None:
-                self.skipped.add(request.arm)
+                names = {request.arm, f"{request.arm}{TUNING}", f"{request.arm}{RETUNED}"}
+                self.skipped |= names
                 if request.kind == "stop_arm":
-                    self.stopped.add(request.arm)
+                    self.stopped |= names
             lines.append(f"asked to {words(request)}")
         return lines
 

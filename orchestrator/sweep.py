@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -118,11 +118,13 @@ class SearchHistory:
         arms: (parameters, end) of arms that lie in the space.
         asks: The points asked in earlier runs, by position.
         ended: How those that ended did, by position.
+        elsewhere: Positions that points of the same base outside the space have taken, from 0 to below this.
     """
 
     arms: tuple[tuple[Mapping[str, Any], Ended], ...] = ()
     asks: tuple[Ask, ...] = ()
     ended: Mapping[int, Ended] = field(default_factory=dict)
+    elsewhere: int = 0
 
     @property
     def unfinished(self) -> int:
@@ -130,14 +132,14 @@ class SearchHistory:
         return len(self.asks) - len(self.ended)
 
     @property
-    def asked(self) -> int:
-        """How many positions are taken."""
-        return max((ask.position + 1 for ask in self.asks), default=0)
+    def next_position(self) -> int:
+        """The first position behind all that are taken."""
+        return max(self.elsewhere, *(ask.position + 1 for ask in self.asks), 0)
 
 
 def points_left(search: Search, history: SearchHistory) -> int:
     """Returns how many points are still to be trained."""
-    return history.unfinished + max(0, search.size() - history.asked)
+    return history.unfinished + max(0, search.size() - len(history.asks))
 
 
 def search_history(
@@ -156,23 +158,53 @@ def search_history(
         read: Returns how the trial of a key ended; None while it has not.
         arms: Arms that lie in the space.
     """
-    asks: dict[int, Ask] = {}
+    asks: dict[str, Ask] = {}
     ended: dict[int, Ended] = {}
-    for row in members:
-        if row["phase"] != search.phase or row["arm"] != search.arm or not is_point_of(search, row):
-            continue
-        position = int(row["position"])
-        if position in asks:
+    elsewhere = 0
+    for position, row in _placed(row for row in members if _is_of_base(search, row)):
+        if not contains(search.space, row["parameters"]):
+            elsewhere = max(elsewhere, position + 1)
             continue
         told = row.get("told")
         known = None if told is None else tuple(int(number) for number in told)
-        asks[position] = Ask(
-            position, str(row["key"]), search.base_key, row["parameters"], known, row.get("sampler", "tpe")
-        )
-        end = read(row["key"])
+        key, sampler = str(row["key"]), row.get("sampler", "tpe")
+        asks[key] = Ask(position, key, search.base_key, row["parameters"], known, sampler)
+        end = read(key)
         if end is not None:
             ended[position] = end
-    return SearchHistory(tuple(arms), tuple(asks[position] for position in sorted(asks)), ended)
+    in_order = tuple(sorted(asks.values(), key=lambda ask: ask.position))
+    return SearchHistory(tuple(arms), in_order, ended, elsewhere)
+
+
+def _placed(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Yields every point once, with its position: where an earlier one has that already, the first free one.
+
+    Two machines, or an older version with another space, have counted from 0 again. What is free depends on earlier
+    rows alone, so that later ones move no point.
+    """
+    taken: set[int] = set()
+    keys: set[str] = set()
+    free = 0
+    for row in rows:
+        if row["key"] in keys:
+            continue
+        keys.add(row["key"])
+        position = int(row["position"])
+        if position in taken:
+            while free in taken:
+                free += 1
+            position = free
+        taken.add(position)
+        yield position, row
+
+
+def _is_of_base(search: Search, row: Mapping[str, Any]) -> bool:
+    """Says whether a membership is a point around this search's base, in whatever space as far as that can be told."""
+    if row["phase"] != search.phase or row["arm"] != search.arm or row.get("position") is None:
+        return False
+    if row.get("base") is not None and row["parameters"]:
+        return str(row["base"]) == search.base_key
+    return is_point_of(search, row)
 
 
 def is_point_of(search: Search, row: Mapping[str, Any]) -> bool:

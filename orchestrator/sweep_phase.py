@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,17 @@ from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan
 from orchestrator.pruning import Curve, pruner_arguments
-from orchestrator.sweep import Ended, Search, SearchHistory, arms_in_space, check_search, read_ended, search_history
+from orchestrator.records import TrialState
+from orchestrator.sweep import (
+    Ended,
+    Search,
+    SearchHistory,
+    arms_in_space,
+    check_search,
+    points_left,
+    read_ended,
+    search_history,
+)
 from search_spaces.space import Sweep
 from search_spaces.study import Study, load_study
 from search_spaces.yaml_file import parse_model
@@ -93,6 +103,47 @@ def history_of(plan: Plan, search: Search | None, folder: Path, options: argpars
     read = reader(search, options)
     members = records.read_members(options.results, folder.name)
     return search_history(search, members, read, arms_in_space(plan, search, read))
+
+
+def points_missing(
+    plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace, ended: Collection[str]
+) -> int:
+    """Returns how many points the sweep lacks after a run in which the trials `ended` have ended."""
+    if search is None:
+        return 0
+    history = history_of(plan, search, folder, options)
+    again = sum(ask.key in ended for ask in history.asks if ask.position not in history.ended)
+    return points_left(search, history) - again
+
+
+def chosen_states(
+    plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace
+) -> dict[str, TrialState]:
+    """Returns how the points of the sweep and the trials that confirm some of them ended, as far as they have."""
+    keys = {ask.key for ask in history_of(plan, search, folder, options).asks}
+    keys |= {trial.key for trial in confirmation_trials(plan, planned_confirmation(plan, search, folder, options))}
+    return done_states(options.results, keys)
+
+
+def chosen_missing(
+    plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace, ended: Collection[str]
+) -> tuple[int, int]:
+    """Returns how many points of the sweep a run has left out, and how many trials that confirm the chosen ones.
+
+    Args:
+        plan: The plan.
+        search: What its sweep searches, or None.
+        folder: The study's folder.
+        options: Of the command.
+        ended: Keys of the trials that ended in this run.
+    """
+    points = points_missing(plan, search, folder, options, ended)
+    if points:
+        # 扫描没完，要确认哪些点还没选定
+        return points, 0
+    content = planned_confirmation(plan, search, folder, options)
+    wanted = {trial.key for trial in confirmation_trials(plan, content)} - set(ended)
+    return 0, len(wanted) - len(done_states(options.results, sorted(wanted), options.retry_failed))
 
 
 def curves_on_record(history: SearchHistory, results: Path) -> list[Curve]:

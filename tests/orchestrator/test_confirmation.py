@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from orchestrator import records
+from orchestrator.ablate import main
 from orchestrator.confirmation import confirm, confirmation_plan, confirmation_trials, fresh_seeds
 from orchestrator.findings import Confirmation
 from orchestrator.judged import Judged
+from orchestrator.options import parser
 from orchestrator.pairs import ArmRecord, ConfirmationRecord, SweepRecord, paired_evidence
 from orchestrator.plan import Plan
+from orchestrator.records import TrialState
 from orchestrator.reporting.sweep_tables import confirmation_table
 from orchestrator.sweep import Ask, Ended, Search, SearchHistory
+from orchestrator.sweep_phase import chosen_missing, planned_confirmation
 from orchestrator.table_rows import TRIAL_COLUMNS
+from orchestrator.tables import update_tables
 from search_spaces.study import load_study
+from tests.lab import Lab
 from tests.made_plans import make_plan
+from tests.made_records import put
 
+SWEPT = load_study("weight_decay")
 DECAY = "training.weight_decay"
 POINTS, SEEDS, IMAGES = 40, 8, 360
 NO_EPOCHS = pl.DataFrame()
@@ -107,9 +119,9 @@ def test_what_chose_a_point_is_refused_as_evidence_by_its_type() -> None:
     fresh = [ConfirmationRecord(row("b", seed, 12)) for seed in range(3)]
     chosen = [SweepRecord(row("c", 1000, 8))] * 3
     assert paired_evidence("x", arms, arms, metric).differences == (0.0,) * 3
-    for baseline, records in ((arms, chosen), (chosen, chosen), (fresh, chosen), (arms, fresh)):
+    for baseline, own in ((arms, chosen), (chosen, chosen), (fresh, chosen), (arms, fresh)):
         with pytest.raises(TypeError, match="are evidence for x"):
-            paired_evidence("x", baseline, records, metric)  # type: ignore[type-var]
+            paired_evidence("x", baseline, own, metric)  # type: ignore[type-var]
 
 
 def test_of_two_objectives_the_points_of_the_front_are_confirmed_first() -> None:
@@ -175,3 +187,73 @@ def test_a_confirmation_of_another_question_leaves_points_and_looks_of_the_first
     assert (back["looks"], back["seeds"]) == ([8], 12)
     assert [point["name"] for point in back["points"]] == ["point-2", "point-3"]
     assert confirmation_plan(replace(SEARCH, base=longer), swept([9, 8])[0], 1, 4, back)["looks"] == [4]
+
+
+def put_points(results: Path, plan: Plan, search: Search, *wrong: int, states: Mapping[int, TrialState]) -> None:
+    """Puts the first points of a sweep of weight decay on record, and into its study."""
+    for position, errors in enumerate(wrong):
+        parameters = {DECAY: 1e-5 * 2.0**position}
+        trial = search.trial(parameters)
+        put(results, trial.config, errors, state=states.get(position, TrialState.FINISHED), epochs=11)
+        member = records.membership("weight_decay", plan.dataset, trial)
+        point = {"parameters": parameters, "position": position, "base": search.base_key, "told": [], "sampler": "tpe"}
+        records.append_members(results, "weight_decay", [member | point])
+
+
+def swept_on_record(results: Path, *wrong: int, **states: TrialState) -> tuple[Plan, Search, argparse.Namespace]:
+    """A study of weight decay whose arms have ended, with so many of its 4 points."""
+    asked = ["--study", "weight_decay", "--seeds", "3", "--sweep", "4", "--confirm", "1", "--results", str(results)]
+    plan = make_plan(SWEPT, 3, sweep_points=4)
+    for trial in plan.trials:
+        put(results, trial.config, 20 + trial.seed, epochs=11)
+    assert SWEPT.sweep is not None
+    search = Search("weight_decay/sweep", SWEPT.sweep, plan.base, 4)
+    put_points(results, plan, search, *wrong, states={int(name[1:]): state for name, state in states.items()})
+    return plan, search, parser().parse_args(asked)
+
+
+def test_what_a_sweep_or_its_confirmation_lacks_is_counted(tmp_path: Path) -> None:
+    plan, search, options = swept_on_record(tmp_path / "some", 20, 25)
+    folder = tmp_path / "some" / "studies" / "weight_decay"
+    assert chosen_missing(plan, search, folder, options, ()) == (2, 0), "what is confirmed is not known yet"
+    assert chosen_missing(plan, None, folder, options, ()) == (0, 0)
+    plan, search, options = swept_on_record(tmp_path / "all", 20, 25, 5, 6, p1=TrialState.FAILED)
+    folder = tmp_path / "all" / "studies" / "weight_decay"
+    wanted = confirmation_trials(plan, planned_confirmation(plan, search, folder, options))
+    assert {trial.arm for trial in wanted} == {"baseline", "point-2"}
+    assert chosen_missing(plan, search, folder, options, ()) == (0, len(wanted))
+    put(tmp_path / "all", wanted[0].config)
+    assert chosen_missing(plan, search, folder, options, {wanted[1].key}) == (0, len(wanted) - 2)
+    again = parser().parse_args(["--retry-failed", *sys_arguments(options)])
+    assert chosen_missing(plan, search, folder, again, ()) == (1, 0)
+    failed_again = search.trial({DECAY: 2e-5}).key
+    assert chosen_missing(plan, search, folder, again, {failed_again})[0] == 0
+
+
+def sys_arguments(options: argparse.Namespace) -> list[str]:
+    return ["--sweep", "4", "--confirm", "1", "--results", str(options.results)]
+
+
+@pytest.mark.parametrize("failed", ["a point", "a confirming trial", "none"])
+def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_path: Path, failed: str) -> None:
+    states = {"p1": TrialState.FAILED} if failed == "a point" else {}
+    plan, search, options = swept_on_record(tmp_path, 20, 25, 5, 6, **states)
+    content = planned_confirmation(plan, search, tmp_path / "studies" / "weight_decay", options)
+    for place, trial in enumerate(confirmation_trials(plan, content)):
+        lost = failed == "a confirming trial" and place == 3
+        put(tmp_path, trial.config, 20, state=TrialState.FAILED if lost else TrialState.FINISHED, epochs=11)
+    asked = ["--study", "weight_decay", "--seeds", "3", *sys_arguments(options)]
+    assert main(asked) == (0 if failed == "none" else 1)
+
+
+@pytest.mark.slow
+def test_a_budget_that_ends_in_a_sweep_confirms_none_of_its_points_and_names_what_is_missing(lab: Lab) -> None:
+    _, _, options = swept_on_record(lab.results, 20, 25)
+    update_tables(lab.results)
+    common = ("--study", "weight_decay", "--seeds", "3", "--no-dashboard", *sys_arguments(options)[:-2])
+    code, output, errors = lab.ablate(*common, "--max-gpu-hours", "1e-6")
+    assert code == 0, output + errors
+    assert "stopped at the budget: 3 of 3 seeds are complete; missing: 2 points of the sweep." in output
+    folder = lab.results / "studies" / "weight_decay"
+    assert not (folder / "confirmation.json").exists()
+    assert (folder / "answer.json").exists(), "the arms are complete, and a point costs them no level"

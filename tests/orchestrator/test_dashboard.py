@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.steering import read_runs
 from tests.lab import Lab, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -47,9 +48,10 @@ def metrics_port(dashboard: str, token: str) -> int:
 
 def test_a_running_study_can_be_watched(lab: Lab) -> None:
     process = lab.start("--study", "lrn", "--seeds", "2", "--epochs", "15", "--results", "../results")
-    run_json = lab.results / "studies" / "lrn" / "run.json"
-    wait_until(lambda: run_json.is_file() or process.poll() is not None, 150, "the study runs")
-    dashboard = json.loads(run_json.read_text())["dashboard"]
+    study = lab.results / "studies" / "lrn"
+    wait_until(lambda: read_runs(study) or process.poll() is not None, 150, "the study runs")
+    dashboard = read_runs(study)[0].dashboard
+    assert dashboard is not None
     assert dashboard.startswith("http://127.0.0.1:")
 
     token_file = lab.home / ".ray" / "auth_token"
@@ -88,7 +90,7 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
     assert "Ray dashboard: http://127.0.0.1:" in output
     assert "ray get-auth-token" in output
     assert "first training step after" in output
-    assert not run_json.exists()
+    assert not list(study.glob("run*.json"))
     _assert_answered(lab)
 
 

@@ -18,11 +18,13 @@ from alexnet_core.configuration import TrainConfig
 from orchestrator.answer import answer
 from orchestrator.check import found_differences
 from orchestrator.conclusion import conclude
+from orchestrator.display import Progress, make_console
 from orchestrator.errors import LabError
 from orchestrator.evaluations import Evaluation, evaluations_on_record, lost_weights, read_evaluation, write_evaluation
 from orchestrator.findings import Answer
 from orchestrator.paper import combined_plan
-from orchestrator.plan import Plan, arm_lines, plan_line, write_plan
+from orchestrator.plan import Plan, arm_lines, plan_line, with_seeds, write_plan
+from orchestrator.recorder import Recorder, RecordSettings
 from orchestrator.records import TrialState, done_keys, read_result, trial_folder
 from orchestrator.table_rows import MEMBER_COLUMNS
 from orchestrator.tables import load_tables, update_tables
@@ -281,6 +283,16 @@ def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
     assert plan.lost_weights == frozenset()
     assert result.read_bytes() == before
     assert len(list(tmp_path.glob("trials/*/evaluations/10.json"))) == 2
+
+
+def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path: Path) -> None:
+    plan = views_plan(tmp_path, 1)
+    settings = RecordSettings(tmp_path, tmp_path / "studies" / "views", False, "all", 0.0)
+    recorder = Recorder(plan, settings, Progress(make_console(), "views", None))
+    grown = with_seeds(plan, 2, {})
+    recorder.grow(grown)
+    views = {trial.seed: recorder.launch(trial, None)["views"] for trial in grown.trials}
+    assert views == {0: 10, 1: 10}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alexnet_core.datasets import summarise_data
 from orchestrator import ablate, best, merge, records, report, status
-from orchestrator.steering import RunFacts
+from orchestrator.steering import RunFacts, write_run
 from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, base_config, trial_key, unfold
 from tests.hostile import changed_file
@@ -29,6 +29,7 @@ FILES = (
     "studies/lrn/plan.json",
     "studies/lrn/members.jsonl",
     "studies/lrn/run.json",
+    "studies/lrn/run-elsewhere-1-noon.json",
 )
 FUZZ = settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -56,6 +57,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (results / "studies" / "lrn" / "plan.json").write_text(json.dumps(plan))
     (results / "studies" / "lrn" / "run.json").write_text(facts.model_dump_json())
+    write_run(results / "studies" / "lrn", facts)
     return results
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from orchestrator import records
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
-from orchestrator.merge import main
+from orchestrator.foreign import check_trial
+from orchestrator.merge import _taken, main
 from orchestrator.records import TrialState
 from orchestrator.tables import load_tables, load_trials
 from orchestrator.trial_locks import TrialLocks
@@ -58,11 +59,12 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     said = merge(capsys, there, here, "--dry-run")
     assert said == (
         0,
-        "2 finished trials would be taken, 1 on record here already, 1 not ended there, 0 left out (named above)\n",
+        "2 trials would be taken (1 diverged, 1 finished), 1 on record here already, 1 not ended there, "
+        "0 failed or stopped there, 0 left out (named above)\n",
     )
     assert files(here) == {f"trials/{own}/{name}": content for name, content in before.items()}, "a dry run writes"
     code, output = merge(capsys, there, here)
-    assert (code, output.startswith("2 finished trials taken, 1 on record here already")) == (0, True)
+    assert (code, output.startswith("2 trials taken (1 diverged, 1 finished), 1 on record here already")) == (0, True)
     assert files(here / "trials" / own) == before
     assert files(here / "trials" / trained) == files(there / "trials" / trained)
     trials, members, epochs = load_tables(here)
@@ -70,7 +72,7 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     assert sorted(members["key"]) == sorted([own, trained, diverged]), "no membership of a trial that is not here"
     assert epochs.height == 6
     whole = files(here)
-    assert merge(capsys, there, here)[1].startswith("0 finished trials taken, 3 on record here already")
+    assert merge(capsys, there, here)[1].startswith("0 trials taken, 3 on record here already")
     assert files(here) == whole
 
 
@@ -101,6 +103,45 @@ def test_evaluations_in_more_views_come_along_and_one_of_another_trial_does_not(
     assert not (here / "trials" / bad).exists()
 
 
+def test_an_evaluation_of_a_trial_that_is_on_record_here_comes_along_and_its_record_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = put(there, make_config(0), 20)
+    put(here, make_config(0), 20, seconds=5.0)
+    write_evaluation(there / "trials" / key, evaluation(key))
+    before = files(here / "trials" / key)
+    said = "0 trials taken, 1 on record here already (1 evaluations of them taken)"
+    assert merge(capsys, there, here)[1].startswith(said)
+    assert read_evaluation(here / "trials" / key, 10) == evaluation(key)
+    after = files(here / "trials" / key)
+    assert {name: after[name] for name in before} == before
+    assert load_trials(here).trials["test_top1_errors_10_views"].to_list() == [9]
+    assert merge(capsys, there, here)[1].startswith("0 trials taken, 1 on record here already, 0 not ended")
+
+
+def test_what_failed_there_is_no_answer_here_and_a_stopped_trial_is_one_only_in_a_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    own = put(here, make_config(0), 20)
+    put(there, make_config(0), None, state=TrialState.FAILED, message="CUDA error")
+    put(there, make_config(1), None, state=TrialState.FAILED, message="CUDA error")
+    put(there, make_config(2), state=TrialState.STOPPED)
+    point = put(there, make_config(3), state=TrialState.STOPPED)
+    join(there, 3, "sweep")
+    row = records.read_members(there, "lrn")[0]
+    point_row = {**row, "phase": "sweep", "parameters": {"training.learning_rate": 0.1}, "position": 0}
+    records.append_members(there, "lrn", [point_row])
+    code, output = merge(capsys, there, here)
+    assert (code, output) == (
+        0,
+        "1 trials taken (1 stopped), 0 on record here already, 0 not ended there, "
+        "3 failed or stopped there, 0 left out (named above)\n",
+    )
+    assert records.recorded_keys(here) == sorted([own, point])
+
+
 def test_memberships_of_every_phase_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     join(there, 0)
@@ -122,6 +163,18 @@ def test_a_record_that_differs_is_named_and_the_own_one_stays(
     assert code == 1
     assert f"conflict {key}: the records differ in train, validation (validation 20 wrong here, 21 there)" in output
     assert files(tmp_path / "here" / "trials") == before
+
+
+def test_a_trial_that_ends_here_while_a_merge_sorts_out_keeps_its_own_record(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    key = put(there, make_config(0), 20)
+    trial = check_trial(there / "trials" / key)
+    assert trial is not None
+    put(here, make_config(0), 11)
+    before, troubles = files(here / "trials" / key), list[str]()
+    assert not _taken(here, trial, troubles)
+    assert files(here / "trials" / key) == before
+    assert troubles == [f"left out {key}: it has come on record here meanwhile; the own record stays"]
 
 
 def test_an_interrupted_trial_here_is_ended_by_the_other_machines_and_a_running_one_is_left(
@@ -161,7 +214,7 @@ def test_a_merge_cut_off_before_any_result_goes_on(tmp_path: Path, capsys: pytes
             (here / "trials" / key / name).parent.mkdir(parents=True, exist_ok=True)
             (here / "trials" / key / name).write_bytes(whole[name])
         assert load_trials(here).trials.height == 0
-        assert merge(capsys, there, here)[1].startswith("1 finished trials taken")
+        assert merge(capsys, there, here)[1].startswith("1 trials taken")
         assert files(here / "trials" / key) == whole
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from orchestrator.ablate import main
+from orchestrator.tables import load_trials
 from search_spaces.study import load_study, study_names
 from tests.lab import Lab
 
@@ -52,7 +54,13 @@ def test_every_claim_is_asked_in_one_session_and_again_from_the_records(lab: Lab
     assert page.count("\n| ") == 1 + sum(len(load_study(name).arms) - 1 for name in ASKED)
     assert "- colour is not asked here: " in page
     stamps = {path: path.stat().st_mtime_ns for path in trials}
-    code, output, errors = lab.ablate(*arguments)
+    code, output, errors = lab.ablate(*arguments, "--keep-weights", "best")
     assert code == 0, output + errors
+    finished = load_trials(lab.results).trials.filter(pl.col("state") == "finished")
+    assert len(list(lab.results.glob("trials/*/checkpoint/*"))) == finished["configuration"].n_unique()
     assert "0 to train" in output
+    code, output, errors = lab.run("paper", "--results", str(lab.results), module="orchestrator.status")
+    assert (code, errors) == (0, "")
+    assert output.startswith(f"paper on digits: {len(ASKED)} studies\n")
+    assert f"\nlrn: {3 * len(load_study('lrn').arms)} finished\n" in output
     assert {path: path.stat().st_mtime_ns for path in lab.results.glob("trials/*/result.json")} == stamps

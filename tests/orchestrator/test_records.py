@@ -239,43 +239,6 @@ def test_an_unfinished_trial_keeps_its_checkpoints(tmp_path: Path) -> None:
     assert len(list((folder / "checkpoint").iterdir())) == 1
 
 
-def test_what_a_driver_left_between_result_and_tidying_is_deleted_later(tmp_path: Path) -> None:
-    states, left = {}, {}
-    for seed, state in enumerate((TrialState.FINISHED, TrialState.DIVERGED, TrialState.FAILED)):
-        config = make_config(seed)
-        checkpoints = records.open_record(tmp_path, config) / "checkpoint"
-        checkpoints.mkdir()
-        for name in ("final.safetensors", "older.safetensors"):
-            (checkpoints / name).write_bytes(b"weights")
-        weights = "checkpoint/final.safetensors" if state is TrialState.FINISHED else None
-        states[put(tmp_path, config, state=state, weights=weights)] = state
-        left[state] = checkpoints
-    records.tidy_ended(tmp_path, {**states, "a" * 20: TrialState.FINISHED})
-    names = {state: sorted(path.name for path in folder.iterdir()) for state, folder in left.items()}
-    assert names == {
-        TrialState.FINISHED: ["final.safetensors"],
-        TrialState.DIVERGED: [],
-        TrialState.FAILED: ["final.safetensors", "older.safetensors"],
-    }
-
-
-def test_keeping_the_best_weights_keeps_the_seed_of_median_error_of_each_arm(tmp_path: Path) -> None:
-    trials, expected = [], set()
-    for arm, without in (("baseline", ""), ("no_lrn", "lrn1")):
-        for seed, wrong in enumerate((30, 10, 20, 40)):
-            config = make_config(seed, without=without)
-            folder = records.open_record(tmp_path, config)
-            (folder / "checkpoint").mkdir()
-            (folder / "checkpoint" / "final.safetensors").write_bytes(b"weights")
-            put(tmp_path, config, wrong, weights="checkpoint/final.safetensors")
-            trials.append(PlannedTrial(arm, seed, "arm", config, trial_key(config)))
-            if wrong == 20:  # the lower of the two in the middle of 10, 20, 30, 40
-                expected.add(trial_key(config))
-    records.keep_best_weights(tmp_path, trials)
-    left = {path.parents[1].name for path in tmp_path.glob("trials/*/checkpoint/*")}
-    assert left == expected
-
-
 # ---- members ------------------------------------------------------------------------------------
 
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator import records
-from orchestrator.best import main
+from orchestrator.ablate import main as ablate
+from orchestrator.best import exported_if_best, finished_trials, main, median_trial, rank
 from orchestrator.records import TrialState
+from orchestrator.retention import keep_weights_of, tidy_ended
+from orchestrator.tables import load_trials
+from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, trial_key
+from tests.made_plans import make_plan
 from tests.made_records import make_config, put
+
+REPOSITORY = Path(__file__).parents[2]
+HOLDER = """
+import sys
+from pathlib import Path
+from orchestrator.trial_locks import TrialLocks
+locks = TrialLocks(Path(sys.argv[1]))
+print(locks.try_lock(sys.argv[2]), flush=True)
+sys.stdin.read()
+"""
 
 
 def add(results: Path, arm: str, seed: int, wrong: int, *, state: str = "finished", rate: float = 0.01) -> Path:
@@ -77,6 +95,7 @@ def test_pruning_shows_first_and_deletes_what_nothing_needs(
 def test_force_deletes_what_a_verdict_or_an_export_needs_but_no_record(
     tmp_path: Path, lab: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / ".locks").touch()
     before = sorted(path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".safetensors")
     assert "freed 0.0 MB in 8 files" in prune(capsys, tmp_path, "--yes", "--force")
     assert [name for name, folder in lab.items() if left(folder)] == ["failed", "interrupted"]
@@ -94,3 +113,106 @@ def test_what_does_not_go_with_pruning_is_refused(
     assert main(["--results", str(tmp_path), *arguments]) == 2
     assert "--prune looks at the whole results folder" in capsys.readouterr().err
     assert all(left(folder) == [OLDER, FINAL] for folder in lab.values())
+
+
+def test_what_a_driver_left_between_result_and_tidying_is_deleted_later(tmp_path: Path) -> None:
+    states, left = {}, {}
+    for seed, state in enumerate((TrialState.FINISHED, TrialState.DIVERGED, TrialState.FAILED)):
+        config = make_config(seed)
+        checkpoints = records.open_record(tmp_path, config) / "checkpoint"
+        checkpoints.mkdir()
+        for name in ("final.safetensors", "older.safetensors"):
+            (checkpoints / name).write_bytes(b"weights")
+        weights = "checkpoint/final.safetensors" if state is TrialState.FINISHED else None
+        states[put(tmp_path, config, state=state, weights=weights)] = state
+        left[state] = checkpoints
+    tidy_ended(tmp_path, {**states, "a" * 20: TrialState.FINISHED})
+    names = {state: sorted(path.name for path in folder.iterdir()) for state, folder in left.items()}
+    assert names == {
+        TrialState.FINISHED: ["final.safetensors"],
+        TrialState.DIVERGED: [],
+        TrialState.FAILED: ["final.safetensors", "older.safetensors"],
+    }
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Another process that trains a trial."""
+    holders = []
+
+    def hold(key: str) -> None:
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path), key],
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "True"
+        holders.append(holder)
+
+    yield hold
+    for holder in holders:
+        holder.communicate("")
+
+
+def test_what_another_process_trains_again_is_left_alone(
+    tmp_path: Path, lab: dict[str, Path], held: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = lab["judged"]
+    held(judged.parent.name)
+    assert "freed 0.0 MB in 5 files; 1 of trials that are being trained stay" in prune(capsys, tmp_path, "--yes")
+    tidy_ended(tmp_path, {judged.parent.name: TrialState.FINISHED})
+    keep_weights_of(tmp_path, set(), [judged.parent.name])
+    assert left(judged) == [OLDER, FINAL]
+    assert left(lab["other point"]) == []
+
+
+def put_arms(results: Path, study: str, seeds: int, first_wrong: int = 30) -> dict[str, list[str]]:
+    """Puts the arms of a study with final weights on record; the error falls with the seed. Returns keys by arm."""
+    keys: dict[str, list[str]] = {}
+    for trial in make_plan(load_study(study), seeds).trials:
+        weights = "checkpoint/0001-000011-00000000.safetensors"
+        wrong = first_wrong - trial.seed + (0 if trial.arm == "baseline" else 5)
+        key = put(results, trial.config, wrong, weights=weights, weights_sha256="0" * 64, epochs=11)
+        path = records.trial_folder(results, key) / weights
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"weights")
+        keys.setdefault(trial.arm, []).append(key)
+        records.join_members(results, study, "digits", [trial])
+    return keys
+
+
+def test_keeping_the_best_weights_keeps_what_an_export_takes_of_all_seeds_on_record(tmp_path: Path) -> None:
+    keys = put_arms(tmp_path, "lrn", 9)
+    code = ablate(["--study", "lrn", "--seeds", "8", "--keep-weights", "best", "--results", str(tmp_path)])
+    assert code == 0
+    kept = {path.parents[1].name for path in tmp_path.glob("trials/*/checkpoint/*")}
+    trials, members = load_trials(tmp_path)
+    finished = finished_trials(trials, members)
+    winner = rank(finished, members)["configuration"][0]
+    assert median_trial(finished, winner) == keys["baseline"][4]
+    # 第九个种子不在这次的计划里，不去碰它
+    assert kept == {own[place] for own in keys.values() for place in (4, 8)}
+
+
+def test_a_study_may_be_exported_by_its_own_seeds_too(tmp_path: Path) -> None:
+    lrn, pooling = put_arms(tmp_path, "lrn", 3), put_arms(tmp_path, "pooling", 7)
+    assert lrn["baseline"] == pooling["baseline"][:3]
+    exported = exported_if_best(*load_trials(tmp_path))
+    assert {lrn["baseline"][1], pooling["baseline"][3]} <= exported
+    for study in (None, "lrn", "pooling"):
+        trials, members = load_trials(tmp_path)
+        finished = finished_trials(trials, members, study=study)
+        assert all(median_trial(finished, name) in exported for name in finished["configuration"].unique())
+
+
+@pytest.mark.parametrize("top", ["0", "-1", "x"])
+def test_a_table_of_no_rows_is_refused(
+    tmp_path: Path, lab: dict[str, Path], top: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--results", str(tmp_path), "--top", top])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: argument --top: must be")

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.lab import Lab
+from orchestrator.trial_locks import TrialLocks
+from tests.lab import Lab, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -91,3 +92,30 @@ def test_a_diverged_trial_is_kept_shown_never_best_and_not_run_again(lab: Lab) -
     assert code == 0, output + errors
     assert f"trial {key}: diverged" in output
     assert "NaN or infinite" in output
+
+
+def test_two_studies_over_one_grid_train_each_point_once_and_a_running_point_is_called_so(lab: Lab) -> None:
+    grid = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true, steps: 4}"
+    common = ("--seeds", "1", "--epochs", "12", "--no-dashboard", "--slots", "1", "--sweep", "4", "--sampler", "grid")
+    where = ("--sweep-over", grid, "--results", str(lab.results))
+    both = [lab.start("--study", study, *common, *where) for study in ("lrn", "weight_decay")]
+
+    def running_point() -> str | None:
+        keys = {row["key"] for row in members(lab) if row["phase"] == "sweep"} if lab.results.is_dir() else set()
+        return min(keys - lab.finished(), default=None)
+
+    wait_until(
+        lambda: (lab.results / "studies" / "lrn" / "members.jsonl").is_file() and running_point(), 200, "a point"
+    )
+    seen = running_point()
+    code, output, errors = lab.run(seen or "", "--results", str(lab.results), module="orchestrator.status")
+    assert code == 0, output + errors
+    assert f"trial {seen}: running" in output or f"trial {seen}: finished" in output
+    for process in both:
+        output, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, output + errors
+    assert len({row["key"] for row in members(lab) if row["phase"] == "sweep"}) == 4
+    attempts = [path.read_text().count("\n") for path in lab.results.glob("trials/*/attempts.jsonl")]
+    assert attempts == [1] * len(lab.finished())
+    with TrialLocks(lab.results) as locks:
+        assert not any(locks.is_locked(key) for key in lab.finished())

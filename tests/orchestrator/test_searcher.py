@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from orchestrator.objectives import VALIDATION_ERROR, SecondObjective, objective_values
 from orchestrator.searcher import SweepSearcher
 from orchestrator.sweep import Ask, Ended, SamplerName, Search, SearchHistory, search_history
-from search_spaces.space import Sweep, grid_points
+from search_spaces.space import FloatParameter, Sweep, grid_points
 from search_spaces.trial import PlannedTrial
 from tests.made_records import make_config
 
@@ -30,6 +30,7 @@ FLOATS = Sweep.model_validate(
         }
     }
 )
+NARROW_RATE = FloatParameter(kind="float", low=1e-3, high=1e-2, log=True)
 FINITE = Sweep.model_validate(
     {"parameters": {SIZE: {"kind": "integer", "low": 1, "high": 3}, RATE: {"kind": "categorical", "choices": [0.1, 1]}}}
 )
@@ -53,10 +54,16 @@ class Laboratory:
     records: dict[str, Ended] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    mine: set[str] = field(default_factory=set)
+    elsewhere: set[str] = field(default_factory=set)
+
+    def lock(self, key: str) -> bool:
+        self.mine |= {key} - self.elsewhere
+        return key in self.mine
 
     def join(self, trial: PlannedTrial, ask: Ask | None) -> None:
         assert ask is not None
-        if all(row["position"] != ask.position for row in self.members):
+        if all(row["key"] != ask.key for row in self.members):
             row = {"phase": trial.phase, "arm": trial.arm, "seed": trial.seed, "key": trial.key, **vars(ask)}
             self.members.append(row)
 
@@ -76,6 +83,8 @@ class Laboratory:
             join=self.join,
             read=self.records.get,
             stop=self.stopped.append,
+            lock=self.lock,
+            unlock=self.mine.discard,
         )
 
     def run(self, ends: int | None = None, slots: int = 1) -> optuna.Study:
@@ -197,6 +206,43 @@ def test_a_finite_space_is_searched_to_its_end_and_no_further(sampler: SamplerNa
     assert len(laboratory.members) == len({row["key"] for row in laboratory.members}) == 6
 
 
+def test_a_narrower_space_in_between_forgets_no_point_and_takes_no_position_twice() -> None:
+    narrow = FLOATS.model_copy(update={"parameters": {**FLOATS.parameters, RATE: NARROW_RATE}})
+    laboratory = Laboratory(search("tpe", 8))
+    laboratory.run()
+    laboratory.search = search("tpe", 8, narrow)
+    inside = len(laboratory.history().asks)
+    laboratory.run()
+    assert 0 < inside < 8
+    points = 8 + 8 - inside
+    assert len(laboratory.members) == len({row["position"] for row in laboratory.members}) == points
+    laboratory.search = search("tpe", points + 2)
+    assert (len(laboratory.history().asks), laboratory.history().unfinished) == (points, 0)
+    study = laboratory.run()
+    told = [trial.params for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))]
+    assert len(told) == len({str(sorted(point.items())) for point in told}) == points + 2
+
+
+def test_points_of_two_machines_that_counted_alike_are_all_known_and_told_once() -> None:
+    here, there = Laboratory(search("tpe", 4)), Laboratory(search("tpe", 4, seed=1))
+    for laboratory in (here, there):
+        laboratory.run()
+    # 合并只带来成员行里人人都有的几列
+    bare = [{name: value for name, value in row.items() if name not in ("told", "base")} for row in there.members]
+    here.members += bare
+    here.records |= there.records
+    before = {ask.key: ask.position for ask in here.history().asks}
+    assert sorted(before.values()) == list(range(8))
+    assert [before[row["key"]] for row in here.members[:4]] == [0, 1, 2, 3]
+    here.search = search("tpe", 10)
+    study = here.run()
+    assert [row["position"] for row in here.members[8:]] == [8, 9]
+    after = {ask.key: ask.position for ask in here.history().asks}
+    assert {key: after[key] for key in before} == before
+    told = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+    assert len(told) == len({str(sorted(trial.params.items())) for trial in told}) == 10
+
+
 def test_a_grid_is_each_combination_of_its_steps_once() -> None:
     laboratory = Laboratory(search("grid", 1000))
     laboratory.run(5)
@@ -270,3 +316,46 @@ def test_a_point_on_record_is_told_and_not_trained() -> None:
     assert second.launched == []
     assert len(second.members) == 5
     assert [trial.value for trial in study.trials] == [error_of(point) for point in first.sequence]
+
+
+def test_a_point_that_another_driver_trains_is_waited_for_and_never_trained_twice() -> None:
+    first = Laboratory(search("grid", 6, FINITE))
+    first.run()
+    done, dropped = (row["key"] for row in first.members[:2])
+    laboratory = Laboratory(search("grid", 6, FINITE), elsewhere={done, dropped})
+    searcher = laboratory.searcher()
+    for number in range(4):
+        searcher.on_trial_complete(str(number), finished(laboratory, searcher.suggest(str(number))))
+    assert searcher.suggest("4") is None, "two points are left, and both are trained elsewhere"
+    assert not {done, dropped} & set(laboratory.launched)
+    laboratory.records[done] = first.records[done]
+    laboratory.elsewhere.discard(dropped)
+    job = searcher.suggest("4")
+    assert job["key"] == dropped, "its driver has died"
+    searcher.on_trial_complete("4", finished(laboratory, job))
+    assert searcher.suggest("5") == Searcher.FINISHED
+    assert sorted(laboratory.launched) == sorted(row["key"] for row in first.members if row["key"] != done)
+    assert {row["key"] for row in laboratory.members} == {row["key"] for row in first.members}
+    assert len(searcher.study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))) == 6
+
+
+def test_a_point_whose_record_comes_with_its_lock_is_taken_and_its_lock_is_freed() -> None:
+    first = Laboratory(search("grid", 1, FINITE))
+    first.run()
+    laboratory = Laboratory(search("grid", 1, FINITE))
+    take = laboratory.lock
+
+    def ends_meanwhile(key: str) -> bool:
+        laboratory.records |= first.records
+        return take(key)
+
+    laboratory.lock = ends_meanwhile  # type: ignore[method-assign]
+    assert laboratory.searcher().suggest("0") == Searcher.FINISHED
+    assert (laboratory.launched, laboratory.mine) == ([], set())
+
+
+def finished(laboratory: Laboratory, job: dict[str, Any]) -> dict[str, Any]:
+    """The result of a job, after its record."""
+    error = error_of({RATE: 0.01, DECAY: 0.0, SIZE: 5, **job["parameters"]})
+    laboratory.records[job["key"]] = Ended("finished", (error,))
+    return {VALIDATION_ERROR: error, "epoch": 2, "state": "finished"}

@@ -84,6 +84,25 @@ def test_seed_by_seed_until_every_arm_is_closed(tmp_path: Path) -> None:
     assert not without_closed(plan, tmp_path).missing
 
 
+def test_a_skipped_arm_holds_up_no_other_and_catches_up_later(tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    whole = answered(Lab(undisturbed).run(), undisturbed)
+    lab, results = Lab(tmp_path / "skipped"), tmp_path / "skipped"
+    plan = sequential_plan(results)
+    keys = [trial.key for trial in plan.trials]
+
+    def skipped() -> set[str]:
+        return {"no_lrn"} if lab.phases else set()
+
+    def train(trials: Sequence[PlannedTrial]) -> None:
+        lab.train([trial for trial in trials if trial.arm not in skipped()])
+
+    run_looks(plan, results, lambda: done_states(results, keys, False), train, skipped)
+    assert {cell.split("-")[0] for phase in lab.phases[1:] for cell in phase} == {"baseline", "as_run"}
+    assert len(lab.phases[1:]) == whole.seeds - 4, "the other arm is trained to its own end"
+    assert answered(Lab(results).run(), results).arms == whole.arms
+
+
 @pytest.mark.parametrize("dies_after", [2, 12, 14])
 def test_a_killed_study_trains_the_same_trials_and_gives_the_same_answer(tmp_path: Path, dies_after: int) -> None:
     undisturbed = tmp_path / "undisturbed"

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator import records
+from orchestrator.paper import write_studies
 from orchestrator.records import TrialState
 from orchestrator.status import main, study_states
+from orchestrator.steering import RunFacts, end_run, write_run
 from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, make_report, put, read_only
@@ -162,6 +164,64 @@ def test_a_damaged_plan_or_result_is_named_in_one_line(tmp_path: Path, capsys: p
         code, _, error = status(capsys, tmp_path, "lrn")
         assert code == 2
         assert str(plan) in error
+
+
+def test_one_damaged_study_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_study(tmp_path)
+    damaged = tmp_path / "studies" / "pooling" / "plan.json"
+    records.write_atomically(damaged, b"{")
+    code, output, _ = status(capsys, tmp_path)
+    assert (code, "lrn on digits: 1 diverged" in output) == (0, True)
+    (warning,) = caplog.messages
+    assert warning.startswith(f"study pooling is left out: {damaged} cannot be read")
+    assert status(capsys, tmp_path, "pooling")[0] == 2
+
+
+def test_all_claims_asked_together_are_shown_study_by_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study(tmp_path)
+    folder = tmp_path / "studies" / "paper"
+    write_studies(folder, "digits", ["lrn"])
+    write_run(folder, run_facts(os.getpid()))
+    code, output, _ = status(capsys, tmp_path, "paper")
+    assert code == 0
+    assert output.splitlines()[0] == "paper on digits: 1 studies"
+    assert f"running: process {os.getpid()}" in output
+    assert "lrn: 1 diverged, 2 finished, 2 interrupted, 1 waiting" in output
+    assert output in status(capsys, tmp_path)[1]
+    end_run(folder, run_facts(os.getpid()))
+    assert status(capsys, tmp_path, "paper", "--follow")[0] == 0
+    for content in ('{"dataset": "digits", "studies": ["../lrn"]}', '{"dataset": "digits", "studies": 1}', "{}", "["):
+        (folder / "studies.json").write_text(content)
+        code, _, error = status(capsys, tmp_path, "paper")
+        assert (code, str(folder / "studies.json") in error) == (2, True)
+
+
+def run_facts(pid: int) -> RunFacts:
+    return RunFacts(pid=pid, host=socket.gethostname(), started_at="noon", dashboard=None)
+
+
+def test_follow_without_a_name_follows_the_one_study_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path)
+    code, _, error = status(capsys, tmp_path, "--follow")
+    assert (code, "no study runs; name the study to follow" in error) == (2, True)
+    driver = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    write_run(tmp_path / "studies" / "lrn", run_facts(driver.pid))
+    follower = [sys.executable, "-m", "orchestrator.status", "--follow", "--results", str(tmp_path)]
+    other = run_facts(os.getpid())
+    write_run(tmp_path / "studies" / "pooling", other)
+    code, _, error = status(capsys, tmp_path, "--follow")
+    assert (code, "2 studies run (lrn, pooling); name the study to follow" in error) == (2, True)
+    end_run(tmp_path / "studies" / "pooling", other)
+    with subprocess.Popen(follower, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline().startswith("lrn on digits: 1 diverged")
+        driver.communicate(b"\n")
+        following.communicate(timeout=60)
+    assert following.returncode == 0
 
 
 def test_no_study_yet_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

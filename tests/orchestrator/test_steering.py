@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,26 @@ from orchestrator import records
 from orchestrator.broker import Broker
 from orchestrator.errors import LabError
 from orchestrator.notification import Notifier
+from orchestrator.paper import combined_plan
+from orchestrator.retuning import retuned_trials, tuning_trials
+from orchestrator.session import _called
 from orchestrator.status import main
-from orchestrator.steering import REQUESTS, RUN, RunFacts, Steering, ask, end_run, read_run, write_run
+from orchestrator.steering import (
+    OLD_RUN,
+    SILENT_SECONDS,
+    RunFacts,
+    Steering,
+    ask,
+    end_run,
+    forget_dead_runs,
+    read_runs,
+    requests_file,
+    run_file,
+    write_run,
+)
+from search_spaces.study import load_study
 from tests.lab import Lab, wait_until
+from tests.made_plans import make_plan
 
 ARMS = ("baseline", "no_lrn", "as_run")
 
@@ -38,6 +56,10 @@ def facts(pid: int = os.getpid(), **changes: object) -> RunFacts:
     return RunFacts(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def requests(folder: Path, run: RunFacts | None = None) -> Path:
+    return requests_file(run_file(folder, (run or facts()).run))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     made = tmp_path / "studies" / "lrn"
@@ -46,15 +68,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_driver_hears_each_request_once_and_no_other_runs(folder: Path) -> None:
-    write_run(folder, facts(started_at="yesterday"))
+    earlier = facts(started_at="yesterday")
+    write_run(folder, earlier)
     ask(folder, "stop")
-    late = (folder / REQUESTS).read_text()
+    late = requests(folder, earlier).read_text()
+    end_run(folder, earlier)
     write_run(folder, facts())
-    assert not (folder / REQUESTS).exists(), "a new run forgets what an earlier one was asked"
     steering = Steering(folder, facts().run)
     assert steering.update() == []
     late += facts().run.join(('{"run":"', '","kind":"seeds","seeds":2500}\n'))
-    (folder / REQUESTS).write_text(late + "no json\n\xff\n")
+    requests(folder).write_text(late + "no json\n\xff\n")
     assert steering.update() == []
     assert (steering.stop, steering.seeds) == (False, 0)
     said = ask(folder, "skip_arm", "as_run")
@@ -64,7 +87,9 @@ def test_the_driver_hears_each_request_once_and_no_other_runs(folder: Path) -> N
     ask(folder, "seeds", 10)
     assert len(steering.update()) == 4
     assert steering.update() == []
-    assert (steering.skipped, steering.stopped, steering.seeds) == ({"as_run", "no_lrn"}, {"no_lrn"}, 12)
+    assert steering.stopped == {"no_lrn", "no_lrn-tuning", "no_lrn-retuned"}, "as a re-tuning names its trials"
+    assert steering.skipped == steering.stopped | {"as_run", "as_run-tuning", "as_run-retuned"}
+    assert steering.seeds == 12
     assert not steering.stop
     ask(folder, "stop")
     assert (steering.update(), steering.stop) == (["asked to stop between two batches, as Ctrl-C does"], True)
@@ -74,11 +99,11 @@ def test_a_line_that_is_still_being_written_is_heard_when_it_is_whole(folder: Pa
     write_run(folder, facts())
     steering = Steering(folder, facts().run)
     ask(folder, "stop")
-    whole = (folder / REQUESTS).read_bytes()
+    whole = requests(folder).read_bytes()
     for cut in range(len(whole)):
-        (folder / REQUESTS).write_bytes(whole[:cut])
+        requests(folder).write_bytes(whole[:cut])
         assert steering.update() == []
-    (folder / REQUESTS).write_bytes(whole)
+    requests(folder).write_bytes(whole)
     assert len(steering.update()) == 1
 
 
@@ -87,14 +112,58 @@ def test_nothing_is_asked_of_a_study_that_does_not_run(folder: Path) -> None:
     gone.wait()
     for content in (None, facts(gone.pid).model_dump_json(), "{", "[]"):
         if content is not None:
-            (folder / RUN).write_text(content)
+            run_file(folder, facts().run).write_text(content)
+            (folder / OLD_RUN).write_text(content)
         with pytest.raises(LabError, match="study lrn does not run, so nothing was asked") as caught:
             ask(folder, "stop")
         assert caught.value.exit_code == 2
-        assert not (folder / REQUESTS).exists()
+        assert not list(folder.glob("requests*"))
     write_run(folder, facts())
-    end_run(folder)
-    assert read_run(folder) is None
+    end_run(folder, facts())
+    assert read_runs(folder) == []
+
+
+def test_two_runs_of_a_study_are_both_steered_and_the_end_of_one_leaves_the_other(folder: Path) -> None:
+    first, second = facts(started_at="2026-01-01"), facts(started_at="2026-01-02", seeds=12)
+    drivers = [Steering(folder, run.run) for run in (first, second)]
+    write_run(folder, first)
+    ask(folder, "skip_arm", "as_run")
+    write_run(folder, second)
+    assert read_runs(folder) == [first, second]
+    assert ask(folder, "seeds", 10).count("\n") == 0, "the second has 12 seeds already"
+    assert ask(folder, "stop_arm", "no_lrn").count("asked process") == 2
+    for driver in drivers:
+        driver.update()
+    assert [(driver.seeds, "no_lrn" in driver.stopped) for driver in drivers] == [(10, True), (0, True)]
+    assert "as_run" in drivers[0].skipped
+    end_run(folder, first)
+    assert read_runs(folder) == [second]
+    ask(folder, "stop")
+    drivers[1].update()
+    assert drivers[1].stop
+    assert not drivers[0].stop
+
+
+def test_a_run_of_an_older_version_is_seen_and_steered(folder: Path) -> None:
+    (folder / OLD_RUN).write_text(facts().model_dump_json())
+    assert read_runs(folder) == [facts()]
+    ask(folder, "stop")
+    assert json.loads((folder / "requests.jsonl").read_text())["kind"] == "stop"
+
+
+def test_a_killed_run_ends_for_who_follows_it_on_whatever_machine_it_was(folder: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    killed, elsewhere = facts(gone.pid), facts(gone.pid, host="elsewhere", started_at="noon")
+    for run in (killed, elsewhere):
+        write_run(folder, run)
+    requests(folder, killed).touch()
+    assert read_runs(folder) == [elsewhere], "it has just said that it lives"
+    forget_dead_runs(folder)
+    assert [path.name for path in folder.iterdir()] == [run_file(folder, elsewhere.run).name]
+    silent = time.time() - SILENT_SECONDS - 1
+    os.utime(run_file(folder, elsewhere.run), (silent, silent))
+    assert read_runs(folder) == []
 
 
 def test_what_the_driver_could_not_do_is_refused_at_once(folder: Path) -> None:
@@ -107,10 +176,11 @@ def test_what_the_driver_could_not_do_is_refused_at_once(folder: Path) -> None:
     ):
         with pytest.raises(LabError, match=message):
             ask(folder, kind, value)  # type: ignore[arg-type]
+    end_run(folder, facts())
     write_run(folder, facts(may_grow=False))
     with pytest.raises(LabError, match="takes no further seeds while it runs"):
         ask(folder, "seeds", 20)
-    assert not (folder / REQUESTS).exists()
+    assert not list(folder.glob("requests*"))
 
 
 def test_the_command_asks_and_says_so_in_one_line(
@@ -124,7 +194,7 @@ def test_the_command_asks_and_says_so_in_one_line(
     write_run(folder, facts())
     for arguments in (["--stop", "no_lrn"], ["--skip", "as_run"], ["--seeds", "9"], ["--stop"]):
         assert main(["lrn", *arguments, *where]) == 0
-    kinds = [json.loads(line)["kind"] for line in (folder / REQUESTS).read_text().splitlines()]
+    kinds = [json.loads(line)["kind"] for line in requests(folder).read_text().splitlines()]
     assert kinds == ["stop_arm", "skip_arm", "seeds", "stop"]
     assert capsys.readouterr().out.count(f"asked process {os.getpid()}") == 4
 
@@ -169,15 +239,53 @@ def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
     Notifier(None, {}).send(0)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, together: bool) -> None:
+    study = load_study("activation")
+    plan = make_plan(study, 1, retune=study.retune)
+    combined = combined_plan([plan], plan.recipe)
+    arms = tuple(arm.name for arm in (combined if together else plan).study.arms)
+    (tanh,) = [arm for arm in arms if "tanh" in arm]
+    write_run(folder, facts(arms=arms, baseline=""))
+    steering = Steering(folder, facts().run)
+    ask(folder, "skip_arm", tanh)
+    steering.update()
+    chosen = {arm.name: 0.02 for arm in study.arms}
+    for trial in (_called(plan, one, together) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))):
+        assert (trial.arm in steering.skipped) == ("tanh" in trial.arm)
+
+
+@pytest.mark.slow
+def test_seeds_that_are_asked_for_during_a_sweep_are_trained(lab: Lab) -> None:
+    rate = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}"
+    process = lab.start(
+        *("--study", "lrn", "--seeds", "1", "--epochs", "12", "--no-dashboard", "--results", str(lab.results)),
+        *("--sweep", "3", "--sweep-over", rate),
+    )
+
+    def sweeps() -> bool:
+        assert process.poll() is None, process.communicate()
+        return any(row["phase"] == "sweep" for row in records.read_members(lab.results, "lrn"))
+
+    wait_until(sweeps, 150, "a point of the sweep")
+    assert main(["lrn", "--seeds", "2", "--results", str(lab.results)]) == 0
+    _, errors = process.communicate(timeout=200)
+    assert (process.returncode, errors) == (0, "")
+    plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
+    assert {row["seed"] for row in plan["trials"]} == {0, 1}
+    assert {row["key"] for row in plan["trials"]} < lab.finished()
+    assert len(lab.finished()) == 2 * len(ARMS) + 3
+
+
 @pytest.mark.slow
 def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab: Lab) -> None:
     heard = lab.home / "heard.json"
     process = lab.start(
         *("--study", "lrn", "--seeds", "2", "--epochs", "6", "--no-dashboard", "--results", str(lab.results)),
-        *("--notify", f"cat > {heard}"),
+        *("--notify", f"cat > {heard}", "--time-budget", "10h"),
     )
-    run = lab.results / "studies" / "lrn" / RUN
-    wait_until(run.exists, 150, "the study to run")
+    study = lab.results / "studies" / "lrn"
+    wait_until(lambda: read_runs(study), 150, "the study to run")
     follower = lab.start("lrn", "--follow", "--results", str(lab.results), module="orchestrator.status")
     for arguments in (["--stop", "no_lrn"], ["--seeds", "3"]):
         assert main(["lrn", *arguments, "--results", str(lab.results)]) == 0
@@ -185,6 +293,7 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
     assert (process.returncode, errors) == (0, "")
     assert "asked to stop the running trials of arm no_lrn" in output
     assert "asked to go on to 3 seeds per arm" in output
+    assert "stopped at the budget" not in output, "the arm was left out because that was asked"
     plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
     ended = {
         (row["arm"], row["seed"]): records.ended(lab.results, row["key"]) is not None
@@ -200,7 +309,7 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
     summary = json.loads(heard.read_text())
     assert (summary["outcome"], summary["trials"]) == ("done", {"finished": 6})
     assert summary["report"] == str((lab.results / "studies" / "lrn" / "report.html").resolve())
-    assert not run.exists()
+    assert not list(study.glob("run*")) + list(study.glob("requests*"))
     seen, _ = follower.communicate(timeout=30)
     assert follower.returncode == 0
     assert f"running: process {process.pid}" in seen
