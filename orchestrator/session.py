@@ -181,7 +181,7 @@ def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: ar
     return replace(grown, done={**done, **states}, evaluated=evaluated)
 
 
-def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace, *, together: bool) -> None:
+def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace, *, together: bool = False) -> None:
     """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value.
 
     Args:
