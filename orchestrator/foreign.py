@@ -14,6 +14,8 @@ from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.evaluations import MANY_VIEWS, Evaluation, evaluation_path, read_evaluation
 from orchestrator.records import TrialResult
+from search_spaces.edits import edited
+from search_spaces.errors import StudyError
 from search_spaces.trial import KEY_LENGTH, Phase, trial_key
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
@@ -187,6 +189,23 @@ def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
     )
     names = ("study", "dataset", "arm", "seed", "key", "phase", "parameters", "position")
     return {name: row.get(name) for name in names} if well_formed else None
+
+
+def describes(row: Mapping[str, Any], folder: Path) -> bool:
+    """Says whether the parameters of a membership, where it has some, are those of the trial that it names.
+
+    Args:
+        row: The membership.
+        folder: Of the trial's record.
+    """
+    if row["parameters"] is None:
+        return True
+    try:
+        config = records.read_config(folder)
+        described = trial_key(edited(config, row["parameters"], (), "a membership"))
+    except (LabError, StudyError):
+        return False
+    return bool(described == row["key"])
 
 
 def _is_count(value: Any) -> bool:

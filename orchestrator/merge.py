@@ -20,7 +20,7 @@ from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.evaluations import write_evaluation
-from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
+from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, describes, foreign_folders, foreign_members
 from orchestrator.records import TrialResult
 from orchestrator.tables import update_tables
 from orchestrator.trial_locks import TrialLocks
@@ -144,7 +144,8 @@ def _join(other: Path, results: Path) -> None:
     known = {_identity(row) for row in records.read_members(results)}
     recorded = set(records.recorded_keys(results))
     for study, row in foreign_members(other):
-        if row["key"] in recorded and _identity(row) not in known:
+        is_new = row["key"] in recorded and _identity(row) not in known
+        if is_new and describes(row, records.trial_folder(results, row["key"])):
             known.add(_identity(row))
             records.append_members(results, study, [row])
 

@@ -181,7 +181,10 @@ def is_point_of(search: Search, row: Mapping[str, Any]) -> bool:
         return False
     if row.get("base") is not None:
         return str(row["base"]) == search.base_key
-    return search.trial(row["parameters"]).key == str(row["key"])
+    try:
+        return search.trial(row["parameters"]).key == str(row["key"])
+    except StudyError:
+        return False
 
 
 def read_ended(

@@ -92,17 +92,20 @@ def space_size(space: Sweep) -> int | None:
 
 
 def contains(space: Sweep, point: Mapping[str, Any]) -> bool:
-    """Says whether a point has the parameters of a space, each inside its range."""
+    """Says whether a point has the parameters of a space, each inside its range; what is no number is in none."""
     if set(point) != set(space.parameters):
         return False
-    for path, parameter in space.parameters.items():
-        if isinstance(parameter, CategoricalParameter):
-            inside = point[path] in parameter.choices
-        else:
-            inside = parameter.low <= point[path] <= parameter.high
-        if not inside:
-            return False
-    return True
+    return all(_lies_in(parameter, point[path]) for path, parameter in space.parameters.items())
+
+
+def _lies_in(parameter: Parameter, value: Any) -> bool:
+    if isinstance(parameter, CategoricalParameter):
+        return value in parameter.choices
+    # 记录可能来自别人：值可以是任何 JSON
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    whole = isinstance(value, int) or value.is_integer()
+    return parameter.low <= value <= parameter.high and (whole or isinstance(parameter, FloatParameter))
 
 
 def grid_points(space: Sweep) -> list[dict[str, Any]]:

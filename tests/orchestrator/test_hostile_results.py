@@ -18,6 +18,7 @@ from orchestrator.steering import RunFacts
 from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, base_config, trial_key, unfold
 from tests.hostile import changed_file
+from tests.made_plans import make_plan
 from tests.made_records import make_config, put, put_trained
 
 FILES = (
@@ -127,6 +128,25 @@ def test_a_changed_plan_or_answer_is_checked_or_refused(
     assert set(codes) <= {0, 1, 2, 3, 4}
     shutil.rmtree(results)
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("value", ["x", True, None, [], 10**400, float("nan")])
+def test_a_membership_whose_value_is_no_number_is_no_point_of_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: object
+) -> None:
+    plan = make_plan(load_study("weight_decay"), 3)
+    for trial in plan.trials:
+        put(tmp_path, trial.config, 20 + trial.seed)
+    parameters = {"training.weight_decay": value}
+    facts = {"study": "weight_decay", "dataset": "digits", "arm": "sweep", "phase": "sweep"}
+    point = {**facts, "seed": 1000, "key": plan.trials[0].key, "parameters": parameters, "position": 0}
+    records.append_members(tmp_path, "weight_decay", [point])
+    where = ["--results", str(tmp_path), "--study", "weight_decay"]
+    assert ablate.main([*where, "--seeds", "3", "--sweep", "2", "--dry-run"]) == 0
+    assert "2 to train" in capsys.readouterr().out
+    assert ablate.main([*where, "--seeds", "3"]) == 0
+    assert report.main(where) == 0
+    assert status.main(["--results", str(tmp_path)]) == 0
 
 
 def test_text_of_others_does_not_steer_the_terminal(
