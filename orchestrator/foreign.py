@@ -27,7 +27,6 @@ FIELD = re.compile(r"(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}")
 WEIGHTS = re.compile(r"checkpoint/[0-9]+-[0-9]+-[0-9]+\.safetensors")
 # 记录里的文本文件都很小；大得多的不是我们写的
 LARGEST_TEXT = 64 * 1024**2
-LARGEST_NUMBER = 2**63
 TEXTS = ("config.json", "attempts.jsonl", "epochs.jsonl", "log.txt")
 
 
@@ -182,8 +181,8 @@ def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
         and ARM.fullmatch(row["arm"])
         and KEY.fullmatch(row["key"])
         and row.get("phase") in get_args(Phase)
-        and _is_count(row.get("seed"))
-        and (position is None or _is_count(position))
+        and records.is_count(row.get("seed"))
+        and (position is None or records.is_count(position))
         and (parameters is None or _are_parameters(parameters))
         and (row["phase"] != "sweep" or (position is not None and parameters is not None))
     )
@@ -206,10 +205,6 @@ def describes(row: Mapping[str, Any], folder: Path) -> bool:
     except (LabError, StudyError):
         return False
     return bool(described == row["key"])
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
 
 
 def _are_parameters(value: Any) -> bool:

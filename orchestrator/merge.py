@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.files import replaced
 from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
-from orchestrator.errors import LabError
+from orchestrator.errors import LabError, check_is_folder
 from orchestrator.evaluations import write_evaluation
 from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, describes, foreign_folders, foreign_members
 from orchestrator.records import TrialResult
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m orchestrator.merge",
         description="Bring the finished trials of another results folder into the own one.",
     )
-    parser.add_argument("other", type=Path, metavar="OTHER_RESULTS", help="results folder of another machine")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("other", type=pathname, metavar="OTHER_RESULTS", help="results folder of another machine")
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be taken, and stop")
     options = parser.parse_args(arguments)
     console = make_console()
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
+    check_is_folder(results)
     if results.exists() and other.exists() and results.samefile(other):
         raise LabError(f"{other} is the results folder itself", exit_code=2)
     counts: Counter[str] = Counter()

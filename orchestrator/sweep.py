@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel
+
 from alexnet_core.configuration import TrainConfig
 from orchestrator import records
 from orchestrator.objectives import SecondObjective, objective_values
@@ -212,17 +214,26 @@ def read_ended(
     return Ended("failed" if result.state == "finished" else result.state.value)
 
 
+class SweepFile(BaseModel):
+    """What readers of `sweep.json` rely on."""
+
+    sampler: str = "tpe"
+    pruner: str = "none"
+    second_objective: SecondObjective | None = None
+
+
 def read_sweep_file(folder: Path) -> dict[str, Any]:
-    """Returns how a study's sweep was last made (`sweep.json`); an empty dict where none was.
+    """Returns how a study's sweep was last made (`sweep.json`); an empty dict where none was, or the file is damaged.
 
     Args:
         folder: The study's folder.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    except (OSError, ValueError):
+        content = json.loads((folder / "sweep.json").read_bytes())
+        SweepFile.model_validate(content)
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    return dict(content)
 
 
 # ---- arms that lie in the space ---------------------------------------------------------------------------
