@@ -20,6 +20,7 @@ from alexnet_core.errors import CoreError
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.export import export
+from orchestrator.interruption import stoppable
 from orchestrator.retention import EXPORT, VERDICT, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables
 
@@ -31,6 +32,7 @@ EXIT_DONE, EXIT_NOTHING = 0, 4
 DEFAULT_FOLDER = Path()
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

@@ -21,6 +21,7 @@ from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.evaluations import write_evaluation
 from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, describes, foreign_folders, foreign_members
+from orchestrator.interruption import stoppable
 from orchestrator.records import TrialResult
 from orchestrator.tables import update_tables
 from orchestrator.trial_locks import TrialLocks
@@ -30,6 +31,7 @@ COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
 LINES_SHOWN = 20
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = CommandParser(

@@ -17,6 +17,7 @@ import polars as pl
 from alexnet_core.command_line import CommandParser, pathname
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
+from orchestrator.interruption import stoppable
 from orchestrator.tables import Tables, load_tables
 from orchestrator.trackers import TRACKERS, Run
 
@@ -32,6 +33,7 @@ OUTCOMES = (
 )
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

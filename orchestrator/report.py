@@ -21,6 +21,7 @@ from orchestrator.conclusion import judged_material
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.foreign import STUDY_FOLDER
+from orchestrator.interruption import stoppable
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.paper import PAPER, summary_table
 from orchestrator.plan import plan_on_record, read_plan, study_folder
@@ -36,6 +37,7 @@ DEFAULT_STUDY = "lrn"
 EXIT_DONE, EXIT_DIFFERS, EXIT_WRONG_USE, EXIT_NOTHING = 0, 1, 2, 4
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

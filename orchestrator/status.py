@@ -31,6 +31,7 @@ from orchestrator.display import make_console, print_error
 from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.foreign import KEY
+from orchestrator.interruption import stoppable
 from orchestrator.options import natural
 from orchestrator.steering import ask, read_run
 from orchestrator.trial_locks import TrialLocks
@@ -41,6 +42,7 @@ FOLLOW_SECONDS = 2.0
 STUDY_NAME = r"[a-z0-9][a-z0-9_-]{0,96}"
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
