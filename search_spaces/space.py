@@ -15,6 +15,9 @@ from search_spaces.errors import StudyError
 FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]
 # 再大的网格没有人会跑完，而枚举它要占内存
 LARGEST_GRID = 100_000
+MOST_TRIED = 100
+# 无理数：落不到整数上，只收整数的字段就会在这里露出来
+BETWEEN = (math.sqrt(5) - 1) / 2
 
 
 class FloatParameter(Frozen):
@@ -141,11 +144,20 @@ def grid_values(path: str, parameter: Parameter) -> list[Any]:
     return _spaced(parameter, parameter.steps)
 
 
-def first_and_last(parameter: Parameter) -> tuple[Any, Any]:
-    """Returns a parameter's first and last value."""
+def tried_values(parameter: Parameter) -> list[Any]:
+    """Returns the values of a parameter that show whether its range holds valid ones alone, its ends among them.
+
+    All choices; all whole numbers where they are few, else the ends with their neighbours; of a float the ends and a
+    broken number between.
+    """
     if isinstance(parameter, CategoricalParameter):
-        return parameter.choices[0], parameter.choices[-1]
-    return parameter.low, parameter.high
+        return list(parameter.choices)
+    low, high = parameter.low, parameter.high
+    if isinstance(parameter, FloatParameter):
+        return [low, low + (high - low) * BETWEEN, high]
+    if parameter.high - parameter.low <= MOST_TRIED:
+        return list(range(parameter.low, parameter.high + 1))
+    return [low, low + 1, high - 1, high]
 
 
 def _spaced(parameter: FloatParameter | IntegerParameter, steps: int) -> list[float]:

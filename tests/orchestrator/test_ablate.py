@@ -14,6 +14,7 @@ from alexnet_core.configuration import TrainConfig
 from orchestrator.ablate import main
 from search_spaces.trial import trial_key
 
+BATCH = "training.batch_size"
 RATE = "training.learning_rate={kind: float, low: 1e-3, high: 0.1, log: true}"
 
 
@@ -140,6 +141,15 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--sweep", "3", "--sweep-over", "training.momentum={kind: float, low: 0, high: 9}"], "momentum"),
         (["--sweep", "3", "--confirm", "2", "--sweep-over", "towers"], "this study has no sweep"),
         (["--confirm", "2"], "give --sweep N too"),
+        (
+            ["--sweep", "3", "--sweep-over", "network.relu1.function={kind: categorical, choices: [relu, no, tanh]}"],
+            "not 'no'",
+        ),
+        (["--sweep", "3", "--sweep-over", "training.epochs={kind: float, low: 1, high: 3}"], "valid integer"),
+        (
+            ["--sweep", "9", "--sampler=grid", "--sweep-over", f"{BATCH}={{kind: float, low: 1, high: 4, steps: 3}}"],
+            "not 2.5",
+        ),
         (["--sweep", "3", "--sampler", "nsga2"], "is for two objectives"),
         (["--sweep", "3", "--sampler", "cmaes", "--multi", "multiply_adds"], "has one objective"),
         (["--sweep", "3", "--pruner", "asha", "--multi", "multiply_adds"], "leave --multi or --pruner out"),
@@ -213,6 +223,12 @@ recipes:
         ("question: Does it help?", 'question: ""', ":2:11: question: "),
         ("title: another", "title:", "must be a valid string, but nothing is given"),
         ("    set: {", "    remove: conv4\n    set: {", "must be a list, such as [conv4, conv5], not 'conv4'"),
+        (
+            "source: me\nclaim",
+            "sweep: {parameters: {network.relu1.function: {kind: categorical, choices: [relu, banana, tanh]}}}\n"
+            "source: me\nclaim",
+            ":3:9: point of mine/sweep: network.relu1.function: Input should be 'relu' or 'tanh', not 'banana'",
+        ),
         (
             "source: me\nclaim",
             "sweep: {parameters: {training.x: {kind: float, low: 1, high: 2}}}\nsource: me\nclaim",
