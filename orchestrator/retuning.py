@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from alexnet_core.configuration import TrainConfig
 from orchestrator import records
@@ -21,9 +24,11 @@ from orchestrator.findings import TuningTrial
 from orchestrator.plan import Plan
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.sweep import TUNING_SEED
-from search_spaces.edits import arm_fields
+from search_spaces.edits import arm_fields, edited
+from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, point_trial, unfold
+from search_spaces.yaml_file import explain
 
 TUNING, RETUNED = "-tuning", "-retuned"
 DECADE = 10.0
@@ -39,7 +44,7 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
         trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
 
     Raises:
-        LabError: The field is no positive number, or an arm sets it itself.
+        LabError: The field is no positive number, an arm sets it itself, or there are too few or too many trials.
     """
     if trials == 0 and asked is not None:
         raise LabError("--retune needs tuning trials: give --tuning-trials 2 or more, or leave both out", exit_code=2)
@@ -53,20 +58,46 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     parameter = (study.retune or Retune(low=1, high=2)).parameter
     if asked is not None:
         parameter = f"training.{asked.removeprefix('training.')}"
+    known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
+    tunable = _tunable(base)
     own = getattr(base.training, parameter.removeprefix("training."), None)
-    if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:
-        numbers = [name for name, value in base.training if type(value) in (int, float) and value > 0]
+    if not _is_positive(own) or (known is None and parameter not in tunable):
+        names = ", ".join(name.removeprefix("training.") for name in tunable)
         raise LabError(
-            f"--retune: {parameter} is no number above 0 that could be tuned; such are {', '.join(numbers)}",
+            f"--retune: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
             exit_code=2,
         )
     for arm in study.arms:
         if parameter in arm_fields(base, arm):
             raise LabError(f"--retune: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
-    known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
     # 研究文件没给范围时，就取上下各一个数量级
-    found = known or Retune(parameter=parameter, low=own / DECADE, high=own * DECADE)
-    return found if trials is None else found.model_copy(update={"trials": trials})
+    found = known or tunable[parameter]
+    if trials is None:
+        return found
+    try:
+        return Retune.model_validate({**found.model_dump(), "trials": trials})
+    except ValidationError as error:
+        mistake = explain(error.errors(include_url=False)[0])
+        raise LabError(f"--tuning-trials: {mistake}; 0 re-tunes nothing", exit_code=2) from error
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _tunable(base: TrainConfig) -> dict[str, Retune]:
+    """What could be tuned from a tenth to ten times its value: both ends, and a broken number, must be valid."""
+    found = {}
+    for name, own in base.training:
+        path = f"training.{name}"
+        if not _is_positive(own):
+            continue
+        ends = {"low": own / DECADE, "high": own * DECADE}
+        with suppress(StudyError):
+            for value in (*ends.values(), own * math.sqrt(DECADE)):
+                edited(base, {path: value}, (), "--retune")
+            found[path] = Retune(parameter=path, **ends)
+    return found
 
 
 def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:
