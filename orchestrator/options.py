@@ -9,7 +9,7 @@ from alexnet_core.command_line import CommandParser, pathname
 from orchestrator.budget import duration, hours
 from orchestrator.objectives import SECOND_OBJECTIVES
 from orchestrator.pruning import PRUNERS
-from orchestrator.sweep import SAMPLERS
+from orchestrator.sweep import DEFAULT_SAMPLER, SAMPLERS
 
 DEFAULT_DATASET = "digits"
 AUTO = "auto"
@@ -134,7 +134,9 @@ def _add_sweep_options(made: argparse.ArgumentParser) -> None:
         help="the space instead of the study's own: the name of a study with a sweep, or FIELD=PARAMETER, such as "
         "'training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}'; repeated, they are combined",
     )
-    sweep.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="who chooses the points (default: tpe)")
+    sweep.add_argument(
+        "--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help="who chooses the points (default: tpe)"
+    )
     sweep.add_argument(
         "--sweep-seed", type=natural_or_zero, default=0, metavar="N", help="seed of the sampler (default: 0)"
     )

@@ -36,6 +36,7 @@ SamplerName = Literal["tpe", "cmaes", "gp", "random", "qmc", "grid", "nsga2"]
 OPTUNA_VIEW = "optuna.db"
 # 没有写 steps 的整数范围可以很长：试这么多个就够了
 MOST_GRID_VALUES = 1000
+DEFAULT_SAMPLER: SamplerName = "tpe"
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
