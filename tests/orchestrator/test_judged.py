@@ -75,6 +75,7 @@ def test_the_gap_is_validation_minus_training_error_and_its_claim_has_only_a_dir
     assert found.split_error is None
     text = markdown(found)
     assert "gap between validation and training error %" in text
+    assert "top-5 difference on validation (95 %)" in text
     assert "centre crop, no dropout, no noise" in text
     assert "standard error" not in text
 
