@@ -142,6 +142,9 @@ def run_missing(
             soft_wrap=True,
         )
         return None
+    finally:
+        if settings.budget.refusal is not None:
+            notifier.stopped_at_budget()
 
 
 def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: argparse.Namespace) -> Plan:
