@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet_core import commands, train_command
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.command_tools import NoDevice
 from alexnet_core.errors import CoreError
 from alexnet_core.networks import network_names
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, help="a trial's config.json")
+    what.add_argument("--config", type=pathname, help="a trial's config.json")
     what.add_argument("--network", choices=network_names(), help="a named network, trained as its source did")
     parser.add_argument("--dataset", help="digits, an image folder or a prepared folder (with --network)")
     parser.add_argument("--size", type=_size, help="prepare images at this size (with --network)")
@@ -75,12 +75,12 @@ def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="with --network (default: 0)")
     parser.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), help="with --network")
     parser.add_argument(
-        "--cache", type=Path, help="keep decoded images here (with --network; default: cache/ in --out)"
+        "--cache", type=pathname, help="keep decoded images here (with --network; default: cache/ in --out)"
     )
-    parser.add_argument("--data-root", type=Path, help="where the image folder lies now")
-    parser.add_argument("--out", type=Path, help="folder for config.json, checkpoints and model/; none without it")
+    parser.add_argument("--data-root", type=pathname, help="where the image folder lies now")
+    parser.add_argument("--out", type=pathname, help="folder for config.json, checkpoints and model/; none without it")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
-    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write TensorBoard logs there")
+    parser.add_argument("--tensorboard", type=pathname, metavar="DIR", help="write TensorBoard logs there")
     parser.set_defaults(run=train_command.train)
     return parser
 
@@ -89,7 +89,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _model_and_data(parser)
     parser.add_argument("--split", choices=("test", "validation"), help="default: test, where there is one")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="views per image")
-    parser.add_argument("--predictions", type=Path, metavar="FILE.csv", help="write one row per image")
+    parser.add_argument("--predictions", type=pathname, metavar="FILE.csv", help="write one row per image")
     parser.set_defaults(run=commands.evaluate)
     return parser
 
@@ -98,7 +98,7 @@ def _neighbours(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _model_and_data(parser)
     parser.add_argument("--images", type=_positive, default=5, help="test images, spread evenly over the set")
     parser.add_argument("--nearest", type=_positive, default=6, help="training images beside each")
-    parser.add_argument("--out", type=Path, default=Path("neighbours.png"))
+    parser.add_argument("--out", type=pathname, default=Path("neighbours.png"))
     parser.set_defaults(run=commands.neighbours)
     return parser
 
@@ -109,8 +109,10 @@ def _sanity(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder with train/ and val/ or test/ (ImageNet), or with CIFAR-10")
-    parser.add_argument("destination", type=Path, help="folder to make")
+    parser.add_argument(
+        "source", type=pathname, help="folder with train/ and val/ or test/ (ImageNet), or with CIFAR-10"
+    )
+    parser.add_argument("destination", type=pathname, help="folder to make")
     parser.add_argument(
         "--size", type=_size, help="shorter side, then centre crop (default: 256 as in the paper, 32 for CIFAR-10)"
     )
@@ -122,15 +124,15 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _model_to_file(parser: argparse.ArgumentParser, run: object, default: Path) -> None:
-    parser.add_argument("--model", type=Path, required=True, help=MODEL)
-    parser.add_argument("--out", type=Path, default=default, help=f"default: {default}")
+    parser.add_argument("--model", type=pathname, required=True, help=MODEL)
+    parser.add_argument("--out", type=pathname, default=default, help=f"default: {default}")
     parser.set_defaults(run=run)
 
 
 def _model_and_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, required=True, help=MODEL)
+    parser.add_argument("--model", type=pathname, required=True, help=MODEL)
     parser.add_argument("--dataset", help="digits, or an image folder; default: the data it was trained on")
-    parser.add_argument("--data-root", type=Path, help="where the image folder lies now")
+    parser.add_argument("--data-root", type=pathname, help="where the image folder lies now")
 
 
 def _positive(text: str) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 EXIT_WRONG_USE = 2
+LONGEST_NAME = 255
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -16,3 +19,11 @@ class CommandParser(argparse.ArgumentParser):
         """Prints one line and ends the process with exit code 2."""
         print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
         sys.exit(EXIT_WRONG_USE)
+
+
+def pathname(text: str) -> Path:
+    """Parses a path; Linux has no file whose name is longer than 255 bytes."""
+    longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
+    if longest > LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"a name of {longest} bytes in it is longer than the {LONGEST_NAME} of a file")
+    return Path(text)

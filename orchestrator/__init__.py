@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
+
+from orchestrator.interruption import watch_from_the_start
+
+# python -m orchestrator.x 先载入本文件，这时 argv[0] 还是 -m：Ctrl-C 从这一刻起就只有一行
+if sys.argv[:1] == ["-m"]:
+    watch_from_the_start()
 
 __all__ = ["load_tables"]
 

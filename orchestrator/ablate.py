@@ -28,6 +28,7 @@ from orchestrator.errors import LabError, check_is_folder
 from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
+from orchestrator.interruption import EXIT_INTERRUPTED, interruptible, say_interrupted
 from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
 from orchestrator.options import AUTO, DEFAULT_DATASET, parser
@@ -48,7 +49,7 @@ from search_spaces.study import Recipe, Study, load_study, study_names
 from search_spaces.trial import base_config, parse_override, unfold
 from search_spaces.yaml_file import placed
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE = 0, 1, 2
 EXIT_UNFORESEEN = 1
 
 
@@ -56,8 +57,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     started = time.monotonic()
     options = parser().parse_args(arguments)
-    console = make_console()
     notifier = _notifier(options)
+    with interruptible():
+        try:
+            code, trouble = _answered(options, started, notifier)
+            notifier.send(code, trouble)
+            if cluster.is_up():
+                _leave(code, options)
+        except KeyboardInterrupt:
+            say_interrupted("; finished trials are on record, go on with the same command")
+            code = EXIT_INTERRUPTED
+            notifier.send(code)
+            if cluster.was_started():
+                _leave(code, options)
+    return code
+
+
+def _leave(code: int, options: argparse.Namespace) -> None:
+    cluster.leave(code, options.results.resolve() / ".ray" / cluster.scratch_name())
+
+
+def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -> tuple[int, str | None]:
+    """Does what the options say; returns the exit code, and what went wrong."""
+    console = make_console()
     trouble: str | None = None
     try:
         code = _list(console) if options.list else _ablate(options, console, started, notifier)
@@ -68,10 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         notifier.send(EXIT_UNFORESEEN, f"{type(error).__name__}: {error}")
         raise
-    notifier.send(code, trouble)
-    if cluster.is_up():
-        cluster.leave(code, options.results.resolve() / ".ray" / cluster.scratch_name())
-    return code
+    return code, trouble
 
 
 def _notifier(options: argparse.Namespace) -> Notifier:

@@ -15,11 +15,12 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.export import export
+from orchestrator.interruption import stoppable
 from orchestrator.options import natural
 from orchestrator.retention import EXPORT, VERDICT, StoredFile, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables
@@ -28,8 +29,11 @@ CONFIRMED_FIRST = (
     "Confirmed configurations come first, by the mean over their fresh seeds: an error that chose a point flatters it."
 )
 EXIT_DONE, EXIT_NOTHING = 0, 4
+# 是它自己才算没给名字：用户也可能真的写了 .
+DEFAULT_FOLDER = Path()
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -46,14 +50,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.best",
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dataset", help="only this data set (its name, or the beginning of its digest)")
     parser.add_argument("--study", help="only trials of this study")
     parser.add_argument("--top", type=natural, default=10, metavar="N", help="how many to show (default: 10)")
     parser.add_argument(
         "--export",
         nargs="?",
-        const="",
+        type=pathname,
+        const=DEFAULT_FOLDER,
         metavar="DIR",
         help="export the best configuration's seed of median error (default folder: results/exports/...)",
     )
@@ -102,7 +107,7 @@ def _best(options: argparse.Namespace) -> int:
         raise LabError(f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2)
     winner = ranking.row(0, named=True)
     key = median_trial(asked, winner["configuration"])
-    folder = Path(options.export) if options.export else _default_folder(results, winner)
+    folder = _default_folder(results, winner) if options.export is DEFAULT_FOLDER else options.export
     export(results, key, folder, force=options.force, ranking=winner)
     console.print(f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True)
     console.print(

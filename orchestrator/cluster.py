@@ -9,14 +9,15 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,8 @@ def start(
     }
     start_once = partial(ray.init, log_to_driver=verbose, logging_level=level)
     try:
-        context = start_once(address=address) if address is not None else _start_patiently(start_once, own)
+        with _own_sigterm():
+            context = start_once(address=address) if address is not None else _start_patiently(start_once, own)
     except Exception as error:
         # 起得太慢时 Ray 抛的就是裸的 Exception
         where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
@@ -171,6 +173,18 @@ def start(
         dashboard=f"http://{url}" if url and (dashboard or address) else None,
         token_required=os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
     )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes SIGTERM for itself when it starts, to end the process with a code of its own; here it is taken back."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start_patiently(start_once: Callable[..., Any], own: dict[str, Any]) -> Any:
@@ -264,6 +278,11 @@ def is_up() -> bool:
     """Says whether this process has started or joined a Ray."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
+
+
+def was_started() -> bool:
+    """Says whether this process has begun to start or join a Ray, however far it got."""
+    return bool(_keepers)
 
 
 def leave(code: int, scratch: Path | None = None) -> NoReturn:

@@ -129,9 +129,8 @@ def _epochs(plan: Plan, results: Path) -> pl.DataFrame:
 
 def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) -> pl.DataFrame:
     """The memberships of this plan's sweep; points of another base (epochs, data, `--set`) are not comparable."""
-    points = members.filter(
-        (pl.col("study") == study) & (pl.col("phase") == "sweep") & pl.col("position").is_not_null()
-    )
+    is_point = pl.col("position").is_not_null() & pl.col("parameters").is_not_null()
+    points = members.filter((pl.col("study") == study) & (pl.col("phase") == "sweep") & is_point)
     if plan.study.sweep is None or not points.height:
         return points.clear()
     search = Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from pydantic import BaseModel, Field, JsonValue
 
 from alexnet_core.configuration import TrainConfig
 from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
@@ -33,6 +34,24 @@ FILE = "confirmation.json"
 OTHERS = "others"
 
 Row = Mapping[str, Any]
+
+
+class PointRow(BaseModel):
+    """A point of `confirmation.json`."""
+
+    name: str
+    position: int
+    parameters: dict[str, JsonValue]
+    key: str
+
+
+class ConfirmationFile(BaseModel):
+    """What readers of `confirmation.json` rely on."""
+
+    base: str
+    points: tuple[PointRow, ...]
+    seeds: Annotated[int, Field(ge=1, le=1_000_000)]
+    looks: tuple[Annotated[int, Field(ge=1)], ...]
 
 
 def fresh_seeds(asked: int | None, points: int, recipe: Recipe) -> int:
@@ -89,12 +108,13 @@ def confirmation_plan(
 
 
 def read_confirmation(folder: Path) -> dict[str, Any]:
-    """Returns a study's plan of a confirmation; an empty dict where there is none."""
+    """Returns a study's plan of a confirmation; an empty dict where there is none, or it is damaged."""
     try:
-        content: dict[str, Any] = json.loads((folder / FILE).read_text())
-    except (OSError, ValueError):
+        content = json.loads((folder / FILE).read_bytes())
+        ConfirmationFile.model_validate(content)
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    return dict(content)
 
 
 def write_confirmation(folder: Path, content: Mapping[str, Any]) -> None:
@@ -228,7 +248,8 @@ def _point(
     differences = {
         str(row["seed"]): difference for base, row in pairs if (difference := judged.difference(base, row)) is not None
     }
-    swept_error = None if swept is None else 100.0 * swept["validation_top1_error"]
+    error = None if swept is None else swept["validation_top1_error"]
+    swept_error = None if error is None else 100.0 * error
     fresh, base_error = _mean_error(own), _mean_error(baseline)
     test = verdict.test
     return ConfirmedPoint(

@@ -63,7 +63,7 @@ def _measured(
     for base, row in zip(baseline, rows, strict=True):
         both = base["state"] == row["state"] == "finished" and base["key"] != row["key"] and place(base) == place(row)
         top, bottom = (value(row), value(base)) if both else (None, None)
-        if top and bottom:
+        if top and bottom and top > 0 and bottom > 0:
             ratios.append(math.log(top / bottom))
     test = paired_test(ratios)
     # 两对的区间宽得没有意义，与判据一样从三对开始

@@ -17,11 +17,15 @@ class LabError(Exception):
 
 
 def check_is_folder(results: Path) -> None:
-    """Refuses a results folder that is a file, or would lie in one.
+    """Refuses a results folder that is a file, would lie in one, or cannot be looked at.
 
     Raises:
         LabError: With exit code 3.
     """
-    there = next((path for path in (results, *results.resolve().parents) if path.exists()), None)
+    try:
+        there = next((path for path in (results, *results.resolve().parents) if path.exists()), None)
+    except OSError as error:
+        reason = f"results folder {results}: {error.strerror}; choose another with --results"
+        raise LabError(reason, exit_code=3) from error
     if there is not None and not there.is_dir():
         raise LabError(f"results folder {results}: {there} is a file; choose another with --results", exit_code=3)

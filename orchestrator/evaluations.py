@@ -72,6 +72,8 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
         return Evaluation.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}", exit_code=3) from error
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
         raise LabError(f"{path} is damaged: {reason}; delete it to evaluate this trial again", exit_code=3) from error

@@ -14,6 +14,8 @@ from orchestrator import records
 from orchestrator.errors import LabError
 from orchestrator.evaluations import MANY_VIEWS, Evaluation, evaluation_path, read_evaluation
 from orchestrator.records import TrialResult
+from search_spaces.edits import edited
+from search_spaces.errors import StudyError
 from search_spaces.trial import KEY_LENGTH, Phase, trial_key
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
@@ -25,7 +27,6 @@ FIELD = re.compile(r"(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}")
 WEIGHTS = re.compile(r"checkpoint/[0-9]+-[0-9]+-[0-9]+\.safetensors")
 # 记录里的文本文件都很小；大得多的不是我们写的
 LARGEST_TEXT = 64 * 1024**2
-LARGEST_NUMBER = 2**63
 TEXTS = ("config.json", "attempts.jsonl", "epochs.jsonl", "log.txt")
 
 
@@ -180,8 +181,8 @@ def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
         and ARM.fullmatch(row["arm"])
         and KEY.fullmatch(row["key"])
         and row.get("phase") in get_args(Phase)
-        and _is_count(row.get("seed"))
-        and (position is None or _is_count(position))
+        and records.is_count(row.get("seed"))
+        and (position is None or records.is_count(position))
         and (parameters is None or _are_parameters(parameters))
         and (row["phase"] != "sweep" or (position is not None and parameters is not None))
     )
@@ -189,8 +190,21 @@ def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
     return {name: row.get(name) for name in names} if well_formed else None
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
+def describes(row: Mapping[str, Any], folder: Path) -> bool:
+    """Says whether the parameters of a membership, where it has some, are those of the trial that it names.
+
+    Args:
+        row: The membership.
+        folder: Of the trial's record.
+    """
+    if row["parameters"] is None:
+        return True
+    try:
+        config = records.read_config(folder)
+        described = trial_key(edited(config, row["parameters"], (), "a membership"))
+    except (LabError, StudyError):
+        return False
+    return bool(described == row["key"])
 
 
 def _are_parameters(value: Any) -> bool:

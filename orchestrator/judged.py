@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 
 # 训练图在评估方式下的错误：无 dropout、无增强，否则 dropout 本身就会抬高“训练误差”
 TRAINING = "train_final"
+GAP = "gap between validation and training error"
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,6 @@ def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row]) -> Metr
     if study.primary_metric == "training_error":
         return Judged("top-1 training error", "training", TRAINING, scale=scale)
     if study.primary_metric == "generalisation_gap":
-        return Judged("gap between validation and training error", "validation", "validation", TRAINING)
+        return Judged(GAP, "validation", "validation", TRAINING)
     split = "test" if all(row["test_top1_error"] is not None for row in finished) else "validation"
     return Judged(f"top-1 {split} error", split, split, scale=scale)

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.files import replaced
 from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
-from orchestrator.errors import LabError
+from orchestrator.errors import LabError, check_is_folder
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
-from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, foreign_folders, foreign_members
+from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, describes, foreign_folders, foreign_members
+from orchestrator.interruption import stoppable
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.tables import update_tables
 from orchestrator.trial_locks import TrialLocks
@@ -31,14 +32,15 @@ COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
 LINES_SHOWN = 20
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = CommandParser(
         prog="python -m orchestrator.merge",
         description="Bring the finished trials of another results folder into the own one.",
     )
-    parser.add_argument("other", type=Path, metavar="OTHER_RESULTS", help="results folder of another machine")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("other", type=pathname, metavar="OTHER_RESULTS", help="results folder of another machine")
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be taken, and stop")
     options = parser.parse_args(arguments)
     console = make_console()
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
+    check_is_folder(results)
     if results.exists() and other.exists() and results.samefile(other):
         raise LabError(f"{other} is the results folder itself", exit_code=2)
     counts: Counter[str] = Counter()
@@ -184,7 +187,8 @@ def _join(other: Path, results: Path) -> None:
     known = {_identity(row) for row in records.read_members(results)}
     recorded = set(records.recorded_keys(results))
     for study, row in foreign_members(other):
-        if row["key"] in recorded and _identity(row) not in known:
+        is_new = row["key"] in recorded and _identity(row) not in known
+        if is_new and describes(row, records.trial_folder(results, row["key"])):
             known.add(_identity(row))
             records.append_members(results, study, [row])
 

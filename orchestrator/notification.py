@@ -25,6 +25,7 @@ class Notifier:
         self._command, self._facts = command, facts
         self._started = time.monotonic()
         self._once = threading.Lock()
+        self._at_budget = False
 
     def send(self, exit_code: int, error: str | None = None) -> None:
         """Runs the command with `{study, dataset, results, exit_code, outcome, error, seconds, ...}`.
@@ -34,6 +35,8 @@ class Notifier:
         if self._command is None or not self._once.acquire(blocking=False):
             return
         outcome = _OUTCOMES.get(exit_code, "failed") if error is None else "failed"
+        if outcome == "done" and self._at_budget:
+            outcome = "budget"
         seconds = round(time.monotonic() - self._started, 1)
         summary = {**self._facts, "exit_code": exit_code, "outcome": outcome, "error": error, "seconds": seconds}
         try:
@@ -49,6 +52,10 @@ class Notifier:
             return
         if done.returncode != 0:
             print(f"warning: --notify: the command ended with exit code {done.returncode}", file=sys.stderr)
+
+    def stopped_at_budget(self) -> None:
+        """Notes that a budget left something out, so that the end is not called done."""
+        self._at_budget = True
 
     def add(self, **facts: Any) -> None:
         """Adds what has become known: states of the trials, the report, the verdicts."""

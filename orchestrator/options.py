@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from orchestrator.budget import duration, hours
 from orchestrator.objectives import SECOND_OBJECTIVES
 from orchestrator.pruning import PRUNERS
-from orchestrator.sweep import SAMPLERS
+from orchestrator.sweep import DEFAULT_SAMPLER, SAMPLERS
 
 DEFAULT_DATASET = "digits"
 AUTO = "auto"
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     _add_sweep_options(made)
     data = made.add_argument_group("data and network")
     data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
-    data.add_argument("--data-root", type=Path, metavar="DIR", help="folder with train/ and val/ or test/")
+    data.add_argument("--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/")
     data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
     limits = made.add_argument_group("what it may spend (it stops at a complete seed; the same command goes on)")
     limits.add_argument(
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
         help="such as 90m or 2h, from this command's start to the end of its last trial",
     )
     place = made.add_argument_group("where it runs")
-    place.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    place.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
     place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
     gpus = place.add_mutually_exclusive_group()
@@ -134,7 +134,9 @@ def _add_sweep_options(made: argparse.ArgumentParser) -> None:
         help="the space instead of the study's own: the name of a study with a sweep, or FIELD=PARAMETER, such as "
         "'training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}'; repeated, they are combined",
     )
-    sweep.add_argument("--sampler", choices=SAMPLERS, default="tpe", help="who chooses the points (default: tpe)")
+    sweep.add_argument(
+        "--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help="who chooses the points (default: tpe)"
+    )
     sweep.add_argument(
         "--sweep-seed", type=natural_or_zero, default=0, metavar="N", help="seed of the sampler (default: 0)"
     )

@@ -6,6 +6,7 @@ A view, made again from the records each time: our sweeps never read it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,8 @@ def _trial(
     )
     result = records.read_result(folder) if folder is not None else None
     if result is not None:
-        made.datetime_start = datetime.fromisoformat(result.started_at).replace(tzinfo=None)
-        made.datetime_complete = datetime.fromisoformat(result.finished_at).replace(tzinfo=None)
+        # 时间写得奇怪的记录，就留着 Optuna 自己填的时间
+        with suppress(ValueError):
+            times = [datetime.fromisoformat(text) for text in (result.started_at, result.finished_at)]
+            made.datetime_start, made.datetime_complete = (time.replace(tzinfo=None) for time in times)
     return made

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
+from orchestrator.interruption import stoppable
 from orchestrator.tables import Tables, load_tables
 from orchestrator.trackers import TRACKERS, Run
 
@@ -32,16 +33,17 @@ OUTCOMES = (
 )
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     parser = CommandParser(
         prog="python -m orchestrator.publish", description="Show the records in TensorBoard, MLflow or W&B (offline)."
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where the tracker's files go")
+    parser.add_argument("folder", type=pathname, metavar="DIR", help="where the tracker's files go")
     parser.add_argument("--to", choices=sorted(TRACKERS), required=True, help="the tracker")
     parser.add_argument("--study", help="only trials of this study")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     options = parser.parse_args(arguments)
     try:
         return _publish(options)

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.files import replaced
@@ -24,6 +24,10 @@ from alexnet_core.metrics import Count, EpochReport, SplitErrors
 from alexnet_core.specification import Frozen
 from orchestrator.errors import LabError
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
+
+LARGEST_NUMBER = 2**63
+# 负的时间或内存没有对数，比不出快慢
+Measured = Annotated[float, Field(ge=0)]
 
 
 class TrialState(StrEnum):
@@ -68,9 +72,9 @@ class TrialResult(Frozen):
     validation: SplitErrors | None = None
     test: SplitErrors | None = None
     train_final: SplitErrors | None = None
-    seconds: float
-    images_per_second: float | None = None
-    peak_memory_mb: float | None = None
+    seconds: Measured
+    images_per_second: Measured | None = None
+    peak_memory_mb: Measured | None = None
     memory_kind: str | None = None
     attempts: Count
     started_at: str
@@ -127,17 +131,24 @@ def write_error(path: Path, error: OSError) -> LabError:
     )
 
 
+def _read_error(path: Path, error: OSError) -> LabError:
+    return LabError(f"{path} cannot be read: {error.strerror or error}", exit_code=3)
+
+
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Reads JSON lines; torn ones (a crash in the middle of a write) are passed over."""
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise _read_error(path, error) from error
     lines = []
     for line in content.split(b"\n"):
         try:
             row = json.loads(line) if line.strip() else None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
+            # 别人的行也可能嵌套太深，或是几千位的数
             continue
         if isinstance(row, dict):
             lines.append(row)
@@ -181,6 +192,8 @@ def read_config(folder: Path) -> TrainConfig:
         return TrainConfig.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise LabError(f"{path} is missing", exit_code=3) from error
+    except OSError as error:
+        raise _read_error(path, error) from error
     except ValidationError as error:
         raise LabError(f"{path} is damaged: {_first(error)}; move {folder} away", exit_code=3) from error
 
@@ -243,6 +256,8 @@ def read_result(folder: Path) -> TrialResult | None:
         return TrialResult.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise _read_error(path, error) from error
     except ValidationError as error:
         raise LabError(
             f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
@@ -313,9 +328,26 @@ def append_members(results: Path, study: str, members: Iterable[Mapping[str, Any
 
 
 def read_members(results: Path, study: str | None = None) -> list[dict[str, Any]]:
-    """Reads the memberships of one study, or of all."""
+    """Reads the memberships of one study, or of all; a line that is none is passed over."""
     folders = [results / "studies" / study] if study is not None else sorted((results / "studies").glob("*"))
-    return [row for folder in folders for row in _read_lines(folder / "members.jsonl")]
+    return [row for folder in folders for row in _read_lines(folder / "members.jsonl") if _is_membership(row)]
+
+
+def _is_membership(row: Mapping[str, Any]) -> bool:
+    """Whether a line has what every reader of memberships relies on."""
+    parameters, position, told = row.get("parameters"), row.get("position"), row.get("told")
+    return (
+        all(isinstance(row.get(name), str) for name in ("study", "dataset", "arm", "key", "phase"))
+        and is_count(row.get("seed"))
+        and (parameters is None or isinstance(parameters, dict))
+        and (position is None or is_count(position))
+        and (told is None or (isinstance(told, list) and all(map(is_count, told))))
+    )
+
+
+def is_count(value: Any) -> bool:
+    """Says whether a value out of JSON is a whole number from 0 on that a table can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
 
 
 def membership(study: str, dataset: str, trial: PlannedTrial) -> dict[str, Any]:

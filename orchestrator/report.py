@@ -13,13 +13,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
 from orchestrator.afterwards import chosen_afterwards
 from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
 from orchestrator.display import make_console, print_error, printable
 from orchestrator.errors import LabError, check_is_folder
+from orchestrator.foreign import STUDY_FOLDER
+from orchestrator.interruption import stoppable
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.paper import PAPER, summary_table
 from orchestrator.plan import plan_on_record, read_plan, study_folder
@@ -35,6 +37,7 @@ DEFAULT_STUDY = "lrn"
 EXIT_DONE, EXIT_DIFFERS, EXIT_WRONG_USE, EXIT_NOTHING = 0, 1, 2, 4
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -52,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the report of a study again from the records. Nothing is trained.",
     )
     parser.add_argument("--study", help="a study on record, or its file (default: lrn)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     parser.add_argument("--dataset", help="data set of the study (default: digits; of --paper: all on record)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
@@ -157,7 +160,8 @@ def _folder(options: argparse.Namespace) -> Path:
         name = load_study(name).name
     folder = study_folder(options.results, name, dataset, DEFAULT_DATASET)
     # 名字里的 .. 或 / 不得把人带出 studies/
-    if folder.parent == options.results / "studies" and (folder / "plan.json").is_file():
+    own = folder.parent == options.results / "studies" and STUDY_FOLDER.fullmatch(folder.name)
+    if own and (folder / "plan.json").is_file():
         return folder
     known = sorted(path.parent.name for path in (options.results / "studies").glob("*/plan.json"))
     raise LabError(

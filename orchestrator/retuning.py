@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from alexnet_core.configuration import TrainConfig
 from orchestrator import records
@@ -22,7 +23,8 @@ from orchestrator.findings import TuningTrial
 from orchestrator.plan import Plan
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.sweep import TUNING_SEED
-from search_spaces.edits import arm_fields
+from search_spaces.edits import arm_fields, edited
+from search_spaces.errors import StudyError
 from search_spaces.study import FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS, Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, point_trial, unfold
 
@@ -58,20 +60,40 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     parameter = (study.retune or Retune(low=1, high=2)).parameter
     if asked is not None:
         parameter = f"training.{asked.removeprefix('training.')}"
+    known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
+    tunable = _tunable(base)
     own = getattr(base.training, parameter.removeprefix("training."), None)
-    if isinstance(own, bool) or not isinstance(own, int | float) or own <= 0:
-        numbers = [name for name, value in base.training if type(value) in (int, float) and value > 0]
+    if not _is_positive(own) or (known is None and parameter not in tunable):
+        names = ", ".join(name.removeprefix("training.") for name in tunable)
         raise LabError(
-            f"--retune: {parameter} is no number above 0 that could be tuned; such are {', '.join(numbers)}",
+            f"--retune: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
             exit_code=2,
         )
     for arm in study.arms:
         if parameter in arm_fields(base, arm):
             raise LabError(f"--retune: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
-    known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
     # 研究文件没给范围时，就取上下各一个数量级
-    found = known or Retune(parameter=parameter, low=own / DECADE, high=own * DECADE)
+    found = known or tunable[parameter]
     return found if trials is None else found.model_copy(update={"trials": trials})
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _tunable(base: TrainConfig) -> dict[str, Retune]:
+    """What could be tuned from a tenth to ten times its value: both ends, and a broken number, must be valid."""
+    found = {}
+    for name, own in base.training:
+        path = f"training.{name}"
+        if not _is_positive(own):
+            continue
+        ends = {"low": own / DECADE, "high": own * DECADE}
+        with suppress(StudyError):
+            for value in (*ends.values(), own * math.sqrt(DECADE)):
+                edited(base, {path: value}, (), "--retune")
+            found[path] = Retune(parameter=path, **ends)
+    return found
 
 
 def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:

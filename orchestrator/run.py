@@ -27,6 +27,7 @@ from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
+from orchestrator.interruption import SIGNALS
 from orchestrator.nodes import NodeWatch, alive_nodes, probe, slots_on
 from orchestrator.notification import Notifier
 from orchestrator.plan import Plan
@@ -113,8 +114,7 @@ class StudyRun:
     def __enter__(self) -> StudyRun:
         """Takes over Ctrl-C and SIGTERM, and says that the study runs."""
         # 工作线程不能接信号；主线程只记下请求，由记录循环去停
-        for name in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(name, self._on_signal)
+        self._handlers = {name: signal.signal(name, self._on_signal) for name in SIGNALS}
         forget_dead_runs(self._settings.record.folder)
         self._say_alive()
         self.display.__enter__()
@@ -126,6 +126,11 @@ class StudyRun:
         self._slots.close()
         end_run(self._settings.record.folder, self._run_facts)
         self._locks.close()
+        for name, handler in self._handlers.items():
+            signal.signal(name, handler)
+        # 最后一个阶段之后才来的请求，也不能丢
+        if self._stop_asked.is_set() and exception[0] is None:
+            raise Interrupted
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._stop_asked.is_set():

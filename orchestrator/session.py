@@ -155,6 +155,9 @@ def run_missing(
             soft_wrap=True,
         )
         return None
+    finally:
+        if settings.budget.refusal is not None:
+            notifier.stopped_at_budget()
 
 
 def _with_asked_seeds(

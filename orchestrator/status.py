@@ -24,13 +24,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_core.command_line import CommandParser
+from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
 from orchestrator import records
 from orchestrator.display import make_console, print_error, printable
 from orchestrator.ended import ended_trials
-from orchestrator.errors import LabError
+from orchestrator.errors import LabError, check_is_folder
 from orchestrator.foreign import KEY
+from orchestrator.interruption import stoppable
 from orchestrator.options import natural
 from orchestrator.paper import STUDIES
 from orchestrator.steering import ask, read_runs
@@ -45,6 +46,7 @@ SHOWN = ("plan.json", STUDIES)
 STUDY_NAME = r"[a-z0-9][a-z0-9_-]{0,96}"
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Show all studies, one study, or one trial; steer a study that runs.",
     )
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: ./results)")
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
     steer = parser.add_argument_group("a running study").add_mutually_exclusive_group()
     steer.add_argument(
         "--follow",
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _status(options: argparse.Namespace, console: Console) -> int:
     results, what = options.results, options.what
+    check_is_folder(results)
     if not results.is_dir():
         raise LabError(f"results folder {results} does not exist; name it with --results", exit_code=2)
     studies = sorted({path.parent.name for name in SHOWN for path in results.glob(f"studies/*/{name}")})
@@ -330,7 +333,7 @@ def _cell(
 def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{path} cannot be read: {error}", exit_code=2) from error
     if not isinstance(content, dict) or not needed <= content.keys():
         raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=2)

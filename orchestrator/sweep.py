@@ -11,12 +11,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, get_args
 
+from pydantic import BaseModel
+
 from alexnet_core.configuration import TrainConfig
 from orchestrator import records
 from orchestrator.objectives import SecondObjective, objective_values
 from orchestrator.plan import Plan
 from search_spaces.errors import StudyError
-from search_spaces.space import CategoricalParameter, Sweep, contains, first_and_last, grid_points, space_size
+from search_spaces.space import (
+    CategoricalParameter,
+    Sweep,
+    contains,
+    grid_points,
+    grid_values,
+    space_size,
+    tried_values,
+)
 from search_spaces.trial import Phase, PlannedTrial, configuration_key, point_trial
 
 # 调参种子与裁决种子永不相交（statistics.md）
@@ -24,6 +34,9 @@ TUNING_SEED = 1000
 SamplerName = Literal["tpe", "cmaes", "gp", "random", "qmc", "grid", "nsga2"]
 # 给 Optuna 自己的工具看的视图
 OPTUNA_VIEW = "optuna.db"
+# 没有写 steps 的整数范围可以很长：试这么多个就够了
+MOST_GRID_VALUES = 1000
+DEFAULT_SAMPLER: SamplerName = "tpe"
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
 
@@ -213,7 +226,10 @@ def is_point_of(search: Search, row: Mapping[str, Any]) -> bool:
         return False
     if row.get("base") is not None:
         return str(row["base"]) == search.base_key
-    return search.trial(row["parameters"]).key == str(row["key"])
+    try:
+        return search.trial(row["parameters"]).key == str(row["key"])
+    except StudyError:
+        return False
 
 
 def read_ended(
@@ -241,17 +257,26 @@ def read_ended(
     return Ended("failed" if result.state == "finished" else result.state.value)
 
 
+class SweepFile(BaseModel):
+    """What readers of `sweep.json` rely on."""
+
+    sampler: str = "tpe"
+    pruner: str = "none"
+    second_objective: SecondObjective | None = None
+
+
 def read_sweep_file(folder: Path) -> dict[str, Any]:
-    """Returns how a study's sweep was last made (`sweep.json`); an empty dict where none was.
+    """Returns how a study's sweep was last made (`sweep.json`); an empty dict where none was, or the file is damaged.
 
     Args:
         folder: The study's folder.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    except (OSError, ValueError):
+        content = json.loads((folder / "sweep.json").read_bytes())
+        SweepFile.model_validate(content)
+    except (OSError, ValueError, RecursionError):
         return {}
-    return content
+    return dict(content)
 
 
 # ---- arms that lie in the space ---------------------------------------------------------------------------
@@ -304,14 +329,14 @@ def _values(path: str, config: TrainConfig) -> list[Any]:
 
 
 def check_search(search: Search) -> None:
-    """Refuses a space whose ends are no valid trials, and a sampler that cannot search it.
+    """Refuses a space some of whose values are no valid trials, and a sampler that cannot search it.
 
     Raises:
         StudyError: With what would be right.
     """
     kinds = search.space.parameters.items()
-    for end in (0, -1):
-        search.trial({path: first_and_last(parameter)[end] for path, parameter in kinds})
+    for point in _tried_points(search):
+        search.trial(point)
     categories = [path for path, parameter in kinds if isinstance(parameter, CategoricalParameter)]
     if search.sampler == "grid":
         grid_points(search.space)
@@ -321,3 +346,13 @@ def check_search(search: Search) -> None:
         raise StudyError(f"--sampler cmaes searches numbers, and {categories[0]} is categorical; use tpe or random")
     if search.sampler == "nsga2" and search.second is None:
         raise StudyError("--sampler nsga2 is for two objectives: give --multi, or use tpe")
+
+
+def _tried_points(search: Search) -> list[dict[str, Any]]:
+    """Points in which each value that is worth a try comes once, the first of all parameters and the last together."""
+    values = {path: tried_values(parameter) for path, parameter in search.space.parameters.items()}
+    if search.sampler == "grid":
+        for path, parameter in search.space.parameters.items():
+            values[path] = [*grid_values(path, parameter)[:MOST_GRID_VALUES], values[path][-1]]
+    most = max(len(own) for own in values.values())
+    return [{path: own[min(place, len(own) - 1)] for path, own in values.items()} for place in range(most)]

@@ -16,6 +16,7 @@ from orchestrator.plan import Plan
 from orchestrator.pruning import Curve, pruner_arguments
 from orchestrator.records import TrialState
 from orchestrator.sweep import (
+    DEFAULT_SAMPLER,
     Ended,
     Search,
     SearchHistory,
@@ -37,6 +38,7 @@ def with_sweep(study: Study, options: argparse.Namespace) -> Study:
         LabError: There is nothing to sweep, or options do not go together.
         StudyError: No such study, or a wrong parameter.
     """
+    _check_goes_with_sweep(options)
     if options.sweep_over:
         parameters: dict[str, Any] = {}
         for text in options.sweep_over:
@@ -53,6 +55,23 @@ def with_sweep(study: Study, options: argparse.Namespace) -> Study:
     if options.pruner != "none" and options.multi is not None:
         raise LabError("--pruner compares the validation error alone; leave --multi or --pruner out", exit_code=2)
     return study
+
+
+def _check_goes_with_sweep(options: argparse.Namespace) -> None:
+    """Refuses options that would change nothing, since no sweep is asked for."""
+    of_sweep = {
+        "--sweep-over": bool(options.sweep_over),
+        "--sampler": options.sampler != DEFAULT_SAMPLER,
+        "--sweep-seed": options.sweep_seed != 0,
+        "--multi": options.multi is not None,
+        "--pruner": options.pruner != "none",
+        "--confirm-seeds": options.confirm_seeds is not None,
+    }
+    given = [name for name, is_given in of_sweep.items() if is_given]
+    if given and not options.sweep:
+        raise LabError(f"{given[0]} is for a sweep: give --sweep N too, or leave it out", exit_code=2)
+    if options.confirm_seeds is not None and not options.confirm:
+        raise LabError("--confirm-seeds N is for --confirm K: give both, or leave it out", exit_code=2)
 
 
 def _space(text: str) -> Sweep:

@@ -112,7 +112,7 @@ def remembered_importance(
         before = json.loads(path.read_text())
         if before["points"] == digest:
             return tuple(ParameterImportance.model_validate(entry) for entry in before["importance"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     # Optuna 与 scikit-learn 只在有扫描时加载
     from orchestrator.importance import importance

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def upgrade_results(results: Path, upgrades: Sequence[Upgrade] = UPGRADES) -> in
         LabError: A record cannot be read or upgraded (named), or nothing can be written.
     """
     marker, trials = results / ".schema", results / "trials"
-    reached = int(marker.read_text()) if marker.is_file() else 1
+    reached = _reached(marker)
     steps = upgrades[reached - 1 :]
     old = results / f"trials.v{reached}"
     if not steps:
@@ -73,6 +74,19 @@ def upgrade_results(results: Path, upgrades: Sequence[Upgrade] = UPGRADES) -> in
     _rename_in_studies(results, keys)
     records.write_atomically(marker, f"{1 + len(upgrades)}\n".encode())
     return len(keys)
+
+
+def _reached(marker: Path) -> int:
+    """The version that a results folder has reached."""
+    try:
+        text = marker.read_bytes().strip()
+    except FileNotFoundError:
+        return 1
+    except OSError as error:
+        raise LabError(f"{marker} cannot be read: {error.strerror}", exit_code=3) from error
+    if not re.fullmatch(rb"[1-9][0-9]{0,5}", text):
+        raise LabError(f"{marker} is damaged: it holds no version of the records, such as 1", exit_code=3)
+    return int(text)
 
 
 def _keys(trials: Path) -> list[str]:
@@ -119,7 +133,7 @@ def _make_all(trials: Path, upgraded: Path, steps: Sequence[Upgrade]) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LabError(f"{path} cannot be read: {error}", exit_code=3) from error
     return content
 

@@ -16,6 +16,8 @@ from search_spaces.study import Arm
 from search_spaces.yaml_file import explain
 
 Plain = dict[str, Any]
+# 路径会让别人的文件读写任意目录；其余几项说的是数据本身是什么，不是怎样用它
+DATA_AS_IT_IS = ("name", "source", "digest", "root", "cache")
 
 
 def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> TrainConfig:
@@ -93,6 +95,9 @@ def _places(plain: Plain, path: str, what: str) -> list[tuple[str, ...]]:
         )
     if room == "network" and len(rest) == 2:
         return [_layer_place(plain, name, rest[1], what) for name in _layers(plain, rest[0], what)]
+    if room == "data" and rest[0] in DATA_AS_IT_IS:
+        others = ", ".join(sorted(set(plain["data"]) - set(DATA_AS_IT_IS)))
+        raise StudyError(f"{what}: {path} follows from --dataset and --data-root; an edit may set data's {others}")
     content = plain[room]
     for depth, part in enumerate(rest):
         if not isinstance(content, dict) or part not in content or (room == "network" and part == "layers"):

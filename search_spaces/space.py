@@ -15,6 +15,9 @@ from search_spaces.errors import StudyError
 FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]
 # 再大的网格没有人会跑完，而枚举它要占内存
 LARGEST_GRID = 100_000
+MOST_TRIED = 100
+# 无理数：落不到整数上，只收整数的字段就会在这里露出来
+BETWEEN = (math.sqrt(5) - 1) / 2
 
 
 class FloatParameter(Frozen):
@@ -92,17 +95,20 @@ def space_size(space: Sweep) -> int | None:
 
 
 def contains(space: Sweep, point: Mapping[str, Any]) -> bool:
-    """Says whether a point has the parameters of a space, each inside its range."""
+    """Says whether a point has the parameters of a space, each inside its range; what is no number is in none."""
     if set(point) != set(space.parameters):
         return False
-    for path, parameter in space.parameters.items():
-        if isinstance(parameter, CategoricalParameter):
-            inside = point[path] in parameter.choices
-        else:
-            inside = parameter.low <= point[path] <= parameter.high
-        if not inside:
-            return False
-    return True
+    return all(_lies_in(parameter, point[path]) for path, parameter in space.parameters.items())
+
+
+def _lies_in(parameter: Parameter, value: Any) -> bool:
+    if isinstance(parameter, CategoricalParameter):
+        return value in parameter.choices
+    # 记录可能来自别人：值可以是任何 JSON
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    whole = isinstance(value, int) or value.is_integer()
+    return parameter.low <= value <= parameter.high and (whole or isinstance(parameter, FloatParameter))
 
 
 def grid_points(space: Sweep) -> list[dict[str, Any]]:
@@ -138,11 +144,20 @@ def grid_values(path: str, parameter: Parameter) -> list[Any]:
     return _spaced(parameter, parameter.steps)
 
 
-def first_and_last(parameter: Parameter) -> tuple[Any, Any]:
-    """Returns a parameter's first and last value."""
+def tried_values(parameter: Parameter) -> list[Any]:
+    """Returns the values of a parameter that show whether its range holds valid ones alone, its ends among them.
+
+    All choices; all whole numbers where they are few, else the ends with their neighbours; of a float the ends and a
+    broken number between.
+    """
     if isinstance(parameter, CategoricalParameter):
-        return parameter.choices[0], parameter.choices[-1]
-    return parameter.low, parameter.high
+        return list(parameter.choices)
+    low, high = parameter.low, parameter.high
+    if isinstance(parameter, FloatParameter):
+        return [low, low + (high - low) * BETWEEN, high]
+    if parameter.high - parameter.low <= MOST_TRIED:
+        return list(range(parameter.low, parameter.high + 1))
+    return [low, low + 1, high - 1, high]
 
 
 def _spaced(parameter: FloatParameter | IntegerParameter, steps: int) -> list[float]:

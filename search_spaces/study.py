@@ -278,7 +278,11 @@ def load_study(name_or_path: str) -> Study:
             return _checked_name(load_model(path, Study, f"search_spaces/studies/{path.name}"), name_or_path)
     if name_or_path.endswith((".yaml", ".yml")) and "\0" not in name_or_path:
         path = Path(name_or_path)
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            raise StudyError(f"study file {name_or_path} cannot be read: {error.strerror}") from error
+        if not there:
             raise StudyError(f"study file {name_or_path} does not exist")
         return _own_name(load_model(path, Study), path)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name_or_path):

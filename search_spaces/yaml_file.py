@@ -6,7 +6,8 @@ YAML 1.2's scalars: `1e-3` is a number, and `on`, `off`, `yes`, `no` are words.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from search_spaces.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
+# 别名层层相套时，几百字节就能展开成几十亿项
+MOST_NODES = 20_000
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,12 +105,32 @@ def _load(text: str, name: str) -> tuple[yaml.Node | None, Any]:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
+        if root is not None:
+            _count(root, {})
         return root, loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise StudyError(f"{_place(name, mark)}: {error.problem or error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StudyError(f"{name}: {' '.join(str(error).split())}") from error
+
+
+def _count(node: yaml.Node, counted: dict[yaml.Node, int]) -> int:
+    """How many nodes there are below and with this one, aliases written out; what is too large knows its place."""
+    if node not in counted:
+        # 先记为过大：又遇到自己的就是循环
+        counted[node] = MOST_NODES + 1
+        counted[node] = 1 + sum(_count(part, counted) for part in _parts(node))
+    if counted[node] > MOST_NODES:
+        what = f"this has more than {MOST_NODES:,} values once its aliases are written out"
+        raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+    return counted[node]
+
+
+def _parts(node: yaml.Node) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
 def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:

@@ -34,13 +34,13 @@ from alexnet_core.configuration import TrainConfig
 from alexnet_core.datasets import summarise_data
 from alexnet_core.draws import permutation
 from alexnet_core.metrics import EpochReport, SplitMetrics
-from orchestrator import records
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
 from orchestrator.figures import gallery
 from orchestrator.figures.style import Picture
 from orchestrator.plan import Plan
 from orchestrator.reporting.material import Details, Material
+from orchestrator.session import Ran
 from orchestrator.trial_locks import TrialLocks
 from orchestrator.upgrades import upgrade_results
 from orchestrator.worker import Place, trial_end
@@ -118,7 +118,7 @@ class Listener:
         raise
 
 
-def run_without_ray(plan: Plan, *more: Any) -> tuple[Plan, dict[str, records.TrialState]]:
+def run_without_ray(plan: Plan, *more: Any) -> Ran:
     """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
     folder = next(argument for argument in more if isinstance(argument, Path))
     options = next(argument for argument in more if isinstance(argument, argparse.Namespace))
@@ -139,7 +139,7 @@ def run_without_ray(plan: Plan, *more: Any) -> tuple[Plan, dict[str, records.Tri
             job = recorder.launch(trial, None)
             listener = Listener(recorder.handle, job)
             listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
-    return plan, recorder.states
+    return Ran(plan, recorder.states, refused=False)
 
 
 def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:

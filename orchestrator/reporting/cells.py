@@ -11,11 +11,13 @@ from orchestrator.statistics import MOST_SEEDS
 def metric(arm: ArmAnswer) -> str:
     """Returns mean ± standard deviation of the primary metric in percent; of times the median, and how many came there.
 
-    `17, all of 8`, or `> half, 3 of 8` where most runs were not there within their budget.
+    `17, all of 8`; where there is no median `half never, 4 of 8`, `most never, 3 of 8` or `never, 0 of 8`.
     """
     if arm.median is not None or arm.never:
-        there = "all" if not arm.never else str(arm.n - len(arm.never))
-        return f"{'never' if arm.median is None else f'{arm.median:g}'}, {there} of {arm.n}"
+        there = arm.n - len(arm.never)
+        share = "never" if not there else "half never" if there == len(arm.never) else "most never"
+        time = share if arm.median is None else f"{arm.median:g}"
+        return f"{time}, {'all' if not arm.never else there} of {arm.n}"
     if arm.mean is None:
         return ""
     return f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")

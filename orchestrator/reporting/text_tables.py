@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from orchestrator.findings import Answer, ArmAnswer, Measured
+from orchestrator.judged import GAP
 from orchestrator.remarks import shown_value, top5_says_something
 from orchestrator.reporting import cells
 from orchestrator.reporting.provenance import Provenance
@@ -79,11 +80,13 @@ def _verdict_cells(arm: ArmAnswer) -> list[str]:
 
 def arm_table(answer: Answer) -> TextTable:
     """Returns what the arms are, and what is shown of them without a word."""
+    # 差距的 top-5 只比验证集，不减训练误差
+    of_gap = f" on {answer.judged_split}" if answer.metric == GAP else ""
     headings = (
         "arm",
         "what it is",
         "p, unadjusted",
-        "top-5 difference (95 %)",
+        f"top-5 difference{of_gap} (95 %)",
         "paper, top-5",
         "correlation with baseline",
         "diverged",

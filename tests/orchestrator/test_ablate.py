@@ -14,6 +14,7 @@ from alexnet_core.configuration import TrainConfig
 from orchestrator.ablate import main
 from search_spaces.trial import trial_key
 
+BATCH = "training.batch_size"
 RATE = "training.learning_rate={kind: float, low: 1e-3, high: 0.1, log: true}"
 
 
@@ -109,8 +110,17 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data-root", "/nowhere"], "digits come with scikit-learn"),
         (["--set", "training.batch_size=true"], "must be a number, such as 48, not True"),
         (["--set", "data.image_size=8"], "larger than data.image_size 8"),
+        (["--set", "data.cache=/tmp/elsewhere"], "--set: data.cache follows from --dataset and --data-root"),
+        (
+            ["--sweep", "3", "--sweep-over", "data.root={kind: categorical, choices: [/etc, /]}"],
+            "data.root follows from --dataset",
+        ),
         (["--retune", "learning_rate", "--tuning-trials", "0"], "--retune needs tuning trials"),
         (["--retune", "training.nope"], "training.nope is no number above 0"),
+        (["--retune", "momentum"], "such are learning_rate, weight_decay, bias_learning_rate_factor"),
+        (["--retune", "epochs"], "training.epochs is no number above 0"),
+        (["--retune", "learning_rate", "--tuning-trials", "1"], "--tuning-trials: Input should be greater than or"),
+        (["--retune", "learning_rate", "--tuning-trials", "501"], "less than or equal to 500, not 501; 0 re-tunes"),
         (["--seeds", "two"], "must be a whole number, not 'two'"),
         (["--set", "network.lrn9.alpha=1"], "has no layer lrn9"),
         (["--set", "network.lrn1.alpa=1"], "did you mean alpha?"),
@@ -135,6 +145,23 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--sweep", "3", "--sweep-over", "training.momentum={kind: float, low: 0, high: 9}"], "momentum"),
         (["--sweep", "3", "--confirm", "2", "--sweep-over", "towers"], "this study has no sweep"),
         (["--confirm", "2"], "give --sweep N too"),
+        (["--sampler", "random"], "--sampler is for a sweep: give --sweep N too"),
+        (["--multi", "multiply_adds"], "--multi is for a sweep"),
+        (["--pruner", "asha"], "--pruner is for a sweep"),
+        (["--sweep-seed", "1"], "--sweep-seed is for a sweep"),
+        (["--sweep-over", "lrn"], "--sweep-over is for a sweep"),
+        (["--confirm-seeds", "9"], "--confirm-seeds is for a sweep"),
+        (["--study", "paper", "--sampler", "random"], "--sampler is for a sweep"),
+        (["--sweep", "3", "--confirm-seeds", "9"], "is for --confirm K"),
+        (
+            ["--sweep", "3", "--sweep-over", "network.relu1.function={kind: categorical, choices: [relu, no, tanh]}"],
+            "not 'no'",
+        ),
+        (["--sweep", "3", "--sweep-over", "training.epochs={kind: float, low: 1, high: 3}"], "valid integer"),
+        (
+            ["--sweep", "9", "--sampler=grid", "--sweep-over", f"{BATCH}={{kind: float, low: 1, high: 4, steps: 3}}"],
+            "not 2.5",
+        ),
         (["--sweep", "3", "--sampler", "nsga2"], "is for two objectives"),
         (["--sweep", "3", "--sampler", "cmaes", "--multi", "multiply_adds"], "has one objective"),
         (["--sweep", "3", "--pruner", "asha", "--multi", "multiply_adds"], "leave --multi or --pruner out"),
@@ -194,6 +221,17 @@ recipes:
         ("name: mine", "name: paper-cifar10", ":1:1: name: paper-cifar10 is where study paper of this package"),
         ("training.momentum: 0.0", "training.momentu: 0.0", ":10:11: arm two on network alexnet-mini: unknown field"),
         ("training.momentum: 0.0", "training.momentum: 1.0", ":10:11: arm two"),
+        ("training.momentum: 0.0", "data.cache: /tmp/x", ":10:11: arm two on network alexnet-mini: data.cache follows"),
+        (
+            "  digits: {",
+            "  digits: {edits: {two: {data.root: /etc}}, ",
+            "arm two on network alexnet-mini: data.root follows",
+        ),
+        (
+            "source: me\nclaim",
+            "sweep: {parameters: {data.digest: {kind: categorical, choices: [a, b]}}}\nsource: me\nclaim",
+            ":3:9: point of mine/sweep: data.digest follows",
+        ),
         ("    set: {", "    remove: [conv4]\n    set: {network.conv4.kernel: 5, ", "edits a layer that is removed"),
         ("name: two", "name: one", ":6:1: arms: their names must be unique"),
         ("baseline: one", "baseline: three", ":5:1: baseline: 'three' is none of the arms"),
@@ -201,6 +239,12 @@ recipes:
         ("question: Does it help?", 'question: ""', ":2:11: question: "),
         ("title: another", "title:", "must be a valid string, but nothing is given"),
         ("    set: {", "    remove: conv4\n    set: {", "must be a list, such as [conv4, conv5], not 'conv4'"),
+        (
+            "source: me\nclaim",
+            "sweep: {parameters: {network.relu1.function: {kind: categorical, choices: [relu, banana, tanh]}}}\n"
+            "source: me\nclaim",
+            ":3:9: point of mine/sweep: network.relu1.function: Input should be 'relu' or 'tanh', not 'banana'",
+        ),
         (
             "source: me\nclaim",
             "sweep: {parameters: {training.x: {kind: float, low: 1, high: 2}}}\nsource: me\nclaim",

@@ -305,14 +305,17 @@ def test_slots_evaluate_trials_on_record_measure_memory_and_stop_at_a_budget(lab
     study = lab.home / "views.yaml"
     study.write_text(VIEWS.replace("epochs: 2", "epochs: 1"))
     arguments = ("--study", str(study), "--seeds", "5", "--slots", "1", "--no-dashboard")
-    code, output, errors = lab.ablate(*arguments, "--max-gpu-hours", "1e-6")
+    heard = lab.home / "heard.json"
+    code, output, errors = lab.ablate(*arguments, "--max-gpu-hours", "1e-6", "--notify", f"cat > {heard}")
     assert code == 0, output + errors
+    assert json.loads(heard.read_text())["outcome"] == "budget"
     assert "5 trials wanted, 2 on record, 3 to train, 1 to evaluate in more views" in output
     # 没有量过的先跑一个种子，量出来就知道下一个放不下
     assert "stopped at the budget: 3 of 5 seeds are complete; missing: all arms of seeds 3, 4." in output
     assert not (lab.results / "studies" / "views" / "answer.json").exists()
-    code, output, errors = lab.ablate(*arguments)
+    code, output, errors = lab.ablate(*arguments, "--notify", f"cat > {heard}")
     assert code == 0, output + errors
+    assert json.loads(heard.read_text())["outcome"] == "done"
     assert "3 on record, 2 to train" in output
     made = read_evaluation(first.parents[1], 10)
     assert before is not None

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from alexnet_core.datasets import summarise_data
 from orchestrator import ablate, best, merge, records, report, status
 from orchestrator.steering import RunFacts, write_run
+from orchestrator.sweep import Search
 from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, base_config, trial_key, unfold
 from tests.hostile import changed_file
+from tests.made_plans import make_plan
 from tests.made_records import make_config, put, put_trained
 
 FILES = (
@@ -129,6 +132,186 @@ def test_a_changed_plan_or_answer_is_checked_or_refused(
     assert set(codes) <= {0, 1, 2, 3, 4}
     shutil.rmtree(results)
     capsys.readouterr()
+
+
+DEEP = "[" * 100_000
+LINES = ("{}", DEEP, '{"seed": ' + "9" * 5000 + "}", "[]", "null", '{"study": 1, "arm": [], "seed": "x"}')
+
+
+@pytest.mark.parametrize("name", ["studies/lrn/members.jsonl", "trials/KEY/epochs.jsonl", "trials/KEY/attempts.jsonl"])
+def test_strange_lines_are_passed_over(
+    tmp_path: Path, sound: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    key, results = trial_key(make_config(0)), tmp_path / "results"
+    shutil.copytree(sound, results)
+    path = results / name.replace("KEY", key)
+    path.write_text("\n".join([*LINES, path.read_text()]))
+    assert len(records.read_members(results, "lrn")) == 3
+    assert len(records.read_epochs(records.trial_folder(results, key))) == 2
+    assert commands(results, key, tmp_path / "own") == [0, 0, 2, 0, 0]
+    assert ablate.main(["--dry-run", "--results", str(results)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "codes"),
+    [
+        ("studies/lrn/plan.json", DEEP, {2: "plan.json cannot be read"}),
+        (".schema", "two", {3: ".schema is damaged"}),
+        (".schema", "-1", {3: ".schema is damaged"}),
+        ("trials/KEY/result.json", None, {3: "result.json cannot be read: Is a directory"}),
+        ("trials/KEY/config.json", None, {3: "config.json cannot be read: Is a directory"}),
+        ("trials/KEY/epochs.jsonl", None, {3: "epochs.jsonl cannot be read: Is a directory"}),
+        ("studies/lrn/members.jsonl", None, {3: "members.jsonl cannot be read: Is a directory"}),
+    ],
+)
+def test_a_strange_file_or_a_folder_in_its_place_is_one_line(
+    tmp_path: Path,
+    sound: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str | None,
+    codes: dict[int, str],
+) -> None:
+    key, results = trial_key(make_config(0)), tmp_path / "results"
+    shutil.copytree(sound, results)
+    path = results / name.replace("KEY", key)
+    path.unlink(missing_ok=True)
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_text(content)
+    got = commands(results, key, tmp_path / "own")
+    got.append(ablate.main(["--dry-run", "--results", str(results)]))
+    errors = capsys.readouterr().err
+    assert set(got) <= {0, 1, 2, 3, 4}
+    for code, said in codes.items():
+        assert code in got
+        assert said in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("confirmation.json", '{"x": 1}'),
+        ("confirmation.json", "[1]"),
+        ("confirmation.json", DEEP),
+        ("sweep.json", "[1]"),
+        ("sweep.json", '{"second_objective": []}'),
+        ("sweep.json", DEEP),
+        ("importance.json", DEEP),
+    ],
+)
+def test_a_damaged_file_of_a_sweep_is_as_if_it_were_not_there(
+    tmp_path: Path, swept: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(swept, results)
+    where = ["--results", str(results), "--study", "weight_decay"]
+    assert report.main(where) == 0
+    whole = capsys.readouterr()
+    (results / "studies" / "weight_decay" / name).write_text(content)
+    assert report.main(where) == 0
+    assert capsys.readouterr() == whole
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a study that `ablate` has answered, with two points of its sweep; all made by hand."""
+    results = tmp_path_factory.mktemp("swept") / "results"
+    plan = make_plan(load_study("weight_decay"), 3)
+    for trial in plan.trials:
+        put(results, trial.config, 20 + trial.seed)
+    assert plan.study.sweep is not None
+    search = Search(name="weight_decay/sweep", space=plan.study.sweep, base=plan.base, points=2)
+    for position, decay in enumerate((0.001, 0.01)):
+        trial = search.trial({"training.weight_decay": decay})
+        put(results, trial.config, 15 + position)
+        asked = {"parameters": {"training.weight_decay": decay}, "position": position, "base": search.base_key}
+        row = {**records.membership("weight_decay", "digits", trial), **asked}
+        records.append_members(results, "weight_decay", [row])
+    assert ablate.main(["--study", "weight_decay", "--seeds", "3", "--results", str(results)]) == 0
+    return results
+
+
+@pytest.mark.parametrize("field", ["seconds", "images_per_second", "peak_memory_mb"])
+def test_a_negative_measurement_is_a_damaged_result(
+    tmp_path: Path, answered: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(answered, results)
+    for path in results.glob("trials/*/result.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), field: -1.0}))
+    assert report.main(["--results", str(results)]) == 0
+    assert f"{field}: Input should be greater than or equal to 0" in caplog.text
+
+
+def test_a_strange_time_does_not_spoil_the_view_for_optuna(
+    tmp_path: Path, answered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(answered, results)
+    for path in results.glob("trials/*/result.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "started_at": "noon"}))
+    where = ["--seeds", "3", "--epochs", "2", "--results", str(results)]
+    assert ablate.main([*where, "--optuna-view"]) == 0
+    assert (results / "studies" / "lrn" / "optuna.db").is_file()
+
+
+LONG = "a" * 256
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (ablate, ["--results", LONG]),
+        (ablate, ["--results", f"x/{LONG}/y"]),
+        (ablate, ["--study", f"{LONG}.yaml"]),
+        (ablate, ["--dataset", "cifar10", "--data-root", LONG]),
+        (merge, [LONG]),
+        (merge, ["there", "--results", LONG]),
+        (report, ["--study", f"{LONG}.yaml"]),
+        (report, ["--study", LONG]),
+        (report, ["--results", LONG]),
+        (status, ["--results", LONG]),
+        (status, [LONG]),
+        (best, ["--results", LONG]),
+        (best, ["--export", LONG]),
+    ],
+)
+def test_a_name_longer_than_a_file_may_have_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: ModuleType,
+    arguments: list[str],
+) -> None:
+    (tmp_path / "results" / "studies").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = command.main(arguments)
+    except SystemExit as error:
+        code = error.code
+    assert code in (2, 3, 4)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["x", True, None, [], 10**400, float("nan")])
+def test_a_membership_whose_value_is_no_number_is_no_point_of_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: object
+) -> None:
+    plan = make_plan(load_study("weight_decay"), 3)
+    for trial in plan.trials:
+        put(tmp_path, trial.config, 20 + trial.seed)
+    parameters = {"training.weight_decay": value}
+    facts = {"study": "weight_decay", "dataset": "digits", "arm": "sweep", "phase": "sweep"}
+    point = {**facts, "seed": 1000, "key": plan.trials[0].key, "parameters": parameters, "position": 0}
+    records.append_members(tmp_path, "weight_decay", [point])
+    where = ["--results", str(tmp_path), "--study", "weight_decay"]
+    assert ablate.main([*where, "--seeds", "3", "--sweep", "2", "--dry-run"]) == 0
+    assert "2 to train" in capsys.readouterr().out
+    assert ablate.main([*where, "--seeds", "3"]) == 0
+    assert report.main(where) == 0
+    assert status.main(["--results", str(tmp_path)]) == 0
 
 
 def test_text_of_others_does_not_steer_the_terminal(

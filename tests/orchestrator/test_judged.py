@@ -82,6 +82,7 @@ def test_the_gap_is_validation_minus_training_error_and_its_claim_has_only_a_dir
     assert found.split_error is None
     text = markdown(found)
     assert "gap between validation and training error %" in text
+    assert "top-5 difference on validation (95 %)" in text
     assert "centre crop, no dropout, no noise" in text
     assert "standard error" not in text
 
@@ -181,6 +182,13 @@ def test_a_median_that_is_only_bounded_says_at_least() -> None:
     assert "at least ×6.20" in markdown(found)
     assert found.arms[1].median is None
     assert found.arms[1].word == "supports"
+    assert "most never, 3 of 8" in markdown(found)
+
+
+def test_half_of_the_runs_there_is_not_called_never() -> None:
+    found = timed({"baseline": [5] * 8, "tanh": [10] * 4 + [None] * 4})
+    assert found.arms[1].median is None
+    assert "| half never, 4 of 8 |" in markdown(found)
 
 
 def test_when_neither_arm_came_there_nothing_is_said() -> None:

@@ -145,7 +145,7 @@ def test_what_failed_there_is_no_answer_here_and_a_stopped_trial_is_one_only_in_
 def test_memberships_of_every_phase_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     join(there, 0)
-    row = {**records.read_members(there, "lrn")[0], "key": put(there, make_config(0))}
+    row = {**records.read_members(there, "lrn")[0], "key": put(there, make_config(0, learning_rate=0.1))}
     points = {"parameters": {"training.learning_rate": 0.1}, "position": 3}
     rows = [{**row, "phase": phase, "arm": f"a-{phase}", **points} for phase in get_args(Phase)]
     records.append_members(there, "lrn", rows)
@@ -311,6 +311,11 @@ def test_a_strange_membership_or_study_folder_is_passed_over(
         {"key": "../" + key},
         {"parameters": {"os.system": 1}},
         {"position": True},
+        {"seed": 7, "parameters": {"training.weight_decay": "x"}},
+        {"seed": 7, "parameters": {"training.weight_decay": True}},
+        {"seed": 7, "parameters": {"training.weight_decay": 0.25}},
+        {"seed": 7, "parameters": {"training.weight_decay": 10**400}},
+        {"seed": 7, "parameters": {"data.root": "/etc"}},
     ]
     for change in strange:
         records.append_members(there, "lrn", [{**good, **change}])

@@ -234,6 +234,11 @@ def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
         "outcome": "failed",
         "error": "Ray's raylet died",
     }
+    for code, outcome in ((0, "budget"), (1, "some trials failed")):
+        limited = Notifier(f"cat > {heard}", {})
+        limited.stopped_at_budget()
+        limited.send(code)
+        assert json.loads(heard.read_text())["outcome"] == outcome
     Notifier("exit 7", {}).send(0)
     assert capsys.readouterr().err == "warning: --notify: the command ended with exit code 7\n"
     Notifier(None, {}).send(0)

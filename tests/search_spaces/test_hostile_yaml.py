@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from alexnet_core.datasets import DataSummary
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study
 from search_spaces.trial import base_config, unfold
+from search_spaces.yaml_file import parse_scalar
 from tests.hostile import changed_bytes, changed_json
 
 TEXT = (resources.files("search_spaces") / "studies" / "lrn.yaml").read_text()
@@ -60,3 +63,22 @@ def test_a_study_file_that_expands_without_end_or_names_an_object_is_refused(tmp
         path.write_text(text)
         try_study(path)
     assert not Path("fired").exists()
+
+
+def test_aliases_that_multiply_are_refused_at_once_with_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "laugh.yaml"
+    times = ", ".join(["*{0}"] * 10)
+    levels = "".join(f"{n}: &{n} [{times.format(m)}]\n" for m, n in pairwise("abcdefghijkl"))
+    path.write_text(f"a: &a [{', '.join('x' * 10)}]\n{levels}{TEXT}")
+    started = time.process_time()
+    with pytest.raises(StudyError, match=rf"^{path}:5:4: this has more than 20,000 values once its aliases are"):
+        load_study(str(path))
+    assert time.process_time() - started < 5
+    with pytest.raises(StudyError, match=r"--set x:1:1: this has more"):
+        parse_scalar(f"[&a [{'1, ' * 200}], {'*a, ' * 200}]", "--set x")
+
+
+def test_a_few_aliases_are_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(TEXT.replace("name: lrn", "name: mine", 1) + "not_asked: {a: &why no such images, b: *why}\n")
+    assert load_study(str(path)).not_asked["b"] == "no such images"

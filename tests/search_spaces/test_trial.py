@@ -118,6 +118,17 @@ def test_an_arm_of_a_network_without_its_layer_is_refused_by_name() -> None:
         unfold(bare, base(), range(1))
 
 
+@pytest.mark.parametrize("field", ["root", "cache", "digest", "source", "name"])
+def test_what_the_data_is_and_where_it_lies_cannot_be_edited(field: str) -> None:
+    study = load_study("lrn")
+    arm = study.arms[1].model_copy(update={"set": {f"data.{field}": "digits"}, "remove": ()})
+    with pytest.raises(StudyError, match=rf"arm no_lrn on network alexnet-mini: data\.{field} follows") as caught:
+        unfold(study.model_copy(update={"arms": (study.arms[0], arm)}), base(), range(1))
+    assert caught.value.location == ("arms", 1, "set", f"data.{field}")
+    with pytest.raises(StudyError, match=rf"--set: data\.{field} follows"):
+        base(overrides={f"data.{field}": "digits"})
+
+
 def test_an_override_of_what_an_arm_edits_is_refused() -> None:
     with pytest.raises(StudyError, match="arm as_run of study lrn edits this field"):
         base(overrides={"network.lrn*.divide_alpha_by_size": True})

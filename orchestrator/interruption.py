@@ -1,0 +1,88 @@
+"""Ctrl-C and SIGTERM from the first moment on: one line and exit code 130, never a traceback.
+
+While Python loads our modules nothing has begun, so the process ends at once. In a command both signals raise
+KeyboardInterrupt. While trials run, `StudyRun` notes them instead and stops between two batches.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from types import FrameType
+from typing import NoReturn
+
+EXIT_INTERRUPTED = 130
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# 线程池退出时要等完排队的活，上百万张图可能要等几个小时
+PATIENCE_SECONDS = 10
+
+Main = Callable[[Sequence[str] | None], int]
+
+
+def end_at_once(number: int = 0, frame: FrameType | None = None) -> NoReturn:
+    """Ends the process with one line; a signal handler, also for signals that come before a command has begun."""
+    # 信号可能打断一次 print，所以绕过缓冲区
+    with suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(EXIT_INTERRUPTED)
+
+
+def watch_from_the_start() -> None:
+    """Ends this process at once when a signal comes before its command has begun."""
+    for number in SIGNALS:
+        signal.signal(number, end_at_once)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within it both signals raise KeyboardInterrupt; a second one, or ten seconds, end the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            end_at_once()
+        asked = True
+        signal.signal(signal.SIGALRM, end_at_once)
+        signal.alarm(PATIENCE_SECONDS)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        if asked:
+            signal.alarm(0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def say_interrupted(more: str = "") -> None:
+    """Prints the one line of an interrupted command."""
+    sys.stdout.flush()
+    print(f"interrupted{more}", file=sys.stderr, flush=True)
+
+
+def stoppable(main: Main) -> Callable[..., int]:
+    """Makes of a command one that both signals end with one line and exit code 130."""
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        with interruptible():
+            try:
+                return main(arguments)
+            except KeyboardInterrupt:
+                say_interrupted()
+                return EXIT_INTERRUPTED
+
+    return run
