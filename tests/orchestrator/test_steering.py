@@ -264,7 +264,7 @@ def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, together: bool) ->
 def test_seeds_that_are_asked_for_during_a_sweep_are_trained(lab: Lab) -> None:
     rate = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}"
     process = lab.start(
-        *("--study", "lrn", "--seeds", "1", "--epochs", "12", "--no-dashboard", "--results", str(lab.results)),
+        *("--study", "lrn", "--seeds", "1", "--epochs", "6", "--no-dashboard", "--results", str(lab.results)),
         *("--sweep", "3", "--sweep-over", rate),
     )
 
