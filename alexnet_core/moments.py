@@ -8,13 +8,16 @@ import numpy as np
 
 from alexnet_core.compiled import compiled
 
+# 256 张 255 之和仍放得进 uint16：每张图少读写一兆多内存
+MOST_RECENT = 256
+
 
 class PixelMoments:
     """Sums over training images, of which mean image and covariance are made.
 
     Attributes:
         count: Images so far.
-        total: int64 (H, W, C), their sum.
+        total: int64 (H, W, C), their sum; complete after `settle`.
         products: int64 (C, C), the sums over all pixels of the products of every two channels.
     """
 
@@ -23,20 +26,33 @@ class PixelMoments:
         self.count = 0
         self.total = np.zeros((size, size, channels), dtype=np.int64)
         self.products = np.zeros((channels, channels), dtype=np.int64)
+        self._recent = np.zeros((size, size, channels), dtype=np.uint16)
+        self._recent_count = 0
 
     def add(self, images: Iterable[np.ndarray]) -> None:
         """Adds images, each uint8 (H, W, C), 0..255."""
         for image in images:
-            compiled(_add)(np.ascontiguousarray(image).reshape(-1), self.total.reshape(-1), self.products)
+            compiled(_add)(np.ascontiguousarray(image).reshape(-1), self._recent.reshape(-1), self.products)
             self.count += 1
+            self._recent_count += 1
+            if self._recent_count == MOST_RECENT:
+                self.settle()
+
+    def settle(self) -> None:
+        """Brings `total` up to date."""
+        self.total += self._recent
+        self._recent[:] = 0
+        self._recent_count = 0
 
     def mean_image(self) -> np.ndarray:
         """Returns the per-pixel mean (paper section 2), float32 (H, W, C), 0..255."""
+        self.settle()
         mean: np.ndarray = (self.total / self.count).astype(np.float32)
         return mean
 
     def covariance(self) -> np.ndarray:
         """Returns the covariance of the RGB values over all pixels, float64 (C, C), in grey levels squared."""
+        self.settle()
         pixels = self.count * self.total.shape[0] * self.total.shape[1]
         sums = self.total.sum(axis=(0, 1))
         # 先用整数相减再除，大数相消也不丢位

@@ -36,7 +36,7 @@ Progress = Callable[[int, int], None]
 # 每部分约 32 MiB：内存与图像总数无关，中断最多重做这么多
 PART_BYTES = 32 * 1024**2
 # 每张一个任务时，线程之间的交接就要百分之一二的时间
-STORED_AT_ONCE = 8
+AT_ONCE = 8
 # 已备好的文件夹里，每个 split 重新核对这么多个文件的内容
 LOOKED_AT = 100
 _HEADER = 128
@@ -329,6 +329,7 @@ class _Work:
         """How far it is now, as `_commit` writes it."""
         splits = {name: vars(split) for name, split in self._state.splits.items()}
         moments = self._moments
+        moments.settle()
         return {
             "state": json.dumps({"identity": self._state.identity, "splits": splits}),
             "count": moments.count,
@@ -358,13 +359,13 @@ class _Work:
                 rows=stack.enter_context(_opened(self._folder / f"{split}-kept.bin", state.kept * 8)),
             )
             starts = range(state.looked_at, len(names), per_part)
-            ahead: list[Future[Decoded | BadImage]] = []
+            ahead: list[Future[list[Decoded | BadImage]]] = []
             committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
             committed: Future[int] | None = None
             for start in starts:
                 coming = ahead or self._submit(pool, names[start : start + per_part])
                 ahead = self._submit(pool, names[start + per_part : start + 2 * per_part])
-                self._write_part(split, start, [future.result() for future in coming], files)
+                self._write_part(split, start, [image for future in coming for image in future.result()], files)
                 self._await(committed)
                 # 落盘要等磁盘，期间解码照常进行
                 committed = committer.submit(self._commit, files, self._snapshot(), self._looked_at())
@@ -391,8 +392,11 @@ class _Work:
     def _array(self, split: str) -> Path:
         return self._folder / f"{split}.npy"
 
-    def _submit(self, pool: ThreadPoolExecutor, names: Sequence[str]) -> list[Future[Decoded | BadImage]]:
-        return [pool.submit(self._decode, name) for name in names]
+    def _submit(self, pool: ThreadPoolExecutor, names: Sequence[str]) -> list[Future[list[Decoded | BadImage]]]:
+        return [
+            pool.submit(lambda some: [self._decode(name) for name in some], names[start : start + AT_ONCE])
+            for start in range(0, len(names), AT_ONCE)
+        ]
 
     def _decode(self, name: str) -> Decoded | BadImage:
         try:
@@ -417,9 +421,9 @@ class _Work:
                 _store,
                 files.array.fileno(),
                 start_byte + place * self._image_bytes,
-                [image.pixels for image in good[place : place + STORED_AT_ONCE]],
+                [image.pixels for image in good[place : place + AT_ONCE]],
             )
-            for place in range(0, len(good), STORED_AT_ONCE)
+            for place in range(0, len(good), AT_ONCE)
         ]
         # 像素的哈希在各线程里并行算，这里只按顺序合并
         for digests in stored:

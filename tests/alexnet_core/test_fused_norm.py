@@ -56,14 +56,19 @@ def test_threads_share_the_pixels_and_change_no_bit() -> None:
         assert torch.equal(gradient, found[0][1])
 
 
-def test_moments_are_exact_for_any_number_of_channels() -> None:
+@pytest.mark.parametrize("count", [5, 256, 700])
+def test_moments_are_exact_for_any_number_of_images_and_channels(count: int) -> None:
     random = np.random.default_rng(0)
     for channels in (1, 2, 3, 4):
-        images = random.integers(0, 256, (5, 6, 6, channels), dtype=np.uint8)
+        # 最亮的图：和最大
+        images = random.integers(254, 256, (count, 6, 6, channels), dtype=np.uint8)
         moments = PixelMoments(6, channels)
-        moments.add(images)
+        moments.add(images[:3])
+        moments.settle()
+        moments.add(images[3:])
+        moments.settle()
         flat = images.reshape(-1, channels).astype(np.int64)
-        assert moments.count == 5
+        assert moments.count == count
         assert np.array_equal(moments.products, flat.T @ flat)
         assert np.array_equal(moments.total, images.astype(np.int64).sum(axis=0))
 

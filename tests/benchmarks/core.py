@@ -334,7 +334,7 @@ def gather_part(folder: Path, rounds: int) -> None:
 
 
 def prepare_part(folder: Path, threads: int, rounds: int) -> None:
-    root = pictures(folder / "tree", 800, (500, 375))
+    root = pictures(folder / "tree", 2400, (500, 375))
     tree = read_tree(root)
     paths = [root / name for names in tree.names.values() for name in names]
     count = 0
