@@ -330,7 +330,8 @@ def _environment(place: Place) -> dict[str, str | int | None]:
     cuda = place.devices[0].startswith("cuda")
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        # TorchVersion 是 str 的子类：原样发出去，收到它的每个进程都会导入 torch
+        "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "ray": ray.__version__,
         "numerics": NUMERICS,
