@@ -53,14 +53,14 @@ class Lab:
         )
 
     def run(
-        self, *arguments: str, module: str = "orchestrator.ablate", timeout: float = 240, **variables: str
+        self, *arguments: str, module: str = "orchestrator.ablate", timeout: float = 400, **variables: str
     ) -> tuple[int, str, str]:
         """Runs a command to its end; returns exit code, output and errors."""
         process = self.start(*arguments, module=module, **variables)
         output, errors = process.communicate(timeout=timeout)
         return process.returncode, output, errors
 
-    def ablate(self, *arguments: str, timeout: float = 240) -> tuple[int, str, str]:
+    def ablate(self, *arguments: str, timeout: float = 400) -> tuple[int, str, str]:
         return self.run(*arguments, "--results", str(self.results), timeout=timeout)
 
     def processes(self, title: str = "") -> list[psutil.Process]:

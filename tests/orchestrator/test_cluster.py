@@ -78,7 +78,7 @@ def test_the_workers_of_a_slot_may_stand_on_two_nodes(lab: Lab) -> None:
         wait_until(lambda: in_the_middle(lab, process) and len(witnessed(lab)) == 2, 150, "two train workers")
         seen = witnessed(lab)
         raylets = {psutil.Process(worker).ppid() for worker in seen}
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     # 每个节点只有一对 GPU：两个 worker 只能分处两处
     assert sorted(seen.values()) == ["0,1", "0,1"]

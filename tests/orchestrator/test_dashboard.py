@@ -14,7 +14,7 @@ import pytest
 from orchestrator.steering import read_runs
 from tests.lab import Lab, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 METRIC = re.compile(r"^ray_ablation_(\w+?)\{(.*)\} (\S+)$", re.MULTILINE)
 
@@ -85,7 +85,7 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
     assert code == 0
     assert "running: process" in output
     assert dashboard in output
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert "Ray dashboard: http://127.0.0.1:" in output
     assert "ray get-auth-token" in output

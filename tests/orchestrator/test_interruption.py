@@ -16,7 +16,7 @@ from tests.lab import Lab, wait_until
 from tests.made_plans import make_plan
 from tests.made_records import put
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--no-dashboard")

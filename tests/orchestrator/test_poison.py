@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab import Lab
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # 让 Ray 的 worker 在某些 trial 里中毒：no_lrn 每次都非法访问；as_run 第一次把内存用尽
 POISON = """

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.trial_locks import TrialLocks
 from tests.lab import Lab, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def members(lab: Lab) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def test_two_studies_over_one_grid_train_each_point_once_and_a_running_point_is_
     assert code == 0, output + errors
     assert f"trial {seen}: running" in output or f"trial {seen}: finished" in output
     for process in both:
-        output, errors = process.communicate(timeout=240)
+        output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, output + errors
     assert len({row["key"] for row in members(lab) if row["phase"] == "sweep"}) == 4
     attempts = [path.read_text().count("\n") for path in lab.results.glob("trials/*/attempts.jsonl")]

@@ -274,7 +274,7 @@ def test_seeds_that_are_asked_for_during_a_sweep_are_trained(lab: Lab) -> None:
 
     wait_until(sweeps, 150, "a point of the sweep")
     assert main(["lrn", "--seeds", "2", "--results", str(lab.results)]) == 0
-    _, errors = process.communicate(timeout=200)
+    _, errors = process.communicate(timeout=400)
     assert (process.returncode, errors) == (0, "")
     plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
     assert {row["seed"] for row in plan["trials"]} == {0, 1}
@@ -294,7 +294,7 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
     follower = lab.start("lrn", "--follow", "--results", str(lab.results), module="orchestrator.status")
     for arguments in (["--stop", "no_lrn"], ["--seeds", "3"]):
         assert main(["lrn", *arguments, "--results", str(lab.results)]) == 0
-    output, errors = process.communicate(timeout=200)
+    output, errors = process.communicate(timeout=400)
     assert (process.returncode, errors) == (0, "")
     assert "asked to stop the running trials of arm no_lrn" in output
     assert "asked to go on to 3 seeds per arm" in output

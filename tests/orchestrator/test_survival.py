@@ -16,7 +16,7 @@ import pytest
 
 from tests.lab import Lab, names, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # 每个 trial 约 2-4 秒：够长，杀得到一半
 STUDY = ("--study", "lrn", "--seeds", "2", "--epochs", "12", "--no-dashboard")
@@ -112,7 +112,7 @@ def test_a_killed_driver_loses_nothing_and_trains_nothing_twice(lab: Lab, undist
     while orphans & {other.pid for other in lab.processes()}:
         assert time.monotonic() - killed_at < 30, names(lab.processes())
         time.sleep(0.2)
-    output, errors = again.communicate(timeout=240)
+    output, errors = again.communicate(timeout=400)
     assert again.returncode == 0, output + errors
     assert {key: stamp for key, stamp in stamps(lab).items() if key in before} == before
     assert all(attempts(lab, key) == 1 for key in before)
@@ -126,7 +126,7 @@ def test_a_killed_worker_and_a_killed_tune_actor_are_taken_in_stride(lab: Lab, u
     kill(lab, lambda title: "ray::ImplicitFunc" in title)
     wait_until(lambda: len(lab.finished()) >= 2, 90, "a trial finished after the Tune actor's death")
     kill(lab, lambda title: "ray::RayTrainWorker" in title)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert "raylet" not in output + errors
     assert "Traceback" not in output + errors
@@ -168,7 +168,7 @@ def test_a_ray_that_is_too_slow_to_start_is_started_once_more(lab: Lab) -> None:
     wait_until(lambda: lab.processes("raylet/raylet"), 60, "a raylet")
     slow = lab.processes("raylet/raylet")[0]
     slow.send_signal(signal.SIGSTOP)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert len(lab.finished()) == 3
     assert "Traceback" not in output + errors
@@ -199,7 +199,7 @@ def test_two_ablates_at_once_train_each_key_once(lab: Lab, undisturbed: Lab) -> 
     arguments = (*STUDY, "--slots", "1", "--results", str(lab.results))
     first, second = lab.start(*arguments), lab.start(*arguments)
     for process in (first, second):
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=400)
         assert process.returncode == 0, output + errors
     assert all(attempts(lab, key) == 1 for key in lab.finished())
     assert_same_table(lab, undisturbed)
