@@ -134,11 +134,14 @@ def run_trial(config: dict[str, Any]) -> None:
         reports, final = ray.get(broker.reports.remote(key, seen, POLL_SECONDS))
         seen += len(reports)
         for report in (event["report"] for event in reports):
+            if not epochs.add(report) or final is not None:
+                continue
             # 最后一个 epoch 随终态一起报告：那时已没有什么可停
-            if epochs.add(report) and final is None and report["epoch"] < config["epochs"]:
+            if report["epoch"] < config["epochs"]:
                 tune.report({**epochs.facts(), "state": "running"})
-                if judged:
-                    ray.get(broker.go_on.remote(key, report["epoch"]))
+            if judged:
+                # 最后一个 epoch 也要放行，否则 worker 白等二十秒
+                ray.get(broker.go_on.remote(key, report["epoch"]))
         if final is not None:
             tune.report({**epochs.facts(), "state": final["state"]})
             return
