@@ -17,11 +17,10 @@ from orchestrator.boundaries import ShareOfLevel, looks_before, share_of_level
 from orchestrator.evidence import on_scale
 from orchestrator.findings import Confirmation, ConfirmedPoint
 from orchestrator.judged import Metric, judged_metric, with_epochs_to
-from orchestrator.look_record import locked
 from orchestrator.objectives import pareto_front
 from orchestrator.pairs import ConfirmationRecord, paired_evidence
 from orchestrator.plan import ALPHA, Plan
-from orchestrator.records import write_atomically
+from orchestrator.records import locked, write_atomically
 from orchestrator.statistics import seeds_to_reach_a_verdict
 from orchestrator.sweep import Search, SearchHistory
 from orchestrator.verdict import FEWEST_SEEDS, Verdict, judge, sentence, withhold

@@ -6,10 +6,8 @@ level that it spent.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from alexnet_core.specification import Frozen
 from orchestrator.errors import LabError
-from orchestrator.records import write_atomically, write_error
+from orchestrator.records import write_atomically
 
 FILE = "looks.jsonl"
 
@@ -118,7 +116,7 @@ def seeds_at(looks: Sequence[RecordedLook], question: Question) -> list[int]:
 
 
 def append_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
-    """Adds lines to the file; call it under `locked`."""
+    """Adds lines to the file; call it under `records.locked`."""
     if not looks:
         return
     path = folder / FILE
@@ -127,17 +125,3 @@ def append_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
     torn = b"" if before.endswith(b"\n") or not before else b"\n"
     lines = "".join(f"{json.dumps(look.model_dump(mode='json'), sort_keys=True)}\n" for look in looks)
     write_atomically(path, before + torn + lines.encode())
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lets one command at a time read and write what a study plans and has looked at; freed by a process's death."""
-    path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise write_error(path, error) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

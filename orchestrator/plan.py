@@ -18,7 +18,6 @@ from orchestrator.look_record import (
     Question,
     RecordedLook,
     append_looks,
-    locked,
     looks_of,
     question_of,
     question_on_record,
@@ -26,7 +25,7 @@ from orchestrator.look_record import (
     seeds_at,
     sharing,
 )
-from orchestrator.records import TrialState, write_atomically
+from orchestrator.records import TrialState, locked, write_atomically
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import KEY_LENGTH, Phase, PlannedTrial, keys_by_seed, unfold

@@ -6,10 +6,12 @@ written last and atomically. The driver is the only writer of all but the checkp
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -129,6 +131,19 @@ def write_error(path: Path, error: OSError) -> LabError:
         "make room and run the same command again",
         exit_code=3,
     )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one command at a time read and write what a folder holds; freed by a process's death."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise write_error(folder, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _read_error(path: Path, error: OSError) -> LabError:

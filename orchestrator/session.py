@@ -27,13 +27,12 @@ from orchestrator.errors import LabError
 from orchestrator.estimate import Place, measured_epochs
 from orchestrator.evaluations import evaluations_on_record
 from orchestrator.logs import open_driver_log
-from orchestrator.look_record import locked
 from orchestrator.nodes import alive_nodes, probe, slots_on, workers_by_gpu
 from orchestrator.notification import Notifier
 from orchestrator.paper import PAPER, name_together
 from orchestrator.plan import Plan, with_seeds, write_plan
 from orchestrator.pruning import make_pruner
-from orchestrator.records import TrialState
+from orchestrator.records import TrialState, locked
 from orchestrator.retuning import RETUNED, TUNING, further_missing, retuning_left, with_retuning
 from orchestrator.sequential_phase import run_looks
 from orchestrator.slot import SlotPlan

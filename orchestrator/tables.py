@@ -6,11 +6,9 @@ They grow by what is new; a damaged or missing file is made again from the recor
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import NamedTuple
 import polars as pl
 
 from orchestrator import records
-from orchestrator.errors import LabError
 from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows, trial_rows
 
 logger = logging.getLogger(__name__)
@@ -93,7 +90,7 @@ def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
     Returns:
         (trials, members); the epochs are read only when some are new.
     """
-    with _lock(results):
+    with records.locked(table_folder(results)):
         scan = _scan(results, rebuild=rebuild, with_epochs=True)
         if scan.changed:
             # trials.parquet 里的时间戳说明哪些记录已读，所以最后写：中途被杀只会重读，不会漏掉 epoch
@@ -102,19 +99,6 @@ def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
                 frame.write_parquet(buffer)
                 records.write_atomically(table_folder(results) / f"{name}.parquet", buffer.getvalue())
     return TrialTables(scan.trials, scan.members)
-
-
-@contextmanager
-def _lock(results: Path) -> Iterator[None]:
-    folder = table_folder(results)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a")
-    except OSError as error:
-        raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=3) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
