@@ -324,7 +324,7 @@ def _start_ray(
     import ray  # noqa: F401
 
     # 这些导入要好几秒，与 Ray 的启动并行；同一批模块不能由两个线程同时导入，所以之后要等它
-    imports = threading.Thread(target=_import_side_by_side, name="imports", daemon=True)
+    imports = threading.Thread(target=_import_side_by_side, args=(options.workers,), name="imports", daemon=True)
     imports.start()
     cpus = slots * options.workers + 1
     facts = cluster.start(
@@ -368,6 +368,9 @@ def _check_slots(slots: int, per_worker: float, gpus: int, options: argparse.Nam
         )
 
 
-def _import_side_by_side() -> None:
-    import ray.train.torch
-    import ray.tune  # noqa: F401
+def _import_side_by_side(workers: int) -> None:
+    import ray.train
+    import ray.tune
+
+    if workers > 1:
+        import ray.train.torch  # noqa: F401

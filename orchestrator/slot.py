@@ -1,7 +1,7 @@
 """Slots: warm Ray Train worker groups that the driver owns, and the thin Tune function that feeds them.
 
-Each slot is one `TorchTrainer.fit()` in a thread of the driver. Its workers take trials from the broker, so a
-further trial costs no process start (measured in `tests/benchmarks/orchestration.py`).
+Each slot is one `fit()` of a Ray Train trainer in a thread of the driver. Its workers take trials from the broker, so
+a further trial costs no process start (measured in `tests/benchmarks/orchestration.py`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,6 @@ class Slots:
 
     def _fit(self, slot: int, renewals: int) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
 
         from orchestrator.deaths import death_notice
         from orchestrator.worker import slot_loop
@@ -93,7 +93,7 @@ class Slots:
         resources: dict[str, float] = {"CPU": plan.threads}
         if on_gpus:
             resources["GPU"] = plan.gpus_per_worker
-        trainer = TorchTrainer(
+        trainer = _trainer(plan)(
             slot_loop,
             train_loop_config={
                 "slot": slot,
@@ -101,7 +101,6 @@ class Slots:
                 "gpus": plan.gpus_per_worker,
                 "threads": plan.threads,
             },
-            torch_config=TorchConfig(backend="nccl" if on_gpus and plan.device != "cpu" else "gloo"),
             scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=on_gpus, resources_per_worker=resources),
             run_config=RunConfig(
                 name=f"{self._study}-slot-{slot}" + (f"-renewed-{renewals}" if renewals else ""),
@@ -112,6 +111,19 @@ class Slots:
             ),
         )
         trainer.fit()
+
+
+def _trainer(plan: SlotPlan) -> Any:
+    """The Ray Train trainer of a slot: torch's process group is for the workers that share one trial."""
+    if plan.workers == 1:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        # 单个 worker 不需要进程组；TorchTrainer 会让每个控制器都载入 torch（两秒、三百多兆）
+        return DataParallelTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    backend = "nccl" if plan.gpus_per_worker > 0 and plan.device != "cpu" else "gloo"
+    return partial(TorchTrainer, torch_config=TorchConfig(backend=backend))
 
 
 def run_trial(config: dict[str, Any]) -> None:
