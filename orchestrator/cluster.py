@@ -40,7 +40,6 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD),
 }
 _RAY_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # 我们自己按时间存检查点，节点走了就是一次失败的尝试；这个守望进程每槽位要一秒半和一百多兆
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -73,14 +72,16 @@ class ClusterFacts:
     token_required: bool
 
 
-def prepare_environment(verbose: bool = False) -> None:
+def prepare_environment(verbose: bool = False, dashboard: bool = True) -> None:
     """Sets Ray's switches for this process and its children, before Ray is loaded; what the user has set stays.
 
     Args:
         verbose: Whether Ray may print on the terminal.
+        dashboard: Whether somebody may look at Ray's Train page, which an actor of its own keeps up to date.
     """
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
     if not verbose:
         # raylet 的报告不经 logging，直接打印；尝试失败与重来由我们自己说
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")

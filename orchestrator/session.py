@@ -305,7 +305,7 @@ def _start_ray(
     plan: Plan, options: argparse.Namespace, console: Console, sweep_left: int
 ) -> tuple[SlotPlan, cluster.ClusterFacts]:
     """Preflight, then Ray: GPUs, slots, disk, shared memory."""
-    cluster.prepare_environment(options.verbose)
+    cluster.prepare_environment(options.verbose, dashboard=options.address is not None or not options.no_dashboard)
     gpus = preflight.visible_gpus()
     if options.address is None:
         per_worker = preflight.choose_gpus_per_worker(_asked_gpus(options), gpus, "this machine")
