@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from orchestrator import records
+from orchestrator import look_record, records
 from orchestrator.errors import LabError
 from orchestrator.evaluations import MANY_VIEWS, Evaluation, evaluation_path, read_evaluation
+from orchestrator.look_record import RecordedLook
 from orchestrator.records import TrialResult
 from search_spaces.edits import edited
 from search_spaces.errors import StudyError
@@ -156,19 +157,29 @@ def _checked_evaluations(folder: Path, key: str) -> tuple[Evaluation, ...]:
 
 def foreign_members(other: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (study's folder, membership) of another results folder; what is malformed is passed over."""
-    for folder in sorted((other / "studies").glob("*")):
-        if not STUDY_FOLDER.fullmatch(folder.name):
-            continue
-        try:
-            _check_folder(folder)
-            if not _is_there(folder / "members.jsonl"):
-                continue
-        except Refused:
-            continue
+    for folder in _study_folders(other, "members.jsonl"):
         for row in records.read_members(other, folder.name):
             member = _member(folder.name, row)
             if member is not None:
                 yield folder.name, member
+
+
+def foreign_looks(other: Path) -> Iterator[tuple[str, list[RecordedLook]]]:
+    """Yields (study's folder, its looks) of another results folder; what is malformed is passed over."""
+    for folder in _study_folders(other, look_record.FILE):
+        yield folder.name, look_record.read_looks(folder) or []
+
+
+def _study_folders(other: Path, holding: str) -> Iterator[Path]:
+    """The studies of another results folder that have a plain file of that name, and no link on the way to it."""
+    for folder in sorted((other / "studies").glob("*")):
+        try:
+            if STUDY_FOLDER.fullmatch(folder.name):
+                _check_folder(folder)
+                if _is_there(folder / holding):
+                    yield folder
+        except Refused:
+            continue
 
 
 def _member(study: str, row: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -21,8 +21,18 @@ from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
-from orchestrator.foreign import TEXTS, ForeignTrial, Refused, check_trial, describes, foreign_folders, foreign_members
+from orchestrator.foreign import (
+    TEXTS,
+    ForeignTrial,
+    Refused,
+    check_trial,
+    describes,
+    foreign_folders,
+    foreign_looks,
+    foreign_members,
+)
 from orchestrator.interruption import stoppable
+from orchestrator.plan import join_looks
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.tables import update_tables
 from orchestrator.trial_locks import TrialLocks
@@ -69,6 +79,7 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         fresh = [trial for trial in fresh if _taken(results, trial, troubles)]
         known = [trial for trial in known if _evaluated(results, trial, troubles)]
         _join(other, results)
+        _join_looks(other, results)
         # 上次合并可能在写表之前被杀
         update_tables(results)
     for line in troubles[:LINES_SHOWN]:
@@ -191,6 +202,15 @@ def _join(other: Path, results: Path) -> None:
         if is_new and describes(row, records.trial_folder(results, row["key"])):
             known.add(_identity(row))
             records.append_members(results, study, [row])
+
+
+def _join_looks(other: Path, results: Path) -> None:
+    """Adds the looks of the other machine at trials that are on record here now: they have spent of the level."""
+    recorded = set(records.recorded_keys(results))
+    for study, looks in foreign_looks(other):
+        seen = [look for look in looks if look.seeds and look.question.baseline[0] in recorded]
+        if seen:
+            join_looks(results / "studies" / study, seen)
 
 
 def _identity(row: dict[str, object]) -> tuple[object, ...]:

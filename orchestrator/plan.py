@@ -406,6 +406,23 @@ def latest_plan(folder: Path, plan: Plan, content: Mapping[str, Any]) -> tuple[P
     return plan, {**content, "looks": looks_on_record(folder, plan)}
 
 
+def join_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
+    """Adds looks that were taken on another machine; what is on record here already is passed over.
+
+    Args:
+        folder: The study's folder.
+        looks: Taken there.
+    """
+    with locked(folder):
+        earlier, content = _recorded(folder), read_plan(folder)
+        further = [look for look in dict.fromkeys(looks) if look not in earlier]
+        if not further:
+            return
+        append_looks(folder, [*_not_kept(folder), *further])
+        if content:
+            _write(folder, {**content, "looks": seeds_at([*earlier, *further], question_on_record(content))})
+
+
 def add_look(folder: Path, content: dict[str, Any], seeds: int) -> dict[str, Any]:
     """Writes down that the study was judged at `seeds` complete seeds; returns the plan's new content."""
     if not seeds or seeds in content["looks"]:

@@ -12,14 +12,18 @@ from typing import get_args
 
 import pytest
 
-from orchestrator import records
+from orchestrator import ablate, records
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.foreign import check_trial
+from orchestrator.look_record import FILE, read_looks
 from orchestrator.merge import _taken, main
+from orchestrator.plan import read_plan
 from orchestrator.records import TrialState
 from orchestrator.tables import load_tables, load_trials
 from orchestrator.trial_locks import TrialLocks
+from search_spaces.study import load_study
 from search_spaces.trial import Phase, PlannedTrial, trial_key
+from tests.made_plans import make_plan
 from tests.made_records import errors, make_config, make_report, put, put_trained
 
 Damage = Callable[[Path], object]
@@ -324,6 +328,34 @@ def test_a_strange_membership_or_study_folder_is_passed_over(
     assert merge(capsys, there, here)[0] == 0
     assert [path.name for path in (here / "studies").iterdir()] == ["lrn"]
     assert records.read_members(here) == [good]
+
+
+def test_looks_of_the_other_machine_come_along_with_the_trials_that_they_saw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    plan = make_plan(load_study("lrn"), 8, epochs=2)
+    for results, seeds in ((here, 6), (there, 8)):
+        for trial in (trial for trial in plan.trials if trial.seed < seeds):
+            put(results, trial.config, 20 + trial.seed + 9 * (trial.arm != "baseline") + trial.seed % 3, epochs=2)
+        assert ablate.main(["--results", str(results), "--seeds", str(seeds), "--epochs", "2"]) == 0
+    folder, own = here / "studies" / "lrn", read_looks(here / "studies" / "lrn")
+    assert own is not None
+    elsewhere = there / "studies" / "lrn" / FILE
+    unknown = {**own[0].model_dump(mode="json"), "question": {"baseline": ["0" * 16, 1], "arms": []}}
+    with elsewhere.open("a") as file:
+        file.write("".join(f"{line}\n" for line in ("{}", "[]", "nothing", json.dumps(unknown))))
+    (there / "studies" / "linked").symlink_to(there / "studies" / "lrn")
+    assert merge(capsys, there, here, "--dry-run")[0] == 0
+    assert read_looks(folder) == own
+    for _ in range(2):
+        assert merge(capsys, there, here)[0] == 0
+        assert [look.seeds for look in read_looks(folder) or ()] == [6, 8]
+        assert read_plan(folder)["looks"] == [6, 8]
+        assert [path.name for path in (here / "studies").iterdir()] == ["lrn"]
+    # 那边已看过八个种子：这里的七个不能再给出词
+    assert ablate.main(["--results", str(here), "--seeds", "7", "--epochs", "2"]) == 0
+    assert "already looked at 8 seeds" in (folder / "report.md").read_text()
 
 
 def test_what_is_no_results_folder_or_the_own_one_is_refused(
