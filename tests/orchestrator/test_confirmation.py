@@ -250,7 +250,7 @@ def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_
 def test_a_budget_that_ends_in_a_sweep_confirms_none_of_its_points_and_names_what_is_missing(lab: Lab) -> None:
     _, _, options = swept_on_record(lab.results, 20, 25)
     update_tables(lab.results)
-    common = ("--study", "weight_decay", "--seeds", "3", "--no-dashboard", *sys_arguments(options)[:-2])
+    common = ("--study", "weight_decay", "--seeds", "3", "--slots", "1", "--no-dashboard", *sys_arguments(options)[:-2])
     code, output, errors = lab.ablate(*common, "--max-gpu-hours", "1e-6")
     assert code == 0, output + errors
     assert "stopped at the budget: 3 of 3 seeds are complete; missing: 2 points of the sweep." in output

@@ -19,7 +19,7 @@ from tests.made_records import put
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
-STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--no-dashboard")
+STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--slots", "1", "--no-dashboard")
 
 
 def listens(process: subprocess.Popen[str]) -> bool:

@@ -40,7 +40,8 @@ def test_paper_takes_no_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_claim_is_asked_in_one_session_and_again_from_the_records(lab: Lab) -> None:
-    arguments = ("--study", "paper", "--seeds", "3", "--epochs", "1", "--no-dashboard", "--tuning-trials", "0")
+    short = ("--seeds", "3", "--epochs", "1", "--tuning-trials", "0")
+    arguments = ("--study", "paper", *short, "--slots", "1", "--no-dashboard")
     code, output, errors = lab.ablate(*arguments)
     assert code == 0, output + errors
     trials = list(lab.results.glob("trials/*/result.json"))

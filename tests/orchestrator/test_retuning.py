@@ -322,7 +322,8 @@ def test_seeds_that_tune_and_seeds_that_judge_never_overlap(
 
 @pytest.mark.slow
 def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab: Lab) -> None:
-    command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2", "--no-dashboard")
+    command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2")
+    command += ("--slots", "1", "--no-dashboard")
     code, output, errors = lab.ablate(*command)
     assert code == 0, errors
     assert "activation, re-tuned" in output

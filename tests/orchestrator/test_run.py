@@ -70,7 +70,7 @@ def test_a_pruned_sweep_goes_on_where_it_stopped_and_trains_just_the_epochs_that
 
 
 def test_a_diverged_trial_is_kept_shown_never_best_and_not_run_again(lab: Lab) -> None:
-    common = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--no-dashboard")
+    common = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--slots", "1", "--no-dashboard")
     wild = ("--set", "training.learning_rate=100")
     code, output, errors = lab.ablate(*common, *wild)
     assert code == 0, output + errors

@@ -265,7 +265,7 @@ def test_seeds_that_are_asked_for_during_a_sweep_are_trained(lab: Lab) -> None:
     rate = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}"
     process = lab.start(
         *("--study", "lrn", "--seeds", "1", "--epochs", "6", "--no-dashboard", "--results", str(lab.results)),
-        *("--sweep", "3", "--sweep-over", rate),
+        *("--slots", "1", "--sweep", "3", "--sweep-over", rate),
     )
 
     def sweeps() -> bool:
@@ -287,7 +287,7 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
     heard = lab.home / "heard.json"
     process = lab.start(
         *("--study", "lrn", "--seeds", "2", "--epochs", "6", "--no-dashboard", "--results", str(lab.results)),
-        *("--notify", f"cat > {heard}", "--time-budget", "10h"),
+        *("--slots", "1", "--notify", f"cat > {heard}", "--time-budget", "10h"),
     )
     study = lab.results / "studies" / "lrn"
     wait_until(lambda: read_runs(study), 150, "the study to run")

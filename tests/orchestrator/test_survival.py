@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # 每个 trial 约 2-4 秒：够长，杀得到一半
 STUDY = ("--study", "lrn", "--seeds", "2", "--epochs", "12", "--no-dashboard")
+# 一个槽位的 Ray 少用三分之一的 CPU
+ONE_SLOT = ("--slots", "1")
 ERRORS = ["key", "seed", "state", "epochs"] + [
     f"{split}_{name}"
     for split in ("train", "validation", "test")
@@ -50,9 +52,9 @@ def assert_same_table(lab: Lab, undisturbed: Lab) -> None:
             assert line["validation"] == other["validation"]
 
 
-def start_and_wait(lab: Lab, *, finished: int, running: bool = True):
+def start_and_wait(lab: Lab, *arguments: str, finished: int, running: bool = True):
     """Starts the study and waits until some trials have ended and one is in the middle."""
-    process = lab.start(*STUDY, "--results", str(lab.results))
+    process = lab.start(*STUDY, *arguments, "--results", str(lab.results))
 
     def in_the_middle() -> bool:
         assert process.poll() is None, process.communicate()
@@ -143,7 +145,7 @@ def loads_torch(process: psutil.Process) -> bool:
 
 
 def test_a_dead_raylet_ends_the_driver_with_exit_code_3(lab: Lab, undisturbed: Lab) -> None:
-    process = start_and_wait(lab, finished=1)
+    process = start_and_wait(lab, *ONE_SLOT, finished=1)
     # 一个 torch 的对象混进事件里，每个 actor 就要多花几秒和几百兆
     small = [*lab.processes("ray::Broker"), *lab.processes("ray::ImplicitFunc")]
     assert len(small) >= 2
@@ -156,14 +158,14 @@ def test_a_dead_raylet_ends_the_driver_with_exit_code_3(lab: Lab, undisturbed: L
     assert [line for line in errors.splitlines() if line.startswith("error: Ray's raylet died")]
     assert "Traceback" not in errors
     assert_gone(lab, 30)
-    code, output, errors = lab.ablate(*STUDY)
+    code, output, errors = lab.ablate(*STUDY, *ONE_SLOT)
     assert code == 0, output + errors
     assert_same_table(lab, undisturbed)
 
 
 def test_a_ray_that_is_too_slow_to_start_is_started_once_more(lab: Lab) -> None:
     process = lab.start(
-        "--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", "--results", str(lab.results)
+        *("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard"), *ONE_SLOT, "--results", str(lab.results)
     )
     wait_until(lambda: lab.processes("raylet/raylet"), 60, "a raylet")
     slow = lab.processes("raylet/raylet")[0]
@@ -177,7 +179,7 @@ def test_a_ray_that_is_too_slow_to_start_is_started_once_more(lab: Lab) -> None:
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_within_seconds_and_goes_on_later(lab: Lab, undisturbed: Lab, which: signal.Signals) -> None:
-    process = start_and_wait(lab, finished=0 if which is signal.SIGTERM else 1)
+    process = start_and_wait(lab, *ONE_SLOT, finished=0 if which is signal.SIGTERM else 1)
     process.send_signal(which)
     asked_at = time.monotonic()
     output, errors = process.communicate(timeout=60)
@@ -190,13 +192,13 @@ def test_ctrl_c_stops_within_seconds_and_goes_on_later(lab: Lab, undisturbed: La
     stopped = [folder for folder in (lab.results / "trials").iterdir() if not (folder / "result.json").exists()]
     assert any(list(folder.glob("checkpoint/*.safetensors")) for folder in stopped)
     if which is signal.SIGINT:
-        code, output, errors = lab.ablate(*STUDY)
+        code, output, errors = lab.ablate(*STUDY, *ONE_SLOT)
         assert code == 0, output + errors
         assert_same_table(lab, undisturbed)
 
 
 def test_two_ablates_at_once_train_each_key_once(lab: Lab, undisturbed: Lab) -> None:
-    arguments = (*STUDY, "--slots", "1", "--results", str(lab.results))
+    arguments = (*STUDY, *ONE_SLOT, "--results", str(lab.results))
     first, second = lab.start(*arguments), lab.start(*arguments)
     for process in (first, second):
         output, errors = process.communicate(timeout=400)
@@ -234,7 +236,7 @@ def test_a_torn_record_and_a_truncated_table_are_mended(undisturbed: Lab, lab: L
     (folder / "result.json").unlink()
     table = lab.results / "tables" / "trials.parquet"
     table.write_bytes(table.read_bytes()[:100])
-    code, output, errors = lab.ablate(*STUDY)
+    code, output, errors = lab.ablate(*STUDY, *ONE_SLOT)
     assert code == 0, output + errors
     assert_same_table(lab, undisturbed)
 
