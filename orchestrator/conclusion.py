@@ -153,7 +153,7 @@ def _with_sweep(
         return judged
     made = read_sweep_file(folder)
     ended = sweep_points(points, trials, made.get("second_objective"))
-    trained = int(trials.filter(pl.col("key").is_in(points["key"]))["epochs"].sum())
+    trained = int(trials.filter(pl.col("key").is_in(points["key"].to_list()))["epochs"].sum())
     facts = sweep_facts(ended, trained, made, remembered_importance(folder, plan.study.sweep, ended, keep=keep))
     confirmation = confirm(plan, read_confirmation(folder), trials, epochs)
     return judged.model_copy(update={"sweep_facts": facts, "confirmation": confirmation})

@@ -212,6 +212,8 @@ class PlanFile(BaseModel):
     planned_seeds: int = Field(ge=1, le=1_000_000)
     max_seeds: int | None = Field(default=None, ge=1, le=1_000_000)
     looks: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    null: bool = False
+    chosen_afterwards: bool = False
     sweep_points: int = Field(ge=0)
     trials: tuple[PlanRow, ...]
 
@@ -349,11 +351,13 @@ def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:
 def read_plan(folder: Path) -> dict[str, Any]:
     """Returns the content of `plan.json`, or an empty dict where there is none or it is damaged."""
     try:
-        content = json.loads((folder / "plan.json").read_bytes())
-        PlanFile.model_validate(content)
+        text = (folder / "plan.json").read_bytes()
+        # 严格：下面返回的是原样的内容，"3" 不能当 3 用
+        PlanFile.model_validate_json(text, strict=True)
+        content = json.loads(text)
     except (OSError, ValueError, RecursionError):
         return {}
-    return dict(content)
+    return {"looks": [], **content}
 
 
 def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:

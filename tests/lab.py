@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Lab:
     home: Path
     results: Path
     marker: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *arguments: str, module: str = "orchestrator.ablate", **variables: str) -> subprocess.Popen[str]:
         """Starts a command of ours; its output is read with communicate()."""
@@ -41,7 +43,7 @@ class Lab:
             "COLUMNS": "140",
             **variables,
         }
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.home,
             env=environment,
@@ -51,6 +53,8 @@ class Lab:
             text=True,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def run(
         self, *arguments: str, module: str = "orchestrator.ablate", timeout: float = 400, **variables: str
@@ -111,4 +115,12 @@ def clear(lab: Lab) -> list[str]:
             process.send_signal(signal.SIGKILL)
         except psutil.Error:
             continue
+    # 失败的测试没等它的进程，不能连累下一个测试
+    for started in lab.started:
+        started.kill()
+        started.wait(timeout=10)
+        for pipe in (started.stdin, started.stdout, started.stderr):
+            with suppress(OSError):
+                if pipe is not None:
+                    pipe.close()
     return shown

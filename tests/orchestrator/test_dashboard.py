@@ -60,6 +60,10 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
     assert get(f"{dashboard}/api/v0/nodes", None)[0] == 401
     assert get(f"{dashboard}/api/v0/nodes", token)[0] == 200
 
+    code, output, _ = lab.run("lrn", "--results", str(lab.results), module="orchestrator.status")
+    assert code == 0
+    assert "running: process" in output
+    assert dashboard in output
     wait_until(lambda: len(lab.finished()) >= 2 or process.poll() is not None, 120, "two finished trials")
     assert process.poll() is None, process.communicate()
     status, text = get(f"{dashboard}/api/train/v2/runs/v1", token)
@@ -81,10 +85,6 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
         return True
 
     wait_until(agree, 60, "the metrics agree with the records")
-    code, output, _ = lab.run("lrn", "--results", str(lab.results), module="orchestrator.status")
-    assert code == 0
-    assert "running: process" in output
-    assert dashboard in output
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert "Ray dashboard: http://127.0.0.1:" in output

@@ -134,6 +134,21 @@ def test_a_changed_plan_or_answer_is_checked_or_refused(
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("null", None), ("chosen_afterwards", "maybe"), ("planned_seeds", "3"), ("looks", [True])]
+)
+def test_a_plan_with_a_field_of_another_type_is_damaged(
+    tmp_path: Path, answered: Path, capsys: pytest.CaptureFixture[str], field: str, value: object
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(answered, results)
+    path = results / "studies" / "lrn" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    capsys.readouterr()
+    assert report.main(["--check", "--study", "lrn", "--results", str(results)]) == 4
+    assert "plan.json is missing or damaged" in capsys.readouterr().err
+
+
 DEEP = "[" * 100_000
 LINES = ("{}", DEEP, '{"seed": ' + "9" * 5000 + "}", "[]", "null", '{"study": 1, "arm": [], "seed": "x"}')
 
