@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,8 @@ from alexnet_core.schedule import EpochRates, adds_colour_noise, can_be_extended
 
 CHECK_EVERY_BATCHES_ON_GPU = 50
 FINAL_TRAINING_IMAGES = 10_000
+# 一批要算这么久的（CPU 上的 224 像素），中途也问是否该停
+SLOW_FORWARD_SECONDS = 1.0
 
 
 class Diverged(Exception):
@@ -64,7 +66,7 @@ class Diverged(Exception):
 
 
 class _Stopped(Exception):
-    """The caller asked for a stop in the middle of an evaluation."""
+    """The caller asked for a stop in the middle of an evaluation or of a slow batch."""
 
 
 def _never() -> bool:
@@ -103,8 +105,9 @@ def train(
         batch_checkpoint_seconds: The same within an epoch.
         keep_last: How many checkpoints are kept, the newest.
         keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`.
-        should_stop: Asked before every batch, in evaluations too; True writes a checkpoint and ends the
-            generator. Called while a large checkpoint is written as well, where its answer waits.
+        should_stop: Asked before every batch, in evaluations too, and within a slow one, which is then trained anew
+            after the resume; True writes a checkpoint and ends the generator. Called while a large checkpoint is
+            written as well, where its answer waits.
         rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
         workers: Number of data-parallel workers; each takes its share of every batch.
 
@@ -301,7 +304,11 @@ def _train_epoch(
                 return here(step.batch), True
             if save:
                 saver.save(here(step.batch))
-            batch_loss = _train_batch(run, next(batches), step, rates, sums)
+            try:
+                batch_loss = _train_batch(run, next(batches), step, rates, sums, should_stop)
+            except _Stopped:
+                # 权重还没有动：这一批续训时重来
+                return here(step.batch), True
             count += step.size
             if run.train.device.type == "cpu" or step.batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
                 _check_finite(run, batch_loss, position.epoch, step.batch)
@@ -342,8 +349,16 @@ def _step(run: _Run, epoch: int, batch: int) -> _Step:
     return _Step(epoch, batch, start, size, *run.share(size))
 
 
-def _train_batch(run: _Run, images: Batch, step: _Step, rates: EpochRates, sums: torch.Tensor) -> torch.Tensor:
+def _train_batch(
+    run: _Run,
+    images: Batch,
+    step: _Step,
+    rates: EpochRates,
+    sums: torch.Tensor,
+    should_stop: Callable[[], bool],
+) -> torch.Tensor:
     """One update; adds this worker's metrics to `sums` and returns its summed loss."""
+    begun = time.perf_counter()
     precision, device = run.config.training.precision, run.train.device
     positions = torch.arange(step.start + step.first, step.start + step.last, device=device)
     views = training_views(images, run.config, step.epoch, positions, run.colour, rates.colour_noise)
@@ -352,11 +367,31 @@ def _train_batch(run: _Run, images: Batch, step: _Step, rates: EpochRates, sums:
     labels = images.labels.to(logits.device)
     loss_sum = F.cross_entropy(logits, labels, reduction="sum")
     run.model.zero_grad(set_to_none=True)
-    # DDP 对各 worker 的梯度取平均，乘回人数才是整批的均值
-    (loss_sum * (run.workers / step.size)).backward()  # type: ignore[no-untyped-call]
+    # 多个 worker 须一起停，所以只有单个 worker 可以在一批中途离开
+    is_slow = run.workers == 1 and time.perf_counter() - begun > SLOW_FORWARD_SECONDS
+    with _asking(run.model, should_stop) if is_slow else nullcontext():
+        # DDP 对各 worker 的梯度取平均，乘回人数才是整批的均值
+        (loss_sum * (run.workers / step.size)).backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()
     sums += batch_sums(logits.detach(), labels)
     return loss_sum.detach()
+
+
+@contextmanager
+def _asking(model: AlexNet, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Asks now, and after each parameter's gradient in the backward pass; where told to stop, raises _Stopped."""
+
+    def ask(_: torch.Tensor | None = None) -> None:
+        if should_stop():
+            raise _Stopped
+
+    ask()
+    hooks = [parameter.register_post_accumulate_grad_hook(ask) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_finite(run: _Run, loss: torch.Tensor, epoch: int, batch: int) -> None:

@@ -99,7 +99,9 @@ def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
     table = read_table(results, "trials", TRIAL_COLUMNS)
     if table is None:
         return
-    rows = {row["key"]: row for row in table.filter(pl.col("key").is_in(records["key"].to_list())).iter_rows(named=True)}
+    rows = {
+        row["key"]: row for row in table.filter(pl.col("key").is_in(records["key"].to_list())).iter_rows(named=True)
+    }
     named = 0
     for record in records.iter_rows(named=True):
         row = rows.get(record["key"], {})

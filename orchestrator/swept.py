@@ -27,7 +27,9 @@ def sweep_points(
         trials: The trials table.
         second: The second objective.
     """
-    by_key = {row["key"]: row for row in trials.filter(pl.col("key").is_in(members["key"].to_list())).iter_rows(named=True)}
+    by_key = {
+        row["key"]: row for row in trials.filter(pl.col("key").is_in(members["key"].to_list())).iter_rows(named=True)
+    }
     points = []
     for member in members.sort("position").iter_rows(named=True):
         row = by_key.get(member["key"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from alexnet_core import training
 from alexnet_core.alexnet import AlexNet, initialise
 from alexnet_core.checkpoint import (
     checkpoints,
@@ -167,6 +168,30 @@ def test_a_run_stopped_before_any_batch_goes_on_bit_identically(
     assert path is not None
     assert not is_final(path)
     assert len(before) < 3
+    after = run(config, dataset, stopped, resume_from=path, attempt=2)
+    assert numbers(before + after) == numbers(reports)
+    assert_same_weights(folder, stopped)
+
+
+# 每批问 1 次，前向之后 1 次，每个参数的梯度之后各 1 次
+@pytest.mark.parametrize("question", [1, 2, 5, 18, 19, 20, 60, 101])
+def test_a_run_stopped_within_a_slow_batch_trains_it_anew_and_goes_on_bit_identically(
+    config: TrainConfig,
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: tuple[list[EpochReport], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    question: int,
+) -> None:
+    reports, folder = undisturbed
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "SLOW_FORWARD_SECONDS", 0.0)
+        asked = StopBefore(question)
+        before = run(config, dataset, stopped, should_stop=asked)
+    assert asked.asked in (question + 1, question + 2), "it left at once, and asked once more for its checkpoint"
+    path = latest_checkpoint(stopped)
+    assert path is not None
     after = run(config, dataset, stopped, resume_from=path, attempt=2)
     assert numbers(before + after) == numbers(reports)
     assert_same_weights(folder, stopped)

@@ -19,7 +19,7 @@ import importlib.abc, importlib.machinery, os, resource, sys
 def poison(training):
     healthy = training._train_batch
 
-    def train_batch(run, images, step, rates, sums):
+    def train_batch(run, images, step, *rest):
         import torch
         layers = {layer.name: layer for layer in run.config.network.layers}
         once = os.path.join(os.environ["HOME"], "ran-out")
@@ -29,7 +29,7 @@ def poison(training):
             open(once, "w").close()
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
             torch.zeros(1 << 30)
-        return healthy(run, images, step, rates, sums)
+        return healthy(run, images, step, *rest)
 
     training._train_batch = train_batch
 
