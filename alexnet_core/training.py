@@ -386,7 +386,10 @@ def _asking(model: AlexNet, should_stop: Callable[[], bool]) -> Iterator[None]:
             raise _Stopped
 
     ask()
-    hooks = [parameter.register_post_accumulate_grad_hook(ask) for parameter in model.parameters()]
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(ask)  # type: ignore[no-untyped-call]
+        for parameter in model.parameters()
+    ]
     try:
         yield
     finally:
