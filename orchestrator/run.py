@@ -270,7 +270,7 @@ class StudyRun:
             if self._slots.failure is not None:
                 raise LabError(f"a slot could not be kept: {reason(self._slots.failure)}", exit_code=3)
             if self._stop_asked.is_set() and stop_by is None:
-                self.display.say("stopping between two batches; finished trials are on record")
+                self.display.say("stopping; running trials write a checkpoint, finished ones are on record")
                 searcher.closed = True
                 self._tell_broker_to_close()
                 stop_by = time.monotonic() + STOP_SECONDS

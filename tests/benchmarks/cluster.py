@@ -1,7 +1,8 @@
-"""`python -m tests.benchmarks.cluster`: 500 short trials in 16 slots on 8 logical nodes, while one joins and one dies.
+"""`python -m tests.benchmarks.cluster`: 500 short trials in 16 slots on 8 logical nodes.
 
-Prints the seconds, the attempts and how evenly the slots worked; asserts that every trial finished once. It needs some
-15 GB of memory: every slot is three processes, one of them with torch.
+Prints the seconds, the attempts and how evenly the slots worked; asserts that every trial finished once. With
+`--lose-a-node` one dies and one joins in the middle. It needs some 20 GB of memory: every slot is six processes, one of
+them with torch.
 """
 
 from __future__ import annotations
