@@ -368,7 +368,8 @@ def _train_batch(
     loss_sum = F.cross_entropy(logits, labels, reduction="sum")
     run.model.zero_grad(set_to_none=True)
     # 多个 worker 须一起停，所以只有单个 worker 可以在一批中途离开
-    is_slow = run.workers == 1 and time.perf_counter() - begun > SLOW_FORWARD_SECONDS
+    alone = run.workers == 1 and device.type == "cpu"
+    is_slow = alone and time.perf_counter() - begun > SLOW_FORWARD_SECONDS
     with _asking(run.model, should_stop) if is_slow else nullcontext():
         # DDP 对各 worker 的梯度取平均，乘回人数才是整批的均值
         (loss_sum * (run.workers / step.size)).backward()  # type: ignore[no-untyped-call]
