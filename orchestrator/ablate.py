@@ -28,7 +28,7 @@ from orchestrator.errors import LabError, check_is_folder
 from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
-from orchestrator.interruption import EXIT_INTERRUPTED, interruptible, say_interrupted
+from orchestrator.interruption import EXIT_INTERRUPTED, interruptible, pipe_closed, say_interrupted
 from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
 from orchestrator.options import AUTO, DEFAULT_DATASET, parser
@@ -144,7 +144,8 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
         _say(console, f"{retuning_line(plan)}, time {time_said(tuning_cost)}")
     _say(console, *_large_batches(plan))
     if options.confirm:
-        _say(console, f"confirmation on fresh seeds: {confirm_left} trials to train")
+        most = "at most " if sweep_left and confirm_left else ""
+        _say(console, f"confirmation on fresh seeds: {most}{confirm_left} trials to train")
     if options.dry_run:
         whole_cost = estimate(
             [*configs_to_train(plan, sweep_left + confirm_left), *retuning_configs(plan)], measured, place
@@ -339,6 +340,7 @@ def _stopped_by_budget(
     missing = [missing_said(left)] if left.missing else []
     missing += [f"{points} points of the sweep"] if points else []
     missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
+    missing += ["the confirmation of its best"] if points and options.confirm else []
     if not missing:
         return False
     seeds = complete_seeds(left)
@@ -434,7 +436,10 @@ def _show(plan: Plan, which: str) -> int:
     wanted_arm, wanted_seed = arm or plan.study.baseline, seed or "0"
     for trial in plan.trials:
         if trial.arm == wanted_arm and str(trial.seed) == wanted_seed:
-            print(trial.config.model_dump_json(indent=2))
+            try:
+                print(trial.config.model_dump_json(indent=2), flush=True)
+            except BrokenPipeError:
+                return pipe_closed()
             return EXIT_DONE
     arms = ", ".join(arm.name for arm in plan.study.arms)
     raise LabError(f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2)

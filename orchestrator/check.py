@@ -19,8 +19,8 @@ from orchestrator.records import trial_folder
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, table_files
 from orchestrator.reporting.material import Material, details
 from orchestrator.reporting.provenance import Provenance, sha256, sha256_of
-from orchestrator.table_rows import TRIAL_COLUMNS, epoch_rows
-from orchestrator.tables import TrialTables, load_trials, read_table, trials_from_records
+from orchestrator.table_rows import MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows
+from orchestrator.tables import TrialTables, load_tables, read_table, table_folder, trials_from_records
 from search_spaces.study import load_study, study_names
 
 # 比较判据时看这几项；其余的差别合成一句
@@ -41,15 +41,25 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     plan, content = plan_on_record(folder)
     answer, source = _reported(folder)
     keys = sorted({record.key for record in source.records})
-    members = load_trials(results).members
+    members = member_rows(results)
     trials = trials_from_records(results, sorted({*keys, *(row["key"] for row in content["trials"])}))
     # 到达阈值的时间出自 epochs.jsonl，不信那张可能没跟上的表
-    epochs = epoch_rows(results, trials["key"].to_list()) if plan.recipe.threshold is not None else None
+    epochs = epoch_rows(results, trials["key"].to_list())
     again = judged_material(plan, content, folder, results, TrialTables(trials, members), epochs=epochs)
     return [
         *_changed_records(source, results),
         *_changed_plan(plan, folder, source, answer),
         *_changed_table(results, trials.filter(pl.col("key").is_in(keys))),
+        *_changed_rows(
+            "members.parquet",
+            _members_table(results, members),
+            members,
+            pl.col("study") == folder.name,
+            ("arm", "seed"),
+        ),
+        *_changed_rows(
+            "epochs.parquet", load_tables(results).epochs, epochs, pl.col("key").is_in(keys), ("key", "epoch")
+        ),
         *_changed_answer(answer, again.answer),
         *_changed_files(folder, again, results),
     ]
@@ -110,6 +120,30 @@ def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
             if column != "record_stamp" and row.get(column) != value and named < MOST_CELLS:
                 named += 1
                 yield f"trials.parquet, {record['key']}, {column}: {row.get(column)!r}, in the record {value!r}"
+
+
+def _members_table(results: Path, members: pl.DataFrame) -> pl.DataFrame:
+    """The table of memberships as it lies on disk; one that is older than a membership is only not up to date yet."""
+    table = read_table(results, "members", MEMBER_COLUMNS)
+    if table is None:
+        return members
+    written = (table_folder(results) / "members.parquet").stat().st_mtime_ns
+    newest = max((path.stat().st_mtime_ns for path in results.glob("studies/*/members.jsonl")), default=0)
+    return table if newest <= written else members
+
+
+def _changed_rows(
+    name: str, table: pl.DataFrame, records: pl.DataFrame, own: pl.Expr, cell: tuple[str, str]
+) -> Iterator[str]:
+    """Rows of a table that are not as the records have them."""
+    ours, theirs = records.filter(own), table.filter(own)
+    columns = ours.columns
+    for rows, how in (
+        (ours.join(theirs, on=columns, how="anti", nulls_equal=True), "the records differ from the table"),
+        (theirs.join(ours, on=columns, how="anti", nulls_equal=True), "the table differs from the records"),
+    ):
+        named = rows.select(cell).unique().sort(cell).head(MOST_CELLS)
+        yield from (f"{name}, {first} {cell[1]} {second}: {how}" for first, second in named.iter_rows())
 
 
 def _changed_answer(before: Answer, now: Answer) -> Iterator[str]:

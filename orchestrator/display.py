@@ -60,6 +60,10 @@ def print_error(error: object) -> None:
 _UNPRINTABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
 
 
+# 扫描的点的行：列里是点的位置，不是种子
+POINTS = "sweep"
+
+
 class Progress:
     """Arms by seeds with the running validation error, and the time left.
 
@@ -116,7 +120,8 @@ class Progress:
             self._ended += 1
             if self._live is None:
                 what = f", validation error {text}" if text.endswith("%") else "" if text == state else f" {text}"
-                self.say(f"[{self._ended}/{self._total}] {arm} seed {seed}: {state}{what}{self._left()}")
+                cell = f"{arm} {'point' if arm == POINTS else 'seed'} {seed}"
+                self.say(f"[{self._ended}/{self._total}] {cell}: {state}{what}{self._left()}")
 
     def say(self, line: str) -> None:
         """Prints one line above the table, and puts it into the driver's log."""
@@ -143,8 +148,10 @@ class Progress:
             table.add_row(arm, *(self._cell(arm, seed) if seed in row else Text("") for seed in shown))
         hidden = len(seeds) - len(shown)
         notes = f"validation errors; {self._ended} of {self._total} trials ended{self._left()}"
+        if POINTS in self._rows:
+            notes += f"; in the row {POINTS}, points instead of seeds"
         if hidden > 0:
-            notes += f"; {hidden} more seeds not shown"
+            notes += f"; {hidden} more columns not shown"
         lines: list[Any] = [table, Text(notes)]
         if self._dashboard:
             lines.append(Text(self._dashboard, style="dim"))

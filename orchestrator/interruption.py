@@ -17,6 +17,8 @@ from types import FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
+# 与 shell 里被 SIGPIPE 结束的命令相同
+EXIT_PIPE_CLOSED = 141
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # 线程池退出时要等完排队的活，上百万张图可能要等几个小时
 PATIENCE_SECONDS = 10
@@ -73,6 +75,13 @@ def say_interrupted(more: str = "") -> None:
     print(f"interrupted{more}", file=sys.stderr, flush=True)
 
 
+def pipe_closed() -> int:
+    """Lets standard output go nowhere, since its reader (`head`) has gone; returns the exit code of that."""
+    # 退出时的冲刷也不能再写
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_PIPE_CLOSED
+
+
 def stoppable(main: Main) -> Callable[..., int]:
     """Makes of a command one that both signals end with one line and exit code 130."""
 
@@ -80,9 +89,14 @@ def stoppable(main: Main) -> Callable[..., int]:
     def run(arguments: Sequence[str] | None = None) -> int:
         with interruptible():
             try:
-                return main(arguments)
+                code = main(arguments)
+                # 关了的管道在这里就发现，不等到退出时
+                sys.stdout.flush()
+                return code
             except KeyboardInterrupt:
                 say_interrupted()
                 return EXIT_INTERRUPTED
+            except BrokenPipeError:
+                return pipe_closed()
 
     return run

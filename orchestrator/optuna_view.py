@@ -70,13 +70,14 @@ def _add_arms(storage: RDBStorage, name: str, results: Path, plan: Plan) -> None
 def _add_sweep(storage: RDBStorage, results: Path, search: Search, history: SearchHistory) -> None:
     study = optuna.create_study(storage=storage, study_name=search.name, directions=directions(search.second))
     study.set_user_attr("objectives", list(objective_names(search.second)))
-    space = distributions(search.space)
+    space, objectives = distributions(search.space), len(study.directions)
     for parameters, end in history.arms:
-        study.add_trial(_trial(results, None, end, parameters, space, {"arm": "mean over its seeds"}))
+        study.add_trial(_trial(results, None, end, parameters, space, {"arm": "mean over its seeds"}, objectives))
     for ask in history.asks:
         if ask.position in history.ended:
             about = {"key": ask.key, "position": ask.position, "sampler": ask.sampler}
-            study.add_trial(_trial(results, ask.key, history.ended[ask.position], ask.parameters, space, about))
+            end = history.ended[ask.position]
+            study.add_trial(_trial(results, ask.key, end, ask.parameters, space, about, objectives))
 
 
 def _trial(
@@ -86,12 +87,12 @@ def _trial(
     parameters: Mapping[str, Any],
     space: Mapping[str, BaseDistribution],
     about: Mapping[str, Any],
+    objectives: int = 1,
 ) -> FrozenTrial:
     state = TOLD[end.state]
     values = list(end.values) if state is OptunaState.COMPLETE and end.values is not None else None
     folder = records.trial_folder(results, key) if key is not None else None
-    single = values is None or len(values) == 1
-    curve = records.read_epochs(folder) if folder is not None and single else []
+    curve = records.read_epochs(folder) if folder is not None and objectives == 1 else []
     made = create_trial(
         state=state,
         values=values,

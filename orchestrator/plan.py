@@ -155,11 +155,13 @@ def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
         for name, other in others.items()
         for arm in other.study.arms
     }
-    to_run = {trial.key for trial in plan.to_run}
+    to_train = {trial.key for trial in plan.missing}
+    # 同一个 trial，要多个视图的 arm 还得评估，只要一个的已经齐了
+    to_evaluate = {(trial.key, trial.views) for trial in plan.to_evaluate}
     lines = []
     for arm in plan.study.arms:
         own = keys[arm.name]
-        left = len(own & to_run)
+        left = sum(key in to_train or (key, arm.views) in to_evaluate for key in own)
         same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & own]
         shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
         shared += f"; the same trials as {', '.join(same)}" if same else ""

@@ -15,7 +15,7 @@ from typing import Any
 from alexnet_core.configuration import TrainConfig
 from alexnet_core.metrics import EpochReport
 from orchestrator import records
-from orchestrator.display import Progress
+from orchestrator.display import POINTS, Progress
 from orchestrator.errors import LabError
 from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.extension import go_on
@@ -51,6 +51,7 @@ class Running:
     """What the recorder knows of a launched trial; one that is evaluated only is on record already and stays so."""
 
     trial: PlannedTrial
+    cell: tuple[str, int]
     folder: Path
     attempt: int
     started_at: str
@@ -107,7 +108,9 @@ class Recorder:
             records.append_log(folder, f"{now()} {note}\n")
         result = records.read_result(folder)
         finished = result is not None and result.state is TrialState.FINISHED
-        self.running[trial.key] = Running(trial, folder, attempt, now(), evaluated_only=finished)
+        # 扫描的点都用同一个种子，所以按位置显示
+        cell = (trial.arm, trial.seed) if ask is None else (POINTS, ask.position)
+        self.running[trial.key] = Running(trial, cell, folder, attempt, now(), evaluated_only=finished)
         return {
             "key": trial.key,
             "config": _job_json(trial),
@@ -228,7 +231,7 @@ class Recorder:
             self._log(running, event, event["message"])
         del self.running[running.trial.key]
         if state == "interrupted":
-            self._display.update(running.trial.arm, running.trial.seed, state, "interrupted")
+            self._display.update(*running.cell, state, "interrupted")
             if event["message"]:
                 raise LabError(f"{event['message']}; finished trials are on record, make room and go on", exit_code=3)
             return
@@ -245,7 +248,7 @@ class Recorder:
         self.states[result.key] = result.state
         self._metrics.ended(running.trial.arm, result)
         text = _error_text(result.validation) if result.state is TrialState.FINISHED else state
-        self._display.update(running.trial.arm, running.trial.seed, state, text)
+        self._display.update(*running.cell, state, text)
         if result.state in (TrialState.DIVERGED, TrialState.FAILED):
             self._display.say(_trouble_line(result, running, self._settings.results))
 
@@ -266,7 +269,7 @@ class Recorder:
     def _show(self, running: Running, state: str) -> None:
         history = running.history
         text = f"{100 * history[-1].validation.top1_error:.1f} % @{history[-1].epoch}" if history else "starting"
-        self._display.update(running.trial.arm, running.trial.seed, state, text)
+        self._display.update(*running.cell, state, text)
 
 
 def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,11 +100,16 @@ def _tunable(base: TrainConfig) -> dict[str, Retune]:
 def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:
     """Returns the values that every arm tries: its own first, then van der Corput's sequence on the logarithmic range.
 
-    The sequence covers the range evenly however long it is, and a longer one begins with the shorter. Three digits.
+    The sequence covers the range evenly however long it is, and a longer one begins with the shorter. Three digits; no
+    value is tried twice, such as the recipe's own in the middle of its two decades.
     """
     span = math.log(retune.high / retune.low)
-    points = (retune.low * math.exp(span * _van_der_corput(index)) for index in range(1, retune.trials))
-    return (own, *(float(f"{value:.3g}") for value in points))
+    points = (retune.low * math.exp(span * _van_der_corput(index)) for index in count(1))
+    rounded = (float(f"{value:.3g}") for value in points)
+    distinct = dict.fromkeys([float(f"{own:.3g}")])
+    while len(distinct) < retune.trials:
+        distinct[next(rounded)] = None
+    return (own, *islice(distinct, 1, None))
 
 
 def _van_der_corput(index: int) -> float:

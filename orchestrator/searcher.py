@@ -307,6 +307,7 @@ def tell(study: optuna.Study, asked: optuna.trial.Trial, end: Ended) -> None:
     if state is OptunaState.COMPLETE and end.values is not None:
         study.tell(asked, list(end.values))
         return
-    for epoch, error in end.curve:
+    # 多目标的 Optuna 不收中间值
+    for epoch, error in end.curve if len(study.directions) == 1 else ():
         asked.report(error, epoch)
     study.tell(asked, state=state)

@@ -22,6 +22,7 @@ from alexnet_core.schedule import can_be_extended
 from orchestrator import cluster, preflight, records
 from orchestrator.budget import Budget, Limits
 from orchestrator.confirmation import confirmation_trials, write_confirmation
+from orchestrator.display import POINTS
 from orchestrator.ended import done_states
 from orchestrator.errors import LabError
 from orchestrator.estimate import Place, measured_epochs
@@ -248,6 +249,9 @@ def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options:
         lock=run.lock_point,
         unlock=run.unlock_point,
     )
+    asked = [ask.position for ask in history.asks if ask.position not in history.ended]
+    fresh = range(history.next_position, history.next_position + left - len(asked))
+    run.display.expect([(POINTS, position) for position in (*asked, *fresh)], {})
     run.run_sweep(searcher, left, make_pruner(options.pruner, plan.base.training.epochs, curves))
 
 

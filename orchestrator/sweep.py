@@ -294,6 +294,9 @@ def arms_in_space(
             continue
         if configuration_key(search.trial(parameters).config) != configuration_key(trials[0].config):
             continue
+        # 与别的 arm 是同一批 trial 的，不告诉两次
+        if any(parameters == known for known, _ in points):
+            continue
         ends = [end for trial in trials if (end := read(trial.key)) is not None]
         measured = [end.values for end in ends if end.values is not None]
         if measured:

@@ -205,8 +205,7 @@ def confirmation_left(
     content = planned_confirmation(plan, search, folder, options)
     if not content:
         return 0
-    if sweep_left:
-        points: int = len(content["points"]) + options.confirm
-        return (points + 1) * int(content["seeds"])
     wanted = {trial.key for trial in confirmation_trials(plan, content)}
-    return len(wanted) - len(done_states(options.results, sorted(wanted), options.retry_failed))
+    left = len(wanted) - len(done_states(options.results, sorted(wanted), options.retry_failed))
+    # 扫描没完：还可能另选 K 个点，而现在选的可能一个也不用
+    return left + (options.confirm * int(content["seeds"]) if sweep_left else 0)

@@ -49,6 +49,14 @@ class Claim(Frozen):
     ratio: float | None = Field(default=None, gt=0)
     direction: Literal["higher", "lower"] | None = None
 
+    @model_validator(mode="after")
+    def _check_direction(self) -> Self:
+        points = self.top1_points
+        said = "higher" if points is not None and points > 0 else "lower" if points is not None and points < 0 else None
+        if self.direction is not None and said is not None and said != self.direction:
+            raise ValueError(f"direction: {self.direction}, but top1_points {points:g} is {said}; leave direction out")
+        return self
+
 
 class Arm(Frozen):
     """One variant of the network or its training.
@@ -214,6 +222,9 @@ class Study(Frozen):
             raise ValueError(f"baseline: {self.baseline!r} is none of the arms: {', '.join(names)}")
         if self.primary_metric != "top1_error" and any(arm.views != 1 for arm in self.arms):
             raise ValueError(f"primary_metric: views of 10 are evaluated for top1_error, not for {self.primary_metric}")
+        both = sorted(set(self.recipes) & set(self.not_asked))
+        if both:
+            raise ValueError(f"not_asked: {both[0]} has a recipe too; leave one of them out")
         if "sweep" in names:
             raise ValueError("arms: none can be called sweep: the sweep's points are")
         return self

@@ -50,7 +50,8 @@ from tests.orchestrator.test_upgrades import GOLDEN, UPGRADE, older
 
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2")
 # 时间、次数（也在权重的文件名里）与文件时间戳本来就不同
-VOLATILE = ("started_at", "finished_at", "attempts", "weights", "record_stamp")
+# 跑半小时的途中，仓库可能有新提交
+VOLATILE = ("started_at", "finished_at", "attempts", "weights", "record_stamp", "env_git_commit")
 
 
 # ---- Ray's part, made ---------------------------------------------------------------------------

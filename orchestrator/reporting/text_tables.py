@@ -237,7 +237,7 @@ def provenance_table(source: Provenance) -> TextTable:
     idle = f", of which {source.idle_gpu_hours:.3g} idle (a network of one tower)" if source.idle_gpu_hours else ""
     rows = [
         ["command", source.command],
-        ["trials", f"{source.trials}, {len(source.lost)} of the records lost"],
+        ["trials", f"{source.trials}, {len(source.lost)} of them failed, diverged or stopped"],
         ["cost", f"{gpu}{idle}; {source.hours:.3g} hours of training, each trial once"],
         ["trained", f"{source.first_started or 'not yet'} to {source.last_finished or 'not yet'}"],
         *([f"data: {name}", value] for name, value in source.data.items()),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,16 @@ def refused(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str, 
     assert lines[0].startswith("error: ")
     assert not (results / "trials").exists()
     return errors
+
+
+def test_output_into_a_pipe_that_closes_ends_without_a_traceback(tmp_path: Path) -> None:
+    command = (
+        f"{sys.executable} -m orchestrator.ablate --show --results {tmp_path} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode in (0, 141), done.stdout, done.stderr) == (True, "{", "")
 
 
 def tree(root: Path, splits: dict[str, list[str]], size: int = 40, count: int = 6) -> Path:

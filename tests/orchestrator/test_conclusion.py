@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from orchestrator.conclusion import _own_points, conclude, resolution_outlook
 from orchestrator.confirmation import confirmation_plan, confirmation_trials, write_confirmation
 from orchestrator.errors import LabError
 from orchestrator.plan import Plan, add_look, plan_on_record, write_plan
-from orchestrator.sweep import TUNING_SEED, Ask, Ended, Search, SearchHistory
+from orchestrator.sweep import TUNING_SEED, Ask, Ended, Search, SearchHistory, arms_in_space, read_ended
 from orchestrator.table_rows import MEMBER_COLUMNS
 from search_spaces.study import load_study
+from search_spaces.trial import unfold
 from tests.made_plans import make_plan
 from tests.made_records import put
 
@@ -92,6 +94,41 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
     result.write_text(result.read_text().replace('"top1_errors": ', '"top1_errors": 1', 1))
     named = found_differences(copy / "studies" / "lrn", copy)
     assert f"record {fresh.key} ({fresh.arm} seed 2000): result.json was changed after the report" in named
+
+
+def test_edited_epochs_and_memberships_fail_the_check(tmp_path: Path) -> None:
+    plan = lrn_plan(2)
+    for place, trial in enumerate(plan.trials):
+        put(tmp_path, trial.config, 30 + place % 7)
+    records.join_members(tmp_path, "lrn", "digits", plan.trials)
+    folder = tmp_path / "studies" / "lrn"
+    conclude(plan, tmp_path, folder, write_plan(folder, plan, ["ablate"]), Console(file=StringIO()))
+    assert found_differences(folder, tmp_path) == []
+    epochs = tmp_path / "trials" / plan.trials[0].key / "epochs.jsonl"
+    whole = epochs.read_text()
+    epochs.write_text(whole.replace('"learning_rate": 0', '"learning_rate": 1', 1))
+    assert epochs.read_text() != whole
+    (line,) = found_differences(folder, tmp_path)[:1]
+    assert line == f"epochs.parquet, {plan.trials[0].key} epoch 1: the records differ from the table"
+    epochs.write_text(whole)
+    table = tmp_path / "tables" / "members.parquet"
+    members = pl.read_parquet(table)
+    members.filter(pl.col("arm") != "no_lrn").write_parquet(table)
+    named = found_differences(folder, tmp_path)
+    assert "members.parquet, no_lrn seed 0: the records differ from the table" in named
+
+
+def test_an_arm_that_is_the_baseline_again_is_told_to_a_sweep_once(tmp_path: Path) -> None:
+    plan = lrn_plan(2)
+    twin = plan.study.arm("baseline").model_copy(update={"name": "twin"})
+    plan = replace(plan, study=plan.study.model_copy(update={"arms": (*plan.study.arms, twin)}))
+    plan = replace(plan, trials=unfold(plan.study, plan.base, plan.seeds))
+    for trial in plan.trials:
+        put(tmp_path, trial.config, 30)
+    assert plan.study.sweep is not None
+    search = Search("lrn/sweep", plan.study.sweep, plan.base, 2)
+    told = [json.dumps(parameters) for parameters, _ in arms_in_space(plan, search, partial(read_ended, tmp_path))]
+    assert len(told) == len(set(told)) >= 1
 
 
 def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_damaged_one(tmp_path: Path) -> None:

@@ -320,6 +320,14 @@ def test_seeds_that_tune_and_seeds_that_judge_never_overlap(
     assert len(errors.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize("trials", [2, 3, 8, 500])
+def test_no_value_is_tuned_twice(trials: int) -> None:
+    # 自己的值正在范围中央，也是序列的第一项
+    values = tuning_values(0.008, Retune(parameter="training.learning_rate", low=0.0008, high=0.08, trials=trials))
+    assert values[0] == 0.008
+    assert len({float(f"{value:.3g}") for value in values}) == len(values) == trials
+
+
 @pytest.mark.slow
 def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab: Lab) -> None:
     command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2")

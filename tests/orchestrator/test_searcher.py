@@ -280,6 +280,19 @@ def test_two_objectives_go_on_as_uninterrupted_and_are_told_their_own_ways(
         assert len({trial.values[1] for trial in study.trials if trial.values}) == 1
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_sweep_with_stopped_points_goes_on_with_a_second_objective(sampler: SamplerName) -> None:
+    laboratory = Laboratory(search("random", 6), states={1: "stopped", 4: "stopped"})
+    laboratory.run()
+    for key, end in laboratory.records.items():
+        curve = ((1, 0.5), (2, 0.4)) if end.state == "stopped" else ()
+        laboratory.records[key] = replace(end, values=end.values and (*end.values, 5.0), curve=curve)
+    laboratory.search = replace(laboratory.search, sampler=sampler, second="multiply_adds", points=9)
+    study = laboratory.run()
+    assert len(laboratory.members) == len(laboratory.launched) == 9
+    assert [trial.state.name for trial in study.trials].count("PRUNED") >= 2
+
+
 def test_tpe_leaves_a_cliff_that_diverges() -> None:
     laboratory = Laboratory(search("tpe", 40))
     searcher = laboratory.searcher()
