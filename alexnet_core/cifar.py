@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +72,10 @@ def cifar10_source(root: Path) -> ImageSource:
     for split, files in _BATCHES.items():
         parts = [_batch(folder / name, len(class_names)) for name in files]
         labels[split] = np.concatenate([part[1] for part in parts])
-        names[split] = [
+        names[split] = _unique(
             f"{split}/{class_names[label]}/{name}"
             for label, name in zip(labels[split].tolist(), (name for part in parts for name in part[2]), strict=True)
-        ]
+        )
         for name, image in zip(names[split], (image for part in parts for image in part[0]), strict=True):
             pixels[name] = image
 
@@ -86,6 +88,16 @@ def cifar10_source(root: Path) -> ImageSource:
         return pixels[name].nbytes, hashlib.sha256(pixels[name].tobytes()).hexdigest()
 
     return ImageSource(f"CIFAR-10 in {root.resolve()}", class_names, names, labels, read, look)
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    """The names, a repeated one with its number: each names one image."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return found
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

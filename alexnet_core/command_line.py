@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from alexnet_core.files import is_utf8, shown
+
 EXIT_WRONG_USE = 2
 LONGEST_NAME = 255
 
@@ -26,4 +28,6 @@ def pathname(text: str) -> Path:
     longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
     if longest > LONGEST_NAME:
         raise argparse.ArgumentTypeError(f"a name of {longest} bytes in it is longer than the {LONGEST_NAME} of a file")
+    if not is_utf8(text):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not UTF-8: records could not name it; rename it")
     return Path(text)

@@ -12,6 +12,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text that records and manifests can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: str) -> str:
+    """Returns a file's name on one line: tabs, line breaks and bytes that are not UTF-8 escaped."""
+    return name.replace("\t", "\\t").replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed and takes the place of `path`.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_core.errors import CoreError
-from alexnet_core.files import replaced
+from alexnet_core.files import is_utf8, replaced, shown
 from alexnet_core.images import IMAGE_SUFFIXES
 
 FOLDERS = ("train", "val", "test")
@@ -74,6 +74,9 @@ def _class_folders(folder: Path) -> list[str]:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise CoreError(f"{folder} cannot be read: {error.strerror}") from error
+    strange = [name for name in names if not is_utf8(name)]
+    if strange:
+        raise CoreError(f"class folder {folder / shown(strange[0])} has a name that is not UTF-8; rename it")
     if len(names) < 2:
         raise CoreError(f"{folder} has {len(names)} class folders; a classification needs at least two")
     return names
@@ -156,6 +159,8 @@ def _cached(place: Path) -> dict[str, list[str | int]]:
 
 def _entry(root: Path, name: str, known: dict[str, list[str | int]]) -> tuple[str, list[str | int]]:
     path = root / name
+    if not is_utf8(name):
+        raise CoreError(f"image {root / shown(name)} has a name that is not UTF-8; rename it")
     try:
         status = path.stat()
         old = known.get(name)

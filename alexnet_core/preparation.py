@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from alexnet_core.errors import CoreError
-from alexnet_core.files import flush_folder, replaced
+from alexnet_core.files import flush_folder, is_utf8, replaced, shown
 from alexnet_core.imagefolder import Tree, some
 from alexnet_core.images import BadImage, decode_image, without_picture_warnings
 from alexnet_core.moments import PixelMoments
@@ -39,6 +39,7 @@ PART_BYTES = 32 * 1024**2
 AT_ONCE = 8
 # 已备好的文件夹里，每个 split 重新核对这么多个文件的内容
 LOOKED_AT = 100
+MOST_NAMED = 10
 _HEADER = 128
 WRITERS = 4
 _SPARE_BYTES = 64 * 1024**2
@@ -81,6 +82,10 @@ def tree_source(tree: Tree) -> ImageSource:
         path = tree.root / name
         if "\t" in name or "\n" in name:
             raise BadImage(path, "its name has a tab or a line break")
+        if not is_utf8(name):
+            raise BadImage(path, "its name is not UTF-8")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise BadImage(path, "it is no file")
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -128,6 +133,11 @@ def prepare(
     Raises:
         CoreError: Images cannot be used, the disk is too small, or `destination` is something else.
     """
+    # “.” 没有名字，锁和临时文件夹却要按名字放在它旁边
+    destination = destination.resolve()
+    for split in source.names:
+        if destination.is_relative_to(Path(source.description) / split):
+            raise CoreError(f"{destination} lies in the images themselves ({split}/); give a folder outside them")
     identity = _identity(source, image_size, preparation)
     with _locked(destination):
         if is_prepared(destination):
@@ -143,13 +153,13 @@ def prepare(
             manifest = _checked(partial, source, image_size, preparation)
             _publish(partial, destination)
             return manifest
-        work = _Work(source, partial, image_size, identity, progress)
         count = threads or len(os.sched_getaffinity(0))
         with (
             without_picture_warnings(),
             ThreadPoolExecutor(count, "decode") as pool,
             ThreadPoolExecutor(WRITERS, "write") as writers,
         ):
+            work = _Work(source, partial, image_size, identity, progress)
             for split in source.names:
                 work.write_split(split, pool, writers)
         manifest = work.finish(preparation, bad_images)
@@ -204,7 +214,7 @@ def _checked(destination: Path, source: ImageSource, image_size: int, preparatio
     for split, names in source.names.items():
         lines = _lines(destination / f"{split}-files.tsv") if split in manifest.splits else []
         prepared = [line.split("\t")[0] for line in lines]
-        if prepared != [name for name in names if _shown(name) not in left_out]:
+        if prepared != [name for name in names if shown(name) not in left_out]:
             raise _other_images(destination, manifest.source, f"{split} has other files now")
         for place in np.unique(np.linspace(0, len(lines) - 1, min(LOOKED_AT, len(lines))).astype(int)).tolist():
             name, size, digest = lines[place].split("\t")
@@ -301,15 +311,15 @@ class _Work:
         """Goes back to before the first image that could not be used and now can: it has been mended meanwhile."""
         state, names = self._state.splits[split], self._source.names[split]
         bad = set(_lines_to(self._folder / f"{split}-bad.tsv", state.bad_bytes))
-        shown = {line.split("\t")[0] for line in bad}
+        left_out = {line.split("\t")[0] for line in bad}
         for place, name in enumerate(names[: state.looked_at]):
-            if _shown(name) in shown and not isinstance(self._decode(name), BadImage):
+            if shown(name) in left_out and not isinstance(self._decode(name), BadImage):
                 self._go_back(split, place)
                 return
 
     def _go_back(self, split: str, place: int) -> None:
         state, names = self._state.splits[split], self._source.names[split]
-        before = {_shown(name) for name in names[:place]}
+        before = {shown(name) for name in names[:place]}
         bad = _lines_to(self._folder / f"{split}-bad.tsv", state.bad_bytes)
         rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64, count=state.kept)
         state.looked_at, state.kept = place, int(np.searchsorted(rows, place))
@@ -409,7 +419,7 @@ class _Work:
         good: list[Decoded] = []
         for name, image in zip(names[start : start + len(part)], part, strict=True):
             if isinstance(image, BadImage):
-                state.bad_bytes += files.bad.write(_line(_shown(name), " ".join(image.reason.split())))
+                state.bad_bytes += files.bad.write(_line(shown(name), " ".join(image.reason.split())))
                 continue
             good.append(image)
             state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))
@@ -437,7 +447,7 @@ class _Work:
         """Checks what was found, and writes labels, statistics and the manifest."""
         bad = [line for split in self._source.names for line in _lines(self._folder / f"{split}-bad.tsv")]
         if bad and bad_images == "fail":
-            raise CoreError(_bad_message(self._source.description, bad))
+            raise CoreError(_bad_message(self._source.description, bad, self._folder))
         splits: dict[str, PreparedSplit] = {}
         for split, labels in self._source.labels.items():
             rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64)
@@ -506,10 +516,6 @@ def _store(descriptor: int, offset: int, images: Sequence[np.ndarray]) -> bytes:
     return b"".join(digests)
 
 
-def _shown(name: str) -> str:
-    return name.replace("\t", "\\t").replace("\n", "\\n")
-
-
 def _line(*fields: str) -> bytes:
     return ("\t".join(fields) + "\n").encode("utf-8", "surrogateescape")
 
@@ -530,11 +536,12 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def _bad_message(where: str, bad: Sequence[str]) -> str:
+def _bad_message(where: str, bad: Sequence[str], folder: Path) -> str:
     named = [f"{name} ({reason})" for name, reason in (line.split("\t") for line in bad)]
     plural = f"{len(bad)} images cannot be used" if len(bad) > 1 else "1 image cannot be used"
+    all_of_them = f" ({folder}/*-bad.tsv name them all)" if len(bad) > MOST_NAMED else ""
     return (
-        f"{where}: {plural}: {some(named, 10)}; mend them, or leave them out with "
+        f"{where}: {plural}: {some(named, MOST_NAMED)}{all_of_them}; mend them, or leave them out with "
         "python -m alexnet_core prepare --bad-images skip"
     )
 

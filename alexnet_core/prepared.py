@@ -145,15 +145,16 @@ def _load(path: Path, shape: tuple[int, ...], dtype: type, *, mapped: bool = Fal
 
 
 def verify_prepared(folder: Path) -> None:
-    """Checks every array of a prepared folder against the hashes in its manifest; reads all of it.
+    """Checks every array of a prepared folder against the hashes in its manifest, and the mean image; reads all of it.
 
     Raises:
         CoreError: Names the file that has changed.
     """
     data = open_prepared(folder)
     for name, split in data.manifest.splits.items():
-        images = hashlib.sha256()
+        images, total = hashlib.sha256(), np.zeros_like(data.mean_image, dtype=np.int64)
         for image in data.images[name]:
+            total += image
             images.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
         labels = hashlib.sha256(data.labels[name].tobytes())
         for path, found, expected in (
@@ -164,3 +165,7 @@ def verify_prepared(folder: Path) -> None:
                 raise CoreError(
                     f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew"
                 )
+        if name == "train" and not np.array_equal((total / len(data.labels[name])).astype(np.float32), data.mean_image):
+            raise CoreError(
+                f"{folder / 'mean_image.npy'} is not the mean of the training images; prepare the data anew"
+            )

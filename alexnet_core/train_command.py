@@ -36,8 +36,16 @@ def train(options: argparse.Namespace) -> int:
         prepare_data(data, progress)
     dataset = load_dataset(data)
     devices = devices_of(options)
-    from alexnet_core.training import Diverged
+    import torch
+
+    from alexnet_core.precision import check_precision
+    from alexnet_core.training import Diverged, check_same_run
     from alexnet_core.training import train as epochs
+
+    # 被拒绝的命令不能改动已有的 config.json
+    check_precision(config.training.precision, torch.device(devices[0]))
+    if resume_from is not None:
+        check_same_run(config, resume_from)
 
     if options.out is not None:
         with replaced(options.out / "config.json") as path:
@@ -139,6 +147,8 @@ def _named_config(options: argparse.Namespace) -> TrainConfig:
         raise CoreError("--network needs --dataset: digits, an image folder or a prepared folder")
     spec = network(options.network)
     if options.dataset == "digits":
+        if options.size is not None:
+            raise CoreError("--size is for photographs; the digits have 16 pixels")
         source, root, name, size = "digits", None, "digits", 16
     else:
         source, root = "imagefolder", Path(options.dataset)

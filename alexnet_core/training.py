@@ -219,14 +219,20 @@ def _prepare(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank
     )
 
 
+def check_same_run(config: TrainConfig, checkpoint: Path) -> Position:
+    """Returns how far a checkpoint is; raises CoreError where it is of another run than `config`."""
+    position = read_position(checkpoint)
+    if position.run not in ("", run_digest(config)):
+        raise CoreError(f"checkpoint {checkpoint} is of another run: its network, training, data or seed differ")
+    return position
+
+
 def _resume(run: _Run, path: Path) -> Position:
-    position = read_position(path)
     weights, velocities = read_tensors(path)
     own = dict(run.model.named_parameters())
     if set(weights) != set(own) or any(weights[name].shape != own[name].shape for name in own):
         raise CoreError(f"checkpoint {path} is of another network than {run.config.network.name} as configured")
-    if position.run not in ("", run_digest(run.config)):
-        raise CoreError(f"checkpoint {path} is of another run: its network, training, data or seed differ")
+    position = check_same_run(run.config, path)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(weights[name])

@@ -88,6 +88,18 @@ def test_an_existing_folder_is_only_resumed(
     assert capsys.readouterr().out == first
 
 
+def test_a_refused_resume_leaves_the_configuration_as_it_was(
+    config: TrainConfig, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.json"
+    assert run("train", "--config", config_file, "--out", out) == 0
+    before = (out / "config.json").read_bytes()
+    other.write_text(config.model_copy(update={"seed": config.seed + 1}).model_dump_json())
+    assert run("train", "--config", other, "--out", out, "--resume") == 2
+    assert "is of another run" in capsys.readouterr().err
+    assert (out / "config.json").read_bytes() == before
+
+
 def test_more_epochs_go_on_where_a_longer_run_would_have_begun_so(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

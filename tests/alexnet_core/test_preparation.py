@@ -264,6 +264,63 @@ def test_a_changed_array_is_found(tmp_path: Path) -> None:
     assert "val.npy" in done.stderr
 
 
+def test_a_changed_mean_image_is_found(tmp_path: Path) -> None:
+    prepare(tree_source(read_tree(tree(tmp_path / "data"))), tmp_path / "made", 24)
+    verify_prepared(tmp_path / "made")
+    path = tmp_path / "made" / "mean_image.npy"
+    np.save(path, np.load(path) + 1)
+    with pytest.raises(CoreError, match="is not the mean of the training images"):
+        verify_prepared(tmp_path / "made")
+
+
+def test_names_that_are_not_utf8_and_what_is_no_file_are_named(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    strange = os.fsdecode(os.fsencode(root / "train" / "cat") + b"/latin\xe9.png")
+    shutil.copy(root / "train" / "cat" / "000.png", strange)
+    os.mkfifo(root / "train" / "dog" / "pipe.png")
+    done = run(root, tmp_path / "made")
+    assert done.returncode == 2
+    assert "2 images cannot be used" in done.stderr
+    assert "latin\\udce9.png (its name is not UTF-8)" in done.stderr
+    assert "pipe.png (it is no file)" in done.stderr
+    assert run(root, tmp_path / "made", "--bad-images", "skip").returncode == 0
+    assert run(root, tmp_path / "made", "--bad-images", "skip").returncode == 0
+    (root / "train" / "dog" / "pipe.png").unlink()
+    with pytest.raises(CoreError, match="has a name that is not UTF-8; rename it"):
+        summarise_data("imagefolder", root)
+    (root / "val" / "cat").rename(os.fsdecode(os.fsencode(root / "val") + b"/\xe9"))
+    with pytest.raises(CoreError, match="has a name that is not UTF-8; rename it"):
+        read_tree(root)
+    done = run(root, Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_destination_in_the_images_is_refused_and_the_current_folder_may_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path / "data")
+    source = tree_source(read_tree(root))
+    with pytest.raises(CoreError, match="lies in the images themselves"):
+        prepare(source, root / "train" / "made", 24)
+    assert sorted(path.name for path in (root / "train").iterdir()) == ["cat", "dog", "dog-a"]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    prepare(source, Path(), 24)
+    verify_prepared(tmp_path / "empty")
+
+
+def test_images_of_one_name_in_cifar10_are_all_kept(tmp_path: Path) -> None:
+    pixels = batches(tmp_path)
+    for number in range(1, 6):
+        path = tmp_path / "cifar-10-batches-py" / f"data_batch_{number}"
+        content = pickle.loads(path.read_bytes())
+        path.write_bytes(pickle.dumps({**content, b"filenames": [b"x.png"] * 10}, protocol=2))
+    source = cifar10_source(tmp_path)
+    read = [source.read(name, 32).pixels for name in source.names["train"]]
+    assert np.array_equal(np.stack(read), pixels[:50].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
 def test_another_folder_is_never_overwritten(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", count=2)
     (tmp_path / "made").mkdir()
