@@ -14,6 +14,8 @@ from alexnet_core.specification import Frozen, LayerName, NetworkSpec, Weighted
 
 # 训练得出的数字一变就手工加一：由一个固定数值的测试把关
 NUMERICS = 1
+# 8x8 的数字放大一倍
+DIGITS_SIZE = 16
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -183,6 +185,8 @@ class TrainConfig(Frozen):
             raise ValueError(
                 f"network.input_size {self.network.input_size} is larger than data.image_size {self.data.image_size}"
             )
+        if self.data.source == "digits" and self.data.image_size != DIGITS_SIZE:
+            raise ValueError(f"data.image_size is {self.data.image_size}, but the digits have {DIGITS_SIZE} pixels")
         return self
 
     @model_validator(mode="after")

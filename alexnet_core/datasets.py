@@ -17,8 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from alexnet_core.configuration import DataSpec
-from alexnet_core.digits import DIGITS_FRACTIONS, DIGITS_NAMES, DIGITS_SIZE, read_digits
+from alexnet_core.configuration import DIGITS_SIZE, DataSpec
+from alexnet_core.digits import DIGITS_FRACTIONS, DIGITS_NAMES, read_digits
 from alexnet_core.errors import CoreError
 from alexnet_core.imagefolder import manifest_digest, read_tree, tree_manifest
 from alexnet_core.moments import PixelMoments

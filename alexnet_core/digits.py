@@ -11,7 +11,6 @@ import numpy as np
 
 from alexnet_core.errors import CoreError
 
-DIGITS_SIZE = 16
 DIGITS_FRACTIONS = (0.6, 0.2, 0.2)
 DIGITS_NAMES = tuple(str(digit) for digit in range(10))
 

@@ -58,6 +58,7 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     evaluated = [arm.name for arm in study.arms if arm.views != study.arm(study.baseline).views]
     if evaluated:
         raise LabError(f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned", exit_code=2)
+    who = "--retune" if asked is not None else f"study {study.name}, retune"
     parameter = (study.retune or Retune(low=1, high=2)).parameter
     if asked is not None:
         parameter = f"training.{asked.removeprefix('training.')}"
@@ -67,12 +68,12 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     if not _is_positive(own) or (known is None and parameter not in tunable):
         names = ", ".join(name.removeprefix("training.") for name in tunable)
         raise LabError(
-            f"--retune: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
+            f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
             exit_code=2,
         )
     for arm in study.arms:
         if parameter in arm_fields(base, arm):
-            raise LabError(f"--retune: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
+            raise LabError(f"{who}: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
     # 研究文件没给范围时，就取上下各一个数量级
     found = known or tunable[parameter]
     return found if trials is None else found.model_copy(update={"trials": trials})

@@ -35,6 +35,10 @@ def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence
     plain: Plain = deepcopy(config.model_dump(mode="json"))
     gone = {name for pattern in remove for name in _layers(plain, pattern, what)}
     for path, value in edits.items():
+        if path == "network.classes" and value != config.network.classes:
+            raise StudyError(
+                f"{what}: network.classes is {config.network.classes}, the data's own; it cannot be edited"
+            )
         for place in _places(plain, path, what):
             if place[0] == "network" and place[1] in gone and "*" not in path and "?" not in path:
                 raise StudyError(f"{what}: {path} edits a layer that is removed")

@@ -122,6 +122,8 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--data-root", "/nowhere"], "digits come with scikit-learn"),
         (["--set", "training.batch_size=true"], "must be a number, such as 48, not True"),
         (["--set", "data.image_size=8"], "larger than data.image_size 8"),
+        (["--set", "data.image_size=20"], "data.image_size is 20, but the digits have 16 pixels"),
+        (["--set", "network.classes=7"], "network.classes is 10, the data's own"),
         (["--set", "data.cache=/tmp/elsewhere"], "--set: data.cache follows from --dataset and --data-root"),
         (
             ["--sweep", "3", "--sweep-over", "data.root={kind: categorical, choices: [/etc, /]}"],

@@ -49,6 +49,13 @@ def line_of(text: str) -> int:
     return TEXT[: TEXT.index(text)].count("\n") + 1
 
 
+def test_what_contradicts_itself_is_a_mistake() -> None:
+    both = mistake("recipes:\n", "not_asked: {mine: because}\nrecipes:\n")
+    assert "mine has a recipe too" in both
+    against = mistake("{statement: it does,", "{statement: it does, top1_points: 2.0, direction: lower,")
+    assert "direction: lower, but top1_points 2 is higher" in against
+
+
 def test_every_study_of_the_package_loads_under_its_own_name() -> None:
     for name in study_names():
         assert load_study(name).name == name
