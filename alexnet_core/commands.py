@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,11 @@ from alexnet_core.files import replaced
 from alexnet_core.splits import SplitName
 
 if TYPE_CHECKING:
+    import torch
+
     from alexnet_core.exported import LoadedModel
+    from alexnet_core.loader import Batch
+    from alexnet_core.metrics import SplitMetrics
 
 
 # ---- eval and neighbours ----------------------------------------------------------------------------------
@@ -34,10 +38,27 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.predictions is not None:
         _write_predictions(options.predictions, model, split, image_names(spec, name), options.views)
         print(f"predictions of {len(split)} images: {options.predictions}")
-    metrics = model.evaluate(split, options.views)
+    metrics = _evaluated(model, split, options.views)
     views = "10 views" if options.views == 10 else "centre crop"
     print(f"{name}, {views}: {errors_text(metrics)}")
     return 0
+
+
+def _evaluated(model: LoadedModel, split: Split, views: int) -> SplitMetrics:
+    """Evaluates a split, and shows how far it is."""
+    from alexnet_core.evaluation import EVALUATION_BATCH, evaluate_rows
+
+    count, batches = len(split), 0
+    with progress_of("evaluating images") as progress:
+
+        def before_batch() -> None:
+            nonlocal batches
+            if batches:
+                progress(batches * EVALUATION_BATCH, count)
+            batches += 1
+
+        precision = model.config.training.precision
+        return evaluate_rows(model.network, model.loader(split), np.arange(count), views, before_batch, precision)
 
 
 def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequence[str], views: int) -> None:
@@ -52,7 +73,8 @@ def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequ
             writer = csv.writer(file)
             writer.writerow(["image", "class", "top1_correct", "top5_correct", *ranks])
             precision = model.config.training.precision
-            for batch, logarithms in predictions(model.network, model.loader(split), views, precision=precision):
+            found_batches = predictions(model.network, model.loader(split), views, precision=precision)
+            for batch, logarithms in _shown(found_batches, len(split)):
                 best, classes_of = logarithms.topk(most, dim=1)
                 found = best.exp().tolist(), classes_of.tolist()
                 rows = zip(batch.indices.tolist(), batch.labels.tolist(), *found, strict=True)
@@ -66,6 +88,17 @@ def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequ
                     writer.writerow([names[index], model.labels[label], *correct, *ranked])
     except OSError as error:
         raise CoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _shown(batches: Iterable[tuple[Batch, torch.Tensor]], count: int) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """The batches, while it is shown how many images they make."""
+    done = 0
+    with progress_of("predicting images") as progress:
+        for batch, logarithms in batches:
+            yield batch, logarithms
+            done += len(batch.labels)
+            if done < count:
+                progress(done, count)
 
 
 def neighbours(options: argparse.Namespace) -> int:
