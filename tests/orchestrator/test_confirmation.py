@@ -253,7 +253,8 @@ def test_a_budget_that_ends_in_a_sweep_confirms_none_of_its_points_and_names_wha
     common = ("--study", "weight_decay", "--seeds", "3", "--slots", "1", "--no-dashboard", *sys_arguments(options)[:-2])
     code, output, errors = lab.ablate(*common, "--max-gpu-hours", "1e-6")
     assert code == 0, output + errors
-    assert "stopped at the budget: 3 of 3 seeds are complete; missing: 2 points of the sweep." in output
+    missing = "2 points of the sweep; the confirmation of its best"
+    assert f"stopped at the budget: 3 of 3 seeds are complete; missing: {missing}." in output
     folder = lab.results / "studies" / "weight_decay"
     assert not (folder / "confirmation.json").exists()
     assert (folder / "answer.json").exists(), "the arms are complete, and a point costs them no level"
