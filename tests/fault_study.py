@@ -197,7 +197,7 @@ def table_facts(results: Path) -> dict[str, Any]:
     tables = load_tables(results)
     weights = (_weights(path) for path in results.glob("trials/*/result.json") if (path.parent / "checkpoint").is_dir())
     return {
-        "trials": tables.trials.drop(VOLATILE).to_dicts(),
+        "trials": tables.trials.drop(VOLATILE, strict=False).to_dicts(),
         "members": tables.members.to_dicts(),
         "epochs": tables.epochs.to_dicts(),
         "weights": sorted(weights),
