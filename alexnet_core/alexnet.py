@@ -14,6 +14,7 @@ from torch import nn
 
 from alexnet_core.draws import draw_key, generator
 from alexnet_core.errors import CoreError
+from alexnet_core.lanes import Lanes
 from alexnet_core.layers import dropout, local_response_norm, locally_connected
 from alexnet_core.specification import (
     Activation,
@@ -36,6 +37,9 @@ class AlexNet(nn.Module):
 
     Input: float32 (N, channels, input_size, input_size), raw 0..255 minus the mean image. Output: logits
     (N, classes) on the last device.
+
+    Attributes:
+        overlaps_towers: Whether two towers on one GPU run on a stream each; the results are the same.
     """
 
     def __init__(self, spec: NetworkSpec, devices: Sequence[str] = ("cpu", "cpu")) -> None:
@@ -53,6 +57,7 @@ class AlexNet(nn.Module):
         if len(devices) < spec.towers:
             raise ValueError(f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given")
         self.spec = spec
+        self.overlaps_towers = True
         self.devices = tuple(torch.device(device) for device in devices[: spec.towers])
         for layer, shape in zip(spec.layers, layer_shapes(spec), strict=True):
             if isinstance(layer, Weighted):
@@ -61,8 +66,7 @@ class AlexNet(nn.Module):
                 self.add_module(layer.name, self._towers_of(layer, shape))
 
     def _towers_of(self, layer: Weighted, shape: LayerShape) -> nn.ModuleDict:
-        on_last = isinstance(layer, FullyConnected) and layer.on_last_device
-        devices = self.devices[-1:] if on_last else self.devices
+        devices = self.devices[-1:] if _on_last(layer) else self.devices
         return nn.ModuleDict({str(tower): _weights_of(layer, shape, device) for tower, device in enumerate(devices)})
 
     def forward(self, images: torch.Tensor, draws: tuple[int, int, int] | None = None) -> torch.Tensor:
@@ -92,37 +96,49 @@ class AlexNet(nn.Module):
     def _run(self, images: torch.Tensor, draws: tuple[int, int, int] | None, until: str | None) -> list[torch.Tensor]:
         """Takes activations through the layers; one tensor per tower, or one logits tensor at the end."""
         towers = [images.to(device, non_blocking=True) for device in self.devices]
+        lanes = Lanes(self.devices, overlap=self.overlaps_towers)
+        lanes.meet(towers)
         image = True
         for layer in self.spec.layers:
             if layer.name == until:
                 break
             if isinstance(layer, Weighted):
-                towers = self._weighted(layer, towers, reads_both=layer.reads == "both" and not image)
+                reads_both = layer.reads == "both" and not image and len(towers) == 2
+                if reads_both or _on_last(layer):
+                    lanes.meet(towers)
+                towers = self._weighted(layer, towers, lanes, reads_both=reads_both)
                 image = False
             else:
-                towers = [self._elementwise(layer, tower, index, draws) for index, tower in enumerate(towers)]
+                towers = self._elementwise(layer, towers, lanes, draws)
+        lanes.meet(towers)
         return towers
 
-    def _weighted(self, layer: Weighted, towers: list[torch.Tensor], *, reads_both: bool) -> list[torch.Tensor]:
-        modules = self.get_submodule(layer.name)
+    def _weighted(
+        self, layer: Weighted, towers: list[torch.Tensor], lanes: Lanes, *, reads_both: bool
+    ) -> list[torch.Tensor]:
         outputs = []
-        for name, module in modules.named_children():
-            on_last = isinstance(layer, FullyConnected) and layer.on_last_device
-            device = self.devices[-1] if on_last else self.devices[int(name)]
-            own = towers[-1] if on_last else towers[int(name)]
-            if isinstance(layer, FullyConnected):
-                flat = [tower.flatten(1) for tower in towers]
-                own = flat[-1] if on_last else flat[int(name)]
-                towers_read = flat
-            else:
-                towers_read = towers
-            if reads_both and len(towers) == 2:
+        for name, module in self.get_submodule(layer.name).named_children():
+            index = -1 if _on_last(layer) else int(name)
+            # 最后一层只有一份，在调用者的流上算
+            with lanes.of(int(name)):
+                read = towers if reads_both else [towers[index]]
+                if isinstance(layer, FullyConnected):
+                    read = [tower.flatten(1) for tower in read]
                 # 两塔拼接时，塔 0 的图总在前
-                own = torch.cat([tower.to(device, non_blocking=True) for tower in towers_read], dim=1)
-            outputs.append(_apply(layer, module, own))
+                own = _joined(read, self.devices[index]) if reads_both else read[0]
+                outputs.append(_apply(layer, module, own))
         return outputs
 
     def _elementwise(
+        self, layer: Layer, towers: list[torch.Tensor], lanes: Lanes, draws: tuple[int, int, int] | None
+    ) -> list[torch.Tensor]:
+        outputs = []
+        for index, tower in enumerate(towers):
+            with lanes.of(index):
+                outputs.append(self._apply_elementwise(layer, tower, index, draws))
+        return outputs
+
+    def _apply_elementwise(
         self, layer: Layer, x: torch.Tensor, tower: int, draws: tuple[int, int, int] | None
     ) -> torch.Tensor:
         if isinstance(layer, Activation):
@@ -146,6 +162,14 @@ class AlexNet(nn.Module):
             raise ValueError(f"training with {layer.name} needs the draws (seed, step, first row)")
         seed, step, first_row = draws or (0, 0, 0)
         return dropout(x, layer.rate, draw_key("dropout", seed, step, layer.name, tower), first_row)
+
+
+def _on_last(layer: Weighted) -> bool:
+    return isinstance(layer, FullyConnected) and layer.on_last_device
+
+
+def _joined(towers: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    return torch.cat([tower.to(device, non_blocking=True) for tower in towers], dim=1)
 
 
 def _weights_of(layer: Weighted, shape: LayerShape, device: torch.device) -> nn.Module:

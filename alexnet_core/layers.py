@@ -6,8 +6,10 @@ format.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -17,10 +19,14 @@ from torch.autograd.function import once_differentiable
 from alexnet_core import fused_norm
 from alexnet_core.draws import keep_mask
 
+_LOG = logging.getLogger(__name__)
+
 Across = Literal["channels", "map"]
 
 # 论文最宽的塔有 128 个图；再宽时带状矩阵乘法就比移位慢了
 LARGEST_BAND = 128
+# GPU 内核里元素编号是 32 位的
+LARGEST_KERNEL = 2**30
 # 一块约 256 KiB：几块同时在二级缓存里
 BLOCK_ELEMENTS = 2**16
 
@@ -56,7 +62,8 @@ def local_response_norm(
         raise ValueError(f"across={across!r} needs {dimensions[-1] + 1} dimensions, not {x.dim()}")
     result: torch.Tensor
     # 半精度存不下平方和与它的幂，所以在 float32 中计算
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    wide = x.float() if half and not _in_one_kernel(x, dimensions) else x
     result, *_ = _ResponseNorm.apply(wide, size, alpha, beta, k, dimensions)
     return result.to(x.dtype)
 
@@ -70,6 +77,8 @@ class _ResponseNorm(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         if fused_norm.applies(x, beta, dimensions):
             return (fused_norm.normalise(x, size, alpha, k),)
+        if _in_one_kernel(x, dimensions):
+            return (_triton_norm().normalise(x, size, alpha, beta, k),)
         if _in_blocks(x, dimensions):
             return _forward_in_blocks(x, size, alpha, beta, k)
         denominator = _window_sum(x * x, size, dimensions, transposed=False).mul_(alpha).add_(k)
@@ -94,7 +103,10 @@ class _ResponseNorm(torch.autograd.Function):
             return None, None, None, None, None, None
         x, *kept = ctx.saved_tensors
         if not kept:
-            result = fused_norm.normalise_backward(gradient, x, ctx.size, ctx.alpha, ctx.k)
+            if x.device.type == "cpu":
+                result = fused_norm.normalise_backward(gradient, x, ctx.size, ctx.alpha, ctx.k)
+            else:
+                result = _triton_norm().normalise_backward(gradient, x, ctx.size, ctx.alpha, ctx.beta, ctx.k)
             return result, None, None, None, None, None
         denominator, scale = kept
         factor = -2.0 * ctx.alpha * ctx.beta
@@ -105,6 +117,33 @@ class _ResponseNorm(torch.autograd.Function):
         # 偶数窗口不对称，反向传播要用镜像窗口
         inner = _window_sum((result * x).div_(denominator), ctx.size, ctx.dimensions, transposed=True)
         return result.addcmul_(inner, x, value=factor), None, None, None, None, None
+
+
+def _in_one_kernel(x: torch.Tensor, dimensions: tuple[int, ...]) -> bool:
+    """Whether the kernel for GPUs computes this norm: across maps, not in float64, on a machine that can compile it."""
+    return (
+        x.device.type == "cuda"
+        and dimensions == (1,)
+        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and 0 < x.numel() <= LARGEST_KERNEL
+        and (x.is_contiguous() or x.movedim(1, -1).is_contiguous())
+        and not torch.compiler.is_exporting()
+        and _triton_norm() is not None
+    )
+
+
+@lru_cache(maxsize=1)
+def _triton_norm() -> Any:
+    """The module of the kernel for GPUs, or None where triton is missing or cannot compile."""
+    try:
+        from alexnet_core import triton_norm
+
+        triton_norm.normalise(torch.ones(1, 1, device="cuda"), 1, 1.0, 1.0, 1.0)
+    except Exception as error:
+        # 没有 triton 的平台，或没有 C 编译器：结果相同，只是慢
+        _LOG.warning("the response norm takes torch's operations, which is slower: %s", error)
+        return None
+    return triton_norm
 
 
 def _in_blocks(x: torch.Tensor, dimensions: tuple[int, ...]) -> bool:

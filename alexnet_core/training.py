@@ -196,6 +196,8 @@ def _prepare(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank
     model.train()
     parallel: nn.Module = model
     if workers > 1:
+        # 合并梯度的通信只等一个流
+        model.overlaps_towers = False
         parallel = nn.parallel.DistributedDataParallel(model)
 
     def loader(split: Split) -> ImageLoader:

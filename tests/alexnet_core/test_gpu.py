@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.configuration import TrainConfig, TrainingSpec
 from alexnet_core.datasets import Dataset
 from alexnet_core.draws import draw_key, keep_mask, normals, uniform_bits
+from alexnet_core.layers import local_response_norm
 from alexnet_core.networks import network
+from alexnet_core.optimizer import MomentumSGD, parameter_groups
 from alexnet_core.sanity import checks
 from alexnet_core.training import train
 
@@ -47,6 +50,43 @@ def test_devices_agree_with_the_cpu_in_float32(name: str) -> None:
             initialise(model, 0)
             found = model(images.to(devices[0])).cpu()
             assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_towers_side_by_side_train_to_the_same_bits() -> None:
+    spec = network("alexnet-mini")
+    weights = []
+    for overlaps in (True, False):
+        model = AlexNet(spec, ("cuda:0", "cuda:0")).train()
+        model.overlaps_towers = overlaps
+        initialise(model, 0)
+        optimizer = MomentumSGD(parameter_groups(model, TrainingSpec(epochs=1)))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3
+        for step in range(50):
+            images = torch.full((64, 3, spec.input_size, spec.input_size), float(step), device="cuda:0")
+            images[:, :, ::2] *= -1
+            F.cross_entropy(model(images, (0, step, 0)), torch.arange(64, device="cuda:0") % 10).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights.append([parameter.detach().cpu() for parameter in model.parameters()])
+    assert all(torch.equal(side, after) for side, after in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_norm_of_one_kernel_equals_the_cpu(layout: torch.memory_format, kind: torch.dtype) -> None:
+    x = (4 * torch.randn(3, 48, 9, 9)).to(kind).contiguous(memory_format=layout)
+    here, there = x.double().requires_grad_(), x.cuda().requires_grad_()
+    upstream = torch.randn(x.shape).to(kind)
+    expected = local_response_norm(here, 5, 0.02, 0.75, 1.5)
+    expected.backward(upstream.double())
+    found = local_response_norm(there, 5, 0.02, 0.75, 1.5)
+    found.backward(upstream.cuda())
+    limit = 2e-6 if kind == torch.float32 else 1e-2
+    for ours, theirs in ((found.detach(), expected.detach()), (there.grad, here.grad)):
+        assert ours is not None
+        assert theirs is not None
+        assert float((ours.cpu() - theirs).abs().max() / theirs.abs().max()) < limit
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])

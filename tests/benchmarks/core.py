@@ -4,7 +4,8 @@ Ratios of interleaved runs with a spin loop beside them; prints, and asserts not
 
     --parts norm,steps,towers,seeds,gather,prepare   (default: all; `limit` prepares 200,000 JPEGs in 400 MB)
     --threads 1,2                                     --batch 32    --rounds 5
-    --device cuda                                     images per second by precision and batch, on a GPU
+
+`python -m tests.benchmarks.device` measures a GPU.
 """
 
 from __future__ import annotations
@@ -77,9 +78,10 @@ def without(spec: NetworkSpec, prefix: str) -> NetworkSpec:
     return NetworkSpec.model_validate({**spec.model_dump(), "layers": layers})
 
 
-def step_of(spec: NetworkSpec, batch: int, device: str = "cpu", *, theirs: bool = False) -> Run:
-    """One forward, backward and update; `theirs` takes torch's response norm."""
+def step_of(spec: NetworkSpec, batch: int, device: str = "cpu", *, theirs: bool = False, overlaps: bool = True) -> Run:
+    """One forward, backward and update; `theirs` takes torch's response norm, `overlaps` a GPU's stream per tower."""
     model = AlexNet(spec, (device, device)).train()
+    model.overlaps_towers = overlaps
     initialise(model, 0)
     optimizer = MomentumSGD(parameter_groups(model, TrainingSpec(epochs=1)))
     for group in optimizer.param_groups:
@@ -379,42 +381,18 @@ def limit_part(folder: Path, images: int) -> None:
     subprocess.run([sys.executable, "-c", LIMITED, str(root), str(folder / "made")], check=True)
 
 
-def gpu_part(device: str, rounds: int) -> None:
-    from alexnet_core.precision import autocast, set_matrix_precision
-
-    place = torch.device(device)
-    spec = network("alexnet-paper")
-    for precision in ("float32", "tf32", "bfloat16"):
-        for batch in (128, 1024):
-            set_matrix_precision(precision)
-            step = step_of(spec, batch, device)
-
-            def run(step: Run = step, precision: str = precision) -> None:
-                with autocast(precision, place):  # type: ignore[arg-type]
-                    for _ in range(10):
-                        step()
-                torch.cuda.synchronize()
-
-            taken = interleaved({"ours": run}, rounds)["ours"]
-            print(f"  alexnet-paper, both towers on it, {precision}, batch {batch}: {10 * batch / taken:,.0f} images/s")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--parts", default="norm,steps,towers,seeds,gather,prepare")
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     fresh = "GOMP_SPINCOUNT" in os.environ
     settle_process()
     if not fresh:
         # torch 已经读过环境变量，要重新开始才生效
         os.execv(sys.executable, [sys.executable, "-m", "tests.benchmarks.core", *sys.argv[1:]])
-    if options.device != "cpu":
-        gpu_part(options.device, options.rounds)
-        return
     parts = options.parts.split(",")
     for threads in (int(text) for text in options.threads.split(",")):
         torch.set_num_threads(threads)
