@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,8 +44,13 @@ def errors_text(metrics: SplitMetrics) -> str:
 
 
 @contextmanager
-def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a callback that shows (done, in all): a bar on a terminal, a line now and then elsewhere."""
+def progress_of(what: str, seconds: float = 0.0) -> Iterator[Callable[[int, int], None]]:
+    """Yields a callback that shows (done, in all): a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        what: Is done.
+        seconds: Pass at least between two lines; they come every tenth of the whole at most.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -52,13 +58,16 @@ def progress_of(what: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, visible=False)
-        shown = 0
+        shown, last = 0, time.monotonic()
 
         def update(done: int, total: int) -> None:
-            nonlocal shown
+            nonlocal shown, last
             bar.update(task, completed=done, total=total, visible=True)
-            if not console.is_terminal and (done - shown >= total / 10 or done == total):
-                shown = done
+            # 小于上次的数：下一轮开始了
+            shown = min(shown, done)
+            is_due = done - shown >= total / 10 or done == total
+            if not console.is_terminal and is_due and time.monotonic() - last >= seconds:
+                shown, last = done, time.monotonic()
                 print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
 
         yield update

@@ -110,7 +110,8 @@ def neighbours(options: argparse.Namespace) -> int:
     test = dataset.test if dataset.test is not None else dataset.validation
     # 均匀取样，免得全来自第一个类
     queries = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).round().astype(np.int64))
-    found = nearest_neighbours(model, test, dataset.train, queries, options.nearest)
+    with progress_of("comparing training images") as progress:
+        found = nearest_neighbours(model, test, dataset.train, queries, options.nearest, progress)
     query_names, train_names = image_names(spec, name), image_names(spec, "train")
     for query, nearest in zip(found.queries.tolist(), found.nearest.tolist(), strict=True):
         same = sum(dataset.train.labels[row] == test.labels[query] for row in nearest)
@@ -160,7 +161,7 @@ def _some(names: Sequence[str]) -> str:
 def prepare(options: argparse.Namespace) -> int:
     """Makes a prepared folder of a tree of class folders or of CIFAR-10, or checks one."""
     from alexnet_core import cifar, preparation
-    from alexnet_core.imagefolder import read_tree
+    from alexnet_core.imagefolder import read_tree, some
     from alexnet_core.prepared import verify_prepared
 
     if options.verify:
@@ -172,7 +173,10 @@ def prepare(options: argparse.Namespace) -> int:
     if cifar.is_cifar10(options.source):
         source = cifar.cifar10_source(options.source)
     else:
-        source = preparation.tree_source(read_tree(options.source))
+        tree = read_tree(options.source)
+        if tree.passed_over:
+            print(f"passed over, no images by their names: {some(tree.passed_over, preparation.MOST_NAMED)}")
+        source = preparation.tree_source(tree)
     size = options.size or (cifar.SIDE if cifar.is_cifar10(options.source) else 256)
     images = sum(len(names) for names in source.names.values())
     need = preparation.disk_need(source, size) / 1e9

@@ -28,8 +28,8 @@ from alexnet_core.specification import Frozen
 from alexnet_core.splits import SplitName, counts, even_subset, held_out, stratified
 
 Source = Literal["digits", "imagefolder"]
-# 行不连续的 split 若小于这个大小就复制出来，否则按行号到内存映射里取
-COPY_BYTES = 2 * 1024**3
+# 没有缓存时，解码后大于这个大小的就不放进内存
+MEMORY_BYTES = 2 * 1024**3
 _CHUNK = 1024
 
 
@@ -193,10 +193,10 @@ def _check_fits_memory(spec: DataSpec) -> None:
     """Refuses to decode into memory what belongs on a disk."""
     images = sum(len(names) for names in read_tree(_root(spec)).names.values())
     need = images * spec.image_size**2 * 3
-    if need > COPY_BYTES:
+    if need > MEMORY_BYTES:
         raise CoreError(
-            f"{spec.root} is {need / 1e9:.1f} GB when decoded: keep it on a disk with --cache DIR, or prepare it once "
-            f"with python -m alexnet_core prepare {spec.root} DEST --size {spec.image_size}"
+            f"{spec.root} is {need / 1e9:.1f} GB when decoded: prepare it once with python -m alexnet_core prepare "
+            f"{spec.root} DEST --size {spec.image_size}, and give DEST in its place (train also takes --cache DIR)"
         )
 
 
@@ -274,7 +274,9 @@ def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
 
     def split(name: SplitName) -> Split:
         folder, chosen = rows[name]
-        return _part(data.images[folder], data.labels[folder], chosen)
+        images, labels = data.images[folder], data.labels[folder]
+        # 选出的行不复制：各 trial 仍共享同一个映射的页
+        return Split(images, labels) if chosen is None else Split(images, labels[chosen], chosen)
 
     whole = rows["train"][1] is None
     return Dataset(
@@ -285,15 +287,6 @@ def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
         known_mean=data.mean_image if whole else None,
         known_covariance=np.asarray(data.manifest.covariance) if whole else None,
     )
-
-
-def _part(images: np.ndarray, labels: np.ndarray, rows: np.ndarray | None) -> Split:
-    """Some rows: all of them as they are, a small choice copied, a large one by its row numbers."""
-    if rows is None:
-        return Split(images, labels)
-    if len(rows) * images[0].nbytes <= COPY_BYTES:
-        return Split(images[rows], labels[rows])
-    return Split(images, labels[rows], rows)
 
 
 def _load_digits(spec: DataSpec) -> Dataset:

@@ -34,12 +34,15 @@ class Tree:
         class_names: In the order of the labels.
         names: Paths relative to the root, by split folder.
         labels: int64, by split folder.
+        passed_over: What else lies in the class folders, as relative paths: folders, and files whose names do not
+            end like an image's.
     """
 
     root: Path
     class_names: tuple[str, ...]
     names: dict[str, list[str]]
     labels: dict[str, np.ndarray]
+    passed_over: tuple[str, ...] = ()
 
 
 def read_tree(root: Path | None) -> Tree:
@@ -62,11 +65,12 @@ def read_tree(root: Path | None) -> Tree:
         _check_same_classes(root, classes["train"], name, classes[name])
     names: dict[str, list[str]] = {}
     labels: dict[str, np.ndarray] = {}
+    others: list[str] = []
     for split in present:
-        by_class = [_images_in(root / split / folder, f"{split}/{folder}/") for folder in classes["train"]]
+        by_class = [_images_in(root / split / folder, f"{split}/{folder}/", others) for folder in classes["train"]]
         names[split] = [name for images in by_class for name in images]
         labels[split] = np.repeat(np.arange(len(by_class), dtype=np.int64), [len(images) for images in by_class])
-    return Tree(root, tuple(classes["train"]), names, labels)
+    return Tree(root, tuple(classes["train"]), names, labels, tuple(others))
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -100,12 +104,16 @@ def some(names: Sequence[str], most: int) -> str:
     return ", ".join(names[:most]) + more
 
 
-def _images_in(folder: Path, prefix: str) -> list[str]:
+def _images_in(folder: Path, prefix: str, others: list[str]) -> list[str]:
+    """The images of a class folder in order; what else is in it joins `others`."""
     try:
-        entries = [entry.name for entry in os.scandir(folder)]
+        entries = sorted(entry.name for entry in os.scandir(folder))
     except OSError as error:
         raise CoreError(f"{folder} cannot be read: {error.strerror}") from error
-    images = sorted(prefix + name for name in entries if Path(name).suffix.lower() in IMAGE_SUFFIXES)
+    images = [prefix + name for name in entries if Path(name).suffix.lower() in IMAGE_SUFFIXES]
+    unlike = (name for name in entries if Path(name).suffix.lower() not in IMAGE_SUFFIXES)
+    # 隐藏文件（.DS_Store 之类）不值一提
+    others += [shown(prefix + name) for name in unlike if not name.startswith(".")]
     if not images:
         raise CoreError(f"class folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return images

@@ -74,9 +74,9 @@ class ImageLoader:
         self.mean = torch.from_numpy(_writable(mean_image)).to(self.device)
         self._split = split
         self._mean_follows_crop = mean_follows_crop
-        self._resident: torch.Tensor | None = None
-        if split.rows is None and split.images.nbytes <= (RESIDENT_BYTES if resident_bytes is None else resident_bytes):
-            self._resident = torch.from_numpy(_writable(split.images)).to(self.device)
+        self._resident: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        if len(split) * split.images[:1].nbytes <= (RESIDENT_BYTES if resident_bytes is None else resident_bytes):
+            self._resident = _resident(split, self.device)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -96,9 +96,10 @@ class ImageLoader:
         """
         on_device = torch.from_numpy(order).to(self.device)
         if self._resident is not None:
+            images, places = self._resident
             for first, last in bounds:
                 indices = on_device[first:last]
-                yield self._batch(self._resident, indices, indices)
+                yield self._batch(images, indices if places is None else places[indices], indices)
             return
         with ThreadPoolExecutor(1, "gather") as pool:
             reader = _Reader(self._split, self.device, max((last - first for first, last in bounds), default=0))
@@ -151,6 +152,15 @@ class _Reader:
             places = torch.from_numpy(rows).to(self._device)
         self._stream.synchronize()
         return images, places
+
+
+def _resident(split: Split, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Images on the device, and where among them each of the split is; None where they are in order."""
+    if split.rows is not None and device.type == "cpu":
+        # 内存映射原样使用，不复制
+        return torch.from_numpy(_writable(split.images)), torch.from_numpy(split.rows)
+    images = split.images if split.rows is None else split.images[split.rows]
+    return torch.from_numpy(_writable(images)).to(device), None
 
 
 def _writable(array: np.ndarray) -> np.ndarray:

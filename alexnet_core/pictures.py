@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,14 @@ class Neighbours:
     distances: np.ndarray
 
 
-def nearest_neighbours(model: LoadedModel, test: Split, train: Split, queries: np.ndarray, count: int) -> Neighbours:
+def nearest_neighbours(
+    model: LoadedModel,
+    test: Split,
+    train: Split,
+    queries: np.ndarray,
+    count: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Neighbours:
     """Finds the training images whose fc7 activations are nearest to those of test images (paper section 6.1).
 
     Args:
@@ -67,6 +75,7 @@ def nearest_neighbours(model: LoadedModel, test: Split, train: Split, queries: n
         train: Where the neighbours are from; gone through once, in constant memory.
         queries: int64 (Q,), numbers of test images.
         count: Neighbours per query.
+        progress: Called with (training images looked at, training images in all).
 
     Raises:
         CoreError: There are fewer training images than neighbours asked for.
@@ -87,6 +96,8 @@ def nearest_neighbours(model: LoadedModel, test: Split, train: Split, queries: n
         numbers = torch.from_numpy(rows).to(where.device).expand(len(queries), -1)
         best, places = distances.topk(count, dim=1, largest=False)
         where = torch.cat([where, numbers], dim=1).gather(1, places)
+        if progress is not None:
+            progress(start + len(rows), len(train))
     return Neighbours(queries, where.cpu().numpy(), best.cpu().numpy())
 
 

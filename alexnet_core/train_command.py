@@ -55,7 +55,7 @@ def train(options: argparse.Namespace) -> int:
         _print_epoch(report, config)
     reports = list(history)
     try:
-        with _tensorboard(options.tensorboard) as log:
+        with _tensorboard(options.tensorboard) as log, progress_of("images of the epoch", 60.0) as progress:
             for report in epochs(
                 config,
                 devices,
@@ -65,6 +65,7 @@ def train(options: argparse.Namespace) -> int:
                 attempt=attempt,
                 keep_best=True,
                 should_stop=lambda: bool(stop),
+                progress=progress,
             ):
                 _print_epoch(report, config)
                 log(report)

@@ -86,6 +86,7 @@ def train(
     keep_last: int = 2,
     keep_best: bool = False,
     should_stop: Callable[[], bool] = _never,
+    progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     workers: int = 1,
 ) -> Iterator[EpochReport]:
@@ -108,6 +109,7 @@ def train(
         should_stop: Asked before every batch, in evaluations too, and within a slow one, which is then trained anew
             after the resume; True writes a checkpoint and ends the generator. Called while a large checkpoint is
             written as well, where its answer waits.
+        progress: Called after every batch with (images of the epoch trained, images of an epoch).
         rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
         workers: Number of data-parallel workers; each takes its share of every batch.
 
@@ -126,7 +128,7 @@ def train(
     position = _resume(run, Path(resume_from)) if resume_from is not None else Position(run=run_digest(config))
     saver = _Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last, should_stop)
     while position.epoch < config.training.epochs and not position.complete:
-        position, stopped = _train_epoch(run, position, saver, should_stop, batch_checkpoint_seconds)
+        position, stopped = _train_epoch(run, position, saver, should_stop, progress, batch_checkpoint_seconds)
         if stopped:
             saver.save(position)
             return
@@ -279,6 +281,7 @@ def _train_epoch(
     position: Position,
     saver: _Saver,
     should_stop: Callable[[], bool],
+    progress: Callable[[int, int], None] | None,
     batch_checkpoint_seconds: float,
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
@@ -318,6 +321,8 @@ def _train_epoch(
                 # 权重还没有动：这一批续训时重来
                 return here(step.batch), True
             count += step.size
+            if progress is not None:
+                progress(count, len(run.train))
             if run.train.device.type == "cpu" or step.batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
                 _check_finite(run, batch_loss, position.epoch, step.batch)
     reached = here(run.batches)

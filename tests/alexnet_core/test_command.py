@@ -318,7 +318,9 @@ def test_pictures_are_drawn_from_the_command_line(
     assert run("kernels", "--model", export, "--out", kernels) == 0
     arguments = ("neighbours", "--model", export, "--dataset", picture_folder, "--images", "3", "--nearest", "4")
     assert run(*arguments, "--out", neighbours, "--device", "cpu") == 0
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr()
+    assert printed.err.splitlines()[-1].startswith("comparing training images: ")
+    lines = printed.out.splitlines()
     assert [line.split(":")[0].split("/")[0] for line in lines[1:4]] == ["val", "val", "val"]
     assert all(line.count("train/") == 4 for line in lines[1:4])
     for path in (kernels, neighbours):

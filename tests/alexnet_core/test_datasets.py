@@ -17,6 +17,7 @@ from alexnet_core.configuration import DataSpec
 from alexnet_core.datasets import load_dataset, prepare_data, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.images import decode_image
+from alexnet_core.loader import ImageLoader
 from alexnet_core.splits import held_out
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -125,8 +126,21 @@ def test_a_tree_has_a_validation_set_and_perhaps_a_test_set(
     data = load_dataset(spec_of(root, None))
     assert len(data.train.labels), len(data.validation.labels) == counts[:2]
     assert (data.test is None) == (counts[2] == 0)
-    held = {image.tobytes() for image in data.validation.images}
-    assert not held & {image.tobytes() for image in data.train.images}
+    held = {image.tobytes() for chunk in data.validation.chunks() for image in chunk}
+    assert not held & {image.tobytes() for chunk in data.train.chunks() for image in chunk}
+
+
+def test_a_validation_set_held_out_of_the_training_images_shares_their_pages(tmp_path: Path) -> None:
+    data = load_dataset(spec_of(tree(tmp_path / "data", ("train", "test")), tmp_path / "cache", train_images=20))
+    assert (len(data.train), len(data.validation)) == (20, 4)
+    assert isinstance(data.train.images, np.memmap)
+    assert data.train.images is data.validation.images
+    loader = ImageLoader(data.train, data.mean_image, "cpu")
+    batch = loader.take([7, 3])
+    assert np.shares_memory(batch.images.numpy(), data.train.images)
+    expected = np.empty((2, 16, 16, 3), np.uint8)
+    data.train.gather(np.array([7, 3]), expected)
+    assert np.array_equal(batch.images[batch.rows].numpy(), expected)
 
 
 def test_images_are_decoded_once_and_then_mapped(tmp_path: Path) -> None:
@@ -236,7 +250,7 @@ def test_real_caltech_images_are_prepared(tmp_path: Path) -> None:
 def test_what_is_too_large_for_memory_wants_a_cache(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", ("train", "val"))
     # 80 张 4096 像素的图要 4 GB
-    with pytest.raises(CoreError, match=r"is 4.0 GB when decoded: keep it on a disk with --cache DIR"):
+    with pytest.raises(CoreError, match=r"is 4.0 GB when decoded: prepare it once"):
         load_dataset(spec_of(root, None, size=4096))
 
 

@@ -296,6 +296,16 @@ def test_names_that_are_not_utf8_and_what_is_no_file_are_named(tmp_path: Path) -
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_what_is_no_image_by_its_name_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path / "tree")
+    (root / "train" / "cat" / "notes.txt").write_text("no image")
+    (root / "train" / "cat" / ".DS_Store").write_text("hidden")
+    (root / "val" / "dog" / "more").mkdir()
+    done = run(root, tmp_path / "made")
+    assert done.returncode == 0, done.stderr
+    assert "passed over, no images by their names: train/cat/notes.txt, val/dog/more\n" in done.stdout
+
+
 def test_a_destination_in_the_images_is_refused_and_the_current_folder_may_be_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

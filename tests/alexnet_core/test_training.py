@@ -298,6 +298,15 @@ def test_wrong_classes_numerics_sizes_and_checkpoints_are_named(
         run(other, dataset, resume_from=latest_checkpoint(undisturbed[1]))
 
 
+def test_progress_counts_the_images_of_each_epoch(config_of: ConfigOf, dataset: Dataset) -> None:
+    seen: list[tuple[int, int]] = []
+    reports = list(train(config_of(), dataset=dataset, progress=lambda done, total: seen.append((done, total))))
+    count = len(dataset.train)
+    assert {total for _, total in seen} == {count}
+    assert [done for done, _ in seen if done == count] == [count] * len(reports)
+    assert seen[: len(seen) // len(reports)] == seen[-len(seen) // len(reports) :]
+
+
 def test_a_data_set_without_test_images_has_no_test_metrics(config_of: ConfigOf, dataset: Dataset) -> None:
     without = Dataset(dataset.train, dataset.validation, None, dataset.class_names)
     assert run(config_of(epochs=1), without)[-1].test is None
