@@ -46,7 +46,7 @@ from orchestrator.tables import load_trials
 from orchestrator.upgrades import upgrade_results
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study, load_study, study_names
-from search_spaces.trial import base_config, parse_override, unfold
+from search_spaces.trial import base_config, check_images, parse_override, unfold
 from search_spaces.yaml_file import placed
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE = 0, 1, 2
@@ -395,6 +395,7 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
     seeds = tuple(range(number))
+    check_images(study, base, summary.train)
     trials = unfold(study, base, seeds)
     done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
     plan = Plan(

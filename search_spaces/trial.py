@@ -199,13 +199,34 @@ def _overridden(study: Study, base: TrainConfig, overrides: Mapping[str, JsonVal
     return edited(base, overrides, (), "--set")
 
 
+def check_images(study: Study, base: TrainConfig, train_images: int) -> None:
+    """Refuses arms that train on more images than there are; where it is so, the mistake knows its place.
+
+    Args:
+        study: The study.
+        base: The configuration its arms start from.
+        train_images: How many training images there are.
+
+    Raises:
+        StudyError: The base or an arm asks for more.
+    """
+    for arm in study.arms:
+        wanted = _arm_config(study, base, arm).data.train_images
+        if wanted is None or wanted <= train_images:
+            continue
+        message = f"data.train_images {wanted} is more than the {train_images} training images there are"
+        if wanted == base.data.train_images:
+            raise StudyError(f"{message}; give at most so many, or --set data.train_images=null for all")
+        raise StudyError(f"arm {arm.name}: {message}", _location(study, base, arm, ("set", "data.train_images")))
+
+
 def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[PlannedTrial, ...]:
     """Returns all arms' trials, seed by seed, so that complete pairs come early.
 
     Raises:
         StudyError: An arm edits a layer or field that the network does not have, or makes an invalid network.
     """
-    configs = {arm.name: _arm_config(base, arm, place) for place, arm in enumerate(study.arms)}
+    configs = {arm.name: _arm_config(study, base, arm) for arm in study.arms}
     # 各种子的 JSON 只差一个数：大的研究有十万个 trial，不必逐个重新生成
     keys = {name: keys_by_seed(config, seeds) for name, config in configs.items()}
     return tuple(
@@ -222,13 +243,22 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     )
 
 
-def _arm_config(base: TrainConfig, arm: Arm, place: int) -> TrainConfig:
+def _arm_config(study: Study, base: TrainConfig, arm: Arm) -> TrainConfig:
     """An arm's configuration; a mistake knows its place in the study's file."""
     what = f"arm {arm.name} on network {base.network.name}"
     try:
         return edited(base, arm.set, arm.remove, what)
     except StudyError as error:
-        raise StudyError(str(error), ("arms", place, *_mistaken_field(base, arm))) from error
+        raise StudyError(str(error), _location(study, base, arm, _mistaken_field(base, arm))) from error
+
+
+def _location(study: Study, base: TrainConfig, arm: Arm, field: tuple[str, ...]) -> tuple[str | int, ...]:
+    """The keys of an arm's field: in the arm, or in what the recipe of the data set adds to it."""
+    recipe = study.recipes.get(base.data.name)
+    edits = recipe.edits.get(arm.name, {}) if recipe is not None else {}
+    if field and field[-1] in edits and field[0] == "set":
+        return ("recipes", base.data.name, "edits", arm.name, field[-1])
+    return ("arms", study.arms.index(arm), *field)
 
 
 def _mistaken_field(base: TrainConfig, arm: Arm) -> tuple[str, ...]:

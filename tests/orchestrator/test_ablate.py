@@ -239,7 +239,17 @@ recipes:
         (
             "  digits: {",
             "  digits: {edits: {two: {data.root: /etc}}, ",
-            "arm two on network alexnet-mini: data.root follows",
+            ":12:26: arm two on network alexnet-mini: data.root follows",
+        ),
+        (
+            "training.momentum: 0.0",
+            "data.train_images: 2000",
+            ":10:11: arm two: data.train_images 2000 is more than the",
+        ),
+        (
+            "  digits: {",
+            "  digits: {edits: {two: {data.train_images: 2000}}, ",
+            ":12:26: arm two: data.train_images 2000 is more than the",
         ),
         (
             "source: me\nclaim",
