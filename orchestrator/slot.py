@@ -118,8 +118,15 @@ def _trainer(plan: SlotPlan) -> Any:
     if plan.workers == 1:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+        class SlotTrainer(DataParallelTrainer):  # type: ignore[misc]
+            """Without the actor that hands out Ray Data sets, of which a slot has none (1.4 s of CPU, 126 MB)."""
+
+            def _create_default_callbacks(self) -> list[Any]:
+                callbacks: list[Any] = super()._create_default_callbacks()
+                return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+
         # 单个 worker 不需要进程组；TorchTrainer 会让每个控制器都载入 torch（两秒、三百多兆）
-        return DataParallelTrainer
+        return SlotTrainer
     from ray.train.torch import TorchConfig, TorchTrainer
 
     backend = "nccl" if plan.gpus_per_worker > 0 and plan.device != "cpu" else "gloo"
