@@ -108,6 +108,9 @@ class AlexNet(nn.Module):
                     lanes.meet(towers)
                 towers = self._weighted(layer, towers, lanes, reads_both=reads_both)
                 image = False
+            elif isinstance(layer, ResponseNorm) and _spans_towers(layer) and not image and len(towers) == 2:
+                lanes.meet(towers)
+                towers = _norm_across(layer, towers, lanes)
             else:
                 towers = self._elementwise(layer, towers, lanes, draws)
         lanes.meet(towers)
@@ -144,15 +147,7 @@ class AlexNet(nn.Module):
         if isinstance(layer, Activation):
             return F.relu(x) if layer.function == "relu" else torch.tanh(x)
         if isinstance(layer, ResponseNorm):
-            alpha = layer.alpha / layer.size ** (1 if layer.across == "channels" else 2)
-            return local_response_norm(
-                x,
-                layer.size,
-                alpha if layer.divide_alpha_by_size else layer.alpha,
-                layer.beta,
-                layer.k,
-                across=layer.across,
-            )
+            return _norm(layer, x)
         if isinstance(layer, Pooling):
             return _pool(layer, x)
         assert isinstance(layer, Dropout)
@@ -204,6 +199,35 @@ def _apply(layer: Weighted, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         x = F.pad(x, (layer.padding, end, layer.padding, end))
         return F.conv2d(x, weight, bias, layer.stride)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+
+def _norm(layer: ResponseNorm, x: torch.Tensor) -> torch.Tensor:
+    alpha = layer.alpha / layer.size ** (1 if layer.across == "channels" else 2)
+    return local_response_norm(
+        x,
+        layer.size,
+        alpha if layer.divide_alpha_by_size else layer.alpha,
+        layer.beta,
+        layer.k,
+        across=layer.across,
+    )
+
+
+def _spans_towers(layer: ResponseNorm) -> bool:
+    return layer.span == "layer" and layer.across == "channels"
+
+
+def _norm_across(layer: ResponseNorm, towers: list[torch.Tensor], lanes: Lanes) -> list[torch.Tensor]:
+    """The norm where windows reach from a tower into the other, of which the nearest maps are copied."""
+    first, second = towers
+    before, after = layer.size // 2, layer.size - 1 - layer.size // 2
+    with lanes.of(0):
+        near = second[:, :after].to(first.device, non_blocking=True)
+        left = _norm(layer, torch.cat([first, near], dim=1))[:, : first.shape[1]]
+    with lanes.of(1):
+        near = first[:, max(0, first.shape[1] - before) :].to(second.device, non_blocking=True)
+        right = _norm(layer, torch.cat([near, second], dim=1))[:, near.shape[1] :]
+    return [left, right]
 
 
 def _pool(layer: Pooling, x: torch.Tensor) -> torch.Tensor:

@@ -118,6 +118,9 @@ class ResponseNorm(Frozen):
         beta: Exponent (paper: 0.75).
         k: Constant of the denominator (paper: 2).
         across: Over adjacent maps, or over a square of the same map.
+        span: Which maps are adjacent: each tower's own, as run (`layers-145.cfg`) and without a message between towers
+            where the paper's figure 2 has none; or those of the whole layer, tower 0's first, as the paper's text has
+            it ("N is the total number of kernels in the layer").
     """
 
     kind: Literal["response_norm"] = "response_norm"
@@ -128,6 +131,7 @@ class ResponseNorm(Frozen):
     beta: float = Field(default=0.75, ge=0, le=8)
     k: float = Field(default=2.0, gt=0)
     across: Literal["channels", "map"] = "channels"
+    span: Literal["tower", "layer"] = "tower"
 
 
 class Pooling(Frozen):

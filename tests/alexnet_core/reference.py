@@ -162,7 +162,8 @@ def of_spec(spec: NetworkSpec, parameters: Parameters, images: torch.Tensor) -> 
             area = layer.size if layer.across == "channels" else layer.size**2
             alpha = layer.alpha / (area if layer.divide_alpha_by_size else 1)
             if layer.across == "channels":
-                x = norm(x, layer.size, alpha, layer.beta, layer.k, towers=split)
+                towers = split if layer.span == "tower" else 1
+                x = norm(x, layer.size, alpha, layer.beta, layer.k, towers=towers)
             else:
                 x = map_norm(x, layer.size, alpha, layer.beta, layer.k)
         elif isinstance(layer, Pooling):

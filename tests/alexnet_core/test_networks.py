@@ -152,6 +152,18 @@ def test_the_cifar_nets_are_the_literal_networks(name: str) -> None:
     assert_same(ready(spec), lambda own, x: reference.cifar(own, x, name), pixels(spec, 3))
 
 
+def test_a_norm_over_the_whole_layer_reaches_into_the_other_tower() -> None:
+    plain = network("alexnet-mini").model_dump()
+    for layer in plain["layers"]:
+        layer.update({"span": "layer", "alpha": 0.1} if layer["kind"] == "response_norm" else {})
+    whole = NetworkSpec.model_validate(plain)
+    model = ready(whole)
+    assert_same(model, lambda own, x: reference.of_spec(whole, own, x), pixels(whole, 2))
+    apart = ready(network("alexnet-mini"))
+    apart.load_state_dict(model.state_dict())
+    assert not torch.allclose(model(pixels(whole, 2)), apart(pixels(whole, 2)))
+
+
 @pytest.mark.slow
 def test_two_devices_one_device_and_double_precision_agree_in_float32() -> None:
     for name in ("alexnet-paper", "alexnet-145"):
@@ -200,6 +212,7 @@ def blocks(draw: st.DrawFn, number: int) -> list[dict[str, Any]]:
                 "k": draw(st.sampled_from([1.0, 2.0])),
                 "divide_alpha_by_size": draw(st.booleans()),
                 "across": draw(st.sampled_from(["channels", "map"])),
+                "span": draw(st.sampled_from(["tower", "layer"])),
             }
         )
     if draw(st.booleans()):
