@@ -18,6 +18,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from alexnet_core.errors import CoreError
+from alexnet_core.imagefolder import ManifestLine, manifest_digest
+from alexnet_core.moments import PixelMoments
 from alexnet_core.specification import Frozen
 
 MANIFEST = "manifest.json"
@@ -84,9 +86,22 @@ class PreparedData:
 
     def files(self, split: str) -> list[str]:
         """Returns the relative paths of a split's images, row by row."""
-        # 不用 read_text：它把文件名里的回车也当作换行
-        text = (self.folder / f"{split}-files.tsv").read_bytes().decode("utf-8", "surrogateescape")
-        return [line.split("\t")[0] for line in text.split("\n")[:-1]]
+        return [name for name, _, _ in self.file_lines(split)]
+
+    def file_lines(self, split: str) -> list[ManifestLine]:
+        """Returns (relative path, bytes, SHA-256) of a split's image files, row by row.
+
+        Raises:
+            CoreError: The file that has them is not what it should be.
+        """
+        path = self.folder / f"{split}-files.tsv"
+        try:
+            # 不用 read_text：它把文件名里的回车也当作换行
+            lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+            fields = [line.split("\t") for line in lines]
+            return [(name, int(size), digest) for name, size, digest in fields]
+        except (OSError, ValueError) as error:
+            raise CoreError(f"{path} cannot be read: {error}; prepare the data anew") from error
 
 
 def is_prepared(folder: Path | None) -> bool:
@@ -145,17 +160,20 @@ def _load(path: Path, shape: tuple[int, ...], dtype: type, *, mapped: bool = Fal
 
 
 def verify_prepared(folder: Path) -> None:
-    """Checks every array of a prepared folder against the hashes in its manifest, and the mean image; reads all of it.
+    """Checks every file of a prepared folder against its manifest; reads all of it.
+
+    Arrays and labels have hashes there; the names, sizes and hashes of the image files make the data's digest; mean
+    image and covariance are calculated anew.
 
     Raises:
         CoreError: Names the file that has changed.
     """
     data = open_prepared(folder)
     for name, split in data.manifest.splits.items():
-        images, total = hashlib.sha256(), np.zeros_like(data.mean_image, dtype=np.int64)
+        images, moments = hashlib.sha256(), PixelMoments(data.manifest.image_size)
         for image in data.images[name]:
-            total += image
             images.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
+            moments.add([image] if name == "train" else [])
         labels = hashlib.sha256(data.labels[name].tobytes())
         for path, found, expected in (
             (folder / f"{name}.npy", images, split.array_sha256),
@@ -165,7 +183,21 @@ def verify_prepared(folder: Path) -> None:
                 raise CoreError(
                     f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew"
                 )
-        if name == "train" and not np.array_equal((total / len(data.labels[name])).astype(np.float32), data.mean_image):
-            raise CoreError(
-                f"{folder / 'mean_image.npy'} is not the mean of the training images; prepare the data anew"
-            )
+        if name == "train":
+            _verify_moments(data, moments)
+    if manifest_digest(line for name in data.manifest.splits for line in data.file_lines(name)) != data.manifest.digest:
+        raise CoreError(
+            f"{folder}/*-files.tsv are not what was prepared: they do not give the digest in {MANIFEST}; "
+            "prepare the data anew"
+        )
+
+
+def _verify_moments(data: PreparedData, moments: PixelMoments) -> None:
+    if not np.array_equal(moments.mean_image(), data.mean_image):
+        raise CoreError(
+            f"{data.folder / 'mean_image.npy'} is not the mean of the training images; prepare the data anew"
+        )
+    if not np.array_equal(moments.covariance(), np.asarray(data.manifest.covariance)):
+        raise CoreError(
+            f"{data.folder / MANIFEST}: covariance is not that of the training images; prepare the data anew"
+        )

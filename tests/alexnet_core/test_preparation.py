@@ -264,6 +264,23 @@ def test_a_changed_array_is_found(tmp_path: Path) -> None:
     assert "val.npy" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("val-files.tsv", "000.png", "0x0.png", "files.tsv are not what was prepared"),
+        ("train-files.tsv", "\t", " ", "train-files.tsv cannot be read"),
+        ("manifest.json", '"covariance": [\n  [\n   ', '"covariance": [\n  [\n   1', "covariance is not that of the"),
+    ],
+)
+def test_a_changed_list_or_covariance_is_found(tmp_path: Path, file: str, old: str, new: str, message: str) -> None:
+    prepare(tree_source(read_tree(tree(tmp_path / "data", count=3))), tmp_path / "made", 24)
+    text = (tmp_path / "made" / file).read_text()
+    assert old in text
+    (tmp_path / "made" / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(CoreError, match=message):
+        verify_prepared(tmp_path / "made")
+
+
 def test_a_changed_mean_image_is_found(tmp_path: Path) -> None:
     prepare(tree_source(read_tree(tree(tmp_path / "data"))), tmp_path / "made", 24)
     verify_prepared(tmp_path / "made")
