@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -56,6 +57,7 @@ _RAY_ENVIRONMENT = {
 _leaving = threading.Event()
 _keepers: list[subprocess.Popen[bytes]] = []
 
+ADDRESS_SECONDS = 10.0
 OBJECT_STORE_BYTES = 128 * 1024**2
 
 
@@ -72,16 +74,20 @@ class ClusterFacts:
     token_required: bool
 
 
-def prepare_environment(verbose: bool = False, dashboard: bool = True) -> None:
+def prepare_environment(verbose: bool = False, dashboard: bool = True, joins: bool = False) -> None:
     """Sets Ray's switches for this process and its children, before Ray is loaded; what the user has set stays.
 
     Args:
         verbose: Whether Ray may print on the terminal.
         dashboard: Whether somebody may look at Ray's Train page, which an actor of its own keeps up to date.
+        joins: Whether a cluster is joined, which must be there already.
     """
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
+    if joins:
+        # 集群应已在运行：Ray 的二十次重试要一刻钟
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
     if not verbose:
         # raylet 的报告不经 logging，直接打印；尝试失败与重来由我们自己说
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")
@@ -121,6 +127,41 @@ def check_dashboard_host(host: str) -> None:
             f"{os.environ['RAY_AUTH_MODE']} switches Ray's token off; unset it or use 127.0.0.1",
             exit_code=2,
         )
+
+
+def check_address(address: str) -> None:
+    """Refuses an address at which nothing answers: Ray itself would go on trying for a quarter of an hour.
+
+    Args:
+        address: HOST:PORT of a Ray cluster, or `auto` for the one that runs on this machine.
+
+    Raises:
+        LabError: With exit code 2 where it is no address, 3 where nothing answers.
+    """
+    if address == "auto":
+        address = _started_here()
+        if not address:
+            # 没有记下任何集群：Ray 自己会立刻这样说
+            return
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise LabError(f"--address {address}: use HOST:PORT, or auto for the cluster of this machine", exit_code=2)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS).close()
+    except OSError as error:
+        raise LabError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}; start one there with ray start --head, "
+            "or leave --address out",
+            exit_code=3,
+        ) from error
+
+
+def _started_here() -> str:
+    """What `auto` stands for: RAY_ADDRESS, or the cluster that `ray start` noted last; empty where there is none."""
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    with suppress(OSError, UnicodeDecodeError):
+        return os.environ.get("RAY_ADDRESS") or note.read_text().strip()
+    return ""
 
 
 def start(

@@ -309,7 +309,10 @@ def _start_ray(
     plan: Plan, options: argparse.Namespace, console: Console, sweep_left: int
 ) -> tuple[SlotPlan, cluster.ClusterFacts]:
     """Preflight, then Ray: GPUs, slots, disk, shared memory."""
-    cluster.prepare_environment(options.verbose, dashboard=options.address is not None or not options.no_dashboard)
+    joins = options.address is not None
+    cluster.prepare_environment(options.verbose, dashboard=joins or not options.no_dashboard, joins=joins)
+    if joins:
+        cluster.check_address(options.address)
     gpus = preflight.visible_gpus()
     if options.address is None:
         per_worker = preflight.choose_gpus_per_worker(_asked_gpus(options), gpus, "this machine")

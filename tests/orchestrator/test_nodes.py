@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.broker import ATTEMPTS_PER_TRIAL, Broker
+from orchestrator.cluster import check_address
+from orchestrator.errors import LabError
 from orchestrator.nodes import Node, names_in, slots_on, unseen, workers_by_gpu
 
 
@@ -117,3 +120,25 @@ def test_a_trial_that_loses_node_after_node_ends_as_failed() -> None:
         assert final["state"] == "failed"
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("address", ["localhost", "ray://127.0.0.1:10001", "a b:1", "127.0.0.1:99999", "local", ":1"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(LabError, match=r"use HOST:PORT, or auto") as caught:
+        check_address(address)
+    assert caught.value.exit_code == 2
+
+
+def test_an_address_at_which_nothing_answers_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        check_address(address)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    check_address("auto")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+    for given_address in (address, "auto"):
+        with pytest.raises(LabError, match=f"no Ray cluster answers at {address}") as caught:
+            check_address(given_address)
+        assert caught.value.exit_code == 3
