@@ -98,7 +98,7 @@ def test_a_diverged_trial_is_kept_shown_never_best_and_not_run_again(lab: Lab) -
 
 def test_two_studies_over_one_grid_train_each_point_once_and_a_running_point_is_called_so(lab: Lab) -> None:
     grid = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true, steps: 4}"
-    common = ("--seeds", "1", "--epochs", "12", "--no-dashboard", "--slots", "1", "--sweep", "4", "--sampler", "grid")
+    common = ("--seeds", "1", "--epochs", "6", "--no-dashboard", "--slots", "1", "--sweep", "4", "--sampler", "grid")
     where = ("--sweep-over", grid, "--results", str(lab.results))
     both = [lab.start("--study", study, *common, *where) for study in ("lrn", "weight_decay")]
 
