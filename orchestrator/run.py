@@ -353,7 +353,8 @@ class StudyRun:
         from orchestrator.slot import run_trial
 
         tune.Tuner(
-            tune.with_resources(run_trial, {"CPU": 0.001}),
+            # 一个字节：占 CPU 的零头会让整数个 CPU 的节点少一个槽位
+            tune.with_resources(run_trial, {"CPU": 0, "memory": 1}),
             tune_config=tune.TuneConfig(
                 search_alg=limiter,
                 scheduler=scheduler,
@@ -388,6 +389,7 @@ class StudyRun:
             if event["type"] == "ready":
                 self._ready_slots.add(event["slot"])
                 self._slot_nodes[event["slot"], event["rank"]] = event["node"]
+                self._slots.groups[event["slot"]] = event["group"]
             elif event["type"] == "died":
                 self._note_death(event)
             else:

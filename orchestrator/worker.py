@@ -56,7 +56,9 @@ def slot_loop(settings: dict[str, Any]) -> None:
         gpus=settings["gpus"],
     )
     node = ray.get_runtime_context().get_node_id()
-    ray.get(place.broker.slot_event.remote(place.slot, {"type": "ready", "rank": place.rank, "node": node}))
+    group = ray.util.get_current_placement_group()
+    ready = {"type": "ready", "rank": place.rank, "node": node, "group": group.id.hex() if group is not None else None}
+    ray.get(place.broker.slot_event.remote(place.slot, ready))
     trials, first_memory = 0, 0
     while True:
         job = _next_job(place)

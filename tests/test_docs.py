@@ -75,13 +75,17 @@ STAND_IN = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$CALLS"
 case "$(basename "$0") $*" in
     *hostnames*) printf 'first\\nsecond\\n' ;;
+    *"show job"*) echo "   JobState=$STATE Reason=None" ;;
     *orchestrator.ablate*) trap 'exit 130' TERM; for _ in $(seq "$STEPS"); do sleep 0.1; done; exit "$CODE" ;;
-    srun*) sleep 60 ;;
+    srun*--head*) echo $$ > "$CALLS.step"; exec "${@:5}" ;;
+    srun*) exec "${@:5}" ;;
+    *"ray start"*) [ "$RAY" = 0 ] && exec sleep 60; exit "$RAY" ;;
+    *"ray status"*) exit "$RAY" ;;
 esac
 """
 
 
-def slurm(folder: Path, steps: int, code: int) -> subprocess.Popen[bytes]:
+def slurm(folder: Path, **settings: object) -> subprocess.Popen[bytes]:
     """The batch script with stand-ins for Slurm and uv, which write down how they were called."""
     for name in ("scontrol", "srun", "uv"):
         path = folder / name
@@ -91,38 +95,58 @@ def slurm(folder: Path, steps: int, code: int) -> subprocess.Popen[bytes]:
         "PATH": f"{folder}:/usr/local/bin:/usr/bin:/bin",
         "HOME": str(folder),
         "CALLS": str(folder / "calls"),
-        "STEPS": str(steps),
-        "CODE": str(code),
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "nodes",
+        "STEPS": "300",
+        "CODE": "0",
+        "STATE": "RUNNING",
+        "RAY": "0",
+        **{name: str(value) for name, value in settings.items()},
     }
     script = ["bash", str(DOCS / "slurm.sh"), "--study", "lrn"]
     return subprocess.Popen(script, env=environment, cwd=folder, start_new_session=True)
 
 
-@pytest.mark.parametrize(("preempted", "code", "expected", "requeued"), [(True, 0, 130, True), (False, 1, 1, False)])
-def test_the_slurm_script_passes_a_preemption_on_and_goes_back_into_the_queue(
-    tmp_path: Path, preempted: bool, code: int, expected: int, requeued: bool
-) -> None:
-    process = slurm(tmp_path, 300 if preempted else 1, code)
-    calls = tmp_path / "calls"
-    end = time.monotonic() + 30
-    while not (calls.exists() and "orchestrator.ablate" in calls.read_text()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    if preempted:
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
+def ended(process: subprocess.Popen[bytes]) -> int:
     try:
-        assert process.wait(timeout=30) == expected
+        return process.wait(timeout=30)
     finally:
-        # 替身 srun 还在后台睡着；procps 的 kill 会把 -1234 读成 -1，杀掉整台机器，所以不用它
+        # 替身 ray 还在后台睡着；procps 的 kill 会把 -1234 读成 -1，杀掉整台机器，所以不用它
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("told", "state", "code", "expected", "requeued"),
+    [
+        pytest.param("script", "RUNNING", 0, 130, True, id="before the end of the allocation"),
+        pytest.param("step", "RUNNING", 0, 130, True, id="preempted: Slurm tells the steps only"),
+        pytest.param("script", "COMPLETING", 0, 130, False, id="cancelled"),
+        pytest.param("", "RUNNING", 1, 1, False, id="failed"),
+    ],
+)
+def test_the_slurm_script_passes_a_preemption_on_and_goes_back_into_the_queue(
+    tmp_path: Path, told: str, state: str, code: int, expected: int, requeued: bool
+) -> None:
+    process = slurm(tmp_path, STEPS=300 if told else 20, CODE=code, STATE=state)
+    calls, step = tmp_path / "calls", tmp_path / "calls.step"
+    end = time.monotonic() + 30
+    while not (step.exists() and "orchestrator.ablate" in calls.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    if told:
+        time.sleep(0.5)
+        os.kill(process.pid if told == "script" else int(step.read_text()), signal.SIGTERM)
+    assert ended(process) == expected
     said = calls.read_text()
-    assert "--address first:20007" in said
-    assert "ray start --head --node-ip-address=first --port=20007" in said
+    assert "--address first:20021" in said
+    assert "uv run ray start --head --node-ip-address=first --port=20021" in said
     assert "--nodes=1 --ntasks=1 --exclude=first" in said
     assert ("scontrol requeue 7" in said) == requeued
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_slurm_script_ends_when_ray_does_not_start(tmp_path: Path) -> None:
+    assert ended(slurm(tmp_path, RAY=1)) == 3
+    assert "orchestrator.ablate" not in (tmp_path / "calls").read_text()

@@ -170,11 +170,14 @@ def test_a_study_whose_raylet_dies_that_is_stopped_twice_and_killed_loses_nothin
     assert_gone(lab, 30)
 
 
-def test_a_killed_worker_and_a_killed_tune_actor_are_taken_in_stride(lab: Lab, undisturbed: Lab) -> None:
+def test_killed_workers_controllers_and_tune_actors_are_taken_in_stride(lab: Lab, undisturbed: Lab) -> None:
     process = start_and_wait(lab, finished=1)
     kill(lab, lambda title: "ray::ImplicitFunc" in title)
     wait_until(lambda: len(lab.finished()) >= 2, 90, "a trial finished after the Tune actor's death")
     kill(lab, lambda title: "ray::RayTrainWorker" in title)
+    wait_until(lambda: len(lab.finished()) >= 3, 90, "a trial finished after the workers' death")
+    # 资源组若不放掉，两个槽位就再也排不下
+    kill(lab, lambda title: "ray::TrainController" in title)
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert "raylet" not in output + errors
