@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from alexnet_core import AlexNet, network, train, training_recipe
 from alexnet_core.alexnet import initialise
@@ -59,7 +60,7 @@ def test_the_signal_at_the_start_has_the_original_size(caltech: PreparedData, na
 
 
 def test_alexnet_145_learns_photographs_at_full_size(caltech: PreparedData) -> None:
-    """Its own recipe but for the batch: 44 updates of 32 images; the training loss falls, no flat start."""
+    """Its own recipe but for the batch: 22 updates of 32 images; the training loss falls, no flat start."""
     classes = len(caltech.manifest.class_names)
     config = TrainConfig(
         network=network("alexnet-145").model_copy(update={"classes": classes}),
@@ -70,7 +71,7 @@ def test_alexnet_145_learns_photographs_at_full_size(caltech: PreparedData) -> N
             image_size=256,
             digest=caltech.manifest.digest,
             root=str(caltech.folder),
-            train_images=690,
+            train_images=345,
         ),
         seed=0,
     )
@@ -79,9 +80,27 @@ def test_alexnet_145_learns_photographs_at_full_size(caltech: PreparedData) -> N
     assert losses[-1] < losses[0] - 0.2, losses
 
 
+def cifar10(root: Path) -> Path:
+    """The first images of each class: 200 to learn from, 50 to validate and 200 to test, cut from the mosaics."""
+    for source, parts in (
+        ("train", {"train": slice(0, 200), "val": slice(200, 250)}),
+        ("test", {"test": slice(0, 200)}),
+    ):
+        for mosaic in sorted((SHARED / "cifar10" / source).glob("*.webp")):
+            pixels = np.asarray(Image.open(mosaic).convert("RGB"))
+            rows, columns = pixels.shape[0] // 32, pixels.shape[1] // 32
+            tiles = pixels.reshape(rows, 32, columns, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
+            for split, chosen in parts.items():
+                folder = root / split / mosaic.stem
+                folder.mkdir(parents=True)
+                for number, tile in enumerate(tiles[chosen]):
+                    Image.fromarray(tile).save(folder / f"{number:04d}.png")
+    return root
+
+
 def test_the_mini_network_learns_cifar10(tmp_path: Path) -> None:
-    """2,000 photographs of ten kinds, six epochs: the error on 10,000 others falls well below the 90 % of chance."""
-    root = unpacked("cifar10", tmp_path / "tree")
+    """2,000 photographs of ten kinds, six epochs: the error on 2,000 others falls well below the 90 % of chance."""
+    root = cifar10(tmp_path / "tree")
     cache = tmp_path / "cache"
     config = TrainConfig(
         network=network("alexnet-mini"),
@@ -95,12 +114,11 @@ def test_the_mini_network_learns_cifar10(tmp_path: Path) -> None:
             digest=summarise_data("imagefolder", root, cache).digest,
             root=str(root),
             cache=str(cache),
-            train_images=2000,
         ),
         seed=0,
     )
     reports = list(train(config))
     assert reports[-1].train.loss < reports[0].train.loss - 0.3
-    assert reports[-1].validation.top1_error < 0.72
     assert reports[-1].test is not None
-    assert reports[-1].test.count == 10_000 > EVALUATION_BATCH
+    assert reports[-1].test.top1_error < 0.72
+    assert reports[-1].test.count == 2_000 > EVALUATION_BATCH

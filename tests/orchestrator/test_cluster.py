@@ -60,7 +60,7 @@ def attempts(lab: Lab) -> list[int]:
 
 def test_two_slots_on_one_node_of_four_reserve_disjoint_pairs(lab: Lab) -> None:
     with nodes(lab, "[4]") as cluster:
-        process = ablate(lab, cluster.address, "--seeds", "2", "--epochs", "8")
+        process = ablate(lab, cluster.address, "--seeds", "2", "--epochs", "6")
         wait_until(lambda: len(in_the_middle(lab, process)) >= 2, 150, "two slots training at once")
         wait_until(lambda: len(witnessed(lab)) == 2, 10, "the witnesses of two train workers")
         seen = witnessed(lab)
@@ -74,7 +74,7 @@ def test_two_slots_on_one_node_of_four_reserve_disjoint_pairs(lab: Lab) -> None:
 
 def test_the_workers_of_a_slot_may_stand_on_two_nodes(lab: Lab) -> None:
     with nodes(lab, "[2, 2]") as cluster:
-        process = ablate(lab, cluster.address, "--workers", "2", "--seeds", "1", "--epochs", "6")
+        process = ablate(lab, cluster.address, "--workers", "2", "--seeds", "1", "--epochs", "4")
         wait_until(lambda: in_the_middle(lab, process) and len(witnessed(lab)) == 2, 150, "two train workers")
         seen = witnessed(lab)
         raylets = {psutil.Process(worker).ppid() for worker in seen}
