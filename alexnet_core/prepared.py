@@ -173,7 +173,8 @@ def verify_prepared(folder: Path) -> None:
         images, moments = hashlib.sha256(), PixelMoments(data.manifest.image_size)
         for image in data.images[name]:
             images.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
-            moments.add([image] if name == "train" else [])
+            if name == "train":
+                moments.add([image])
         labels = hashlib.sha256(data.labels[name].tobytes())
         for path, found, expected in (
             (folder / f"{name}.npy", images, split.array_sha256),

@@ -395,8 +395,8 @@ def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None =
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
     seeds = tuple(range(number))
-    check_images(study, base, summary.train)
     trials = unfold(study, base, seeds)
+    check_images(study, base, trials, summary.train)
     done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
     plan = Plan(
         study=study,

@@ -391,6 +391,7 @@ class StudyRun:
                 self._slot_nodes[event["slot"], event["rank"]] = event["node"]
                 self._slots.groups[event["slot"]] = event["group"]
             elif event["type"] == "died":
+                self._slots.groups.pop(event["slot"], None)
                 self._note_death(event)
             else:
                 self.recorder.handle(event)

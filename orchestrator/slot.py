@@ -118,6 +118,8 @@ class Slots:
         from orchestrator.deaths import death_notice
         from orchestrator.worker import slot_loop
 
+        # 新的控制器另建资源组；旧的编号只会让人放错
+        self.groups.pop(slot, None)
         plan = self._plan
         on_gpus = plan.gpus_per_worker > 0
         resources: dict[str, float] = {"CPU": plan.threads}

@@ -200,19 +200,20 @@ def _overridden(study: Study, base: TrainConfig, overrides: Mapping[str, JsonVal
     return edited(base, overrides, (), "--set")
 
 
-def check_images(study: Study, base: TrainConfig, train_images: int) -> None:
+def check_images(study: Study, base: TrainConfig, trials: Sequence[PlannedTrial], train_images: int) -> None:
     """Refuses arms that train on more images than there are; where it is so, the mistake knows its place.
 
     Args:
         study: The study.
         base: The configuration its arms start from.
+        trials: As `unfold` gives them: the first are those of every arm with the first seed.
         train_images: How many training images there are.
 
     Raises:
         StudyError: The base or an arm asks for more.
     """
-    for arm in study.arms:
-        wanted = _arm_config(study, base, arm).data.train_images
+    for arm, trial in zip(study.arms, trials, strict=False):
+        wanted = trial.config.data.train_images
         if wanted is None or wanted <= train_images:
             continue
         message = f"data.train_images {wanted} is more than the {train_images} training images there are"
