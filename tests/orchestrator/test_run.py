@@ -15,8 +15,8 @@ from tests.lab import Lab, wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def members(lab: Lab) -> list[dict[str, Any]]:
-    text = (lab.results / "studies" / "lrn" / "members.jsonl").read_text()
+def members(lab: Lab, study: str = "lrn") -> list[dict[str, Any]]:
+    text = (lab.results / "studies" / study / "members.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -103,14 +103,15 @@ def test_two_studies_over_one_grid_train_each_point_once_and_a_running_point_is_
     both = [lab.start("--study", study, *common, *where) for study in ("lrn", "weight_decay")]
 
     def running_point() -> str | None:
-        keys = {row["key"] for row in members(lab) if row["phase"] == "sweep"} if lab.results.is_dir() else set()
+        # 先到扫描的那个研究训练全部的点，另一个只是取用：两份名单都要看
+        started = [path.parent.name for path in lab.results.glob("studies/*/members.jsonl")]
+        keys = {row["key"] for study in started for row in members(lab, study) if row["phase"] == "sweep"}
         return min(keys - lab.finished(), default=None)
 
-    wait_until(
-        lambda: (lab.results / "studies" / "lrn" / "members.jsonl").is_file() and running_point(), 200, "a point"
-    )
-    seen = running_point()
-    code, output, errors = lab.run(seen or "", "--results", str(lab.results), module="orchestrator.status")
+    points: list[str] = []
+    wait_until(lambda: points.extend(filter(None, [running_point()])) or points, 200, "a point")
+    seen = points[0]
+    code, output, errors = lab.run(seen, "--results", str(lab.results), module="orchestrator.status")
     assert code == 0, output + errors
     assert f"trial {seen}: running" in output or f"trial {seen}: finished" in output
     for process in both:
