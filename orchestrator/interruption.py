@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
 # 与 shell 里被 SIGPIPE 结束的命令相同
@@ -22,6 +22,7 @@ EXIT_PIPE_CLOSED = 141
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # 线程池退出时要等完排队的活，上百万张图可能要等几个小时
 PATIENCE_SECONDS = 10
+AGAIN_SECONDS = 0.05
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -46,18 +47,41 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    asked = lost = False
+
+    def interrupt() -> NoReturn:
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.alarm(PATIENCE_SECONDS)
+        raise KeyboardInterrupt
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal asked
         if asked:
             end_at_once()
         asked = True
-        signal.signal(signal.SIGALRM, end_at_once)
-        signal.alarm(PATIENCE_SECONDS)
-        raise KeyboardInterrupt
+        interrupt()
+
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        nonlocal lost
+        if not lost:
+            end_at_once()
+        lost = False
+        interrupt()
+
+    def on_unraisable(unraisable: Any) -> None:
+        nonlocal asked, lost
+        # Ray 启动时 SIGTERM 归它，抛的是 SystemExit
+        ends = issubclass(unraisable.exc_type, (KeyboardInterrupt, SystemExit))
+        if not ends or threading.current_thread() is not threading.main_thread():
+            unraisable_before(unraisable)
+            return
+        # 信号落在 fork 钩子或 __del__ 里，Python 会吞掉异常：稍后再抛一次
+        asked = lost = True
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    unraisable_before, sys.unraisablehook = sys.unraisablehook, on_unraisable
     for number in SIGNALS:
         signal.signal(number, on_signal)
     try:
@@ -65,6 +89,7 @@ def interruptible() -> Iterator[None]:
     finally:
         if asked:
             signal.alarm(0)
+        sys.unraisablehook = unraisable_before
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -121,6 +122,33 @@ def test_while_ray_starts(lab: Lab, which: signal.Signals, reached: Callable[[La
     interrupt(process, which)
     wait_until(lambda: not lab.processes(), 15, "all processes gone")
     assert not list((lab.results / ".ray").glob("*"))
+
+
+FORKS = """
+import os, signal, subprocess, sys, time
+from orchestrator.interruption import stoppable
+
+def command(arguments):
+    if {ray_has_sigterm}:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.{which}))
+    subprocess.run(["true"], preexec_fn=os.setsid)
+    time.sleep(60)
+
+raise SystemExit(stoppable(command)([]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("which", "ray_has_sigterm"), [(signal.SIGINT, False), *((signal.SIGTERM, has) for has in (False, True))]
+)
+def test_while_python_ignores_exceptions(lab: Lab, which: signal.Signals, ray_has_sigterm: bool) -> None:
+    started = time.monotonic()
+    program = FORKS.format(which=which.name, ray_has_sigterm=ray_has_sigterm)
+    process = lab.start_program(program, PYTHONPATH=os.pathsep.join(sys.path))
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")
+    assert time.monotonic() - started < 9, "by an exception, not for want of patience"
 
 
 @pytest.mark.parametrize("which", BOTH)
