@@ -67,9 +67,9 @@ class Evidence:
 
     def complete_seeds(self) -> tuple[int, tuple[int, ...]]:
         """Returns how many seeds from 0 on have ended in all arms (never whichever finished first), and later ones."""
-        ended = {seed: True for _, seed in sorted(self.wanted, key=lambda cell: cell[1])}
-        for (_, seed), what in self.wanted.items():
-            ended[seed] &= what in self.ended
+        seeds = sorted({seed for _, seed in self.wanted})
+        arms = [arm.name for arm in self.study.arms]
+        ended = {seed: all(self.wanted.get((arm, seed)) in self.ended for arm in arms) for seed in seeds}
         complete = list(takewhile(lambda seed: ended[seed], ended))
         return len(complete), tuple(seed for seed in ended if ended[seed] and seed not in complete)
 

@@ -220,9 +220,13 @@ class PlanFile(BaseModel):
     trials: tuple[PlanRow, ...]
 
     @model_validator(mode="after")
-    def _check_baseline(self) -> Self:
+    def _check_arms(self) -> Self:
         if self.baseline not in self.arms:
             raise ValueError(f"baseline {self.baseline!r} is none of the arms")
+        # 少一格就配不成对
+        cells = {(row.arm, row.seed) for row in self.trials if row.phase == "arm"}
+        if cells != {(arm, seed) for arm in self.arms for _, seed in cells}:
+            raise ValueError("not every arm has a trial of every seed")
         return self
 
 

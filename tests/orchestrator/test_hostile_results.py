@@ -149,6 +149,18 @@ def test_a_plan_with_a_field_of_another_type_is_damaged(
     assert "plan.json is missing or damaged" in capsys.readouterr().err
 
 
+def test_a_plan_without_one_of_its_trials_is_damaged(
+    tmp_path: Path, answered: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(answered, results)
+    path = results / "studies" / "lrn" / "plan.json"
+    plan = json.loads(path.read_text())
+    path.write_text(json.dumps({**plan, "trials": plan["trials"][1:]}))
+    assert report.main(["--check", "--study", "lrn", "--results", str(results)]) == 4
+    assert "plan.json is missing or damaged" in capsys.readouterr().err
+
+
 DEEP = "[" * 100_000
 LINES = ("{}", DEEP, '{"seed": ' + "9" * 5000 + "}", "[]", "null", '{"study": 1, "arm": [], "seed": "x"}')
 
