@@ -66,7 +66,7 @@ def test_the_workers_of_a_slot_may_stand_on_two_nodes(lab: Lab) -> None:
 
 def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its_node(lab: Lab) -> None:
     with nodes(lab, "[3, 1, 2]") as cluster:
-        process = ablate(lab, cluster.address, "--seeds", "4", "--epochs", "20")
+        process = ablate(lab, cluster.address, "--seeds", "3", "--epochs", "20")
         wait_until(lambda: len(in_the_middle(lab, process)) == 2, 150, "two slots: none on the node of one GPU")
         cluster.tell("add", 4)
         wait_until(lambda: len(in_the_middle(lab, process)) == 4, 120, "two further slots on the node that joined")
@@ -80,7 +80,7 @@ def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its
     assert "raylet" not in output + errors
     assert "joined; 2 further slots" in output
     assert "left; 1 slots stood on it, their trials go on elsewhere" in output
-    assert attempts(lab) == [1] * 11 + [2], "the trial of the lost node was tried again, and no other"
+    assert attempts(lab) == [1] * 8 + [2], "the trial of the lost node was tried again, and no other"
     # 进程外看到的：两个槽位在同一个节点上各占一对，互不重叠
     assert sorted(map(sorted, by_node.values())) == [["0,1"], ["0,1"], ["0,1", "2,3"]]
     places = {seen for path in lab.results.glob("trials/*/result.json") for seen in [place(path)]}

@@ -18,8 +18,9 @@ from tests.lab import Lab, names, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# 每个 trial 约 2-4 秒：够长，杀得到一半
-STUDY = ("--study", "lrn", "--seeds", "2", "--epochs", "12", "--no-dashboard")
+# 每个 trial 约 2-3 秒：够长，杀得到一半
+EPOCHS = 8
+STUDY = ("--study", "lrn", "--seeds", "2", "--epochs", str(EPOCHS), "--no-dashboard")
 # 一个槽位的 Ray 少用三分之一的 CPU
 ONE_SLOT = ("--slots", "1")
 ERRORS = ["key", "seed", "state", "epochs"] + [
@@ -45,7 +46,7 @@ def assert_same_table(lab: Lab, undisturbed: Lab) -> None:
     assert error_table(lab).equals(error_table(undisturbed))
     for folder in sorted((lab.results / "trials").iterdir()):
         lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-        assert [line["epoch"] for line in lines] == list(range(1, 13)), folder.name
+        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1)), folder.name
         reference = undisturbed.results / "trials" / folder.name / "epochs.jsonl"
         for line, other in zip(lines, map(json.loads, reference.read_text().splitlines()), strict=True):
             assert line["train"] == other["train"]
@@ -204,7 +205,7 @@ def test_a_ray_that_is_too_slow_to_start_is_started_once_more(lab: Lab) -> None:
 
 def test_two_ablates_at_once_train_each_key_once(lab: Lab, undisturbed: Lab) -> None:
     # 一个种子就够：两个进程争的是同样的三个 trial
-    arguments = ("--study", "lrn", "--seeds", "1", "--epochs", "12", "--no-dashboard", *ONE_SLOT)
+    arguments = ("--study", "lrn", "--seeds", "1", "--epochs", str(EPOCHS), "--no-dashboard", *ONE_SLOT)
     first, second = (lab.start(*arguments, "--results", str(lab.results)) for _ in range(2))
     for process in (first, second):
         output, errors = process.communicate(timeout=400)
