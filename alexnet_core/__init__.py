@@ -8,6 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from alexnet_core.interruption import is_starting_a_command, watch_from_the_start
+
+# 在费时的载入之前：Ctrl-C 从这一刻起就只有一行
+if is_starting_a_command():
+    watch_from_the_start()
+
 from alexnet_core.configuration import NUMERICS, TrainConfig
 from alexnet_core.networks import network, training_recipe
 from alexnet_core.specification import NetworkSpec

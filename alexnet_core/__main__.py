@@ -1,7 +1,7 @@
 """The core's own commands: `python -m alexnet_core train|eval|prepare|sanity|kernels|neighbours|onnx`.
 
 Exit codes: 0 done, 1 diverged or a check failed, 2 wrong use or a bad file, 3 a device that is not there,
-130 interrupted.
+130 interrupted (Ctrl-C or SIGTERM), 141 the reader of its output has gone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from alexnet_core import commands, train_command
 from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.command_tools import NoDevice
 from alexnet_core.errors import CoreError
+from alexnet_core.interruption import stoppable
 from alexnet_core.networks import network_names
 from alexnet_core.process import settle_process
 
@@ -22,6 +23,7 @@ MODEL = "folder written by best --export, or by train --out"
 NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = _parser().parse_args(arguments)
@@ -32,9 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except NoDevice as error:
         return _fail(error, 3)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     return code
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from orchestrator.interruption import watch_from_the_start
-
-# python -m orchestrator.x 先载入本文件，这时 argv[0] 还是 -m：Ctrl-C 从这一刻起就只有一行
+# 命令一开始就看着信号；Ray 的小进程不必为此载入核心
 if sys.argv[:1] == ["-m"]:
-    watch_from_the_start()
+    import alexnet_core  # noqa: F401
 
 __all__ = ["load_tables"]
 

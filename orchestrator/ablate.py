@@ -18,6 +18,7 @@ from rich.console import Console
 from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.files import abandoned
+from alexnet_core.interruption import EXIT_INTERRUPTED, interruptible, pipe_closed, say_interrupted
 from orchestrator import cluster, preflight, records
 from orchestrator.best import exported_if_best
 from orchestrator.budget import complete_seeds, missing_said
@@ -28,7 +29,6 @@ from orchestrator.errors import LabError, check_is_folder
 from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
 from orchestrator.evaluations import evaluations_on_record, lost_weights
 from orchestrator.extension import find_extensions
-from orchestrator.interruption import EXIT_INTERRUPTED, interruptible, pipe_closed, say_interrupted
 from orchestrator.notification import Notifier
 from orchestrator.null import null_plan
 from orchestrator.options import AUTO, DEFAULT_DATASET, parser

@@ -17,10 +17,10 @@ from rich.text import Text
 
 from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
+from alexnet_core.interruption import stoppable
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.export import export
-from orchestrator.interruption import stoppable
 from orchestrator.options import natural
 from orchestrator.retention import EXPORT, VERDICT, StoredFile, delete, stored_files, to_delete
 from orchestrator.tables import load_trials, update_tables

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.files import replaced
+from alexnet_core.interruption import stoppable
 from orchestrator import preflight, records
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError, check_is_folder
@@ -31,7 +32,6 @@ from orchestrator.foreign import (
     foreign_looks,
     foreign_members,
 )
-from orchestrator.interruption import stoppable
 from orchestrator.plan import join_looks
 from orchestrator.records import TrialResult, TrialState
 from orchestrator.tables import update_tables

@@ -15,9 +15,9 @@ from pathlib import Path
 import polars as pl
 
 from alexnet_core.command_line import CommandParser, pathname
+from alexnet_core.interruption import stoppable
 from orchestrator.display import make_console, print_error
 from orchestrator.errors import LabError
-from orchestrator.interruption import stoppable
 from orchestrator.tables import Tables, load_tables
 from orchestrator.trackers import TRACKERS, Run
 

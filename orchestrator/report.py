@@ -15,13 +15,13 @@ from rich.console import Console
 
 from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
+from alexnet_core.interruption import stoppable
 from orchestrator.afterwards import chosen_afterwards
 from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
 from orchestrator.display import make_console, print_error, printable
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.foreign import STUDY_FOLDER
-from orchestrator.interruption import stoppable
 from orchestrator.options import DEFAULT_DATASET
 from orchestrator.paper import PAPER, summary_table
 from orchestrator.plan import plan_on_record, read_plan, study_folder

@@ -22,12 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
+from alexnet_core.interruption import SIGNALS
 from orchestrator import cluster
 from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
 from orchestrator.display import Progress
 from orchestrator.errors import LabError
-from orchestrator.interruption import SIGNALS
 from orchestrator.nodes import NodeWatch, alive_nodes, probe, slots_on
 from orchestrator.notification import Notifier
 from orchestrator.plan import Plan

@@ -26,12 +26,12 @@ from rich.text import Text
 
 from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
+from alexnet_core.interruption import stoppable
 from orchestrator import records
 from orchestrator.display import make_console, print_error, printable
 from orchestrator.ended import ended_trials
 from orchestrator.errors import LabError, check_is_folder
 from orchestrator.foreign import KEY
-from orchestrator.interruption import stoppable
 from orchestrator.options import natural
 from orchestrator.paper import STUDIES
 from orchestrator.steering import ask, read_runs

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet_core.command_line import CommandParser
+from alexnet_core.interruption import stoppable
 from search_spaces.study import CommonRecipe, Study, common_recipes
 
 
+@stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     parser = CommandParser(prog="python -m search_spaces", description="Study files and their schema.")

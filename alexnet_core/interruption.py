@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM from the first moment on: one line and exit code 130, never a traceback.
 
 While Python loads our modules nothing has begun, so the process ends at once. In a command both signals raise
-KeyboardInterrupt. While trials run, `StudyRun` notes them instead and stops between two batches.
+KeyboardInterrupt. Where a network is trained they are noted instead, and the training stops between two batches.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # 线程池退出时要等完排队的活，上百万张图可能要等几个小时
 PATIENCE_SECONDS = 10
 AGAIN_SECONDS = 0.05
+PACKAGES = ("alexnet_core", "orchestrator", "search_spaces")
 
 Main = Callable[[Sequence[str] | None], int]
 
@@ -33,6 +34,13 @@ def end_at_once(number: int = 0, frame: FrameType | None = None) -> NoReturn:
     with suppress(OSError):
         os.write(2, b"interrupted\n")
     os._exit(EXIT_INTERRUPTED)
+
+
+def is_starting_a_command() -> bool:
+    """Returns whether `python -m` is loading one of our packages to run it; another program may import them too."""
+    # 软件包载入时 argv[0] 还是 -m，orig_argv 里它之后是命令的名字
+    words = sys.orig_argv
+    return sys.argv[:1] == ["-m"] and "-m" in words and words[words.index("-m") + 1].split(".")[0] in PACKAGES
 
 
 def watch_from_the_start() -> None:

@@ -1,0 +1,59 @@
+"""Signals and closed pipes in the core's commands: one line at most; programs that only import the core keep theirs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PATH = os.pathsep.join(sys.path)
+
+
+def start(*command: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": PATH},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_with_one_line(tmp_path: Path, number: signal.Signals) -> None:
+    with start("alexnet_core", "sanity", "--device", "cpu", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "devices of the two towers: cpu, cpu\n"
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "interrupted\n")
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_is_no_error(tmp_path: Path) -> None:
+    with start("alexnet_core", "sanity", "--device", "cpu", cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+@pytest.mark.parametrize("package", ["alexnet_core", "orchestrator", "search_spaces"])
+def test_a_program_that_imports_us_keeps_its_signals(tmp_path: Path, package: str) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").write_text(f"import {package}\n")
+    (tmp_path / "theirs" / "__main__.py").write_text(
+        "import signal\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGTERM).name)\n"
+    )
+    with start("theirs", cwd=tmp_path) as process:
+        output, errors = process.communicate(timeout=60)
+    assert (output, errors) == ("True SIG_DFL\n", "")
