@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
 # 与 shell 里被 SIGPIPE 结束的命令相同
 EXIT_PIPE_CLOSED = 141
+EXIT_OUTPUT_LOST = 1
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # 线程池退出时要等完排队的活，上百万张图可能要等几个小时
 PATIENCE_SECONDS = 10
@@ -104,15 +106,43 @@ def interruptible() -> Iterator[None]:
 
 def say_interrupted(more: str = "") -> None:
     """Prints the one line of an interrupted command."""
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     print(f"interrupted{more}", file=sys.stderr, flush=True)
 
 
-def pipe_closed() -> int:
-    """Lets standard output go nowhere, since its reader (`head`) has gone; returns the exit code of that."""
+def ensure_output() -> None:
+    """Gives a command that was started without a standard output (`>&-`) one that goes nowhere."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def silence_output() -> None:
+    """Lets standard output go nowhere, since it cannot be written."""
     # 退出时的冲刷也不能再写
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return EXIT_PIPE_CLOSED
+
+
+def code_of_lost_output(error: OSError) -> int:
+    """Returns the exit code of a command whose standard output cannot be written, after one line about it.
+
+    Args:
+        error: What the command ended with. A reader that has gone (`head`) is worth no line.
+
+    Raises:
+        OSError: It is about something else.
+    """
+    if isinstance(error, BrokenPipeError):
+        silence_output()
+        return EXIT_PIPE_CLOSED
+    try:
+        # 异常里没有文件名：写一个空行，就知道写不出去的是不是它
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError as again:
+        silence_output()
+        print(f"error: standard output: {again.strerror}", file=sys.stderr)
+        return EXIT_OUTPUT_LOST
+    raise error
 
 
 def stoppable(main: Main) -> Callable[..., int]:
@@ -120,6 +150,7 @@ def stoppable(main: Main) -> Callable[..., int]:
 
     @wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:
+        ensure_output()
         with interruptible():
             try:
                 code = main(arguments)
@@ -129,7 +160,7 @@ def stoppable(main: Main) -> Callable[..., int]:
             except KeyboardInterrupt:
                 say_interrupted()
                 return EXIT_INTERRUPTED
-            except BrokenPipeError:
-                return pipe_closed()
+            except OSError as error:
+                return code_of_lost_output(error)
 
     return run

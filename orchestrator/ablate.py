@@ -18,7 +18,13 @@ from rich.console import Console
 from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
 from alexnet_core.files import abandoned
-from alexnet_core.interruption import EXIT_INTERRUPTED, interruptible, pipe_closed, say_interrupted
+from alexnet_core.interruption import (
+    EXIT_INTERRUPTED,
+    code_of_lost_output,
+    ensure_output,
+    interruptible,
+    say_interrupted,
+)
 from orchestrator import cluster, preflight, records
 from orchestrator.best import exported_if_best
 from orchestrator.budget import complete_seeds, missing_said
@@ -58,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     options = parser().parse_args(arguments)
     notifier = _notifier(options)
+    ensure_output()
     with interruptible():
         try:
             code, trouble = _answered(options, started, notifier)
@@ -70,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             notifier.send(code)
             if cluster.was_started():
                 _leave(code, options)
+        except OSError as error:
+            code = code_of_lost_output(error)
     return code
 
 
@@ -79,7 +88,7 @@ def _leave(code: int, options: argparse.Namespace) -> None:
 
 def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -> tuple[int, str | None]:
     """Does what the options say; returns the exit code, and what went wrong."""
-    console = make_console()
+    console = make_console(goes_on=not _only_says(options))
     trouble: str | None = None
     try:
         code = _list(console) if options.list else _ablate(options, console, started, notifier)
@@ -93,11 +102,14 @@ def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -
     return code, trouble
 
 
+def _only_says(options: argparse.Namespace) -> bool:
+    return options.list or options.dry_run or options.show is not None
+
+
 def _notifier(options: argparse.Namespace) -> Notifier:
     """Who is told of the end; nobody when the command only says something and stops."""
-    only_says = options.list or options.dry_run or options.show is not None
     facts = {"study": options.study, "dataset": options.dataset, "results": str(options.results.resolve())}
-    return Notifier(None if only_says else options.notify, facts)
+    return Notifier(None if _only_says(options) else options.notify, facts)
 
 
 def _list(console: Console) -> int:
@@ -437,10 +449,7 @@ def _show(plan: Plan, which: str) -> int:
     wanted_arm, wanted_seed = arm or plan.study.baseline, seed or "0"
     for trial in plan.trials:
         if trial.arm == wanted_arm and str(trial.seed) == wanted_seed:
-            try:
-                print(trial.config.model_dump_json(indent=2), flush=True)
-            except BrokenPipeError:
-                return pipe_closed()
+            print(trial.config.model_dump_json(indent=2), flush=True)
             return EXIT_DONE
     arms = ", ".join(arm.name for arm in plan.study.arms)
     raise LabError(f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2)

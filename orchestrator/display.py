@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -14,6 +17,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_core.interruption import silence_output
 from orchestrator.plan import readable_seconds
 
 logger = logging.getLogger(__name__)
@@ -31,19 +35,42 @@ _WIDEST = 10
 PLAIN_WIDTH = 120
 
 
-def make_console() -> Console:
-    """Returns the console of a command; without a terminal its lines may be 120 columns wide."""
-    console = _SafeConsole(highlight=False)
-    return console if console.is_terminal else _SafeConsole(highlight=False, width=PLAIN_WIDTH)
+def make_console(*, goes_on: bool = False) -> Console:
+    """Returns the console of a command; without a terminal its lines may be 120 columns wide.
+
+    Args:
+        goes_on: Whether the command goes on in silence when its output cannot be written any more.
+    """
+    make = _UnheardConsole if goes_on else _SafeConsole
+    console = make(highlight=False)
+    return console if console.is_terminal else make(highlight=False, width=PLAIN_WIDTH)
 
 
 class _SafeConsole(Console):
     """A console on which text out of files (logs, names) cannot steer the terminal."""
 
+    def on_broken_pipe(self) -> None:
+        """Leaves the reader's end to the command, where rich would end the process."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Renders as rich does, its own codes untouched."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class _UnheardConsole(_SafeConsole):
+    """The console of a study, which does not end because its log's disk is full or `tee` has died."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does, until that fails."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            self.quiet = True
+            silence_output()
+            with suppress(OSError):
+                print(f"warning: standard output: {error.strerror}; the study goes on", file=sys.stderr)
 
 
 def printable(text: str) -> str:

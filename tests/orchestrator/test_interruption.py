@@ -162,6 +162,26 @@ def test_while_the_report_is_drawn(lab: Lab, which: signal.Signals) -> None:
     assert lab.ablate("--seeds", "3", "--epochs", "2")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("--seeds", "3", "--epochs", "2"), 0, "warning: standard output: No space left on device; the study goes on"),
+        (("--seeds", "3", "--epochs", "2", "--dry-run"), 1, "error: standard output: No space left on device"),
+        (("--list",), 1, "error: standard output: No space left on device"),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line_and_no_end_of_a_study(
+    lab: Lab, arguments: tuple[str, ...], code: int, line: str
+) -> None:
+    for trial in make_plan(load_study("lrn"), 3, epochs=2).trials:
+        put(lab.results, trial.config, 20 + trial.seed)
+    command = [sys.executable, "-m", "orchestrator.ablate", *arguments, "--results", str(lab.results)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (code, line + "\n")
+    assert (lab.results / "studies" / "lrn" / "report.html").is_file() == (code == 0)
+
+
 def test_after_the_last_trial_with_ray_still_up(lab: Lab) -> None:
     process = lab.start(*STUDY, "--results", str(lab.results))
     wait_until((lab.results / "tables" / "trials.parquet").is_file, 150, "the tables")
