@@ -62,11 +62,13 @@ class _SafeConsole(Console):
 class _UnheardConsole(_SafeConsole):
     """The console of a study, which does not end because its log's disk is full or `tee` has died."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Prints as rich does, until that fails."""
+    def __exit__(self, *exception: Any) -> None:
+        """Writes what was printed as rich does, until that fails."""
         try:
-            super().print(*objects, **options)
+            super().__exit__(*exception)
         except OSError as error:
+            if self.quiet:
+                return
             self.quiet = True
             silence_output()
             with suppress(OSError):

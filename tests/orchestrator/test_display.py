@@ -1,7 +1,10 @@
-"""What a user sees while trials run, where the output is no terminal."""
+"""What a user sees while trials run, where the output is no terminal, and where the terminal goes."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from io import StringIO
 
@@ -29,3 +32,33 @@ def test_the_time_left_counts_from_the_first_training_and_running_trials_half(mo
     # 4 秒里完成了 1 个和半个；剩 9 个，其中一个已过半
     assert lines[0].endswith(f"finished, validation error 1 %, {4 / 1.5 * 8.5:.0f} s left")
     assert lines[1].endswith(f"finished, validation error 1 %, {5 / 2.5 * 7.5:.0f} s left")
+
+
+CLOSED_TERMINAL = """
+import os, pty, time
+from orchestrator.display import Progress, make_console
+ours, theirs = pty.openpty()
+os.dup2(theirs, 1)
+os.close(theirs)
+console = make_console(goes_on=True)
+assert console.is_terminal
+with Progress(console, "title", None) as shown:
+    shown.expect([("arm", 0)], {})
+    os.close(ours)
+    time.sleep(0.6)
+    shown.update("arm", 0, "finished", "1 %")
+console.print("the answer")
+"""
+
+
+def test_a_study_whose_terminal_is_closed_goes_on_in_silence() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_TERMINAL],
+        env={**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    line = "warning: standard output: Input/output error; the study goes on\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", line)
