@@ -108,7 +108,14 @@ def say_interrupted(more: str = "") -> None:
     """Prints the one line of an interrupted command."""
     with suppress(OSError):
         sys.stdout.flush()
-    print(f"interrupted{more}", file=sys.stderr, flush=True)
+    say(f"interrupted{more}")
+
+
+def say(line: str) -> None:
+    """Prints a line about trouble to standard error, if that can still be written."""
+    # 终端关了，标准错误也就没了：不能因为这一行丢下后面的收尾
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def ensure_output() -> None:
@@ -140,7 +147,7 @@ def code_of_lost_output(error: OSError) -> int:
         os.write(sys.stdout.fileno(), b"\n")
     except OSError as again:
         silence_output()
-        print(f"error: standard output: {again.strerror}", file=sys.stderr)
+        say(f"error: standard output: {again.strerror}")
         return EXIT_OUTPUT_LOST
     raise error
 

@@ -341,8 +341,9 @@ def leave(code: int, scratch: Path | None = None) -> NoReturn:
     """
     # 自己动手结束 Ray 时，守望线程不该报警
     _leaving.set()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for output in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            output.flush()
     kill_children()
     if scratch is not None:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -8,7 +8,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -17,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_core.interruption import silence_output
+from alexnet_core.interruption import say, silence_output
 from orchestrator.plan import readable_seconds
 
 logger = logging.getLogger(__name__)
@@ -71,8 +70,7 @@ class _UnheardConsole(_SafeConsole):
                 return
             self.quiet = True
             silence_output()
-            with suppress(OSError):
-                print(f"warning: standard output: {error.strerror}; the study goes on", file=sys.stderr)
+            say(f"warning: standard output: {error.strerror}; the study goes on")
 
 
 def printable(text: str) -> str:
@@ -83,7 +81,7 @@ def printable(text: str) -> str:
 def print_error(error: object) -> None:
     """Prints the one line of an error, after what went to the standard output."""
     sys.stdout.flush()
-    print(f"error: {printable(str(error))}", file=sys.stderr)
+    say(f"error: {printable(str(error))}")
 
 
 _UNPRINTABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
+
+from alexnet_core.interruption import say
 
 SECONDS_ALLOWED = 60.0
 
@@ -48,10 +49,10 @@ class Notifier:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as problem:
-            print(f"warning: --notify: {problem}", file=sys.stderr)
+            say(f"warning: --notify: {problem}")
             return
         if done.returncode != 0:
-            print(f"warning: --notify: the command ended with exit code {done.returncode}", file=sys.stderr)
+            say(f"warning: --notify: the command ended with exit code {done.returncode}")
 
     def stopped_at_budget(self) -> None:
         """Notes that a budget left something out, so that the end is not called done."""

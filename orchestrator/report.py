@@ -15,7 +15,7 @@ from rich.console import Console
 
 from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
-from alexnet_core.interruption import stoppable
+from alexnet_core.interruption import say, stoppable
 from orchestrator.afterwards import chosen_afterwards
 from orchestrator.check import found_differences
 from orchestrator.conclusion import judged_material
@@ -125,7 +125,7 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
             plan, content = plan_on_record(folder)
         except LabError as error:
             # 一份损坏的计划不该挡住其余研究的页面
-            print(f"warning: {printable(str(error))}; left out", file=sys.stderr)
+            say(f"warning: {printable(str(error))}; left out")
             continue
         # 噪声基线是拿基线比它自己，不是谁的主张
         if not content.get("null"):

@@ -10,7 +10,6 @@ import hashlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from alexnet_core.interruption import SIGNALS
+from alexnet_core.interruption import SIGNALS, say
 from orchestrator import cluster
 from orchestrator.budget import Budget
 from orchestrator.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
@@ -140,11 +139,7 @@ class StudyRun:
     def _ray_died(self, what: str) -> None:
         """Called from the watching thread: nothing of Ray can be trusted any more, and records are safe."""
         self.display.__exit__()
-        print(
-            f"error: {what} died; every finished trial is on record, run the same command again to go on",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"error: {what} died; every finished trial is on record, run the same command again to go on")
         self._settings.notifier.send(3, f"{what} died")
         cluster.leave(3, self._scratch)
 
