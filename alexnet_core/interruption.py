@@ -142,6 +142,8 @@ def code_of_lost_output(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):
         silence_output()
         return EXIT_PIPE_CLOSED
+    if error.filename is not None:
+        raise error
     try:
         # 异常里没有文件名：写一个空行，就知道写不出去的是不是它
         os.write(sys.stdout.fileno(), b"\n")
