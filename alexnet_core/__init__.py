@@ -8,24 +8,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alexnet_core.interruption import is_starting_a_command, watch_from_the_start
+from alexnet_core.process.interruption import is_starting_a_command, watch_from_the_start
 
 # 在费时的载入之前：Ctrl-C 从这一刻起就只有一行
 if is_starting_a_command():
     watch_from_the_start()
 
-from alexnet_core.configuration import NUMERICS, TrainConfig
-from alexnet_core.networks import network, training_recipe
-from alexnet_core.specification import NetworkSpec
+from alexnet_core.configuration.named_networks import network, training_recipe
+from alexnet_core.configuration.network_spec import NetworkSpec
+from alexnet_core.configuration.train_config import NUMERICS, TrainConfig
 
 if TYPE_CHECKING:
-    from alexnet_core.alexnet import AlexNet
-    from alexnet_core.datasets import load_dataset
-    from alexnet_core.evaluation import evaluate
-    from alexnet_core.exported import load_model
-    from alexnet_core.layers import local_response_norm
-    from alexnet_core.optimizer import MomentumSGD
-    from alexnet_core.training import train
+    from alexnet_core.data.loading import load_dataset
+    from alexnet_core.model.alexnet import AlexNet
+    from alexnet_core.model.layers import local_response_norm
+    from alexnet_core.trained.loaded_model import load_model
+    from alexnet_core.training.evaluation import evaluate
+    from alexnet_core.training.optimizer import MomentumSGD
+    from alexnet_core.training.train import train
 
 __all__ = [
     "NUMERICS",
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AlexNet": "alexnet",
-    "MomentumSGD": "optimizer",
-    "evaluate": "evaluation",
-    "load_dataset": "datasets",
-    "load_model": "exported",
-    "local_response_norm": "layers",
-    "train": "training",
+    "AlexNet": "model.alexnet",
+    "MomentumSGD": "training.optimizer",
+    "evaluate": "training.evaluation",
+    "load_dataset": "data.loading",
+    "load_model": "trained.loaded_model",
+    "local_response_norm": "model.layers",
+    "train": "training.train",
 }
 
 

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_core import commands, train_command
-from alexnet_core.command_line import CommandParser, pathname
-from alexnet_core.command_tools import NoDevice
+from alexnet_core.commands import evaluate, prepare, train
+from alexnet_core.commands.devices import NoDevice
+from alexnet_core.configuration.named_networks import network_names
 from alexnet_core.errors import CoreError
-from alexnet_core.interruption import stoppable
-from alexnet_core.networks import network_names
-from alexnet_core.process import settle_process
+from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.process.interruption import stoppable
+from alexnet_core.process.memory import settle_process
 
 MODEL = "folder written by best --export, or by train --out"
 NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
@@ -58,9 +58,9 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     _prepare(verbs.add_parser("prepare", help="decode a data set once into memory-mapped arrays"))
     kernels = verbs.add_parser("kernels", help="draw the first layer's kernels (paper figure 3)")
-    _model_to_file(kernels, commands.kernels, Path("kernels.png"))
+    _model_to_file(kernels, evaluate.kernels, Path("kernels.png"))
     onnx = verbs.add_parser("onnx", help="export a trained network to ONNX (dependency group onnx)")
-    _model_to_file(onnx, commands.onnx, Path("model.onnx"))
+    _model_to_file(onnx, evaluate.onnx, Path("model.onnx"))
     return parser
 
 
@@ -80,7 +80,7 @@ def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=pathname, help="folder for config.json, checkpoints and model/; none without it")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     parser.add_argument("--tensorboard", type=pathname, metavar="DIR", help="write TensorBoard logs there")
-    parser.set_defaults(run=train_command.train)
+    parser.set_defaults(run=train.train)
     return parser
 
 
@@ -89,7 +89,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("test", "validation"), help="default: test, where there is one")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="views per image")
     parser.add_argument("--predictions", type=pathname, metavar="FILE.csv", help="write one row per image")
-    parser.set_defaults(run=commands.evaluate)
+    parser.set_defaults(run=evaluate.evaluate)
     return parser
 
 
@@ -98,12 +98,12 @@ def _neighbours(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--images", type=_positive, default=5, help="test images, spread evenly over the set")
     parser.add_argument("--nearest", type=_positive, default=6, help="training images beside each")
     parser.add_argument("--out", type=pathname, default=Path("neighbours.png"))
-    parser.set_defaults(run=commands.neighbours)
+    parser.set_defaults(run=evaluate.neighbours)
     return parser
 
 
 def _sanity(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.set_defaults(run=commands.sanity)
+    parser.set_defaults(run=evaluate.sanity)
     return parser
 
 
@@ -119,7 +119,7 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_positive, help="threads that decode; default: one per core")
     parser.add_argument("--download", action="store_true", help="get CIFAR-10 into SOURCE first (needs torchvision)")
     parser.add_argument("--verify", action="store_true", help="check DESTINATION against the hashes of its manifest")
-    parser.set_defaults(run=commands.prepare)
+    parser.set_defaults(run=prepare.prepare)
 
 
 def _model_to_file(parser: argparse.ArgumentParser, run: object, default: Path) -> None:

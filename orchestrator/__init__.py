@@ -15,7 +15,7 @@ __all__ = ["load_tables"]
 def __getattr__(name: str) -> Any:
     """Loads `load_tables`, the three Polars frames of a results folder, on first use (PEP 562)."""
     if name == "load_tables":
-        from orchestrator.tables import load_tables
+        from orchestrator.tables.tables import load_tables
 
         return load_tables
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

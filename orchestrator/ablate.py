@@ -15,44 +15,56 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.datasets import DataSummary, summarise_data
 from alexnet_core.errors import CoreError
-from alexnet_core.files import abandoned
-from alexnet_core.interruption import (
+from alexnet_core.process.files import abandoned
+from alexnet_core.process.interruption import (
     EXIT_INTERRUPTED,
     code_of_lost_output,
     ensure_output,
     interruptible,
     say_interrupted,
 )
-from orchestrator import cluster, preflight, records
-from orchestrator.best import exported_if_best
-from orchestrator.budget import complete_seeds, missing_said
-from orchestrator.conclusion import conclude, resolution_outlook
-from orchestrator.display import make_console, print_error
-from orchestrator.ended import done_states
-from orchestrator.errors import LabError, check_is_folder
-from orchestrator.estimate import configs_to_train, cost_line, estimate, measured_epochs, time_said
-from orchestrator.evaluations import evaluations_on_record, lost_weights
-from orchestrator.extension import find_extensions
-from orchestrator.notification import Notifier
-from orchestrator.null import null_plan
-from orchestrator.options import AUTO, DEFAULT_DATASET, parser
-from orchestrator.paper import PAPER, combined_plan, refreshed, summary_table, write_studies
-from orchestrator.plan import Plan, arm_lines, check_rule, plan_line, readable_seconds, study_folder, write_plan
-from orchestrator.records import TrialState
-from orchestrator.reporting.claims import write_claims
-from orchestrator.retention import keep_weights_of, tidy_ended
-from orchestrator.retuning import retune_of, retuning_configs, retuning_left, retuning_line, with_retuning
-from orchestrator.sequential_phase import planned_seeds, without_closed
-from orchestrator.session import likely_place, prepare_images, run_missing
-from orchestrator.sweep import OPTUNA_VIEW, TUNING_SEED, Search, points_left
-from orchestrator.sweep_phase import chosen_missing, chosen_states, confirmation_left, history_of, search_of, with_sweep
-from orchestrator.tables import load_trials
-from orchestrator.upgrades import upgrade_results
+from orchestrator.choices import AUTO, DEFAULT_DATASET
+from orchestrator.command import check_is_folder, make_console, print_error
+from orchestrator.errors import LabError
+from orchestrator.judging.looks import without_closed
+from orchestrator.judging.outlook import resolution_outlook
+from orchestrator.planning.estimate import configs_to_train, estimate, measured_epochs
+from orchestrator.planning.plan import Plan, refreshed
+from orchestrator.planning.plan_file import check_rule, write_plan, write_studies
+from orchestrator.planning.retuning import retuning_configs, retuning_left, with_retuning
+from orchestrator.planning.summary import (
+    arm_lines,
+    complete_seeds,
+    cost_line,
+    large_batches,
+    missing_said,
+    plan_line,
+    readable_seconds,
+    retuning_line,
+    time_said,
+)
+from orchestrator.planning.unfolding import data_source, plan_study
+from orchestrator.planning.variants import PAPER, combined_plan, null_plan
+from orchestrator.records import trial_record
+from orchestrator.records.evaluations import evaluations_on_record
+from orchestrator.records.layout import study_folder
+from orchestrator.records.retention import keep_weights_of, tidy_ended
+from orchestrator.records.trial_record import TrialState
+from orchestrator.records.upgrades import upgrade_results
+from orchestrator.reporting.claims import summary_table, write_claims
+from orchestrator.reporting.conclude import conclude
+from orchestrator.request import parser
+from orchestrator.running.cluster import lifecycle, preflight
+from orchestrator.running.notification import Notifier
+from orchestrator.running.placement import likely_place
+from orchestrator.running.session import prepare_images, run_missing
+from orchestrator.sweeps.planned_sweep import chosen_missing, chosen_states, confirmation_left, history_of, search_of
+from orchestrator.sweeps.search import OPTUNA_VIEW, Search, points_left
+from orchestrator.tables.ranking import exported_if_best
+from orchestrator.tables.tables import done_states, load_trials
 from search_spaces.errors import StudyError
-from search_spaces.study import Recipe, Study, load_study, study_names
-from search_spaces.trial import base_config, check_images, parse_override, unfold
+from search_spaces.study import load_study, study_names
 from search_spaces.yaml_file import placed
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE = 0, 1, 2
@@ -69,13 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code, trouble = _answered(options, started, notifier)
             notifier.send(code, trouble)
-            if cluster.is_up():
+            if lifecycle.is_up():
                 _leave(code, options)
         except KeyboardInterrupt:
             say_interrupted("; finished trials are on record, go on with the same command")
             code = EXIT_INTERRUPTED
             notifier.send(code)
-            if cluster.was_started():
+            if lifecycle.was_started():
                 _leave(code, options)
         except OSError as error:
             code = code_of_lost_output(error)
@@ -83,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(code: int, options: argparse.Namespace) -> None:
-    cluster.leave(code, options.results.resolve() / ".ray" / cluster.scratch_name())
+    lifecycle.leave(code, options.results.resolve() / ".ray" / lifecycle.scratch_name())
 
 
 def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -> tuple[int, str | None]:
@@ -154,7 +166,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
     if plan.retune is not None:
         tuning_cost = estimate(retuning_configs(plan), measured, place)
         _say(console, f"{retuning_line(plan)}, time {time_said(tuning_cost)}")
-    _say(console, *_large_batches(plan))
+    _say(console, *large_batches(plan))
     if options.confirm:
         most = "at most " if sweep_left and confirm_left else ""
         _say(console, f"confirmation on fresh seeds: {most}{confirm_left} trials to train")
@@ -187,7 +199,7 @@ def _ablate(options: argparse.Namespace, console: Console, started: float, notif
                 EXIT_SOME_FAILED if _failed(plan, states, chosen_states(plan, search, folder, options)) else EXIT_DONE
             )
     else:
-        records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
+        trial_record.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
     tidy_ended(options.results, states)
     _keep_best(plan, states, options)
     judged = conclude(plan, options.results, folder, content, console)
@@ -212,20 +224,9 @@ def _keep_best(plan: Plan, states: Mapping[str, TrialState], options: argparse.N
     keep_weights_of(options.results, kept, {trial.key for trial in plan.trials})
 
 
-def _large_batches(plan: Plan) -> list[str]:
-    """Says of which arms a batch holds more than the training set: they make one update an epoch."""
-    said = []
-    for trial in plan.trials[: len(plan.study.arms)]:
-        images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
-        batch = trial.config.training.batch_size
-        if batch > images:
-            said.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
-    return said
-
-
 def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace) -> Path:
     # Optuna 要一秒多：没有训练过就只在被要求时加载
-    from orchestrator.optuna_view import write_view
+    from orchestrator.sweeps.optuna_view import write_view
 
     return write_view(folder, options.results, plan, search, history_of(plan, search, folder, options))
 
@@ -234,7 +235,7 @@ def _own_plan(options: argparse.Namespace) -> Plan:
     """The plan of one study; a mistake of its arms is placed in its file, where it has one."""
     study = load_study(options.study)
     try:
-        plan = _plan(study, options)
+        plan = plan_study(study, options)
         if study.sweep is not None and Path(options.study).is_file():
             # 自己的文件里，扫描的字段也要现在就查，不等到真要扫描时
             search_of(replace(plan, sweep_points=1), study.name, options)
@@ -256,8 +257,10 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
     for study in studies:
         if options.dataset in study.recipes:
             # 同样的数据只清点、只算一次哈希
-            known = next((plan.summary for plan in plans if plan.recipe.data.source == _source(study, options)), None)
-            plans.append(_plan(study, options, known))
+            known = next(
+                (plan.summary for plan in plans if plan.recipe.data.source == data_source(study, options)), None
+            )
+            plans.append(plan_study(study, options, known))
     if not plans:
         raise LabError(f"no study is asked on {options.dataset!r}", exit_code=2)
     folders = [study_folder(options.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
@@ -307,7 +310,7 @@ def _ablate_paper(options: argparse.Namespace, console: Console, started: float,
             plan = with_retuning(planned, options.results, options.retry_failed)
             content = write_plan(folder, plan, sys.argv, written)
             tuned |= done_states(options.results, [trial.key for trial in plan.further])
-        records.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
+        trial_record.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
         answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
     _keep_best(whole, states, options)
     notifier.add(
@@ -378,70 +381,6 @@ def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path, chos
     """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
     now = replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
     return EXIT_SOME_FAILED if _failed(plan, states, chosen) or now.to_evaluate else EXIT_DONE
-
-
-def _source(study: Study, options: argparse.Namespace) -> str:
-    return study.recipes[options.dataset].data.source
-
-
-def _plan(study: Study, options: argparse.Namespace, known: DataSummary | None = None) -> Plan:
-    """Validates everything the user gave and unfolds the study; `known` is what is in its data, if that is known."""
-    recipe = _recipe(study, options.dataset)
-    study = with_sweep(study.on(options.dataset), options)
-    number, max_seeds = planned_seeds(study, recipe, options)
-    root = options.data_root.resolve() if options.data_root is not None else None
-    if root is not None and recipe.data.source == "digits":
-        raise LabError("--data-root: the digits come with scikit-learn; leave it out, or name a --dataset", exit_code=2)
-    cache = (options.results / "cache").resolve()
-    summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
-    base = base_config(
-        study,
-        options.dataset,
-        summary=summary,
-        data_root=str(root) if root is not None else None,
-        cache=str(cache),
-        network_name=options.network,
-        epochs=options.epochs,
-        overrides=dict(parse_override(text) for text in options.set),
-    )
-    if number > TUNING_SEED:
-        raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
-    seeds = tuple(range(number))
-    trials = unfold(study, base, seeds)
-    check_images(study, base, trials, summary.train)
-    done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
-    plan = Plan(
-        study=study,
-        dataset=options.dataset,
-        recipe=recipe,
-        summary=summary,
-        base=base,
-        trials=trials,
-        seeds=seeds,
-        sweep_points=options.sweep,
-        done=done,
-        evaluated=evaluations_on_record(options.results, trials),
-        lost_weights=lost_weights(options.results, trials),
-        retune=retune_of(study, base, options.retune, options.tuning_trials),
-        max_seeds=max_seeds,
-    )
-    plan = replace(plan, extensions=find_extensions(options.results, plan.missing))
-    return with_retuning(plan, options.results, options.retry_failed)
-
-
-def _recipe(study: Study, dataset: str) -> Recipe:
-    if dataset in study.not_asked:
-        raise LabError(
-            f"study {study.name} is not asked on {dataset}: {study.not_asked[dataset]}; "
-            f"choose --dataset {' or '.join(study.recipes)}",
-            exit_code=2,
-        )
-    if dataset not in study.recipes:
-        raise LabError(
-            f"study {study.name} has no recipe for data set {dataset!r}; it has: {', '.join(study.recipes)}",
-            exit_code=2,
-        )
-    return study.recipes[dataset]
 
 
 def _show(plan: Plan, which: str) -> int:

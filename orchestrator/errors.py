@@ -1,6 +1,6 @@
 """The one exception of this room, and the one check that all commands share."""
 
-from pathlib import Path
+from __future__ import annotations
 
 
 class LabError(Exception):
@@ -14,18 +14,3 @@ class LabError(Exception):
         """Keeps the line and the code."""
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def check_is_folder(results: Path) -> None:
-    """Refuses a results folder that is a file, would lie in one, or cannot be looked at.
-
-    Raises:
-        LabError: With exit code 3.
-    """
-    try:
-        there = next((path for path in (results, *results.resolve().parents) if path.exists()), None)
-    except OSError as error:
-        reason = f"results folder {results}: {error.strerror}; choose another with --results"
-        raise LabError(reason, exit_code=3) from error
-    if there is not None and not there.is_dir():
-        raise LabError(f"results folder {results}: {there} is a file; choose another with --results", exit_code=3)

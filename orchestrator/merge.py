@@ -15,14 +15,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.command_line import CommandParser, pathname
-from alexnet_core.files import replaced
-from alexnet_core.interruption import stoppable
-from orchestrator import preflight, records
-from orchestrator.display import make_console, print_error
-from orchestrator.errors import LabError, check_is_folder
-from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
-from orchestrator.foreign import (
+from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.process.files import replaced
+from alexnet_core.process.interruption import stoppable
+from orchestrator.command import check_is_folder, make_console, print_error
+from orchestrator.errors import LabError
+from orchestrator.planning.plan_file import join_looks
+from orchestrator.records import files, layout, trial_record
+from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation
+from orchestrator.records.files import TrialLocks
+from orchestrator.records.trial_record import TrialResult, TrialState
+from orchestrator.records.untrusted import (
     TEXTS,
     ForeignTrial,
     Refused,
@@ -32,10 +35,8 @@ from orchestrator.foreign import (
     foreign_looks,
     foreign_members,
 )
-from orchestrator.plan import join_looks
-from orchestrator.records import TrialResult, TrialState
-from orchestrator.tables import update_tables
-from orchestrator.trial_locks import TrialLocks
+from orchestrator.running.cluster import preflight
+from orchestrator.tables.tables import update_tables
 
 EXIT_DONE, EXIT_SOME_REFUSED = 0, 1
 COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
@@ -69,7 +70,7 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     troubles: list[str] = []
     sorted_out = list(_sorted_out(other, results, counts, troubles))
     recorded = {
-        trial.key for trial in sorted_out if (records.trial_folder(results, trial.key) / "result.json").is_file()
+        trial.key for trial in sorted_out if (layout.trial_folder(results, trial.key) / "result.json").is_file()
     }
     fresh = [trial for trial in sorted_out if trial.key not in recorded]
     known = [trial for trial in sorted_out if trial.key in recorded]
@@ -116,7 +117,7 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
         if state is TrialState.FAILED or (state is TrialState.STOPPED and trial.key not in swept):
             counts["no_answer"] += 1
             continue
-        own = records.read_result(records.trial_folder(results, trial.key))
+        own = trial_record.read_result(layout.trial_folder(results, trial.key))
         if own is None:
             yield trial
         elif differing := _differences(own, trial.result):
@@ -129,7 +130,7 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
 
 def _lacking(results: Path, trial: ForeignTrial) -> list[Evaluation]:
     """The evaluations of a trial that are on record only there."""
-    folder = records.trial_folder(results, trial.key)
+    folder = layout.trial_folder(results, trial.key)
     return [one for one in trial.evaluations if read_evaluation(folder, one.views) is None]
 
 
@@ -152,22 +153,22 @@ def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
         if not locks.try_lock(trial.key):
             troubles.append(f"left out {trial.key}: it is being trained here right now")
             return False
-        folder = records.trial_folder(results, trial.key)
+        folder = layout.trial_folder(results, trial.key)
         # 拿到锁后再查一次：别的进程可能刚好写完
-        if records.read_result(folder) is not None:
+        if trial_record.read_result(folder) is not None:
             troubles.append(f"left out {trial.key}: it has come on record here meanwhile; the own record stays")
             return False
         for name in TEXTS:
             source = trial.folder / name
             if source.is_file():
-                records.write_atomically(folder / name, source.read_bytes())
+                files.write_atomically(folder / name, source.read_bytes())
         if trial.weights is not None and trial.result.weights is not None:
             _copy(trial.weights, folder / trial.result.weights)
         for evaluation in trial.evaluations:
             write_evaluation(folder, evaluation)
         # 结果最后写，且只写验证过的内容
-        records.write_result(folder, trial.result)
-        records.tidy(folder)
+        trial_record.write_result(folder, trial.result)
+        trial_record.tidy(folder)
         return True
 
 
@@ -178,7 +179,7 @@ def _evaluated(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
             troubles.append(f"left out the evaluation of {trial.key}: it is being trained here right now")
             return False
         for evaluation in _lacking(results, trial):
-            write_evaluation(records.trial_folder(results, trial.key), evaluation)
+            write_evaluation(layout.trial_folder(results, trial.key), evaluation)
         return True
 
 
@@ -195,18 +196,18 @@ def _copy(source: Path, target: Path) -> None:
 
 def _join(other: Path, results: Path) -> None:
     """Adds the memberships of trials that are on record here now."""
-    known = {_identity(row) for row in records.read_members(results)}
-    recorded = set(records.recorded_keys(results))
+    known = {_identity(row) for row in trial_record.read_members(results)}
+    recorded = set(trial_record.recorded_keys(results))
     for study, row in foreign_members(other):
         is_new = row["key"] in recorded and _identity(row) not in known
-        if is_new and describes(row, records.trial_folder(results, row["key"])):
+        if is_new and describes(row, layout.trial_folder(results, row["key"])):
             known.add(_identity(row))
-            records.append_members(results, study, [row])
+            trial_record.append_members(results, study, [row])
 
 
 def _join_looks(other: Path, results: Path) -> None:
     """Adds the looks of the other machine at trials that are on record here now: they have spent of the level."""
-    recorded = set(records.recorded_keys(results))
+    recorded = set(trial_record.recorded_keys(results))
     for study, looks in foreign_looks(other):
         seen = [look for look in looks if look.seeds and look.question.baseline[0] in recorded]
         if seen:

@@ -9,28 +9,17 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
-from alexnet_core.command_line import CommandParser, pathname
-from alexnet_core.interruption import stoppable
-from orchestrator.display import make_console, print_error
+from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.process.interruption import stoppable
+from orchestrator.command import make_console, print_error
 from orchestrator.errors import LabError
-from orchestrator.tables import Tables, load_tables
-from orchestrator.trackers import TRACKERS, Run
+from orchestrator.tables.tables import load_tables
+from orchestrator.tables.trackers import TRACKERS, runs
 
 EXIT_NOTHING = 4
-PARAMETERS = ("network.", "training.", "data.")
-OUTCOMES = (
-    "validation_top1_error",
-    "validation_top5_error",
-    "test_top1_error",
-    "test_top5_error",
-    "seconds",
-    "images_per_second",
-)
 
 
 @stoppable
@@ -76,44 +65,6 @@ def _publish(options: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
-
-
-def runs(tables: Tables, study: str | None) -> Iterator[Run]:
-    """Yields the ended trials as runs, in the order of their keys.
-
-    Args:
-        tables: The tables.
-        study: Only trials of this study.
-    """
-    members = tables.members if study is None else tables.members.filter(pl.col("study") == study)
-    names: dict[str, list[str]] = {}
-    for row in members.iter_rows(named=True):
-        names.setdefault(row["key"], []).append(f"{row['study']}/{row['arm']}")
-    trials = tables.trials if study is None else tables.trials.filter(pl.col("key").is_in(list(names)))
-    epochs = tables.epochs.partition_by("key", as_dict=True)
-    for row in trials.iter_rows(named=True):
-        own = epochs.get((row["key"],))
-        yield Run(
-            key=row["key"],
-            configuration=row["configuration"],
-            arms=tuple(sorted(set(names.get(row["key"], ())))),
-            seed=row["seed"],
-            state=row["state"],
-            parameters={
-                name: value for name, value in row.items() if name.startswith(PARAMETERS) and value is not None
-            },
-            epochs=() if own is None else tuple(_scalars(epoch) for epoch in own.iter_rows(named=True)),
-            outcome={name: float(row[name]) for name in OUTCOMES if row[name] is not None},
-        )
-
-
-def _scalars(epoch: dict[str, float]) -> tuple[int, dict[str, float]]:
-    """(number, scalars) of an epoch: `train_loss` becomes `train/loss`."""
-    names = [name for name in epoch if name not in ("key", "epoch")]
-    scalars = {
-        name.replace("_", "/", 1) if name.startswith(("train_", "validation_")) else name: name for name in names
-    }
-    return int(epoch["epoch"]), {shown: float(epoch[name]) for shown, name in scalars.items()}
 
 
 if __name__ == "__main__":

@@ -13,23 +13,22 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
-from alexnet_core.interruption import say, stoppable
-from orchestrator.afterwards import chosen_afterwards
-from orchestrator.check import found_differences
-from orchestrator.conclusion import judged_material
-from orchestrator.display import make_console, print_error, printable
-from orchestrator.errors import LabError, check_is_folder
-from orchestrator.foreign import STUDY_FOLDER
-from orchestrator.options import DEFAULT_DATASET
-from orchestrator.paper import PAPER, summary_table
-from orchestrator.plan import plan_on_record, read_plan, study_folder
-from orchestrator.reporting.claims import write_claims
+from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.process.interruption import say, stoppable
+from orchestrator.choices import DEFAULT_DATASET
+from orchestrator.command import check_is_folder, make_console, print_error, printable
+from orchestrator.errors import LabError
+from orchestrator.planning.plan_file import plan_on_record, read_plan
+from orchestrator.planning.variants import PAPER, chosen_afterwards
+from orchestrator.records.layout import STUDY_FOLDER, study_folder
+from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.claims import summary_table, write_claims
+from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import answer_table
-from orchestrator.tables import load_trials
+from orchestrator.tables.tables import load_trials
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study, study_names
 

@@ -24,22 +24,20 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_core.command_line import CommandParser, pathname
 from alexnet_core.errors import CoreError
-from alexnet_core.interruption import stoppable
-from orchestrator import records
-from orchestrator.display import make_console, print_error, printable
-from orchestrator.ended import ended_trials
-from orchestrator.errors import LabError, check_is_folder
-from orchestrator.foreign import KEY
-from orchestrator.options import natural
-from orchestrator.paper import STUDIES
-from orchestrator.steering import ask, read_runs
-from orchestrator.trial_locks import TrialLocks
+from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.process.interruption import stoppable
+from orchestrator.command import check_is_folder, make_console, natural, print_error, printable
+from orchestrator.errors import LabError
+from orchestrator.planning.plan_file import STUDIES
+from orchestrator.records import layout, trial_record
+from orchestrator.records.files import TrialLocks
+from orchestrator.records.layout import KEY
+from orchestrator.running.steering import ask, read_runs
+from orchestrator.tables.tables import ended_trials
 from search_spaces.trial import KEY_LENGTH
 
 logger = logging.getLogger(__name__)
-
 EPOCHS_SHOWN, LOG_LINES_SHOWN = 5, 40
 FOLLOW_SECONDS = 2.0
 SHOWN = ("plan.json", STUDIES)
@@ -169,16 +167,13 @@ def _plain(view: Group) -> str:
 def _resolve(results: Path, what: str, studies: Sequence[str]) -> str:
     matches = []
     if re.fullmatch(rf"[0-9a-f]{{1,{KEY_LENGTH}}}", what):
-        matches = [key for key in records.recorded_keys(results) if key.startswith(what)]
+        matches = [key for key in trial_record.recorded_keys(results) if key.startswith(what)]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise LabError(f"{what} begins {len(matches)} trial keys; give more digits", exit_code=2)
     known = ", ".join(studies) or "none"
     raise LabError(f"{what!r} is neither a study nor a trial in {results}; studies: {known}", exit_code=2)
-
-
-# ---- a study ----------------------------------------------------------------------------------------------
 
 
 def study_states(
@@ -194,7 +189,7 @@ def study_states(
     states = {key: state for key, (state, _) in ended.items()}
     locks = _open_locks(results)
     for key in {row["key"] for row in trials} - ended.keys():
-        if not records.trial_folder(results, key).is_dir():
+        if not layout.trial_folder(results, key).is_dir():
             states[key] = "waiting"
         else:
             states[key] = "running" if locks is not None and locks.is_locked(key) else "interrupted"
@@ -255,7 +250,7 @@ def _study_view(results: Path, name: str) -> Group:
     parts.append(_study_table(results, plan, states, ended))
     if further:
         parts.append(_line(f"re-tuning: {len(ended_trials(results, further))} of {len(further)} trials ended"))
-    sweep = [row for row in records.read_members(results, name) if row["phase"] == "sweep"]
+    sweep = [row for row in trial_record.read_members(results, name) if row["phase"] == "sweep"]
     if sweep:
         points = ended_trials(results, [row["key"] for row in sweep])
         parts.append(_line(f"sweep: {len(points)} of {len(sweep)} asked points ended"))
@@ -324,7 +319,7 @@ def _cell(
     state, error = ended.get(key, (states[key], None))
     if state == "finished" and error is not None:
         return Text(f"{100 * error:.1f} %")
-    epochs = records.read_epochs(records.trial_folder(results, key)) if state in ("running", "interrupted") else []
+    epochs = trial_record.read_epochs(layout.trial_folder(results, key)) if state in ("running", "interrupted") else []
     if not epochs:
         return Text(state)
     return Text(f"{100 * epochs[-1].validation.top1_error:.1f} % @{epochs[-1].epoch}")
@@ -340,25 +335,22 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     return content
 
 
-# ---- a trial ----------------------------------------------------------------------------------------------
-
-
 def _show_trial(results: Path, key: str, console: Console) -> None:
-    folder = records.trial_folder(results, key)
-    config, result = records.read_config(folder), records.read_result(folder)
+    folder = layout.trial_folder(results, key)
+    config, result = trial_record.read_config(folder), trial_record.read_result(folder)
     states = study_states(results, [{"key": key}], ended_trials(results, [key]))
     console.print(Text(f"trial {key}: {states[key]}", style="bold"))
     if result is not None and result.message:
         console.print(result.message, markup=False, soft_wrap=True)
     names = sorted(
         f"{row['study']}/{row['arm']} seed {row['seed']} ({row['phase']})"
-        for row in records.read_members(results)
+        for row in trial_record.read_members(results)
         if row["key"] == key
     )
     if names:
         console.print(f"member of {', '.join(names)}", markup=False, soft_wrap=True)
     console.print(config.model_dump_json(indent=1), markup=False, soft_wrap=True)
-    epochs = records.read_epochs(folder)
+    epochs = trial_record.read_epochs(folder)
     table = Table(title=f"last of {len(epochs)} epochs", title_justify="left")
     for heading in ("epoch", "learning rate", "train loss", "train %", "validation %", "images/s"):
         table.add_column(heading, justify="right")

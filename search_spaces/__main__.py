@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from alexnet_core.command_line import CommandParser
-from alexnet_core.interruption import stoppable
+from alexnet_core.process.command_line import CommandParser
+from alexnet_core.process.interruption import stoppable
 from search_spaces.study import CommonRecipe, Study, common_recipes
 
 

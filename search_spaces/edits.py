@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.configuration.train_config import TrainConfig
 from search_spaces.errors import StudyError
 from search_spaces.study import Arm
 from search_spaces.yaml_file import explain

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alexnet_core.specification import Frozen
+from alexnet_core.configuration.frozen import Frozen
 from search_spaces.errors import StudyError
 
 FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]

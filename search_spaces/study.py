@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from alexnet_core.configuration import TrainingSpec
-from alexnet_core.networks import network_names
-from alexnet_core.specification import Frozen
+from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.named_networks import network_names
+from alexnet_core.configuration.train_config import TrainingSpec
 from search_spaces.errors import StudyError
 from search_spaces.space import FieldPath, Sweep
 from search_spaces.yaml_file import load_model, placed

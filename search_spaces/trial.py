@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from alexnet_core.configuration import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
-from alexnet_core.datasets import DataSummary
-from alexnet_core.networks import network, prepared_size
+from alexnet_core.configuration.named_networks import network, prepared_size
+from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
+from alexnet_core.data.dataset import DataSummary
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
 from search_spaces.study import Arm, Study

@@ -28,25 +28,25 @@ import alexnet_core.training
 import orchestrator.ablate
 import orchestrator.best
 import orchestrator.merge
-import orchestrator.recorder
-from alexnet_core.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
-from alexnet_core.configuration import TrainConfig
-from alexnet_core.datasets import summarise_data
-from alexnet_core.draws import permutation
-from alexnet_core.metrics import EpochReport, SplitMetrics
-from orchestrator.display import Progress
+import orchestrator.running.recorder
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.loading import summarise_data
+from alexnet_core.model.draws import permutation
+from alexnet_core.training.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
 from orchestrator.errors import LabError
-from orchestrator.figures import gallery
-from orchestrator.figures.style import Picture
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
+from orchestrator.records.files import TrialLocks
+from orchestrator.records.upgrades import upgrade_results
+from orchestrator.reporting import files
+from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
-from orchestrator.session import Ran
-from orchestrator.trial_locks import TrialLocks
-from orchestrator.upgrades import upgrade_results
-from orchestrator.worker import Place, trial_end
+from orchestrator.running.progress import Progress
+from orchestrator.running.session import Ran
+from orchestrator.running.slots.worker import Place, trial_end
 from search_spaces.trial import trial_key
 from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Operation, Outcome, run, unavailable
-from tests.orchestrator.test_upgrades import GOLDEN, UPGRADE, older
+from tests.orchestrator.records.test_upgrades import GOLDEN, UPGRADE, older
 
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2")
 # 时间、次数（也在权重的文件名里）与文件时间戳本来就不同
@@ -124,7 +124,7 @@ def run_without_ray(plan: Plan, *more: Any) -> Ran:
     folder = next(argument for argument in more if isinstance(argument, Path))
     options = next(argument for argument in more if isinstance(argument, argparse.Namespace))
     console = next(argument for argument in more if isinstance(argument, Console))
-    settings = orchestrator.recorder.RecordSettings(
+    settings = orchestrator.running.recorder.RecordSettings(
         results=options.results,
         folder=folder,
         retry_failed=options.retry_failed,
@@ -133,7 +133,7 @@ def run_without_ray(plan: Plan, *more: Any) -> Ran:
     )
     place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
     with TrialLocks(options.results) as locks:
-        recorder = orchestrator.recorder.Recorder(plan, settings, Progress(console, "", None))
+        recorder = orchestrator.running.recorder.Recorder(plan, settings, Progress(console, "", None))
         recorder.begin(plan.trials)
         for trial in plan.to_run:
             assert locks.try_lock(trial.key)
@@ -145,7 +145,7 @@ def run_without_ray(plan: Plan, *more: Any) -> Ran:
 
 def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:
     """Returns the product's figures, drawn once per answer for all children: drawing takes most of the time."""
-    draw = gallery.gallery
+    draw = files.gallery
 
     def figures(material: Material, details: Details) -> tuple[Picture, ...]:
         path = memory / f"{hashlib.sha256(material.answer.model_dump_json().encode()).hexdigest()}.pickle"
@@ -192,7 +192,7 @@ def upgrade(results: Path) -> int:
 
 def table_facts(results: Path) -> dict[str, Any]:
     """Tables without times, and the weights' digests."""
-    from orchestrator.tables import load_tables
+    from orchestrator.tables.tables import load_tables
 
     tables = load_tables(results)
     weights = (_weights(path) for path in results.glob("trials/*/result.json") if (path.parent / "checkpoint").is_dir())
@@ -336,7 +336,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summarise_data("digits")
     orchestrator.ablate.run_missing = run_without_ray
     alexnet_core.training.train = made_training(folder / "trained")
-    gallery.gallery = drawn_once(folder)
+    files.gallery = drawn_once(folder)
     scenario = _scenario(options.scenario, folder)
     started = time.monotonic()
     campaign = Campaign(folder, scenario)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alexnet_core.datasets import summarise_data
-from orchestrator.plan import Plan
+from alexnet_core.data.loading import summarise_data
+from orchestrator.planning.plan import Plan
 from search_spaces.study import Study
 from search_spaces.trial import base_config, unfold
 

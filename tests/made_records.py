@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from alexnet_core.configuration import DataSpec, TrainConfig, TrainingSpec
-from alexnet_core.datasets import summarise_data
-from alexnet_core.metrics import EpochReport, SplitMetrics
-from alexnet_core.specification import Activation, FullyConnected, NetworkSpec, Pooling, ResponseNorm
-from alexnet_core.specification import Convolution as Conv
-from orchestrator import records
-from orchestrator.records import TrialResult, TrialState
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.network_spec import Activation, FullyConnected, NetworkSpec, Pooling, ResponseNorm
+from alexnet_core.configuration.network_spec import Convolution as Conv
+from alexnet_core.configuration.train_config import DataSpec, TrainConfig, TrainingSpec
+from alexnet_core.data.loading import summarise_data
+from orchestrator.records import trial_record
+from orchestrator.records.trial_record import TrialResult, TrialState
 from search_spaces.trial import trial_key
 
 LAYERS = (
@@ -77,10 +77,10 @@ def put(
     **fields: Any,
 ) -> str:
     """Puts a hand-made trial on record; `wrong` of 360 validation images are errors."""
-    folder = records.open_record(results, config)
-    records.next_attempt(folder)
+    folder = trial_record.open_record(results, config)
+    trial_record.next_attempt(folder)
     history = [make_report(epoch, min(360, (wrong or 0) + 2 - epoch)) for epoch in (1, 2)]
-    records.rewrite_epochs(folder, history)
+    trial_record.rewrite_epochs(folder, history)
     values: dict[str, Any] = {
         "key": trial_key(config),
         "state": state,
@@ -96,7 +96,7 @@ def put(
         "finished_at": "2026-01-01T00:00:01+00:00",
         "environment": {"device": "cpu", "torch": "2", "threads": 1},
     }
-    records.write_result(folder, TrialResult(**{**values, **fields}))
+    trial_record.write_result(folder, TrialResult(**{**values, **fields}))
     return trial_key(config)
 
 
@@ -105,14 +105,14 @@ def put_trained(results: Path, config: TrainConfig) -> str:
     import torch
 
     from alexnet_core import train
-    from alexnet_core.checkpoint import latest_checkpoint
+    from alexnet_core.training.checkpoint import latest_checkpoint
 
     torch.set_num_threads(1)
-    folder = records.open_record(results, config)
+    folder = trial_record.open_record(results, config)
     history = list(train(config, checkpoint_folder=folder / "checkpoint"))
     weights = latest_checkpoint(folder / "checkpoint")
     assert weights is not None
-    records.rewrite_epochs(folder, history)
+    trial_record.rewrite_epochs(folder, history)
     result = TrialResult(
         key=trial_key(config),
         state=TrialState.FINISHED,
@@ -122,15 +122,15 @@ def put_trained(results: Path, config: TrainConfig) -> str:
         validation=history[-1].validation,
         test=history[-1].test,
         seconds=sum(report.seconds for report in history),
-        attempts=records.next_attempt(folder),
+        attempts=trial_record.next_attempt(folder),
         started_at="2026-01-01T00:00:00+00:00",
         finished_at="2026-01-01T00:00:01+00:00",
         weights=str(weights.relative_to(folder)),
         weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
         environment={"device": "cpu"},
     )
-    records.write_result(folder, result)
-    records.tidy(folder)
+    trial_record.write_result(folder, result)
+    trial_record.tidy(folder)
     return result.key
 
 

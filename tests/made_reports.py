@@ -8,14 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.answer import answer
-from orchestrator.findings import Answer
+from orchestrator.judging.answer import Answer
+from orchestrator.judging.judge import answer
 from orchestrator.reporting.files import write_report
-from orchestrator.reporting.markdown import study_markdown
-from orchestrator.reporting.material import Details, Material
-from orchestrator.reporting.provenance import Provenance, RecordUsed
+from orchestrator.reporting.markup import study_markdown
+from orchestrator.reporting.material import Details, Material, Provenance, RecordUsed
 from orchestrator.reporting.story import story
-from orchestrator.table_rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Arm, Claim, Study, load_study
 
 CURVE_COLUMNS = {

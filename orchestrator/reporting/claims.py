@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.findings import Answer, ArmAnswer
-from orchestrator.records import write_atomically
-from orchestrator.reporting import cells
-from orchestrator.reporting.latex import latex_table
-from orchestrator.reporting.markdown import sections_markdown
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.judging import numbers
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.records.files import write_atomically
+from orchestrator.reporting.markup import latex_table, sections_markdown
 from orchestrator.reporting.story import Section
 from orchestrator.reporting.text_tables import TextTable
 
 if TYPE_CHECKING:
-    from orchestrator.figures.style import Picture
+    from orchestrator.reporting.figures.style import Picture
+
 
 HEADINGS = ("study", "arm", "metric", "n", "difference, points (or ratio)", "interval", "paper", "verdict")
 LEAD = (
@@ -38,9 +42,9 @@ def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
         arm.name,
         answer.metric,
         str(arm.n),
-        cells.difference(arm),
-        cells.interval(arm),
-        cells.claimed(arm),
+        numbers.difference(arm),
+        numbers.interval(arm),
+        numbers.claimed(arm),
         arm.word,
     ]
 
@@ -56,7 +60,7 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
     Returns:
         The files written.
     """
-    from orchestrator.figures.claims import claims_figure
+    from orchestrator.reporting.figures.claims import claims_figure
     from orchestrator.reporting.files import figure_files
     from orchestrator.reporting.page import claims_page
 
@@ -86,3 +90,14 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
 def _section(dataset: str, picture: Picture | None, table: TextTable, not_asked: Mapping[str, str]) -> Section:
     notes = [f"{name} is not asked here: {reason}" for name, reason in sorted(not_asked.items())]
     return Section(dataset, "", [picture] if picture is not None else [], [table], notes)
+
+
+def summary_table(answers: Sequence[Answer]) -> Table:
+    """Returns the terminal's table of all claims: the paper's number beside ours."""
+    claims = claims_table(answers, answers[0].dataset)
+    table = Table(title=Text("All claims"), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
+    for heading in claims.headings:
+        table.add_column(heading)
+    for row in claims.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -8,15 +8,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.records import write_atomically
-from orchestrator.reporting import sweep_tables, text_tables
+from orchestrator.records.files import write_atomically
+from orchestrator.reporting import text_tables
 from orchestrator.reporting.frames import answer_frames
-from orchestrator.reporting.latex import latex_table
-from orchestrator.reporting.material import Details, Material
-from orchestrator.reporting.provenance import sha256
+from orchestrator.reporting.markup import latex_table
+from orchestrator.reporting.material import Details, Material, sha256
 
 if TYPE_CHECKING:
-    from orchestrator.figures.style import Picture
+    from orchestrator.reporting.figures.style import Picture
+
 
 ANSWER, PROVENANCE, PAGE, TEXT, SUMS = "answer.json", "provenance.json", "report.html", "report.md", "SHA256SUMS"
 
@@ -38,7 +38,7 @@ def write_report(
     if not always and _is_current(folder, material):
         return []
     # matplotlib 要 1.5 秒，只有变了才加载
-    from orchestrator.figures.gallery import gallery
+    from orchestrator.reporting.figures.gallery import gallery
 
     details = read_details()
     pictures = gallery(material, details)
@@ -80,7 +80,7 @@ def figure_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
 
 def text_files(material: Material, pictures: Sequence[Picture]) -> dict[str, bytes]:
     """Returns the page and Markdown."""
-    from orchestrator.reporting.markdown import study_markdown
+    from orchestrator.reporting.markup import study_markdown
     from orchestrator.reporting.page import study_page
     from orchestrator.reporting.story import story
 
@@ -98,7 +98,7 @@ def table_files(material: Material, details: Details) -> dict[str, bytes]:
     tables += [text_tables.retuned_table(answer)] if answer.retuned is not None else []
     tables += [text_tables.tuning_table(answer)] if answer.tuning else []
     tables += [text_tables.sweep_table(answer)] if answer.sweep else []
-    tables += [sweep_tables.confirmation_table(answer.confirmation)] if answer.confirmation is not None else []
+    tables += [text_tables.confirmation_table(answer.confirmation)] if answer.confirmation is not None else []
     files = {}
     for table in tables:
         label = f"{answer.study}-{answer.dataset}-{table.name}"

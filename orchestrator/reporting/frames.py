@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.findings import ArmAnswer
+from orchestrator.judging.answer import ArmAnswer
 from orchestrator.reporting.material import Details, Material
 
 _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {

@@ -11,10 +11,10 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from orchestrator.figures.style import COLOURS, ROLES, Picture
-from orchestrator.findings import Answer, ArmAnswer
-from orchestrator.options import DEFAULT_DATASET
-from orchestrator.reporting import cells
+from orchestrator.choices import DEFAULT_DATASET
+from orchestrator.judging import numbers
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.reporting.figures.style import COLOURS, ROLES, Picture
 from orchestrator.reporting.story import Section
 from orchestrator.reporting.text_tables import TextTable
 
@@ -55,11 +55,11 @@ def _environment() -> Environment:
         numeric_columns=numeric_columns,
         inline_svg=inline_svg,
         data_uri=data_uri,
-        difference=cells.difference,
-        unit=cells.unit,
-        interval=cells.interval,
-        claimed=cells.claimed,
-        level=cells.level,
+        difference=numbers.difference,
+        unit=numbers.unit,
+        interval=numbers.interval,
+        claimed=numbers.claimed,
+        level=numbers.level,
         rest_of=rest_of,
     )
     return environment

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.findings import Answer
-from orchestrator.reporting import sweep_tables, text_tables
+from orchestrator.judging.answer import Answer
+from orchestrator.reporting import text_tables
 from orchestrator.reporting.material import Material
 from orchestrator.reporting.text_tables import TextTable
 
 if TYPE_CHECKING:
-    from orchestrator.figures.style import Picture
+    from orchestrator.reporting.figures.style import Picture
 
 
 class Section(NamedTuple):
@@ -52,14 +52,14 @@ def _sweep_tables(answer: Answer) -> list[TextTable]:
     facts = answer.sweep_facts
     tables = [text_tables.sweep_table(answer)] if answer.sweep else []
     if facts is not None and facts.importance:
-        tables.append(sweep_tables.importance_table(facts))
+        tables.append(text_tables.importance_table(facts))
     if facts is not None and facts.front:
-        tables.append(sweep_tables.front_table(facts))
+        tables.append(text_tables.front_table(facts))
     return tables
 
 
 def _confirmation_tables(answer: Answer) -> list[TextTable]:
-    return [] if answer.confirmation is None else [sweep_tables.confirmation_table(answer.confirmation)]
+    return [] if answer.confirmation is None else [text_tables.confirmation_table(answer.confirmation)]
 
 
 def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
@@ -89,7 +89,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
         Section("Sweep", text_tables.sweep_lead(answer), drawn("slices", "importance", "front"), _sweep_tables(answer))
         if answer.sweep
         else Section("Sweep"),
-        Section("Confirmation", sweep_tables.confirmation_lead(answer), tables=_confirmation_tables(answer)),
+        Section("Confirmation", text_tables.confirmation_lead(answer), tables=_confirmation_tables(answer)),
         Section(
             "First layer",
             "The kernels of the first convolution, the towers side by side, each stretched to its own range; the "

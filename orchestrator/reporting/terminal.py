@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.findings import Answer, ArmAnswer
-from orchestrator.reporting import cells
+from orchestrator.judging import numbers
+from orchestrator.judging.answer import Answer, ArmAnswer
 
 ROOMY = 100
 WORD_STYLES = {
@@ -63,18 +63,18 @@ def _metric_heading(answer: Answer) -> str:
 def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
     # 没有检验过的差只用灰色
     style = "" if arm.interval is not None else "dim"
-    difference, p = cells.difference(arm), cells.p_value(arm.adjusted_p)
+    difference, p = numbers.difference(arm), numbers.p_value(arm.adjusted_p)
     if arm.interval is not None:
-        difference += f"\n{cells.level(arm) + ': ' if roomy else ''}{cells.interval(arm)}"
+        difference += f"\n{numbers.level(arm) + ': ' if roomy else ''}{numbers.interval(arm)}"
     if roomy and arm.sign_flip_p is not None:
-        p += f"\n{cells.flips(arm)}"
+        p += f"\n{numbers.flips(arm)}"
     row = [
         Text(arm.name),
         Text(str(arm.n)),
-        Text(cells.metric(arm)),
+        Text(numbers.metric(arm)),
         Text(difference, style=style),
         Text(p),
-        Text(cells.claimed(arm)),
+        Text(numbers.claimed(arm)),
         Text(arm.word, style=WORD_STYLES.get(arm.word, "")),
     ]
-    return [*row, Text(cells.needed(arm))] if roomy else row
+    return [*row, Text(numbers.needed(arm))] if roomy else row

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orchestrator.findings import Answer, ArmAnswer, Measured
-from orchestrator.judged import GAP
-from orchestrator.remarks import shown_value, top5_says_something
-from orchestrator.reporting import cells
-from orchestrator.reporting.provenance import Provenance
+from orchestrator.judging import numbers
+from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
+from orchestrator.judging.notes import shown_value, top5_says_something
+from orchestrator.judging.primary_metric import GAP
+from orchestrator.reporting.material import Provenance
 
 MOST_RECORDS_SHOWN = 400
 
@@ -66,15 +67,15 @@ def _verdict_cells(arm: ArmAnswer) -> list[str]:
     return [
         arm.name,
         str(arm.n),
-        cells.metric(arm),
-        cells.difference(arm),
-        cells.interval(arm),
-        cells.level(arm),
-        cells.p_value(arm.adjusted_p),
-        cells.flips(arm),
-        cells.claimed(arm),
+        numbers.metric(arm),
+        numbers.difference(arm),
+        numbers.interval(arm),
+        numbers.level(arm),
+        numbers.p_value(arm.adjusted_p),
+        numbers.flips(arm),
+        numbers.claimed(arm),
         arm.sentence,
-        cells.needed(arm),
+        numbers.needed(arm),
     ]
 
 
@@ -98,18 +99,18 @@ def arm_table(answer: Answer) -> TextTable:
 
 
 def _arm_cells(arm: ArmAnswer, classes: int | None) -> list[str]:
-    top5 = cells.points(arm.top5_difference)
+    top5 = numbers.points(arm.top5_difference)
     if arm.top5_interval is not None:
-        top5 += f" ({cells.bounds(arm.top5_interval)})"
+        top5 += f" ({numbers.bounds(arm.top5_interval)})"
     if top5 and not top5_says_something(classes):
         top5 += ", says nothing here"
     return [
         arm.name,
         arm.title,
-        cells.p_value(arm.p),
+        numbers.p_value(arm.p),
         top5,
-        cells.points(arm.claimed_top5_points, 1),
-        cells.points(arm.correlation),
+        numbers.points(arm.claimed_top5_points, 1),
+        numbers.points(arm.correlation),
         str(arm.diverged),
         str(arm.failed),
         "" if arm.seconds is None else f"{arm.seconds:.1f}",
@@ -265,3 +266,93 @@ def record_table(source: Provenance) -> TextTable:
     caption = f"The records that the answer rests on{shown}; all are in provenance.json"
     headings = ("trial", "arm", "seed", "phase", "state", "SHA-256 of result.json")
     return TextTable("records", caption, headings, rows)
+
+
+def importance_table(facts: SweepFacts) -> TextTable:
+    """Returns the share of the error's variance that each parameter explains, with its spread over estimator seeds."""
+    rows = [
+        [entry.parameter, f"{100 * entry.mean:.0f} ± {100 * entry.sd:.0f}", ", ".join(_percent(entry.by_seed))]
+        for entry in facts.importance
+    ]
+    caption = (
+        f"Share of the validation error's variance (fANOVA) that a parameter explains, of at most "
+        f"{facts.importance_points} points; mean ± standard deviation over seeds of the estimator"
+    )
+    return TextTable("importance", caption, ("parameter", "share, %", "by seed of the estimator"), rows)
+
+
+def _percent(shares: tuple[float, ...]) -> list[str]:
+    return [f"{100 * share:.0f}" for share in shares]
+
+
+def front_table(facts: SweepFacts) -> TextTable:
+    """Returns the Pareto front of a sweep with two objectives."""
+    paths = sorted({path for point in facts.front for path in point.parameters})
+    rows = [
+        [
+            point.key,
+            *(shown_value(point.parameters.get(path)) for path in paths),
+            "" if point.validation_error is None else f"{point.validation_error:.2f}",
+            "" if point.second is None else f"{point.second:,.0f}",
+        ]
+        for point in facts.front
+    ]
+    second = (facts.second_objective or "").replace("_", " ")
+    headings = ("trial", *paths, "validation error %", second)
+    return TextTable("front", f"Pareto front of validation error and {second}", headings, rows)
+
+
+def confirmation_table(found: Confirmation) -> TextTable:
+    """Returns what the sweep said of its best points, and what fresh seeds say."""
+    rows = [_confirmed(point) for point in found.points]
+    headings = (
+        "point",
+        "at",
+        "sweep: validation error %",
+        "sweep: lead, points",
+        "fresh: validation error %",
+        "fresh: lead, points",
+        f"fresh: {found.metric}, point minus baseline",
+        "adjusted p",
+        "word",
+    )
+    caption = f"What the sweep said, and what {len(found.seeds)} fresh seeds say"
+    return TextTable("confirmation", caption, headings, rows, [point.word for point in found.points])
+
+
+def _confirmed(point: ConfirmedPoint) -> list[str]:
+    interval = "" if point.interval is None else f" ({', '.join(_shown(point, end) for end in point.interval)})"
+    return [
+        point.name,
+        ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(point.parameters.items())),
+        _number(point.swept_error),
+        numbers.points(point.swept_lead),
+        _number(point.validation_error),
+        numbers.points(point.lead),
+        _shown(point, point.difference) + interval,
+        _number(point.adjusted_p, 3),
+        point.word,
+    ]
+
+
+def _shown(point: ConfirmedPoint, value: float | None) -> str:
+    if value is None or point.scale == "points":
+        return numbers.points(value)
+    return f"×{math.exp(value):.2f}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def confirmation_lead(answer: Answer) -> str:
+    """Says how to read the confirmation."""
+    found = answer.confirmation
+    if found is None:
+        return ""
+    lost = f" Not complete: {', '.join(found.missing)}." if found.missing else ""
+    return (
+        "The sweep's error chose these points, so it flatters them. Here they and the baseline are trained on fresh "
+        f"seeds, and judged as one family of {len(found.points)} (Holm). Lead: the baseline's validation error minus "
+        f"the point's.{lost}"
+    )

@@ -13,10 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.configuration import DataSpec, StepSchedule, TrainConfig, TrainingSpec
-from alexnet_core.datasets import Dataset, Split
-from alexnet_core.specification import (
+from alexnet_core.configuration.network_spec import (
     Activation,
     Convolution,
     Dropout,
@@ -25,6 +22,9 @@ from alexnet_core.specification import (
     Pooling,
     ResponseNorm,
 )
+from alexnet_core.configuration.train_config import DataSpec, StepSchedule, TrainConfig, TrainingSpec
+from alexnet_core.data.dataset import Dataset, Split
+from alexnet_core.model.alexnet import AlexNet, initialise
 
 CLASSES = 6
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from alexnet_core.specification import (
+from alexnet_core.configuration.network_spec import (
     Activation,
     Convolution,
     FullyConnected,

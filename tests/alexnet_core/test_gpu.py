@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.configuration import TrainConfig, TrainingSpec
-from alexnet_core.datasets import Dataset
-from alexnet_core.draws import draw_key, keep_mask, normals, uniform_bits
-from alexnet_core.layers import local_response_norm
-from alexnet_core.networks import network
-from alexnet_core.optimizer import MomentumSGD, parameter_groups
-from alexnet_core.sanity import checks
-from alexnet_core.training import train
+from alexnet_core.commands.sanity import checks
+from alexnet_core.configuration.named_networks import network
+from alexnet_core.configuration.train_config import TrainConfig, TrainingSpec
+from alexnet_core.data.dataset import Dataset
+from alexnet_core.model.alexnet import AlexNet, initialise
+from alexnet_core.model.draws import draw_key, keep_mask, normals, uniform_bits
+from alexnet_core.model.layers import local_response_norm
+from alexnet_core.training.optimizer import MomentumSGD, parameter_groups
+from alexnet_core.training.train import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

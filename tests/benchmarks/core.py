@@ -27,18 +27,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from alexnet_core import alexnet
-from alexnet_core.alexnet import AlexNet, initialise
-from alexnet_core.configuration import TrainingSpec
-from alexnet_core.imagefolder import read_tree
-from alexnet_core.images import decode_image
-from alexnet_core.layers import local_response_norm
-from alexnet_core.networks import network
-from alexnet_core.optimizer import MomentumSGD, parameter_groups
-from alexnet_core.preparation import prepare, tree_source
-from alexnet_core.prepared import open_prepared
-from alexnet_core.process import MMAP_THRESHOLD, TRIM_THRESHOLD, settle_process
-from alexnet_core.specification import NetworkSpec
+from alexnet_core.configuration.named_networks import network
+from alexnet_core.configuration.network_spec import NetworkSpec
+from alexnet_core.configuration.train_config import TrainingSpec
+from alexnet_core.data.image_file import decode_image
+from alexnet_core.data.image_tree import read_tree
+from alexnet_core.data.preparation import prepare, tree_source
+from alexnet_core.data.prepared_folder import open_prepared
+from alexnet_core.model import alexnet
+from alexnet_core.model.alexnet import AlexNet, initialise
+from alexnet_core.model.layers import local_response_norm
+from alexnet_core.process.memory import MMAP_THRESHOLD, TRIM_THRESHOLD, settle_process
+from alexnet_core.training.optimizer import MomentumSGD, parameter_groups
 
 Run = Callable[[], object]
 
@@ -200,7 +200,7 @@ def towers_part(batch: int, rounds: int) -> None:
 SEEDS = """
 import json, sys, time, torch
 from tests.benchmarks.core import naive_step, step_of
-from alexnet_core.networks import network
+from alexnet_core.configuration.named_networks import network
 naive, steps = sys.argv[1] == "naive", int(sys.argv[2])
 torch.set_num_threads(1)
 run = naive_step(64) if naive else step_of(network("alexnet-mini"), 64)
@@ -360,8 +360,8 @@ def prepare_part(folder: Path, threads: int, rounds: int) -> None:
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from alexnet_core.imagefolder import read_tree
-from alexnet_core.preparation import prepare, tree_source
+from alexnet_core.data.image_tree import read_tree
+from alexnet_core.data.preparation import prepare, tree_source
 resource.setrlimit(resource.RLIMIT_DATA, (400 * 2**20, 400 * 2**20))
 made = prepare(tree_source(read_tree(Path(sys.argv[1]))), Path(sys.argv[2]), 64, threads=2)
 # ru_maxrss 连着父进程的也算

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from alexnet_core.augmentation import training_views
-from alexnet_core.configuration import Precision, TrainConfig, TrainingSpec
-from alexnet_core.datasets import Split
-from alexnet_core.loader import ImageLoader
-from alexnet_core.networks import network
-from alexnet_core.precision import autocast, set_matrix_precision
-from alexnet_core.specification import layer_shapes
+from alexnet_core.configuration.named_networks import network
+from alexnet_core.configuration.network_spec import layer_shapes
+from alexnet_core.configuration.train_config import Precision, TrainConfig, TrainingSpec
+from alexnet_core.data.dataset import Split
+from alexnet_core.training.augmentation import training_views
+from alexnet_core.training.loader import ImageLoader
+from alexnet_core.training.precision import autocast, set_matrix_precision
 from tests.benchmarks.core import Run, interleaved, spin, step_of, without
 
 PAPER = "alexnet-paper"

@@ -18,14 +18,15 @@ from statistics import median
 
 import numpy as np
 
-from alexnet_core.datasets import summarise_data
-from alexnet_core.metrics import EpochReport, SplitMetrics
-from alexnet_core.networks import network
-from alexnet_core.specification import NetworkSpec
-from orchestrator import records
-from orchestrator.plan import Plan, write_plan
-from orchestrator.records import TrialResult, TrialState
-from orchestrator.tables import update_tables
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.named_networks import network
+from alexnet_core.configuration.network_spec import NetworkSpec
+from alexnet_core.data.loading import summarise_data
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import write_plan
+from orchestrator.records import trial_record
+from orchestrator.records.trial_record import TrialResult, TrialState
+from orchestrator.tables.tables import update_tables
 from search_spaces.study import Arm, load_study
 from search_spaces.trial import PlannedTrial, canonical_json, unfold
 from tests.made_records import make_config
@@ -50,7 +51,7 @@ def generate(results: Path, trials: int, epochs: int) -> None:
         (folder / "result.json").write_text(made_result(trial, epochs, wrong).model_dump_json(indent=1))
     folder = results / "studies" / STUDY
     write_plan(folder, plan, ["ablate.py", "--study", STUDY])
-    members = [json.dumps(records.membership(STUDY, "digits", trial)) + "\n" for trial in planned]
+    members = [json.dumps(trial_record.membership(STUDY, "digits", trial)) + "\n" for trial in planned]
     (folder / "members.jsonl").write_text("".join(members))
 
 

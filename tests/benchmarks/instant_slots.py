@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orchestrator.run
-from alexnet_core.metrics import EpochReport, SplitMetrics
-from orchestrator.slot import SlotPlan
+import orchestrator.running.study_run
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from orchestrator.running.slots.slot import SlotPlan
 
 TAKE_WAIT_SECONDS = 10.0
 
@@ -47,7 +47,7 @@ class InstantSlots:
     def _keep(self, slot: int) -> None:
         import ray
 
-        from orchestrator.broker import BROKER_NAME
+        from orchestrator.running.slots.broker import BROKER_NAME
 
         broker = ray.get_actor(BROKER_NAME)
         node = ray.get_runtime_context().get_node_id()
@@ -83,7 +83,7 @@ def _events(number: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    orchestrator.run.Slots = partial(InstantSlots, seconds=float(sys.argv.pop(1)))  # type: ignore[misc, assignment]
+    orchestrator.running.study_run.Slots = partial(InstantSlots, seconds=float(sys.argv.pop(1)))  # type: ignore[misc, assignment]
     from orchestrator.ablate import main
 
     sys.exit(main())

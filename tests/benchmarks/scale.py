@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_core.datasets import summarise_data
-from orchestrator import records
+from alexnet_core.data.loading import summarise_data
+from orchestrator.records import trial_record
 from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, base_config, unfold
 from tests.benchmarks.generated_records import curve, made_result
@@ -61,7 +61,7 @@ def generate(results: Path, trials: Sequence[PlannedTrial]) -> None:
         record(results, trial, lines, texts, wrong=5 + number % 50)
     folder = results / "studies" / "scale"
     folder.mkdir(parents=True)
-    members = [json.dumps(records.membership("scale", "digits", trial)) + "\n" for trial in trials]
+    members = [json.dumps(trial_record.membership("scale", "digits", trial)) + "\n" for trial in trials]
     (folder / "members.jsonl").write_text("".join(members))
     rows = [{"arm": trial.arm, "seed": trial.seed, "phase": "arm", "key": trial.key} for trial in trials]
     plan = {"dataset": "digits", "arms": sorted({trial.arm for trial in trials}), "trials": rows}

@@ -1,8 +1,8 @@
 """How often the verdicts err, what they find and how many seeds they take, by simulation.
 
 `python -m tests.benchmarks.statistics [--studies 20000]` prints tables and curves. The rules are the product's own
-boundaries, applied to many studies at once; `tests/orchestrator/test_error_rates.py` proves that they give the words of
-`judge` and `follow`.
+boundaries, applied to many studies at once; `tests/orchestrator/statistics/test_error_rates.py` proves that they give
+the words of `judge` and `follow`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from orchestrator.boundaries import (
+from orchestrator.statistics.alpha_spending import (
     FIRST_LOOK,
     PATHS,
     Boundary,
@@ -26,8 +26,8 @@ from orchestrator.boundaries import (
     largest_scores,
     share_of_level,
 )
-from orchestrator.sequential import FUTILE_BELOW, SequentialRule
-from orchestrator.statistics import LIMITS_LEVEL, power
+from orchestrator.statistics.paired import LIMITS_LEVEL, power
+from orchestrator.statistics.sequential import FUTILE_BELOW, SequentialRule
 
 ALPHA = 0.05
 STUDIES = 20_000

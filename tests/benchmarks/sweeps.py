@@ -11,8 +11,9 @@ import time
 import optuna
 from optuna.trial import create_trial
 
-from orchestrator.samplers import MOST_TOLD, distributions, make_sampler
-from orchestrator.sweep import SamplerName, Search
+from orchestrator.choices import SamplerName
+from orchestrator.sweeps.samplers import MOST_TOLD, distributions, make_sampler
+from orchestrator.sweeps.search import Search
 from search_spaces.study import load_study
 from tests.made_records import make_config
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_core.configuration import TrainConfig
+from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
 from search_spaces.trial import trial_key
 
@@ -312,7 +312,7 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(
 
 
 def test_more_gpus_than_there_are_is_exit_code_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    from orchestrator.preflight import visible_gpus
+    from orchestrator.running.cluster.preflight import visible_gpus
 
     if visible_gpus() >= 2:
         pytest.skip("this machine has two GPUs")

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import records
-from orchestrator.best import finished_trials, main, median_trial, rank
-from orchestrator.records import TrialState
-from orchestrator.tables import load_trials, update_tables
+from orchestrator.best import main
+from orchestrator.records import trial_record
+from orchestrator.records.trial_record import TrialState
+from orchestrator.tables.ranking import finished_trials, median_trial, rank
+from orchestrator.tables.tables import load_trials, update_tables
 from search_spaces.trial import PlannedTrial, configuration_key, trial_key
 from tests.made_records import make_config, put, put_trained, read_only
 
@@ -96,7 +97,7 @@ def test_a_tuning_seed_does_not_flatter_the_value_that_it_chose(tmp_path: Path) 
         config = make_config(seed, learning_rate=rate)
         put(tmp_path, config, wrong)
         trial = PlannedTrial(f"baseline-{phase}", seed, phase, config, trial_key(config))  # type: ignore[arg-type]
-        records.join_members(tmp_path, "s", "digits", [trial])
+        trial_record.join_members(tmp_path, "s", "digits", [trial])
     trials, members = load_trials(tmp_path)
     finished = finished_trials(trials, members)
     ranking = rank(finished, members)
@@ -110,7 +111,7 @@ def test_a_confirmed_point_is_ranked_by_its_fresh_seeds_and_before_a_lucky_one(
     def join(phase: str, arm: str, seed: int, wrong: int, rate: float) -> None:
         config = make_config(seed, learning_rate=rate)
         put(tmp_path, config, wrong)
-        records.join_members(tmp_path, "s", "digits", [PlannedTrial(arm, seed, phase, config, trial_key(config))])  # type: ignore[arg-type]
+        trial_record.join_members(tmp_path, "s", "digits", [PlannedTrial(arm, seed, phase, config, trial_key(config))])  # type: ignore[arg-type]
 
     join("sweep", "sweep", 1000, 2, 0.03)
     join("sweep", "sweep", 1000, 4, 0.02)
@@ -191,7 +192,7 @@ def test_one_study_is_judged_by_its_own_seeds(tmp_path: Path, capsys: pytest.Cap
         put(tmp_path, config, wrong)
         study = "first" if seed < 3 else "second"
         trial = PlannedTrial("baseline", seed, "arm", config, trial_key(config))
-        records.join_members(tmp_path, study, "digits", [trial])
+        trial_record.join_members(tmp_path, study, "digits", [trial])
     trials, members = load_trials(tmp_path)
     first = finished_trials(trials, members, study="first")
     assert rank(first, members).row(0, named=True)["seeds"] == 3
@@ -225,7 +226,7 @@ def test_the_seed_of_median_error_is_exported_not_the_luckiest(
 ) -> None:
     results = tmp_path / "results"
     keys = [put_trained(results, make_config(seed, epochs=1)) for seed in range(3)]
-    ends = {key: records.ended(results, key) for key in keys}
+    ends = {key: trial_record.ended(results, key) for key in keys}
     middle = sorted((end[1], seed, key) for seed, (key, end) in enumerate(ends.items()) if end is not None)[1][2]
     code, output, _ = best(capsys, results, "--export")
     assert code == 0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import records
 from orchestrator.ablate import main as ablate
 from orchestrator.best import main as best
+from orchestrator.records import layout
 from orchestrator.status import main as status
-from orchestrator.tables import load_trials, update_tables
+from orchestrator.tables.tables import load_trials, update_tables
 from tests.made_records import make_config, put, put_trained, read_only
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "first-release"
@@ -112,7 +112,7 @@ def test_a_result_written_after_the_clock_was_set_back_is_seen(tmp_path: Path) -
     key = put(tmp_path, make_config(), 20)
     update_tables(tmp_path)
     put(tmp_path, make_config(), 21)
-    path = records.trial_folder(tmp_path, key) / "result.json"
+    path = layout.trial_folder(tmp_path, key) / "result.json"
     os.utime(path, (0, 0))
     assert load_trials(tmp_path).trials["validation_top1_errors"].to_list() == [21]
 
@@ -120,7 +120,7 @@ def test_a_result_written_after_the_clock_was_set_back_is_seen(tmp_path: Path) -
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns"])
 def test_times_are_written_in_utc_in_every_time_zone(zone: str) -> None:
     program = (
-        "from datetime import UTC, datetime; from orchestrator.recorder import now; "
+        "from datetime import UTC, datetime; from orchestrator.running.recorder import now; "
         "written = datetime.fromisoformat(now()); "
         "print(written.utcoffset(), abs((datetime.now(UTC) - written).total_seconds()) < 10)"
     )

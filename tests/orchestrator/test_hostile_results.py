@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alexnet_core.datasets import summarise_data
-from orchestrator import ablate, best, merge, records, report, status
-from orchestrator.steering import RunFacts, write_run
-from orchestrator.sweep import Search
+from alexnet_core.data.loading import summarise_data
+from orchestrator import ablate, best, merge, report, status
+from orchestrator.records import layout, trial_record
+from orchestrator.running.steering import RunFacts, write_run
+from orchestrator.sweeps.search import Search
 from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, base_config, trial_key, unfold
 from tests.hostile import changed_file
@@ -44,7 +45,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with one trained trial, two made by hand, and a study that has them."""
     results = tmp_path_factory.mktemp("sound")
     key = put_trained(results, make_config(0))
-    records.append_log(records.trial_folder(results, key), "a line")
+    trial_record.append_log(layout.trial_folder(results, key), "a line")
     configs = [make_config(0), make_config(1), make_config(0, without="lrn1")]
     for config in configs[1:]:
         put(results, config)
@@ -52,7 +53,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
         PlannedTrial(arm, config.seed, "arm", config, trial_key(config))
         for arm, config in zip(("baseline", "baseline", "no_lrn"), configs, strict=True)
     ]
-    records.join_members(results, "lrn", "digits", trials)
+    trial_record.join_members(results, "lrn", "digits", trials)
     rows = [{"arm": trial.arm, "seed": trial.seed, "phase": "arm", "key": trial.key} for trial in trials]
     plan = {"study": "lrn", "dataset": "digits", "arms": ["baseline", "no_lrn"], "trials": rows}
     facts = RunFacts(
@@ -173,8 +174,8 @@ def test_strange_lines_are_passed_over(
     shutil.copytree(sound, results)
     path = results / name.replace("KEY", key)
     path.write_text("\n".join([*LINES, path.read_text()]))
-    assert len(records.read_members(results, "lrn")) == 3
-    assert len(records.read_epochs(records.trial_folder(results, key))) == 2
+    assert len(trial_record.read_members(results, "lrn")) == 3
+    assert len(trial_record.read_epochs(layout.trial_folder(results, key))) == 2
     assert commands(results, key, tmp_path / "own") == [0, 0, 2, 0, 0]
     assert ablate.main(["--dry-run", "--results", str(results)]) == 0
 
@@ -254,8 +255,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trial = search.trial({"training.weight_decay": decay})
         put(results, trial.config, 15 + position)
         asked = {"parameters": {"training.weight_decay": decay}, "position": position, "base": search.base_key}
-        row = {**records.membership("weight_decay", "digits", trial), **asked}
-        records.append_members(results, "weight_decay", [row])
+        row = {**trial_record.membership("weight_decay", "digits", trial), **asked}
+        trial_record.append_members(results, "weight_decay", [row])
     assert ablate.main(["--study", "weight_decay", "--seeds", "3", "--results", str(results)]) == 0
     return results
 
@@ -332,7 +333,7 @@ def test_a_membership_whose_value_is_no_number_is_no_point_of_the_sweep(
     parameters = {"training.weight_decay": value}
     facts = {"study": "weight_decay", "dataset": "digits", "arm": "sweep", "phase": "sweep"}
     point = {**facts, "seed": 1000, "key": plan.trials[0].key, "parameters": parameters, "position": 0}
-    records.append_members(tmp_path, "weight_decay", [point])
+    trial_record.append_members(tmp_path, "weight_decay", [point])
     where = ["--results", str(tmp_path), "--study", "weight_decay"]
     assert ablate.main([*where, "--seeds", "3", "--sweep", "2", "--dry-run"]) == 0
     assert "2 to train" in capsys.readouterr().out
@@ -347,11 +348,11 @@ def test_text_of_others_does_not_steer_the_terminal(
     key, results = trial_key(make_config(0)), tmp_path / "results"
     shutil.copytree(sound, results)
     evil = "\x1b]0;title\x07\x9b31m\u202eexe\r"
-    records.append_log(records.trial_folder(results, key), evil)
+    trial_record.append_log(layout.trial_folder(results, key), evil)
     plan = results / "studies" / "lrn" / "plan.json"
     plan.write_text(json.dumps({**json.loads(plan.read_text()), "dataset": evil}))
-    row = {**records.read_members(results, "lrn")[0], "arm": evil}
-    records.append_members(results, "lrn", [row])
+    row = {**trial_record.read_members(results, "lrn")[0], "arm": evil}
+    trial_record.append_members(results, "lrn", [row])
     commands(results, key, tmp_path / "own")
     output, errors = capsys.readouterr()
     assert "title" in output

@@ -126,7 +126,7 @@ def test_while_ray_starts(lab: Lab, which: signal.Signals, reached: Callable[[La
 
 FORKS = """
 import os, signal, subprocess, sys, time
-from alexnet_core.interruption import stoppable
+from alexnet_core.process.interruption import stoppable
 
 def command(arguments):
     if {ray_has_sigterm}:

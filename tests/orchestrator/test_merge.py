@@ -12,15 +12,16 @@ from typing import get_args
 
 import pytest
 
-from orchestrator import ablate, records
-from orchestrator.evaluations import Evaluation, read_evaluation, write_evaluation
-from orchestrator.foreign import check_trial
-from orchestrator.look_record import FILE, read_looks
+from orchestrator import ablate
 from orchestrator.merge import _taken, main
-from orchestrator.plan import read_plan
-from orchestrator.records import TrialState
-from orchestrator.tables import load_tables, load_trials
-from orchestrator.trial_locks import TrialLocks
+from orchestrator.planning.plan_file import read_plan
+from orchestrator.records import trial_record
+from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation
+from orchestrator.records.files import TrialLocks
+from orchestrator.records.looks_file import FILE, read_looks
+from orchestrator.records.trial_record import TrialState
+from orchestrator.records.untrusted import check_trial
+from orchestrator.tables.tables import load_tables, load_trials
 from search_spaces.study import load_study
 from search_spaces.trial import Phase, PlannedTrial, trial_key
 from tests.made_plans import make_plan
@@ -44,7 +45,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def join(results: Path, seed: int, arm: str = "baseline") -> None:
     config = make_config(seed)
     trial = PlannedTrial(arm, seed, "arm", config, trial_key(config))
-    records.join_members(results, "lrn", "digits", [trial])
+    trial_record.join_members(results, "lrn", "digits", [trial])
 
 
 def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_takes_none(
@@ -57,8 +58,8 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     diverged = put(there, make_config(2), None, state=TrialState.DIVERGED)
     for seed in range(4):
         join(there, seed)
-    folder = records.open_record(there, make_config(3))
-    records.append_epoch(folder, make_report(1, 9))
+    folder = trial_record.open_record(there, make_config(3))
+    trial_record.append_epoch(folder, make_report(1, 9))
     before = files(here / "trials" / own)
     said = merge(capsys, there, here, "--dry-run")
     assert said == (
@@ -134,27 +135,27 @@ def test_what_failed_there_is_no_answer_here_and_a_stopped_trial_is_one_only_in_
     put(there, make_config(2), state=TrialState.STOPPED)
     point = put(there, make_config(3), state=TrialState.STOPPED)
     join(there, 3, "sweep")
-    row = records.read_members(there, "lrn")[0]
+    row = trial_record.read_members(there, "lrn")[0]
     point_row = {**row, "phase": "sweep", "parameters": {"training.learning_rate": 0.1}, "position": 0}
-    records.append_members(there, "lrn", [point_row])
+    trial_record.append_members(there, "lrn", [point_row])
     code, output = merge(capsys, there, here)
     assert (code, output) == (
         0,
         "1 trials taken (1 stopped), 0 on record here already, 0 not ended there, "
         "3 failed or stopped there, 0 left out (named above)\n",
     )
-    assert records.recorded_keys(here) == sorted([own, point])
+    assert trial_record.recorded_keys(here) == sorted([own, point])
 
 
 def test_memberships_of_every_phase_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     join(there, 0)
-    row = {**records.read_members(there, "lrn")[0], "key": put(there, make_config(0, learning_rate=0.1))}
+    row = {**trial_record.read_members(there, "lrn")[0], "key": put(there, make_config(0, learning_rate=0.1))}
     points = {"parameters": {"training.learning_rate": 0.1}, "position": 3}
     rows = [{**row, "phase": phase, "arm": f"a-{phase}", **points} for phase in get_args(Phase)]
-    records.append_members(there, "lrn", rows)
+    trial_record.append_members(there, "lrn", rows)
     assert merge(capsys, there, here)[0] == 0
-    assert [entry for entry in records.read_members(here, "lrn") if entry["arm"] != "baseline"] == rows
+    assert [entry for entry in trial_record.read_members(here, "lrn") if entry["arm"] != "baseline"] == rows
 
 
 def test_a_record_that_differs_is_named_and_the_own_one_stays(
@@ -186,7 +187,7 @@ def test_an_interrupted_trial_here_is_ended_by_the_other_machines_and_a_running_
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     key = put_trained(there, make_config(0))
-    folder = records.open_record(here, make_config(0))
+    folder = trial_record.open_record(here, make_config(0))
     (folder / "checkpoint").mkdir()
     (folder / "checkpoint" / "0001-000001-00000000.safetensors").write_bytes(b"half")
     child = os.fork()
@@ -201,7 +202,7 @@ def test_an_interrupted_trial_here_is_ended_by_the_other_machines_and_a_running_
         time.sleep(0.01)
     code, output = merge(capsys, there, here)
     assert (code, f"left out {key}: it is being trained here right now" in output) == (1, True)
-    assert records.read_result(folder) is None
+    assert trial_record.read_result(folder) is None
     (tmp_path / "done").touch()
     os.waitpid(child, 0)
     assert merge(capsys, there, here)[0] == 0
@@ -303,7 +304,7 @@ def test_a_strange_membership_or_study_folder_is_passed_over(
     here, there = tmp_path / "here", tmp_path / "there"
     key = put(there, make_config(0), 20)
     join(there, 0)
-    good = records.read_members(there, "lrn")[0]
+    good = trial_record.read_members(there, "lrn")[0]
     strange = [
         {"arm": "../../x"},
         {"arm": None},
@@ -322,12 +323,12 @@ def test_a_strange_membership_or_study_folder_is_passed_over(
         {"seed": 7, "parameters": {"data.root": "/etc"}},
     ]
     for change in strange:
-        records.append_members(there, "lrn", [{**good, **change}])
-    records.append_members(there, "LRN'; --", [{**good, "study": "LRN'; --"}])
+        trial_record.append_members(there, "lrn", [{**good, **change}])
+    trial_record.append_members(there, "LRN'; --", [{**good, "study": "LRN'; --"}])
     (there / "studies" / "linked").symlink_to(there / "studies" / "lrn")
     assert merge(capsys, there, here)[0] == 0
     assert [path.name for path in (here / "studies").iterdir()] == ["lrn"]
-    assert records.read_members(here) == [good]
+    assert trial_record.read_members(here) == [good]
 
 
 def test_looks_of_the_other_machine_come_along_with_the_trials_that_they_saw(

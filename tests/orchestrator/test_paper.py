@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from orchestrator.ablate import main
-from orchestrator.tables import load_trials
+from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study, study_names
 from tests.lab import Lab
 

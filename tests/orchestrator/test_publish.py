@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import records
 from orchestrator.publish import main
-from orchestrator.records import TrialState
+from orchestrator.records import trial_record
+from orchestrator.records.trial_record import TrialState
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, put
 
@@ -22,7 +22,7 @@ def results(tmp_path: Path) -> Path:
     for seed in range(2):
         put(made, make_config(seed), 20 + seed)
         trial = PlannedTrial("baseline", seed, "arm", make_config(seed), trial_key(make_config(seed)))
-        records.join_members(made, "lrn", "digits", [trial])
+        trial_record.join_members(made, "lrn", "digits", [trial])
     put(made, make_config(2), None, state=TrialState.DIVERGED, test_wrong=None)
     return made
 

@@ -12,15 +12,17 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from alexnet_core.metrics import EpochReport
-from orchestrator import records
-from orchestrator.findings import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
-from orchestrator.null import null_plan
-from orchestrator.plan import Plan, read_plan, write_plan
-from orchestrator.records import join_members, trial_folder
+from alexnet_core.configuration.metrics import EpochReport
+from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import read_plan, write_plan
+from orchestrator.planning.variants import null_plan
+from orchestrator.records import trial_record
+from orchestrator.records.layout import trial_folder
+from orchestrator.records.trial_record import join_members
 from orchestrator.report import main
-from orchestrator.tables import update_tables
-from orchestrator.worker import _share
+from orchestrator.running.slots.worker import _share
+from orchestrator.tables.tables import update_tables
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 from tests.made_records import make_report, put
@@ -192,7 +194,7 @@ def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys
     plan = make_plan(load_study("activation"), 8)
     for trial in plan.trials:
         key = put(tmp_path, trial.config, epochs=25)
-        records.rewrite_epochs(trial_folder(tmp_path, key), curve(4 + trial.seed % 2 + 4 * (trial.arm == "tanh")))
+        trial_record.rewrite_epochs(trial_folder(tmp_path, key), curve(4 + trial.seed % 2 + 4 * (trial.arm == "tanh")))
     folder = tmp_path / "studies" / "activation"
     write_plan(folder, plan, ["ablate.py"])
     update_tables(tmp_path)
@@ -200,7 +202,7 @@ def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys
     assert report(tmp_path, "--study", "activation", "--check") == 0
     tanh = [trial for trial in plan.trials if trial.arm == "tanh"]
     for trial in tanh:
-        records.rewrite_epochs(trial_folder(tmp_path, trial.key), curve(1))
+        trial_record.rewrite_epochs(trial_folder(tmp_path, trial.key), curve(1))
     capsys.readouterr()
     assert report(tmp_path, "--study", "activation", "--check") == 1
     said = capsys.readouterr().out

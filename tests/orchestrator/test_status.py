@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import records
-from orchestrator.paper import write_studies
-from orchestrator.records import TrialState
+from orchestrator.planning.plan_file import write_studies
+from orchestrator.records import files, layout, trial_record
+from orchestrator.records.files import TrialLocks
+from orchestrator.records.trial_record import TrialState
+from orchestrator.running.steering import RunFacts, end_run, write_run
 from orchestrator.status import main, study_states
-from orchestrator.steering import RunFacts, end_run, write_run
-from orchestrator.trial_locks import TrialLocks
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, make_report, put, read_only
 
@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
 import sys
 from pathlib import Path
-from orchestrator.trial_locks import TrialLocks
+from orchestrator.records.files import TrialLocks
 locks = TrialLocks(Path(sys.argv[1]))
 print(locks.try_lock(sys.argv[2]), flush=True)
 sys.stdin.read()
@@ -53,16 +53,16 @@ def make_study(results: Path, name: str = "lrn") -> dict[str, str]:
     put(results, trials[1].config, 72)
     put(results, trials[2].config, None, state=TrialState.DIVERGED, message="loss is nan in epoch 2")
     for trial in trials[3:5]:
-        folder = records.open_record(results, trial.config)
-        records.append_epoch(folder, make_report(1, 90))
+        folder = trial_record.open_record(results, trial.config)
+        trial_record.append_epoch(folder, make_report(1, 90))
     plan: dict[str, Any] = {
         "study": name,
         "dataset": "digits",
         "arms": ["baseline", "no_lrn"],
         "trials": [{"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key} for trial in trials],
     }
-    records.join_members(results, name, "digits", trials)
-    records.write_atomically(results / "studies" / name / "plan.json", json.dumps(plan).encode())
+    trial_record.join_members(results, name, "digits", trials)
+    files.write_atomically(results / "studies" / name / "plan.json", json.dumps(plan).encode())
     return {f"{trial.arm}-{trial.seed}": trial.key for trial in trials}
 
 
@@ -124,7 +124,7 @@ def test_the_running_process_and_its_dashboard_are_shown_while_it_lives(
 def test_the_beginning_of_a_key_shows_the_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = make_study(tmp_path)
     key = keys["baseline-1"]
-    records.append_log(records.trial_folder(tmp_path, key), "the log's last line")
+    trial_record.append_log(layout.trial_folder(tmp_path, key), "the log's last line")
     code, output, _ = status(capsys, tmp_path, key[:12])
     assert code == 0
     assert f"trial {key}: diverged" in output
@@ -133,7 +133,7 @@ def test_the_beginning_of_a_key_shows_the_trial(tmp_path: Path, capsys: pytest.C
     assert '"learning_rate": 0.01' in output
     assert "last of 2 epochs" in output
     assert "the log's last line" in output
-    assert f"python -m alexnet_core train --config {records.trial_folder(tmp_path, key) / 'config.json'}" in output
+    assert f"python -m alexnet_core train --config {layout.trial_folder(tmp_path, key) / 'config.json'}" in output
     assert status(capsys, tmp_path, key)[1] == output
 
 
@@ -154,7 +154,7 @@ def test_what_is_unknown_or_ambiguous_is_refused_with_what_there_is(
 
 def test_a_damaged_plan_or_result_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = make_study(tmp_path)
-    path = records.trial_folder(tmp_path, keys["baseline-0"]) / "result.json"
+    path = layout.trial_folder(tmp_path, keys["baseline-0"]) / "result.json"
     path.write_text("{")
     code, _, error = status(capsys, tmp_path, "lrn")
     assert (code, f"error: {path} is damaged" in error) == (3, True)
@@ -171,7 +171,7 @@ def test_one_damaged_study_does_not_hide_the_others(
 ) -> None:
     make_study(tmp_path)
     damaged = tmp_path / "studies" / "pooling" / "plan.json"
-    records.write_atomically(damaged, b"{")
+    files.write_atomically(damaged, b"{")
     code, output, _ = status(capsys, tmp_path)
     assert (code, "lrn on digits: 1 diverged" in output) == (0, True)
     (warning,) = caplog.messages

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alexnet_core.datasets import DataSummary
+from alexnet_core.data.dataset import DataSummary
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study
 from search_spaces.trial import base_config, unfold

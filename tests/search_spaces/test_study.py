@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_core.datasets import DataSummary
-from alexnet_core.specification import layer_shapes
+from alexnet_core.configuration.network_spec import layer_shapes
+from alexnet_core.data.dataset import DataSummary
 from search_spaces.errors import StudyError
 from search_spaces.study import Study, common_recipes, load_study, study_names
 from search_spaces.trial import base_config, unfold

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_core.configuration import DataSpec, StepSchedule, TrainConfig, TrainingSpec
-from alexnet_core.datasets import DataSummary
-from alexnet_core.networks import network
+from alexnet_core.configuration.named_networks import network
+from alexnet_core.configuration.train_config import DataSpec, StepSchedule, TrainConfig, TrainingSpec
+from alexnet_core.data.dataset import DataSummary
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study
 from search_spaces.trial import (

@@ -1,0 +1,1 @@
+"""The bodies of `python -m alexnet_core ...`, one file a verb."""

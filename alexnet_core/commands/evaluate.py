@@ -1,0 +1,189 @@
+"""The bodies of the core's other commands (see `__main__`). torch is loaded after all that is cheap to check."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alexnet_core.commands.devices import devices_of
+from alexnet_core.commands.progress import data_at, errors_text, progress_of
+from alexnet_core.configuration.train_config import DataSpec
+from alexnet_core.data.dataset import Dataset, Split
+from alexnet_core.data.loading import image_names, load_dataset, prepare_data, summarise_data
+from alexnet_core.data.splits import SplitName
+from alexnet_core.errors import CoreError
+from alexnet_core.process.files import replaced
+
+if TYPE_CHECKING:
+    import torch
+
+    from alexnet_core.configuration.metrics import SplitMetrics
+    from alexnet_core.trained.loaded_model import LoadedModel
+    from alexnet_core.training.loader import Batch
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluates an exported model over one view or ten, and writes a row per image on request."""
+    model, spec, dataset = _model_and_data(options)
+    name: SplitName = options.split or ("test" if dataset.test is not None else "validation")
+    split = dataset.test if name == "test" else dataset.validation
+    if split is None:
+        raise CoreError("the data has no test set; use --split validation")
+    if options.predictions is not None:
+        _write_predictions(options.predictions, model, split, image_names(spec, name), options.views)
+        print(f"predictions of {len(split)} images: {options.predictions}")
+    metrics = _evaluated(model, split, options.views)
+    views = "10 views" if options.views == 10 else "centre crop"
+    print(f"{name}, {views}: {errors_text(metrics)}")
+    return 0
+
+
+def _evaluated(model: LoadedModel, split: Split, views: int) -> SplitMetrics:
+    """Evaluates a split, and shows how far it is."""
+    from alexnet_core.training.evaluation import EVALUATION_BATCH, evaluate_rows
+
+    count, batches = len(split), 0
+    with progress_of("evaluating images") as progress:
+
+        def before_batch() -> None:
+            nonlocal batches
+            if batches:
+                progress(batches * EVALUATION_BATCH, count)
+            batches += 1
+
+        precision = model.config.training.precision
+        return evaluate_rows(model.network, model.loader(split), np.arange(count), views, before_batch, precision)
+
+
+def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequence[str], views: int) -> None:
+    """One row per image: its file, its class, the five likeliest classes and their probabilities."""
+    from alexnet_core.training.evaluation import predictions
+
+    most = min(5, len(model.labels))
+    ranks = [f"{kind}{rank}" for rank in range(1, most + 1) for kind in ("class", "probability")]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "class", "top1_correct", "top5_correct", *ranks])
+            precision = model.config.training.precision
+            found_batches = predictions(model.network, model.loader(split), views, precision=precision)
+            for batch, logarithms in _shown(found_batches, len(split)):
+                best, classes_of = logarithms.topk(most, dim=1)
+                found = best.exp().tolist(), classes_of.tolist()
+                rows = zip(batch.indices.tolist(), batch.labels.tolist(), *found, strict=True)
+                for index, label, values, classes in rows:
+                    ranked = [
+                        cell
+                        for guess, value in zip(classes, values, strict=True)
+                        for cell in (model.labels[guess], f"{value:.6f}")
+                    ]
+                    correct = [int(classes[0] == label), int(label in classes)]
+                    writer.writerow([names[index], model.labels[label], *correct, *ranked])
+    except OSError as error:
+        raise CoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _shown(batches: Iterable[tuple[Batch, torch.Tensor]], count: int) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """The batches, while it is shown how many images they make."""
+    done = 0
+    with progress_of("predicting images") as progress:
+        for batch, logarithms in batches:
+            yield batch, logarithms
+            done += len(batch.labels)
+            if done < count:
+                progress(done, count)
+
+
+def neighbours(options: argparse.Namespace) -> int:
+    """Draws test images beside the training images nearest to them in fc7 (paper figure 4)."""
+    model, spec, dataset = _model_and_data(options)
+    from alexnet_core.trained.pictures import nearest_neighbours, neighbours_picture, save_picture
+
+    name: SplitName = "test" if dataset.test is not None else "validation"
+    test = dataset.test if dataset.test is not None else dataset.validation
+    # 均匀取样，免得全来自第一个类
+    queries = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).round().astype(np.int64))
+    with progress_of("comparing training images") as progress:
+        found = nearest_neighbours(model, test, dataset.train, queries, options.nearest, progress)
+    query_names, train_names = image_names(spec, name), image_names(spec, "train")
+    for query, nearest in zip(found.queries.tolist(), found.nearest.tolist(), strict=True):
+        same = sum(dataset.train.labels[row] == test.labels[query] for row in nearest)
+        print(f"{query_names[query]}: {', '.join(train_names[row] for row in nearest)} ({same} of its class)")
+    save_picture(neighbours_picture(found, test, dataset.train), options.out)
+    print(options.out)
+    return 0
+
+
+def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec, Dataset]:
+    devices = devices_of(options)
+    from alexnet_core.trained.loaded_model import load_model
+
+    model = load_model(options.model, devices)
+    spec = _data_to_evaluate(options, model.config.data)
+    with progress_of("decoding images") as progress:
+        prepare_data(spec, progress)
+    dataset = load_dataset(spec)
+    if dataset.class_names != model.labels:
+        raise CoreError(
+            f"the model knows {len(model.labels)} classes ({_some(model.labels)}), "
+            f"the data has {len(dataset.class_names)} ({_some(dataset.class_names)})"
+        )
+    return model, spec, dataset
+
+
+def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> DataSpec:
+    if options.dataset is None or options.dataset == trained_on.name:
+        return data_at(trained_on, options.data_root)
+    if options.dataset == "digits":
+        update: dict[str, Any] = {"source": "digits", "root": None, "digest": summarise_data("digits").digest}
+    else:
+        root = Path(options.dataset)
+        cache = Path(trained_on.cache) if trained_on.cache is not None else None
+        summary = summarise_data("imagefolder", root, cache, split_seed=trained_on.split_seed)
+        update = {"source": "imagefolder", "root": str(root), "digest": summary.digest}
+    return DataSpec.model_validate({**trained_on.model_dump(), **update})
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def sanity(options: argparse.Namespace) -> int:
+    """Rechecks the core on this machine's devices; fails if one check does."""
+    devices = devices_of(options)
+    from alexnet_core.commands.sanity import checks
+
+    print(f"devices of the two towers: {', '.join(devices)}")
+    failed = 0
+    for check in checks(devices):
+        word = "ok  " if check.passed else "FAIL"
+        print(f"{word} {check.name}: {check.figure:.3g} (at most {check.limit:g})", flush=True)
+        failed += not check.passed
+    print("all checks passed" if not failed else f"{failed} checks failed")
+    return 1 if failed else 0
+
+
+def kernels(options: argparse.Namespace) -> int:
+    """Draws the first layer's kernels, the towers side by side (paper figure 3)."""
+    from alexnet_core.trained.loaded_model import load_model
+    from alexnet_core.trained.pictures import kernels_picture, save_picture
+
+    save_picture(kernels_picture(load_model(options.model).network), options.out)
+    print(options.out)
+    return 0
+
+
+def onnx(options: argparse.Namespace) -> int:
+    """Exports a trained network to ONNX."""
+    from alexnet_core.trained.loaded_model import load_model
+    from alexnet_core.trained.onnx import export_onnx
+
+    export_onnx(load_model(options.model), options.out)
+    print(options.out)
+    return 0

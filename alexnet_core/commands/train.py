@@ -1,0 +1,276 @@
+"""`alexnet_core train` (see `__main__`). torch is loaded after all that is cheap to check."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from alexnet_core.commands.devices import devices_of
+from alexnet_core.commands.progress import data_at, errors_text, progress_of
+from alexnet_core.configuration.metrics import EpochReport
+from alexnet_core.configuration.named_networks import network, prepared_size, training_recipe
+from alexnet_core.configuration.schedule import same_rates
+from alexnet_core.configuration.train_config import TrainConfig, TrainingSpec
+from alexnet_core.data.dataset import Dataset
+from alexnet_core.data.loading import load_dataset, prepare_data, summarise_data
+from alexnet_core.data.prepared_folder import is_prepared, read_manifest
+from alexnet_core.errors import CoreError
+from alexnet_core.process.files import replaced, temporary_path
+from alexnet_core.trained.model_folder import model_card, replace_folder, write_model
+
+
+def train(options: argparse.Namespace) -> int:
+    """Trains one configuration, with the same numbers as a trial."""
+    config = _given_config(options) if options.config is not None else _named_config(options)
+    checkpoints = _checkpoint_folder(options.out)
+    resume_from, attempt, history = _checkpoint_to_resume(checkpoints, options.resume, config.training)
+    data = data_at(config.data, options.data_root)
+    with progress_of("decoding images") as progress:
+        prepare_data(data, progress)
+    dataset = load_dataset(data)
+    devices = devices_of(options)
+    import torch
+
+    from alexnet_core.training.precision import check_precision
+    from alexnet_core.training.run import check_same_run
+    from alexnet_core.training.train import Diverged
+    from alexnet_core.training.train import train as epochs
+
+    # 被拒绝的命令不能改动已有的 config.json
+    check_precision(config.training.precision, torch.device(devices[0]))
+    if resume_from is not None:
+        check_same_run(config, resume_from)
+
+    if options.out is not None:
+        with replaced(options.out / "config.json") as path:
+            path.write_text(config.model_dump_json())
+    stop = _stop_on_signals()
+    for report in history:
+        _print_epoch(report, config)
+    reports = list(history)
+    try:
+        with _tensorboard(options.tensorboard) as log, progress_of("images of the epoch", 60.0) as progress:
+            for report in epochs(
+                config,
+                devices,
+                resume_from,
+                dataset=dataset,
+                checkpoint_folder=checkpoints,
+                attempt=attempt,
+                keep_best=True,
+                should_stop=lambda: bool(stop),
+                progress=progress,
+            ):
+                _print_epoch(report, config)
+                log(report)
+                reports.append(report)
+    except Diverged as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if len(reports) < config.training.epochs:
+        again = "; the same command with --resume goes on" if checkpoints else ""
+        print(f"interrupted{again}", file=sys.stderr)
+        return 130
+    if checkpoints is not None:
+        _write_model(options.out / "model", checkpoints, config, dataset, reports[-1])
+    return 0
+
+
+def _checkpoint_folder(out: Path | None) -> Path | None:
+    """Makes --out and says where its checkpoints go."""
+    if out is None:
+        return None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CoreError(f"--out {out} cannot be made: {error.strerror}") from error
+    return out / "checkpoint"
+
+
+def _write_model(folder: Path, checkpoints: Path, config: TrainConfig, dataset: Dataset, last: EpochReport) -> None:
+    """Exports the trained network, ready for eval, kernels, neighbours, onnx and `load_model`."""
+    from safetensors import SafetensorError
+
+    from alexnet_core.training.checkpoint import latest_checkpoint, read_tensors
+
+    final = latest_checkpoint(checkpoints)
+    if final is None:
+        raise CoreError(f"{checkpoints} holds no checkpoint any more")
+    weights = {name: tensor.numpy() for name, tensor in read_tensors(final)[0].items()}
+    measured = {"validation": last.validation, "test": last.test}
+    origin = f"Trained by `python -m alexnet_core train`, seed {config.seed}."
+    facts = {"seconds of the last epoch": f"{last.seconds:.1f}"}
+    card = model_card(config, dataset, measured, origin=origin, facts=facts)
+    temporary = temporary_path(folder)
+    try:
+        temporary.mkdir()
+        write_model(temporary, weights, config, dataset, card)
+        replace_folder(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        raise CoreError(f"{folder} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"{folder}: ready for eval, kernels, neighbours, onnx and load_model")
+
+
+def _given_config(options: argparse.Namespace) -> TrainConfig:
+    """The configuration of a file, which no other option changes."""
+    for name in ("dataset", "size", "epochs", "seed", "precision", "cache"):
+        if getattr(options, name) is not None:
+            raise CoreError(f"--{name} goes with --network; {options.config} says itself what it trains")
+    return _read_config(options.config)
+
+
+def _read_config(path: Path) -> TrainConfig:
+    try:
+        return TrainConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CoreError(f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise CoreError(f"{path} is not a training configuration: {_first_mistake(error)}") from error
+
+
+def _first_mistake(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else str(first["msg"])
+
+
+def _named_config(options: argparse.Namespace) -> TrainConfig:
+    """A named network on a data set, trained as its source trained it."""
+    if options.dataset is None:
+        raise CoreError("--network needs --dataset: digits, an image folder or a prepared folder")
+    spec = network(options.network)
+    if options.dataset == "digits":
+        if options.size is not None:
+            raise CoreError("--size is for photographs; the digits have 16 pixels")
+        source, root, name, size = "digits", None, "digits", 16
+    else:
+        source, root = "imagefolder", Path(options.dataset)
+        name = re.sub(r"[^a-z0-9_-]+", "-", root.resolve().name.lower()).strip("-_")[:48] or "images"
+        prepared = read_manifest(root).image_size if is_prepared(root) else None
+        size = options.size or prepared or prepared_size(spec)
+        root = root.resolve()
+    cache = options.cache if options.cache is not None or options.out is None else options.out / "cache"
+    cache = cache.resolve() if cache is not None else None
+    summary = summarise_data("digits" if source == "digits" else "imagefolder", root, cache)
+    changed = {"epochs": options.epochs, "precision": options.precision}
+    recipe = training_recipe(options.network).model_dump() | {k: v for k, v in changed.items() if v is not None}
+    try:
+        return TrainConfig.model_validate(
+            {
+                "network": spec.model_dump()
+                | {"classes": len(summary.class_names), "input_size": min(spec.input_size, size)},
+                "training": recipe,
+                "data": {
+                    "name": name,
+                    "source": source,
+                    "image_size": size,
+                    "digest": summary.digest,
+                    "root": str(root) if root is not None else None,
+                    "cache": str(cache) if cache is not None else None,
+                },
+                "seed": options.seed or 0,
+            }
+        )
+    except ValidationError as error:
+        raise CoreError(f"{options.network} on {options.dataset}: {_first_mistake(error)}") from error
+
+
+def _checkpoint_to_resume(
+    folder: Path | None, resume: bool, training: TrainingSpec
+) -> tuple[Path | None, int, tuple[EpochReport, ...]]:
+    """The checkpoint to go on from, the number of this attempt, and the epochs that lie behind."""
+    from alexnet_core.training.checkpoint import checkpoints, latest_checkpoint, read_history
+
+    if resume and folder is None:
+        raise CoreError("--resume needs --out, the folder with the checkpoints")
+    existing = checkpoints(folder) if folder is not None else ()
+    if existing and not resume:
+        raise CoreError(f"{folder} holds checkpoints already: go on with --resume, or give another --out")
+    latest = latest_checkpoint(folder) if folder is not None else None
+    attempt = 1 + max((int(path.name.split("-")[0]) for path in existing), default=0)
+    if latest is None:
+        return None, attempt, ()
+    history = read_history(latest)
+    if len(history) > training.epochs:
+        raise CoreError(f"{folder} has {len(history)} epochs already, more than the {training.epochs} asked for")
+    return _reopened(latest, history, training), attempt, history
+
+
+def _reopened(final: Path, history: Sequence[EpochReport], training: TrainingSpec) -> Path:
+    """The checkpoint itself, or where it was the last of a shorter training, one to go on from."""
+    from alexnet_core.training.checkpoint import has_velocities, is_final, reopen
+
+    if not is_final(final) or len(history) == training.epochs:
+        return final
+    shorter = training.model_copy(update={"epochs": len(history)})
+    errors = [report.validation.top1_error for report in history]
+    if not has_velocities(final) or not same_rates(shorter, training, errors):
+        raise CoreError(
+            f"{final.parent} holds a training of {len(history)} epochs that has ended, and one of {training.epochs} "
+            "does not begin as it did: the schedule depends on the number of epochs; give another --out"
+        )
+    return reopen(final, final.parent)
+
+
+@contextmanager
+def _tensorboard(folder: Path | None) -> Iterator[Callable[[EpochReport], None]]:
+    """Yields what writes an epoch to TensorBoard's files, or nothing without a folder."""
+    if folder is None:
+        yield lambda _: None
+        return
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise CoreError("--tensorboard needs tensorboardX: pip install tensorboardX") from error
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CoreError(f"--tensorboard {folder} cannot be made: {error.strerror}") from error
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(report: EpochReport) -> None:
+            for name in ("train", "validation", "test"):
+                metrics = getattr(report, name)
+                if metrics is not None:
+                    writer.add_scalar(f"{name}/loss", metrics.loss, report.epoch)
+                    writer.add_scalar(f"{name}/top1_error", metrics.top1_error, report.epoch)
+                    writer.add_scalar(f"{name}/top5_error", metrics.top5_error, report.epoch)
+            writer.add_scalar("learning_rate", report.learning_rate, report.epoch)
+            writer.add_scalar("images_per_second", report.images_per_second, report.epoch)
+            writer.flush()
+
+        yield write
+
+
+def _stop_on_signals() -> list[int]:
+    """Returns a list that is empty until SIGINT or SIGTERM arrives."""
+    received: list[int] = []
+
+    def remember(number: int, _frame: Any) -> None:
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, remember)
+    return received
+
+
+def _print_epoch(report: EpochReport, config: TrainConfig) -> None:
+    print(
+        f"epoch {report.epoch}/{config.training.epochs}  lr {report.learning_rate:g}  "
+        f"train loss {report.train.loss:.4f}  validation loss {report.validation.loss:.4f}  "
+        f"{errors_text(report.validation)}  {report.images_per_second:.0f} images/s",
+        flush=True,
+    )
+    if report.test is not None:
+        print(f"test  loss {report.test.loss:.4f}  {errors_text(report.test)}", flush=True)

@@ -1,0 +1,110 @@
+"""What a data set is: three splits of uint8 images with their labels, and a summary of its content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.data.moments import PixelMoments
+
+_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one split.
+
+    Attributes:
+        images: uint8 (N, H, W, 3), 0..255.
+        labels: int64 (M,), indices into the class names.
+        rows: int64 (M,), which of `images` the split has; None for all of them, M being N.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def gather(self, indices: np.ndarray, out: np.ndarray) -> None:
+        """Copies images into `out`; fastest where the indices ascend.
+
+        Args:
+            indices: int64 (B,), numbers of images in the split.
+            out: uint8 (B, H, W, 3).
+        """
+        rows = indices if self.rows is None else self.rows[indices]
+        # mode="clip" 让 take 直接写进 out，不经过中间缓冲
+        np.take(self.images, rows, axis=0, out=out, mode="clip")
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """Yields the images in order, some at a time."""
+        for start in range(0, len(self), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            yield self.images[rows] if self.rows is None else self.images[self.rows[rows]]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Prepared data.
+
+    Attributes:
+        train: Training images.
+        validation: Validation images.
+        test: Test images, where there are such.
+        class_names: In the order of the labels.
+        known_mean: The mean image, where it is known already.
+        known_covariance: The covariance of the RGB values, where it is known already.
+    """
+
+    train: Split
+    validation: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+    known_mean: np.ndarray | None = None
+    known_covariance: np.ndarray | None = None
+
+    @cached_property
+    def mean_image(self) -> np.ndarray:
+        """The per-pixel mean of the training images (paper section 2), float32 (H, W, 3), 0..255."""
+        if self.known_mean is not None:
+            return self.known_mean
+        total = np.zeros(self.train.images.shape[1:], dtype=np.int64)
+        for chunk in self.train.chunks():
+            total += chunk.sum(axis=0, dtype=np.int64)
+        mean: np.ndarray = (total / len(self.train)).astype(np.float32)
+        return mean
+
+    @cached_property
+    def covariance(self) -> np.ndarray:
+        """The covariance of the RGB values of the whole training set (paper section 4.1), float64 (3, 3)."""
+        if self.known_covariance is not None:
+            return self.known_covariance
+        moments = PixelMoments(self.train.images.shape[1], self.train.images.shape[-1])
+        for chunk in self.train.chunks():
+            moments.add(chunk)
+        return moments.covariance()
+
+
+class DataSummary(Frozen):
+    """What is in the data, known without decoding it.
+
+    Attributes:
+        digest: SHA-256 of the content: of sorted relative path, size and file hash; not of where it lies.
+        class_names: In the order of the labels.
+        train: Training images, before any subset.
+        validation: Validation images.
+        test: Test images; 0 where there is no test set.
+    """
+
+    digest: str
+    class_names: tuple[str, ...]
+    train: int
+    validation: int
+    test: int

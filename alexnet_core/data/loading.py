@@ -1,0 +1,210 @@
+"""Data sets as uint8 arrays: the digits inside scikit-learn, any tree of class folders, and prepared folders.
+
+Counting and hashing come first (`summarise_data`), decoding happens once (`prepare_data`), and training maps
+the decoded arrays (`load_dataset`). Nothing here loads torch or scikit-learn.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from alexnet_core.configuration.train_config import DIGITS_SIZE, DataSpec
+from alexnet_core.data.dataset import Dataset, DataSummary, Split
+from alexnet_core.data.digits import DIGITS_FRACTIONS, DIGITS_NAMES, digits_digest, read_digits
+from alexnet_core.data.image_tree import manifest_digest, read_tree, tree_manifest
+from alexnet_core.data.preparation import prepare, tree_source
+from alexnet_core.data.prepared_folder import PreparedData, is_prepared, open_prepared, read_manifest
+from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, stratified
+from alexnet_core.errors import CoreError
+
+Source = Literal["digits", "imagefolder"]
+# 没有缓存时，解码后大于这个大小的就不放进内存
+MEMORY_BYTES = 2 * 1024**3
+
+
+def summarise_data(
+    source: Source, root: Path | None = None, cache: Path | None = None, *, split_seed: int = 0
+) -> DataSummary:
+    """Counts and hashes the data without decoding images.
+
+    Args:
+        source: `digits` or `imagefolder`.
+        root: Folder with train/ and val/ or test/, or a prepared folder (imagefolder).
+        cache: Folder for the hashes of unchanged files; None hashes all of them.
+        split_seed: Seed of the split.
+
+    Raises:
+        CoreError: A folder is missing, a class folder is empty, or the classes of the splits differ.
+    """
+    if source == "digits":
+        images, labels = read_digits()
+        parts = [len(rows) for rows in stratified(labels, DIGITS_FRACTIONS, split_seed)]
+        digest = digits_digest(images, labels)
+        return DataSummary(digest=digest, class_names=DIGITS_NAMES, train=parts[0], validation=parts[1], test=parts[2])
+    if root is not None and is_prepared(root):
+        data = open_prepared(root)
+        digest, class_names, labels_of = data.manifest.digest, data.manifest.class_names, data.labels
+    else:
+        tree = read_tree(root)
+        digest, class_names, labels_of = manifest_digest(tree_manifest(tree, cache)), tree.class_names, tree.labels
+    present = {name: len(labels) for name, labels in labels_of.items()}
+    return DataSummary(digest=digest, class_names=class_names, **counts(present, labels_of["train"], split_seed))
+
+
+def prepare_data(spec: DataSpec, progress: Callable[[int, int], None] | None = None) -> None:
+    """Decodes the images of `spec` once into its cache; does nothing where that is done or there is no cache.
+
+    Args:
+        spec: The data.
+        progress: Called with (images decoded, images in all).
+
+    Raises:
+        CoreError: An image cannot be read (named), or the files are not those of `spec.digest`.
+    """
+    if spec.source == "imagefolder" and spec.cache is not None:
+        _prepared_folder(spec, progress)
+
+
+def load_dataset(spec: DataSpec) -> Dataset:
+    """Loads prepared data; with a cache the images are memory-mapped, so that trials share their pages.
+
+    Raises:
+        CoreError: The data is missing, unreadable, or not that of `spec.digest`.
+    """
+    if spec.source == "digits":
+        return _load_digits(spec)
+    if spec.cache is not None or is_prepared(_root(spec)):
+        return _dataset(spec, open_prepared(_prepared_folder(spec, None)))
+    _check_fits_memory(spec)
+    with tempfile.TemporaryDirectory() as folder:
+        data = open_prepared(_decoded(spec, Path(folder) / "data", None))
+        images = {name: array.copy() for name, array in data.images.items()}
+        return _dataset(spec, PreparedData(data.folder, data.manifest, images, data.labels, data.mean_image))
+
+
+def _check_fits_memory(spec: DataSpec) -> None:
+    """Refuses to decode into memory what belongs on a disk."""
+    images = sum(len(names) for names in read_tree(_root(spec)).names.values())
+    need = images * spec.image_size**2 * 3
+    if need > MEMORY_BYTES:
+        raise CoreError(
+            f"{spec.root} is {need / 1e9:.1f} GB when decoded: prepare it once with python -m alexnet_core prepare "
+            f"{spec.root} DEST --size {spec.image_size}, and give DEST in its place (train also takes --cache DIR)"
+        )
+
+
+def _root(spec: DataSpec) -> Path | None:
+    return Path(spec.root) if spec.root is not None else None
+
+
+def _prepared_folder(spec: DataSpec, progress: Callable[[int, int], None] | None) -> Path:
+    root = _root(spec)
+    if root is not None and is_prepared(root):
+        manifest = read_manifest(root)
+        if manifest.image_size != spec.image_size or manifest.preparation != spec.preparation:
+            raise CoreError(
+                f"{root} was prepared at {manifest.image_size} pixels (version {manifest.preparation}), "
+                f"data.image_size is {spec.image_size} (version {spec.preparation}); "
+                f"prepare it with --size {spec.image_size}, or set data.image_size to {manifest.image_size}"
+            )
+        _check_digest(root, manifest.digest, spec.digest)
+        return root
+    folder = Path(spec.cache or ".") / f"{spec.digest[:32]}-{spec.image_size}-v{spec.preparation}"
+    return folder if is_prepared(folder) else _decoded(spec, folder, progress)
+
+
+def _decoded(spec: DataSpec, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
+    tree = read_tree(_root(spec))
+    manifest = prepare(tree_source(tree), folder, spec.image_size, preparation=spec.preparation, progress=progress)
+    if manifest.digest != spec.digest:
+        # 解码的是别的图像：留着就会被当成这份数据
+        shutil.rmtree(folder)
+    _check_digest(tree.root, manifest.digest, spec.digest)
+    return folder
+
+
+def _check_digest(root: Path, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise CoreError(f"the images in {root} are not those of data.digest {wanted[:12]}: they are {found[:12]}")
+
+
+def image_names(spec: DataSpec, split: SplitName) -> list[str]:
+    """Returns the images of a split by name, row by row: relative paths, or the digits' numbers in their file."""
+    if spec.source == "digits":
+        rows = dict(zip(("train", "validation", "test"), _digits_rows(spec, read_digits()[1]), strict=True))[split]
+        return [f"digit {row}" for row in rows.tolist()]
+    if spec.cache is not None or is_prepared(_root(spec)):
+        data = open_prepared(_prepared_folder(spec, None))
+        folder, chosen = _rows(spec, data.labels)[split]
+        names = data.files(folder)
+    else:
+        tree = read_tree(_root(spec))
+        folder, chosen = _rows(spec, tree.labels)[split]
+        names = tree.names[folder]
+    return names if chosen is None else [names[row] for row in chosen.tolist()]
+
+
+def _rows(spec: DataSpec, labels: Mapping[str, np.ndarray]) -> dict[SplitName, tuple[str, np.ndarray | None]]:
+    """From which folder's array each split comes, and which of its rows; None for all."""
+    rows: dict[SplitName, tuple[str, np.ndarray | None]] = {}
+    train: np.ndarray | None = None
+    if "val" in labels:
+        rows["validation"] = ("val", None)
+    else:
+        train, held = held_out(labels["train"], spec.split_seed)
+        rows["validation"] = ("train", held)
+    if spec.train_images is not None:
+        every = np.arange(len(labels["train"]), dtype=np.int64) if train is None else train
+        train = even_subset(labels["train"], every, spec.train_images, spec.split_seed)
+    rows["train"] = ("train", train)
+    if "test" in labels:
+        rows["test"] = ("test", None)
+    return rows
+
+
+def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
+    rows = _rows(spec, data.labels)
+
+    def split(name: SplitName) -> Split:
+        folder, chosen = rows[name]
+        images, labels = data.images[folder], data.labels[folder]
+        # 选出的行不复制：各 trial 仍共享同一个映射的页
+        return Split(images, labels) if chosen is None else Split(images, labels[chosen], chosen)
+
+    whole = rows["train"][1] is None
+    return Dataset(
+        train=split("train"),
+        validation=split("validation"),
+        test=split("test") if "test" in rows else None,
+        class_names=data.manifest.class_names,
+        known_mean=data.mean_image if whole else None,
+        known_covariance=np.asarray(data.manifest.covariance) if whole else None,
+    )
+
+
+def _load_digits(spec: DataSpec) -> Dataset:
+    if spec.image_size != DIGITS_SIZE:
+        raise CoreError(f"digits are {DIGITS_SIZE} pixels wide: data.image_size must be {DIGITS_SIZE}")
+    images, labels = read_digits()
+    if digits_digest(images, labels) != spec.digest:
+        raise CoreError("the digits of the installed scikit-learn are not those of data.digest")
+    train, validation, test = _digits_rows(spec, labels)
+
+    def split(rows: np.ndarray) -> Split:
+        return Split(images[rows], labels[rows])
+
+    return Dataset(split(train), split(validation), split(test), DIGITS_NAMES)
+
+
+def _digits_rows(spec: DataSpec, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of train, validation and test."""
+    train, validation, test = stratified(labels, DIGITS_FRACTIONS, spec.split_seed)
+    if spec.train_images is not None:
+        train = even_subset(labels, train, spec.train_images, spec.split_seed)
+    return train, validation, test

@@ -1,0 +1,204 @@
+"""A prepared folder: one memory-mapped uint8 array per split, labels, statistics, and a manifest. Loads no torch.
+
+manifest.json       written last: what is in the folder, with hashes
+train.npy           uint8 (N, size, size, 3), 0..255; so too val.npy and test.npy, where there are such
+train-labels.npy    int64 (N,)
+train-files.tsv     row by row: relative path, bytes, SHA-256 of the image file
+mean_image.npy      float32 (size, size, 3), the mean of the training images (paper section 2)
+bad_images.tsv      what was left out: relative path, reason
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.data.image_tree import ManifestLine, manifest_digest
+from alexnet_core.data.moments import PixelMoments
+from alexnet_core.errors import CoreError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class PreparedSplit(Frozen):
+    """A split of a prepared folder.
+
+    Attributes:
+        images: Number of images.
+        array_sha256: Of the SHA-256 digests of its images' pixels, one after another.
+        labels_sha256: Of the labels' bytes.
+    """
+
+    images: int = Field(ge=1)
+    array_sha256: str
+    labels_sha256: str
+
+
+class PreparedManifest(Frozen):
+    """What is in a prepared folder.
+
+    Attributes:
+        format: Version of the folder's layout.
+        preparation: Version of the preparation, see `DataSpec`.
+        source: Where the images came from.
+        digest: Of the content of the image files, see `DataSummary`.
+        image_size: Height and width in pixels.
+        class_names: In the order of the labels.
+        splits: By folder name: train, val, test.
+        covariance: Of the RGB values of all training images, in grey levels squared.
+        bad_images: How many images were left out.
+    """
+
+    format: int
+    preparation: int
+    source: str
+    digest: str
+    image_size: int
+    class_names: tuple[str, ...]
+    splits: dict[str, PreparedSplit]
+    covariance: tuple[tuple[float, ...], ...]
+    bad_images: int
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """An open prepared folder.
+
+    Attributes:
+        folder: Where it lies.
+        manifest: What is in it.
+        images: Memory-mapped arrays, by split folder.
+        labels: By split folder.
+        mean_image: float32 (size, size, 3).
+    """
+
+    folder: Path
+    manifest: PreparedManifest
+    images: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    mean_image: np.ndarray
+
+    def files(self, split: str) -> list[str]:
+        """Returns the relative paths of a split's images, row by row."""
+        return [name for name, _, _ in self.file_lines(split)]
+
+    def file_lines(self, split: str) -> list[ManifestLine]:
+        """Returns (relative path, bytes, SHA-256) of a split's image files, row by row.
+
+        Raises:
+            CoreError: The file that has them is not what it should be.
+        """
+        path = self.folder / f"{split}-files.tsv"
+        try:
+            # 不用 read_text：它把文件名里的回车也当作换行
+            lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+            fields = [line.split("\t") for line in lines]
+            return [(name, int(size), digest) for name, size, digest in fields]
+        except (OSError, ValueError) as error:
+            raise CoreError(f"{path} cannot be read: {error}; prepare the data anew") from error
+
+
+def is_prepared(folder: Path | None) -> bool:
+    """Says whether a folder was made by the preparation, and to its end."""
+    return folder is not None and (folder / MANIFEST).is_file()
+
+
+def read_manifest(folder: Path) -> PreparedManifest:
+    """Reads a prepared folder's manifest.
+
+    Raises:
+        CoreError: It is missing, or not one that this version can read.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = PreparedManifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise CoreError(
+            f"{path} cannot be read: {error.strerror}; prepare the data with alexnet_core prepare"
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CoreError(f"{path} is no manifest of prepared data: {where}: {first['msg']}") from error
+    if manifest.format != FORMAT:
+        raise CoreError(f"{path} has format {manifest.format}, this version reads {FORMAT}; prepare the data anew")
+    return manifest
+
+
+def open_prepared(folder: Path) -> PreparedData:
+    """Opens a prepared folder; the arrays are mapped, so that trials on one machine share their pages.
+
+    Raises:
+        CoreError: A file is missing, or is not of the length that the manifest says.
+    """
+    manifest = read_manifest(folder)
+    images: dict[str, np.ndarray] = {}
+    labels: dict[str, np.ndarray] = {}
+    size = manifest.image_size
+    for name, split in manifest.splits.items():
+        # 写时复制的映射：多个 trial 共享同一份页，且 torch 不抱怨只读
+        images[name] = _load(folder / f"{name}.npy", (split.images, size, size, 3), np.uint8, mapped=True)
+        labels[name] = _load(folder / f"{name}-labels.npy", (split.images,), np.int64)
+    mean = _load(folder / "mean_image.npy", (size, size, 3), np.float32)
+    return PreparedData(folder, manifest, images, labels, mean)
+
+
+def _load(path: Path, shape: tuple[int, ...], dtype: type, *, mapped: bool = False) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CoreError(f"{path} cannot be read: {error}; prepare the data anew") from error
+    if array.shape != shape or array.dtype != dtype:
+        raise CoreError(f"{path} holds {array.dtype} {array.shape}, the manifest says {shape}; prepare the data anew")
+    return array
+
+
+def verify_prepared(folder: Path) -> None:
+    """Checks every file of a prepared folder against its manifest; reads all of it.
+
+    Arrays and labels have hashes there; the names, sizes and hashes of the image files make the data's digest; mean
+    image and covariance are calculated anew.
+
+    Raises:
+        CoreError: Names the file that has changed.
+    """
+    data = open_prepared(folder)
+    for name, split in data.manifest.splits.items():
+        images, moments = hashlib.sha256(), PixelMoments(data.manifest.image_size)
+        for image in data.images[name]:
+            images.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
+            if name == "train":
+                moments.add([image])
+        labels = hashlib.sha256(data.labels[name].tobytes())
+        for path, found, expected in (
+            (folder / f"{name}.npy", images, split.array_sha256),
+            (folder / f"{name}-labels.npy", labels, split.labels_sha256),
+        ):
+            if found.hexdigest() != expected:
+                raise CoreError(
+                    f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew"
+                )
+        if name == "train":
+            _verify_moments(data, moments)
+    if manifest_digest(line for name in data.manifest.splits for line in data.file_lines(name)) != data.manifest.digest:
+        raise CoreError(
+            f"{folder}/*-files.tsv are not what was prepared: they do not give the digest in {MANIFEST}; "
+            "prepare the data anew"
+        )
+
+
+def _verify_moments(data: PreparedData, moments: PixelMoments) -> None:
+    if not np.array_equal(moments.mean_image(), data.mean_image):
+        raise CoreError(
+            f"{data.folder / 'mean_image.npy'} is not the mean of the training images; prepare the data anew"
+        )
+    if not np.array_equal(moments.covariance(), np.asarray(data.manifest.covariance)):
+        raise CoreError(
+            f"{data.folder / MANIFEST}: covariance is not that of the training images; prepare the data anew"
+        )

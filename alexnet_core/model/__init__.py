@@ -1,0 +1,1 @@
+"""The network: two towers on two devices, their layers, and every keyed draw."""

@@ -1,0 +1,1 @@
+"""What belongs to the process: signals, whole files, memory, compiled code. Loads no torch."""

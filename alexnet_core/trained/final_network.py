@@ -1,0 +1,83 @@
+"""A finished training's network, read from its final checkpoint and evaluated again, over one view or ten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed
+
+from alexnet_core.configuration.metrics import SplitMetrics
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.dataset import Dataset
+from alexnet_core.data.loading import load_dataset
+from alexnet_core.data.splits import SplitName
+from alexnet_core.errors import CoreError
+from alexnet_core.model.alexnet import AlexNet
+from alexnet_core.training.checkpoint import read_position, read_tensors
+from alexnet_core.training.evaluation import evaluate_rows
+from alexnet_core.training.loader import ImageLoader
+
+
+def load_trained(config: TrainConfig, checkpoint: Path, devices: Sequence[str] = ("cpu", "cpu")) -> AlexNet:
+    """Builds the network of a finished training.
+
+    Args:
+        config: The run that trained it.
+        checkpoint: Its final checkpoint.
+        devices: One per tower.
+
+    Raises:
+        CoreError: The checkpoint is missing, torn, not final, or of another network.
+    """
+    if not read_position(checkpoint).complete:
+        raise CoreError(f"checkpoint {checkpoint} is not the end of a training")
+    weights, _ = read_tensors(checkpoint)
+    model = AlexNet(config.network, devices)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CoreError(f"checkpoint {checkpoint} is of another network than {config.network.name}") from error
+    return model.eval()
+
+
+def evaluate_trained(
+    config: TrainConfig,
+    model: AlexNet,
+    views: int,
+    *,
+    dataset: Dataset | None = None,
+    before_batch: Callable[[], None] = lambda: None,
+    rank: int = 0,
+    workers: int = 1,
+) -> tuple[SplitName, SplitMetrics]:
+    """Evaluates a trained network on the test images, or the validation images where there are none.
+
+    Args:
+        config: The run that trained it.
+        model: From `load_trained`.
+        views: 1 for the centre crop; 10 averages the softmax over ten views (paper section 4.1).
+        dataset: The data, if it is loaded already.
+        before_batch: Called before every batch; with one worker it may end the evaluation by an exception.
+        rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
+        workers: Number of data-parallel workers; each evaluates its share of the images.
+
+    Returns:
+        The split's name and its sums over all workers.
+    """
+    dataset = dataset if dataset is not None else load_dataset(config.data)
+    name: SplitName = "validation" if dataset.test is None else "test"
+    split = dataset.validation if dataset.test is None else dataset.test
+    follows = config.training.mean_follows_crop
+    loader = ImageLoader(split, dataset.mean_image, model.devices[0], mean_follows_crop=follows)
+    rows = np.arange(len(loader) * rank // workers, len(loader) * (rank + 1) // workers)
+    share = evaluate_rows(model, loader, rows, views, before_batch, config.training.precision)
+    if workers == 1:
+        return name, share
+    sums = [share.loss_sum, share.top1_errors, share.top5_errors]
+    total = torch.tensor(sums, dtype=torch.float64, device=model.devices[-1])
+    distributed.all_reduce(total)
+    loss, top1, top5 = total.tolist()
+    return name, SplitMetrics(loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=len(loader))

@@ -1,0 +1,125 @@
+"""An exported model: a folder that says what it is, and proves by hashes that it is whole.
+
+`orchestrator.best --export` and the end of `alexnet_core train --out` write such a folder (see `model_folder`); no file
+in it can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from alexnet_core.configuration.metrics import SplitMetrics
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.dataset import Dataset, Split
+from alexnet_core.data.image_file import decode_image, without_picture_warnings
+from alexnet_core.errors import CoreError
+from alexnet_core.model.alexnet import AlexNet
+from alexnet_core.trained.model_folder import SUMS, verify
+from alexnet_core.training.evaluation import evaluate, predictions, split_to_test
+from alexnet_core.training.loader import ImageLoader
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network ready for use.
+
+    Attributes:
+        network: In evaluation mode.
+        config: The run that trained it.
+        labels: Names of the classes, in the order of the outputs.
+        mean_image: float32 (H, W, 3), subtracted from the prepared images.
+    """
+
+    network: AlexNet
+    config: TrainConfig
+    labels: tuple[str, ...]
+    mean_image: np.ndarray
+
+    def predict(self, images: np.ndarray | Sequence[str | Path], views: int = 1) -> np.ndarray:
+        """Classifies images.
+
+        Args:
+            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or the paths of image files,
+                which are prepared as the training images were.
+            views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
+
+        Returns:
+            float32 (N, classes), the probabilities; `labels` names the classes.
+
+        Raises:
+            CoreError: If the images have another shape or type, or a file cannot be read.
+            ValueError: `views` is neither 1 nor 10.
+        """
+        size = self.config.data.image_size
+        if isinstance(images, str | Path):
+            raise CoreError(f"predict takes a list of images: predict([{str(images)!r}])")
+        if not isinstance(images, np.ndarray):
+            with without_picture_warnings():
+                decoded = [decode_image(Path(path), size) for path in images]
+            images = np.stack(decoded) if decoded else np.zeros((0, size, size, 3), np.uint8)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
+            raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
+        loader = self.loader(Split(images, np.zeros(len(images), np.int64)))
+        parts = [
+            logarithms.exp().cpu().numpy()
+            for _, logarithms in predictions(self.network, loader, views, precision=self.config.training.precision)
+        ]
+        classes = self.network.spec.classes
+        return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
+
+    def loader(self, split: Split) -> ImageLoader:
+        """Returns the images of a split, prepared for this network's first device."""
+        follows = self.config.training.mean_follows_crop
+        return ImageLoader(split, self.mean_image, self.network.devices[0], mean_follows_crop=follows)
+
+    def evaluate(self, data: Dataset | Split, views: int = 1) -> SplitMetrics:
+        """Evaluates the network on a split or a data set's test images, in the arithmetic it was trained in."""
+        loader = self.loader(split_to_test(data))
+        return evaluate(self.network, loader, views, precision=self.config.training.precision)
+
+
+def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> LoadedModel:
+    """Loads an exported model after checking every file against SHA256SUMS.
+
+    Args:
+        folder: The export, or a folder of `alexnet_core train --out` whose training has ended.
+        devices: One per tower.
+
+    Raises:
+        CoreError: If a file is missing, or is not the one that was exported.
+    """
+    folder = Path(folder)
+    if not (folder / SUMS).is_file() and (folder / "model" / SUMS).is_file():
+        folder = folder / "model"
+    verify(folder)
+    try:
+        config = TrainConfig.model_validate_json((folder / "config.json").read_bytes())
+        labels = json.loads((folder / "labels.json").read_bytes())
+        tensors = load_file(folder / "model.safetensors")
+        mean_image = tensors.pop("mean_image").numpy()
+        network = AlexNet(config.network, devices)
+        network.load_state_dict(tensors)
+    except (ValidationError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CoreError(f"{folder} is not an export that this version can load: {first}") from error
+    _check_parts(folder, config, labels, mean_image)
+    network.eval()
+    return LoadedModel(network, config, tuple(labels), mean_image)
+
+
+def _check_parts(folder: Path, config: TrainConfig, labels: Any, mean_image: np.ndarray) -> None:
+    """Compares labels and mean image with the configuration; raises CoreError."""
+    classes, size = config.network.classes, config.data.image_size
+    if not isinstance(labels, list) or len(labels) != classes or not all(isinstance(label, str) for label in labels):
+        raise CoreError(f"{folder / 'labels.json'} does not name the network's {classes} classes")
+    if mean_image.shape != (size, size, 3) or mean_image.dtype != np.float32:
+        raise CoreError(f"{folder / 'model.safetensors'} has no mean image of float32 ({size}, {size}, 3)")

@@ -1,0 +1,1 @@
+"""Training and evaluation: augmentation, optimizer, checkpoints, the loop."""

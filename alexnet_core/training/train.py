@@ -1,0 +1,356 @@
+"""Training as a generator of epoch reports. Ray is a consumer of it, so is the command line, so is a test.
+
+All draws are keyed (`draws.py`), so a checkpoint needs weights, velocities and a position, and no generator
+state.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as distributed
+import torch.nn.functional as F
+
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.schedule import EpochRates, epoch_rates
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.dataset import Dataset
+from alexnet_core.data.loading import load_dataset
+from alexnet_core.model.alexnet import AlexNet
+from alexnet_core.model.draws import permutation
+from alexnet_core.training.augmentation import training_views
+from alexnet_core.training.checkpoint import (
+    Position,
+    run_digest,
+)
+from alexnet_core.training.evaluation import batch_sums, evaluate_rows
+from alexnet_core.training.loader import Batch, ImageLoader
+from alexnet_core.training.optimizer import set_rates
+from alexnet_core.training.precision import autocast, set_matrix_precision
+from alexnet_core.training.run import Run, Saver, check_numerics, is_best_so_far, prepare_run, resume_run, set_globals
+
+CHECK_EVERY_BATCHES_ON_GPU = 50
+FINAL_TRAINING_IMAGES = 10_000
+# 一批要算这么久的（CPU 上的 224 像素），中途也问是否该停
+SLOW_FORWARD_SECONDS = 1.0
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite.
+
+    Attributes:
+        epoch: Epochs finished before.
+        batch: Batches finished before, in the epoch.
+    """
+
+    def __init__(self, epoch: int, batch: int) -> None:
+        """Says where."""
+        super().__init__(f"the loss became NaN or infinite in epoch {epoch + 1}, batch {batch + 1}")
+        self.epoch, self.batch = epoch, batch
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, int]]:
+        """Lets it go from process to process."""
+        return Diverged, (self.epoch, self.batch)
+
+
+class _Stopped(Exception):
+    """The caller asked for a stop in the middle of an evaluation or of a slow batch."""
+
+
+def _never() -> bool:
+    return False
+
+
+def train(
+    config: TrainConfig,
+    devices: Sequence[str] = ("cpu", "cpu"),
+    resume_from: str | Path | None = None,
+    *,
+    dataset: Dataset | None = None,
+    checkpoint_folder: Path | None = None,
+    attempt: int = 1,
+    checkpoint_seconds: float = 1.0,
+    batch_checkpoint_seconds: float = 600.0,
+    keep_last: int = 2,
+    keep_best: bool = False,
+    should_stop: Callable[[], bool] = _never,
+    progress: Callable[[int, int], None] | None = None,
+    rank: int = 0,
+    workers: int = 1,
+) -> Iterator[EpochReport]:
+    """Trains a network and yields a report after each epoch.
+
+    A run that is stopped or killed and resumed from any of its checkpoints ends with the same weights, bit
+    for bit on the CPU. The caller sets the number of threads.
+
+    Args:
+        config: The run.
+        devices: One per tower.
+        resume_from: A checkpoint of the same run; epochs before it are not yielded again.
+        dataset: The data, if it is loaded already.
+        checkpoint_folder: Where checkpoints go; None writes none.
+        attempt: Number of the attempt, part of the checkpoints' names.
+        checkpoint_seconds: A checkpoint follows an epoch when so many seconds have passed since the last.
+        batch_checkpoint_seconds: The same within an epoch.
+        keep_last: How many checkpoints are kept, the newest.
+        keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`.
+        should_stop: Asked before every batch, in evaluations too, and within a slow one, which is then trained anew
+            after the resume; True writes a checkpoint and ends the generator. Called while a large checkpoint is
+            written as well, where its answer waits.
+        progress: Called after every batch with (images of the epoch trained, images of an epoch).
+        rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
+        workers: Number of data-parallel workers; each takes its share of every batch.
+
+    Yields:
+        EpochReport of each epoch finished now (on every rank the same).
+
+    Raises:
+        Diverged: The loss became NaN or infinite.
+        CoreError: The configuration, the data or the checkpoint does not fit.
+    """
+    set_globals()
+    set_matrix_precision(config.training.precision)
+    check_numerics(config)
+    dataset = dataset if dataset is not None else load_dataset(config.data)
+    run = prepare_run(config, devices, dataset, rank, workers)
+    position = resume_run(run, Path(resume_from)) if resume_from is not None else Position(run=run_digest(config))
+    saver = Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last, should_stop)
+    while position.epoch < config.training.epochs and not position.complete:
+        position, stopped = _train_epoch(run, position, saver, should_stop, progress, batch_checkpoint_seconds)
+        if stopped:
+            saver.save(position)
+            return
+        try:
+            position = _finish_epoch(run, position, should_stop)
+        except _Stopped:
+            # 训练部分已完成：续训时只需重新评估
+            saver.save(position)
+            return
+        is_best = keep_best and is_best_so_far(position)
+        if position.complete or is_best or saver.seconds_since_last() >= checkpoint_seconds:
+            # 先存检查点再报告：记录永远不会走在检查点前面
+            saver.save(position, is_best=is_best)
+        yield position.history[-1]
+
+
+def _train_epoch(
+    run: Run,
+    position: Position,
+    saver: Saver,
+    should_stop: Callable[[], bool],
+    progress: Callable[[int, int], None] | None,
+    batch_checkpoint_seconds: float,
+) -> tuple[Position, bool]:
+    """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
+    order = permutation(len(run.train), "order", run.config.seed, position.epoch)
+    rates = _rates(run, position)
+    set_rates(run.optimizer, rates)
+    # 续训的部分和已是全体之和，只由 0 号带入，避免重复相加
+    carried = [position.loss_sum, position.top1_errors, position.top5_errors] if run.rank == 0 else [0.0] * 3
+    sums = torch.tensor(carried, dtype=torch.float64, device=run.model.devices[-1])
+    count, started = position.count, time.perf_counter()
+
+    def here(batch: int) -> Position:
+        loss, top1, top5 = _reduced(run, sums).tolist()
+        return position.model_copy(
+            update={
+                "batch": batch,
+                "loss_sum": loss,
+                "top1_errors": round(top1) if top1 == top1 else 0,
+                "top5_errors": round(top5) if top5 == top5 else 0,
+                "count": count,
+                "seconds": position.seconds + time.perf_counter() - started,
+            }
+        )
+
+    steps = [_step(run, position.epoch, batch) for batch in range(position.batch, run.batches)]
+    bounds = [(step.start + step.first, step.start + step.last) for step in steps]
+    with closing(run.train.batches(order, bounds)) as batches:
+        for step in steps:
+            stop, save = _agreed(run, should_stop(), saver.seconds_since_last() >= batch_checkpoint_seconds)
+            if stop:
+                return here(step.batch), True
+            if save:
+                saver.save(here(step.batch))
+            try:
+                batch_loss = _train_batch(run, next(batches), step, rates, sums, should_stop)
+            except _Stopped:
+                # 权重还没有动：这一批续训时重来
+                return here(step.batch), True
+            count += step.size
+            if progress is not None:
+                progress(count, len(run.train))
+            if run.train.device.type == "cpu" or step.batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
+                _check_finite(run, batch_loss, position.epoch, step.batch)
+    reached = here(run.batches)
+    if not math.isfinite(reached.loss_sum):
+        raise Diverged(position.epoch, run.batches - 1)
+    return reached, False
+
+
+def _rates(run: Run, position: Position) -> EpochRates:
+    return epoch_rates(run.config.training, [report.validation.top1_error for report in position.history])
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One update.
+
+    Attributes:
+        epoch: From 0.
+        batch: From 0, in the epoch.
+        start: Where its batch begins in the epoch's order.
+        size: Images of the whole batch.
+        first: First image of the batch that this worker trains.
+        last: One past the last.
+    """
+
+    epoch: int
+    batch: int
+    start: int
+    size: int
+    first: int
+    last: int
+
+
+def _step(run: Run, epoch: int, batch: int) -> _Step:
+    start = batch * run.config.training.batch_size
+    size = min(run.config.training.batch_size, len(run.train) - start)
+    return _Step(epoch, batch, start, size, *run.share(size))
+
+
+def _train_batch(
+    run: Run,
+    images: Batch,
+    step: _Step,
+    rates: EpochRates,
+    sums: torch.Tensor,
+    should_stop: Callable[[], bool],
+) -> torch.Tensor:
+    """One update; adds this worker's metrics to `sums` and returns its summed loss."""
+    begun = time.perf_counter()
+    precision, device = run.config.training.precision, run.train.device
+    positions = torch.arange(step.start + step.first, step.start + step.last, device=device)
+    views = training_views(images, run.config, step.epoch, positions, run.colour, rates.colour_noise)
+    with autocast(precision, device):
+        logits = run.parallel(views, (run.config.seed, step.epoch * run.batches + step.batch, step.first))
+    labels = images.labels.to(logits.device)
+    loss_sum = F.cross_entropy(logits, labels, reduction="sum")
+    run.model.zero_grad(set_to_none=True)
+    # 多个 worker 须一起停，所以只有单个 worker 可以在一批中途离开
+    alone = run.workers == 1 and device.type == "cpu"
+    is_slow = alone and time.perf_counter() - begun > SLOW_FORWARD_SECONDS
+    with _asking(run.model, should_stop) if is_slow else nullcontext():
+        # DDP 对各 worker 的梯度取平均，乘回人数才是整批的均值
+        (loss_sum * (run.workers / step.size)).backward()  # type: ignore[no-untyped-call]
+    run.optimizer.step()
+    sums += batch_sums(logits.detach(), labels)
+    return loss_sum.detach()
+
+
+@contextmanager
+def _asking(model: AlexNet, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Asks now, and after each parameter's gradient in the backward pass; where told to stop, raises _Stopped."""
+
+    def ask(_: torch.Tensor | None = None) -> None:
+        if should_stop():
+            raise _Stopped
+
+    ask()
+    hooks = [
+        parameter.register_post_accumulate_grad_hook(ask)  # type: ignore[no-untyped-call]
+        for parameter in model.parameters()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_finite(run: Run, loss: torch.Tensor, epoch: int, batch: int) -> None:
+    if run.workers > 1:
+        loss = loss.clone()
+        distributed.all_reduce(loss)
+    if not torch.isfinite(loss):
+        raise Diverged(epoch, batch)
+
+
+def _agreed(run: Run, stop: bool, save: bool) -> tuple[bool, bool]:
+    """What rank 0 says, on every rank, so that all leave an epoch at the same batch."""
+    if run.workers == 1:
+        return stop, save
+    flags = torch.tensor([int(stop), int(save)], device=run.model.devices[0])
+    distributed.broadcast(flags, src=0)
+    stop, save = (bool(flag) for flag in flags.tolist())
+    return stop, save
+
+
+def _reduced(run: Run, sums: torch.Tensor) -> torch.Tensor:
+    """Sums over all workers."""
+    if run.workers == 1:
+        return sums
+    total = sums.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def _finish_epoch(run: Run, position: Position, should_stop: Callable[[], bool]) -> Position:
+    """Evaluates, and turns the sums of a whole epoch into a report."""
+    started = time.perf_counter()
+    last = position.epoch + 1 == run.config.training.epochs
+    validation = _evaluate(run, run.validation, should_stop)
+    test = _evaluate(run, run.test, should_stop) if last and run.test is not None else None
+    train_final = _evaluate(run, run.train, should_stop, FINAL_TRAINING_IMAGES) if last else None
+    for metrics in (validation, test, train_final):
+        if metrics is not None and not math.isfinite(metrics.loss_sum):
+            raise Diverged(position.epoch, run.batches - 1)
+    report = EpochReport(
+        epoch=position.epoch + 1,
+        learning_rate=_rates(run, position).weights,
+        train=SplitMetrics(
+            loss_sum=position.loss_sum,
+            top1_errors=position.top1_errors,
+            top5_errors=position.top5_errors,
+            count=position.count,
+        ),
+        validation=validation,
+        test=test,
+        train_final=train_final,
+        seconds=position.seconds + time.perf_counter() - started,
+        images_per_second=position.count / max(position.seconds, 1e-9),
+    )
+    return Position(
+        epoch=position.epoch + 1, complete=last, history=(*position.history, report), run=run_digest(run.config)
+    )
+
+
+def _evaluate(run: Run, loader: ImageLoader, should_stop: Callable[[], bool], most: int | None = None) -> SplitMetrics:
+    """Evaluates a split, or at most so many of its images, spread evenly over it."""
+
+    def before_batch() -> None:
+        # 多个 worker 的批数可能不同，只有单个 worker 可以中途离开；但都要报告进展
+        if should_stop() and run.workers == 1:
+            raise _Stopped
+
+    count = len(loader) if most is None else min(most, len(loader))
+    rows = np.arange(count) if count == len(loader) else np.linspace(0, len(loader) - 1, count).round().astype(np.int64)
+    first, last = run.share(count)
+    precision = run.config.training.precision
+    share = evaluate_rows(run.model, loader, rows[first:last], before_batch=before_batch, precision=precision)
+    if run.workers == 1:
+        return share
+    own = torch.tensor(
+        [share.loss_sum, share.top1_errors, share.top5_errors],
+        dtype=torch.float64,
+        device=run.model.devices[-1],
+    )
+    loss, top1, top5 = _reduced(run, own).tolist()
+    return SplitMetrics.model_construct(loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=count)

@@ -1,1 +1,0 @@
-"""The figures of a report, each a pure function from an answer's data to a picture."""

@@ -1,0 +1,1 @@
+"""From records to an answer: pairing, metrics, looks, words, numbers and notes."""

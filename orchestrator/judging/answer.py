@@ -1,0 +1,334 @@
+"""What a study's trials say, as data: made by `answer`, remarked on by `remarks`, shown by `report` and `figures`.
+
+Errors are percentages. Differences are percentage points, or natural logarithms of ratios (`ArmAnswer.scale`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from alexnet_core.configuration.frozen import Frozen
+from orchestrator.planning.retuning import TuningTrial
+
+
+class Measured(Frozen):
+    """A cost of one arm, and as a ratio to the baseline's.
+
+    Attributes:
+        mean: Mean over finished seeds, in its own unit.
+        ratio: Geometric mean over seeds of arm over baseline.
+        ratio_interval: 95 % interval of that, from Student's t over the paired log-ratios; unadjusted, never judged.
+        pairs: Seeds that were compared: finished in both, on the same kind of device.
+    """
+
+    mean: float | None = None
+    ratio: float | None = None
+    ratio_interval: tuple[float, float] | None = None
+    pairs: int = 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves 1 out."""
+        return self.ratio_interval is not None and not self.ratio_interval[0] <= 1.0 <= self.ratio_interval[1]
+
+
+class ArmCosts(Frozen):
+    """What an arm costs.
+
+    Attributes:
+        seconds_per_epoch: Training and evaluation of one epoch.
+        memory_mb: Peak memory of the training in MB (10^6 bytes).
+        memory_kind: Of what that is the peak, see `memory.py`.
+        parameters: Weights and biases of the network.
+        multiply_adds: Of one forward pass of one image.
+    """
+
+    seconds_per_epoch: Measured = Measured()
+    memory_mb: Measured = Measured()
+    memory_kind: str | None = None
+    parameters: int | None = None
+    multiply_adds: int | None = None
+
+
+class ArmAnswer(Frozen):
+    """One arm against the baseline.
+
+    Attributes:
+        name: The arm.
+        title: What it is.
+        is_baseline: Whether it is the baseline.
+        n: Finished seeds that enter.
+        scale: What differences and intervals of the primary metric are in.
+        mean: Mean of the primary metric in percent; None for times to a threshold.
+        sd: Standard deviation over seeds, percentage points.
+        median: Median time to the threshold in epochs; None where half of the seeds or more were not there in time.
+        never: Seeds that were not at the threshold within their budget.
+        errors: The primary metric by seed: in percent, or epochs to the threshold of those that were there.
+        differences: Arm minus baseline by seed; of a ratio of times that is only bounded, the value nearest to equal.
+        difference: Mean difference; of times to a threshold the median.
+        difference_is: Whether the difference is known, or its true value lies at or beyond it.
+        difference_sd: Standard deviation of the differences.
+        interval: Of the difference, at `interval_level`.
+        interval_open: Whether its lower and its upper end are unbounded: too many runs were not there in time (or there
+            are too few seeds); the number is the last one known on that side.
+        interval_level: Confidence in percent.
+        p: Of the paired t test, or of the exact sign test of times to a threshold; unadjusted.
+        adjusted_p: Holm's.
+        sign_flip_p: Exact sign-flip p.
+        sign_flip_floor: The smallest it could be with so many seeds.
+        claimed_points: The paper's number, arm minus baseline.
+        claimed_ratio: The paper's number where it is a ratio, arm over baseline.
+        top5_difference: Mean top-5 difference.
+        top5_interval: Plain 95 % interval.
+        claimed_top5_points: The paper's number.
+        word: The verdict.
+        in_family: Whether the arm counts in the Holm family.
+        looked_at: Seeds of its last look, of a study of `--seeds auto`.
+        closed: In a study of `--seeds auto`, why the arm gets no further seeds (`sequential.py`).
+        sentence: The verdict as a sentence.
+        seeds_needed: Seeds for 80 % power at the recipe's smallest effect, as a range.
+        correlation: Correlation with the baseline that pairing by seed achieved.
+        diverged: Seeds that diverged.
+        failed: Seeds that failed.
+        seconds: Mean training seconds per trial.
+        costs: Seconds, memory and size beside the baseline's: the second axis, without a word.
+    """
+
+    name: str
+    title: str
+    is_baseline: bool
+    n: int
+    scale: Literal["points", "log_ratio"] = "points"
+    mean: float | None = None
+    sd: float | None = None
+    median: float | None = None
+    never: tuple[str, ...] = ()
+    errors: dict[str, float] = {}
+    differences: dict[str, float] = {}
+    difference: float | None = None
+    difference_is: Literal["known", "at least", "at most"] = "known"
+    difference_sd: float | None = None
+    interval: tuple[float, float] | None = None
+    interval_open: tuple[bool, bool] = (False, False)
+    interval_level: float | None = None
+    p: float | None = None
+    adjusted_p: float | None = None
+    sign_flip_p: float | None = None
+    sign_flip_floor: float | None = None
+    claimed_points: float | None = None
+    claimed_ratio: float | None = None
+    top5_difference: float | None = None
+    top5_interval: tuple[float, float] | None = None
+    claimed_top5_points: float | None = None
+    word: str = "baseline"
+    in_family: bool = False
+    looked_at: int | None = None
+    closed: str | None = None
+    sentence: str = ""
+    seeds_needed: tuple[int, int] | None = None
+    correlation: float | None = None
+    diverged: int = 0
+    failed: int = 0
+    seconds: float | None = None
+    costs: ArmCosts = ArmCosts()
+
+
+class SweepPoint(Frozen):
+    """One point of the sweep; its validation error chose it, so it is no verdict.
+
+    Attributes:
+        parameters: Dotted field to value.
+        state: How its trial ended.
+        validation_error: In percent; None where it did not finish.
+        key: Of its trial.
+        position: Its number in the sequence of asks.
+        second: The second objective of a finished point: multiply-adds, or images per second.
+    """
+
+    parameters: dict[str, Any]
+    state: str
+    validation_error: float | None
+    key: str
+    position: int | None = None
+    second: float | None = None
+
+
+class ParameterImportance(Frozen):
+    """How much of the validation error's variance over the sweep a parameter explains (fANOVA).
+
+    Attributes:
+        parameter: Dotted field.
+        mean: Share in [0, 1], mean over seeds of the estimator.
+        sd: Standard deviation over those seeds.
+        by_seed: The share for each of them.
+    """
+
+    parameter: str
+    mean: float
+    sd: float
+    by_seed: tuple[float, ...]
+
+
+class SweepFacts(Frozen):
+    """How a sweep was made and what it says as a whole.
+
+    Attributes:
+        sampler: Who chose the points (of the last run).
+        pruner: `none`, `asha` or `median`.
+        second_objective: `multiply_adds` or `images_per_second`; None for the error alone.
+        states: How many points ended how.
+        epochs: Epochs trained, all points together.
+        importance: Of each parameter, the largest first; empty below 10 finished points.
+        importance_points: Of how many points the estimator sees a sample at each seed.
+        front: The Pareto front by rising validation error; empty with one objective.
+    """
+
+    sampler: str
+    pruner: str = "none"
+    second_objective: str | None = None
+    states: dict[str, int] = {}
+    epochs: int = 0
+    importance: tuple[ParameterImportance, ...] = ()
+    importance_points: int = 0
+    front: tuple[SweepPoint, ...] = ()
+
+
+class ConfirmedPoint(Frozen):
+    """A sweep's point on fresh seeds beside the baseline on the same seeds.
+
+    Attributes:
+        name: As an arm: `point-7` is the point at position 7.
+        parameters: Dotted field to value.
+        swept_error: Its validation error in the sweep, percent: the number that chose it.
+        swept_lead: Baseline's minus its validation error as the sweep saw them, percentage points.
+        validation_error: Mean over the fresh seeds, percent.
+        lead: Baseline's minus its validation error on the fresh seeds, percentage points.
+        n: Fresh seeds that finished in both.
+        difference: Mean of the primary metric, point minus baseline, on `scale`.
+        scale: `points`, or `log_ratio`.
+        interval: Of that, at `interval_level`.
+        interval_level: Confidence in percent.
+        p: Of the paired t test, unadjusted.
+        adjusted_p: Holm's, over the confirmed points.
+        word: The verdict.
+        sentence: The verdict as a sentence.
+        differences: Point minus baseline by seed.
+        diverged: Seeds that diverged.
+        failed: Seeds that failed.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    swept_error: float | None
+    swept_lead: float | None
+    validation_error: float | None
+    lead: float | None
+    n: int
+    difference: float | None = None
+    scale: str = "points"
+    interval: tuple[float, float] | None = None
+    interval_level: float | None = None
+    p: float | None = None
+    adjusted_p: float | None = None
+    word: str
+    sentence: str
+    differences: dict[str, float] = {}
+    diverged: int = 0
+    failed: int = 0
+
+
+class Confirmation(Frozen):
+    """What fresh seeds say of a sweep's best points.
+
+    Attributes:
+        metric: The primary metric, as shown.
+        seeds: The fresh seeds that are complete.
+        missing: Planned trials that have not ended.
+        baseline_error: The baseline's mean validation error on them, percent.
+        swept_baseline_error: Its mean validation error as the sweep saw it: over the arms' seeds.
+        points: One Holm family, the sweep's best first.
+    """
+
+    metric: str
+    seeds: tuple[int, ...]
+    missing: tuple[str, ...] = ()
+    baseline_error: float | None
+    swept_baseline_error: float | None
+    points: tuple[ConfirmedPoint, ...]
+
+
+class Answer(Frozen):
+    """What a study's trials say.
+
+    Attributes:
+        study: Its name.
+        dataset: The data set.
+        question: The question.
+        claim: The paper's claim in words.
+        claim_source: Where it says so.
+        metric: The primary metric, as shown.
+        statistic: How arms are compared, see `Study`.
+        budget: Epochs that each trial had; None where they differ.
+        judged_split: `test`, `validation` (of a gap, or where the data has no test set) or `training`.
+        images: Images of that split.
+        split_error: Binomial standard error of the baseline's error on that split, percentage points: shared by all
+            seeds, and in no interval.
+        margin: Equivalence margin, percentage points; as a ratio above 1 where the statistic is one.
+        smallest_effect: The same.
+        alpha: Family-wise level over all looks.
+        max_seeds: Seeds at most, of a study of `--seeds auto`; None for others.
+        level_share: Of it, what this look may use (`boundaries.py`).
+        seeds: Complete seeds that were judged.
+        planned_seeds: Seeds planned.
+        missing: Planned trials that have not ended, named.
+        seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
+        looks: Looks (numbers of seeds) taken before this one that could give a word.
+        unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
+        other_networks: Trials that were trained again for an evaluation and came out different in their bits.
+        classes: Of the data.
+        arms: The baseline first.
+        sweep: Best points of the sweep.
+        sweep_asked: Points asked in all.
+        chosen_afterwards: Whether the comparison was chosen after the data were seen.
+        null: Whether both sides are the baseline, on different seeds.
+        retuned_parameter: The nuisance parameter that each arm tuned for itself; None where none did.
+        tuning: Its tuning trials.
+        retuned: The answer of the arms with their own best values; None while there is none.
+        notes: Remarks shown under the table (`remarks.py`).
+    """
+
+    study: str
+    dataset: str
+    question: str
+    claim: str
+    claim_source: str
+    metric: str = "top-1 test error"
+    statistic: Literal["difference", "log_ratio", "time_to_threshold"] = "difference"
+    budget: int | None = None
+    judged_split: str
+    images: int
+    split_error: float | None
+    margin: float
+    smallest_effect: float
+    alpha: float
+    level_share: float = 1.0
+    max_seeds: int | None = None
+    seeds: int
+    planned_seeds: int
+    missing: tuple[str, ...]
+    seeds_after_gap: tuple[int, ...] = ()
+    looks: tuple[int, ...]
+    unmeasured: int = 0
+    other_networks: int = 0
+    classes: int | None = None
+    arms: tuple[ArmAnswer, ...]
+    sweep: tuple[SweepPoint, ...] = ()
+    sweep_asked: int = 0
+    sweep_facts: SweepFacts | None = None
+    confirmation: Confirmation | None = None
+    null: bool = False
+    retuned_parameter: str | None = None
+    tuning: tuple[TuningTrial, ...] = ()
+    retuned: Answer | None = None
+    chosen_afterwards: bool = False
+    notes: tuple[str, ...] = ()

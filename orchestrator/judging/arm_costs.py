@@ -1,0 +1,100 @@
+"""What an arm costs beside the baseline: seconds, memory, parameters, multiply-adds. Shown, never judged.
+
+Seconds and memory are compared by seed and as ratios, so that an interval of the mean log-ratio says "18 % faster".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.judging.answer import ArmAnswer, ArmCosts, Measured
+from orchestrator.statistics.paired import paired_test, t_interval
+from orchestrator.statistics.verdict import FEWEST_SEEDS
+
+ALPHA = 0.05
+Row = Mapping[str, Any]
+# 只有在同样的地方跑的两个 trial 才能比快慢
+PLACE = ("env_device_name", "env_threads", "env_workers", "env_torch")
+
+
+def arm_costs(baseline: Sequence[Row], rows: Sequence[Row]) -> ArmCosts:
+    """Compares an arm's trials with the baseline's.
+
+    Args:
+        baseline: Rows of the trials table, by seed.
+        rows: The arm's, of the same seeds in the same order; for the baseline itself the same rows.
+    """
+    known = [row for row in rows if row.get("parameters") is not None]
+    return ArmCosts(
+        seconds_per_epoch=_measured(baseline, rows, _seconds_per_epoch, _place),
+        memory_mb=_measured(baseline, rows, lambda row: row.get("peak_memory_mb"), _memory_place),
+        memory_kind=next((row["memory_kind"] for row in rows if row.get("memory_kind")), None),
+        parameters=known[0]["parameters"] if known else None,
+        multiply_adds=known[0]["multiply_adds"] if known else None,
+    )
+
+
+def _seconds_per_epoch(row: Row) -> float | None:
+    return row["seconds"] / row["epochs"] if row.get("epochs") and row["seconds"] else None
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """What must be equal for speeds to be comparable; every CPU is called "cpu", so there the host too."""
+    host = row.get("env_host") if row.get("env_device_name") == "cpu" else None
+    return (host, *(row.get(column) for column in PLACE))
+
+
+def _memory_place(row: Row) -> tuple[Any, ...]:
+    return row.get("memory_kind"), row.get("env_threads"), row.get("env_workers"), row.get("env_torch")
+
+
+def _measured(
+    baseline: Sequence[Row],
+    rows: Sequence[Row],
+    value: Callable[[Row], float | None],
+    place: Callable[[Row], tuple[Any, ...]],
+) -> Measured:
+    own = [number for row in rows if row["state"] == "finished" and (number := value(row)) is not None]
+    if not own:
+        return Measured()
+    ratios = []
+    for base, row in zip(baseline, rows, strict=True):
+        both = base["state"] == row["state"] == "finished" and base["key"] != row["key"] and place(base) == place(row)
+        top, bottom = (value(row), value(base)) if both else (None, None)
+        if top and bottom and top > 0 and bottom > 0:
+            ratios.append(math.log(top / bottom))
+    test = paired_test(ratios)
+    # 两对的区间宽得没有意义，与判据一样从三对开始
+    interval = t_interval(test, ALPHA) if test.n >= FEWEST_SEEDS else None
+    return Measured(
+        mean=sum(own) / len(own),
+        ratio=math.exp(test.mean) if test.n else None,
+        ratio_interval=(math.exp(interval[0]), math.exp(interval[1])) if interval is not None else None,
+        pairs=test.n,
+    )
+
+
+def pace(arm: ArmAnswer) -> str:
+    """Says how much less or more time an epoch takes than the baseline's: `18 % faster (15 to 21 %)`, or nothing.
+
+    Percentages are of the baseline's seconds per epoch; an interval that holds 1 gets neither word.
+    """
+    seconds = arm.costs.seconds_per_epoch
+    if seconds.ratio is None or seconds.ratio_interval is None:
+        return ""
+    low, high = seconds.ratio_interval
+    if high < 1.0:
+        return f"{_percent(1 - seconds.ratio)} faster per epoch ({_bounds(1 - high, 1 - low)})"
+    if low > 1.0:
+        return f"{_percent(seconds.ratio - 1)} slower per epoch ({_bounds(low - 1, high - 1)})"
+    return f"seconds per epoch {100 * (low - 1):+.0f} to {100 * (high - 1):+.0f} %"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _bounds(low: float, high: float) -> str:
+    return f"{100 * low:.0f} to {100 * high:.0f} %"

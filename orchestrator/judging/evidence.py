@@ -1,0 +1,195 @@
+"""What the records of a study hold, by arm and seed: the evidence that verdicts are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, TypeVar
+
+import polars as pl
+
+from orchestrator.judging.primary_metric import Metric, TimeToThreshold, judged_metric, with_epochs_to
+from orchestrator.records.evaluations import seen_in
+from orchestrator.statistics.signs import Between
+from orchestrator.statistics.verdict import ArmEvidence
+from search_spaces.study import Arm, Recipe, Study
+
+Row = dict[str, Any]
+Cell = tuple[str, int]
+# 一个 trial 的 key，和看测试图时用几个视图
+Seen = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class ArmRecord:
+    """A trial of an arm on one of the study's seeds; `row` is its row of the trials table."""
+
+    row: Row
+
+
+@dataclass(frozen=True)
+class ConfirmationRecord:
+    """A trial of a sweep's point, or of the baseline beside it, on a fresh seed."""
+
+    row: Row
+
+
+Judgeable = TypeVar("Judgeable", ArmRecord, ConfirmationRecord)
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A trial whose error chose a point: no evidence of anything."""
+
+    row: Row
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The arm trials of a study that have ended.
+
+    Attributes:
+        study: The study.
+        wanted: What each planned (arm, seed) is.
+        ended: Row of the trials table of each trial that has ended, seen in as many views as is wanted.
+        judged: How the primary metric is measured.
+    """
+
+    study: Study
+    wanted: Mapping[Cell, Seen]
+    ended: Mapping[Seen, Row]
+    judged: Metric
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The arms that are compared with the baseline."""
+        return tuple(arm.name for arm in self.study.arms if arm.name != self.study.baseline)
+
+    def rows(self, arm: str, seeds: int) -> list[Row]:
+        """Returns the rows of seeds 0 to `seeds` - 1, up to the first that has not ended."""
+        asked = (self.wanted[arm, seed] for seed in range(seeds) if (arm, seed) in self.wanted)
+        return [self.ended[what] for what in takewhile(self.ended.__contains__, asked)]
+
+    def of(self, arm: str, seeds: int) -> ArmEvidence:
+        """Returns an arm's evidence of seeds 0 to `seeds` - 1, which have all ended, in the baseline too."""
+        rows, baseline = self.rows(arm, seeds), self.rows(self.study.baseline, seeds)
+        return paired_evidence(
+            arm,
+            [ArmRecord(row) for row in baseline],
+            [ArmRecord(row) for row in rows],
+            self.judged,
+            same_trials=self._same_trials(arm),
+            claimed_points=_claimed_sign(self.study.arm(arm)),
+        )
+
+    def at(self, arm: str, seeds: int) -> ArmEvidence | None:
+        """Returns the same, or None where one of those trials has not ended."""
+        ended = min(len(self.rows(name, seeds)) for name in (arm, self.study.baseline))
+        return self.of(arm, seeds) if ended == seeds else None
+
+    def complete_seeds(self) -> tuple[int, tuple[int, ...]]:
+        """Returns how many seeds from 0 on have ended in all arms (never whichever finished first), and later ones."""
+        seeds = sorted({seed for _, seed in self.wanted})
+        arms = [arm.name for arm in self.study.arms]
+        ended = {seed: all(self.wanted.get((arm, seed)) in self.ended for arm in arms) for seed in seeds}
+        complete = list(takewhile(lambda seed: ended[seed], ended))
+        return len(complete), tuple(seed for seed in ended if ended[seed] and seed not in complete)
+
+    def _same_trials(self, arm: str) -> bool:
+        baseline = self.study.baseline
+        return all(self.wanted.get((baseline, seed)) == it for (name, seed), it in self.wanted.items() if name == arm)
+
+
+def gather_evidence(
+    study: Study, recipe: Recipe, wanted: Mapping[Cell, Seen], trials: pl.DataFrame, epochs: pl.DataFrame
+) -> Evidence:
+    """Finds a study's arm trials in the tables.
+
+    Args:
+        study: The study.
+        recipe: Its recipe on this data set.
+        wanted: What each planned (arm, seed) is.
+        trials: The trials table.
+        epochs: The epochs table, which times to a threshold are read from.
+    """
+    own = trials.filter(pl.col("key").is_in({key for key, _ in wanted.values()}))
+    if recipe.threshold is not None:
+        own = with_epochs_to(recipe.threshold, own, epochs)
+    by_key = {row["key"]: row for row in own.iter_rows(named=True)}
+    seen = {(key, views): seen_in(by_key[key], views) for key, views in wanted.values() if key in by_key}
+    ended = {what: row for what, row in seen.items() if row is not None}
+    finished = [row for row in ended.values() if row["state"] == "finished"]
+    return Evidence(study, wanted, ended, judged_metric(study, recipe, finished))
+
+
+def on_scale(size: float, judged: Metric) -> float:
+    """Returns a recipe's margin or effect on the scale of the differences: points, or the log of a ratio."""
+    return size if judged.scale == "points" else math.log(size)
+
+
+def _claimed_sign(arm: Arm) -> float | None:
+    """The claim's number, or plus or minus one where it only says higher or lower; the word goes by the sign."""
+    if arm.claim is None:
+        return None
+    if arm.claim.direction is not None:
+        return 1.0 if arm.claim.direction == "higher" else -1.0
+    if arm.claim.ratio is not None:
+        return math.log(arm.claim.ratio)
+    return arm.claim.top1_points
+
+
+def paired_evidence(
+    name: str,
+    baseline: Sequence[Judgeable],
+    records: Sequence[Judgeable],
+    judged: Metric,
+    *,
+    same_trials: bool = False,
+    claimed_points: float | None = None,
+) -> ArmEvidence:
+    """Returns what trials say of an arm, or of a confirmed point, against the baseline on the same seeds.
+
+    Args:
+        name: The arm or point.
+        baseline: The baseline's trials, by seed.
+        records: Its own, on the same seeds.
+        judged: The primary metric.
+        same_trials: Whether its configuration is the baseline's.
+        claimed_points: The paper's number or its sign.
+
+    Raises:
+        TypeError: Trials that chose, or arms' trials beside a confirmation's.
+    """
+    kinds = {type(record) for record in (*baseline, *records)}
+    if kinds not in ({ArmRecord}, {ConfirmationRecord}, set()):
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"only an arm's trials, or only a confirmation's, are evidence for {name}, not {found}")
+    base, rows = [record.row for record in baseline], [record.row for record in records]
+    pairs = list(zip(base, rows, strict=True))
+    differences = [judged.difference(*pair) for pair in pairs]
+    return ArmEvidence(
+        name=name,
+        differences=tuple(difference for difference in differences if difference is not None),
+        planned=len(rows),
+        diverged=count(rows, "diverged"),
+        failed=count(rows, "failed", "stopped"),
+        baseline_diverged=count(base, "diverged"),
+        baseline_failed=count(base, "failed", "stopped"),
+        same_trials=same_trials,
+        claimed_points=claimed_points,
+        ratios=_ratios(pairs, judged),
+    )
+
+
+def _ratios(pairs: Sequence[tuple[Row, Row]], judged: Metric) -> tuple[Between, ...] | None:
+    if not isinstance(judged, TimeToThreshold):
+        return None
+    found = [judged.ratio(base, row) for base, row in pairs]
+    return tuple(ratio for ratio in found if ratio is not None)
+
+
+def count(rows: Sequence[Row], *states: str) -> int:
+    """Returns how many trials ended in one of these states."""
+    return sum(row["state"] in states for row in rows)

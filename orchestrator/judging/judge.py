@@ -1,0 +1,229 @@
+"""The answer of a study: what its trials say about the claim, as data. `report.py` shows it.
+
+Errors are percentages and differences percentage points from here on; tables keep [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median as middle_of
+from typing import Any
+
+import polars as pl
+
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.arm_costs import arm_costs
+from orchestrator.judging.evidence import count, gather_evidence, on_scale
+from orchestrator.judging.looks import Look, take_look
+from orchestrator.judging.notes import remarks
+from orchestrator.judging.primary_metric import Judged, Metric, TimeToThreshold, points_between
+from orchestrator.judging.sweep_findings import ranked, sweep_points
+from orchestrator.statistics.paired import binomial_error, correlation, paired_test, seeds_needed, t_interval
+from orchestrator.statistics.signs import Between, median
+from orchestrator.statistics.verdict import Verdict, sentence
+from search_spaces.study import Arm, Recipe, Study
+
+ALPHA = 0.05
+SWEEP_POINTS_SHOWN = 10
+Row = dict[str, Any]
+Cells = Mapping[str, Sequence[Row]]
+
+
+def answer(
+    study: Study,
+    recipe: Recipe,
+    plan: Mapping[str, Any],
+    trials: pl.DataFrame,
+    sweep_members: pl.DataFrame,
+    epochs: pl.DataFrame,
+) -> Answer:
+    """Judges a study from its records.
+
+    Args:
+        study: The study.
+        recipe: Its recipe on this data set.
+        plan: Content of `plan.json`: the trials that are this study's arms, alpha, and the looks taken.
+        trials: The trials table.
+        sweep_members: Rows of the members table that belong to this study's sweep.
+        epochs: The epochs table, which times to a threshold are read from.
+    """
+    wanted = {
+        (row["arm"], row["seed"]): (row["key"], row.get("views", 1)) for row in plan["trials"] if row["phase"] == "arm"
+    }
+    evidence = gather_evidence(study, recipe, wanted, trials, epochs)
+    look, judged = take_look(evidence, recipe, plan), evidence.judged
+    cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
+    finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
+    arms = [_arm(arm, study, cells, judged, look, recipe) for arm in study.arms]
+    arms.sort(key=lambda arm: not arm.is_baseline)
+    measured = [row for row in finished if judged.known(row)]
+    images = judged.images(measured[0]) if measured else 0
+    plain = isinstance(judged, Judged) and judged.minus is None
+    error = arms[0].mean if plain else None
+    budgets = {row["epochs"] for row in measured}
+    bare = Answer(
+        study=study.name,
+        dataset=plan["dataset"],
+        question=study.question,
+        claim=study.claim.statement,
+        claim_source=study.claim.source,
+        metric=judged.label,
+        statistic=study.statistic,
+        budget=budgets.pop() if len(budgets) == 1 else None,
+        judged_split=judged.split,
+        images=images,
+        split_error=None if error is None else 100.0 * binomial_error(error / 100.0, images),
+        margin=recipe.margin,
+        smallest_effect=recipe.smallest_effect,
+        alpha=plan["alpha"],
+        level_share=look.share,
+        seeds=look.seeds[study.baseline],
+        planned_seeds=plan["planned_seeds"],
+        max_seeds=plan.get("max_seeds"),
+        missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
+        seeds_after_gap=look.after_gap,
+        looks=look.before,
+        unmeasured=len(finished) - len(measured),
+        other_networks=_other_networks(cells, study),
+        classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
+        arms=tuple(arms),
+        null=plan.get("null", False),
+        sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
+        sweep_asked=sweep_members.height,
+        chosen_afterwards=plan.get("chosen_afterwards", False),
+    )
+    return Answer(**{**dict(bare), "notes": remarks(bare)})
+
+
+def _other_networks(cells: Cells, study: Study) -> int:
+    """How many trials were trained again to be evaluated, and came out as another network."""
+    return sum(row.get(f"same_network_{arm.views}_views") is False for arm in study.arms for row in cells[arm.name])
+
+
+def _arm(
+    arm: Arm,
+    study: Study,
+    cells: Cells,
+    judged: Metric,
+    look: Look,
+    recipe: Recipe,
+) -> ArmAnswer:
+    rows = cells[arm.name]
+    # 每个 arm 只与基线的同一批种子配对
+    baseline = cells[study.baseline][: len(rows)]
+    values = {str(seed): judged.value(row) for seed, row in enumerate(rows) if judged.known(row)}
+    errors = {seed: value for seed, value in values.items() if value is not None}
+    seconds = [row["seconds"] for row in rows if row["state"] == "finished"]
+    facts: dict[str, Any] = {
+        "name": arm.name,
+        "title": arm.title,
+        "is_baseline": arm.name == study.baseline,
+        "n": len(values),
+        "scale": judged.scale,
+        "errors": errors,
+        **(_times(values) if isinstance(judged, TimeToThreshold) else _spread(list(errors.values()))),
+        "diverged": count(rows, "diverged"),
+        "failed": count(rows, "failed", "stopped"),
+        "seconds": sum(seconds) / len(seconds) if seconds else None,
+        "costs": arm_costs(baseline, rows),
+    }
+    if arm.name == study.baseline:
+        return ArmAnswer(**facts, sentence="what the others are compared with")
+    if look.courses is not None:
+        course = look.courses[arm.name]
+        facts |= {"closed": course.closed, "looked_at": course.seeds}
+    pairs = list(zip(range(len(rows)), baseline, rows, strict=True))
+    paired = _paired(pairs, judged)
+    seen = list(paired["differences"].values())
+    return ArmAnswer(**facts, **_claimed(arm), **paired, **_judged(look.verdicts[arm.name], judged, recipe, seen))
+
+
+def _spread(errors: Sequence[float]) -> dict[str, Any]:
+    spread = paired_test(errors)
+    return {"mean": spread.mean if spread.n else None, "sd": spread.sd if spread.n > 1 else None}
+
+
+def _times(values: Mapping[str, float | None]) -> dict[str, Any]:
+    """The median time, a run that was not there in time being longer than any other; and those runs."""
+    middle = middle_of([math.inf if value is None else value for value in values.values()] or [math.inf])
+    never = tuple(seed for seed, value in values.items() if value is None)
+    return {"median": middle if math.isfinite(middle) else None, "never": never}
+
+
+def _claimed(arm: Arm) -> dict[str, Any]:
+    if arm.claim is None:
+        return {}
+    return {
+        "claimed_points": arm.claim.top1_points,
+        "claimed_top5_points": arm.claim.top5_points,
+        "claimed_ratio": arm.claim.ratio,
+    }
+
+
+def _judged(verdict: Verdict, judged: Metric, recipe: Recipe, seen: Sequence[float]) -> dict[str, Any]:
+    """What the verdict knows, beside the differences seen; seeds are needed at the Holm level that the arm faced."""
+    facts: dict[str, Any] = {
+        "word": verdict.word,
+        "sentence": sentence(verdict.word, verdict.differs_from_zero, judged.split),
+        "in_family": verdict.in_family,
+    }
+    test, level, family_level = verdict.test, verdict.level, verdict.family_level
+    if test is not None and level is not None and family_level is not None and verdict.interval is not None:
+        facts |= {
+            **_ends(verdict.interval, seen),
+            "interval_level": 100.0 * (1.0 - level),
+            "p": test.p,
+            "adjusted_p": verdict.adjusted_p,
+            "sign_flip_p": verdict.sign_flip_p,
+            "sign_flip_floor": verdict.sign_flip_floor,
+        }
+        if not isinstance(judged, TimeToThreshold):
+            effect = on_scale(recipe.smallest_effect, judged)
+            facts["seeds_needed"] = seeds_needed(effect, test.sd, test.n, family_level)
+    return facts
+
+
+def _ends(interval: tuple[float, float], seen: Sequence[float]) -> dict[str, Any]:
+    """The interval in finite numbers: an unbounded end is marked, and its number is the last difference seen."""
+    low, high = interval
+    known = [value for value in (low, high, *seen) if math.isfinite(value)]
+    ends = (max(low, min(known)), min(high, max(known)))
+    return {"interval": ends, "interval_open": (math.isinf(low), math.isinf(high))}
+
+
+def _paired(pairs: Sequence[tuple[int, Row, Row]], judged: Metric) -> dict[str, Any]:
+    """Differences by seed, those of the top-5 error, and the correlation that pairing achieved."""
+    both = [(seed, base, row) for seed, base, row in pairs if judged.known(base) and judged.known(row)]
+    differences = {
+        str(seed): difference for seed, base, row in both if (difference := judged.difference(base, row)) is not None
+    }
+    if isinstance(judged, TimeToThreshold):
+        ratios = [ratio for _, base, row in both if (ratio := judged.ratio(base, row)) is not None]
+        return {"differences": differences, **_median_ratio(ratios)}
+    test = paired_test(list(differences.values()))
+    top5 = paired_test([points_between(base, row, judged.plus, "top5_error") for _, base, row in both])
+    return {
+        "differences": differences,
+        "difference": test.mean if test.n else None,
+        "difference_sd": test.sd if test.n > 1 else None,
+        "top5_difference": top5.mean if top5.n else None,
+        "top5_interval": t_interval(top5, ALPHA) if top5.n > 1 else None,
+        "correlation": correlation(
+            [judged.value(base) for _, base, _ in both], [judged.value(row) for *_, row in both]
+        ),
+    }
+
+
+def _median_ratio(ratios: Sequence[Between]) -> dict[str, Any]:
+    """The median log-ratio, or the bound that is known of it."""
+    if not ratios:
+        return {"difference": None}
+    middle = median(ratios)
+    if middle.is_known:
+        return {"difference": middle.low}
+    if math.isfinite(middle.low):
+        return {"difference": middle.low, "difference_is": "at least"}
+    if math.isfinite(middle.high):
+        return {"difference": middle.high, "difference_is": "at most"}
+    return {"difference": None}

@@ -1,0 +1,177 @@
+"""The looks that a study's plan asks for, and what one of `--seeds auto` trains before its next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from orchestrator.judging.evidence import Evidence, gather_evidence, on_scale
+from orchestrator.planning.plan import ALPHA, Plan
+from orchestrator.statistics.alpha_spending import (
+    ShareOfLevel,
+    looks_before,
+    share_of_level,
+)
+from orchestrator.statistics.sequential import ArmCourse, SequentialRule, follow, next_seeds
+from orchestrator.statistics.verdict import FEWEST_SEEDS, Verdict, judge, withhold
+from orchestrator.tables.rows import EPOCH_COLUMNS
+from orchestrator.tables.tables import load_trials, update_tables
+from search_spaces.study import Recipe
+from search_spaces.trial import PlannedTrial
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is judged, and how.
+
+    Attributes:
+        seeds: Seeds that enter, by arm, the baseline included; they start at 0.
+        verdicts: By arm.
+        before: Looks taken before this one that could give a word, of a study that was extended.
+        share: Of the level, what this look may use.
+        courses: By arm, of a study of `--seeds auto`; empty for others.
+        missing: Planned trials that this or the next look lacks.
+        after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
+    """
+
+    seeds: Mapping[str, int]
+    verdicts: Mapping[str, Verdict]
+    before: tuple[int, ...] = ()
+    share: float = 1.0
+    courses: Mapping[str, ArmCourse] | None = None
+    missing: tuple[tuple[str, int], ...] = ()
+    after_gap: tuple[int, ...] = ()
+
+
+def take_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:
+    """Judges what has ended by the rule of the plan: all seeds at once, or every look of `--seeds auto`.
+
+    Args:
+        evidence: The study's records.
+        recipe: Margin and smallest effect.
+        plan: Content of `plan.json`.
+    """
+    if plan.get("max_seeds") is not None:
+        return _sequential_look(evidence, recipe, plan)
+    seeds, after_gap = evidence.complete_seeds()
+    # 少于三个种子时给不出词，那次看没有花掉 alpha
+    before = looks_before([look for look in plan["looks"] if look >= FEWEST_SEEDS], seeds)
+    looked_beyond = bool(before) and before[-1] > seeds
+    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan["alpha"] / max(1, len(evidence.compared)))
+    arms = [evidence.of(name, seeds) for name in evidence.compared]
+    verdicts = judge(arms, on_scale(recipe.margin, evidence.judged), plan["alpha"], ShareOfLevel(share))
+    if looked_beyond:
+        verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
+    missing = tuple(cell for cell, what in sorted(evidence.wanted.items()) if what not in evidence.ended)
+    return Look(_for_all(evidence, seeds), verdicts, before, share, None, missing, after_gap)
+
+
+def follow_records(
+    evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float, skipped: Collection[str] = ()
+) -> dict[str, ArmCourse]:
+    """Returns how far each arm of a study of `--seeds auto` has come; no look waits for an arm in `skipped`."""
+    rule = SequentialRule(
+        max_seeds=max_seeds,
+        alpha=alpha,
+        margin=on_scale(recipe.margin, evidence.judged),
+        smallest_effect=on_scale(recipe.smallest_effect, evidence.judged),
+    )
+    return follow(evidence.compared, evidence.at, rule, skipped)
+
+
+def next_trials(
+    plan: Plan, trials: pl.DataFrame, ended: Collection[str], skipped: Collection[str] = ()
+) -> list[PlannedTrial]:
+    """Returns what a study of `--seeds auto` trains before its next look.
+
+    Args:
+        plan: The plan, up to the maximum.
+        trials: The trials table.
+        ended: Keys of trials that have ended and are not run again.
+        skipped: Arms of which nothing is trained now. The others are trained as if such an arm stayed undecided, which
+            makes none of their levels easier; they are judged when it has caught up.
+    """
+    evidence, courses = _courses(plan, trials, ended, skipped)
+    by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
+    going_on = {name: course for name, course in courses.items() if name not in skipped}
+    cells = next_seeds(evidence.wanted, going_on, plan.study.baseline, evidence.ended)
+    return [by_cell[cell] for cell in cells]
+
+
+def still_wanted(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> list[PlannedTrial]:
+    """Returns a plan's trials without those of closed arms that no look needs; the rest is what may be wanted at most.
+
+    Args:
+        plan: The plan, up to the maximum.
+        trials: The trials table.
+        ended: Keys of trials that have ended and are not run again.
+    """
+    _, courses = _courses(plan, trials, ended)
+    most = {name: len(plan.seeds) if course.closed is None else course.seeds for name, course in courses.items()}
+    most[plan.study.baseline] = max(most.values(), default=0)
+    return [trial for trial in plan.trials if trial.seed < most[trial.arm]]
+
+
+def _courses(
+    plan: Plan, trials: pl.DataFrame, ended: Collection[str], skipped: Collection[str] = ()
+) -> tuple[Evidence, dict[str, ArmCourse]]:
+    wanted = {(trial.arm, trial.seed): (trial.key, trial.views) for trial in plan.trials}
+    own = trials.filter(pl.col("key").is_in(list(ended)))
+    # 逐种子的研究不判到达阈值的时间，用不到最大的那张 epoch 表
+    evidence = gather_evidence(plan.study, plan.recipe, wanted, own, pl.DataFrame(schema=EPOCH_COLUMNS))
+    return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA, skipped)
+
+
+def _sequential_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:
+    courses = follow_records(evidence, recipe, plan["max_seeds"], plan["alpha"])
+    looked = max((course.seeds for course in courses.values()), default=0)
+    if looked == 0:
+        complete, _ = evidence.complete_seeds()
+        seeds = _for_all(evidence, complete)
+    else:
+        seeds = {name: course.seeds for name, course in courses.items()} | {evidence.study.baseline: looked}
+    missing = next_seeds(evidence.wanted, courses, evidence.study.baseline, evidence.ended)
+    verdicts = {name: course.verdict for name, course in courses.items()}
+    return Look(seeds, verdicts, courses=courses, missing=tuple(missing))
+
+
+def _for_all(evidence: Evidence, seeds: int) -> dict[str, int]:
+    return {arm.name: seeds for arm in evidence.study.arms}
+
+
+def without_closed(plan: Plan, results: Path) -> Plan:
+    """Returns the plan without the trials of closed arms that no look needs any more.
+
+    Args:
+        plan: The plan, with all seeds up to the maximum.
+        results: The results folder.
+    """
+    return replace(plan, trials=tuple(still_wanted(plan, load_trials(results).trials, plan.done)))
+
+
+def run_looks(
+    plan: Plan,
+    results: Path,
+    ended: Callable[[], Collection[str]],
+    train: Callable[[Sequence[PlannedTrial]], None],
+    skipped: Callable[[], Collection[str]] = frozenset,
+) -> None:
+    """Trains what each look needs, until every arm is closed or nothing more is trained (a budget).
+
+    Args:
+        plan: The plan.
+        results: The results folder.
+        ended: Returns the keys of the trials that have ended by now.
+        train: Trains trials; what they say is on record when it returns.
+        skipped: Returns the arms of which nothing more is to be trained now; the others go on without them.
+    """
+    before: list[PlannedTrial] = []
+    while wanted := next_trials(plan, update_tables(results).trials, ended(), skipped()):
+        if wanted == before:
+            return
+        train(wanted)
+        before = wanted

@@ -1,0 +1,235 @@
+"""The remarks under a study's table: what was judged, what did not enter, and what the numbers cannot say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.arm_costs import pace
+from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
+from orchestrator.statistics.paired import seeds_to_reach_a_verdict, sign_flip_floor
+from orchestrator.statistics.verdict import FEWEST_SEEDS
+
+TOP5_SAYS_SOMETHING_ABOVE = 10
+
+
+def top5_says_something(classes: int | None) -> bool:
+    """Returns whether top-5 error means anything with so many classes; unknown counts as yes."""
+    return classes is None or classes > TOP5_SAYS_SOMETHING_ABOVE
+
+
+def remarks(answer: Answer) -> tuple[str, ...]:
+    """Returns the remarks on an answer, the most important first.
+
+    Args:
+        answer: The answer, without its notes.
+    """
+    return (
+        *_on_the_choice(answer),
+        *_on_the_null(answer),
+        *_on_the_set(answer),
+        *_on_the_family(answer),
+        *_on_the_seeds(answer),
+        *_on_the_rest(answer),
+    )
+
+
+def _on_the_choice(answer: Answer) -> Iterator[str]:
+    if answer.chosen_afterwards:
+        yield (
+            "Exploratory: this comparison was chosen after the data were seen, so its p values do not hold as a test; "
+            "fresh seeds would have to confirm it."
+        )
+
+
+def _on_the_null(answer: Answer) -> Iterator[str]:
+    """What chance alone does: half the interval's width is what a difference must exceed to be taken for one."""
+    arm = next((arm for arm in answer.arms if not arm.is_baseline), None)
+    if not answer.null or arm is None or arm.interval is None or any(arm.interval_open):
+        return
+    half = (arm.interval[1] - arm.interval[0]) / 2.0
+    size = f"{half:.2f} points" if arm.scale == "points" else f"a factor of {math.exp(half):.2f}"
+    said = (
+        f"{arm.difference or 0.0:+.2f} points" if arm.scale == "points" else f"×{math.exp(arm.difference or 0.0):.2f}"
+    )
+    yield (
+        f"Noise floor: both sides are the same baseline on different seeds, and their difference, {said}, is chance; "
+        f"with {answer.seeds} such seeds a difference within {size} is taken for none. Arms are paired by seed, which "
+        "these sides are not: a study's own interval is narrower where pairing helps."
+    )
+
+
+def _on_the_set(answer: Answer) -> Iterator[str]:
+    if answer.split_error is not None:
+        yield (
+            f"Judged on the final epoch's top-1 error of {answer.images} {answer.judged_split} images; that set's own "
+            f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval above."
+        )
+    elif answer.statistic == "time_to_threshold":
+        yield from _on_the_time(answer)
+    elif answer.images:
+        yield f"Judged after the final epoch on the {answer.metric}, over {answer.images} validation images."
+    if "training" in answer.metric and answer.statistic != "time_to_threshold":
+        yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
+    if answer.metric == "top-1 validation error":
+        yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
+
+
+def _on_the_time(answer: Answer) -> Iterator[str]:
+    budget = "its budget" if answer.budget is None else f"its {answer.budget} epochs"
+    yield (
+        f"Judged on {answer.metric}: the first epoch whose running error over the training images is at most that, as "
+        f"they are trained on. A run that was not there within {budget} counts as longer: "
+        f"{', '.join(_there(arm) for arm in answer.arms)}."
+    )
+    yield "Ratios are medians over seeds of arm over baseline; the paper's number is shown, only its direction judged."
+
+
+def _there(arm: ArmAnswer) -> str:
+    return f"{arm.name} {arm.n - len(arm.never)} of {arm.n} there"
+
+
+def _margin(answer: Answer) -> str:
+    if answer.statistic == "difference":
+        return f"inside ±{answer.margin:g} points"
+    return f"a ratio between {1 / answer.margin:.3g} and {answer.margin:g}"
+
+
+def _effect(answer: Answer) -> str:
+    size = answer.smallest_effect
+    return f"{size:g} points" if answer.statistic == "difference" else f"a ratio of {size:g}"
+
+
+def _test(answer: Answer) -> str:
+    if answer.statistic == "time_to_threshold":
+        return "exact sign test by seed, ties on neither side; order-statistic interval of the median"
+    return "paired t by seed" if answer.statistic == "difference" else "paired t of the log-ratios by seed"
+
+
+def _on_the_family(answer: Answer) -> Iterator[str]:
+    family = [arm for arm in answer.arms if arm.in_family]
+    if family:
+        yield (
+            f"Equivalent means {_margin(answer)}; intervals are at the level at which each arm was tested "
+            f"({_test(answer)}, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
+        )
+    outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
+    if outside and answer.seeds >= FEWEST_SEEDS:
+        yield f"Outside the family of tests: {', '.join(outside)}."
+    by_signs = answer.statistic == "time_to_threshold"
+    need = seeds_to_reach_a_verdict(len(family), answer.alpha * (answer.level_share if by_signs else 1.0))
+    if family and answer.seeds < need and by_signs:
+        yield (
+            f"With {answer.seeds} seeds no p of the sign test is below {sign_flip_floor(answer.seeds):.2g}: only "
+            f"inconclusive is possible; from {_seeds_for_a_word(answer, len(family))} seeds on, a word is."
+        )
+    elif family and answer.seeds < need:
+        yield (
+            f"With {answer.seeds} seeds no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the words rest on "
+            f"the t test alone; from {need} seeds on, sign flips could confirm them."
+        )
+    if answer.max_seeds is not None:
+        yield _on_course(answer, answer.max_seeds)
+    elif answer.looks:
+        yield _on_looks(answer)
+
+
+def _kept(answer: Answer) -> str:
+    if answer.max_seeds is not None:
+        return " over all looks"
+    return "" if answer.looks else f", of which {1.0 - answer.level_share:.0%} are kept for an extension"
+
+
+def _seeds_for_a_word(answer: Answer, arms: int) -> int:
+    """How many seeds the sign test needs once this look, too, has used its part of the level."""
+    return seeds_for_a_word((*answer.looks, answer.seeds), arms, answer.alpha)
+
+
+def _on_course(answer: Answer, most: int) -> str:
+    """How a study of `--seeds auto` went: which arms closed when, and why."""
+    why = {"decided": "decided", "futile": "a word had become unlikely", "untested": "not tested", "maximum": "maximum"}
+    arms = [arm for arm in answer.arms if not arm.is_baseline]
+    closed = [f"{arm.name} at {arm.looked_at} ({why[arm.closed]})" for arm in arms if arm.closed is not None]
+    still_open = [arm.name for arm in arms if arm.closed is None]
+    said = [f"closed: {', '.join(closed)}"] if closed else []
+    said += [f"open: {', '.join(still_open)}"] if still_open else []
+    return (
+        f"A look at every seed from {FIRST_LOOK} to at most {most} (boundaries of Wang and Tsiatis, levels handed on "
+        f"at each rejection); {'; '.join(said)}."
+    )
+
+
+def _on_looks(answer: Answer) -> str:
+    looked = ", ".join(map(str, answer.looks))
+    if answer.looks[-1] > answer.seeds:
+        return (
+            f"Looked at {looked} seeds before: a look back at {answer.seeds} could only choose among answers, and "
+            f"gives no word. Ask for --seeds {answer.looks[-1]} again."
+        )
+    return (
+        f"Extended after looking at {looked} seeds: this look may use {100.0 * answer.level_share:.2g} % of the level, "
+        f"so that all looks together stay within {answer.alpha:g}, also for someone who stops at the first word."
+    )
+
+
+def _on_the_seeds(answer: Answer) -> Iterator[str]:
+    if answer.unmeasured:
+        yield (
+            f"{_counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
+            "enter; move their folders out of trials/ and run the same command to train them anew."
+        )
+    if answer.other_networks:
+        yield (
+            f"{_counted(answer.other_networks, 'trial')} had to be trained again to be evaluated in ten views and came "
+            "out different in some bits (another machine or version): there the arms are not exactly the same networks."
+        )
+    if answer.missing:
+        yield f"Not complete, so not in this answer: {'; '.join(_by_seed(answer.missing))}."
+    if answer.seeds_after_gap:
+        after = ", ".join(map(str, answer.seeds_after_gap))
+        yield f"Complete, but after the first gap, so not in this answer: seed {after}."
+    if any(arm.seeds_needed for arm in answer.arms):
+        yield (
+            f"Seeds needed: for 80 % power at the smallest effect worth finding, {_effect(answer)}, at "
+            "the arm's level, from the 95 % limits of the standard deviation."
+        )
+
+
+def _by_seed(missing: Sequence[str]) -> list[str]:
+    """Groups `arm seed k` as `seed k (arm, arm)`."""
+    arms: dict[int, list[str]] = {}
+    for name in missing:
+        arm, _, seed = name.rpartition(" seed ")
+        arms.setdefault(int(seed), []).append(arm)
+    return [f"seed {seed} ({', '.join(arms[seed])})" for seed in sorted(arms)]
+
+
+def _on_the_rest(answer: Answer) -> Iterator[str]:
+    if not top5_says_something(answer.classes):
+        yield f"With {answer.classes} classes the top-5 error says nothing here; it is shown without a word."
+    paces = [_with_word(arm, said) for arm in answer.arms if (said := pace(arm))]
+    if paces:
+        yield f"Cost beside the baseline (95 % intervals, not judged): {'; '.join(paces)}."
+    best = answer.sweep[0] if answer.sweep else None
+    if best is not None and best.validation_error is not None:
+        point = ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(best.parameters.items()))
+        yield (
+            f"Best of {_counted(answer.sweep_asked, 'sweep point')} by validation error: {best.validation_error:.2f} % "
+            f"at {point}. Not a verdict: chosen by the same numbers."
+        )
+
+
+def _with_word(arm: ArmAnswer, said: str) -> str:
+    """`no_lrn: equivalent and 18 % faster per epoch (...)`."""
+    word = "equivalent and " if arm.word == "equivalent" and arm.costs.seconds_per_epoch.differs else ""
+    return f"{arm.name}: {word}{said}"
+
+
+def shown_value(value: object) -> str:
+    """Returns a hyperparameter as shown."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"1 {what}" if number == 1 else f"{number} {what}s"

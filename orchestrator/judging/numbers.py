@@ -1,0 +1,89 @@
+"""How numbers are shown: errors in percent, differences in percentage points, p values, levels, seeds."""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.judging.answer import ArmAnswer
+from orchestrator.statistics.paired import MOST_SEEDS
+
+
+def metric(arm: ArmAnswer) -> str:
+    """Returns mean ± standard deviation of the primary metric in percent; of times the median, and how many came there.
+
+    `17, all of 8`; where there is no median `half never, 4 of 8`, `most never, 3 of 8` or `never, 0 of 8`.
+    """
+    if arm.median is not None or arm.never:
+        there = arm.n - len(arm.never)
+        share = "never" if not there else "half never" if there == len(arm.never) else "most never"
+        time = share if arm.median is None else f"{arm.median:g}"
+        return f"{time}, {'all' if not arm.never else there} of {arm.n}"
+    if arm.mean is None:
+        return ""
+    return f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")
+
+
+def difference(arm: ArmAnswer) -> str:
+    """Returns the arm's difference in percentage points with its sign, or as a ratio: `×2.40`, `at least ×2.40`."""
+    shown = _on_scale(arm, arm.difference)
+    return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
+
+
+def interval(arm: ArmAnswer) -> str:
+    """Returns the two ends of the arm's interval, or nothing; an unbounded end of a ratio is 0 or ∞."""
+    if arm.interval is None:
+        return ""
+    ends = [_on_scale(arm, end) for end in arm.interval]
+    low, high = ("×0" if arm.interval_open[0] else ends[0], "∞" if arm.interval_open[1] else ends[1])
+    return f"{low}, {high}"
+
+
+def claimed(arm: ArmAnswer) -> str:
+    """Returns the paper's number."""
+    return points(arm.claimed_points, 1) if arm.claimed_ratio is None else f"×{arm.claimed_ratio:g}"
+
+
+def unit(arm: ArmAnswer) -> str:
+    """Returns what the arm's difference is in: `points` or `ratio`."""
+    return "points" if arm.scale == "points" else "ratio"
+
+
+def _on_scale(arm: ArmAnswer, value: float | None) -> str:
+    if value is None or arm.scale == "points":
+        return points(value)
+    return f"×{math.exp(value):.2f}"
+
+
+def points(value: float | None, digits: int = 2) -> str:
+    """Returns percentage points with their sign, or nothing for None."""
+    return "" if value is None else f"{value:+.{digits}f}"
+
+
+def bounds(interval: tuple[float, float] | None) -> str:
+    """Returns the two ends of an interval in percentage points, or nothing for None."""
+    return "" if interval is None else f"{interval[0]:+.2f}, {interval[1]:+.2f}"
+
+
+def level(arm: ArmAnswer) -> str:
+    """Returns the confidence of the arm's interval, such as `97.5 %`."""
+    return "" if arm.interval_level is None else f"{arm.interval_level:.4g} %"
+
+
+def flips(arm: ArmAnswer) -> str:
+    """Returns the sign-flip p with its floor."""
+    return "" if arm.sign_flip_p is None else f"{p_value(arm.sign_flip_p)} ({p_value(arm.sign_flip_floor)})"
+
+
+def needed(arm: ArmAnswer) -> str:
+    """Returns the range of seeds needed; a bound that the search did not reach is marked with a plus."""
+    if arm.seeds_needed is None:
+        return ""
+    low, high = (f"{seeds}{'+' if seeds >= MOST_SEEDS else ''}" for seeds in arm.seeds_needed)
+    return low if low == high else f"{low}-{high}"
+
+
+def p_value(value: float | None) -> str:
+    """Returns a p value with four digits, or nothing for None."""
+    if value is None:
+        return ""
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"

@@ -1,0 +1,96 @@
+"""What a study can still say before it is trained: which differences it would resolve."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from orchestrator.planning.plan import ALPHA, Plan
+from orchestrator.planning.plan_file import looks_on_record
+from orchestrator.statistics.alpha_spending import (
+    FIRST_LOOK,
+    WangTsiatis,
+    looks_before,
+    seeds_for_a_word,
+    share_of_level,
+)
+from orchestrator.statistics.paired import (
+    detectable_effect,
+    seeds_to_reach_a_verdict,
+)
+from orchestrator.statistics.verdict import FEWEST_SEEDS
+
+
+def resolution_outlook(plan: Plan, folder: Path) -> str:
+    """Says whether this many seeds can reach a verdict, and what they resolve if an earlier answer tells the spread."""
+    try:
+        arms = json.loads((folder / "answer.json").read_bytes())["arms"]
+        found = [arm.get("difference_sd") for arm in arms if isinstance(arm, dict)]
+        deviations = [float(value) for value in found if isinstance(value, (int, float)) and 0 < value < math.inf]
+        if plan.study.statistic != "difference":
+            # 比值的标准差不是百分点，不能当百分点说
+            deviations = []
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        deviations = []
+    seeds, compared, deviation = len(plan.seeds), plan.compared_arms, max(deviations, default=None)
+    if plan.max_seeds is not None:
+        level = ALPHA / max(1, compared)
+        share = WangTsiatis(seeds).nominal_level(level, seeds) / level
+        need = seeds_to_reach_a_verdict(compared, ALPHA)
+        said = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need)
+        return f"at most, with a look at each from {FIRST_LOOK} seeds on; {said.replace('--seeds', '--max-seeds')}"
+    on_record = [look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS]
+    looks = looks_before(on_record, seeds)
+    if looks and looks[-1] > seeds:
+        return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
+    share = share_of_level(looks, seeds, ALPHA / max(1, compared))
+    by_signs = plan.study.statistic == "time_to_threshold"
+    need = seeds_to_reach_a_verdict(compared, share * ALPHA if by_signs else ALPHA)
+    if by_signs and seeds < need:
+        # 现在这次看用不上的水平，以后的看也要先扣掉
+        need = seeds_for_a_word(looks_before(on_record, 0), compared, ALPHA)
+    return verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs)
+
+
+def verdict_outlook(
+    seeds: int,
+    arms: int,
+    smallest_effect: float,
+    standard_deviation: float | None,
+    alpha: float = 0.05,
+    share: float = 1.0,
+    need: int | None = None,
+    by_signs: bool = False,
+) -> str:
+    """Says before anything runs whether this many seeds can reach a verdict, and what they resolve.
+
+    Args:
+        seeds: Planned seeds.
+        arms: Arms compared with the baseline.
+        smallest_effect: The recipe's, in percentage points.
+        standard_deviation: Of the differences, from an earlier answer; None without one.
+        alpha: Family-wise level.
+        share: Of it, what this look may use.
+        need: The fewest seeds that sign flips need; None for as many as that share asks for.
+        by_signs: Whether the sign test judges, rather than t.
+    """
+    need = need or seeds_to_reach_a_verdict(arms, share * alpha)
+    if seeds < need:
+        tested = "1 arm" if arms == 1 else f"{arms} arms"
+        if by_signs:
+            return f"{seeds} seeds cannot reach a verdict: the sign test of {tested} needs {need} (--seeds {need})"
+        if seeds < FEWEST_SEEDS:
+            return (
+                f"{seeds} seeds cannot reach a verdict: it takes {FEWEST_SEEDS}, and {need} for sign flips of {tested} "
+                f"to confirm it (--seeds {need})"
+            )
+        return (
+            f"{seeds} seeds cannot reach a verdict that sign flips confirm: their exact test of {tested} needs {need} "
+            f"(--seeds {need}); a word would rest on the t test alone"
+        )
+    if not standard_deviation:
+        return f"{seeds} seeds can reach a verdict"
+    resolved = detectable_effect(standard_deviation, seeds, share * alpha / arms)
+    wanted = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
+    return f"{seeds} seeds can reach a verdict; can resolve {resolved:.1f} points{wanted}"

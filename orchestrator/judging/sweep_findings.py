@@ -1,0 +1,262 @@
+"""What a sweep says as a whole, as data: its points, its Pareto front, how it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import polars as pl
+
+from orchestrator.choices import SecondObjective
+from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
+from orchestrator.judging.evidence import ConfirmationRecord, Row, on_scale, paired_evidence
+from orchestrator.judging.primary_metric import Metric, judged_metric, with_epochs_to
+from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
+from orchestrator.records.files import write_atomically
+from orchestrator.statistics.alpha_spending import ShareOfLevel, looks_before, share_of_level
+from orchestrator.statistics.verdict import FEWEST_SEEDS, Verdict, judge, sentence, withhold
+from orchestrator.sweeps.confirmation import confirmation_trials
+from orchestrator.sweeps.objectives import pareto_front
+from search_spaces.space import Sweep
+from search_spaces.trial import configuration_key
+
+
+def sweep_points(
+    members: pl.DataFrame, trials: pl.DataFrame, second: SecondObjective | None = None
+) -> tuple[SweepPoint, ...]:
+    """Returns the ended points of a sweep in the order in which they were asked.
+
+    Args:
+        members: Rows of the members table that belong to the sweep.
+        trials: The trials table.
+        second: The second objective.
+    """
+    by_key = {
+        row["key"]: row for row in trials.filter(pl.col("key").is_in(members["key"].to_list())).iter_rows(named=True)
+    }
+    points = []
+    for member in members.sort("position").iter_rows(named=True):
+        row = by_key.get(member["key"])
+        if row is None:
+            continue
+        finished = row["state"] == "finished" and row["validation_top1_error"] is not None
+        points.append(
+            SweepPoint(
+                parameters=json.loads(member["parameters"]),
+                state=row["state"],
+                validation_error=100.0 * row["validation_top1_error"] if finished else None,
+                key=row["key"],
+                position=member["position"],
+                second=None if second is None or not finished else row.get(second),
+            )
+        )
+    return tuple(points)
+
+
+def ranked(points: Sequence[SweepPoint]) -> list[SweepPoint]:
+    """Returns points by rising validation error; those without one last."""
+    return sorted(
+        points, key=lambda point: (point.validation_error is None, point.validation_error or 0.0, point.position or 0)
+    )
+
+
+def front_of(points: Sequence[SweepPoint], second: SecondObjective | None) -> tuple[SweepPoint, ...]:
+    """Returns the points on the Pareto front, by rising error; none without a second objective.
+
+    Args:
+        points: Points of the sweep.
+        second: The second objective.
+    """
+    both = [
+        (point, (point.validation_error, point.second))
+        for point in points
+        if point.validation_error is not None and point.second is not None
+    ]
+    return () if second is None else tuple(both[place][0] for place in pareto_front([pair for _, pair in both], second))
+
+
+def sweep_facts(
+    points: Sequence[SweepPoint], epochs: int, made: Mapping[str, Any], importance: Sequence[ParameterImportance]
+) -> SweepFacts:
+    """Returns what is said of a sweep as a whole.
+
+    Args:
+        points: Its ended points.
+        epochs: Epochs trained, all points together.
+        made: Content of `sweep.json`.
+        importance: Of its parameters.
+    """
+    second = made.get("second_objective")
+    return SweepFacts(
+        sampler=made.get("sampler", "tpe"),
+        pruner=made.get("pruner", "none"),
+        second_objective=second,
+        states=dict(sorted(Counter(point.state for point in points).items())),
+        epochs=epochs,
+        importance=tuple(importance),
+        importance_points=min(100, sum(point.validation_error is not None for point in points)),
+        front=front_of(points, second),
+    )
+
+
+def remembered_importance(
+    folder: Path, space: Sweep, points: Sequence[SweepPoint], *, keep: bool = True
+) -> tuple[ParameterImportance, ...]:
+    """Returns the parameters' importance; what was computed for the same points is read, since it takes seconds.
+
+    Args:
+        folder: The study's folder.
+        space: The sweep's parameters.
+        points: Its ended points.
+        keep: Write what was computed; a report that only looks writes nothing.
+    """
+    finished = [(point.parameters, point.validation_error) for point in points if point.validation_error is not None]
+    seen = json.dumps([space.model_dump(mode="json"), finished], sort_keys=True)
+    digest = hashlib.sha256(seen.encode()).hexdigest()
+    path = folder / "importance.json"
+    try:
+        before = json.loads(path.read_text())
+        if before["points"] == digest:
+            return tuple(ParameterImportance.model_validate(entry) for entry in before["importance"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    # Optuna 与 scikit-learn 只在有扫描时加载
+    from orchestrator.judging.parameter_importance import importance
+
+    found = importance(space, finished)
+    if found and keep:
+        content = {"points": digest, "importance": [entry.model_dump(mode="json") for entry in found]}
+        write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
+    return found
+
+
+def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs: pl.DataFrame) -> Confirmation | None:
+    """Judges the confirmed points on the fresh seeds; None where none were asked, or the plan is of another question.
+
+    Args:
+        plan: The study's plan.
+        content: Its confirmation's, see `read_confirmation`.
+        trials: The trials table.
+        epochs: The epochs table, which times to a threshold are read from.
+    """
+    if not content or content["base"] != configuration_key(plan.base):
+        return None
+    wanted = {(trial.arm, trial.seed): trial.key for trial in confirmation_trials(plan, content)}
+    by_key = _rows(plan, trials, epochs, {*wanted.values(), *(point["key"] for point in content["points"])})
+    by_seed = sorted({seed for _, seed in wanted})
+    names = [plan.study.baseline, *(point["name"] for point in content["points"])]
+    seeds = list(takewhile(lambda seed: all(wanted[name, seed] in by_key for name in names), by_seed))
+    cells = {name: [ConfirmationRecord(by_key[wanted[name, seed]]) for seed in seeds] for name in names}
+    finished = [record.row for own in cells.values() for record in own if record.row["state"] == "finished"]
+    judged = judged_metric(plan.study, plan.recipe, finished)
+    verdicts = _verdicts(plan, content, cells, judged, wanted)
+    swept_baseline = _swept_baseline(plan, trials)
+    return Confirmation(
+        metric=judged.label,
+        seeds=tuple(seeds),
+        missing=tuple(f"{name} seed {seed}" for (name, seed), key in sorted(wanted.items()) if key not in by_key),
+        baseline_error=_mean_error(cells[plan.study.baseline]),
+        swept_baseline_error=swept_baseline,
+        points=tuple(
+            _point(point, cells, verdicts[point["name"]], judged, by_key.get(point["key"]), swept_baseline, plan)
+            for point in content["points"]
+        ),
+    )
+
+
+def _rows(plan: Plan, trials: pl.DataFrame, epochs: pl.DataFrame, keys: set[str]) -> dict[str, Row]:
+    shown = trials.filter(pl.col("key").is_in(keys))
+    if plan.recipe.threshold is not None:
+        shown = with_epochs_to(plan.recipe.threshold, shown, epochs)
+    return {row["key"]: row for row in shown.iter_rows(named=True)}
+
+
+def _verdicts(
+    plan: Plan,
+    content: Mapping[str, Any],
+    cells: Mapping[str, Sequence[ConfirmationRecord]],
+    judged: Metric,
+    wanted: Mapping[tuple[str, int], str],
+) -> dict[str, Verdict]:
+    """The points as one family; a confirmation that is extended is judged like an extended study."""
+    baseline = plan.study.baseline
+    points = [name for name in cells if name != baseline]
+    seeds = len(cells[baseline])
+    first = CONFIRMATION_SEED
+    found = [
+        paired_evidence(
+            name,
+            cells[baseline],
+            cells[name],
+            judged,
+            same_trials=wanted[name, first] == wanted[baseline, first],
+        )
+        for name in points
+    ]
+    looks = looks_before([look for look in content["looks"] if look >= FEWEST_SEEDS], seeds)
+    beyond = bool(looks) and looks[-1] > seeds
+    share = 1.0 if beyond or not points else share_of_level(looks, seeds, ALPHA / len(points))
+    verdicts = judge(found, on_scale(plan.recipe.margin, judged), ALPHA, ShareOfLevel(share))
+    return withhold(verdicts, f"already looked at {looks[-1]} seeds") if beyond else verdicts
+
+
+def _swept_baseline(plan: Plan, trials: pl.DataFrame) -> float | None:
+    keys = [trial.key for trial in plan.trials if trial.arm == plan.study.baseline]
+    errors = trials.filter(pl.col("key").is_in(keys) & (pl.col("state") == "finished"))["validation_top1_error"]
+    mean = errors.drop_nulls().mean()
+    return 100.0 * mean if isinstance(mean, float) else None
+
+
+def _mean_error(own: Sequence[ConfirmationRecord]) -> float | None:
+    errors = [record.row["validation_top1_error"] for record in own if record.row["state"] == "finished"]
+    return 100.0 * fmean(errors) if errors and None not in errors else None
+
+
+def _point(
+    point: Mapping[str, Any],
+    cells: Mapping[str, Sequence[ConfirmationRecord]],
+    verdict: Verdict,
+    judged: Metric,
+    swept: Row | None,
+    swept_baseline: float | None,
+    plan: Plan,
+) -> ConfirmedPoint:
+    own, baseline = cells[point["name"]], cells[plan.study.baseline]
+    pairs = [(base.row, record.row) for base, record in zip(baseline, own, strict=True)]
+    differences = {
+        str(row["seed"]): difference for base, row in pairs if (difference := judged.difference(base, row)) is not None
+    }
+    error = None if swept is None else swept["validation_top1_error"]
+    swept_error = None if error is None else 100.0 * error
+    fresh, base_error = _mean_error(own), _mean_error(baseline)
+    test = verdict.test
+    return ConfirmedPoint(
+        name=point["name"],
+        parameters=point["parameters"],
+        swept_error=swept_error,
+        swept_lead=_minus(swept_baseline, swept_error),
+        validation_error=fresh,
+        lead=_minus(base_error, fresh),
+        n=len(differences),
+        difference=fmean(differences.values()) if differences else None,
+        scale=judged.scale,
+        interval=verdict.interval,
+        interval_level=None if verdict.level is None else 100.0 * (1.0 - verdict.level),
+        p=None if test is None else test.p,
+        adjusted_p=verdict.adjusted_p,
+        word=verdict.word,
+        sentence=sentence(verdict.word, verdict.differs_from_zero, judged.split),
+        differences=differences,
+        diverged=sum(record.row["state"] == "diverged" for record in own),
+        failed=sum(record.row["state"] in ("failed", "stopped") for record in own),
+    )
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other

@@ -1,0 +1,1 @@
+"""From a request and a study to a plan, and its file."""

@@ -1,0 +1,177 @@
+"""What trials will cost: their epochs, times the measured seconds of an epoch of the same network, on so many slots."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.planning.plan import Plan
+from orchestrator.tables.rows import TRIAL_COLUMNS, network_key
+from orchestrator.tables.tables import read_table
+
+COLUMNS = ("state", "data_digest", "data.train_images", "network_key", "network.name", "epochs", "seconds")
+Likeness = tuple[str | int | None, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials will train.
+
+    Attributes:
+        slots: Trials at once.
+        gpus: GPUs that each slot reserves, over its workers; 0 on the CPU.
+        towers_apart: Whether each worker has a GPU per tower.
+    """
+
+    slots: int
+    gpus: float
+    towers_apart: bool
+
+    @property
+    def unit(self) -> str:
+        """What is counted: hours of GPUs that are reserved, or of CPU slots that train."""
+        return "GPU-hours" if self.gpus else "slot-hours on the CPU"
+
+    def hours(self, slot_seconds: float) -> float:
+        """Returns GPU-hours of slots that train for so many seconds, summed; on the CPU a slot counts as one GPU."""
+        return slot_seconds * (self.gpus or 1) / 3600
+
+
+@dataclass
+class EpochSeconds:
+    """Measured seconds of an epoch, evaluation included, of each network on each data.
+
+    Attributes:
+        measured: (sum of seconds per epoch, records) of a network, and of all networks of one name, on the same data.
+    """
+
+    measured: dict[Likeness, tuple[float, int]] = field(default_factory=dict)
+
+    def add(self, likenesses: Sequence[Likeness], seconds: float) -> None:
+        """Adds a record's seconds per epoch."""
+        for likeness in likenesses:
+            total, count = self.measured.get(likeness, (0.0, 0))
+            self.measured[likeness] = (total + seconds, count + 1)
+
+    def of(self, config: TrainConfig) -> tuple[float, int] | None:
+        """Returns the mean seconds of an epoch, and from how many records; None where nothing alike was measured.
+
+        A network that was never measured is taken as one of the same name (the baseline's, without an arm's edits).
+        """
+        for likeness in likenesses_of(config):
+            if likeness in self.measured:
+                total, count = self.measured[likeness]
+                return total / count, count
+        return None
+
+
+def likenesses_of(config: TrainConfig) -> tuple[Likeness, Likeness]:
+    """Returns what makes epochs alike: the same network, else one of the same name, on the same training images."""
+    data = (config.data.digest, config.data.train_images)
+    return (*data, network_key(config.network)), (*data, "name", config.network.name)
+
+
+def measured_epochs(results: Path, on_gpu: bool) -> EpochSeconds:
+    """Reads what epochs took, from the tables of the finished trials.
+
+    Args:
+        results: The results folder.
+        on_gpu: Whether trials on GPUs count, or those on the CPU.
+    """
+    found = EpochSeconds()
+    trials = read_table(results, "trials", TRIAL_COLUMNS, (*COLUMNS, "env_device_name"))
+    if trials is None:
+        return found
+    device = pl.col("env_device_name")
+    alike = device.is_null() | ((device != "cpu") == on_gpu)
+    for row in trials.filter(alike & (pl.col("state") == "finished") & (pl.col("epochs") > 0)).iter_rows(named=True):
+        images = row["data.train_images"]
+        data = (row["data_digest"], None if images is None else int(images))
+        names = ((*data, row["network_key"]), (*data, "name", row["network.name"]))
+        found.add(names, row["seconds"] / row["epochs"])
+    return found
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What trials will cost.
+
+    Attributes:
+        trials: How many.
+        epochs: Of all of them.
+        unknown: Trials of which no epoch was measured; the seconds leave them out.
+        records: The fewest records that the seconds of one of the others rest on.
+        slot_seconds: Summed over trials.
+        wall_seconds: On the slots, in the order given.
+        one_tower: Trials that leave one of their slot's two GPUs idle.
+        idle_seconds: Summed slot-seconds of those.
+        place: Where.
+    """
+
+    trials: int
+    epochs: int
+    unknown: int
+    records: int
+    slot_seconds: float
+    wall_seconds: float
+    one_tower: int
+    idle_seconds: float
+    place: Place
+
+
+def estimate(configs: Sequence[TrainConfig], measured: EpochSeconds, place: Place) -> Estimate:
+    """Prices trials.
+
+    Args:
+        configs: Their configurations, in the order in which they start.
+        measured: From `measured_epochs`.
+        place: Where they train.
+    """
+    seconds: list[float] = []
+    records: list[int] = []
+    one_tower, idle = 0, 0.0
+    for config in configs:
+        epoch = measured.of(config)
+        if epoch is not None:
+            seconds.append(epoch[0] * config.training.epochs)
+            records.append(epoch[1])
+        if config.network.towers == 1 and place.towers_apart:
+            one_tower += 1
+            idle += 0.0 if epoch is None else seconds[-1]
+    return Estimate(
+        trials=len(configs),
+        epochs=sum(config.training.epochs for config in configs),
+        unknown=len(configs) - len(seconds),
+        records=min(records, default=0),
+        slot_seconds=sum(seconds),
+        wall_seconds=ends_after((), seconds, place.slots),
+        one_tower=one_tower,
+        idle_seconds=idle,
+        place=place,
+    )
+
+
+def ends_after(running: Sequence[float], waiting: Sequence[float], slots: int) -> float:
+    """Returns when the last trial ends on slots that take the next one as they get free.
+
+    Args:
+        running: Seconds left of the trials that train.
+        waiting: Seconds of those that follow, in their order.
+        slots: Trials at once.
+    """
+    ends = [0.0] * max(1, slots)
+    heapq.heapify(ends)
+    for seconds in (*running, *waiting):
+        heapq.heappush(ends, heapq.heappop(ends) + seconds)
+    return max(ends)
+
+
+def configs_to_train(plan: Plan, sweep_left: int = 0) -> list[TrainConfig]:
+    """Returns the configurations that a plan trains; sweep points count as its baseline."""
+    again = [trial for trial in plan.to_evaluate if trial.key in plan.lost_weights]
+    return [trial.config for trial in (*plan.missing, *again)] + [plan.base] * sweep_left

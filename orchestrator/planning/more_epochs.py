@@ -1,0 +1,105 @@
+"""More epochs for finished trials: going on from their kept state where a straight run would have come by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+
+from alexnet_core.configuration.schedule import same_rates
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.errors import CoreError
+from alexnet_core.training.checkpoint import has_velocities, latest_checkpoint, read_history, reopen
+from orchestrator.errors import LabError
+from orchestrator.records import layout, trial_record
+from orchestrator.records.trial_record import TrialState
+from orchestrator.tables.rows import TRIAL_COLUMNS
+from orchestrator.tables.tables import read_table
+from search_spaces.trial import PlannedTrial, trial_key
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """What is known of trials that ran for fewer epochs.
+
+    Attributes:
+        starts: The final checkpoint that a missing trial goes on from, by its key.
+        other_rates: Missing trials that ran shorter, but at other learning rates than their beginning would have.
+        not_kept: Missing trials that ran shorter, and whose weights and velocities are not there any more.
+    """
+
+    starts: Mapping[str, Path] = field(default_factory=dict)
+    other_rates: frozenset[str] = frozenset()
+    not_kept: frozenset[str] = frozenset()
+
+
+def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extensions:
+    """Looks for finished trials that differ from missing ones by fewer epochs alone.
+
+    Args:
+        results: The results folder.
+        missing: Trials that are not on record.
+    """
+    lengths = _epochs_on_record(results)
+    starts, other_rates, not_kept = {}, set(), set()
+    for trial in missing:
+        for epochs in (length for length in lengths if length < trial.config.training.epochs):
+            shorter = _with_epochs(trial.config, epochs)
+            folder = layout.trial_folder(results, trial_key(shorter))
+            result = trial_record.read_result(folder)
+            if result is None or result.state is not TrialState.FINISHED:
+                continue
+            errors = [report.validation.top1_error for report in trial_record.read_epochs(folder)]
+            path = folder / (result.weights or "")
+            if not same_rates(shorter.training, trial.config.training, errors):
+                other_rates.add(trial.key)
+            elif not (path.is_file() and has_velocities(path)):
+                not_kept.add(trial.key)
+            else:
+                starts[trial.key] = path
+                break
+    return Extensions(starts, frozenset(other_rates - starts.keys()), frozenset(not_kept - starts.keys()))
+
+
+def _epochs_on_record(results: Path) -> Sequence[int]:
+    """The lengths of the finished trials, the longest first."""
+    table = read_table(results, "trials", TRIAL_COLUMNS, ("state", "epochs"))
+    if table is None:
+        return ()
+    return table.filter(pl.col("state") == "finished")["epochs"].unique().sort(descending=True).to_list()
+
+
+def _with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:
+    return config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
+
+
+def go_on(folder: Path, start: Path) -> str:
+    """Puts the state that a trial goes on from into its folder, unless it has one of its own; returns a log line.
+
+    Args:
+        folder: The trial's folder.
+        start: The final checkpoint of the shorter trial.
+
+    Raises:
+        LabError: With exit code 3 when the folder cannot be written.
+    """
+    checkpoints = folder / "checkpoint"
+    if latest_checkpoint(checkpoints) is not None:
+        return ""
+    try:
+        path = reopen(start, checkpoints)
+    except CoreError as error:
+        return f"it trains from the beginning: {error}"
+    except OSError as error:
+        raise LabError(f"{checkpoints} cannot be written: {error.strerror}", exit_code=3) from error
+    return f"it goes on from epoch {len(read_history(path))} of trial {start.parents[1].name}"
+
+
+def together(extensions: Iterable[Extensions]) -> Extensions:
+    """Returns what several plans know, as one."""
+    known = tuple(extensions)
+    starts = {key: path for one in known for key, path in one.starts.items()}
+    other_rates = frozenset[str]().union(*(one.other_rates for one in known))
+    return Extensions(starts, other_rates, frozenset[str]().union(*(one.not_kept for one in known)))

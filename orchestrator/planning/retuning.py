@@ -1,0 +1,285 @@
+"""Fair ablation: every arm, the baseline too, tunes one nuisance parameter with the same small budget.
+
+The values tried are the recipe's own and a fixed sequence over the range, the same for every arm, each on a tuning seed
+that no verdict uses. An arm's best value is then trained on the judged seeds. Everything here follows from the records,
+so that an interrupted run goes on and a second one trains nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.errors import LabError
+from orchestrator.planning.plan import TUNING_SEED, Plan
+from orchestrator.records import layout, trial_record
+from orchestrator.records.trial_record import TrialResult, TrialState
+from orchestrator.tables.tables import done_states
+from search_spaces.edits import arm_fields, edited
+from search_spaces.errors import StudyError
+from search_spaces.study import FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS, Recipe, Retune, Study
+from search_spaces.trial import PlannedTrial, point_trial, unfold
+
+TUNING, RETUNED = "-tuning", "-retuned"
+DECADE = 10.0
+LEAVE_OUT = "--tuning-trials 0 leaves the re-tuning out"
+
+
+class TuningTrial(Frozen):
+    """One value of the re-tuned parameter, tried by one arm on a tuning seed.
+
+    Attributes:
+        arm: The arm.
+        seed: The tuning seed.
+        value: Of the parameter.
+        key: The trial.
+        said: How it ended.
+        chosen: Whether it is the arm's best.
+    """
+
+    arm: str
+    seed: int
+    value: float
+    key: str
+    said: str
+    chosen: bool = False
+
+
+def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | None) -> Retune | None:
+    """Returns what a run re-tunes: what the command asks, else what the study does by itself, else nothing.
+
+    Args:
+        study: The study.
+        base: Where the arms start from.
+        asked: A field of the training, such as `learning_rate`; None leaves it to the study.
+        trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
+
+    Raises:
+        LabError: The field is no positive number, an arm sets it itself, or so many trials cannot be asked for.
+    """
+    if trials == 0 and asked is not None:
+        raise LabError("--retune needs tuning trials: give --tuning-trials 2 or more, or leave both out", exit_code=2)
+    if trials == 0 or (asked is None and study.retune is None):
+        if trials and asked is None:
+            raise LabError(f"study {study.name} re-tunes nothing by itself; add --retune learning_rate", exit_code=2)
+        return None
+    if trials is not None and not FEWEST_TUNING_TRIALS <= trials <= MOST_TUNING_TRIALS:
+        asked_for = f"ask for {FEWEST_TUNING_TRIALS} to {MOST_TUNING_TRIALS} of each arm, or 0 for no re-tuning"
+        raise LabError(f"--tuning-trials {trials}: {asked_for}", exit_code=2)
+    evaluated = [arm.name for arm in study.arms if arm.views != study.arm(study.baseline).views]
+    if evaluated:
+        raise LabError(f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned", exit_code=2)
+    who = "--retune" if asked is not None else f"study {study.name}, retune"
+    parameter = (study.retune or Retune(low=1, high=2)).parameter
+    if asked is not None:
+        parameter = f"training.{asked.removeprefix('training.')}"
+    known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
+    tunable = _tunable(base)
+    own = getattr(base.training, parameter.removeprefix("training."), None)
+    if not _is_positive(own) or (known is None and parameter not in tunable):
+        names = ", ".join(name.removeprefix("training.") for name in tunable)
+        raise LabError(
+            f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
+            exit_code=2,
+        )
+    for arm in study.arms:
+        if parameter in arm_fields(base, arm):
+            raise LabError(f"{who}: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
+    # 研究文件没给范围时，就取上下各一个数量级
+    found = known or tunable[parameter]
+    return found if trials is None else found.model_copy(update={"trials": trials})
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _tunable(base: TrainConfig) -> dict[str, Retune]:
+    """What could be tuned from a tenth to ten times its value: both ends, and a broken number, must be valid."""
+    found = {}
+    for name, own in base.training:
+        path = f"training.{name}"
+        if not _is_positive(own):
+            continue
+        ends = {"low": own / DECADE, "high": own * DECADE}
+        with suppress(StudyError):
+            for value in (*ends.values(), own * math.sqrt(DECADE)):
+                edited(base, {path: value}, (), "--retune")
+            found[path] = Retune(parameter=path, **ends)
+    return found
+
+
+def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:
+    """Returns the values that every arm tries: its own first, then van der Corput's sequence on the logarithmic range.
+
+    The sequence covers the range evenly however long it is, and a longer one begins with the shorter. Three digits; no
+    value is tried twice, such as the recipe's own in the middle of its two decades.
+    """
+    span = math.log(retune.high / retune.low)
+    points = (retune.low * math.exp(span * _van_der_corput(index)) for index in count(1))
+    rounded = (float(f"{value:.3g}") for value in points)
+    distinct = dict.fromkeys([float(f"{own:.3g}")])
+    while len(distinct) < retune.trials:
+        distinct[next(rounded)] = None
+    return (own, *islice(distinct, 1, None))
+
+
+def _van_der_corput(index: int) -> float:
+    """1/2, 1/4, 3/4, 1/8, 5/8, ...: the binary digits of the index behind the point, in reverse."""
+    digits = f"{index:b}"
+    return int(digits[::-1], 2) / 2.0 ** len(digits)
+
+
+def tuning_trials(plan: Plan) -> tuple[PlannedTrial, ...]:
+    """Returns every arm's tuning trials; the i-th value of all arms has the same seed, 1000 + i."""
+    if plan.retune is None:
+        return ()
+    values = tuning_values(getattr(plan.base.training, _field(plan.retune)), plan.retune)
+    return tuple(
+        _with_value(plan, trial, value, "tuning")
+        for place, value in enumerate(values)
+        for trial in unfold(plan.study, plan.base, (TUNING_SEED + place,))
+    )
+
+
+def retuned_trials(plan: Plan, chosen: Mapping[str, float]) -> tuple[PlannedTrial, ...]:
+    """Returns the trials of the judged seeds, each arm with its own best value.
+
+    Args:
+        plan: The plan.
+        chosen: Value by arm, see `compared_values`; empty while the tuning has not ended.
+    """
+    return tuple(_with_value(plan, trial, chosen[trial.arm], "retuned") for trial in plan.trials if trial.arm in chosen)
+
+
+def _field(retune: Retune) -> str:
+    return retune.parameter.removeprefix("training.")
+
+
+def _with_value(plan: Plan, trial: PlannedTrial, value: float, phase: Literal["tuning", "retuned"]) -> PlannedTrial:
+    assert plan.retune is not None
+    name = f"{trial.arm}{TUNING if phase == 'tuning' else RETUNED}"
+    point, what = {plan.retune.parameter: value}, f"re-tuning of study {plan.study.name}"
+    return point_trial(trial.config, point, trial.seed, arm=name, phase=phase, what=what)
+
+
+def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
+    """Returns how the tuning trials ended, each arm's best marked; those that have not ended are not there."""
+    ended: dict[str, list[tuple[tuple[float, float], TuningTrial]]] = {arm.name: [] for arm in plan.study.arms}
+    trials = tuning_trials(plan)
+    for trial in trials:
+        folder = layout.trial_folder(results, trial.key)
+        result = trial_record.read_result(folder)
+        if result is None or plan.retune is None:
+            continue
+        arm = trial.arm.removesuffix(TUNING)
+        score, said = _score(result, folder, plan.study, plan.recipe)
+        value = float(getattr(trial.config.training, _field(plan.retune)))
+        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=said)))
+    complete = sum(map(len, ended.values())) == len(trials)
+    return tuple(
+        shown.model_copy(update={"chosen": complete and place == _best([score for score, _ in rows])})
+        for rows in ended.values()
+        for place, (_, shown) in enumerate(rows)
+    )
+
+
+def _best(scores: Sequence[tuple[float, float]]) -> int | None:
+    """The place of the lowest score, the first of equal ones; None where no trial has one."""
+    place = min(range(len(scores)), key=lambda index: scores[index])
+    return place if math.isfinite(scores[place][1]) else None
+
+
+def _score(result: TrialResult, folder: Path, study: Study, recipe: Recipe) -> tuple[tuple[float, float], str]:
+    """What is compared (less is better), and in words: the primary metric where that is one of training alone."""
+    if result.state is not TrialState.FINISHED or result.validation is None:
+        return (math.inf, math.inf), str(result.state)
+    if recipe.threshold is not None:
+        return _time_score(folder, recipe.threshold)
+    if study.primary_metric == "training_error" and result.train_final is not None:
+        error = 100.0 * result.train_final.top1_error
+        return (error, error), f"training error {error:.2f} %"
+    error = 100.0 * result.validation.top1_error
+    return (error, error), f"validation error {error:.2f} %"
+
+
+def _time_score(folder: Path, threshold: float) -> tuple[tuple[float, float], str]:
+    """Fewest epochs to the threshold; of equal ones the lower error there, and of those never there at the end."""
+    errors = [100.0 * report.train.top1_error for report in trial_record.read_epochs(folder)]
+    there = next((place for place, error in enumerate(errors) if error <= threshold + 1e-9), None)
+    if there is not None:
+        return (there + 1.0, errors[there]), f"{there + 1} epochs"
+    last = errors[-1] if errors else math.inf
+    return (math.inf, last), f"> {len(errors)} epochs, {last:.1f} % at the end"
+
+
+def chosen_values(outcomes: Sequence[TuningTrial]) -> dict[str, float]:
+    """Returns each arm's best value; empty while the tuning has not ended."""
+    return {outcome.arm: outcome.value for outcome in outcomes if outcome.chosen}
+
+
+def compared_values(study: Study, outcomes: Sequence[TuningTrial]) -> dict[str, float]:
+    """Returns the best values of the arms that are compared re-tuned; none without the baseline's and another's."""
+    chosen = chosen_values(outcomes)
+    return chosen if study.baseline in chosen and len(chosen) > 1 else {}
+
+
+def without_best(plan: Plan, outcomes: Sequence[TuningTrial]) -> tuple[str, ...]:
+    """Says of each arm none of whose tuning trials finished that its re-tuned comparison is missing, and why."""
+    if plan.retune is None or len(outcomes) < len(tuning_trials(plan)):
+        return ()
+    chosen = chosen_values(outcomes)
+    lost = [arm.name for arm in plan.study.arms if arm.name not in chosen]
+    ends = {name: Counter(outcome.said for outcome in outcomes if outcome.arm == name) for name in lost}
+    missing = dict.fromkeys(lost, f"its re-tuned comparison is missing, and {LEAVE_OUT}")
+    if plan.study.baseline in lost:
+        missing[plan.study.baseline] = f"no arm can be compared with it re-tuned; {LEAVE_OUT}"
+    return tuple(
+        f"No tuning trial of {name} finished ({', '.join(f'{count} {said}' for said, count in ends[name].items())}), "
+        f"so that it has no best {_field(plan.retune)}: {missing[name]}."
+        for name in lost
+    )
+
+
+def with_retuning(plan: Plan, results: Path, retry_failed: bool) -> Plan:
+    """Returns the plan with the trials of its re-tuning as far as they are known, and which of them are on record."""
+    if plan.retune is None:
+        return plan
+    chosen = compared_values(plan.study, tuning_outcomes(plan, results))
+    further = (*tuning_trials(plan), *retuned_trials(plan, chosen))
+    done = done_states(results, [trial.key for trial in further], retry_failed)
+    return replace(plan, further=further, done={**plan.done, **done})
+
+
+def further_missing(plan: Plan) -> tuple[PlannedTrial, ...]:
+    """The known trials of the re-tuning that are not on record and that no arm wants anyway, each key once."""
+    arms = {trial.key for trial in plan.trials}
+    wanted = {trial.key: trial for trial in plan.further if trial.key not in plan.done and trial.key not in arms}
+    return tuple(wanted.values())
+
+
+def retuning_configs(plan: Plan) -> list[TrainConfig]:
+    """What the re-tuning still trains; while the best values are not known, as much as if no arm kept its own."""
+    if plan.retune is None:
+        return []
+    known = [trial.config for trial in further_missing(plan)]
+    return known if is_tuned(plan) else [*known, *(trial.config for trial in plan.trials)]
+
+
+def is_tuned(plan: Plan) -> bool:
+    """Whether it is known what is trained with the best values, be it nothing."""
+    ended = all(trial.key in plan.done for trial in plan.further if trial.phase == "tuning")
+    return any(trial.phase == "retuned" for trial in plan.further) or (bool(plan.further) and ended)
+
+
+def retuning_left(plan: Plan) -> int:
+    """How many trials the re-tuning still needs; at most, while the best values are not known."""
+    return len(retuning_configs(plan))

@@ -1,0 +1,174 @@
+"""A plan in words: the line before training, the arms of `--dry-run`, what it costs, what a budget left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from orchestrator.planning.estimate import (
+    Estimate,
+)
+from orchestrator.planning.more_epochs import Extensions
+from orchestrator.planning.plan import TUNING_SEED, Plan
+from orchestrator.planning.retuning import is_tuned, retuning_left
+
+SHOWN_SEEDS = 12
+
+
+def large_batches(plan: Plan) -> list[str]:
+    """Says of which arms a batch holds more than the training set: they make one update an epoch."""
+    said = []
+    for trial in plan.trials[: len(plan.study.arms)]:
+        images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
+        batch = trial.config.training.batch_size
+        if batch > images:
+            said.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
+    return said
+
+
+def missing_said(plan: Plan) -> str:
+    """Names what a plan still lacks: `seeds 5 to 7`, or `seed 5 (no_lrn, as_run)` where an arm of it is there."""
+    missing = {trial.key for trial in plan.to_run}
+    arms: dict[int, list[str]] = {}
+    for trial in plan.trials:
+        if trial.key in missing:
+            arms.setdefault(trial.seed, []).append(trial.arm)
+    whole = [seed for seed, names in arms.items() if len(names) == len(plan.study.arms)]
+    parts = [f"seed {seed} ({', '.join(arms[seed])})" for seed in sorted(set(arms) - set(whole))]
+    if whole:
+        shown = ", ".join(map(str, whole[:SHOWN_SEEDS])) + (" and more" if len(whole) > SHOWN_SEEDS else "")
+        parts.append(f"all arms of seed {shown}" if len(whole) == 1 else f"all arms of seeds {shown}")
+    return "; ".join(parts)
+
+
+def complete_seeds(plan: Plan) -> int:
+    """Returns how many seeds from the first on have all their arms on record."""
+    missing = {trial.key for trial in plan.to_run}
+    open_seeds = [trial.seed for trial in plan.trials if trial.key in missing]
+    return sum(seed < min(open_seeds, default=math.inf) for seed in plan.seeds)
+
+
+def time_said(cost: Estimate) -> str:
+    """Says the wall time in a few words."""
+    if cost.trials == 0:
+        return "none"
+    if cost.unknown == cost.trials:
+        return "unknown (no such trial on record yet)"
+    return f"{_about(cost)} {readable_seconds(cost.wall_seconds)} (from your own records)"
+
+
+def _about(cost: Estimate) -> str:
+    return f"without the {cost.unknown} never measured about" if cost.unknown else "about"
+
+
+def cost_line(cost: Estimate) -> str:
+    """Says what the trials cost: epochs, GPU-hours, wall time, what that rests on, and GPUs that stay idle."""
+    said = f"cost: {cost.trials} trials, {cost.epochs} epochs"
+    if cost.trials == 0:
+        return "cost: nothing to train"
+    if cost.unknown < cost.trials:
+        slots = "1 slot" if cost.place.slots == 1 else f"{cost.place.slots} slots"
+        said += (
+            f", {_about(cost)} {cost.place.hours(cost.slot_seconds):.3g} {cost.place.unit}, "
+            f"{readable_seconds(cost.wall_seconds)} on {slots} (each network measured on at least "
+            f"{cost.records} trial{'s' if cost.records > 1 else ''} on record)"
+        )
+    else:
+        said += f", {cost.place.unit} and time unknown: no epoch of their networks is on record"
+    if cost.one_tower:
+        idle = cost.place.hours(cost.idle_seconds) / 2
+        hours = f": {idle:.3g} of the GPU-hours" if idle else ""
+        said += f"; {cost.one_tower} trials of one tower leave one of their slot's two GPUs idle{hours}"
+    return said
+
+
+def extension_parts(extensions: Extensions) -> list[str]:
+    """Returns what the plan line says about it."""
+    parts = []
+    if extensions.starts:
+        parts.append(f"{len(extensions.starts)} of them go on from fewer epochs")
+    if extensions.other_rates:
+        parts.append(f"{len(extensions.other_rates)} anew, as their schedule drops at other epochs")
+    if extensions.not_kept:
+        parts.append(f"{len(extensions.not_kept)} anew, as the state of the shorter run is not kept")
+    return parts
+
+
+def plan_line(plan: Plan, time_said: str, outlook: str, sweep_left: int) -> str:
+    """Returns the one line printed before anything runs.
+
+    Args:
+        plan: The plan.
+        time_said: How long it takes, see `estimate.py`.
+        outlook: What so many seeds can decide.
+        sweep_left: Points of the sweep still to train.
+    """
+    missing = len(plan.missing) + sweep_left
+    parts = [
+        f"{plan.unique_keys + plan.sweep_points} trials wanted",
+        f"{plan.unique_keys + plan.sweep_points - missing} on record",
+        f"{missing} to train",
+        *extension_parts(plan.extensions),
+        *_evaluations(plan),
+        f"time {time_said}",
+        outlook,
+    ]
+    return ", ".join(parts)
+
+
+def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
+    """Returns a line per arm: its trials on record and to run, and which other arms are the same trials.
+
+    Args:
+        plan: The plan.
+        others: Plans of other studies, by name.
+    """
+    keys = {arm.name: {t.key for t in plan.trials if t.arm == arm.name} for arm in plan.study.arms}
+    elsewhere = {
+        f"{name} {arm.name}": {t.key for t in other.trials if t.arm == arm.name}
+        for name, other in others.items()
+        for arm in other.study.arms
+    }
+    to_train = {trial.key for trial in plan.missing}
+    # 同一个 trial，要多个视图的 arm 还得评估，只要一个的已经齐了
+    to_evaluate = {(trial.key, trial.views) for trial in plan.to_evaluate}
+    lines = []
+    for arm in plan.study.arms:
+        own = keys[arm.name]
+        left = sum(key in to_train or (key, arm.views) in to_evaluate for key in own)
+        same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & own]
+        shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
+        shared += f"; the same trials as {', '.join(same)}" if same else ""
+        lines.append(f"    {arm.name}: {len(own)} trials, {len(own) - left} on record, {left} to run{shared}")
+    return lines
+
+
+def _evaluations(plan: Plan) -> Iterator[str]:
+    """Trials on record that are evaluated only, or trained again for it."""
+    if plan.to_evaluate:
+        again = sum(trial.key in plan.lost_weights for trial in plan.to_evaluate)
+        lost = f" ({again} of them trained again for it: their weights were not kept)" if again else ""
+        yield f"{len(plan.to_evaluate)} to evaluate in more views{lost}"
+
+
+def readable_seconds(seconds: float) -> str:
+    """Returns seconds as `45 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def retuning_line(plan: Plan) -> str:
+    """Says what the re-tuning wants."""
+    assert plan.retune is not None
+    arms, left = len(plan.study.arms), retuning_left(plan)
+    tuned = is_tuned(plan)
+    best = sum(trial.phase == "retuned" for trial in plan.further) if tuned else len(plan.trials)
+    lost = "; of some arm no tuning trial finished" if best < len(plan.trials) else ""
+    at_most = "" if tuned or not left else " at most (an arm whose best is the recipe's value has its trials already)"
+    return (
+        f"re-tuning {plan.retune.parameter}: {arms} arms x {plan.retune.trials} tuning trials on seeds from "
+        f"{TUNING_SEED}, then {best} trials with each arm's best{lost}; {left} to train{at_most}"
+    )

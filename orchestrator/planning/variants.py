@@ -1,0 +1,175 @@
+"""Plans made of other plans: all studies together, the noise floor, comparisons chosen afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import LabError
+from orchestrator.planning.more_epochs import together
+from orchestrator.planning.plan import TUNING_SEED, Plan
+from orchestrator.records.evaluations import evaluations_on_record, lost_weights
+from orchestrator.records.trial_record import TrialState
+from orchestrator.tables.tables import done_states
+from search_spaces.study import Arm, Claim, Recipe, Study
+from search_spaces.trial import PlannedTrial, unfold
+
+EXIT_WRONG_USE = 2
+PAPER = "paper"
+OTHER_SEEDS = "other_seeds"
+
+
+def null_plan(plan: Plan, results: Path, retry_failed: bool) -> Plan:
+    """Returns the plan that compares the baseline on seeds 0 to n - 1 with itself on seeds n to 2n - 1, in order.
+
+    Whatever it finds is chance. Its trials are baseline trials, shared with the study and with more seeds of it.
+
+    Args:
+        plan: The study's.
+        results: The results folder.
+        retry_failed: Whether failed trials are trained again.
+
+    Raises:
+        LabError: So many seeds would reach into those for tuning.
+    """
+    count = len(plan.seeds)
+    if 2 * count > TUNING_SEED:
+        raise LabError(
+            f"--null with {count} seeds takes seeds up to {2 * count - 1}, and those from {TUNING_SEED} on are for "
+            f"tuning; ask for {TUNING_SEED // 2} at most",
+            exit_code=2,
+        )
+    baseline = plan.study.arm(plan.study.baseline)
+    last = 2 * count - 1
+    again = {"name": OTHER_SEEDS, "title": f"the same again, seeds {count} to {last}", "claim": None}
+    other = baseline.model_copy(update=again)
+    recipe = plan.recipe.model_copy(update={"edits": {}})
+    study = plan.study.model_copy(
+        update={
+            "name": f"{plan.study.name[:43]}-null",
+            "question": f"What does {plan.study.name} take for a difference by chance?",
+            "arms": (baseline, other),
+            "recipes": {plan.dataset: recipe},
+            "not_asked": {},
+            "sweep": None,
+            "retune": None,
+        }
+    )
+    trials = tuple(
+        _paired(trial, count)
+        for seed in plan.seeds
+        for trial in unfold(study, plan.base, (seed, seed + count))
+        if (trial.arm == OTHER_SEEDS) == (trial.seed >= count)
+    )
+    done = done_states(results, [trial.key for trial in trials], retry_failed)
+    return replace(
+        plan,
+        study=study,
+        recipe=recipe,
+        trials=trials,
+        done=done,
+        evaluated=evaluations_on_record(results, trials),
+        lost_weights=lost_weights(results, trials),
+        retune=None,
+        further=(),
+        null=True,
+    )
+
+
+def _paired(trial: PlannedTrial, count: int) -> PlannedTrial:
+    """A trial of the other side under the number of the pair it belongs to; its own seed stays in its configuration."""
+    return replace(trial, seed=trial.seed % count)
+
+
+def chosen_afterwards(
+    plan: Plan, content: Mapping[str, Any], baseline: str, others: Sequence[str] | None = None
+) -> tuple[Plan, dict[str, Any]]:
+    """Returns the plan of such a comparison, with the content of its `plan.json`; neither is written down.
+
+    No claim is judged: the source speaks of the study's own baseline.
+
+    Args:
+        plan: The study's plan.
+        content: What `plan.json` says.
+        baseline: The arm that the others are compared with.
+        others: The arms compared with it; None for all.
+
+    Raises:
+        LabError: There is no such arm, or the two are the same.
+    """
+    names = [arm.name for arm in plan.study.arms]
+    for name in (baseline, *(others or ())):
+        if name not in names:
+            raise LabError(
+                f"study {plan.study.name} has no arm {name!r}; its arms: {', '.join(names)}", exit_code=EXIT_WRONG_USE
+            )
+    compared = [name for name in names if name != baseline] if others is None else list(others)
+    if baseline in compared:
+        raise LabError(f"arm {baseline} cannot be compared with itself", exit_code=EXIT_WRONG_USE)
+    kept = {baseline, *compared}
+    arms = tuple(arm.model_copy(update={"claim": None}) for arm in plan.study.arms if arm.name in kept)
+    claim = Claim(statement="the source makes no claim on this comparison", source="Chosen after the data were seen")
+    study = plan.study.model_copy(update={"arms": arms, "baseline": baseline, "claim": claim, "sweep": None})
+    trials = tuple(trial for trial in plan.trials if trial.arm in kept)
+    own = {
+        **content,
+        "arms": [arm.name for arm in arms],
+        "baseline": baseline,
+        "chosen_afterwards": True,
+        "trials": [row for row in content["trials"] if row["arm"] in kept],
+    }
+    return replace(plan, study=study, trials=trials, sweep_points=0), own
+
+
+def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
+    """Returns one plan that trains what all studies lack, seed by seed, each trial once.
+
+    Args:
+        plans: The studies' plans, on one data set.
+        recipe: One of theirs, for what the display shows.
+    """
+    wanted: set[tuple[str, int]] = set()
+    done: dict[str, TrialState] = {}
+    arms: dict[str, Arm] = {}
+    trials = []
+    for seed in sorted({seed for plan in plans for seed in plan.seeds}):
+        for plan in plans:
+            done |= plan.done
+            for trial in (trial for trial in plan.trials if trial.seed == seed):
+                if (trial.key, trial.views) in wanted:
+                    continue
+                # 共享的 trial 挂在第一个想要它的研究名下
+                name = name_together(plan.study.name, trial.arm)
+                wanted.add((trial.key, trial.views))
+                arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
+                trials.append(replace(trial, arm=name))
+    question = f"What do {len(plans)} studies of the paper's claims say?"
+    first = plans[0]
+    study = Study.model_construct(
+        name=PAPER,
+        question=question,
+        source="the paper",
+        claim=Claim(statement="All claims of the paper.", source="Krizhevsky, Sutskever, Hinton 2012"),
+        baseline=trials[0].arm,
+        arms=tuple(arms.values()),
+        recipes={first.dataset: recipe},
+    )
+    seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
+    return replace(
+        first,
+        study=study,
+        trials=tuple(trials),
+        seeds=seeds,
+        sweep_points=0,
+        done=done,
+        evaluated=frozenset().union(*(plan.evaluated for plan in plans)),
+        lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
+        extensions=together(plan.extensions for plan in plans),
+    )
+
+
+def name_together(study: str, arm: str) -> str:
+    """Returns how an arm is called where several studies run together."""
+    return f"{study}-{arm}"[:48]

@@ -1,0 +1,1 @@
+"""The truth: one trial on disk, its paths, locks, looks and weights."""

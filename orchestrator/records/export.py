@@ -1,0 +1,103 @@
+"""Exporting a trained network: a folder that says what it is, how good it is, and can prove that it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from alexnet_core.configuration.train_config import DataSpec, TrainConfig
+from alexnet_core.data.dataset import Dataset
+from alexnet_core.data.loading import load_dataset
+from alexnet_core.process.files import abandoned, temporary_path
+from alexnet_core.trained.model_folder import SUMS, model_card, replace_folder, write_model
+from orchestrator.errors import LabError
+from orchestrator.records import layout, trial_record
+from orchestrator.records.trial_record import TrialResult
+
+
+def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mapping[str, Any]) -> None:
+    """Writes the export of a trial: to a temporary folder, then renamed.
+
+    Args:
+        results: The results folder.
+        key: The trial.
+        folder: Where to.
+        force: Replace an existing folder.
+        ranking: The winner's row of `best.rank`.
+
+    Raises:
+        LabError: The folder exists, the weights were pruned or damaged, or the folder cannot be written.
+    """
+    if folder.exists() and not force:
+        raise LabError(f"{folder} exists; choose another folder, or replace it with --force", exit_code=2)
+    if folder.is_file() or (folder.exists() and not (folder / SUMS).is_file() and any(folder.iterdir())):
+        raise LabError(f"{folder} is no export, so --force does not replace it", exit_code=2)
+    record = layout.trial_folder(results, key)
+    result, config = trial_record.read_result(record), trial_record.read_config(record)
+    if result is None:
+        raise LabError(f"trial {key} has no result", exit_code=4)
+    weights = _weights(record, result)
+    dataset = load_dataset(_data_here(results, config.data))
+    temporary = temporary_path(folder)
+    try:
+        temporary.mkdir(parents=True)
+        write_model(temporary, weights, config, dataset, _card(config, result, dataset, ranking))
+        replace_folder(temporary, folder)
+    except OSError as error:
+        raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=3) from error
+    except SafetensorError as error:
+        raise LabError(f"{folder} cannot be written: {error}", exit_code=3) from error
+    finally:
+        for left in (temporary, *abandoned(folder)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _data_here(results: Path, data: DataSpec) -> DataSpec:
+    """The data with the cache of this results folder: it may have been trained elsewhere and copied here."""
+    if data.cache is None:
+        return data
+    return data.model_copy(update={"cache": str((results / "cache").resolve())})
+
+
+def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
+    path = record / (result.weights or "checkpoint")
+    if not path.is_file():
+        raise LabError(
+            f"the weights of trial {result.key} were not kept; train it anew: delete {record} and run its study again",
+            exit_code=4,
+        )
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != result.weights_sha256:
+            raise LabError(f"{path} is not the file that was recorded: its SHA-256 differs", exit_code=3)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise LabError(f"{path} cannot be read: {error}", exit_code=3) from error
+    return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
+
+
+def _card(config: TrainConfig, result: TrialResult, dataset: Dataset, ranking: Mapping[str, Any]) -> str:
+    seeds, mean = ranking["seeds"], 100 * ranking["validation_error"]
+    return model_card(
+        config,
+        dataset,
+        {"validation": result.validation, "test": result.test},
+        origin=f"Trial `{result.key}`, seed {result.seed}.",
+        remarks=(
+            f"One seed: the one with the median validation error among {seeds} of its configuration, not the luckiest. "
+            f"The configuration's mean validation error over {seeds} seeds: {mean:.2f} %. "
+            "It was chosen by validation error; the test error played no part."
+        ),
+        facts={
+            "finished": result.finished_at,
+            "training seconds": f"{result.seconds:.1f}",
+            **dict(sorted(result.environment.items())),
+        },
+    )

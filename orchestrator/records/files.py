@@ -1,0 +1,160 @@
+"""Whole files and locks: atomic writes, appended lines, and one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from alexnet_core.process.files import replaced
+from orchestrator.errors import LabError
+
+# Linux 的 struct flock：type, whence, start, len, pid
+_FLOCK = "hhqqi4x"
+
+
+class TrialLocks:
+    """Locks on trials that this process runs, freed by its death.
+
+    One file for all, a byte per key: POSIX record locks cost one descriptor for any number of trials, and are not
+    inherited by child processes (which would keep a killed driver's locks alive).
+    """
+
+    def __init__(self, results: Path) -> None:
+        """Opens the lock file, and keeps it open: closing any descriptor of it would free all locks.
+
+        Raises:
+            LabError: With exit code 3 when the file cannot be made.
+        """
+        path = results / ".locks"
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def __enter__(self) -> TrialLocks:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Frees all locks."""
+        self.close()
+
+    def try_lock(self, key: str) -> bool:
+        """Locks a trial; False when another process has it."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
+        except OSError:
+            return False
+        return True
+
+    def unlock(self, key: str) -> None:
+        """Frees a trial."""
+        fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(key))
+
+    def is_locked(self, key: str) -> bool:
+        """Says whether another process runs this trial."""
+        # 只询问、不上锁：否则别人正巧来锁时会以为有人在跑
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _offset(key), 1, 0)
+        answer = fcntl.fcntl(self._file, fcntl.F_GETLK, asked)
+        return int(struct.unpack(_FLOCK, answer)[0]) != fcntl.F_UNLCK
+
+    def close(self) -> None:
+        """Frees all locks."""
+        self._file.close()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees the old content or the new, also after a crash.
+
+    Raises:
+        LabError: With exit code 3 when the disk is full or the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends text to a file, whose folder is made; raises LabError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Appends a JSON line; after a torn last line it starts a new one first."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+    except (FileNotFoundError, OSError):
+        torn = False
+    append_text(path, ("\n" if torn else "") + json.dumps(content, sort_keys=True) + "\n")
+
+
+def write_error(path: Path, error: OSError) -> LabError:
+    """Returns what to say of a file that cannot be written."""
+    return LabError(
+        f"{path} cannot be written: {error.strerror or error}; finished trials are on record, "
+        "make room and run the same command again",
+        exit_code=3,
+    )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one command at a time read and write what a folder holds; freed by a process's death."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a")
+    except OSError as error:
+        raise write_error(folder, error) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def read_error(path: Path, error: OSError) -> LabError:
+    """Returns what to say of a file that cannot be read."""
+    return LabError(f"{path} cannot be read: {error.strerror or error}", exit_code=3)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; torn ones (a crash in the middle of a write) are passed over."""
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise read_error(path, error) from error
+    lines = []
+    for line in content.split(b"\n"):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except (ValueError, RecursionError):
+            # 别人的行也可能嵌套太深，或是几千位的数
+            continue
+        if isinstance(row, dict):
+            lines.append(row)
+    return lines
+
+
+def _offset(key: str) -> int:
+    # 15 位十六进制 = 60 位偏移：两个 key 相撞的机会可以忽略
+    return int(key[:15], 16)

@@ -1,0 +1,35 @@
+"""Where everything lies in a results folder, and which names may stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from search_spaces.trial import KEY_LENGTH
+
+KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+STUDY_FOLDER = re.compile(r"[a-z0-9][a-z0-9_-]{0,96}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+# 重新调参的 arm 在原名后加后缀
+ARM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def evaluation_path(folder: Path, views: int) -> Path:
+    """Returns where a trial's evaluation in so many views lies."""
+    return folder / "evaluations" / f"{views}.json"
+
+
+def study_folder(results: Path, study: str, dataset: str, default_dataset: str) -> Path:
+    """Returns where a study's plan and answer lie: `studies/<name>/`, with the data set behind others' names."""
+    name = study if dataset == default_dataset else f"{study}-{dataset}"
+    return results / "studies" / name
+
+
+def trial_folder(results: Path, key: str) -> Path:
+    """Returns the folder of a trial's record."""
+    return results / "trials" / key
+
+
+def table_folder(results: Path) -> Path:
+    """Returns where the tables lie."""
+    return results / "tables"

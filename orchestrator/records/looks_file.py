@@ -1,0 +1,126 @@
+"""`looks.jsonl`: every look that was taken in a study's folder, whatever is asked there now; it only ever grows.
+
+A look belongs to the comparisons it made, so that neither a detour to other epochs nor an arm left out gives back the
+level that it spent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from alexnet_core.configuration.frozen import Frozen
+from orchestrator.errors import LabError
+from orchestrator.records.files import write_atomically
+
+FILE = "looks.jsonl"
+Number = Annotated[int, Field(ge=0)]
+# 一个 trial 的 key，和看测试图时用几个视图
+Seen = tuple[str, int]
+
+
+class Question(Frozen):
+    """What is compared; arms that are the baseline's own trials are no comparison.
+
+    Attributes:
+        baseline: The baseline's first seed.
+        arms: The first seed of each arm compared with it, sorted.
+    """
+
+    baseline: Seen
+    arms: tuple[Seen, ...]
+
+    def shares(self, other: Question) -> bool:
+        """Says whether a comparison is made in both."""
+        common = self.arms == other.arms or not set(self.arms).isdisjoint(other.arms)
+        return self.baseline == other.baseline and common
+
+
+class RecordedLook(Frozen):
+    """One line of the file.
+
+    Attributes:
+        question: What was looked at.
+        seeds: Complete seeds that were judged; 0 where a rule was planned and nothing judged yet.
+        max_seeds: The maximum of `--seeds auto`; None for the fixed rule.
+    """
+
+    question: Question
+    seeds: Number
+    max_seeds: Number | None = None
+
+
+def question_of(baseline: str, rows: Iterable[tuple[str, int, Seen]]) -> Question:
+    """Returns what is compared.
+
+    Args:
+        baseline: Name of the baseline.
+        rows: (arm, seed, what is seen) of every trial of the arms.
+    """
+    first = {arm: seen for arm, seed, seen in rows if seed == 0}
+    own = first.get(baseline, ("", 0))
+    return Question(baseline=own, arms=tuple(sorted({seen for seen in first.values() if seen != own})))
+
+
+def question_on_record(content: Mapping[str, Any]) -> Question:
+    """Returns what the content of a `plan.json` compares."""
+    rows = [row for row in content["trials"] if row["phase"] == "arm"]
+    seen = [(row["arm"], int(row["seed"]), (row["key"], int(row.get("views", 1)))) for row in rows]
+    return question_of(content["baseline"], seen)
+
+
+def looks_of(content: Mapping[str, Any]) -> list[RecordedLook]:
+    """Returns the looks that a `plan.json` tells of, which were all that was kept before this file was."""
+    if not content:
+        return []
+    question, most = question_on_record(content), content.get("max_seeds")
+    planned = [] if most is None else [0]
+    return [RecordedLook(question=question, seeds=n, max_seeds=most) for n in (*planned, *content.get("looks", ()))]
+
+
+def read_looks(folder: Path) -> list[RecordedLook] | None:
+    """Returns the looks on record in their order, torn lines passed over; None where there is no file.
+
+    Raises:
+        LabError: The file cannot be read.
+    """
+    try:
+        lines = (folder / FILE).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise LabError(f"{folder / FILE} cannot be read: {error.strerror}", exit_code=3) from error
+    return [look for line in lines if line.strip() and (look := _parsed(line)) is not None]
+
+
+def _parsed(line: bytes) -> RecordedLook | None:
+    try:
+        return RecordedLook.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def sharing(looks: Sequence[RecordedLook], question: Question) -> list[RecordedLook]:
+    """Returns the looks at a question, or at part of it."""
+    return [look for look in looks if look.question.shares(question)]
+
+
+def seeds_at(looks: Sequence[RecordedLook], question: Question) -> list[int]:
+    """Returns at how many seeds a question was looked at, each number once, in their order."""
+    return list(dict.fromkeys(look.seeds for look in sharing(looks, question) if look.seeds))
+
+
+def append_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
+    """Adds lines to the file; call it under `records.locked`."""
+    if not looks:
+        return
+    path = folder / FILE
+    before = path.read_bytes() if path.is_file() else b""
+    # 上次没写完的半行自成一行，不吞掉后来的
+    torn = b"" if before.endswith(b"\n") or not before else b"\n"
+    lines = "".join(f"{json.dumps(look.model_dump(mode='json'), sort_keys=True)}\n" for look in looks)
+    write_atomically(path, before + torn + lines.encode())

@@ -1,0 +1,318 @@
+"""Records: the files of one trial, and who may write them. The record is the truth; tables and reports are views.
+
+`results/trials/<key>/`: `config.json`, `attempts.jsonl`, `epochs.jsonl`, `log.txt`, `checkpoint/`, and `result.json`,
+written last and atomically. The driver is the only writer of all but the checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.metrics import Count, EpochReport, SplitErrors
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.errors import LabError
+from orchestrator.records.files import (
+    append_line,
+    append_text,
+    read_error,
+    read_json_lines,
+    write_atomically,
+    write_error,
+)
+from orchestrator.records.layout import trial_folder
+from search_spaces.trial import PlannedTrial, canonical_json, trial_key
+
+LARGEST_NUMBER = 2**63
+# 负的时间或内存没有对数，比不出快慢
+Measured = Annotated[float, Field(ge=0)]
+
+
+class TrialState(StrEnum):
+    """How a trial ended. A trial without `result.json` is interrupted."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+class TrialResult(Frozen):
+    """`result.json`.
+
+    Attributes:
+        key: The trial's key.
+        state: How it ended.
+        seed: Its seed.
+        epochs: Finished epochs.
+        train: Of the last epoch (running, augmented images); None where there is none.
+        validation: After the last epoch.
+        test: After the last epoch of a finished trial, where the data has a test set.
+        seconds: Training seconds, summed over the epochs.
+        images_per_second: Steady rate over the epochs after the first.
+        peak_memory_mb: Peak memory of the last attempt in MB (10^6 bytes), see `memory.py`; None where not measured.
+        memory_kind: Of what it is the peak.
+        attempts: How many attempts were made, over all drivers.
+        started_at: ISO time (UTC) of the last launch.
+        finished_at: ISO time (UTC).
+        message: Why it diverged or failed.
+        weights: Path of the final weights inside the trial's folder.
+        weights_sha256: Their SHA-256.
+        environment: What it ran on; never part of the key.
+    """
+
+    schema_version: int = 1
+    key: str
+    state: TrialState
+    seed: Count
+    epochs: Count
+    train: SplitErrors | None = None
+    validation: SplitErrors | None = None
+    test: SplitErrors | None = None
+    train_final: SplitErrors | None = None
+    seconds: Measured
+    images_per_second: Measured | None = None
+    peak_memory_mb: Measured | None = None
+    memory_kind: str | None = None
+    attempts: Count
+    started_at: str
+    finished_at: str
+    message: str = ""
+    weights: str | None = None
+    weights_sha256: str | None = None
+    environment: dict[str, str | int | None] = {}
+
+
+def open_record(results: Path, config: TrainConfig) -> Path:
+    """Makes a trial's folder with its `config.json`, or checks the one there is; returns the folder.
+
+    Raises:
+        LabError: Another configuration lies under this key, or the file is damaged.
+    """
+    folder = trial_folder(results, trial_key(config))
+    path = folder / "config.json"
+    if not path.is_file():
+        write_atomically(path, config.model_dump_json(indent=1).encode())
+        return folder
+    if canonical_json(read_config(folder)) != canonical_json(config):
+        raise LabError(
+            f"{path} holds another configuration than its folder's name says; move {folder} away", exit_code=3
+        )
+    return folder
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Reads a trial's configuration.
+
+    Raises:
+        LabError: The file is missing or damaged.
+    """
+    path = folder / "config.json"
+    try:
+        return TrainConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise LabError(f"{path} is missing", exit_code=3) from error
+    except OSError as error:
+        raise read_error(path, error) from error
+    except ValidationError as error:
+        raise LabError(f"{path} is damaged: {_first(error)}; move {folder} away", exit_code=3) from error
+
+
+def _first(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']}"
+
+
+def next_attempt(folder: Path) -> int:
+    """Notes a new attempt and returns its number, from 1."""
+    path = folder / "attempts.jsonl"
+    number = len(read_json_lines(path)) + 1
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    append_line(path, {"attempt": number, "at": now, "driver": os.getpid(), "host": os.uname().nodename})
+    return number
+
+
+def append_epoch(folder: Path, report: EpochReport) -> None:
+    """Appends one epoch to `epochs.jsonl`."""
+    append_line(folder / "epochs.jsonl", report.model_dump(mode="json"))
+
+
+def rewrite_epochs(folder: Path, reports: Sequence[EpochReport]) -> None:
+    """Replaces `epochs.jsonl` by the history of the checkpoint that a trial goes on from."""
+    lines = "".join(json.dumps(report.model_dump(mode="json"), sort_keys=True) + "\n" for report in reports)
+    write_atomically(folder / "epochs.jsonl", lines.encode())
+
+
+def read_epochs(folder: Path) -> list[EpochReport]:
+    """Reads the epochs of a trial in order; a torn line is passed over, a repeated epoch counts once."""
+    by_epoch: dict[int, EpochReport] = {}
+    for row in read_json_lines(folder / "epochs.jsonl"):
+        try:
+            report = EpochReport.model_validate(row)
+        except ValidationError:
+            continue
+        by_epoch.setdefault(report.epoch, report)
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def append_log(folder: Path, text: str) -> None:
+    """Appends to a trial's log."""
+    append_text(folder / "log.txt", text if text.endswith("\n") else f"{text}\n")
+
+
+def write_result(folder: Path, result: TrialResult) -> None:
+    """Writes `result.json`: from now on the trial is done."""
+    write_atomically(folder / "result.json", result.model_dump_json(indent=1).encode())
+
+
+def read_result(folder: Path) -> TrialResult | None:
+    """Reads how a trial ended; None while it has not.
+
+    Raises:
+        LabError: The file is damaged (named).
+    """
+    path = folder / "result.json"
+    try:
+        return TrialResult.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise read_error(path, error) from error
+    except ValidationError as error:
+        raise LabError(
+            f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
+            exit_code=3,
+        ) from error
+
+
+def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
+    """Returns the state of those trials that are on record and not run again.
+
+    Args:
+        results: The results folder.
+        keys: The trials asked for.
+        retry_failed: Leave failed trials out.
+    """
+    states = {}
+    for key in set(keys):
+        result = read_result(trial_folder(results, key))
+        if result is not None and not (retry_failed and result.state is TrialState.FAILED):
+            states[key] = result.state
+    return states
+
+
+def recorded_keys(results: Path) -> list[str]:
+    """Returns the keys of all trial folders, sorted."""
+    try:
+        return sorted(entry.name for entry in os.scandir(results / "trials") if entry.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def ended(results: Path, key: str) -> tuple[str, float | None] | None:
+    """Returns (state, validation top-1 error in [0, 1]) of a trial on record, or None."""
+    result = read_result(trial_folder(results, key))
+    if result is None:
+        return None
+    return result.state.value, result.validation.top1_error if result.validation is not None else None
+
+
+def tidy(folder: Path, keep_weights: str = "all") -> None:
+    """Deletes the checkpoints a done trial does not need.
+
+    Args:
+        folder: The trial's folder.
+        keep_weights: `none` deletes the final weights too; `all` and `best` keep them (`best` is applied to a whole
+            study at its end).
+    """
+    result = read_result(folder)
+    if result is None:
+        return
+    kept = folder / result.weights if result.weights is not None and keep_weights != "none" else None
+    for path in (folder / "checkpoint").glob("*"):
+        if path == kept:
+            continue
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+
+def append_members(results: Path, study: str, members: Iterable[Mapping[str, Any]]) -> None:
+    """Appends memberships (study, dataset, arm, seed, key, phase, parameters, position) to a study's list."""
+    for member in members:
+        append_line(results / "studies" / study / "members.jsonl", member)
+
+
+def read_members(results: Path, study: str | None = None) -> list[dict[str, Any]]:
+    """Reads the memberships of one study, or of all; a line that is none is passed over."""
+    folders = [results / "studies" / study] if study is not None else sorted((results / "studies").glob("*"))
+    return [row for folder in folders for row in read_json_lines(folder / "members.jsonl") if _is_membership(row)]
+
+
+def _is_membership(row: Mapping[str, Any]) -> bool:
+    """Whether a line has what every reader of memberships relies on."""
+    parameters, position, told = row.get("parameters"), row.get("position"), row.get("told")
+    return (
+        all(isinstance(row.get(name), str) for name in ("study", "dataset", "arm", "key", "phase"))
+        and is_count(row.get("seed"))
+        and (parameters is None or isinstance(parameters, dict))
+        and (position is None or is_count(position))
+        and (told is None or (isinstance(told, list) and all(map(is_count, told))))
+    )
+
+
+def is_count(value: Any) -> bool:
+    """Says whether a value out of JSON is a whole number from 0 on that a table can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < LARGEST_NUMBER
+
+
+def membership(study: str, dataset: str, trial: PlannedTrial) -> dict[str, Any]:
+    """Returns the membership of an arm's trial."""
+    return {
+        "study": study,
+        "dataset": dataset,
+        "arm": trial.arm,
+        "seed": trial.seed,
+        "key": trial.key,
+        "phase": trial.phase,
+        "parameters": None,
+        "position": None,
+    }
+
+
+def join_members(results: Path, study: str, dataset: str, trials: Iterable[PlannedTrial]) -> None:
+    """Adds the memberships that are not written down yet."""
+    known = {(row["arm"], row["seed"], row["key"], row["phase"]) for row in read_members(results, study)}
+    fresh = [
+        membership(study, dataset, trial)
+        for trial in trials
+        if (trial.arm, trial.seed, trial.key, trial.phase) not in known
+    ]
+    append_members(results, study, fresh)
+
+
+@lru_cache(maxsize=1)
+def source_version() -> dict[str, str | int | None]:
+    """Returns the git commit of the source tree, if it is one; recorded with each trial."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {"git_commit": None}
+    return {"git_commit": found.stdout.strip() or None}

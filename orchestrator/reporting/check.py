@@ -1,0 +1,203 @@
+"""Checking a report: every verdict is computed again from the records, and whatever differs is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from orchestrator.errors import LabError
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.planning.plan import EXIT_NOTHING, Plan
+from orchestrator.planning.plan_file import plan_on_record
+from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
+from orchestrator.reporting.conclude import judged_material
+from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, table_files
+from orchestrator.reporting.material import Material, Provenance, details, sha256, sha256_of
+from orchestrator.tables.rows import MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows
+from orchestrator.tables.tables import TrialTables, load_tables, read_table, trials_from_records
+from search_spaces.study import load_study, study_names
+
+# 比较判据时看这几项；其余的差别合成一句
+JUDGED = ("word", "n", "mean", "difference", "interval", "interval_level", "p", "adjusted_p", "claimed_points")
+MOST_CELLS = 20
+
+
+def found_differences(folder: Path, results: Path) -> list[str]:
+    """Returns a line for each thing in a report that the records do not bear out; none for an honest report.
+
+    Args:
+        folder: The study's folder.
+        results: The results folder.
+
+    Raises:
+        LabError: There is no report to check.
+    """
+    plan, content = plan_on_record(folder)
+    answer, source = _reported(folder)
+    keys = sorted({record.key for record in source.records})
+    members = member_rows(results)
+    trials = trials_from_records(results, sorted({*keys, *(row["key"] for row in content["trials"])}))
+    # 到达阈值的时间出自 epochs.jsonl，不信那张可能没跟上的表
+    epochs = epoch_rows(results, trials["key"].to_list())
+    again = judged_material(plan, content, folder, results, TrialTables(trials, members), epochs=epochs)
+    return [
+        *_changed_records(source, results),
+        *_changed_plan(plan, folder, source, answer),
+        *_changed_table(results, trials.filter(pl.col("key").is_in(keys))),
+        *_changed_rows(
+            "members.parquet",
+            _members_table(results, members),
+            members,
+            pl.col("study") == folder.name,
+            ("arm", "seed"),
+        ),
+        *_changed_rows(
+            "epochs.parquet", load_tables(results).epochs, epochs, pl.col("key").is_in(keys), ("key", "epoch")
+        ),
+        *_changed_answer(answer, again.answer),
+        *_changed_files(folder, again, results),
+    ]
+
+
+def _reported(folder: Path) -> tuple[Answer, Provenance]:
+    try:
+        answer = Answer.model_validate_json((folder / ANSWER).read_bytes())
+        return answer, Provenance.model_validate_json((folder / PROVENANCE).read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise LabError(f"{folder} has no report to check ({reason})", exit_code=EXIT_NOTHING) from error
+
+
+def _changed_records(source: Provenance, results: Path) -> Iterator[str]:
+    for record in source.records:
+        folder = trial_folder(results, record.key)
+        evaluation = sha256_of(evaluation_path(folder, record.views)) if record.views != 1 else None
+        # 旧报告没有记 epochs.jsonl 的哈希，无从比较
+        epochs = sha256_of(folder / "epochs.jsonl") if record.epochs_sha256 is not None else None
+        for what, now, before in (
+            ("result.json", sha256_of(folder / "result.json"), record.sha256),
+            ("its evaluation", evaluation, record.evaluation_sha256),
+            ("epochs.jsonl", epochs, record.epochs_sha256),
+        ):
+            if now != before:
+                how = "is gone" if now is None else "was changed"
+                yield f"record {record.key} ({record.arm} seed {record.seed}): {what} {how} after the report"
+
+
+def _changed_plan(plan: Plan, folder: Path, source: Provenance, answer: Answer) -> Iterator[str]:
+    if sha256((folder / "plan.json").read_bytes()) != source.plan_sha256:
+        yield "plan.json was changed after the report"
+    for name in ("margin", "smallest_effect"):
+        if getattr(plan.recipe, name) != getattr(answer, name):
+            yield f"{name}: {getattr(answer, name):g} in the report, {getattr(plan.recipe, name):g} in plan.json"
+    if plan.study.name not in study_names():
+        return
+    recipe = load_study(plan.study.name).recipes.get(plan.dataset)
+    for name in ("margin", "smallest_effect"):
+        if recipe is not None and getattr(recipe, name) != getattr(plan.recipe, name):
+            yield f"{name}: {getattr(plan.recipe, name):g} in plan.json, {getattr(recipe, name):g} in the study's file"
+
+
+def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
+    """Cells of `trials.parquet` that differ from the records."""
+    table = read_table(results, "trials", TRIAL_COLUMNS)
+    if table is None:
+        return
+    rows = {
+        row["key"]: row for row in table.filter(pl.col("key").is_in(records["key"].to_list())).iter_rows(named=True)
+    }
+    named = 0
+    for record in records.iter_rows(named=True):
+        row = rows.get(record["key"], {})
+        for column, value in record.items():
+            # 文件复制到别处，时间戳就变了，内容没变
+            if column != "record_stamp" and row.get(column) != value and named < MOST_CELLS:
+                named += 1
+                yield f"trials.parquet, {record['key']}, {column}: {row.get(column)!r}, in the record {value!r}"
+
+
+def _members_table(results: Path, members: pl.DataFrame) -> pl.DataFrame:
+    """The table of memberships as it lies on disk; one that is older than a membership is only not up to date yet."""
+    table = read_table(results, "members", MEMBER_COLUMNS)
+    if table is None:
+        return members
+    written = (table_folder(results) / "members.parquet").stat().st_mtime_ns
+    newest = max((path.stat().st_mtime_ns for path in results.glob("studies/*/members.jsonl")), default=0)
+    return table if newest <= written else members
+
+
+def _changed_rows(
+    name: str, table: pl.DataFrame, records: pl.DataFrame, own: pl.Expr, cell: tuple[str, str]
+) -> Iterator[str]:
+    """Rows of a table that are not as the records have them."""
+    ours, theirs = records.filter(own), table.filter(own)
+    columns = ours.columns
+    for rows, how in (
+        (ours.join(theirs, on=columns, how="anti", nulls_equal=True), "the records differ from the table"),
+        (theirs.join(ours, on=columns, how="anti", nulls_equal=True), "the table differs from the records"),
+    ):
+        named = rows.select(cell).unique().sort(cell).head(MOST_CELLS)
+        yield from (f"{name}, {first} {cell[1]} {second}: {how}" for first, second in named.iter_rows())
+
+
+def _changed_answer(before: Answer, now: Answer) -> Iterator[str]:
+    again = {arm.name: arm for arm in now.arms}
+    for arm in before.arms:
+        yield from _changed_arm(arm, again.get(arm.name))
+    if before.seeds != now.seeds:
+        yield f"complete seeds: {before.seeds} in the report, {now.seeds} from the records"
+    plain, other = _plain(before), _plain(now)
+    names = sorted(name for name in plain if name not in ("arms", "seeds") and plain[name] != other[name])
+    if names:
+        yield f"answer.json differs from the records in {', '.join(names)}"
+    missing = sorted(set(again) - {arm.name for arm in before.arms})
+    if missing:
+        yield f"answer.json lacks the arms {', '.join(missing)}"
+
+
+def _changed_arm(before: ArmAnswer, now: ArmAnswer | None) -> Iterator[str]:
+    if now is None:
+        yield f"verdict on {before.name}: the records know no such arm"
+        return
+    parts = [
+        f"{name} {getattr(before, name)!r} in the report, {getattr(now, name)!r} from the records"
+        for name in JUDGED
+        if getattr(before, name) != getattr(now, name)
+    ]
+    if not parts and before != now:
+        parts = ["its details differ from the records"]
+    if parts:
+        yield f"verdict on {before.name}: {'; '.join(parts)}"
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(answer.model_dump_json())
+    return plain
+
+
+def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str]:
+    """Files that are not as they were written, and tables that the records would write otherwise."""
+    written = {}
+    for line in (folder / SUMS).read_text().splitlines() if (folder / SUMS).is_file() else ():
+        digest, _, name = line.partition("  ")
+        written[name] = digest
+    if not written:
+        yield f"{SUMS} is gone: whether the report's files were edited cannot be told"
+    edited = {
+        name
+        for name, digest in written.items()
+        if not (folder / name).is_file() or sha256((folder / name).read_bytes()) != digest
+    }
+    tables = table_files(again, details(again, results))
+    edited |= {
+        name
+        for name, content in tables.items()
+        if not name.endswith(".parquet") and (not (folder / name).is_file() or (folder / name).read_bytes() != content)
+    }
+    for name in sorted(edited):
+        yield f"{name} is not what the records say"

@@ -1,0 +1,155 @@
+"""From records to the answer: tables, verdict, report; and what so many seeds could resolve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from orchestrator.judging.answer import Answer
+from orchestrator.judging.judge import answer
+from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import add_look, latest_plan
+from orchestrator.planning.retuning import RETUNED, TuningTrial, compared_values, tuning_outcomes, without_best
+from orchestrator.records.trial_record import read_members
+from orchestrator.reporting.files import PAGE, write_report
+from orchestrator.reporting.material import Material, details, gather
+from orchestrator.reporting.terminal import answer_table
+from orchestrator.sweeps.confirmation import confirmation_trials, note_look, read_confirmation
+from orchestrator.sweeps.search import Search, is_point_of, read_sweep_file
+from orchestrator.tables.rows import EPOCH_COLUMNS
+from orchestrator.tables.tables import TrialTables, load_tables, update_tables
+
+
+def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any], console: Console) -> Answer:
+    """Updates the tables, judges the study, prints the verdict table and writes the report.
+
+    Args:
+        plan: The plan.
+        results: The results folder.
+        folder: The study's folder.
+        content: What `plan.json` says.
+        console: Where to print.
+
+    Returns:
+        The answer.
+    """
+    tables = update_tables(results)
+    plan, content = latest_plan(folder, plan, content)
+    material = judged_material(plan, content, folder, results, tables, notes_look=True)
+    judged = material.answer
+    for shown in (judged, judged.retuned):
+        if shown is not None:
+            console.print(answer_table(shown, console.width))
+            for note in shown.notes:
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
+    what = "written" if write_report(folder, material, lambda: details(material, results)) else "unchanged"
+    console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
+    return judged
+
+
+def judged_material(
+    plan: Plan,
+    content: Mapping[str, Any],
+    folder: Path,
+    results: Path,
+    tables: TrialTables,
+    *,
+    notes_look: bool = False,
+    epochs: pl.DataFrame | None = None,
+) -> Material:
+    """Judges a study from the tables and collects what its report is made of.
+
+    Args:
+        plan: The plan.
+        content: What `plan.json` says.
+        folder: The study's folder.
+        results: The results folder.
+        tables: The tables.
+        notes_look: Write down in `plan.json` that so many seeds were looked at.
+        epochs: The epochs table; None to read it where the study needs it.
+    """
+    points = _own_points(plan, tables.members, results, folder.name)
+    epochs = _epochs(plan, results) if epochs is None else epochs
+    judged = answer(plan.study, plan.recipe, content, tables.trials, points, epochs)
+    if plan.retune is not None:
+        outcomes = tuning_outcomes(plan, results)
+        again = _retuned(plan, content, outcomes, tables.trials, points.clear(), epochs)
+        more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
+        judged = judged.model_copy(update={**more, "notes": (*judged.notes, *without_best(plan, outcomes))})
+    judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
+    if notes_look:
+        content = add_look(folder, dict(content), judged.seeds)
+        if judged.confirmation is not None:
+            note_look(folder, len(judged.confirmation.seeds))
+    confirming = confirmation_trials(plan, read_confirmation(folder)) if judged.confirmation is not None else ()
+    return gather(judged, content, folder, results, tables.trials, points, confirming)
+
+
+def _retuned(
+    plan: Plan,
+    content: Mapping[str, Any],
+    outcomes: Sequence[TuningTrial],
+    trials: pl.DataFrame,
+    no_points: pl.DataFrame,
+    epochs: pl.DataFrame,
+) -> Answer | None:
+    """The answer of the arms with their own best values, or None while those are not known."""
+    chosen = compared_values(plan.study, outcomes)
+    rows = [
+        {**row, "arm": row["arm"].removesuffix(RETUNED), "phase": "arm"}
+        for row in content["trials"]
+        if row["phase"] == "retuned"
+    ]
+    if not rows or not chosen or plan.retune is None:
+        return None
+    name = plan.retune.parameter.removeprefix("training.")
+    arms = tuple(
+        arm.model_copy(update={"title": f"{arm.title}; {name} {chosen[arm.name]:g}"})
+        for arm in plan.study.arms
+        if arm.name in chosen
+    )
+    study = plan.study.model_copy(update={"name": f"{plan.study.name}, re-tuned", "arms": arms})
+    return answer(study, plan.recipe, {**content, "trials": rows}, trials, no_points, epochs)
+
+
+def _epochs(plan: Plan, results: Path) -> pl.DataFrame:
+    """The epochs table, for the study that needs it: it is by far the largest."""
+    needed = plan.recipe.threshold is not None
+    return load_tables(results).epochs if needed else pl.DataFrame(schema=EPOCH_COLUMNS)
+
+
+def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) -> pl.DataFrame:
+    """The memberships of this plan's sweep; points of another base (epochs, data, `--set`) are not comparable."""
+    is_point = pl.col("position").is_not_null() & pl.col("parameters").is_not_null()
+    points = members.filter((pl.col("study") == study) & (pl.col("phase") == "sweep") & is_point)
+    if plan.study.sweep is None or not points.height:
+        return points.clear()
+    search = Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
+    own = {row["key"] for row in read_members(results, study) if row["phase"] == "sweep" and is_point_of(search, row)}
+    return points.filter(pl.col("key").is_in(own))
+
+
+def _with_sweep(
+    judged: Answer,
+    plan: Plan,
+    folder: Path,
+    trials: pl.DataFrame,
+    points: pl.DataFrame,
+    epochs: pl.DataFrame,
+    *,
+    keep: bool,
+) -> Answer:
+    """The answer with what the sweep says as a whole, and what fresh seeds say of its best points."""
+    if plan.study.sweep is None or not points.height:
+        return judged
+    made = read_sweep_file(folder)
+    ended = sweep_points(points, trials, made.get("second_objective"))
+    trained = int(trials.filter(pl.col("key").is_in(points["key"].to_list()))["epochs"].sum())
+    facts = sweep_facts(ended, trained, made, remembered_importance(folder, plan.study.sweep, ended, keep=keep))
+    confirmation = confirm(plan, read_confirmation(folder), trials, epochs)
+    return judged.model_copy(update={"sweep_facts": facts, "confirmation": confirmation})

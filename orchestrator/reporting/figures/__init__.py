@@ -1,0 +1,3 @@
+"""The figures of a report, each a pure function from an answer's data to a picture."""
+
+from __future__ import annotations

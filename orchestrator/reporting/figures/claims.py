@@ -1,0 +1,80 @@
+"""All claims at once: the paper's number beside ours, study by study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.reporting.figures.forest import claimed_value, draw_interval, ratio_ticks
+from orchestrator.reporting.figures.style import (
+    COLOURS,
+    GRID,
+    INK,
+    MUTED,
+    UNTESTED_COLOUR,
+    Picture,
+    drawing,
+    picture,
+    short,
+)
+
+NAME = "claims"
+
+
+def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
+    """Draws each arm's difference with its interval, and the paper's number; None where nothing is measured.
+
+    Args:
+        answers: The answers on one data set.
+        dataset: Its name.
+    """
+    # 比值和百分点不能画在同一条轴上
+    rows = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    panels = [[row for row in rows if (row[1].scale == "points") == in_points] for in_points in (True, False)]
+    panels = [panel for panel in panels if any(arm.difference is not None for _, arm in panel)]
+    if not panels:
+        return None
+    name = f"{NAME}-{dataset}"
+    with drawing(name, 0.7 + sum(0.7 + 0.36 * len(panel) for panel in panels)) as figure:
+        heights = [len(panel) + 0.5 for panel in panels]
+        for axes, panel in zip(
+            figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0], panels, strict=True
+        ):
+            _draw_panel(axes, panel)
+        ours = Line2D([], [], color=MUTED, marker="o", linewidth=2, label=f"ours, with interval ({dataset})")
+        paper = Line2D([], [], color=INK, marker="D", linewidth=0, mfc="none", mew=1.6, label="paper")
+        figure.legend(handles=[ours, paper], loc="outside lower left", ncols=2, fontsize=9.5)
+        said = "; ".join(f"{answer.study}, {arm.name}: {arm.word}" for panel in panels for answer, arm in panel)
+        return picture(figure, name, f"All claims on {dataset}", f"The paper's numbers beside ours. {said}")
+
+
+def _draw_panel(axes: Axes, rows: Sequence[tuple[Answer, ArmAnswer]]) -> None:
+    axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
+    for place, (answer, arm) in enumerate(reversed(rows)):
+        _draw(axes, arm, place)
+        if arm is next(other for other in answer.arms if not other.is_baseline):
+            axes.axhline(place + 0.5, color=GRID, linewidth=0.8)
+    labels = [f"{answer.study}: {short(arm.name, 24)}" for answer, arm in reversed(rows)]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.margins(x=0.08)
+    if rows[0][1].scale == "points":
+        axes.set_xlabel("difference to the study's baseline in percentage points of its own metric", color=MUTED)
+    else:
+        axes.set_xlabel("ratio to the study's baseline in its own metric", color=MUTED)
+        ratio_ticks(axes)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def _draw(axes: Axes, arm: ArmAnswer, place: int) -> None:
+    colour, claimed = COLOURS.get(arm.word, UNTESTED_COLOUR), claimed_value(arm)
+    if claimed is not None:
+        axes.plot(claimed, place, "D", markersize=7, markerfacecolor="none", color=INK, mew=1.6, zorder=6)
+    draw_interval(axes, arm, place, colour, 6)
+    side = axes.get_yaxis_transform()
+    axes.text(1.02, place, short(arm.word), transform=side, color=colour, fontweight="bold", va="center", fontsize=9.5)

@@ -1,0 +1,109 @@
+"""Learning curves: each arm beside the baseline, the mean with its band, and single runs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.ticker import MaxNLocator
+
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.reporting.figures.style import (
+    COLOURS,
+    INK,
+    MUTED,
+    UNTESTED_COLOUR,
+    Picture,
+    drawing,
+    picture,
+    scale_by_decades,
+    short,
+    spans_decades,
+)
+
+NAME = "curves"
+COLUMNS, PANEL_HEIGHT = 3, 2.1
+MOST_RUNS, MOST_LINES, MOST_EPOCHS = 10, 100, 60
+
+
+def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
+    """Draws validation and training error by epoch, a panel per arm; None where no epoch is on record.
+
+    Args:
+        answer: The answer; its arms in its order, the baseline first.
+        epochs: Columns arm, seed, epoch, train_error, validation_error (percent).
+    """
+    if not epochs.height:
+        return None
+    epochs = _thinned(epochs)
+    by_arm = {str(name): rows for (name,), rows in epochs.group_by("arm", maintain_order=True)}
+    arms = [arm for arm in answer.arms if arm.name in by_arm]
+    baseline = next((by_arm[arm.name] for arm in arms if arm.is_baseline), None)
+    runs = min(MOST_RUNS, max(2, MOST_LINES // len(arms)))
+    columns = min(COLUMNS, len(arms))
+    lines = math.ceil(len(arms) / columns)
+    height = 0.9 + PANEL_HEIGHT * lines
+    with drawing(NAME, height, layout=None) as figure:
+        panels = figure.subplots(lines, columns, squeeze=False)
+        # 面板多时自动排版和共用坐标轴要好几秒，而边距与范围这里本来就知道
+        margins = {"left": 0.085, "right": 0.985, "bottom": 0.6 / height, "top": 1 - 0.3 / height}
+        figure.subplots_adjust(**margins, hspace=0.3, wspace=0.06)
+        for place, (panel, arm) in enumerate(zip(panels.flat, arms, strict=False)):
+            if baseline is not None and not arm.is_baseline:
+                _draw(panel, baseline, INK, runs=0)
+            _draw(panel, by_arm[arm.name], _colour(arm), runs=runs)
+            panel.set_title(short(arm.name), loc="left", fontsize=10.5, color=_colour(arm))
+            _scale(panel, epochs)
+            panel.tick_params(labelleft=place % columns == 0, labelbottom=place >= len(arms) - columns)
+        for panel in panels.flat[len(arms) :]:
+            panel.set_axis_off()
+        figure.supxlabel("epoch", fontsize=10.5, y=0.1 / height)
+        figure.supylabel("top-1 error, percent", fontsize=10.5, x=0.012)
+        alt = f"Validation and training error by epoch of {', '.join(arm.name for arm in arms)}."
+        return picture(figure, NAME, "Learning curves", alt)
+
+
+def _colour(arm: ArmAnswer) -> str:
+    return INK if arm.is_baseline else COLOURS.get(arm.word, UNTESTED_COLOUR)
+
+
+def _thinned(epochs: pl.DataFrame) -> pl.DataFrame:
+    """At most so many epochs, evenly spread, the last among them."""
+    last = epochs["epoch"].to_numpy().max()
+    shown = np.unique(np.linspace(1, last, min(last, MOST_EPOCHS)).round().astype(int))
+    return epochs.filter(pl.col("epoch").is_in(shown.tolist())).sort("arm", "seed", "epoch")
+
+
+def _draw(axes: Axes, rows: pl.DataFrame, colour: str, *, runs: int) -> None:
+    if runs:
+        own = rows.filter(pl.col("seed") < runs)
+        lines = [run.to_numpy() for run in own.select("seed", "epoch", "validation_error").partition_by("seed")]
+        thin = [line[:, 1:] for line in lines]
+        axes.add_collection(LineCollection(thin, colors=colour, linewidths=0.6, alpha=0.35), autolim=False)
+    mean = rows.group_by("epoch").agg(
+        pl.col("validation_error").mean().alias("mean"),
+        pl.col("validation_error").std().fill_null(0.0).alias("sd"),
+        pl.col("train_error").mean().alias("train"),
+    )
+    mean = mean.sort("epoch")
+    low, high = mean["mean"] - mean["sd"], mean["mean"] + mean["sd"]
+    axes.fill_between(mean["epoch"], low.clip(0.0), high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(mean["epoch"], mean["mean"], color=colour, linewidth=1.8 if runs else 1.2)
+    axes.plot(mean["epoch"], mean["train"], color=colour if runs else MUTED, linewidth=1.0, linestyle=(0, (3, 2)))
+
+
+def _scale(axes: Axes, epochs: pl.DataFrame) -> None:
+    """The same range in every panel."""
+    errors = epochs.select("validation_error", "train_error").to_numpy()
+    low, high = float(errors.min()), float(errors.max())
+    last = float(epochs["epoch"].to_numpy().max())
+    axes.set_xlim(1.0 - 0.03 * last, 1.03 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if spans_decades([low, high]):
+        scale_by_decades(axes.yaxis, axes.set_yscale)
+        axes.set_ylim(0.8 * low, 1.15 * high)
+    else:
+        axes.set_ylim(min(0.95 * low, low - 1.0) if low > 1.0 else 0.0, 1.05 * high + 0.1)

@@ -1,0 +1,1 @@
+"""Running plans on Ray: slots, their watch, the recorder, steering and budgets."""

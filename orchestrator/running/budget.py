@@ -1,0 +1,83 @@
+"""Budgets: how many GPU-hours and how much time a command may spend. It stops at a complete pair, not in the middle.
+
+A seed's trials (all arms) start together or not at all: before the first of them its cost is reckoned from measured
+epochs, those of this very run included. What is not measured yet waits until a first seed has been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, likenesses_of
+from orchestrator.request import Limits
+
+
+class Budget:
+    """Counts what a run spends and says whether a further seed fits. The main thread counts, Tune's thread asks."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        measured: EpochSeconds,
+        place: Place,
+        started: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Starts with nothing spent.
+
+        Args:
+            limits: What may be spent.
+            measured: Seconds of epochs on record; those of this run are added.
+            place: Where trials train.
+            started: `time.monotonic()` at the command's start.
+            clock: Tells the time.
+        """
+        self._limits, self._measured, self._place = limits, measured, place
+        self._started, self._clock = started, clock
+        self._spent = 0.0
+        self.refusal: str | None = None
+
+    def epoch(self, config: TrainConfig, seconds: float) -> None:
+        """Counts an epoch that a slot has trained."""
+        self._spent += seconds
+        self._measured.add(likenesses_of(config), seconds)
+
+    def may_start(self, configs: Sequence[TrainConfig], running: Mapping[str, tuple[TrainConfig, int]]) -> bool | None:
+        """Says whether these trials may start together; None where that is to be asked again later.
+
+        Args:
+            configs: All trials of a seed that are missing, or one point of a sweep.
+            running: (configuration, epochs done) of the trials that run, by key.
+        """
+        if not self._limits.any:
+            return True
+        if self.refusal is not None:
+            return False
+        prices = [self._measured.of(config) for config in configs]
+        if any(price is None for price in prices):
+            # 没有量过的先跑一个种子，量出来再决定
+            return None if running else not self._over()
+        wanted = [price[0] * c.training.epochs for price, c in zip(prices, configs, strict=True) if price is not None]
+        left = [self._left(config, done) for config, done in running.values()]
+        self.refusal = self._refusal(wanted, left)
+        return self.refusal is None
+
+    def _left(self, config: TrainConfig, done: int) -> float:
+        price = self._measured.of(config)
+        return 0.0 if price is None else price[0] * max(0, config.training.epochs - done)
+
+    def _over(self) -> bool:
+        self.refusal = self._refusal([], [])
+        return self.refusal is not None
+
+    def _refusal(self, wanted: Sequence[float], left: Sequence[float]) -> str | None:
+        """Why so many further slot-seconds do not fit, in words; None where they do."""
+        hours = self._place.hours(self._spent + sum(left) + sum(wanted))
+        if self._limits.gpu_hours is not None and hours > self._limits.gpu_hours:
+            return f"the next seed would bring it to {hours:.3g} {self._place.unit} of {self._limits.gpu_hours:g}"
+        end = self._clock() - self._started + ends_after(left, wanted, self._place.slots)
+        if self._limits.seconds is not None and end > self._limits.seconds:
+            return f"the next seed would end after {end / 60:.3g} min of {self._limits.seconds / 60:.3g} min"
+        return None

@@ -1,0 +1,115 @@
+"""What is checked before Ray starts: results, disk, shared memory, GPUs. Each fault is one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
+from alexnet_core.process.files import abandoned, temporary_path
+from orchestrator.errors import LabError
+from orchestrator.records.upgrades import upgrade_results
+
+SHARED_MEMORY = Path("/dev/shm")
+BYTES_PER_PARAMETER = 4
+# 训练中的检查点含权重与速度；两份保留，一份正在写
+CHECKPOINT_COPIES = 6
+RESERVE_BYTES = 64 * 1024**2
+
+
+def check_results(results: Path) -> None:
+    """Creates the results folder, proves that it can be written, and notes the schema of what will be in it.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    probe = temporary_path(results / "probe")
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        for left in abandoned(results / "probe"):
+            left.unlink(missing_ok=True)
+        try:
+            probe.write_text("probe")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise LabError(
+            f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
+            exit_code=3,
+        ) from error
+    upgrade_results(results)
+
+
+def disk_need_bytes(network: NetworkSpec, trials: int, slots: int, final_copies: int = 1) -> int:
+    """Returns the bytes that `trials` further trials need: what each keeps, and the checkpoints of those running.
+
+    Args:
+        network: The network.
+        trials: How many.
+        slots: How many run at once.
+        final_copies: What a finished trial keeps, in weights: 2 where it keeps its velocities for more epochs.
+    """
+    weights = sum(shape.parameters for shape in layer_shapes(network)) * BYTES_PER_PARAMETER
+    return trials * final_copies * weights + slots * CHECKPOINT_COPIES * weights + RESERVE_BYTES
+
+
+def check_disk(results: Path, need_bytes: int) -> None:
+    """Compares the need with the free disk.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    free = shutil.disk_usage(results).free
+    if free < need_bytes:
+        raise LabError(
+            f"{results} has {_size(free)} free, this study needs about {_size(need_bytes)}; "
+            "free some, or choose another disk with --results",
+            exit_code=3,
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def shared_memory_is_enough(need_bytes: int) -> bool:
+    """Says whether /dev/shm can hold Ray's object store."""
+    return SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= need_bytes
+
+
+def visible_gpus() -> int:
+    """Counts this machine's NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves visible, without loading CUDA."""
+    present = sum(1 for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdecimal())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    return min(present, sum(1 for name in visible.split(",") if name.strip() not in ("", "-1")))
+
+
+def choose_gpus_per_worker(asked: float | None, present: int, where: str) -> float:
+    """Returns the GPUs a worker reserves: as asked, or two, one or none as there are.
+
+    Args:
+        asked: `--gpus-per-worker` or `--gpu-share`, or None.
+        present: GPUs of the machine, or of the largest node.
+        where: Named in the error.
+
+    Raises:
+        LabError: With exit code 3 when more are asked for than a machine has.
+    """
+    if asked is None:
+        return min(present, 2)
+    if asked > present:
+        option = "--gpus-per-worker" if asked >= 1 else "--gpu-share"
+        raise LabError(
+            f"{option} {asked:g}, but {where} has {present}; "
+            f"use --gpus-per-worker {min(present, 2)} or leave the option out",
+            exit_code=3,
+        )
+    return asked
+
+
+def cpu_cores() -> int:
+    """Returns the CPU cores this process may use."""
+    return len(os.sched_getaffinity(0))

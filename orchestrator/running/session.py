@@ -1,0 +1,277 @@
+"""One Ray session: preflight, slots, and the phases of a study over them.
+
+Ray and torch are loaded only here, when something must be trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+
+from alexnet_core.data.loading import prepare_data
+from orchestrator.judging.looks import run_looks
+from orchestrator.planning.estimate import measured_epochs
+from orchestrator.planning.plan import Plan, with_seeds
+from orchestrator.planning.plan_file import write_plan
+from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, retuning_left, with_retuning
+from orchestrator.planning.variants import PAPER, name_together
+from orchestrator.records import trial_record
+from orchestrator.records.evaluations import evaluations_on_record
+from orchestrator.records.files import locked
+from orchestrator.records.trial_record import TrialState
+from orchestrator.request import Limits
+from orchestrator.running.budget import Budget
+from orchestrator.running.cluster import lifecycle
+from orchestrator.running.cluster.driver_log import open_driver_log
+from orchestrator.running.notification import Notifier
+from orchestrator.running.placement import place_of, start_ray
+from orchestrator.running.progress import POINTS
+from orchestrator.sweeps.confirmation import confirmation_trials, write_confirmation
+from orchestrator.sweeps.planned_sweep import (
+    curves_on_record,
+    history_of,
+    planned_confirmation,
+    points_missing,
+    reader,
+    write_sweep_file,
+)
+from orchestrator.sweeps.pruning import make_pruner
+from orchestrator.sweeps.search import Search, points_left
+from orchestrator.tables.tables import done_states
+from search_spaces.trial import PlannedTrial
+
+if TYPE_CHECKING:
+    from orchestrator.running.study_run import StudyRun
+
+
+SAY_EVERY_SECONDS = 5.0
+
+
+class Ran(NamedTuple):
+    """What a Ray session leaves: the plan as it was run, every trial's state, and whether a budget refused any."""
+
+    plan: Plan
+    states: dict[str, TrialState]
+    refused: bool
+
+
+def run_missing(
+    plan: Plan,
+    plans: Sequence[Plan],
+    folder: Path,
+    search: Search | None,
+    chosen_left: int,
+    options: argparse.Namespace,
+    console: Console,
+    started: float,
+    notifier: Notifier,
+) -> Ran | None:
+    """Starts Ray and runs what is missing; see `status --seeds` for a plan that grows meanwhile.
+
+    Args:
+        plan: Whose arms and sweep run.
+        plans: The studies in it, whose re-tunings run after them.
+        folder: Where the members are written down.
+        search: What its sweep searches; None for no sweep.
+        chosen_left: Points of the sweep, and trials that confirm them, still to train.
+        options: The command's.
+        console: Where to print.
+        started: `time.monotonic()` at the command's start.
+        notifier: Told when Ray dies.
+
+    Returns:
+        What it leaves, or None when the user stopped it.
+    """
+    lifecycle.check_dashboard_host(options.dashboard_host)
+    further = sum(retuning_left(tuned) for tuned in plans)
+    slot_plan, facts = start_ray(plan, options, console, chosen_left + further)
+    open_driver_log(folder)
+    from orchestrator.running.recorder import RecordSettings
+    from orchestrator.running.study_run import Interrupted, RunSettings, StudyRun
+    from orchestrator.sweeps.searcher import ArmSearcher
+
+    if facts.dashboard is not None:
+        token = "; its token: ray get-auth-token" if facts.token_required else ""
+        console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
+    settings = RunSettings(
+        record=RecordSettings(
+            results=options.results,
+            folder=folder,
+            retry_failed=options.retry_failed,
+            keep_weights=options.keep_weights,
+            started=started,
+        ),
+        scratch=lifecycle.scratch_folder(options.results),
+        slot_plan=slot_plan,
+        facts=facts,
+        worker_environment=lifecycle.WORKER_ENVIRONMENT,
+        budget=Budget(
+            Limits(options.max_gpu_hours, options.time_budget),
+            measured_epochs(options.results, slot_plan.gpus_per_worker > 0),
+            place_of(slot_plan.slots, options.workers, slot_plan.gpus_per_worker),
+            started,
+        ),
+        may_grow=plan.study.name != PAPER and plan.max_seeds is None and not plan.null,
+        notifier=notifier,
+    )
+    name = folder.name
+    try:
+        with StudyRun(plan, settings, console) as run:
+            recorder = run.recorder
+            recorder.begin(plan.trials)
+
+            def train(trials: Sequence[PlannedTrial]) -> None:
+                run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, recorder.launch))
+
+            if plan.max_seeds is not None:
+                run_looks(plan, options.results, lambda: recorder.states, train, lambda: run.steering.skipped)
+                return Ran(plan, recorder.states, settings.budget.refusal is not None)
+            train(plan.to_run)
+            plan = _with_asked_seeds(run, plan, folder, options, train)
+            if search is not None:
+                _run_sweep(run, plan, folder, search, options)
+                plan = _with_asked_seeds(run, plan, folder, options, train)
+                _run_confirmation(run, plan, folder, search, options)
+            before = None
+            while before is not plan:
+                # 后来要的种子也要按各 arm 的最佳值再训练
+                before = plan = _with_asked_seeds(run, plan, folder, options, train)
+                together = len(plans) > 1
+                for tuned in (tuning for tuning in (plans if together else [plan]) if tuning.retune is not None):
+                    run_retuning(run, tuned, name, options, together=together)
+                plan = _with_asked_seeds(run, plan, folder, options, train)
+            return Ran(plan, recorder.states, settings.budget.refusal is not None)
+    except Interrupted:
+        console.print(
+            "interrupted; finished trials are on record and running ones keep their last checkpoint. "
+            "Go on with the same command.",
+            soft_wrap=True,
+        )
+        return None
+    finally:
+        if settings.budget.refusal is not None:
+            notifier.stopped_at_budget()
+
+
+def _with_asked_seeds(
+    run: StudyRun,
+    plan: Plan,
+    folder: Path,
+    options: argparse.Namespace,
+    train: Callable[[Sequence[PlannedTrial]], None],
+) -> Plan:
+    """Trains the further seeds that `status --seeds` has asked for by now; returns the plan with them."""
+    while run.seeds_asked() > len(plan.seeds):
+        plan = _grown(plan, run.steering.seeds, run.recorder.states, options)
+        write_plan(folder, plan, sys.argv)
+        run.grow(plan)
+        train(plan.to_run)
+    return plan
+
+
+def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: argparse.Namespace) -> Plan:
+    """The plan with more seeds; what ended in this run, failed or not, is not run again."""
+    grown = with_seeds(plan, seeds, plan.done)
+    done = done_states(options.results, [trial.key for trial in grown.trials], options.retry_failed)
+    evaluated = evaluations_on_record(options.results, grown.trials)
+    return replace(grown, done={**done, **states}, evaluated=evaluated)
+
+
+def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace, *, together: bool = False) -> None:
+    """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value.
+
+    Args:
+        run: What runs them.
+        plan: The study's.
+        name: Of the folder in which the members are written down.
+        options: Of the command.
+        together: Whether several studies run, so that an arm is called by its study too.
+    """
+    from orchestrator.sweeps.searcher import ArmSearcher
+
+    recorder = run.recorder
+    for phase in ("tuning", "retuned"):
+        # 每个 arm 的最佳值要等调参都结束才知道
+        plan = with_retuning(plan, options.results, options.retry_failed)
+        recorder.states |= plan.done
+        recorder.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
+        wanted = (_called(plan, trial, together) for trial in further_missing(plan))
+        missing = [trial for trial in wanted if trial.key not in recorder.states]
+        run.run_arms(missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
+
+
+def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
+    """A trial of a re-tuning under the name by which `status` steers its arm."""
+    suffix = TUNING if trial.phase == "tuning" else RETUNED
+    own = trial.arm.removesuffix(suffix)
+    return replace(trial, arm=f"{name_together(plan.study.name, own)}{suffix}") if together else trial
+
+
+def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
+    from orchestrator.sweeps.searcher import SweepSearcher
+
+    run.lock_search(search.name)
+    history = history_of(plan, search, folder, options)
+    left = points_left(search, history)
+    if not left:
+        return
+    write_sweep_file(search, folder, options)
+    curves = curves_on_record(history, options.results) if options.pruner != "none" else []
+    searcher = SweepSearcher(
+        search,
+        history,
+        launch=partial(run.launch_point, judged=options.pruner != "none"),
+        join=run.recorder.join,
+        read=reader(search, options),
+        stop=run.stop_trial,
+        lock=run.lock_point,
+        unlock=run.unlock_point,
+    )
+    asked = [ask.position for ask in history.asks if ask.position not in history.ended]
+    fresh = range(history.next_position, history.next_position + left - len(asked))
+    run.display.expect([(POINTS, position) for position in (*asked, *fresh)], {})
+    run.run_sweep(searcher, left, make_pruner(options.pruner, plan.base.training.epochs, curves))
+
+
+def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
+    """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
+    from orchestrator.sweeps.searcher import ArmSearcher
+
+    # 预算停在扫描半途时，最好的点还没定
+    if points_missing(plan, search, folder, options, run.recorder.states):
+        return
+    with locked(folder):
+        content = planned_confirmation(plan, search, folder, options)
+        trials = confirmation_trials(plan, content)
+        if not trials:
+            return
+        write_confirmation(folder, content)
+    run.recorder.states.update(done_states(options.results, [trial.key for trial in trials], options.retry_failed))
+    run.recorder.begin(trials)
+    # 与基线配置相同的点共用同一批 trial
+    missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.recorder.states}
+    wanted = [trial for trial in trials if missing.get(trial.key) is trial]
+    run.run_arms(wanted, lambda own: ArmSearcher(f"{folder.name}/confirmation", own, run.recorder.launch))
+    trial_record.join_members(options.results, folder.name, plan.dataset, trials)
+
+
+def prepare_images(plan: Plan, console: Console) -> None:
+    """Decodes the images once, before Ray starts, so that a bad one is named at once and no slot has to."""
+    data = plan.base.data
+    last = time.monotonic()
+
+    def say(done: int, images: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SAY_EVERY_SECONDS or done == images:
+            last = time.monotonic()
+            console.print(f"decoding images, once: {done} of {images}")
+
+    prepare_data(data, say)

@@ -1,0 +1,1 @@
+"""Warm worker groups that take trial after trial from a broker."""

@@ -1,0 +1,231 @@
+"""Slots: warm Ray Train worker groups that the driver owns, and the thin Tune function that feeds them.
+
+Each slot is one `fit()` of a Ray Train trainer in a thread of the driver. Its workers take trials from the broker, so
+a further trial costs no process start (measured in `tests/benchmarks/orchestration.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from orchestrator.sweeps.objectives import VALIDATION_ERROR, steady_rate
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """How many slots there are and what each reserves.
+
+    Attributes:
+        slots: Number of slots.
+        workers: Data-parallel workers per slot.
+        gpus_per_worker: GPUs that each worker reserves; 0 trains on the CPU, a share below 1 leaves room for others.
+        device: `auto`, or `cpu` to train on the CPU whatever is reserved (a rehearsal of a placement).
+        threads: CPU threads per worker.
+        follows: Whether further slots start when nodes join the cluster.
+    """
+
+    slots: int
+    workers: int
+    gpus_per_worker: float
+    device: str
+    threads: int = 1
+    follows: bool = False
+
+
+class Slots:
+    """The slots of a driver. They start at once and stay warm until the process ends.
+
+    Attributes:
+        failure: Why a slot could not be kept, where one could not.
+        count: How many there are.
+        groups: The placement group of each slot that is up, in hex.
+    """
+
+    def __init__(self, plan: SlotPlan, study: str, storage: Path, worker_environment: dict[str, str]) -> None:
+        """Starts one thread per slot.
+
+        Args:
+            plan: Numbers and reservations.
+            study: Names the slots on the Train page of the dashboard: `<study>-slot-0`.
+            storage: Scratch folder of Ray Train, on a file system that all nodes share.
+            worker_environment: Environment variables of the worker processes.
+        """
+        self.failure: BaseException | None = None
+        self._closing = threading.Event()
+        self._plan, self._study, self._storage = plan, study, storage
+        self._worker_environment = worker_environment
+        self.count = 0
+        self.groups: dict[int, str | None] = {}
+        self.grow(plan.slots)
+
+    def grow(self, count: int) -> None:
+        """Starts further slots, up to `count`."""
+        for slot in range(self.count, count):
+            threading.Thread(target=self._keep, args=(slot,), name=f"slot-{slot}", daemon=True).start()
+        self.count = max(self.count, count)
+
+    def close(self) -> None:
+        """Says that a slot which ends now need not be renewed."""
+        self._closing.set()
+
+    def _keep(self, slot: int) -> None:
+        from ray.exceptions import RayActorError
+
+        renewals = 0
+        try:
+            while not self._closing.is_set():
+                try:
+                    self._fit(slot, renewals)
+                except RayActorError as error:
+                    if not self._closing.is_set():
+                        self._bury(slot, error)
+                renewals += 1
+        except BaseException as error:
+            # 关闭 Ray 时 fit() 必然抛错，那不是故障
+            if not self._closing.is_set():
+                self.failure = error
+                logger.debug("slot %d ended", slot, exc_info=True)
+
+    def _bury(self, slot: int, error: Exception) -> None:
+        """Frees what a slot reserved whose controller died, and says so: too many deaths end the study."""
+        import ray
+        from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
+
+        from orchestrator.running.slots.broker import BROKER_NAME
+        from orchestrator.running.slots.deaths import reason
+
+        group = self.groups.pop(slot, None)
+        if group is None:
+            # 它还没有报到，不知道它占着什么：重建会一直等资源，不如现在就说
+            raise error
+        # 控制器建的资源组比它活得久，不放掉就没有地方重建
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+        died = {"type": "died", "message": f"its controller: {reason(error)}"}
+        ray.get(ray.get_actor(BROKER_NAME).slot_event.remote(slot, died), timeout=10)
+
+    def _fit(self, slot: int, renewals: int) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+
+        from orchestrator.running.slots.deaths import death_notice
+        from orchestrator.running.slots.worker import slot_loop
+
+        # 新的控制器另建资源组；旧的编号只会让人放错
+        self.groups.pop(slot, None)
+        plan = self._plan
+        on_gpus = plan.gpus_per_worker > 0
+        resources: dict[str, float] = {"CPU": plan.threads}
+        if on_gpus:
+            resources["GPU"] = plan.gpus_per_worker
+        trainer = _trainer(plan)(
+            slot_loop,
+            train_loop_config={
+                "slot": slot,
+                "device": plan.device,
+                "gpus": plan.gpus_per_worker,
+                "threads": plan.threads,
+            },
+            scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=on_gpus, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=f"{self._study}-slot-{slot}" + (f"-renewed-{renewals}" if renewals else ""),
+                storage_path=str(self._storage),
+                failure_config=FailureConfig(max_failures=-1),
+                callbacks=[death_notice(slot)],
+                worker_runtime_env={"env_vars": self._worker_environment} if self._worker_environment else None,
+            ),
+        )
+        trainer.fit()
+
+
+def _trainer(plan: SlotPlan) -> Any:
+    """The Ray Train trainer of a slot: torch's process group is for the workers that share one trial."""
+    if plan.workers == 1:
+        from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+        # 单个 worker 不需要进程组；TorchTrainer 会让每个控制器都载入 torch（两秒、三百多兆）
+        return _without_helpers(DataParallelTrainer)
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    backend = "nccl" if plan.gpus_per_worker > 0 and plan.device != "cpu" else "gloo"
+    return partial(_without_helpers(TorchTrainer), torch_config=TorchConfig(backend=backend))
+
+
+def _without_helpers(trainer: Any) -> Any:
+    """A trainer without two actors that a slot does not need, of 1.5 s of CPU and 120 MB each.
+
+    One hands out Ray Data sets. The other removes the placement group of a dead controller, which `Slots` does itself:
+    it asks the dashboard once a second, where there is none in vain, and outlives a driver that joined a cluster.
+    """
+    helpers = ("DatasetsCallback", "PlacementGroupCleanerCallback")
+
+    class SlotTrainer(trainer):  # type: ignore[misc]
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ not in helpers]
+
+    return SlotTrainer
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """The Tune trainable: submits its trial to the broker and forwards its epochs.
+
+    Args:
+        config: `key`, `config` (canonical JSON), `folder`, `attempt`, `epochs` and `views` of a trial, and whether
+            a scheduler judges it after each epoch (`judged`), so that its worker waits for the word.
+    """
+    import ray
+    from ray import tune
+
+    from orchestrator.running.slots.broker import BROKER_NAME
+
+    broker = ray.get_actor(BROKER_NAME)
+    key, judged = config["key"], config["judged"]
+    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"], judged, config["views"]))
+    seen, epochs = 0, _Epochs()
+    while True:
+        reports, final = ray.get(broker.reports.remote(key, seen, POLL_SECONDS))
+        seen += len(reports)
+        for report in (event["report"] for event in reports):
+            if not epochs.add(report) or final is not None:
+                continue
+            # 最后一个 epoch 随终态一起报告：那时已没有什么可停
+            if report["epoch"] < config["epochs"]:
+                tune.report({**epochs.facts(), "state": "running"})
+            if judged:
+                # 最后一个 epoch 也要放行，否则 worker 白等二十秒
+                ray.get(broker.go_on.remote(key, report["epoch"]))
+        if final is not None:
+            tune.report({**epochs.facts(), "state": final["state"]})
+            return
+
+
+class _Epochs:
+    """The epochs of a trial as reported; a repeated one (its worker died) counts once."""
+
+    def __init__(self) -> None:
+        self._error, self._last = 1.0, 0
+        self._rates: list[tuple[int, float]] = []
+
+    def add(self, report: dict[str, Any]) -> bool:
+        if report["epoch"] <= self._last:
+            return False
+        validation = report["validation"]
+        self._last = report["epoch"]
+        self._error = validation["top1_errors"] / validation["count"]
+        self._rates.append((report["train"]["count"], report["images_per_second"]))
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            VALIDATION_ERROR: self._error,
+            "epoch": self._last,
+            "images_per_second": steady_rate(self._rates),
+        }

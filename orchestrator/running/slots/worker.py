@@ -1,0 +1,353 @@
+"""What runs in a Ray Train worker: a loop that takes trial after trial from the broker and trains it.
+
+The worker writes nothing but checkpoints; all else it posts. After an unforeseen exception it reports and
+ends its process, so that the next trial starts clean.
+"""
+
+from __future__ import annotations
+
+import errno
+import faulthandler
+import os
+import platform
+import socket
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from orchestrator.running.slots.peak_memory import peak_mb, start_measuring
+
+if TYPE_CHECKING:
+    from alexnet_core.configuration.train_config import TrainConfig
+
+
+RENEW_AFTER_TRIALS = 200
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+RENEW_AT_MEMORY_RATIO = 1.5
+TAKE_WAIT_SECONDS = 10.0
+ASK_EVERY_SECONDS = 0.2
+# 设计规定：超过 max(120 s, 最慢一批的十倍) 没有进展即视为卡死
+QUIET_LIMIT_SECONDS = 120.0
+QUIET_LIMIT_RATIO = 10.0
+
+
+def slot_loop(settings: dict[str, Any]) -> None:
+    """Takes and trains trials until the broker is gone or the slot is due for renewal.
+
+    Args:
+        settings: `slot` (its number), `device` (`auto` or `cpu`), `gpus` reserved per worker, `threads` per worker.
+    """
+    import ray
+    import torch
+    from ray.train import get_context
+
+    from orchestrator.running.slots.broker import BROKER_NAME
+
+    context = get_context()
+    torch.set_num_threads(settings["threads"])
+    place = Place(
+        slot=settings["slot"],
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        devices=_devices(settings["device"], settings["gpus"]),
+        broker=ray.get_actor(BROKER_NAME),
+        gpus=settings["gpus"],
+    )
+    node = ray.get_runtime_context().get_node_id()
+    group = ray.util.get_current_placement_group()
+    ready = {"type": "ready", "rank": place.rank, "node": node, "group": group.id.hex() if group is not None else None}
+    ray.get(place.broker.slot_event.remote(place.slot, ready))
+    trials, first_memory = 0, 0
+    while True:
+        job = _next_job(place)
+        if job is None:
+            continue
+        _run_and_report(place, job, first_in_process=trials == 0)
+        trials += 1
+        memory = _memory_bytes()
+        first_memory = first_memory or memory
+        renew = trials >= RENEW_AFTER_TRIALS or memory > RENEW_AT_MEMORY_RATIO * first_memory
+        if _agreed(place, renew):
+            return
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this worker stands: its slot, its rank in the group, its devices, the broker, and the GPUs it reserves."""
+
+    slot: int
+    rank: int
+    workers: int
+    devices: tuple[str, str]
+    broker: Any
+    gpus: float = 0.0
+
+
+def _devices(device: str, gpus: int) -> tuple[str, str]:
+    """The two towers' devices; raises RuntimeError when GPUs are reserved but CUDA does not see them."""
+    import torch
+
+    if device == "cpu" or gpus == 0:
+        return ("cpu", "cpu")
+    seen = torch.cuda.device_count()
+    if seen < gpus:
+        raise RuntimeError(f"{gpus} GPUs are reserved on {socket.gethostname()}, but CUDA sees {seen} there")
+    return ("cuda:0", "cuda:1" if gpus >= 2 else "cuda:0")
+
+
+def _next_job(place: Place) -> dict[str, Any] | None:
+    import ray
+    import torch.distributed
+
+    job = None
+    if place.rank == 0:
+        job = ray.get(place.broker.take.remote(place.slot, TAKE_WAIT_SECONDS))
+    if place.workers > 1:
+        shared = [job]
+        torch.distributed.broadcast_object_list(shared, src=0)
+        job = shared[0]
+    return job
+
+
+def _agreed(place: Place, renew: bool) -> bool:
+    import torch.distributed
+
+    if place.workers == 1:
+        return renew
+    shared = [renew]
+    torch.distributed.broadcast_object_list(shared, src=0)
+    return bool(shared[0])
+
+
+def _run_and_report(place: Place, job: dict[str, Any], first_in_process: bool) -> None:
+    """Trains one trial and reports its end."""
+    watch = Watch(place, job)
+    memory = start_measuring(place.devices, first_in_process)
+    try:
+        final = trial_end(place, job, watch)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    peak = peak_mb(memory)
+    if peak is not None:
+        final |= {"peak_memory_mb": peak[0], "memory_kind": peak[1]}
+    watch.post({**final, "environment": _environment(place)})
+
+
+def trial_end(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
+    """Trains one trial and returns its final event; what poisons a process is reported, and ends the process.
+
+    Args:
+        place: Where this worker stands.
+        job: What the broker gave: `key`, `config`, `folder`, `attempt`.
+        watch: Takes the events and says when to stop.
+    """
+    from alexnet_core.errors import CoreError
+    from alexnet_core.training.train import Diverged
+
+    try:
+        return _train(place, job, watch)
+    except Diverged as error:
+        return {"type": "final", "state": "diverged", "message": str(error)}
+    except CoreError as error:
+        return {"type": "final", "state": "failed", "message": str(error)}
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            watch.report_and_end()
+        # 盘满不是 trial 的错：停在最近的检查点，由驱动进程告诉用户
+        return {"type": "final", "state": "interrupted", "message": f"a checkpoint cannot be written: {error}"}
+    except Exception:
+        # 未知异常可能污染进程：先如实报告，再结束进程
+        watch.report_and_end()
+
+
+def _train(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
+    from alexnet_core.configuration.train_config import TrainConfig
+    from alexnet_core.training.checkpoint import is_final, latest_checkpoint, read_history
+    from alexnet_core.training.train import train
+
+    config = TrainConfig.model_validate_json(job["config"])
+    checkpoints = Path(job["folder"]) / "checkpoint"
+    resume_from = latest_checkpoint(checkpoints)
+    history = list(read_history(resume_from)) if resume_from is not None else []
+    watch.post({"type": "started", "history": [report.model_dump(mode="json") for report in history]})
+    trains = resume_from is None or not is_final(resume_from)
+    if trains:
+        reports = train(
+            config,
+            place.devices,
+            resume_from,
+            checkpoint_folder=checkpoints,
+            attempt=job["attempt"],
+            should_stop=watch.should_stop,
+            rank=place.rank,
+            workers=place.workers,
+        )
+        for report in reports:
+            history.append(report)
+            watch.post({"type": "epoch", "report": report.model_dump(mode="json")})
+    if not history or history[-1].epoch < config.training.epochs:
+        return {"type": "final", "state": watch.stop_state or "interrupted"}
+    final: dict[str, Any] = {"type": "final", "state": "finished"}
+    weights = _final_weights(checkpoints, place)
+    if job["views"] != 1:
+        evaluation = _evaluate(place, job, config, weights, watch)
+        if evaluation is None:
+            return {"type": "final", "state": watch.stop_state or "interrupted"}
+        final["evaluation"] = {**evaluation, "retrained": trains}
+    return final | _weights(weights, place)
+
+
+def _final_weights(checkpoints: Path, place: Place) -> Path:
+    """The final checkpoint, which rank 0 has written; the others wait for it."""
+    import torch.distributed
+
+    from alexnet_core.training.checkpoint import latest_checkpoint
+
+    if place.workers > 1:
+        torch.distributed.barrier()
+    path = latest_checkpoint(checkpoints)
+    if path is None:
+        raise RuntimeError(f"the final checkpoint is missing from {checkpoints}")
+    return path
+
+
+def _evaluate(
+    place: Place, job: dict[str, Any], config: TrainConfig, weights: Path, watch: Watch
+) -> dict[str, Any] | None:
+    """Evaluates the trained network in many views; None when it was stopped."""
+    from alexnet_core.trained.final_network import evaluate_trained, load_trained
+
+    def before_batch() -> None:
+        if watch.should_stop() and place.workers == 1:
+            raise _Stopped
+
+    started = time.perf_counter()
+    try:
+        split, metrics = evaluate_trained(
+            config,
+            load_trained(config, weights, place.devices),
+            job["views"],
+            before_batch=before_batch,
+            rank=place.rank,
+            workers=place.workers,
+        )
+    except _Stopped:
+        return None
+    seconds = time.perf_counter() - started
+    return {"views": job["views"], "split": split, "metrics": metrics.model_dump(mode="json"), "seconds": seconds}
+
+
+class _Stopped(Exception):
+    """The broker asked to stop in the middle of an evaluation."""
+
+
+def _weights(path: Path, place: Place) -> dict[str, Any]:
+    import hashlib
+
+    if place.rank != 0:
+        return {}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": f"checkpoint/{path.name}", "weights_sha256": digest}
+
+
+class Watch:
+    """Speaks with the broker for one trial: posts events, learns of a stop, and ends a process that hangs."""
+
+    def __init__(self, place: Place, job: dict[str, Any]) -> None:
+        self._place = place
+        self._job = job
+        self._asked: Any = None
+        self._asked_at = 0.0
+        self._last_batch = time.monotonic()
+        self._slowest = 0.0
+        self._armed_at = 0.0
+        self._first_step_posted = False
+        self.stop_state: str | None = None
+        self._arm()
+
+    def post(self, event: dict[str, Any]) -> None:
+        """Sends an event and takes the answer; only rank 0 speaks."""
+        import ray
+
+        if self._place.rank == 0:
+            answer = ray.get(self._place.broker.post.remote(self._job["key"], self._job["attempt"], event))
+            self.stop_state = self.stop_state or answer
+
+    def report_and_end(self) -> NoReturn:
+        """Posts the traceback of the exception being handled, then ends the process."""
+        self.post({"type": "log", "text": traceback.format_exc()})
+        sys.stderr.flush()
+        os._exit(1)
+
+    def should_stop(self) -> bool:
+        """Called between batches: re-arms the watchdog, and asks the broker without waiting for it."""
+        import ray
+
+        now = time.monotonic()
+        self._slowest = max(self._slowest, now - self._last_batch)
+        self._last_batch = now
+        if now - self._armed_at > 1.0:
+            self._arm()
+        if not self._first_step_posted:
+            self._first_step_posted = True
+            self.post({"type": "training"})
+        if self._place.rank == 0 and now - self._asked_at > ASK_EVERY_SECONDS:
+            if self._asked is None:
+                self._asked = self._place.broker.progress.remote(self._job["key"], self._job["attempt"])
+            if ray.wait([self._asked], timeout=0)[0]:
+                self.stop_state = self.stop_state or ray.get(self._asked)
+                self._asked = None
+                self._asked_at = now
+        return self.stop_state is not None
+
+    def _arm(self) -> None:
+        # faulthandler 的计时线程不需要 GIL，卡死在 C 代码里也能结束进程
+        limit = max(QUIET_LIMIT_SECONDS, QUIET_LIMIT_RATIO * self._slowest)
+        faulthandler.dump_traceback_later(limit, exit=True)
+        self._armed_at = time.monotonic()
+
+
+def _memory_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
+def _share(gpus: float) -> str | None:
+    """The part of a GPU that a small slot reserves; None for whole ones."""
+    return f"{gpus:g}" if 0 < gpus < 1 else None
+
+
+def _environment(place: Place) -> dict[str, str | int | None]:
+    """What the trial ran on; recorded, never part of its key."""
+    import numpy
+    import ray
+    import torch
+
+    from alexnet_core import NUMERICS
+
+    cuda = place.devices[0].startswith("cuda")
+    return {
+        "python": platform.python_version(),
+        # TorchVersion 是 str 的子类：原样发出去，收到它的每个进程都会导入 torch
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "ray": ray.__version__,
+        "numerics": NUMERICS,
+        "host": socket.gethostname(),
+        "processor": platform.machine(),
+        "devices": ",".join(place.devices),
+        "device_name": torch.cuda.get_device_name(0) if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+        "workers": place.workers,
+        "slot": place.slot,
+        "node": ray.get_runtime_context().get_node_id()[:12],
+        "reserved_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "gpu_share": _share(place.gpus),
+        "pid": os.getpid(),
+        "worker_memory_mb": _memory_bytes() // 1_000_000,
+    }

@@ -1,0 +1,1 @@
+"""Numbers only: paired tests, boundaries, verdict words. Knows nothing of the lab."""

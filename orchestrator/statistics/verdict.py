@@ -1,0 +1,231 @@
+"""The word of each arm, in the order of the rules.
+
+Pure functions: what comes in is per-seed errors and states, what goes out is a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from orchestrator.statistics.alpha_spending import Boundary, ShareOfLevel
+from orchestrator.statistics.paired import (
+    HolmEntry,
+    PairedTest,
+    holm,
+    paired_test,
+    sign_flip_floor,
+    sign_flip_p,
+    t_interval,
+)
+from orchestrator.statistics.signs import Between, median, median_interval, sign_test_p
+
+FEWEST_SEEDS = 3
+LOOKED_AT_ONCE = ShareOfLevel(1.0)
+
+
+@dataclass(frozen=True)
+class ArmEvidence:
+    """What is known of one arm against the baseline.
+
+    Attributes:
+        name: The arm.
+        differences: Arm minus baseline in percentage points (or the log of their ratio), of the seeds that finished in
+            both, in order of seed.
+        planned: Seeds looked at.
+        diverged: Seeds that diverged in the arm.
+        failed: Seeds that failed in the arm.
+        baseline_diverged: Seeds that diverged in the baseline.
+        baseline_failed: Seeds that failed in the baseline.
+        same_trials: Whether the arm's configuration is the baseline's.
+        claimed_points: The paper's number (arm minus baseline), whose sign decides between supports and contradicts.
+        ratios: Log-ratios of times to a threshold, of the same seeds; where given, the sign test judges them.
+    """
+
+    name: str
+    differences: tuple[float, ...]
+    planned: int
+    diverged: int = 0
+    failed: int = 0
+    baseline_diverged: int = 0
+    baseline_failed: int = 0
+    same_trials: bool = False
+    claimed_points: float | None = None
+    ratios: tuple[Between, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict on one arm.
+
+    Attributes:
+        word: `same trials`, `diverged on k of n`, `failed on k of n`, `baseline diverged on k of n` (or failed),
+            `identical in n seeds`, `the same difference in n seeds`, `equivalent`, `supports`, `contradicts`, `higher`,
+            `lower`, `inconclusive`, or `no verdict: ...`.
+        in_family: Whether the arm counts in the Holm family.
+        test: The paired test; None for the same trials.
+        family_level: The arm's level in the family, over all looks.
+        level: Its level at this look, and of the interval.
+        interval: At that level; None without a test.
+        adjusted_p: Holm's, in the study's family and over all looks; None without a test.
+        sign_flip_p: Exact sign-flip p; None without a test.
+        sign_flip_floor: The smallest it could be.
+        differs_from_zero: For `equivalent`: whether the difference is nevertheless significant.
+    """
+
+    word: str
+    in_family: bool = False
+    test: PairedTest | None = None
+    family_level: float | None = None
+    level: float | None = None
+    interval: tuple[float, float] | None = None
+    adjusted_p: float | None = None
+    sign_flip_p: float | None = None
+    sign_flip_floor: float | None = None
+    differs_from_zero: bool = False
+
+    def differs(self, alpha: float) -> bool:
+        """Says whether the difference from zero is significant in a family of level alpha."""
+        return self.adjusted_p is not None and self.adjusted_p <= alpha
+
+
+def judge(
+    arms: Sequence[ArmEvidence],
+    margin: float,
+    alpha: float,
+    boundary: Boundary = LOOKED_AT_ONCE,
+    rejected: int = 0,
+    closed: int = 0,
+) -> dict[str, Verdict]:
+    """Judges all arms of a study as one Holm family.
+
+    Arms that are the baseline's own trials, or that diverged or failed, leave the family. An arm whose differences are
+    all equal has no t; it stays in the family and makes the others' levels no easier.
+
+    Args:
+        arms: The evidence.
+        margin: Equivalence margin in percentage points, or the log of a ratio.
+        alpha: Family-wise level over all looks.
+        boundary: What this look may use of a level.
+        rejected: Further arms of the family that were found to differ from zero at an earlier look.
+        closed: Further arms of the family that are no longer tested and were not found to differ.
+
+    Returns:
+        A verdict per arm's name.
+    """
+    tests = {arm.name: _test(arm) for arm in arms}
+    family = [
+        arm for arm in arms if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
+    ]
+    p_values = [_overall_p(tests[arm.name], boundary) for arm in family]
+    entries = dict(zip((arm.name for arm in family), holm(p_values, alpha, rejected, closed), strict=True))
+    return {arm.name: _verdict(arm, tests[arm.name], entries, margin, alpha, boundary) for arm in arms}
+
+
+def withhold(verdicts: Mapping[str, Verdict], reason: str) -> dict[str, Verdict]:
+    """Returns verdicts whose tested arms get no word, for a reason that concerns the whole study."""
+    return {
+        name: Verdict(f"no verdict: {reason}", test=verdict.test) if verdict.in_family else verdict
+        for name, verdict in verdicts.items()
+    }
+
+
+def _overall_p(test: PairedTest, boundary: Boundary) -> float:
+    # 差全相等时没有 t，按 p = 1 占一个名额
+    return 1.0 if test.p is None else boundary.overall_p(test.p, test.n)
+
+
+def _test(arm: ArmEvidence) -> PairedTest:
+    """Student's paired t, or for times to a threshold the exact sign test with the median in the mean's place."""
+    if not arm.ratios:
+        return paired_test(arm.differences)
+    middle, n = median(arm.ratios), len(arm.ratios)
+    equal = all(ratio.is_known and ratio.low == 0.0 for ratio in arm.ratios)
+    return PairedTest(n, middle.nearest_to_equal, math.nan, None if equal else sign_test_p(arm.ratios))
+
+
+def _lost(arm: ArmEvidence) -> str | None:
+    """Which trials did not finish, so that the remaining pairs are a biased choice; None where all finished."""
+    for word, count in (
+        ("diverged", arm.diverged),
+        ("failed", arm.failed),
+        ("baseline diverged", arm.baseline_diverged),
+        ("baseline failed", arm.baseline_failed),
+    ):
+        if count:
+            return f"{word} on {count} of {arm.planned}"
+    return None
+
+
+def _verdict(
+    arm: ArmEvidence,
+    test: PairedTest,
+    entries: Mapping[str, HolmEntry],
+    margin: float,
+    alpha: float,
+    boundary: Boundary,
+) -> Verdict:
+    if arm.same_trials:
+        return Verdict("same trials")
+    lost = _lost(arm)
+    if lost is not None:
+        return Verdict(lost, test=test)
+    if test.n < FEWEST_SEEDS:
+        return Verdict(f"no verdict: fewer than {FEWEST_SEEDS} seeds", test=test)
+    if test.p is None:
+        return Verdict(_identical(test), in_family=True, test=test)
+    entry = entries[arm.name]
+    level = boundary.nominal_level(entry.level, test.n)
+    interval = t_interval(test, level) if arm.ratios is None else median_interval(arm.ratios, level)
+    significant = entry.adjusted_p <= alpha
+    if -margin < interval[0] and interval[1] < margin:
+        word = "equivalent"
+    elif significant:
+        word = _direction(test.mean, arm.claimed_points)
+    else:
+        word = "inconclusive"
+    return Verdict(
+        word=word,
+        in_family=True,
+        test=test,
+        family_level=entry.level,
+        level=level,
+        interval=interval,
+        adjusted_p=entry.adjusted_p,
+        sign_flip_p=sign_flip_p(arm.differences) if arm.ratios is None else None,
+        sign_flip_floor=sign_flip_floor(test.n),
+        differs_from_zero=word == "equivalent" and significant,
+    )
+
+
+def _identical(test: PairedTest) -> str:
+    return f"identical in {test.n} seeds" if test.mean == 0.0 else f"the same difference in {test.n} seeds"
+
+
+def _direction(mean: float, claimed: float | None) -> str:
+    if claimed is None or claimed == 0.0:
+        return "higher" if mean > 0 else "lower"
+    return "supports" if (mean > 0) == (claimed > 0) else "contradicts"
+
+
+def sentence(word: str, differs_from_zero: bool = False, split: str = "test") -> str:
+    """Says a word as a sentence about the set it was judged on.
+
+    Args:
+        word: From a `Verdict`.
+        differs_from_zero: From the same.
+        split: `test`, `validation` or `training`.
+    """
+    where = f"on this {split} set"
+    sentences = {
+        "supports": f"supports the claim's direction, {where}",
+        "contradicts": f"contradicts the claim's direction, {where}",
+        "higher": f"higher, {where} (no claim to compare with)",
+        "lower": f"lower, {where} (no claim to compare with)",
+        "equivalent": f"equivalent: no effect of practical size here, {where}",
+        "inconclusive": f"inconclusive: these seeds cannot tell, {where}",
+        "same trials": "the same trials as the baseline",
+    }
+    said = sentences.get(word, f"{word}, {where}" if word.startswith(("identical", "the same diff")) else word)
+    return f"{said}; different from zero all the same" if differs_from_zero else said

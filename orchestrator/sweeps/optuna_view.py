@@ -1,0 +1,110 @@
+"""The SQLite view of a study for Optuna's own tools: `optuna-dashboard sqlite:///...` and `optuna.load_study`.
+
+A view, made again from the records each time: our sweeps never read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy.pool import StaticPool
+
+from orchestrator.planning.plan import Plan
+from orchestrator.records import files, layout, trial_record
+from orchestrator.sweeps.objectives import directions, objective_names
+from orchestrator.sweeps.samplers import distributions, quiet_optuna
+from orchestrator.sweeps.search import OPTUNA_VIEW, Ended, Search, SearchHistory, read_ended
+from orchestrator.sweeps.searcher import TOLD
+
+
+def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, history: SearchHistory) -> Path:
+    """Writes `optuna.db` with the studies `<study>/arms` and, where there is one, `<study>/sweep`; returns its path.
+
+    Args:
+        folder: The study's folder.
+        results: The results folder.
+        plan: The plan.
+        search: Its sweep.
+        history: The sweep's past.
+    """
+    quiet_optuna()
+    # 先在内存里建好再一次写出：逐个 trial 提交到磁盘要 50 毫秒，也不会留下写了一半的文件
+    storage = RDBStorage(
+        "sqlite://", engine_kwargs={"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+    )
+    _add_arms(storage, folder.name, results, plan)
+    if search is not None:
+        _add_sweep(storage, results, search, history)
+    path = folder / OPTUNA_VIEW
+    connection = storage.engine.raw_connection()
+    content: bytes = connection.driver_connection.serialize()  # type: ignore[union-attr]
+    connection.close()
+    storage.engine.dispose()
+    files.write_atomically(path, content)
+    return path
+
+
+def _add_arms(storage: RDBStorage, name: str, results: Path, plan: Plan) -> None:
+    study = optuna.create_study(storage=storage, study_name=f"{name}/arms", direction="minimize")
+    study.set_user_attr("objectives", list(objective_names(None)))
+    space: dict[str, BaseDistribution] = {
+        "arm": CategoricalDistribution([arm.name for arm in plan.study.arms]),
+        "seed": CategoricalDistribution(list(plan.seeds)),
+    }
+    for trial in plan.trials:
+        end = read_ended(results, trial.key)
+        if end is not None:
+            about = {"key": trial.key}
+            study.add_trial(_trial(results, trial.key, end, {"arm": trial.arm, "seed": trial.seed}, space, about))
+
+
+def _add_sweep(storage: RDBStorage, results: Path, search: Search, history: SearchHistory) -> None:
+    study = optuna.create_study(storage=storage, study_name=search.name, directions=directions(search.second))
+    study.set_user_attr("objectives", list(objective_names(search.second)))
+    space, objectives = distributions(search.space), len(study.directions)
+    for parameters, end in history.arms:
+        study.add_trial(_trial(results, None, end, parameters, space, {"arm": "mean over its seeds"}, objectives))
+    for ask in history.asks:
+        if ask.position in history.ended:
+            about = {"key": ask.key, "position": ask.position, "sampler": ask.sampler}
+            end = history.ended[ask.position]
+            study.add_trial(_trial(results, ask.key, end, ask.parameters, space, about, objectives))
+
+
+def _trial(
+    results: Path,
+    key: str | None,
+    end: Ended,
+    parameters: Mapping[str, Any],
+    space: Mapping[str, BaseDistribution],
+    about: Mapping[str, Any],
+    objectives: int = 1,
+) -> FrozenTrial:
+    state = TOLD[end.state]
+    values = list(end.values) if state is OptunaState.COMPLETE and end.values is not None else None
+    folder = layout.trial_folder(results, key) if key is not None else None
+    curve = trial_record.read_epochs(folder) if folder is not None and objectives == 1 else []
+    made = create_trial(
+        state=state,
+        values=values,
+        params=dict(parameters),
+        distributions=dict(space),
+        user_attrs={**about, "state": end.state},
+        intermediate_values={report.epoch: report.validation.top1_error for report in curve},
+    )
+    result = trial_record.read_result(folder) if folder is not None else None
+    if result is not None:
+        # 时间写得奇怪的记录，就留着 Optuna 自己填的时间
+        with suppress(ValueError):
+            times = [datetime.fromisoformat(text) for text in (result.started_at, result.finished_at)]
+            made.datetime_start, made.datetime_complete = (time.replace(tzinfo=None) for time in times)
+    return made

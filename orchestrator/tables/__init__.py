@@ -1,0 +1,1 @@
+"""Polars views of the records, the ranking, and exports to trackers."""

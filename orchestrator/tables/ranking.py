@@ -1,0 +1,121 @@
+"""Which configuration is best, which of its seeds is exported, and whose weights are still needed."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from orchestrator.records.retention import EXPORT, VERDICT
+
+
+def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
+    """Returns the keys of the trials that an export takes when their configuration is the best one.
+
+    Args:
+        trials: The trials table.
+        members: The members table.
+
+    Returns:
+        The seeds of median error, over all trials of a configuration and over those of each study.
+    """
+    found: set[str] = set()
+    for study in (None, *members["study"].unique().sort()):
+        finished = finished_trials(trials, members, study=study).sort("validation_top1_error", "seed")
+        medians = finished.group_by("configuration").agg(pl.col("key").get((pl.len() - 1) // 2))
+        found |= set(medians["key"])
+    return found
+
+
+def needed_weights(trials: pl.DataFrame, members: pl.DataFrame) -> dict[str, str]:
+    """Returns what final weights are needed for, by key: judged arms, and what an export would take.
+
+    Args:
+        trials: The trials table.
+        members: The members table.
+
+    Returns:
+        `retention.VERDICT` or `retention.EXPORT`; an export may be asked of a data set, and of a study on it.
+    """
+    judged = members.filter(pl.col("phase") != "sweep")["key"]
+    needed = dict.fromkeys(judged, VERDICT)
+    for study in (None, *members["study"].unique().sort()):
+        finished = finished_trials(trials, members, study=study)
+        for _, ranked in rank(finished, members).group_by("data_name", "data_digest", maintain_order=True):
+            needed[median_trial(finished, ranked["configuration"][0])] = EXPORT
+    return needed
+
+
+def finished_trials(
+    trials: pl.DataFrame, members: pl.DataFrame, *, dataset: str | None = None, study: str | None = None
+) -> pl.DataFrame:
+    """Returns the finished trials that are asked for; of a confirmed configuration those on fresh seeds alone.
+
+    Trials that only tuned an arm count where their configuration has no others.
+
+    Args:
+        trials: The trials table.
+        members: The members table.
+        dataset: Only this data set: its name, or the beginning of its digest.
+        study: Only trials that are members of this study.
+
+    Returns:
+        Rows of the trials table, with `confirmed`: whether the configuration was confirmed on fresh seeds.
+    """
+    finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
+    if dataset is not None:
+        finished = finished.filter((pl.col("data_name") == dataset) | pl.col("data_digest").str.starts_with(dataset))
+    if study is not None:
+        members = members.filter(pl.col("study") == study)
+        finished = finished.join(members.select("key").unique(), on="key", how="semi")
+    # 调参的种子挑中了它自己的取值，有别的种子就不算
+    by_phase = members.group_by("key").agg((pl.col("phase") == "tuning").all().alias("tuning"))
+    finished = finished.join(by_phase, on="key", how="left").with_columns(pl.col("tuning").fill_null(False))
+    finished = finished.filter(~pl.col("tuning") | pl.col("tuning").all().over("configuration")).drop("tuning")
+    # 确认过的配置只看新种子：挑中它的那次扫描不再算数
+    confirmed = pl.col("key").is_in(members.filter(pl.col("phase") == "confirmation")["key"].unique().to_list())
+    finished = finished.with_columns(confirmed.alias("fresh"))
+    finished = finished.with_columns(pl.col("fresh").any().over("configuration").alias("confirmed"))
+    return finished.filter(pl.col("fresh") | ~pl.col("confirmed"))
+
+
+def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
+    """Ranks configurations within each data set by mean validation error over seeds, the confirmed ones first.
+
+    Args:
+        finished: From `finished_trials`.
+        members: The members table.
+
+    Returns:
+        One row per configuration: configuration, data_name, data_digest, confirmed, seeds, validation_error (mean),
+        validation_sd, test_error (mean; null where there is no test set), all in [0, 1], arms; the best of each data
+        set first.
+    """
+    names = members.group_by("key").agg(
+        (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
+    )
+    return (
+        finished.join(names, on="key", how="left")
+        .group_by("data_name", "data_digest", "configuration")
+        .agg(
+            pl.col("confirmed").first(),
+            pl.len().alias("seeds"),
+            pl.col("validation_top1_error").mean().alias("validation_error"),
+            pl.col("validation_top1_error").std().alias("validation_sd"),
+            pl.col("test_top1_error").mean().alias("test_error"),
+            pl.col("arms").drop_nulls().first(),
+        )
+        .sort(
+            "data_name",
+            "data_digest",
+            "confirmed",
+            "validation_error",
+            "configuration",
+            descending=[False, False, True, False, False],
+        )
+    )
+
+
+def median_trial(finished: pl.DataFrame, configuration: str) -> str:
+    """Returns the key of a configuration's seed with the median validation error (the lower one of two)."""
+    own = finished.filter(pl.col("configuration") == configuration).sort("validation_top1_error", "seed")
+    middle = own.row((own.height - 1) // 2, named=True)
+    return str(middle["key"])

@@ -1,0 +1,267 @@
+"""Rows of the tables, made of records: a trial with its hyperparameters, an epoch, a membership of a study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.errors import LabError
+from orchestrator.records import layout, trial_record
+from orchestrator.records.evaluations import MANY_VIEWS, METRICS, evaluation_cells
+from orchestrator.records.trial_record import TrialResult
+from search_spaces.trial import KEY_LENGTH, configuration_key
+
+logger = logging.getLogger(__name__)
+BATCH = 2000
+SPLITS = ("train", "validation", "test", "train_final")
+TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "key": pl.String,
+    "configuration": pl.String,
+    "seed": pl.Int64,
+    "data_name": pl.String,
+    "data_digest": pl.String,
+    "state": pl.String,
+    "epochs": pl.Int64,
+    **{
+        f"{split}_{column}": kind
+        for split in SPLITS
+        for column, kind in (
+            ("loss", pl.Float64),
+            ("top1_error", pl.Float64),
+            ("top5_error", pl.Float64),
+            ("top1_errors", pl.Int64),
+            ("top5_errors", pl.Int64),
+            ("count", pl.Int64),
+        )
+    },
+    **{
+        f"{split}_{metric}_{views}_views": pl.Float64 if metric in ("loss", "top1_error", "top5_error") else pl.Int64
+        for views in MANY_VIEWS
+        for split in ("validation", "test")
+        for metric in METRICS
+    },
+    **{f"same_network_{views}_views": pl.Boolean for views in MANY_VIEWS},
+    "seconds": pl.Float64,
+    "images_per_second": pl.Float64,
+    "peak_memory_mb": pl.Float64,
+    "memory_kind": pl.String,
+    "env_device_name": pl.String,
+    "data.train_images": pl.Float64,
+    "network.name": pl.String,
+    "network_key": pl.String,
+    "parameters": pl.Int64,
+    "multiply_adds": pl.Int64,
+    "attempts": pl.Int64,
+    "started_at": pl.String,
+    "finished_at": pl.String,
+    "message": pl.String,
+    "weights": pl.String,
+    "record_stamp": pl.String,
+}
+MEMBER_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "study": pl.String,
+    "dataset": pl.String,
+    "arm": pl.String,
+    "seed": pl.Int64,
+    "key": pl.String,
+    "phase": pl.String,
+    "parameters": pl.String,
+    "position": pl.Int64,
+}
+EPOCH_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
+    "key": pl.String,
+    "epoch": pl.Int64,
+    "learning_rate": pl.Float64,
+    "train_loss": pl.Float64,
+    "train_top1_error": pl.Float64,
+    "train_top5_error": pl.Float64,
+    "validation_loss": pl.Float64,
+    "validation_top1_error": pl.Float64,
+    "validation_top5_error": pl.Float64,
+    "seconds": pl.Float64,
+    "images_per_second": pl.Float64,
+}
+
+
+def trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
+    """Returns a row of `TRIAL_COLUMNS`, hyperparameters and environment for each trial that can be read.
+
+    Args:
+        results: The results folder.
+        keys: Keys of trials.
+        stamps: The stamp of each key's record, see `record_stamps` of `tables`.
+    """
+    # 一行约一百列：成批变成列，十万条记录才不会同时作为字典留在内存里
+    frames = [_trial_batch(results, batch, stamps) for batch in _batches(keys)]
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema=TRIAL_COLUMNS)
+
+
+def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
+    rows = []
+    for key in keys:
+        folder = layout.trial_folder(results, key)
+        try:
+            result, config = trial_record.read_result(folder), trial_record.read_config(folder)
+            evaluated = evaluation_cells(folder)
+        except LabError as error:
+            logger.warning("left out of the tables: %s", error)
+            continue
+        if result is not None:
+            rows.append({**_trial_row(result, config), **evaluated, "record_stamp": stamps[key]})
+    return _frame(rows, TRIAL_COLUMNS)
+
+
+def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + BATCH] for start in range(0, len(keys), BATCH))
+
+
+def _frame(rows: list[dict[str, Any]], columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
+    """A frame with the fixed columns typed, and the others (hyperparameters, environment) by their values."""
+    schema: dict[str, Any] = dict(columns)
+    for row in rows:
+        for name, value in row.items():
+            if name not in columns and value is not None:
+                schema[name] = _kind(value, schema.get(name))
+    return pl.DataFrame(rows, schema=schema, strict=False) if rows else pl.DataFrame(schema=schema)
+
+
+def _kind(value: Any, before: Any) -> Any:
+    if isinstance(value, bool):
+        return pl.Boolean if before in (None, pl.Boolean) else before
+    if isinstance(value, (int, float)):
+        return pl.Float64 if before in (None, pl.Boolean, pl.Float64) else before
+    return pl.String
+
+
+def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "key": result.key,
+        "configuration": configuration_key(config),
+        "seed": result.seed,
+        "data_name": config.data.name,
+        "data_digest": config.data.digest,
+        "state": result.state.value,
+        "epochs": result.epochs,
+        "seconds": result.seconds,
+        "images_per_second": result.images_per_second,
+        "peak_memory_mb": result.peak_memory_mb,
+        "memory_kind": result.memory_kind,
+        **_network_size(config.network),
+        "network_key": network_key(config.network),
+        "attempts": result.attempts,
+        "started_at": result.started_at,
+        "finished_at": result.finished_at,
+        "message": result.message,
+        "weights": result.weights,
+    }
+    for split in SPLITS:
+        row |= _metric_cells(split, getattr(result, split))
+    row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
+    return row | _hyperparameters(config)
+
+
+@lru_cache(maxsize=256)
+def network_key(network: NetworkSpec) -> str:
+    """Returns what tells a network from others, whatever it is trained on: 20 hex digits."""
+    return hashlib.sha256(network.model_dump_json().encode()).hexdigest()[:KEY_LENGTH]
+
+
+@lru_cache(maxsize=256)
+def _network_size(network: NetworkSpec) -> dict[str, int]:
+    """Weights and biases, and multiply-adds of one forward pass of one image."""
+    shapes = layer_shapes(network)
+    return {
+        "parameters": sum(shape.parameters for shape in shapes),
+        "multiply_adds": sum(shape.multiply_adds for shape in shapes),
+    }
+
+
+def _metric_cells(split: str, metrics: SplitMetrics | None) -> dict[str, Any]:
+    if metrics is None:
+        return {}
+    return {
+        f"{split}_loss": metrics.loss,
+        f"{split}_top1_error": metrics.top1_error,
+        f"{split}_top5_error": metrics.top5_error,
+        f"{split}_top1_errors": metrics.top1_errors,
+        f"{split}_top5_errors": metrics.top5_errors,
+        f"{split}_count": metrics.count,
+    }
+
+
+def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
+    """Every hyperparameter by its dotted name: `training.learning_rate`, `network.lrn1.alpha`."""
+    plain = config.model_dump(mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}})
+    layers = plain["network"].pop("layers")
+    cells: dict[str, Any] = {}
+    _flatten("network", plain["network"], cells)
+    for layer in layers:
+        _flatten(f"network.{layer['name']}", {k: v for k, v in layer.items() if k != "name"}, cells)
+    _flatten("training", plain["training"], cells)
+    _flatten("data", plain["data"], cells)
+    cells["numerics"] = plain["numerics"]
+    return cells
+
+
+def _flatten(prefix: str, content: Mapping[str, Any], cells: dict[str, Any]) -> None:
+    for name, value in content.items():
+        if isinstance(value, dict):
+            _flatten(f"{prefix}.{name}", value, cells)
+        else:
+            cells[f"{prefix}.{name}"] = json.dumps(value) if isinstance(value, list) else value
+
+
+def epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
+    """Returns a row of `EPOCH_COLUMNS` for each epoch of the trials."""
+    frames = [
+        _frame(
+            [
+                _epoch_row(key, report)
+                for key in batch
+                for report in trial_record.read_epochs(layout.trial_folder(results, key))
+            ],
+            EPOCH_COLUMNS,
+        )
+        for batch in _batches(keys)
+    ]
+    return pl.concat(frames) if frames else pl.DataFrame(schema=EPOCH_COLUMNS)
+
+
+def _epoch_row(key: str, report: EpochReport) -> dict[str, Any]:
+    return {
+        "key": key,
+        "epoch": report.epoch,
+        "learning_rate": report.learning_rate,
+        "train_loss": report.train.loss,
+        "train_top1_error": report.train.top1_error,
+        "train_top5_error": report.train.top5_error,
+        "validation_loss": report.validation.loss,
+        "validation_top1_error": report.validation.top1_error,
+        "validation_top5_error": report.validation.top5_error,
+        "seconds": report.seconds,
+        "images_per_second": report.images_per_second,
+    }
+
+
+def member_rows(results: Path) -> pl.DataFrame:
+    """Returns a row of `MEMBER_COLUMNS` for each membership of a study, in the order of study, phase, arm and seed."""
+    rows = []
+    for row in trial_record.read_members(results):
+        cells = {column: row.get(column) for column in MEMBER_COLUMNS}
+        if cells["parameters"] is not None:
+            cells["parameters"] = json.dumps(cells["parameters"], sort_keys=True)
+        rows.append(cells)
+    frame = _frame(rows, MEMBER_COLUMNS)
+    return frame.unique(subset=["study", "arm", "seed", "key", "phase"], keep="first").sort(
+        "study", "phase", "arm", "seed", "key"
+    )

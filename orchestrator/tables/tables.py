@@ -1,0 +1,252 @@
+"""Tables: the typed Polars view of all records, in `results/tables/`.
+
+`trials.parquet` has one row per trial, `members.parquet` one per membership of a study, `epochs.parquet` one per epoch.
+They grow by what is new; a damaged or missing file is made again from the records.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from orchestrator.records import files, trial_record
+from orchestrator.records.layout import table_folder
+from orchestrator.records.trial_record import TrialState
+from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows, trial_rows
+
+COLUMNS = ("key", "state", "validation_top1_error", "record_stamp")
+logger = logging.getLogger(__name__)
+
+
+class Tables(NamedTuple):
+    """The three frames; see the module. Errors are in [0, 1]."""
+
+    trials: pl.DataFrame
+    members: pl.DataFrame
+    epochs: pl.DataFrame
+
+
+class TrialTables(NamedTuple):
+    """The frames without the epochs, which are many and which few need."""
+
+    trials: pl.DataFrame
+    members: pl.DataFrame
+
+
+class _Scan(NamedTuple):
+    """The trials and members as the records say now, and how they differ from what is on disk."""
+
+    trials: pl.DataFrame
+    members: pl.DataFrame
+    stale: list[str]
+    gone: list[str]
+    changed: bool
+
+
+def load_tables(results: Path | str = "results") -> Tables:
+    """Returns the tables, brought up to date in memory; nothing is written.
+
+    Args:
+        results: The results folder.
+
+    Raises:
+        NotADirectoryError: There is no such folder.
+    """
+    results = Path(results)
+    if not results.is_dir():
+        raise NotADirectoryError(f"there is no results folder {results}")
+    scan = _scan(results, rebuild=False, with_epochs=True)
+    return Tables(scan.trials, scan.members, _epochs(results, scan))
+
+
+def load_trials(results: Path) -> TrialTables:
+    """Returns (trials, members), up to date, without reading the epochs."""
+    scan = _scan(results, rebuild=False, with_epochs=False)
+    return TrialTables(scan.trials, scan.members)
+
+
+def trials_from_records(results: Path, keys: Sequence[str]) -> pl.DataFrame:
+    """Returns rows of the trials table as the records say, whatever the tables on disk say; without those not ended."""
+    stamps = record_stamps(results, keys)
+    return _in_order(trial_rows(results, list(stamps), stamps), TRIAL_COLUMNS).sort("key")
+
+
+def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
+    """Brings the tables up to date and writes them, under a lock for the moment of writing.
+
+    Args:
+        results: The results folder.
+        rebuild: Read all records again instead of the new ones.
+
+    Returns:
+        (trials, members); the epochs are read only when some are new.
+    """
+    with files.locked(table_folder(results)):
+        scan = _scan(results, rebuild=rebuild, with_epochs=True)
+        if scan.changed:
+            # trials.parquet 里的时间戳说明哪些记录已读，所以最后写：中途被杀只会重读，不会漏掉 epoch
+            for name, frame in (("epochs", _epochs(results, scan)), ("members", scan.members), ("trials", scan.trials)):
+                buffer = BytesIO()
+                frame.write_parquet(buffer)
+                files.write_atomically(table_folder(results) / f"{name}.parquet", buffer.getvalue())
+    return TrialTables(scan.trials, scan.members)
+
+
+def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
+    members = member_rows(results)
+    members_on_disk = None if rebuild else read_table(results, "members", MEMBER_COLUMNS)
+    whole = not rebuild and (not with_epochs or _has_columns(results, "epochs", EPOCH_COLUMNS))
+    trials = read_table(results, "trials", TRIAL_COLUMNS) if whole else None
+    if trials is None:
+        trials = pl.DataFrame(schema=TRIAL_COLUMNS)
+    stamps = record_stamps(results, trial_record.recorded_keys(results))
+    known = dict(zip(trials["key"].to_list(), trials["record_stamp"].to_list(), strict=True))
+    stale = [key for key, stamp in stamps.items() if known.get(key) != stamp]
+    gone = [key for key in known if key not in stamps]
+    changed = not whole or members_on_disk is None or not members.equals(members_on_disk)
+    if stale or gone:
+        fresh = trial_rows(results, stale, stamps)
+        # 损坏的记录每次都会重读；没有读出新行时不必重写表
+        changed |= bool(fresh.height or gone or any(key in known for key in stale))
+        trials = _in_order(_grown(trials, fresh, stale + gone, ("key",)), TRIAL_COLUMNS)
+    return _Scan(trials, members, stale, gone, changed)
+
+
+def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
+    """The epochs as the records say now."""
+    old = read_table(results, "epochs", EPOCH_COLUMNS) if len(scan.stale) < scan.trials.height else None
+    if old is None:
+        old = pl.DataFrame(schema=EPOCH_COLUMNS)
+        return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
+    if not scan.stale and not scan.gone:
+        return old
+    return _grown(old, epoch_rows(results, scan.stale), scan.stale + scan.gone, ("key", "epoch"))
+
+
+def read_table(
+    results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]], only: Sequence[str] | None = None
+) -> pl.DataFrame | None:
+    """Reads a table or some columns of it; a missing or damaged one is None, and will be made from the records."""
+    if not _has_columns(results, name, columns):
+        return None
+    path = table_folder(results) / f"{name}.parquet"
+    try:
+        return pl.read_parquet(path, columns=None if only is None else list(only))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        _say_damaged(path, error)
+        return None
+
+
+def _has_columns(results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> bool:
+    """Whether a table is there, ends as a whole one does, and has these columns; looks at its last bytes alone."""
+    path = table_folder(results) / f"{name}.parquet"
+    if not path.is_file():
+        return False
+    try:
+        schema = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        _say_damaged(path, error)
+        return False
+    if any(schema.get(column) != kind for column, kind in columns.items()):
+        _say_once(path, "has other columns than this version writes")
+        return False
+    return True
+
+
+def _say_damaged(path: Path, error: Exception) -> None:
+    _say_once(path, f"is damaged ({_first_line(error)})")
+
+
+@cache
+def _say_once(path: Path, what: str) -> None:
+    # 一个命令会读同一张表好几次
+    logger.warning("%s %s; it is made again from the records", path, what)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
+    """Time and size of every `result.json`, and when it was evaluated: a record that changed is read again."""
+    folder = str(results / "trials")
+    stamps = {}
+    for key in keys:
+        try:
+            status = os.stat(f"{folder}/{key}/result.json")  # noqa: PTH116 - a Path costs five times as much
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        stamps[key] = f"{status.st_mtime_ns}-{status.st_size}{_evaluated_at(f'{folder}/{key}')}"
+    return stamps
+
+
+def _evaluated_at(folder: str) -> str:
+    try:
+        return f"-{os.stat(f'{folder}/evaluations').st_mtime_ns}"  # noqa: PTH116 - as above
+    except FileNotFoundError:
+        return ""
+
+
+def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Sequence[str], order: Sequence[str]) -> pl.DataFrame:
+    kept = old.filter(~pl.col("key").is_in(out))
+    parts = [frame for frame in (kept, fresh) if frame.height] or [old.clear()]
+    # Polars 2 的流式引擎不保证行序，所以总是排序
+    return pl.concat(parts, how="diagonal_relaxed").sort(order)
+
+
+def _in_order(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
+    """The fixed columns first, then the others by name: a table that grew equals one made at once."""
+    return frame.select(*columns, *sorted(set(frame.columns) - set(columns)))
+
+
+def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, float | None]]:
+    """Returns (state, validation top-1 error in [0, 1]) of those trials that are on record.
+
+    Args:
+        results: The results folder.
+        keys: The trials asked for.
+
+    Raises:
+        LabError: A record is damaged (named).
+    """
+    wanted = set(keys)
+    found = _unchanged(results, wanted)
+    for key in wanted - found.keys():
+        ended = trial_record.ended(results, key)
+        if ended is not None:
+            found[key] = ended
+    return found
+
+
+def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
+    """Returns the state of those trials that are on record and not run again; see `records.done_keys`.
+
+    Args:
+        results: The results folder.
+        keys: The trials asked for.
+        retry_failed: Leave failed trials out.
+    """
+    wanted = set(keys)
+    found = _unchanged(results, wanted)
+    states = trial_record.done_keys(results, wanted - found.keys(), retry_failed)
+    for key, (state, _) in found.items():
+        if not (retry_failed and state == TrialState.FAILED):
+            states[key] = TrialState(state)
+    return states
+
+
+def _unchanged(results: Path, wanted: set[str]) -> dict[str, tuple[str, float | None]]:
+    """What the trials table says of the wanted trials whose `result.json` it was made from."""
+    table = read_table(results, "trials", TRIAL_COLUMNS, COLUMNS)
+    if table is None:
+        return {}
+    rows = {row[0]: row[1:] for row in table.iter_rows() if row[0] in wanted}
+    stamps = record_stamps(results, rows)
+    return {key: (state, error) for key, (state, error, stamp) in rows.items() if stamps.get(key) == stamp}

@@ -1,0 +1,197 @@
+"""Experiment trackers: each writes runs into files of its own, and passes over those it has already."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from orchestrator.tables.tables import Tables
+
+PARAMETERS = ("network.", "training.", "data.")
+OUTCOMES = (
+    "validation_top1_error",
+    "validation_top5_error",
+    "test_top1_error",
+    "test_top5_error",
+    "seconds",
+    "images_per_second",
+)
+PROJECT = "alexnet-ablation"
+_METRICS_PER_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trial as a tracker shows it.
+
+    Attributes:
+        key: The trial's key.
+        configuration: The key of its configuration whatever the seed: seeds of one configuration are a group.
+        arms: `study/arm` of each membership.
+        seed: Its seed.
+        state: How it ended.
+        parameters: Hyperparameters by dotted name.
+        epochs: (number, scalars) of each epoch; errors are in [0, 1].
+        outcome: Numbers after the last epoch.
+    """
+
+    key: str
+    configuration: str
+    arms: tuple[str, ...]
+    seed: int
+    state: str
+    parameters: Mapping[str, str | float | bool]
+    epochs: tuple[tuple[int, Mapping[str, float]], ...]
+    outcome: Mapping[str, float]
+
+    @property
+    def title(self) -> str:
+        """How people call it."""
+        return f"{self.arms[0]} seed {self.seed}" if self.arms else f"{self.configuration[:8]} seed {self.seed}"
+
+
+def write_tensorboard(runs: Sequence[Run], folder: Path) -> int:
+    """Writes a folder of event files per run; returns how many are new."""
+    from tensorboardX import SummaryWriter
+
+    fresh = 0
+    for run in runs:
+        target, temporary = folder / run.key, folder / f".{run.key}.{os.getpid()}.tmp"
+        if target.exists():
+            continue
+        try:
+            with SummaryWriter(logdir=str(temporary), write_to_disk=True) as writer:
+                writer.add_text("trial", f"{run.title}: {run.state}; {', '.join(run.arms)}")
+                writer.add_hparams({**run.parameters, "seed": run.seed}, dict(run.outcome), name="hyperparameters")
+                for epoch, scalars in run.epochs:
+                    for name, value in scalars.items():
+                        writer.add_scalar(name, value, epoch)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        fresh += 1
+    return fresh
+
+
+def write_mlflow(runs: Sequence[Run], folder: Path) -> int:
+    """Writes runs into `mlflow.db` (SQLite); returns how many are new."""
+    # MLflow 默认会往外发使用统计
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+
+    folder.mkdir(parents=True, exist_ok=True)
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder.resolve()}/mlflow.db")
+    experiment = client.get_experiment_by_name(PROJECT)
+    identity = experiment.experiment_id if experiment is not None else client.create_experiment(PROJECT)
+    fresh = 0
+    for run in runs:
+        if client.search_runs([identity], f"tags.trial = '{run.key}' and attributes.status = 'FINISHED'"):
+            continue
+        made = client.create_run(identity, run_name=run.title)
+        moment = int(1000 * time.time())
+        metrics = [
+            Metric(name, value, moment, epoch) for epoch, scalars in run.epochs for name, value in scalars.items()
+        ]
+        last = run.epochs[-1][0] if run.epochs else 0
+        metrics += [Metric(f"final/{name}", value, moment, last) for name, value in run.outcome.items()]
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            client.log_batch(made.info.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
+        params = [Param(_plain(name), str(value)) for name, value in run.parameters.items()]
+        for start in range(0, len(params), 100):
+            client.log_batch(made.info.run_id, params=params[start : start + 100])
+        tags = {"state": run.state, "arms": ", ".join(run.arms), "seed": str(run.seed), "trial": run.key}
+        client.log_batch(made.info.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+        # 最后才算完成：中途被杀的 run 下次重写
+        client.set_terminated(made.info.run_id, "FINISHED")
+        fresh += 1
+    return fresh
+
+
+def _plain(name: str) -> str:
+    """MLflow allows letters, digits and a few signs in names."""
+    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+
+
+def write_wandb(runs: Sequence[Run], folder: Path) -> int:
+    """Writes W&B's offline files; nothing goes over the network. Returns how many are new."""
+    import wandb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = 0
+    for run in runs:
+        if list(folder.glob(f"wandb/offline-run-*-{run.key}/published")):
+            continue
+        made = wandb.init(
+            mode="offline",
+            dir=str(folder),
+            project=PROJECT,
+            id=run.key,
+            name=run.title,
+            group=run.configuration,
+            tags=[run.state, *(arm[:64] for arm in run.arms)],
+            config={**run.parameters, "seed": run.seed},
+            settings=wandb.Settings(silent=True, x_disable_stats=True, disable_git=True, disable_code=True),
+            reinit="finish_previous",
+        )
+        for epoch, scalars in run.epochs:
+            made.log(dict(scalars), step=epoch)
+        made.summary.update({"state": run.state, **{f"final/{name}": value for name, value in run.outcome.items()}})
+        made.finish()
+        (Path(made.dir).parent / "published").touch()
+        fresh += 1
+    return fresh
+
+
+# 写法，以及怎样打开
+TRACKERS: Mapping[str, tuple[Callable[[Sequence[Run], Path], int], str]] = {
+    "tensorboard": (write_tensorboard, "tensorboard --logdir {folder}"),
+    "mlflow": (write_mlflow, "mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db"),
+    "wandb": (write_wandb, "wandb sync {folder}/wandb/offline-run-*"),
+}
+
+
+def runs(tables: Tables, study: str | None) -> Iterator[Run]:
+    """Yields the ended trials as runs, in the order of their keys.
+
+    Args:
+        tables: The tables.
+        study: Only trials of this study.
+    """
+    members = tables.members if study is None else tables.members.filter(pl.col("study") == study)
+    names: dict[str, list[str]] = {}
+    for row in members.iter_rows(named=True):
+        names.setdefault(row["key"], []).append(f"{row['study']}/{row['arm']}")
+    trials = tables.trials if study is None else tables.trials.filter(pl.col("key").is_in(list(names)))
+    epochs = tables.epochs.partition_by("key", as_dict=True)
+    for row in trials.iter_rows(named=True):
+        own = epochs.get((row["key"],))
+        yield Run(
+            key=row["key"],
+            configuration=row["configuration"],
+            arms=tuple(sorted(set(names.get(row["key"], ())))),
+            seed=row["seed"],
+            state=row["state"],
+            parameters={
+                name: value for name, value in row.items() if name.startswith(PARAMETERS) and value is not None
+            },
+            epochs=() if own is None else tuple(_scalars(epoch) for epoch in own.iter_rows(named=True)),
+            outcome={name: float(row[name]) for name in OUTCOMES if row[name] is not None},
+        )
+
+
+def _scalars(epoch: dict[str, float]) -> tuple[int, dict[str, float]]:
+    """(number, scalars) of an epoch: `train_loss` becomes `train/loss`."""
+    names = [name for name in epoch if name not in ("key", "epoch")]
+    scalars = {
+        name.replace("_", "/", 1) if name.startswith(("train_", "validation_")) else name: name for name in names
+    }
+    return int(epoch["epoch"]), {shown: float(epoch[name]) for shown, name in scalars.items()}

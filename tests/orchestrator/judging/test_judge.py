@@ -1,0 +1,290 @@
+"""The answer: what enters, what is named, and how it is shown."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import polars as pl
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from orchestrator.judging.answer import Answer
+from orchestrator.judging.judge import answer
+from orchestrator.judging.outlook import verdict_outlook
+from orchestrator.reporting.terminal import WORD_STYLES, answer_table
+from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
+from search_spaces.study import Study, load_study
+from tests.made_reports import markdown, write
+
+STUDY = load_study("lrn")
+RECIPE = STUDY.recipes["digits"]
+ARMS = [arm.name for arm in STUDY.arms]
+NO_SWEEP = pl.DataFrame(schema=MEMBER_COLUMNS)
+NO_EPOCHS = pl.DataFrame(schema=EPOCH_COLUMNS)
+
+
+def plan(seeds: int, looks: tuple[int, ...] = ()) -> dict[str, Any]:
+    return {
+        "dataset": "digits",
+        "alpha": 0.05,
+        "planned_seeds": seeds,
+        "looks": list(looks),
+        "trials": [
+            {"arm": arm, "seed": seed, "phase": "arm", "key": f"{arm}-{seed}"} for seed in range(seeds) for arm in ARMS
+        ],
+    }
+
+
+def trials(errors: dict[str, list[int | str | None]], split: str = "test") -> pl.DataFrame:
+    """Trials with so many wrong images of 360; None is missing, a word is a state."""
+    rows = []
+    for arm, row in errors.items():
+        for seed, wrong in enumerate(row):
+            if wrong is None:
+                continue
+            state = wrong if isinstance(wrong, str) else "finished"
+            cells: dict[str, Any] = {"key": f"{arm}-{seed}", "seed": seed, "state": state, "seconds": 3.0}
+            if isinstance(wrong, int):
+                for name in {"validation", split}:
+                    cells |= {f"{name}_top1_errors": wrong, f"{name}_top1_error": wrong / 360, f"{name}_count": 360}
+                    cells |= {f"{name}_top5_errors": 1, f"{name}_top5_error": 1 / 360}
+            rows.append(cells)
+    return pl.DataFrame(rows, schema={**TRIAL_COLUMNS, "network.classes": pl.Float64}).with_columns(
+        pl.lit(10.0).alias("network.classes")
+    )
+
+
+GOOD: dict[str, list[int | str | None]] = {
+    "baseline": [6, 7, 5, 8, 6, 7, 6, 5],
+    "no_lrn": [13, 15, 11, 17, 12, 15, 14, 11],
+    "as_run": [6, 8, 5, 7, 6, 7, 7, 5],
+}
+
+
+def judged(errors: dict[str, list[int | str | None]], **more: Any) -> Answer:
+    split = more.pop("split", "test")
+    seeds = len(errors["baseline"])
+    return answer(STUDY, RECIPE, plan(seeds, more.pop("looks", ())), trials(errors, split), NO_SWEEP, NO_EPOCHS)
+
+
+def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
+    found = judged(GOOD)
+    baseline, no_lrn, as_run = found.arms
+    assert baseline.is_baseline
+    assert no_lrn.word == "supports"
+    assert no_lrn.claimed_points == 1.4
+    assert no_lrn.difference == pytest.approx(
+        sum(a - b for a, b in zip(GOOD["no_lrn"], GOOD["baseline"], strict=True)) / 8 / 3.6
+    )  # type: ignore[operator, misc]
+    assert as_run.word == "equivalent"
+    assert found.judged_split == "test"
+    assert found.split_error == pytest.approx(100 * (6.25 / 360 * (1 - 6.25 / 360) / 360) ** 0.5, rel=1e-6)
+    assert any("top-5 error says nothing" in note for note in found.notes)
+    assert found.seeds == 8
+
+
+def test_only_complete_seeds_up_to_the_first_gap_enter() -> None:
+    errors = {**GOOD, "no_lrn": [*GOOD["no_lrn"][:5], None, *GOOD["no_lrn"][6:]]}
+    found = judged(errors)
+    assert found.seeds == 5
+    assert found.missing == ("no_lrn seed 5",)
+    assert all(arm.n == 5 for arm in found.arms)
+    assert "Not complete, so not in this answer: seed 5 (no_lrn)." in found.notes
+    assert "Complete, but after the first gap, so not in this answer: seed 6, 7." in found.notes
+    assert any("no sign-flip p is below 0.062" in note and "from 7 seeds on" in note for note in found.notes)
+
+
+def test_a_diverged_seed_takes_the_word_but_not_the_others() -> None:
+    found = judged({**GOOD, "no_lrn": ["diverged", *GOOD["no_lrn"][1:]]})
+    assert found.arms[1].word == "diverged on 1 of 8"
+    assert found.arms[1].n == 7
+    assert found.arms[2].word == judged(GOOD).arms[2].word
+    assert "Outside the family of tests: no_lrn (diverged on 1 of 8)." in found.notes
+    assert found.arms[2].interval_level == 96.0
+    assert found.arms[1].interval is None
+    assert found.arms[1].seeds_needed is None
+
+
+def test_a_diverged_baseline_leaves_no_words_and_the_sets_own_error() -> None:
+    found = judged({**GOOD, "baseline": ["diverged", *GOOD["baseline"][1:]]})
+    assert [arm.word for arm in found.arms[1:]] == ["baseline diverged on 1 of 8"] * 2
+    assert found.split_error is not None
+    assert any("standard error" in note for note in found.notes)
+
+
+def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
+    same = plan(8)
+    for row in same["trials"]:
+        if row["arm"] == "as_run":
+            row["key"] = f"baseline-{row['seed']}"
+    found = answer(STUDY, RECIPE, same, trials(GOOD), NO_SWEEP, NO_EPOCHS)
+    assert found.arms[2].word == "same trials"
+    assert "Outside the family of tests: as_run (same trials)." in found.notes
+    assert found.arms[1].interval_level == 96.0
+
+
+def test_only_arm_trials_enter_a_verdict() -> None:
+    asked = plan(8)
+    tuned = [{**row, "phase": "sweep", "seed": 1000, "key": "no_lrn-0"} for row in asked["trials"]]
+    asked["trials"] += tuned
+    assert answer(STUDY, RECIPE, asked, trials(GOOD), NO_SWEEP, NO_EPOCHS) == judged(GOOD)
+
+
+def test_without_a_test_set_validation_is_judged_and_said() -> None:
+    found = judged(GOOD, split="validation")
+    assert found.judged_split == "validation"
+    assert any("no test set" in note for note in found.notes)
+    assert "on this validation set" in found.arms[1].sentence
+    nothing = judged({arm: [None] * 8 for arm in GOOD})
+    assert not any("no test set" in note for note in nothing.notes)
+
+
+def test_a_study_extended_after_looking_is_judged_more_strictly_and_marked() -> None:
+    first, found = judged(GOOD), judged(GOOD, looks=(1, 2, 3, 5, 8))
+    assert first.level_share == 0.8
+    assert found.looks == (3, 5)
+    assert found.level_share < 0.2
+    assert found.arms[1].interval_level > first.arms[1].interval_level == 98.0
+    assert any("Extended after looking at 3, 5 seeds" in note for note in found.notes)
+    assert any("20% are kept for an extension" in note for note in first.notes)
+
+
+def test_a_look_back_at_fewer_seeds_gives_the_word_it_gave_or_none() -> None:
+    five = {arm: row[:5] for arm, row in GOOD.items()}
+    assert judged(five, looks=(5, 8)) == judged(five)
+    back = judged(five, looks=(8,))
+    assert [arm.word for arm in back.arms[1:]] == ["no verdict: already looked at 8 seeds"] * 2
+    assert any("Ask for --seeds 8 again" in note for note in back.notes)
+
+
+def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
+    member = {"study": "lrn", "dataset": "digits", "arm": "sweep", "seed": 1000, "phase": "sweep"}
+    members = [
+        {**member, "key": f"baseline-{place}", "parameters": '{"network.lrn*.k": 1.5}', "position": place}
+        for place in range(2)
+    ]
+    found = answer(STUDY, RECIPE, plan(8), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS), NO_EPOCHS)
+    assert [point.validation_error for point in found.sweep] == sorted(point.validation_error for point in found.sweep)  # type: ignore[type-var]
+    assert "This is not a verdict" in markdown(found)
+    assert any(note.startswith("Best of 2 sweep points") and "Not a verdict" in note for note in found.notes)
+
+
+def test_markdown_escapes_every_name() -> None:
+    wild = STUDY.arms[1].model_copy(update={"title": "<script>alert(1)</script> | `x` *y*"})
+    study = Study.model_construct(**{**dict(STUDY), "arms": (STUDY.arms[0], wild, STUDY.arms[2])})
+    text = markdown(answer(study, RECIPE, plan(8), trials(GOOD), NO_SWEEP, NO_EPOCHS))
+    assert "<script>" not in text
+    row = next(line for line in text.splitlines() if "script" in line)
+    assert row.replace("\\|", "").count("|") == 10
+
+
+WIDE: dict[str, list[int | str | None]] = {
+    "baseline": [207, 220, 201, 212, 190, 206, 209, 215],
+    "no_lrn": [260, 359, 240, 301, 255, 190, 340, 170],
+    "as_run": ["diverged", 208, 204, 199, 195, 205, 210, 212],
+}
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("errors", [GOOD, WIDE], ids=["small errors", "large errors"])
+def test_the_table_is_whole_at_any_width(width: int, errors: dict[str, list[int | str | None]]) -> None:
+    output = StringIO()
+    found = judged(errors)
+    Console(file=output, width=width).print(answer_table(found, width))
+    text = output.getvalue()
+    assert all(arm in text for arm in ARMS)
+    assert all(len(line.rstrip()) <= width for line in text.splitlines())
+    # 被切掉的表会丢字：每个词、每个数都要在
+    shown = set(text.replace("(", " ").replace(")", " ").split())
+    for arm in found.arms:
+        assert set(arm.word.split()) <= shown
+        if arm.interval is not None:
+            assert f"{arm.interval[1]:+.2f}" in shown
+        if arm.seeds_needed is not None and width >= 100:
+            assert any(word.startswith(f"{arm.seeds_needed[0]}-{arm.seeds_needed[1]}") for word in shown)
+    assert set(found.claim.split()) <= shown
+
+
+def test_names_are_never_read_as_the_terminals_markup() -> None:
+    wild = Study.model_construct(**{**dict(STUDY), "question": "[/bold] is [red]this[/red] markup?"})
+    output = StringIO()
+    found = answer(wild, RECIPE, plan(8), trials(GOOD), NO_SWEEP, NO_EPOCHS)
+    Console(file=output, width=120).print(answer_table(found, 120))
+    assert "[/bold] is [red]this[/red] markup?" in output.getvalue()
+
+
+def test_equivalent_and_inconclusive_never_share_a_colour() -> None:
+    from orchestrator.reporting.figures.style import COLOURS, UNTESTED_COLOUR
+
+    assert len({COLOURS["equivalent"], COLOURS["inconclusive"], COLOURS["supports"], UNTESTED_COLOUR}) == 4
+    assert WORD_STYLES["equivalent"] != WORD_STYLES["inconclusive"]
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        GOOD,
+        {arm: row[:1] for arm, row in GOOD.items()},
+        {**GOOD, "no_lrn": ["diverged"] * 8},
+        {arm: [None] * 8 for arm in GOOD},
+    ],
+    ids=["all", "one seed", "diverged", "nothing"],
+)
+def test_reports_and_figures_are_written_for_whatever_there_is(
+    tmp_path: Path, errors: dict[str, list[int | str | None]]
+) -> None:
+    found = judged(errors)
+    written = {str(path.relative_to(tmp_path)) for path in write(tmp_path, found)}
+    assert {"answer.json", "provenance.json", "report.html", "report.md", "tables/verdicts.tex"} <= written
+    assert {f"{name}.{kind}" for name in ("differences", "seeds") for kind in ("png", "svg")} <= {
+        path.removeprefix("figures/") for path in written
+    }
+    assert Image.open(BytesIO((tmp_path / "figures/differences.png").read_bytes())).size[0] > 800
+    for path in tmp_path.glob("figures/*.svg"):
+        ElementTree.fromstring(path.read_text())
+    assert Answer.model_validate_json((tmp_path / "answer.json").read_bytes()) == found
+    assert write(tmp_path, found) == []
+    (tmp_path / "figures/differences.svg").unlink()
+    assert write(tmp_path, found)
+
+
+def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
+    write(tmp_path, judged(GOOD))
+    program = (
+        "import sys; from pathlib import Path; from orchestrator.judging.answer import Answer; "
+        "from tests.made_reports import write; "
+        "folder = Path(sys.argv[1]); "
+        "answer = Answer.model_validate_json((folder / 'answer.json').read_bytes()); "
+        "assert write(folder, answer) == []; "
+        "print([name for name in ('matplotlib', 'ray', 'torch', 'scipy.stats') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_outlook_says_what_so_many_seeds_can_do() -> None:
+    assert verdict_outlook(8, 2, 1.0, None) == "8 seeds can reach a verdict"
+    assert "of 1 arm needs 6 (--seeds 6)" in verdict_outlook(5, 1, 1.0, None)
+    said = verdict_outlook(8, 2, 2.0, 0.9)
+    assert said.startswith("8 seeds can reach a verdict; can resolve 1.")
+    assert said.endswith("points")
+    assert "worth finding: 0.5" in verdict_outlook(8, 2, 0.5, 0.9)
+    assert verdict_outlook(5, 2, 1.0, None) == (
+        "5 seeds cannot reach a verdict that sign flips confirm: their exact test of 2 arms needs 7 (--seeds 7); "
+        "a word would rest on the t test alone"
+    )
+    assert verdict_outlook(2, 2, 1.0, None) == (
+        "2 seeds cannot reach a verdict: it takes 3, and 7 for sign flips of 2 arms to confirm it (--seeds 7)"
+    )

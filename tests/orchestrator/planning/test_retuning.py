@@ -1,0 +1,415 @@
+"""Fair ablation: equal budgets on tuning seeds, the best by the study's own measure, and nothing trained twice."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.ablate import main
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import write_plan
+from orchestrator.planning.retuning import (
+    chosen_values,
+    further_missing,
+    retune_of,
+    retuning_left,
+    tuning_outcomes,
+    tuning_trials,
+    tuning_values,
+    with_retuning,
+)
+from orchestrator.records import trial_record
+from orchestrator.records.trial_record import TrialResult, TrialState
+from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.conclude import judged_material
+from orchestrator.running.progress import Progress
+from orchestrator.running.recorder import Recorder, RecordSettings
+from orchestrator.running.session import run_retuning
+from orchestrator.tables.tables import update_tables
+from search_spaces.study import Retune, load_study
+from search_spaces.trial import PlannedTrial, unfold
+from tests.lab import Lab
+from tests.made_plans import make_plan
+
+SEEDS = 6
+
+
+def retuning_plan(name: str = "activation", trials: int | None = 4, asked: str | None = None) -> Plan:
+    plan = make_plan(load_study(name), SEEDS)
+    return replace(plan, retune=retune_of(plan.study, plan.base, asked, trials))
+
+
+def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState = TrialState.FINISHED) -> None:
+    """Puts a trial on record whose running training errors were so many percent."""
+    folder = trial_record.open_record(results, trial.config)
+    history = [
+        EpochReport(
+            epoch=epoch,
+            learning_rate=0.1,
+            train=SplitMetrics(loss_sum=1.0, top1_errors=10 * error, count=1000),
+            validation=SplitMetrics(loss_sum=1.0, top1_errors=error, count=100),
+            train_final=SplitMetrics(loss_sum=1.0, top1_errors=10 * error, count=1000),
+            test=SplitMetrics(loss_sum=1.0, top1_errors=error, count=100),
+            seconds=1.0,
+            images_per_second=1.0,
+        )
+        for epoch, error in enumerate(errors, start=1)
+    ]
+    trial_record.rewrite_epochs(folder, history)
+    last = history[-1]
+    result = TrialResult(
+        key=trial.key,
+        state=state,
+        seed=trial.config.seed,
+        epochs=len(errors),
+        train=last.train,
+        validation=last.validation,
+        test=last.test,
+        train_final=last.train_final,
+        seconds=1.0,
+        attempts=1,
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:00:01+00:00",
+    )
+    trial_record.write_result(folder, result)
+
+
+def there(epoch: int, budget: int = 12) -> list[int]:
+    """Training errors that come to the digits' threshold of 10 % in that epoch."""
+    return [50] * (epoch - 1) + [10] * (budget - epoch + 1)
+
+
+def rate(trial: PlannedTrial) -> float:
+    return trial.config.training.learning_rate
+
+
+@given(st.integers(2, 40), st.floats(1e-6, 1.0), st.floats(1.5, 1e6))
+@example(8, 1e-6, 364952.0)
+def test_values_begin_with_the_recipes_own_and_cover_the_range_evenly(trials: int, low: float, factor: float) -> None:
+    retune = Retune(low=low, high=low * factor, trials=trials)
+    values = tuning_values(0.003, retune)
+    assert values[0] == 0.003
+    assert len(values) == trials
+    own, *others = (math.log(value / low) / math.log(factor) for value in values)
+    # 三位有效数字的舍入
+    room = 0.006 / math.log(factor)
+    assert all(-room <= share <= 1 + room for share in others)
+    # 序列里与菜谱自己的值相同的那个不重复试
+    shares = sorted([*others, *([own] if 0 <= own <= 1 else [])])
+    gaps = [b - a for a, b in zip([0.0, *shares], [*shares, 1.0], strict=True)]
+    assert max(gaps) <= 2.0 ** -math.floor(math.log2(trials)) + 2 * room
+    longer = tuning_values(0.003, Retune(low=low, high=low * factor, trials=trials + 1))
+    assert longer[:-1] == values
+
+
+def test_every_arm_has_the_same_values_on_the_same_tuning_seeds_that_no_verdict_uses() -> None:
+    plan = retuning_plan()
+    tried = defaultdict(list)
+    for trial in tuning_trials(plan):
+        assert trial.phase == "tuning"
+        assert trial.seed == trial.config.seed
+        tried[trial.arm].append((trial.seed, rate(trial)))
+    assert tried["baseline-tuning"] == tried["tanh-tuning"]
+    assert [seed for seed, _ in tried["tanh-tuning"]] == [1000, 1001, 1002, 1003]
+    assert not {trial.key for trial in plan.trials} & {trial.key for trial in tuning_trials(plan)}
+    functions = {trial.arm: trial.config.network.layer("relu1").function for trial in tuning_trials(plan)}  # type: ignore[union-attr]
+    assert functions == {"baseline-tuning": "relu", "tanh-tuning": "tanh"}
+
+
+def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_path: Path) -> None:
+    plan = retuning_plan()
+    by_arm = defaultdict(list)
+    for trial in tuning_trials(plan):
+        by_arm[trial.arm].append(trial)
+    for trial, epoch in zip(by_arm["baseline-tuning"], (5, 3, 9, 4), strict=True):
+        put(tmp_path, trial, there(epoch))
+    put(tmp_path, by_arm["tanh-tuning"][0], [60] * 12)
+    put(tmp_path, by_arm["tanh-tuning"][1], [60] * 11 + [20])
+    put(tmp_path, by_arm["tanh-tuning"][2], there(2), TrialState.DIVERGED)
+    assert chosen_values(tuning_outcomes(plan, tmp_path)) == {}
+    assert all(trial.phase == "tuning" for trial in with_retuning(plan, tmp_path, False).further)
+    put(tmp_path, by_arm["tanh-tuning"][3], [60] * 11 + [30])
+    outcomes = tuning_outcomes(plan, tmp_path)
+    chosen = chosen_values(outcomes)
+    # 谁也没到门槛时，取最后误差最低的
+    assert chosen == {
+        "baseline": rate(by_arm["baseline-tuning"][1]),
+        "tanh": rate(by_arm["tanh-tuning"][1]),
+    }
+    said = {(outcome.arm, outcome.seed): outcome.said for outcome in outcomes}
+    assert said["baseline", 1001] == "3 epochs"
+    assert said["tanh", 1002] == "diverged"
+    assert said["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
+    known = with_retuning(plan, tmp_path, False)
+    for trial in known.further:
+        if trial.phase == "retuned":
+            assert rate(trial) == chosen[trial.arm.removesuffix("-retuned")]
+    assert retuning_left(known) == len(further_missing(known)) == 2 * SEEDS
+
+
+def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_value_keeps_its_trials(
+    tmp_path: Path,
+) -> None:
+    plan = retuning_plan("pooling", 3, "learning_rate")
+    assert plan.retune is not None
+    assert plan.retune.low == pytest.approx(plan.base.training.learning_rate / 10)
+    for trial in tuning_trials(plan):
+        best = trial.seed == (1000 if trial.arm == "baseline-tuning" else 1002)
+        put(tmp_path, trial, [9, 3 if best else 4])
+    known = with_retuning(plan, tmp_path, False)
+    keys = {trial.key for trial in plan.trials}
+    retuned = [trial for trial in known.further if trial.phase == "retuned"]
+    assert all((trial.key in keys) == (trial.arm == "baseline-retuned") for trial in retuned)
+    assert len(further_missing(known)) == SEEDS * (len(plan.study.arms) - 1)
+
+
+@pytest.mark.parametrize("lost", ["tanh", "baseline"])
+def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, lost: str
+) -> None:
+    plan = retuning_plan(trials=2)
+    for trial in plan.trials:
+        put(tmp_path, trial, there(3 if trial.arm == "baseline" else 12))
+    for trial in tuning_trials(plan):
+        state = TrialState.DIVERGED if trial.arm.startswith(lost) else TrialState.FINISHED
+        put(tmp_path, trial, there(4), state)
+    assert retuning_left(with_retuning(plan, tmp_path, False)) == 0
+    command = ["--study", "activation", "--tuning-trials", "2", "--seeds", str(SEEDS), "--results", str(tmp_path)]
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "then 0 trials with each arm's best; of some arm no tuning trial finished; 0 to train" in output
+    said = f"No tuning trial of {lost} finished (2 diverged), so that it has no best learning_rate: "
+    assert said in output
+    folder = tmp_path / "studies" / "activation"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert [arm["word"] for arm in answer["arms"]] == ["baseline", "supports"]
+    assert answer["retuned"] is None
+    report = (folder / "report.md").read_text()
+    assert said.replace("_", "\\_") in report
+    assert "there is no verdict with each arm's best" in report
+    assert found_differences(folder, tmp_path) == []
+
+
+def test_the_other_arms_are_compared_retuned_where_one_has_no_best_value(tmp_path: Path) -> None:
+    plan = retuning_plan("lrn", 2, "learning_rate")
+    for trial in tuning_trials(plan):
+        put(tmp_path, trial, [9, 3], TrialState.DIVERGED if "as_run" in trial.arm else TrialState.FINISHED)
+    known = with_retuning(plan, tmp_path, False)
+    retuned = [trial for trial in known.further if trial.phase == "retuned"]
+    assert {trial.arm for trial in retuned} == {"baseline-retuned", "no_lrn-retuned"}
+    for trial in (*plan.trials, *retuned):
+        put(tmp_path, trial, [9, 3 + trial.seed % 2])
+    folder = tmp_path / "studies" / "lrn"
+    content = write_plan(folder, with_retuning(plan, tmp_path, False), ["ablate"])
+    found = judged_material(plan, content, folder, tmp_path, update_tables(tmp_path)).answer
+    assert found.retuned is not None
+    assert [arm.name for arm in found.retuned.arms] == ["baseline", "no_lrn"]
+    assert "its re-tuned comparison is missing" in found.notes[-1]
+
+
+def test_what_cannot_be_tuned_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for study, field, words in (
+        ("lrn", "flips", "no number above 0"),
+        ("lrn", "colour", "no number above 0"),
+        ("weight_decay", "weight_decay", "arm no_decay sets training.weight_decay itself"),
+    ):
+        code = main(["--study", study, "--retune", field, "--dry-run", "--results", str(tmp_path / "r")])
+        assert code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Fixed recipe: tanh is four times slower. With its own best value: not slower at all."""
+    plan, command = retuning_plan(), ["--study", "activation", "--tuning-trials", "4", "--seeds", str(SEEDS)]
+    results = ["--results", str(tmp_path)]
+    main([*command, *results, "--dry-run"])
+    output = capsys.readouterr().out
+    assert output.startswith(f"{2 * SEEDS} trials wanted, 0 on record")
+    assert f"2 arms x 4 tuning trials on seeds from 1000, then {2 * SEEDS} trials" in output
+    assert f"{8 + 2 * SEEDS} to train at most" in output
+    for trial in plan.trials:
+        put(tmp_path, trial, there(3 if trial.arm == "baseline" else 12))
+    for trial in tuning_trials(plan):
+        put(tmp_path, trial, there(2 if trial.seed == 1002 else 4))
+    known = with_retuning(plan, tmp_path, False)
+    main([*command, *results, "--dry-run"])
+    assert f"{2 * SEEDS} to train, time" in capsys.readouterr().out
+    for trial in known.further:
+        if trial.phase == "retuned":
+            put(tmp_path, trial, there(3))
+    assert main([*command, *results]) == 0
+    output = capsys.readouterr().out
+    assert "0 to train" in output
+    folder = tmp_path / "studies" / "activation"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert [arm["word"] for arm in answer["arms"]] == ["baseline", "supports"]
+    assert [arm["word"] for arm in answer["retuned"]["arms"]] == ["baseline", f"identical in {SEEDS} seeds"]
+    assert sum(trial["chosen"] for trial in answer["tuning"]) == 2
+    assert {trial["seed"] for trial in answer["tuning"] if trial["chosen"]} == {1002}
+    report = (folder / "report.md").read_text()
+    assert "## Re-tuned" in report
+    assert "×4.00" in report
+    phases = {row["phase"] for row in trial_record.read_members(tmp_path, "activation")}
+    assert phases == {"arm", "tuning", "retuned"}
+    retuned = pl.read_parquet(folder / "tables" / "retuned.parquet")
+    assert retuned["word"].to_list() == ["baseline", f"identical in {SEEDS} seeds"]
+    assert pl.read_parquet(folder / "tables" / "tuning.parquet").filter(pl.col("chosen")).height == 2
+    assert found_differences(folder, tmp_path) == []
+    # 再来一次：什么都不训练，判据不变，也没有多看一次
+    looks = json.loads((folder / "plan.json").read_text())["looks"]
+    assert main([*command, *results]) == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert json.loads((folder / "plan.json").read_text())["looks"] == looks
+    assert main([*command[:3], "0", *command[4:], *results]) == 0
+    assert json.loads((folder / "answer.json").read_text())["retuned"] is None
+
+
+def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = retuning_plan("pooling", 0)
+    wrong = [3, 5, 4, 6, 3, 5, 4, 4, 6, 5, 3, 5]
+    baseline = [trial for trial in unfold(plan.study, plan.base, range(2 * SEEDS)) if trial.arm == "baseline"]
+    for trial, errors in zip(baseline[:-1], wrong, strict=False):
+        put(tmp_path, trial, [errors])
+    command = ["--study", "pooling", "--seeds", str(SEEDS), "--null", "--results", str(tmp_path)]
+    main([*command, "--dry-run"])
+    assert capsys.readouterr().out.startswith(f"{2 * SEEDS} trials wanted, {2 * SEEDS - 1} on record, 1 to train")
+    put(tmp_path, baseline[-1], [wrong[-1]])
+    assert main(command) == 0
+    output = capsys.readouterr().out
+    assert "Noise floor" in output
+    answer = json.loads((tmp_path / "studies" / "pooling-null" / "answer.json").read_text())
+    first, other = answer["arms"]
+    assert list(first["errors"].values()) == wrong[:SEEDS]
+    assert list(other["errors"].values()) == wrong[SEEDS:]
+    assert other["word"] in ("inconclusive", "equivalent")
+    assert not (tmp_path / "studies" / "pooling").exists()
+    assert found_differences(tmp_path / "studies" / "pooling-null", tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--null", "--seeds", "600"], "takes seeds up to 1199, and those from 1000 on are for tuning; ask for 500"),
+        (["--null", "--seeds", "501"], "ask for 500 at most"),
+        (["--study", "activation", "--tuning-trials", "1500"], "--tuning-trials 1500: ask for 2 to 500 of each arm"),
+        (["--study", "activation", "--tuning-trials", "501"], "ask for 2 to 500 of each arm, or 0"),
+        (["--retune", "learning_rate", "--tuning-trials", "1"], "ask for 2 to 500 of each arm, or 0"),
+    ],
+)
+def test_seeds_that_tune_and_seeds_that_judge_never_overlap(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert main([*arguments, "--dry-run", "--results", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert said in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("trials", [2, 3, 8, 500])
+def test_no_value_is_tuned_twice(trials: int) -> None:
+    # 自己的值正在范围中央，也是序列的第一项
+    values = tuning_values(0.008, Retune(parameter="training.learning_rate", low=0.0008, high=0.08, trials=trials))
+    assert values[0] == 0.008
+    assert len({float(f"{value:.3g}") for value in values}) == len(values) == trials
+
+
+@pytest.mark.slow
+def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab: Lab) -> None:
+    command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2")
+    command += ("--slots", "1", "--no-dashboard")
+    code, output, errors = lab.ablate(*command)
+    assert code == 0, errors
+    assert "activation, re-tuned" in output
+    folder = lab.results / "studies" / "activation"
+    answer = json.loads((folder / "answer.json").read_text())
+    assert answer["seeds"] == answer["retuned"]["seeds"] == 2
+    chosen = {trial["arm"]: trial for trial in answer["tuning"] if trial["chosen"]}
+    assert set(chosen) == {"baseline", "tanh"}
+    assert {trial["seed"] for trial in answer["tuning"]} == {1000, 1001}
+    members = trial_record.read_members(lab.results, "activation")
+    for row in members:
+        trained = json.loads((lab.results / "trials" / row["key"] / "config.json").read_text())
+        assert trained["seed"] == row["seed"]
+        if row["phase"] == "retuned":
+            assert trained["training"]["learning_rate"] == chosen[row["arm"].removesuffix("-retuned")]["value"]
+    assert sorted(row["phase"] for row in members) == ["arm"] * 4 + ["retuned"] * 4 + ["tuning"] * 4
+    before = lab.finished()
+    code, output, errors = lab.ablate(*command)
+    assert code == 0, errors
+    assert "0 to train" in output
+    assert "unchanged" in output
+    assert lab.finished() == before == {row["key"] for row in members}
+
+
+class Slots:
+    """Trains nothing: takes each trial from the real searcher and tells the real recorder how it ended.
+
+    Tanh is at the threshold in 4 epochs at a rate of 0.003 and more, ReLU below that; both in 11 elsewhere.
+    """
+
+    def __init__(self, plan: Plan, results: Path) -> None:
+        folder = results / "studies" / "activation"
+        settings = RecordSettings(results, folder, retry_failed=False, keep_weights="none", started=0.0)
+        self.recorder = Recorder(plan, settings, Progress(Console(file=StringIO()), "test", None))
+        self.trained: list[str] = []
+
+    def run_arms(self, trials: Sequence[PlannedTrial], make_searcher: Callable[[Sequence[PlannedTrial]], Any]) -> None:
+        if not trials:
+            return
+        searcher, number = make_searcher(trials), 0
+        while (job := searcher.suggest(str(number))) != searcher.FINISHED:
+            config = TrainConfig.model_validate_json(job["config"])
+            tanh = config.network.layer("relu1").function == "tanh"  # type: ignore[union-attr]
+            fast = (config.training.learning_rate >= 0.003) == tanh
+            who = {"key": job["key"], "attempt": job["attempt"], "slot": 0, "message": ""}
+            self.recorder.handle({**who, "type": "started", "history": []})
+            for epoch, error in enumerate(there(4 if fast else 11), start=1):
+                report = {"epoch": epoch, "learning_rate": 0.1, "seconds": 1.0, "images_per_second": 1.0}
+                split = {"loss_sum": 1.0, "top1_errors": 10 * error, "count": 1000}
+                report |= {"train": split, "validation": split, "test": split, "train_final": split}
+                self.recorder.handle({**who, "type": "epoch", "report": report})
+            self.recorder.handle({**who, "type": "final", "state": "finished"})
+            self.trained.append(job["key"])
+            searcher.on_trial_complete(str(number), {"state": "finished", "validation_error": 0.1})
+            number += 1
+
+
+def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    plan = retuning_plan()
+    options = argparse.Namespace(results=tmp_path, retry_failed=False)
+    for trial in tuning_trials(plan)[:3]:
+        put(tmp_path, trial, there(9))
+    slots = Slots(plan, tmp_path)
+    run_retuning(slots, plan, "activation", options, together=False)  # type: ignore[arg-type]
+    known = with_retuning(plan, tmp_path, False)
+    assert further_missing(known) == ()
+    assert len(slots.trained) == len(set(slots.trained)) == len({trial.key for trial in known.further}) - 3
+    chosen = chosen_values(tuning_outcomes(plan, tmp_path))
+    assert chosen["tanh"] >= 0.003 > chosen["baseline"]
+    members = trial_record.read_members(tmp_path, "activation")
+    assert {(row["arm"], row["seed"], row["key"]) for row in members} == {
+        (trial.arm, trial.seed, trial.key) for trial in known.further
+    }
+    again = Slots(known, tmp_path)
+    run_retuning(again, known, "activation", options, together=False)  # type: ignore[arg-type]
+    assert again.trained == []
+    assert trial_record.read_members(tmp_path, "activation") == members

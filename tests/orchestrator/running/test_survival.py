@@ -1,0 +1,273 @@
+"""The study survives: real SIGKILLs of driver, worker, Tune actor and raylet, then the same command again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pytest
+
+from tests.lab import Lab, names, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+# 每个 trial 约 2-3 秒：够长，杀得到一半
+EPOCHS = 8
+STUDY = ("--study", "lrn", "--seeds", "2", "--epochs", str(EPOCHS), "--no-dashboard")
+# 一个槽位的 Ray 少用三分之一的 CPU
+ONE_SLOT = ("--slots", "1")
+ERRORS = ["key", "seed", "state", "epochs"] + [
+    f"{split}_{name}"
+    for split in ("train", "validation", "test")
+    for name in ("loss", "top1_error", "top5_error", "top1_errors", "top5_errors", "count")
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(module_lab: Lab) -> Lab:
+    code, output, errors = module_lab.ablate(*STUDY, *ONE_SLOT)
+    assert code == 0, output + errors
+    return module_lab
+
+
+def error_table(lab: Lab) -> pl.DataFrame:
+    return pl.read_parquet(lab.results / "tables" / "trials.parquet").select(ERRORS).sort("key")
+
+
+def assert_same_table(lab: Lab, undisturbed: Lab) -> None:
+    """Key, state and every error column, bit for bit; each trial's epochs are there once, in order."""
+    assert error_table(lab).equals(error_table(undisturbed))
+    for folder in sorted((lab.results / "trials").iterdir()):
+        lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1)), folder.name
+        reference = undisturbed.results / "trials" / folder.name / "epochs.jsonl"
+        for line, other in zip(lines, map(json.loads, reference.read_text().splitlines()), strict=True):
+            assert line["train"] == other["train"]
+            assert line["validation"] == other["validation"]
+
+
+def start_and_wait(lab: Lab, *arguments: str, finished: int, running: bool = True):
+    """Starts the study and waits until some trials have ended and one is in the middle of its epochs."""
+    started = time.time()
+    process = lab.start(*STUDY, *arguments, "--results", str(lab.results))
+
+    def in_the_middle() -> bool:
+        assert process.poll() is None, process.communicate()
+        if len(lab.finished()) < finished:
+            return False
+        return not running or any(
+            (folder / "epochs.jsonl").is_file()
+            and (folder / "epochs.jsonl").stat().st_mtime > started
+            and not (folder / "result.json").is_file()
+            and len((folder / "epochs.jsonl").read_text().splitlines()) >= 2
+            for folder in lab.results.glob("trials/*")
+        )
+
+    wait_until(in_the_middle, 150, f"{finished} finished trials and one in the middle")
+    return process
+
+
+def stamps(lab: Lab) -> dict[str, int]:
+    return {key: (lab.results / "trials" / key / "result.json").stat().st_mtime_ns for key in lab.finished()}
+
+
+def attempts(lab: Lab, key: str) -> int:
+    return len((lab.results / "trials" / key / "attempts.jsonl").read_text().splitlines())
+
+
+def kill(lab: Lab, matches: Callable[[str], bool]) -> None:
+    """SIGKILLs the processes whose title matches."""
+    found = [process for process in lab.processes() if matches(_title(process))]
+    assert found, names(lab.processes())
+    for process in found:
+        process.send_signal(signal.SIGKILL)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return f"{process.name()} {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return ""
+
+
+def assert_gone(lab: Lab, seconds: float) -> None:
+    wait_until(lambda: not lab.processes(), seconds, f"all processes gone: {names(lab.processes())}")
+
+
+def loads_torch(process: psutil.Process) -> bool:
+    with suppress(OSError):
+        return "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()
+    return False
+
+
+def its_raylet_dies(lab: Lab, finished: int) -> None:
+    process = start_and_wait(lab, *ONE_SLOT, finished=finished)
+    # 一个 torch 的对象混进事件里，每个 actor 就要多花几秒和几百兆
+    small = [*lab.processes("ray::Broker"), *lab.processes("ray::ImplicitFunc")]
+    assert len(small) >= 2
+    assert not any(map(loads_torch, small)), names(small)
+    kill(lab, lambda title: title.startswith("raylet"))
+    killed_at = time.monotonic()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, output + errors
+    assert time.monotonic() - killed_at < 60
+    assert [line for line in errors.splitlines() if line.startswith("error: Ray's raylet died")]
+    assert "Traceback" not in errors
+    assert_gone(lab, 30)
+
+
+def it_is_asked_to_stop(lab: Lab, finished: int) -> None:
+    process = start_and_wait(lab, *ONE_SLOT, finished=finished)
+    process.send_signal(signal.SIGTERM)
+    asked_at = time.monotonic()
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert time.monotonic() - asked_at < 20
+    assert "Go on with the same command" in output
+    assert "Traceback" not in output + errors
+    assert_gone(lab, 30)
+    # 在一轮中间停下的 trial 留有检查点
+    stopped = [folder for folder in (lab.results / "trials").iterdir() if not (folder / "result.json").exists()]
+    assert any(list(folder.glob("checkpoint/*.safetensors")) for folder in stopped)
+
+
+def its_driver_is_killed(lab: Lab, finished: int) -> subprocess.Popen[str]:
+    """Kills the driver and starts the same command at once; returns it when nothing of the first is left."""
+    process = start_and_wait(lab, finished=finished)
+    orphans = {other.pid for other in lab.processes()} - {process.pid}
+    process.send_signal(signal.SIGKILL)
+    killed_at = time.monotonic()
+    # 不读到底：孤儿进程还握着管道
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=1)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        pipe.close()
+    # 立刻再来一次：旧的 worker 可能还活着、还在写检查点
+    again = lab.start(*STUDY, "--results", str(lab.results))
+    while orphans & {other.pid for other in lab.processes()}:
+        assert time.monotonic() - killed_at < 30, names(lab.processes())
+        time.sleep(0.2)
+    return again
+
+
+def test_a_study_whose_raylet_dies_that_is_stopped_and_killed_loses_nothing(lab: Lab, undisturbed: Lab) -> None:
+    its_raylet_dies(lab, finished=1)
+    # SIGINT 在 test_interruption.py 的每个时刻都试过
+    it_is_asked_to_stop(lab, len(lab.finished()) + 1)
+    before = stamps(lab)
+    again = its_driver_is_killed(lab, len(before) + 1)
+    output, errors = again.communicate(timeout=400)
+    assert again.returncode == 0, output + errors
+    assert {key: stamp for key, stamp in stamps(lab).items() if key in before} == before, "none is trained twice"
+    assert int(output.split(" on record")[0].split()[-1]) > len(before)
+    assert_same_table(lab, undisturbed)
+    assert_gone(lab, 30)
+
+
+def test_killed_workers_controllers_and_tune_actors_are_taken_in_stride(lab: Lab, undisturbed: Lab) -> None:
+    process = start_and_wait(lab, finished=1)
+    kill(lab, lambda title: "ray::ImplicitFunc" in title)
+    wait_until(lambda: len(lab.finished()) >= 2, 90, "a trial finished after the Tune actor's death")
+    kill(lab, lambda title: "ray::RayTrainWorker" in title)
+    wait_until(lambda: len(lab.finished()) >= 3, 90, "a trial finished after the workers' death")
+    # 资源组若不放掉，两个槽位就再也排不下
+    kill(lab, lambda title: "ray::TrainController" in title)
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    assert "raylet" not in output + errors
+    assert "Traceback" not in output + errors
+    assert_same_table(lab, undisturbed)
+    logs = "".join(path.read_text() for path in lab.results.glob("trials/*/log.txt"))
+    assert "its worker died; it goes on from its last checkpoint" in logs
+    assert_gone(lab, 30)
+
+
+def test_a_ray_that_is_too_slow_to_start_is_started_once_more(lab: Lab) -> None:
+    process = lab.start(
+        *("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard"), *ONE_SLOT, "--results", str(lab.results)
+    )
+    wait_until(lambda: lab.processes("raylet/raylet"), 60, "a raylet")
+    slow = lab.processes("raylet/raylet")[0]
+    slow.send_signal(signal.SIGSTOP)
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    assert len(lab.finished()) == 3
+    assert "Traceback" not in output + errors
+    assert not slow.is_running(), "the first Ray is gone"
+
+
+def test_two_ablates_at_once_train_each_key_once(lab: Lab, undisturbed: Lab) -> None:
+    # 一个种子就够：两个进程争的是同样的三个 trial
+    arguments = ("--study", "lrn", "--seeds", "1", "--epochs", str(EPOCHS), "--no-dashboard", *ONE_SLOT)
+    first, second = (lab.start(*arguments, "--results", str(lab.results)) for _ in range(2))
+    for process in (first, second):
+        output, errors = process.communicate(timeout=400)
+        assert process.returncode == 0, output + errors
+    assert [attempts(lab, key) for key in lab.finished()] == [1, 1, 1]
+    assert error_table(lab).equals(error_table(undisturbed).filter(pl.col("seed") == 0))
+
+
+def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed: Lab) -> None:
+    report = undisturbed.results / "studies" / "lrn" / "report.md"
+    before = report.stat().st_mtime_ns
+    program = (
+        "import sys; from orchestrator.ablate import main; "
+        f"code = main({[*STUDY, '--results', str(undisturbed.results)]!r}); "
+        "print('loaded:', [name for name in ('ray', 'torch', 'matplotlib') if name in sys.modules]); "
+        "sys.exit(code)"
+    )
+    process = undisturbed.start_program(program)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, output + errors
+    assert "0 to train" in output
+    assert "loaded: []" in output
+    assert report.stat().st_mtime_ns == before
+
+
+def test_a_torn_record_and_a_truncated_table_are_mended(undisturbed: Lab, lab: Lab) -> None:
+    import shutil
+
+    shutil.copytree(undisturbed.results, lab.results)
+    key = sorted(lab.finished())[0]
+    folder = lab.results / "trials" / key
+    whole = (folder / "epochs.jsonl").read_bytes()
+    (folder / "epochs.jsonl").write_bytes(whole + whole[:40])
+    (folder / "checkpoint" / "0009-000003-00000000.safetensors").write_bytes(b"half a checkpoint")
+    (folder / "result.json").unlink()
+    table = lab.results / "tables" / "trials.parquet"
+    table.write_bytes(table.read_bytes()[:100])
+    code, output, errors = lab.ablate(*STUDY, *ONE_SLOT)
+    assert code == 0, output + errors
+    assert_same_table(lab, undisturbed)
+
+
+def test_repeating_a_trial_outside_ray_gives_the_same_numbers(undisturbed: Lab, tmp_path: Path) -> None:
+    # 最后完成的 trial：它前面的已在同一个热槽位里跑过
+    key = max(stamps(undisturbed), key=stamps(undisturbed).__getitem__)
+    folder = undisturbed.results / "trials" / key
+    result = json.loads((folder / "result.json").read_text())
+    code, output, errors = undisturbed.run(
+        "train", "--config", str(folder / "config.json"), "--out", str(tmp_path), module="alexnet_core"
+    )
+    assert code == 0, output + errors
+    from alexnet_core.training.checkpoint import latest_checkpoint, read_history
+
+    path = latest_checkpoint(tmp_path / "checkpoint")
+    assert path is not None
+    last = read_history(path)[-1].model_dump(mode="json")
+    assert {split: last[split] for split in ("train", "validation", "test")} == {
+        split: result[split] for split in ("train", "validation", "test")
+    }
+    weights = folder / result["weights"]
+    from safetensors.numpy import load_file
+
+    again, recorded = load_file(path), load_file(weights)
+    assert again.keys() == recorded.keys()
+    assert all((again[name] == recorded[name]).all() for name in again)
