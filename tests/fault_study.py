@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load
 
-import alexnet_core.training
+import alexnet_core.training.train as train_module
 import orchestrator.ablate
 import orchestrator.best
 import orchestrator.merge
@@ -38,7 +38,7 @@ from orchestrator.errors import LabError
 from orchestrator.planning.plan import Plan
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.upgrades import upgrade_results
-from orchestrator.reporting import files
+from orchestrator.reporting.figures import gallery as gallery_module
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
 from orchestrator.running.progress import Progress
@@ -145,7 +145,7 @@ def run_without_ray(plan: Plan, *more: Any) -> Ran:
 
 def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:
     """Returns the product's figures, drawn once per answer for all children: drawing takes most of the time."""
-    draw = files.gallery
+    draw = gallery_module.gallery
 
     def figures(material: Material, details: Details) -> tuple[Picture, ...]:
         path = memory / f"{hashlib.sha256(material.answer.model_dump_json().encode()).hexdigest()}.pickle"
@@ -335,8 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     summarise_data("digits")
     orchestrator.ablate.run_missing = run_without_ray
-    alexnet_core.training.train = made_training(folder / "trained")
-    files.gallery = drawn_once(folder)
+    train_module.train = made_training(folder / "trained")
+    gallery_module.gallery = drawn_once(folder)
     scenario = _scenario(options.scenario, folder)
     started = time.monotonic()
     campaign = Campaign(folder, scenario)
