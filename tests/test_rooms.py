@@ -220,6 +220,39 @@ def test_a_circle_of_rooms_is_found() -> None:
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
+def reduced(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """The arrows of a graph without those that follow from two others."""
+
+    def reach(start: set[str]) -> set[str]:
+        seen: set[str] = set()
+        while start:
+            seen |= start
+            start = {other for name in start for other in graph.get(name, ())} - seen
+        return seen
+
+    return {(name, other) for name, others in graph.items() for other in others if other not in reach(others - {other})}
+
+
+# 图上的名字；门面和两个一行的文件不画
+DRAWN = {"alexnet_core.__main__": "core", "alexnet_core.commands": "core_commands"}
+NOT_DRAWN = {"alexnet_core", "orchestrator", "orchestrator.errors", "alexnet_core.errors", "orchestrator.choices"}
+
+
+def test_the_drawing_in_contributing_is_what_the_code_imports() -> None:
+    def drawn(room: str) -> str:
+        return "commands" if room in ANY_ROOM else DRAWN.get(room, room.split(".")[-1])
+
+    graph: dict[str, set[str]] = {}
+    for module, others in arrows(ROOT).items():
+        room = room_of(module)
+        if room not in NOT_DRAWN:
+            targets = {drawn(room_of(other)) for other in others if room_of(other) not in NOT_DRAWN}
+            graph.setdefault(drawn(room), set()).update(targets - {drawn(room)})
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    picture = text[text.index("```mermaid") : text.index("```\n", text.index("```mermaid"))]
+    assert set(re.findall(r"^    (\w+)(?:\[.*?\])? --> (\w+)", picture, re.MULTILINE)) == reduced(graph)
+
+
 HEAVY = ("torch", "ray", "optuna", "matplotlib", "sklearn", "scipy.stats")
 
 
