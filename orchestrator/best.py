@@ -22,12 +22,14 @@ from orchestrator.command import check_is_folder, make_console, natural, print_e
 from orchestrator.errors import LabError
 from orchestrator.records.export import export
 from orchestrator.records.retention import StoredFile, delete, stored_files, to_delete
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.tables.ranking import finished_trials, median_trial, needed_weights, rank
 from orchestrator.tables.tables import load_trials, update_tables
 
-CONFIRMED_FIRST = (
-    "Confirmed configurations come first, by the mean over their fresh seeds: an error that chose a point flatters it."
+UNCONFIRMED_LAST = (
+    "Not confirmed: a point of a sweep comes last, since the error that chose it flatters it; --confirm judges it anew."
 )
+FEW = f"Few seeds: below {FEWEST_SEEDS} the mean may be luck; more seeds of the study tell."
 EXIT_DONE, EXIT_NOTHING = 0, 4
 # 是它自己才算没给名字：用户也可能真的写了 .
 DEFAULT_FOLDER = Path()
@@ -97,8 +99,11 @@ def _best(options: argparse.Namespace) -> int:
     console = make_console()
     for table in ranking_tables(ranking, options.top):
         console.print(table)
-    if ranking["confirmed"].any():
-        console.print(CONFIRMED_FIRST, highlight=False, soft_wrap=True)
+    shown = ranking.group_by("data_name", "data_digest").head(options.top)
+    if shown["chosen"].any():
+        console.print(UNCONFIRMED_LAST, highlight=False, soft_wrap=True)
+    if (shown["seeds"] < FEWEST_SEEDS).any():
+        console.print(FEW, highlight=False, soft_wrap=True)
     if options.export is None:
         return EXIT_DONE
     datasets = ranking.select("data_name", "data_digest").unique().sort("data_name", "data_digest").rows()
@@ -164,12 +169,16 @@ def ranking_tables(ranking: pl.DataFrame, top: int) -> list[Table]:
         for heading in ("rank", "configuration", "as", "seeds", "confirmed", "validation %", "sd", "test %"):
             table.add_column(heading, justify="left" if heading in ("configuration", "as") else "right")
         for place, row in enumerate(rows.head(top).iter_rows(named=True), start=1):
-            cells = [str(place), row["configuration"][:8], row["arms"] or "", str(row["seeds"])]
-            cells.append("yes" if row["confirmed"] else "")
+            cells = [str(place), row["configuration"][:8], row["arms"] or "", _seeds(row["seeds"])]
+            cells.append("yes" if row["confirmed"] else "no" if row["chosen"] else "")
             cells += [_percent(row[column]) for column in ("validation_error", "validation_sd", "test_error")]
             table.add_row(*(Text(cell) for cell in cells))
         tables.append(table)
     return tables
+
+
+def _seeds(count: int) -> str:
+    return f"{count} (few)" if count < FEWEST_SEEDS else str(count)
 
 
 def _percent(value: float | None) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.judging.answer import ArmAnswer, ArmCosts, Measured
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import paired_test, t_interval
-from orchestrator.statistics.verdict import FEWEST_SEEDS
 
 ALPHA = 0.05
 Row = Mapping[str, Any]

@@ -16,8 +16,9 @@ from orchestrator.statistics.alpha_spending import (
     looks_before,
     share_of_level,
 )
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.sequential import ArmCourse, SequentialRule, follow, next_seeds
-from orchestrator.statistics.verdict import FEWEST_SEEDS, Verdict, judge, withhold
+from orchestrator.statistics.verdict import Verdict, judge, withhold
 from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import load_trials, update_tables
 from search_spaces.study import Recipe

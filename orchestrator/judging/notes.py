@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import pace
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict, sign_flip_floor
-from orchestrator.statistics.verdict import FEWEST_SEEDS
 
 TOP5_SAYS_SOMETHING_ABOVE = 10
 

@@ -15,11 +15,11 @@ from orchestrator.statistics.alpha_spending import (
     seeds_for_a_word,
     share_of_level,
 )
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import (
     detectable_effect,
     seeds_to_reach_a_verdict,
 )
-from orchestrator.statistics.verdict import FEWEST_SEEDS
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:

@@ -20,7 +20,8 @@ from orchestrator.judging.primary_metric import Metric, judged_metric, with_epoc
 from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
 from orchestrator.records.files import write_atomically
 from orchestrator.statistics.alpha_spending import ShareOfLevel, looks_before, share_of_level
-from orchestrator.statistics.verdict import FEWEST_SEEDS, Verdict, judge, sentence, withhold
+from orchestrator.statistics.limits import FEWEST_SEEDS
+from orchestrator.statistics.verdict import Verdict, judge, sentence, withhold
 from orchestrator.sweeps.confirmation import confirmation_trials
 from orchestrator.sweeps.objectives import pareto_front
 from search_spaces.space import Sweep

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.statistics.alpha_spending import Boundary, ShareOfLevel
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import (
     HolmEntry,
     PairedTest,
@@ -21,7 +22,6 @@ from orchestrator.statistics.paired import (
 )
 from orchestrator.statistics.signs import Between, median, median_interval, sign_test_p
 
-FEWEST_SEEDS = 3
 LOOKED_AT_ONCE = ShareOfLevel(1.0)
 
 

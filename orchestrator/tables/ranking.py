@@ -6,6 +6,9 @@ import polars as pl
 
 from orchestrator.records.retention import EXPORT, VERDICT
 
+# 这些阶段的误差挑选过配置
+CHOOSING = ("sweep", "tuning")
+
 
 def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
     """Returns the keys of the trials that an export takes when their configuration is the best one.
@@ -39,7 +42,8 @@ def needed_weights(trials: pl.DataFrame, members: pl.DataFrame) -> dict[str, str
     needed = dict.fromkeys(judged, VERDICT)
     for study in (None, *members["study"].unique().sort()):
         finished = finished_trials(trials, members, study=study)
-        for _, ranked in rank(finished, members).group_by("data_name", "data_digest", maintain_order=True):
+        # 扫描里最好的点也留着权重：确认之后它可能就是第一
+        for _, ranked in rank(finished, members).group_by("data_name", "data_digest", "chosen", maintain_order=True):
             needed[median_trial(finished, ranked["configuration"][0])] = EXPORT
     return needed
 
@@ -58,7 +62,9 @@ def finished_trials(
         study: Only trials that are members of this study.
 
     Returns:
-        Rows of the trials table, with `confirmed`: whether the configuration was confirmed on fresh seeds.
+        Rows of the trials table, with `confirmed`: whether the configuration was confirmed on fresh seeds, and
+        `chosen`: whether all its trials are such as chose it (points of a sweep or a re-tuning), so that its error
+        flatters it.
     """
     finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
     if dataset is not None:
@@ -74,20 +80,26 @@ def finished_trials(
     confirmed = pl.col("key").is_in(members.filter(pl.col("phase") == "confirmation")["key"].unique().to_list())
     finished = finished.with_columns(confirmed.alias("fresh"))
     finished = finished.with_columns(pl.col("fresh").any().over("configuration").alias("confirmed"))
-    return finished.filter(pl.col("fresh") | ~pl.col("confirmed"))
+    finished = finished.filter(pl.col("fresh") | ~pl.col("confirmed"))
+    # 挑出它的误差就是它自己的误差：没有别的种子作证，只能靠后
+    judging = pl.col("key").is_in(members.filter(~pl.col("phase").is_in(CHOOSING))["key"].unique().to_list())
+    choosing = pl.col("key").is_in(members.filter(pl.col("phase").is_in(CHOOSING))["key"].unique().to_list())
+    return finished.with_columns((choosing & ~judging).all().over("configuration").alias("chosen"))
 
 
 def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
-    """Ranks configurations within each data set by mean validation error over seeds, the confirmed ones first.
+    """Ranks configurations within each data set by mean validation error over seeds.
+
+    Points of a sweep that no fresh seed has confirmed come after all others: the error that chose them flatters them.
 
     Args:
         finished: From `finished_trials`.
         members: The members table.
 
     Returns:
-        One row per configuration: configuration, data_name, data_digest, confirmed, seeds, validation_error (mean),
-        validation_sd, test_error (mean; null where there is no test set), all in [0, 1], arms; the best of each data
-        set first.
+        One row per configuration: configuration, data_name, data_digest, confirmed, chosen, seeds, validation_error
+        (mean), validation_sd, test_error (mean; null where there is no test set), all in [0, 1], arms; the best of
+        each data set first.
     """
     names = members.group_by("key").agg(
         (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
@@ -97,20 +109,14 @@ def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
         .group_by("data_name", "data_digest", "configuration")
         .agg(
             pl.col("confirmed").first(),
+            pl.col("chosen").first(),
             pl.len().alias("seeds"),
             pl.col("validation_top1_error").mean().alias("validation_error"),
             pl.col("validation_top1_error").std().alias("validation_sd"),
             pl.col("test_top1_error").mean().alias("test_error"),
             pl.col("arms").drop_nulls().first(),
         )
-        .sort(
-            "data_name",
-            "data_digest",
-            "confirmed",
-            "validation_error",
-            "configuration",
-            descending=[False, False, True, False, False],
-        )
+        .sort("data_name", "data_digest", "chosen", "validation_error", "configuration")
     )
 
 
