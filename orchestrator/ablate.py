@@ -55,7 +55,7 @@ from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import parser
-from orchestrator.running.cluster import lifecycle, preflight
+from orchestrator.running.cluster import folders, lifecycle, preflight
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import likely_place
 from orchestrator.running.session import prepare_images, run_missing
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _leave(code: int, options: argparse.Namespace) -> None:
-    lifecycle.leave(code, options.results.resolve() / ".ray" / lifecycle.scratch_name())
+    lifecycle.leave(code, options.results.resolve() / ".ray" / folders.scratch_name())
 
 
 def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -> tuple[int, str | None]:

@@ -14,7 +14,8 @@ NODES = """
 import json, os, sys, time
 for name, value in {"RAY_AUTH_MODE": "token", "RAY_worker_maximum_startup_concurrency": "8"}.items():
     os.environ[name] = value
-from orchestrator.running.cluster.lifecycle import ensure_private_token, prepare_environment
+from orchestrator.running.cluster.access import ensure_private_token
+from orchestrator.running.cluster.environment import prepare_environment
 prepare_environment()
 ensure_private_token()
 from ray.cluster_utils import Cluster

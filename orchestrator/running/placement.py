@@ -12,7 +12,7 @@ from alexnet_core.configuration.schedule import can_be_extended
 from orchestrator.errors import LabError
 from orchestrator.planning.estimate import Place
 from orchestrator.planning.plan import Plan
-from orchestrator.running.cluster import lifecycle, preflight
+from orchestrator.running.cluster import access, environment, lifecycle, preflight
 from orchestrator.running.cluster.nodes import alive_nodes, probe, slots_on, workers_by_gpu
 from orchestrator.running.slots.slot import SlotPlan
 
@@ -54,9 +54,9 @@ def start_ray(
 ) -> tuple[SlotPlan, lifecycle.ClusterFacts]:
     """Preflight, then Ray: GPUs, slots, disk, shared memory."""
     joins = options.address is not None
-    lifecycle.prepare_environment(options.verbose, dashboard=joins or not options.no_dashboard, joins=joins)
+    environment.prepare_environment(options.verbose, dashboard=joins or not options.no_dashboard, joins=joins)
     if joins:
-        lifecycle.check_address(options.address)
+        access.check_address(options.address)
     gpus = preflight.visible_gpus()
     if options.address is None:
         per_worker = preflight.choose_gpus_per_worker(_asked_gpus(options), gpus, "this machine")

@@ -29,7 +29,7 @@ from orchestrator.records.files import locked
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Limits
 from orchestrator.running.budget import Budget
-from orchestrator.running.cluster import lifecycle
+from orchestrator.running.cluster import access, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import place_of, start_ray
@@ -90,7 +90,7 @@ def run_missing(
     Returns:
         What it leaves, or None when the user stopped it.
     """
-    lifecycle.check_dashboard_host(options.dashboard_host)
+    access.check_dashboard_host(options.dashboard_host)
     further = sum(retuning_left(tuned) for tuned in plans)
     slot_plan, facts = start_ray(plan, options, console, chosen_left + further)
     open_driver_log(folder)
@@ -109,10 +109,10 @@ def run_missing(
             keep_weights=options.keep_weights,
             started=started,
         ),
-        scratch=lifecycle.scratch_folder(options.results),
+        scratch=folders.scratch_folder(options.results),
         slot_plan=slot_plan,
         facts=facts,
-        worker_environment=lifecycle.WORKER_ENVIRONMENT,
+        worker_environment=environment.WORKER_ENVIRONMENT,
         budget=Budget(
             Limits(options.max_gpu_hours, options.time_budget),
             measured_epochs(options.results, slot_plan.gpus_per_worker > 0),

@@ -26,7 +26,7 @@ from orchestrator.errors import LabError
 from orchestrator.planning.plan import Plan
 from orchestrator.records.files import TrialLocks
 from orchestrator.running.budget import Budget
-from orchestrator.running.cluster import lifecycle
+from orchestrator.running.cluster import death_watch, lifecycle
 from orchestrator.running.cluster.nodes import NodeWatch, alive_nodes, probe, slots_on
 from orchestrator.running.notification import Notifier
 from orchestrator.running.progress import Progress
@@ -108,7 +108,7 @@ class StudyRun:
             may_grow=settings.may_grow,
         )
         self.steering = Steering(settings.record.folder, self._run_facts.run)
-        lifecycle.watch_ray(self._ray_died)
+        death_watch.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
         """Takes over Ctrl-C and SIGTERM, and says that the study runs."""

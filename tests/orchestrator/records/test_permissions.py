@@ -15,7 +15,7 @@ import os, sys
 from pathlib import Path
 os.umask(int(sys.argv[1], 8))
 from orchestrator.records import trial_record
-from orchestrator.running.cluster.lifecycle import ensure_private_token
+from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.merge import main as merge
 from orchestrator.running.steering import RunFacts, write_run
 from orchestrator.tables.tables import update_tables

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import LabError
-from orchestrator.running.cluster.lifecycle import check_address
+from orchestrator.running.cluster.access import check_address
 from orchestrator.running.cluster.nodes import Node, names_in, slots_on, unseen, workers_by_gpu
 from orchestrator.running.slots.broker import ATTEMPTS_PER_TRIAL, Broker
 

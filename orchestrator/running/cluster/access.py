@@ -1,0 +1,87 @@
+"""Where Ray is reached and by whom: its token, the dashboard's interface, the address of a cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import stat
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.errors import LabError
+
+ADDRESS_SECONDS = 10.0
+
+
+def ensure_private_token() -> None:
+    """Creates Ray's token file readable by its owner alone, before Ray would create it for everybody to read.
+
+    An existing file that others may read loses those permissions.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        # 先以 0600 独占创建，不留下任何人可读的一瞬
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+        return
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secrets.token_hex(32))
+
+
+def check_dashboard_host(host: str) -> None:
+    """Refuses a dashboard that other machines can reach while token authentication is off.
+
+    Raises:
+        LabError: With exit code 2.
+    """
+    if host in ("127.0.0.1", "localhost", "::1"):
+        return
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        raise LabError(
+            f"--dashboard-host {host} is reachable from other machines while RAY_AUTH_MODE="
+            f"{os.environ['RAY_AUTH_MODE']} switches Ray's token off; unset it or use 127.0.0.1",
+            exit_code=2,
+        )
+
+
+def check_address(address: str) -> None:
+    """Refuses an address at which nothing answers: Ray itself would go on trying for a quarter of an hour.
+
+    Args:
+        address: HOST:PORT of a Ray cluster, or `auto` for the one that runs on this machine.
+
+    Raises:
+        LabError: With exit code 2 where it is no address, 3 where nothing answers.
+    """
+    if address == "auto":
+        address = _started_here()
+        if not address:
+            # 没有记下任何集群：Ray 自己会立刻这样说
+            return
+    host, _, port = address.rpartition(":")
+    if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise LabError(f"--address {address}: use HOST:PORT, or auto for the cluster of this machine", exit_code=2)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS).close()
+    except OSError as error:
+        raise LabError(
+            f"no Ray cluster answers at {address}: {error.strerror or error}; start one there with ray start --head, "
+            "or leave --address out",
+            exit_code=3,
+        ) from error
+
+
+def _started_here() -> str:
+    """What `auto` stands for: RAY_ADDRESS, or the cluster that `ray start` noted last; empty where there is none."""
+    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    with suppress(OSError, UnicodeDecodeError):
+        return os.environ.get("RAY_ADDRESS") or note.read_text().strip()
+    return ""

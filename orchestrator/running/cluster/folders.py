@@ -1,0 +1,28 @@
+"""The folders of a driver that end with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+import psutil
+
+
+def scratch_name() -> str:
+    """Returns the name of this driver's scratch folder."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def scratch_folder(results: Path) -> Path:
+    """Makes this driver's scratch folder for Ray Train and Tune, and removes those of dead drivers on this host."""
+    # Tune 与 Train 的存储路径必须是绝对的
+    parent, host = results.resolve() / ".ray", socket.gethostname()
+    for folder in parent.glob(f"{host}-*"):
+        owner = folder.name.removeprefix(f"{host}-")
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = parent / scratch_name()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
