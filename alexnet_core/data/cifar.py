@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import centre_crop
-from alexnet_core.data.partial_folder import Decoded, ImageSource
 from alexnet_core.errors import CoreError
 
 FOLDER, SIDE = "cifar-10-batches-py", 32

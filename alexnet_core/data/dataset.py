@@ -1,8 +1,8 @@
-"""What a data set is: three splits of uint8 images with their labels, and a summary of its content."""
+"""What a data set is: image files to be decoded, three splits of uint8 images with labels, a summary of the content."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -90,6 +90,36 @@ class Dataset:
         for chunk in self.train.chunks():
             moments.add(chunk)
         return moments.covariance()
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image ready to be written: its pixels, the bytes and the SHA-256 of its file."""
+
+    pixels: np.ndarray
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where images come from.
+
+    Attributes:
+        description: For the manifest.
+        class_names: In the order of the labels.
+        names: Name of every image, by split folder.
+        labels: int64, by split folder.
+        read: Name and size in pixels to `Decoded`; raises BadImage.
+        look: Name to the bytes and the SHA-256 of the image file as it is now; raises OSError.
+    """
+
+    description: str
+    class_names: tuple[str, ...]
+    names: dict[str, list[str]]
+    labels: dict[str, np.ndarray]
+    read: Callable[[str, int], Decoded]
+    look: Callable[[str], tuple[int, str]]
 
 
 class DataSummary(Frozen):

@@ -1,4 +1,10 @@
-"""A prepared folder that is not finished: parts written one after another, resumed after a kill."""
+"""A prepared folder that is not finished: parts written one after another, resumed after a kill.
+
+state.npz            how far it is, noted after every part: `PartialFolder`
+*.npy, *-files.tsv   what will be in the prepared folder, see `prepared_folder`
+*-bad.tsv            what cannot be used: relative path, reason
+*-kept.bin           int64, of every image in the array its place among all names of the split
+"""
 
 from __future__ import annotations
 
@@ -8,16 +14,17 @@ import os
 import shutil
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 
+from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage
 from alexnet_core.data.image_tree import some
 from alexnet_core.data.moments import PixelMoments
@@ -40,39 +47,9 @@ MOST_NAMED = 10
 _HEADER = 128
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """An image ready to be written: its pixels, the bytes and the SHA-256 of its file."""
-
-    pixels: np.ndarray
-    size: int
-    digest: str
-
-
-@dataclass(frozen=True)
-class ImageSource:
-    """Where images come from.
-
-    Attributes:
-        description: For the manifest.
-        class_names: In the order of the labels.
-        names: Name of every image, by split folder.
-        labels: int64, by split folder.
-        read: Name and size in pixels to `Decoded`; raises BadImage.
-        look: Name to the bytes and the SHA-256 of the image file as it is now; raises OSError.
-    """
-
-    description: str
-    class_names: tuple[str, ...]
-    names: dict[str, list[str]]
-    labels: dict[str, np.ndarray]
-    read: Callable[[str, int], Decoded]
-    look: Callable[[str], tuple[int, str]]
-
-
 @dataclass
 class _SplitState:
-    """How far a split is: images looked at, images kept, and the lengths of its text files."""
+    """How far a split is: images looked at, images kept, and the lengths of its text files in bytes."""
 
     looked_at: int = 0
     kept: int = 0
@@ -80,17 +57,125 @@ class _SplitState:
     bad_bytes: int = 0
 
 
-@dataclass
-class _State:
-    """How far a preparation is."""
+@dataclass(frozen=True)
+class _Snapshot:
+    """How far a preparation was at one moment; safe to write while it goes on.
 
-    identity: str
-    splits: dict[str, _SplitState] = field(default_factory=dict)
+    Attributes:
+        state: Identity and splits, as JSON.
+        count: Training images in the moments.
+        total: int64 (H, W, C), see `PixelMoments`.
+        products: int64 (C, C), see `PixelMoments`.
+        looked_at: Images of all splits.
+    """
+
+    state: str
+    count: int
+    total: np.ndarray
+    products: np.ndarray
+    looked_at: int
+
+
+class PartialFolder:
+    """How far a preparation is: which images its files hold, and the sums over them. For one thread.
+
+    Attributes:
+        source: The images.
+        path: The folder.
+        size: Height and width of a prepared image, in pixels.
+        splits: How far each split is.
+        moments: Of the training images in the folder.
+    """
+
+    def __init__(self, source: ImageSource, path: Path, size: int, identity: str) -> None:
+        """Goes on with what lies in the folder if it was begun with the same `identity`; else begins anew."""
+        self.source, self.path, self.size = source, path, size
+        self._identity = identity
+        self.splits: dict[str, _SplitState] = {}
+        self.moments = PixelMoments(size)
+        if self._read_state():
+            for split in self.splits:
+                self._look_again(split)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one prepared image."""
+        return self.size**2 * 3
+
+    def decode(self, name: str) -> Decoded | BadImage:
+        """Decodes one image; may be called from any thread."""
+        try:
+            return self.source.read(name, self.size)
+        except BadImage as error:
+            return error
+
+    def images(self, split: str) -> np.ndarray:
+        """Returns what is in a split's array: uint8 (kept, size, size, 3), memory-mapped."""
+        shape = (self.splits[split].kept, self.size, self.size, 3)
+        # 空的映射会报错
+        return np.memmap(self.file(split), np.uint8, "r", _HEADER, shape) if shape[0] else np.empty(shape, np.uint8)
+
+    def file(self, split: str, ending: str = ".npy") -> Path:
+        """Returns the path of one of a split's files."""
+        return self.path / f"{split}{ending}"
+
+    def snapshot(self) -> _Snapshot:
+        """Copies how far it is now."""
+        splits = {name: vars(split) for name, split in self.splits.items()}
+        self.moments.settle()
+        return _Snapshot(
+            state=json.dumps({"identity": self._identity, "splits": splits}),
+            count=self.moments.count,
+            total=self.moments.total.copy(),
+            products=self.moments.products.copy(),
+            looked_at=sum(split.looked_at for split in self.splits.values()),
+        )
+
+    def _read_state(self) -> bool:
+        """Takes up what was noted; false where nothing fits."""
+        try:
+            with np.load(self.path / "state.npz", allow_pickle=False) as saved:
+                content = json.loads(str(saved["state"]))
+                if content["identity"] != self._identity:
+                    return False
+                self.splits = {name: _SplitState(**split) for name, split in content["splits"].items()}
+                self.moments.count = int(saved["count"])
+                self.moments.total, self.moments.products = saved["total"], saved["products"]
+        except (OSError, ValueError, KeyError, EOFError, TypeError):
+            return False
+        return True
+
+    def _look_again(self, split: str) -> None:
+        """Goes back to before the first image that could not be used and now can: it has been mended meanwhile."""
+        state, names = self.splits[split], self.source.names[split]
+        left_out = {line.split("\t")[0] for line in _lines_to(self.file(split, "-bad.tsv"), state.bad_bytes)}
+        for place, name in enumerate(names[: state.looked_at]):
+            if shown(name) in left_out and not isinstance(self.decode(name), BadImage):
+                self._go_back(split, place)
+                return
+
+    def _go_back(self, split: str, place: int) -> None:
+        """Forgets the images of a split from a place on."""
+        state, names = self.splits[split], self.source.names[split]
+        before = {shown(name) for name in names[:place]}
+        bad = _lines_to(self.file(split, "-bad.tsv"), state.bad_bytes)
+        rows = np.fromfile(self.file(split, "-kept.bin"), dtype=np.int64, count=state.kept)
+        state.looked_at, state.kept = place, int(np.searchsorted(rows, place))
+        kept = _lines_to(self.file(split, "-files.tsv"), state.files_bytes)[: state.kept]
+        state.files_bytes = sum(len(_line(line)) for line in kept)
+        state.bad_bytes = sum(len(_line(line)) for line in bad if line.split("\t")[0] in before)
+        if split == "train":
+            # 和不能逐张减去，只能从留下的图像重算
+            self.moments = PixelMoments(self.size)
+            self.moments.add(self.images(split))
 
 
 @dataclass(frozen=True)
 class _SplitFiles:
-    """The files that a split grows in: pixels, names, what was left out, rows that were kept; and who writes pixels."""
+    """The open files that a split grows in, and the threads that write its pixels."""
 
     writers: ThreadPoolExecutor
     array: BinaryIO
@@ -98,237 +183,199 @@ class _SplitFiles:
     bad: BinaryIO
     rows: BinaryIO
 
-    def flush(self) -> None:
-        for file in (self.array, self.names, self.bad, self.rows):
-            file.flush()
-            os.fsync(file.fileno())
-
-
-class PartialFolder:
-    """A partial folder."""
-
-    def __init__(
-        self, source: ImageSource, folder: Path, image_size: int, identity: str, progress: Progress | None
-    ) -> None:
-        self._source, self._folder, self._size, self._progress = source, folder, image_size, progress
-        self._moments, self._image_bytes = PixelMoments(image_size), image_size**2 * 3
-        self._state = _State(identity)
-        self._sums = {split: hashlib.sha256() for split in source.names}
-        self._total = sum(len(names) for names in source.names.values())
-        if not self._resume():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-
-    def _resume(self) -> bool:
-        try:
-            with np.load(self._folder / "state.npz", allow_pickle=False) as saved:
-                content = json.loads(str(saved["state"]))
-                if content["identity"] != self._state.identity:
-                    return False
-                self._state.splits = {name: _SplitState(**split) for name, split in content["splits"].items()}
-                self._moments.count = int(saved["count"])
-                self._moments.total, self._moments.products = saved["total"], saved["products"]
-        except (OSError, ValueError, KeyError, EOFError, TypeError):
-            return False
-        for split in self._state.splits:
-            self._look_again(split)
-        return True
-
-    def _look_again(self, split: str) -> None:
-        """Goes back to before the first image that could not be used and now can: it has been mended meanwhile."""
-        state, names = self._state.splits[split], self._source.names[split]
-        bad = set(_lines_to(self._folder / f"{split}-bad.tsv", state.bad_bytes))
-        left_out = {line.split("\t")[0] for line in bad}
-        for place, name in enumerate(names[: state.looked_at]):
-            if shown(name) in left_out and not isinstance(self._decode(name), BadImage):
-                self._go_back(split, place)
-                return
-
-    def _go_back(self, split: str, place: int) -> None:
-        state, names = self._state.splits[split], self._source.names[split]
-        before = {shown(name) for name in names[:place]}
-        bad = _lines_to(self._folder / f"{split}-bad.tsv", state.bad_bytes)
-        rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64, count=state.kept)
-        state.looked_at, state.kept = place, int(np.searchsorted(rows, place))
-        kept = _lines_to(self._folder / f"{split}-files.tsv", state.files_bytes)[: state.kept]
-        state.files_bytes = sum(len(_line(line)) for line in kept)
-        state.bad_bytes = sum(len(_line(line)) for line in bad if line.split("\t")[0] in before)
-        if split == "train":
-            self._moments = PixelMoments(self._size)
-            images = (
-                np.memmap(self._array(split), np.uint8, "r", _HEADER, (state.kept, self._size, self._size, 3))
-                if state.kept
-                else ()
-            )
-            self._moments.add(images)
-
-    def _snapshot(self) -> dict[str, Any]:
-        """How far it is now, as `_commit` writes it."""
-        splits = {name: vars(split) for name, split in self._state.splits.items()}
-        moments = self._moments
-        moments.settle()
-        return {
-            "state": json.dumps({"identity": self._state.identity, "splits": splits}),
-            "count": moments.count,
-            "total": moments.total.copy(),
-            "products": moments.products.copy(),
-        }
-
-    def _commit(self, files: _SplitFiles, snapshot: Mapping[str, Any], looked_at: int) -> int:
-        files.flush()
-        # 数据先落盘，再记进度：进度永远不会超前
-        with replaced(self._folder / "state.npz") as path, path.open("wb") as file:
-            np.savez(file, **snapshot)
-        return looked_at
-
-    def write_split(self, split: str, pool: ThreadPoolExecutor, writers: ThreadPoolExecutor) -> None:
-        """Decodes the rest of a split; while one part is written and another flushed, the next is being decoded."""
-        names = self._source.names[split]
-        state = self._state.splits.setdefault(split, _SplitState())
-        per_part = max(1, PART_BYTES // self._image_bytes)
-        self._hash_again(split, state)
-        with ExitStack() as stack:
-            files = _SplitFiles(
-                writers=writers,
-                array=stack.enter_context(_opened(self._array(split), _HEADER + state.kept * self._image_bytes)),
-                names=stack.enter_context(_opened(self._folder / f"{split}-files.tsv", state.files_bytes)),
-                bad=stack.enter_context(_opened(self._folder / f"{split}-bad.tsv", state.bad_bytes)),
-                rows=stack.enter_context(_opened(self._folder / f"{split}-kept.bin", state.kept * 8)),
-            )
-            starts = range(state.looked_at, len(names), per_part)
-            ahead: list[Future[list[Decoded | BadImage]]] = []
-            committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
-            committed: Future[int] | None = None
-            for start in starts:
-                coming = ahead or self._submit(pool, names[start : start + per_part])
-                ahead = self._submit(pool, names[start + per_part : start + 2 * per_part])
-                self._write_part(split, start, [image for future in coming for image in future.result()], files)
-                self._await(committed)
-                # 落盘要等磁盘，期间解码照常进行
-                committed = committer.submit(self._commit, files, self._snapshot(), self._looked_at())
-            self._await(committed)
-
-    def _looked_at(self) -> int:
-        return sum(split.looked_at for split in self._state.splits.values())
-
-    def _await(self, committed: Future[int] | None) -> None:
-        """Waits until a part is noted, and says how many images are."""
-        noted = committed.result() if committed is not None else None
-        if noted is not None and self._progress is not None:
-            self._progress(noted, self._total)
-
-    def _hash_again(self, split: str, state: _SplitState) -> None:
-        """The running hash cannot be stored, so a resumed split reads what it has."""
-        if not state.kept:
-            return
-        with self._array(split).open("rb") as file:
-            file.seek(_HEADER)
-            for _ in range(state.kept):
-                self._sums[split].update(hashlib.sha256(file.read(self._image_bytes)).digest())
-
-    def _array(self, split: str) -> Path:
-        return self._folder / f"{split}.npy"
-
-    def _submit(self, pool: ThreadPoolExecutor, names: Sequence[str]) -> list[Future[list[Decoded | BadImage]]]:
-        return [
-            pool.submit(lambda some: [self._decode(name) for name in some], names[start : start + AT_ONCE])
-            for start in range(0, len(names), AT_ONCE)
-        ]
-
-    def _decode(self, name: str) -> Decoded | BadImage:
-        try:
-            return self._source.read(name, self._size)
-        except BadImage as error:
-            return error
-
-    def _write_part(self, split: str, start: int, part: Sequence[Decoded | BadImage], files: _SplitFiles) -> None:
-        state, names = self._state.splits[split], self._source.names[split]
+    def append(self, folder: PartialFolder, split: str, part: Sequence[Decoded | BadImage]) -> list[Future[bytes]]:
+        """Appends the next images of a split; the results are their pixels' SHA-256, some joined in each."""
+        state, start = folder.splits[split], folder.splits[split].looked_at
         good: list[Decoded] = []
-        for name, image in zip(names[start : start + len(part)], part, strict=True):
+        for name, image in zip(folder.source.names[split][start : start + len(part)], part, strict=True):
             if isinstance(image, BadImage):
-                state.bad_bytes += files.bad.write(_line(shown(name), " ".join(image.reason.split())))
+                state.bad_bytes += self.bad.write(_line(shown(name), " ".join(image.reason.split())))
                 continue
             good.append(image)
-            state.files_bytes += files.names.write(_line(name, str(image.size), image.digest))
+            state.files_bytes += self.names.write(_line(name, str(image.size), image.digest))
         rows = [start + place for place, image in enumerate(part) if isinstance(image, Decoded)]
-        files.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
-        start_byte = _HEADER + state.kept * self._image_bytes
+        self.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
+        offset = _HEADER + state.kept * folder.image_bytes
         stored = [
-            files.writers.submit(
+            self.writers.submit(
                 _store,
-                files.array.fileno(),
-                start_byte + place * self._image_bytes,
+                self.array.fileno(),
+                offset + place * folder.image_bytes,
                 [image.pixels for image in good[place : place + AT_ONCE]],
             )
             for place in range(0, len(good), AT_ONCE)
         ]
-        # 像素的哈希在各线程里并行算，这里只按顺序合并
-        for digests in stored:
-            self._sums[split].update(digests.result())
         if split == "train":
-            self._moments.add(image.pixels for image in good)
+            # 均值与协方差只取训练图像（论文第 2 节、第 4.1 节）
+            folder.moments.add(image.pixels for image in good)
         state.looked_at = start + len(part)
         state.kept += len(good)
+        return stored
 
-    def finish(self, preparation: int, bad_images: BadImages) -> PreparedManifest:
-        """Checks what was found, and writes labels, statistics and the manifest."""
-        bad = [line for split in self._source.names for line in read_lines(self._folder / f"{split}-bad.tsv")]
-        if bad and bad_images == "fail":
-            raise CoreError(_bad_message(self._source.description, bad, self._folder))
-        splits: dict[str, PreparedSplit] = {}
-        for split, labels in self._source.labels.items():
-            rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64)
-            splits[split] = self._finish_split(split, labels[rows])
-        (self._folder / "bad_images.tsv").write_text("".join(f"{line}\n" for line in bad), errors="surrogateescape")
-        _save_array(self._folder / "mean_image.npy", self._moments.mean_image())
-        manifest = PreparedManifest(
-            format=FORMAT,
-            preparation=preparation,
-            source=self._source.description,
-            digest=self._digest(),
-            image_size=self._size,
-            class_names=self._source.class_names,
-            splits=splits,
-            covariance=tuple(tuple(row) for row in self._moments.covariance().tolist()),
-            bad_images=len(bad),
-        )
-        with replaced(self._folder / MANIFEST) as path:
-            path.write_text(manifest.model_dump_json(indent=1))
-        return manifest
-
-    def _finish_split(self, split: str, labels: np.ndarray) -> PreparedSplit:
-        empty = sorted(set(range(len(self._source.class_names))) - set(np.unique(labels).tolist()))
-        if empty:
-            names = [self._source.class_names[label] for label in empty]
-            raise CoreError(f"{split} has no usable image of {some(names, 5)}")
-        with (self._folder / f"{split}.npy").open("r+b") as file:
-            file.write(_npy_header((len(labels), self._size, self._size, 3)))
+    def note(self, folder: Path, snapshot: _Snapshot) -> int:
+        """Flushes the files and notes how far they are; returns the images looked at. Runs beside the decoding."""
+        for file in (self.array, self.names, self.bad, self.rows):
+            file.flush()
             os.fsync(file.fileno())
-        _save_array(self._folder / f"{split}-labels.npy", labels)
-        return PreparedSplit(
-            images=len(labels),
-            array_sha256=self._sums[split].hexdigest(),
-            labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest(),
-        )
+        # 数据先落盘，再记进度：进度永远不会超前
+        with replaced(folder / "state.npz") as path, path.open("wb") as file:
+            np.savez(
+                file,
+                state=snapshot.state,
+                count=snapshot.count,
+                total=snapshot.total,
+                products=snapshot.products,
+            )
+        return snapshot.looked_at
 
-    def _digest(self) -> str:
-        """What `manifest_digest` gives for the lines; of a million only the places are sorted in memory."""
-        names: list[str] = []
-        places: list[tuple[BinaryIO, array[int]]] = []
-        found = hashlib.sha256()
-        with ExitStack() as stack:
-            for split, all_names in self._source.names.items():
-                rows = np.fromfile(self._folder / f"{split}-kept.bin", dtype=np.int64)
-                names += [all_names[row] for row in rows]
-                file = stack.enter_context((self._folder / f"{split}-files.tsv").open("rb"))
-                places.append((file, array("q", accumulate(map(len, file), initial=0))))
-            ends = list(accumulate(len(starts) - 1 for _, starts in places))
-            for number in sorted(range(len(names)), key=names.__getitem__):
-                split_number = bisect_right(ends, number)
-                lines, starts = places[split_number]
-                lines.seek(starts[number - (ends[split_number - 1] if split_number else 0)])
-                found.update(lines.readline())
-        return found.hexdigest()
+
+def write_split(
+    folder: PartialFolder, split: str, pool: ThreadPoolExecutor, writers: ThreadPoolExecutor, progress: Progress | None
+) -> str:
+    """Decodes the rest of a split; while one part is written and another flushed, the next is being decoded.
+
+    Args:
+        folder: Where to.
+        split: Which.
+        pool: Threads that decode.
+        writers: Threads that write and hash pixels.
+        progress: Called with (images looked at, images in all) when a part is noted.
+
+    Returns:
+        `array_sha256` of the split, see `PreparedSplit`.
+    """
+    names, state = folder.source.names[split], folder.splits.setdefault(split, _SplitState())
+    total = sum(map(len, folder.source.names.values()))
+    per_part = max(1, PART_BYTES // folder.image_bytes)
+    # 哈希的中间状态存不下来，接着做时重读已写的
+    pixels = _hash_of_kept(folder, split)
+    with ExitStack() as stack:
+        files = _open_files(folder, split, writers, stack)
+        committer = stack.enter_context(ThreadPoolExecutor(1, "commit"))
+        ahead: list[Future[list[Decoded | BadImage]]] = []
+        noted: Future[int] | None = None
+
+        def say(noted: Future[int] | None) -> None:
+            if noted is not None and (looked_at := noted.result()) and progress is not None:
+                progress(looked_at, total)
+
+        for start in range(state.looked_at, len(names), per_part):
+            coming = ahead or _decoding(folder, names[start : start + per_part], pool)
+            ahead = _decoding(folder, names[start + per_part : start + 2 * per_part], pool)
+            part = [image for future in coming for image in future.result()]
+            # 像素的哈希在各线程里并行算，这里只按顺序合并
+            for digests in files.append(folder, split, part):
+                pixels.update(digests.result())
+            say(noted)
+            # 落盘要等磁盘，期间解码照常进行
+            noted = committer.submit(files.note, folder.path, folder.snapshot())
+        say(noted)
+    return pixels.hexdigest()
+
+
+def _decoding(
+    folder: PartialFolder, names: Sequence[str], pool: ThreadPoolExecutor
+) -> list[Future[list[Decoded | BadImage]]]:
+    """Begins to decode images, some in each task."""
+    return [
+        pool.submit(lambda some: [folder.decode(name) for name in some], names[start : start + AT_ONCE])
+        for start in range(0, len(names), AT_ONCE)
+    ]
+
+
+def _open_files(folder: PartialFolder, split: str, writers: ThreadPoolExecutor, stack: ExitStack) -> _SplitFiles:
+    """Opens a split's files where what is noted of them ends."""
+    state = folder.splits[split]
+    lengths = {
+        ".npy": _HEADER + state.kept * folder.image_bytes,
+        "-files.tsv": state.files_bytes,
+        "-bad.tsv": state.bad_bytes,
+        "-kept.bin": state.kept * 8,
+    }
+    opened = [stack.enter_context(_opened(folder.file(split, ending), length)) for ending, length in lengths.items()]
+    return _SplitFiles(writers, *opened)
+
+
+def _hash_of_kept(folder: PartialFolder, split: str) -> hashlib._Hash:
+    """The running hash over the images that are in a split's array."""
+    found = hashlib.sha256()
+    for image in folder.images(split):
+        found.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
+    return found
+
+
+def finish(
+    folder: PartialFolder, array_sha256: dict[str, str], preparation: int, bad_images: BadImages
+) -> PreparedManifest:
+    """Checks what was found, and writes labels, statistics and the manifest.
+
+    Args:
+        folder: All splits are written.
+        array_sha256: By split, from `write_split`.
+        preparation: Version of the preparation, see `DataSpec`.
+        bad_images: `fail` raises where an image cannot be used.
+
+    Raises:
+        CoreError: Images cannot be used, or a class has none left.
+    """
+    source, path = folder.source, folder.path
+    bad = [line for split in source.names for line in read_lines(folder.file(split, "-bad.tsv"))]
+    if bad and bad_images == "fail":
+        raise CoreError(_bad_message(source.description, bad, path))
+    splits = {split: _finish_split(folder, split, array_sha256[split]) for split in source.labels}
+    (path / "bad_images.tsv").write_text("".join(f"{line}\n" for line in bad), errors="surrogateescape")
+    _save_array(path / "mean_image.npy", folder.moments.mean_image())
+    manifest = PreparedManifest(
+        format=FORMAT,
+        preparation=preparation,
+        source=source.description,
+        digest=_digest(folder),
+        image_size=folder.size,
+        class_names=source.class_names,
+        splits=splits,
+        covariance=tuple(tuple(row) for row in folder.moments.covariance().tolist()),
+        bad_images=len(bad),
+    )
+    # 清单最后写：有清单的文件夹一定是完整的
+    with replaced(path / MANIFEST) as temporary:
+        temporary.write_text(manifest.model_dump_json(indent=1))
+    return manifest
+
+
+def _finish_split(folder: PartialFolder, split: str, array_sha256: str) -> PreparedSplit:
+    class_names = folder.source.class_names
+    rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64)
+    labels = folder.source.labels[split][rows]
+    empty = sorted(set(range(len(class_names))) - set(np.unique(labels).tolist()))
+    if empty:
+        raise CoreError(f"{split} has no usable image of {some([class_names[label] for label in empty], 5)}")
+    with folder.file(split).open("r+b") as file:
+        file.write(_npy_header((len(labels), folder.size, folder.size, 3)))
+        os.fsync(file.fileno())
+    _save_array(folder.file(split, "-labels.npy"), labels)
+    return PreparedSplit(
+        images=len(labels), array_sha256=array_sha256, labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest()
+    )
+
+
+def _digest(folder: PartialFolder) -> str:
+    """What `manifest_digest` gives for the lines; of a million only the places are sorted in memory."""
+    names: list[str] = []
+    places: list[tuple[BinaryIO, array[int]]] = []
+    found = hashlib.sha256()
+    with ExitStack() as stack:
+        for split, all_names in folder.source.names.items():
+            rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64)
+            names += [all_names[row] for row in rows]
+            file = stack.enter_context(folder.file(split, "-files.tsv").open("rb"))
+            places.append((file, array("q", accumulate(map(len, file), initial=0))))
+        ends = list(accumulate(len(starts) - 1 for _, starts in places))
+        for number in sorted(range(len(names)), key=names.__getitem__):
+            split_number = bisect_right(ends, number)
+            lines, starts = places[split_number]
+            lines.seek(starts[number - (ends[split_number - 1] if split_number else 0)])
+            found.update(lines.readline())
+    return found.hexdigest()
 
 
 def _store(descriptor: int, offset: int, images: Sequence[np.ndarray]) -> bytes:

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage, decode_image, without_picture_warnings
 from alexnet_core.data.image_tree import Tree
-from alexnet_core.data.partial_folder import BadImages, Decoded, ImageSource, PartialFolder, Progress, read_lines
+from alexnet_core.data.partial_folder import BadImages, PartialFolder, Progress, finish, read_lines, write_split
 from alexnet_core.data.prepared_folder import (
     FORMAT,
     PreparedManifest,
@@ -119,10 +120,10 @@ def prepare(
             ThreadPoolExecutor(count, "decode") as pool,
             ThreadPoolExecutor(WRITERS, "write") as writers,
         ):
-            work = PartialFolder(source, partial, image_size, identity, progress)
-            for split in source.names:
-                work.write_split(split, pool, writers)
-        manifest = work.finish(preparation, bad_images)
+            # 接着上次的做；身份不同就从头开始
+            folder = PartialFolder(source, partial, image_size, identity)
+            arrays = {split: write_split(folder, split, pool, writers, progress) for split in source.names}
+        manifest = finish(folder, arrays, preparation, bad_images)
         _publish(partial, destination)
         return manifest
 
