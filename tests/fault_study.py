@@ -43,6 +43,8 @@ from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
 from orchestrator.running.progress import Progress
 from orchestrator.running.session import Ran
+from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
+from orchestrator.running.slots.trial_queue import Trial
 from orchestrator.running.slots.worker import Place, trial_end
 from search_spaces.trial import trial_key
 from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Operation, Outcome, run, unavailable
@@ -102,15 +104,15 @@ def _made_report(key: str, epoch: int, last: bool) -> EpochReport:
 
 
 class Listener:
-    """Stands where a worker's watch stands: events go straight to the recorder."""
+    """Stands where a worker's watch stands: news go straight to the recorder."""
 
     stop_state: str | None = None
 
-    def __init__(self, handle: Callable[[Mapping[str, Any]], None], job: Mapping[str, Any]) -> None:
+    def __init__(self, handle: Callable[[TrialEvent], None], job: Job) -> None:
         self._handle, self._job = handle, job
 
-    def post(self, event: Mapping[str, Any]) -> None:
-        self._handle({"message": "", "slot": 0, **event, "key": self._job["key"], "attempt": self._job["attempt"]})
+    def post(self, news: TrialNews) -> None:
+        self._handle(TrialEvent(self._job.key, self._job.attempt, 0, news))
 
     def should_stop(self) -> bool:
         return False
@@ -137,7 +139,7 @@ def run_without_ray(plan: Plan, *more: Any) -> Ran:
         recorder.begin(plan.trials)
         for trial in plan.to_run:
             assert locks.try_lock(trial.key)
-            job = recorder.launch(trial, None)
+            job = Trial(submission := recorder.launch(trial, None), submission.attempt).begin()
             listener = Listener(recorder.handle, job)
             listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
     return Ran(plan, recorder.states, refused=False)

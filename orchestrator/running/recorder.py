@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-from alexnet_core.configuration.metrics import EpochReport
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import LabError
 from orchestrator.planning.more_epochs import go_on
@@ -22,6 +23,17 @@ from orchestrator.records import layout, trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.running.progress import POINTS, Progress
+from orchestrator.running.slots.messages import (
+    End,
+    Epoch,
+    Evaluated,
+    FirstStep,
+    Log,
+    Retry,
+    Started,
+    Submission,
+    TrialEvent,
+)
 from orchestrator.sweeps.objectives import steady_rate
 from orchestrator.sweeps.search import Ask
 from search_spaces.trial import PlannedTrial
@@ -124,8 +136,8 @@ class Recorder:
         """Takes a plan with further seeds: in how many views theirs are evaluated is in no other."""
         self._plan = plan
 
-    def launch(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool = False) -> dict[str, Any]:
-        """Opens a trial's record and returns what the Tune function needs; called in Tune's thread.
+    def launch(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool = False) -> Submission:
+        """Opens a trial's record and returns what is to be trained; called in Tune's thread.
 
         Args:
             trial: The trial.
@@ -143,15 +155,15 @@ class Recorder:
         # 扫描的点都用同一个种子，所以按位置显示
         cell = (trial.arm, trial.seed) if ask is None else (POINTS, ask.position)
         self.running[trial.key] = Running(trial, cell, folder, attempt, now(), evaluated_only=finished)
-        return {
-            "key": trial.key,
-            "config": _job_json(trial),
-            "folder": str(folder.resolve()),
-            "attempt": attempt,
-            "epochs": trial.config.training.epochs,
-            "judged": judged,
-            "views": self._missing_views(trial.key, folder),
-        }
+        return Submission(
+            key=trial.key,
+            config=trial.config.model_dump_json(),
+            folder=str(folder.resolve()),
+            attempt=attempt,
+            epochs=trial.config.training.epochs,
+            views=self._missing_views(trial.key, folder),
+            judged=judged,
+        )
 
     def _folder(self, trial: PlannedTrial) -> Path:
         return layout.trial_folder(self._settings.results, trial.key)
@@ -214,33 +226,37 @@ class Recorder:
         self._display.update(trial.arm, trial.seed, result.state, _error_text(result.validation))
         return True
 
-    def handle(self, event: Mapping[str, Any]) -> None:
-        """Writes down an event of a trial; see `Broker.post`."""
-        kind = event["type"]
-        running = self.running.get(event.get("key", ""))
+    def handle(self, event: TrialEvent) -> None:
+        """Writes down what is heard of a trial."""
+        running = self.running.get(event.key)
         if running is None:
             return
-        if kind == "started":
-            running.started = True
-            running.history = [EpochReport.model_validate(report) for report in event["history"]]
-            if not running.evaluated_only:
-                trial_record.rewrite_epochs(running.folder, running.history)
-            self._log(running, event, f"started at epoch {len(running.history)}")
-            self._show(running, "running")
-        elif kind == "training":
-            self._say_first_step()
-        elif kind == "epoch":
-            self._record_epoch(running, EpochReport.model_validate(event["report"]))
-        elif kind == "log":
-            trial_record.append_log(running.folder, event["text"])
-        elif kind == "retry":
-            running.attempt = trial_record.next_attempt(running.folder)
-            self._log(running, event, "its worker died; it goes on from its last checkpoint")
-        elif kind == "final":
-            self._record_end(running, event)
+        match event.news:
+            case Started(history):
+                running.started = True
+                running.history = [EpochReport.model_validate_json(epoch.report) for epoch in history]
+                if not running.evaluated_only:
+                    trial_record.rewrite_epochs(running.folder, running.history)
+                self._log(running, event, f"started at epoch {len(running.history)}")
+                self._show(running, "running")
+            case FirstStep():
+                self._say_first_step()
+            case Epoch(report=report):
+                self._record_epoch(running, EpochReport.model_validate_json(report))
+            case Log(text):
+                trial_record.append_log(running.folder, text)
+            case Retry():
+                running.attempt = trial_record.next_attempt(running.folder)
+                self._log(running, event, "its worker died; it goes on from its last checkpoint")
+            case End() as end:
+                if end.message:
+                    self._log(running, event, end.message)
+                self._record_end(running, end)
+            case unknown:
+                raise unknown_event(unknown)
 
-    def _log(self, running: Running, event: Mapping[str, Any], text: str) -> None:
-        trial_record.append_log(running.folder, f"{now()} attempt {event['attempt']}, slot {event['slot']}: {text}\n")
+    def _log(self, running: Running, event: TrialEvent, text: str) -> None:
+        trial_record.append_log(running.folder, f"{now()} attempt {event.attempt}, slot {event.slot}: {text}\n")
 
     def _say_first_step(self) -> None:
         if self._first_step is None:
@@ -257,46 +273,43 @@ class Recorder:
         self._metrics.epoch(running.trial.arm, report)
         self._show(running, "running")
 
-    def _record_end(self, running: Running, event: Mapping[str, Any]) -> None:
-        state = event["state"]
-        if event["message"]:
-            self._log(running, event, event["message"])
+    def _record_end(self, running: Running, end: End) -> None:
         del self.running[running.trial.key]
-        if state == "interrupted":
-            self._display.update(*running.cell, state, "interrupted")
-            if event["message"]:
-                raise LabError(f"{event['message']}; finished trials are on record, make room and go on", exit_code=3)
+        if end.state == "interrupted":
+            self._display.update(*running.cell, end.state, "interrupted")
+            if end.message:
+                raise LabError(f"{end.message}; finished trials are on record, make room and go on", exit_code=3)
             return
         if running.evaluated_only:
-            self._record_evaluation(running, event)
+            self._record_evaluation(running, end)
             return
-        result = _result(running, event)
+        result = _result(running, end)
         trial_record.write_result(running.folder, result)
-        if "evaluation" in event:
-            write_evaluation(running.folder, _evaluation(running, event))
+        if end.evaluation is not None:
+            write_evaluation(running.folder, _evaluation(running, end, end.evaluation))
         if result.state is not TrialState.FAILED:
             # 失败的 trial 留着检查点，--retry-failed 可以接着训练
             trial_record.tidy(running.folder, self._settings.keep_weights)
         self.states[result.key] = result.state
         self._metrics.ended(running.trial.arm, result)
-        text = _error_text(result.validation) if result.state is TrialState.FINISHED else state
-        self._display.update(*running.cell, state, text)
+        text = _error_text(result.validation) if result.state is TrialState.FINISHED else end.state
+        self._display.update(*running.cell, end.state, text)
         if result.state in (TrialState.DIVERGED, TrialState.FAILED):
-            self._display.say(_trouble_line(result, running, self._settings.results))
+            self._display.say(_trouble_line(result, running))
 
-    def _record_evaluation(self, running: Running, event: Mapping[str, Any]) -> None:
+    def _record_evaluation(self, running: Running, end: End) -> None:
         """Writes the evaluation of a trial on record; whatever happened, its own record stays as it is."""
-        state, trial = event["state"], running.trial
-        if "evaluation" in event:
-            write_evaluation(running.folder, _evaluation(running, event))
+        trial = running.trial
+        if end.evaluation is not None:
+            write_evaluation(running.folder, _evaluation(running, end, end.evaluation))
         else:
             self._display.say(
-                f"{trial.key} ({trial.arm} seed {trial.seed}) could not be evaluated: {event['message'] or state}; "
+                f"{trial.key} ({trial.arm} seed {trial.seed}) could not be evaluated: {end.message or end.state}; "
                 f"log: {running.folder / 'log.txt'}"
             )
         # 只为评估而重训出的权重不留下
         trial_record.tidy(running.folder)
-        self._display.update(trial.arm, trial.seed, state, "evaluated" if "evaluation" in event else state)
+        self._display.update(trial.arm, trial.seed, end.state, "evaluated" if end.evaluation else end.state)
 
     def _show(self, running: Running, state: str) -> None:
         history = running.history
@@ -304,12 +317,11 @@ class Recorder:
         self._display.update(*running.cell, state, text)
 
 
-def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
+def _result(running: Running, end: End) -> TrialResult:
     last = running.history[-1] if running.history else None
-    environment = {**event.get("environment", {}), **trial_record.source_version()}
     return TrialResult(
         key=running.trial.key,
-        state=TrialState(event["state"]),
+        state=TrialState(end.state),
         seed=running.trial.config.seed,
         epochs=len(running.history),
         train=last.train if last else None,
@@ -318,42 +330,51 @@ def _result(running: Running, event: Mapping[str, Any]) -> TrialResult:
         train_final=last.train_final if last else None,
         seconds=sum(report.seconds for report in running.history),
         images_per_second=steady_rate([(report.train.count, report.images_per_second) for report in running.history]),
-        peak_memory_mb=event.get("peak_memory_mb"),
-        memory_kind=event.get("memory_kind"),
+        peak_memory_mb=end.peak_memory_mb,
+        memory_kind=end.memory_kind,
         attempts=running.attempt,
         started_at=running.started_at,
         finished_at=now(),
-        message=event["message"],
-        weights=event.get("weights"),
-        weights_sha256=event.get("weights_sha256"),
-        environment=environment,
+        message=end.message,
+        weights=end.weights,
+        weights_sha256=end.weights_sha256,
+        environment={**end.environment, **trial_record.source_version()},
     )
 
 
-def _evaluation(running: Running, event: Mapping[str, Any]) -> Evaluation:
-    retrained = running.evaluated_only and event["evaluation"]["retrained"]
+def _evaluation(running: Running, end: End, made: Evaluated) -> Evaluation:
+    retrained = running.evaluated_only and made.retrained
     result = trial_record.read_result(running.folder)
     # 检查点文件里有历史与秒数，哈希必然不同；损失逐位相等才说明是同一个网络
     same = not retrained or (result is not None and running.history[-1].validation == result.validation)
     return Evaluation(
         key=running.trial.key,
-        weights_sha256=event["weights_sha256"],
+        weights_sha256=end.weights_sha256,
         evaluated_at=now(),
-        environment={**event.get("environment", {}), **trial_record.source_version()},
+        environment={**end.environment, **trial_record.source_version()},
         same_network=same,
-        **{**event["evaluation"], "retrained": retrained},
+        views=made.views,
+        split=made.split,
+        metrics=SplitMetrics.model_validate_json(made.metrics),
+        seconds=made.seconds,
+        retrained=retrained,
     )
 
 
-def _job_json(trial: PlannedTrial) -> str:
-    return trial.config.model_dump_json()
+def unknown_event(event: object) -> LabError:
+    """Returns what is said of an event that this version does not know: a worker of another one has sent it."""
+    return LabError(
+        f"a worker sent what this driver does not know: {shorten(repr(event), 200, placeholder=' ...')}; "
+        "all nodes must run the same version of this project; finished trials are on record",
+        exit_code=3,
+    )
 
 
 def _error_text(validation: Any) -> str:
     return f"{100 * validation.top1_error:.1f} %" if validation is not None else ""
 
 
-def _trouble_line(result: TrialResult, running: Running, results: Path) -> str:
+def _trouble_line(result: TrialResult, running: Running) -> str:
     return (
         f"{result.key} ({running.trial.arm} seed {running.trial.seed}) {result.state}: {result.message}; "
         f"log: {running.folder / 'log.txt'}; repeat it with: "

@@ -9,10 +9,9 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -44,11 +43,12 @@ from orchestrator.sweeps.planned_sweep import (
     write_sweep_file,
 )
 from orchestrator.sweeps.pruning import make_pruner
-from orchestrator.sweeps.search import Search, points_left
+from orchestrator.sweeps.search import Ask, Search, points_left
 from orchestrator.tables.tables import done_states
 from search_spaces.trial import PlannedTrial
 
 if TYPE_CHECKING:
+    from orchestrator.running.recorder import Recorder
     from orchestrator.running.study_run import StudyRun
 
 
@@ -129,7 +129,7 @@ def run_missing(
             recorder.begin(plan.trials)
 
             def train(trials: Sequence[PlannedTrial]) -> None:
-                run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, recorder.launch))
+                run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, _launch(recorder)))
 
             if plan.max_seeds is not None:
                 run_looks(plan, options.results, lambda: recorder.states, train, lambda: run.steering.skipped)
@@ -205,7 +205,12 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespa
         recorder.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
         wanted = (_called(plan, trial, together) for trial in further_missing(plan))
         missing = [trial for trial in wanted if trial.key not in recorder.states]
-        run.run_arms(missing, lambda trials: ArmSearcher(name, trials, recorder.launch))
+        run.run_arms(missing, lambda trials: ArmSearcher(name, trials, _launch(recorder)))
+
+
+def _launch(recorder: Recorder) -> Callable[[PlannedTrial, Ask | None], dict[str, Any]]:
+    """Opens the record of a trial; Tune's function takes nothing but a dictionary."""
+    return lambda trial, ask: asdict(recorder.launch(trial, ask))
 
 
 def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
@@ -228,7 +233,7 @@ def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options:
     searcher = SweepSearcher(
         search,
         history,
-        launch=partial(run.launch_point, judged=options.pruner != "none"),
+        launch=lambda trial, ask: asdict(run.launch_point(trial, ask, judged=options.pruner != "none")),
         join=run.recorder.join,
         read=reader(search, options),
         stop=run.stop_trial,
@@ -259,7 +264,7 @@ def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, o
     # 与基线配置相同的点共用同一批 trial
     missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.recorder.states}
     wanted = [trial for trial in trials if missing.get(trial.key) is trial]
-    run.run_arms(wanted, lambda own: ArmSearcher(f"{folder.name}/confirmation", own, run.recorder.launch))
+    run.run_arms(wanted, lambda own: ArmSearcher(f"{folder.name}/confirmation", own, _launch(run.recorder)))
     trial_record.join_members(options.results, folder.name, plan.dataset, trials)
 
 

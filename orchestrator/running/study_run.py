@@ -30,14 +30,17 @@ from orchestrator.running.cluster import death_watch, lifecycle
 from orchestrator.running.cluster.nodes import NodeWatch, alive_nodes, probe, slots_on
 from orchestrator.running.notification import Notifier
 from orchestrator.running.progress import Progress
-from orchestrator.running.recorder import Recorder, RecordSettings, now
+from orchestrator.running.recorder import Recorder, RecordSettings, now, unknown_event
+from orchestrator.running.slots.broker_clients import DriverClient
 from orchestrator.running.slots.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
+from orchestrator.running.slots.messages import Died, Joined, SlotEvent, Submission, TrialEvent
 from orchestrator.running.slots.slot import SlotPlan, Slots
 from orchestrator.running.steering import BEAT_SECONDS, RunFacts, Steering, end_run, forget_dead_runs, write_run
 from orchestrator.sweeps.search import Ask
 from search_spaces.trial import PlannedTrial
 
 EVENT_WAIT_SECONDS = 0.5
+RAY_SECONDS = 60.0
 STOP_SECONDS = 17.0
 SHARED_POLL_SECONDS = 1.0
 SLOT_PATIENCE_SECONDS = 120.0
@@ -78,7 +81,7 @@ class StudyRun:
     def __init__(self, plan: Plan, settings: RunSettings, console: Console) -> None:
         """Starts the broker and the slots; the first trial waits for them."""
         self._plan, self._settings, self._console = plan, settings, console
-        self._broker = lifecycle.start_broker()
+        self._broker = DriverClient(lifecycle.start_broker())
         self._scratch = settings.scratch
         self._slots = Slots(
             settings.slot_plan, plan.study.name, self._scratch / "train", dict(settings.worker_environment)
@@ -215,12 +218,12 @@ class StudyRun:
         """Frees a point that is not launched."""
         self._locks.unlock(key)
 
-    def launch_point(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool) -> dict[str, Any]:
+    def launch_point(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool) -> Submission:
         """Opens the record of a locked point; its lock is freed when its end is on record."""
-        job = self.recorder.launch(trial, ask, judged=judged)
+        submission = self.recorder.launch(trial, ask, judged=judged)
         # 先登记为在跑，再让主线程看见：否则它会立刻放掉锁
         self._points.add(trial.key)
-        return job
+        return submission
 
     def _free_points(self) -> None:
         for key in [key for key in list(self._points) if key not in self.recorder.running]:
@@ -229,7 +232,7 @@ class StudyRun:
 
     def stop_trial(self, key: str) -> None:
         """Has the worker of a trial stop between two batches, because a scheduler decided so."""
-        self._broker.stop.remote(key, "stopped")
+        self._broker.stop(key, "stopped")
 
     def _wait_for_others(self, waiting: Sequence[PlannedTrial]) -> None:
         self.display.say(f"{len(waiting)} trials are being trained by another ablate; waiting for their records")
@@ -303,7 +306,7 @@ class StudyRun:
             waits = arm in self.steering.skipped and not running.started
             if waits or arm in self.steering.stopped:
                 # 每圈都说一遍：刚建好的 trial 可能还没交到代理手里
-                self._broker.stop.remote(key, "interrupted")
+                self._broker.stop(key, "interrupted")
 
     def _say_alive(self) -> None:
         self._next_beat = time.monotonic() + BEAT_SECONDS
@@ -325,12 +328,11 @@ class StudyRun:
         self.recorder.begin([trial for trial in plan.trials if trial.seed >= known])
 
     def _tell_broker_to_close(self) -> None:
-        import ray
         from ray.exceptions import RayError
 
         # 代理已死也照样停：记录都在磁盘上
         with suppress(RayError):
-            ray.get(self._broker.close.remote("interrupted"), timeout=STOP_SECONDS / 2)
+            self._broker.close("interrupted", timeout=STOP_SECONDS / 2)
 
     def _tune(self, tuned: Future[None], limiter: Any, samples: int, scheduler: Any) -> None:
         """The body of Tune's thread: its end or its exception goes into `tuned`."""
@@ -345,7 +347,7 @@ class StudyRun:
     def _fit(self, limiter: Any, samples: int, scheduler: Any) -> None:
         from ray import tune
 
-        from orchestrator.running.slots.slot import run_trial
+        from orchestrator.running.slots.tune_function import run_trial
 
         tune.Tuner(
             # 一个字节：占 CPU 的零头会让整数个 CPU 的节点少一个槽位
@@ -367,13 +369,10 @@ class StudyRun:
     # ---- records ------------------------------------------------------------------------------------------
 
     def _handle_events(self) -> None:
-        import ray
         from ray.exceptions import RayError
 
         try:
-            self._next_event, events = ray.get(
-                self._broker.events.remote(self._next_event, EVENT_WAIT_SECONDS), timeout=60.0
-            )
+            self._next_event, events = self._broker.events(self._next_event, EVENT_WAIT_SECONDS, RAY_SECONDS)
         except RayError as error:
             raise LabError(
                 f"Ray stopped answering ({type(error).__name__}); every finished trial is on record, "
@@ -381,15 +380,18 @@ class StudyRun:
                 exit_code=3,
             ) from error
         for event in events:
-            if event["type"] == "ready":
-                self._ready_slots.add(event["slot"])
-                self._slot_nodes[event["slot"], event["rank"]] = event["node"]
-                self._slots.groups[event["slot"]] = event["group"]
-            elif event["type"] == "died":
-                self._slots.groups.pop(event["slot"], None)
-                self._note_death(event)
-            else:
-                self.recorder.handle(event)
+            match event:
+                case TrialEvent():
+                    self.recorder.handle(event)
+                case SlotEvent(slot, Joined(rank, node, group)):
+                    self._ready_slots.add(slot)
+                    self._slot_nodes[slot, rank] = node
+                    self._slots.groups[slot] = group
+                case SlotEvent(slot, Died(message)):
+                    self._slots.groups.pop(slot, None)
+                    self._note_death(slot, message)
+                case unknown:
+                    raise unknown_event(unknown)
         self._name_unplaced_slots()
         self._follow_nodes()
 
@@ -401,7 +403,7 @@ class StudyRun:
             self._slot_nodes = {place: at for place, at in self._slot_nodes.items() if place[0] not in slots}
             self._ready_slots -= slots
             for slot in sorted(slots):
-                self._broker.release.remote(slot)
+                self._broker.release(slot)
             self.display.say(f"node {node.address} left; {len(slots)} slots stood on it, their trials go on elsewhere")
         plan = self._settings.slot_plan
         if joined:
@@ -413,11 +415,11 @@ class StudyRun:
             names = ", ".join(node.address for node in joined)
             self.display.say(f"node {names} joined; {self._slots.count - before} further slots")
 
-    def _note_death(self, event: Mapping[str, Any]) -> None:
-        if self._deaths.too_many(event["slot"], time.monotonic()):
+    def _note_death(self, slot: int, message: str) -> None:
+        if self._deaths.too_many(slot, time.monotonic()):
             raise LabError(
-                f"slot {event['slot']} died {DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, last of: "
-                f"{event['message']}; finished trials are on record, mend it and run the same command again",
+                f"slot {slot} died {DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, last of: "
+                f"{message}; finished trials are on record, mend it and run the same command again",
                 exit_code=3,
             )
 

@@ -11,11 +11,13 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orchestrator.running.study_run
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from orchestrator.running.slots.broker_clients import SlotClient
+from orchestrator.running.slots.messages import End, Epoch, FirstStep, Joined, Started, TrialNews
 from orchestrator.running.slots.slot import SlotPlan
+from orchestrator.running.slots.worker import epoch_news
 
 TAKE_WAIT_SECONDS = 10.0
 
@@ -32,6 +34,7 @@ class InstantSlots:
         self._seconds = seconds
         self._closing = threading.Event()
         self.count = 0
+        self.groups: dict[int, str | None] = {}
         self.grow(plan.slots)
 
     def grow(self, count: int) -> None:
@@ -47,21 +50,18 @@ class InstantSlots:
     def _keep(self, slot: int) -> None:
         import ray
 
-        from orchestrator.running.slots.broker import BROKER_NAME
-
-        broker = ray.get_actor(BROKER_NAME)
-        node = ray.get_runtime_context().get_node_id()
-        ray.get(broker.slot_event.remote(slot, {"type": "ready", "rank": 0, "node": node}))
+        broker = SlotClient(slot)
+        broker.tell(Joined(0, ray.get_runtime_context().get_node_id()))
         while not self._closing.is_set():
-            job = ray.get(broker.take.remote(slot, TAKE_WAIT_SECONDS))
+            job = broker.take(TAKE_WAIT_SECONDS)
             if job is not None:
-                for event in _events(int(job["key"][:6], 16)):
-                    if event["type"] == "epoch":
+                for news in _news(int(job.key[:6], 16)):
+                    if isinstance(news, Epoch):
                         time.sleep(self._seconds)
-                    ray.get(broker.post.remote(job["key"], job["attempt"], event))
+                    broker.post(job, news)
 
 
-def _events(number: int) -> list[dict[str, Any]]:
+def _news(number: int) -> list[TrialNews]:
     """What a worker posts of a trial of one epoch."""
     wrong = SplitMetrics(loss_sum=1.0, top1_errors=number % 40, top5_errors=0, count=360)
     report = EpochReport(
@@ -73,13 +73,8 @@ def _events(number: int) -> list[dict[str, Any]]:
         train_final=wrong,
         seconds=1e-3,
         images_per_second=1000.0,
-    ).model_dump(mode="json")
-    return [
-        {"type": "started", "history": []},
-        {"type": "training"},
-        {"type": "epoch", "report": report},
-        {"type": "final", "state": "finished", "environment": {"device_name": "none"}},
-    ]
+    )
+    return [Started(), FirstStep(), epoch_news(report), End("finished", environment={"device_name": "none"})]
 
 
 if __name__ == "__main__":

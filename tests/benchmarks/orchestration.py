@@ -4,6 +4,7 @@ Prints figures and ratios and asserts none of them. Every part runs real command
 
     --parts study,warm,nesting,answer,memory,scheduler   (default: all; `memory` runs 200 trials in one slot,
                                                           `scheduler` 400 that only sleep)
+    --sleepers N                                         (default: 400; fewer show that it runs, and little else)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -148,13 +150,13 @@ def bench_memory(folder: Path) -> None:
     )
 
 
-def bench_scheduler(folder: Path) -> None:
+def bench_scheduler(folder: Path, sleepers: int) -> None:
     """What the orchestrator itself takes per trial: slots that only sleep, all else as in a study."""
     study = folder / "bench.yaml"
     study.write_text(STUDY.format(epochs=1))
     results = folder / "scheduler"
     place = ("--results", str(results), "--no-dashboard", "--slots", str(SCHEDULED_SLOTS))
-    asked = ("--study", str(study), "--seeds", str(SCHEDULED // 2))
+    asked = ("--study", str(study), "--seeds", str(sleepers // 2))
     busy = busy_seconds()
     seconds, _ = command("-m", "tests.benchmarks.instant_slots", str(SECONDS_ASLEEP), *place, *asked)
     busy = busy_seconds() - busy
@@ -184,7 +186,9 @@ def busy_seconds() -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parts", default="study,warm,nesting,answer,memory,scheduler")
-    parts = parser.parse_args().parts.split(",")
+    parser.add_argument("--sleepers", type=int, default=SCHEDULED, metavar="N", help="trials that only sleep")
+    options = parser.parse_args()
+    parts = options.parts.split(",")
     ratio: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
@@ -194,7 +198,7 @@ def main() -> int:
             "nesting": bench_nesting,
             "answer": bench_answer,
             "memory": bench_memory,
-            "scheduler": bench_scheduler,
+            "scheduler": partial(bench_scheduler, sleepers=options.sleepers),
         }
         for part in parts:
             print(f"spin loop: {spin_seconds():.2f} s", flush=True)

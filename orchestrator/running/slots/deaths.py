@@ -10,6 +10,9 @@ from collections import deque
 from textwrap import shorten
 from typing import Any
 
+from orchestrator.running.slots.broker_clients import SlotClient
+from orchestrator.running.slots.messages import Died
+
 DEATHS = 5
 WITHIN_SECONDS = 300.0
 LONGEST_MESSAGE = 160
@@ -37,10 +40,7 @@ class DeathCount:
 
 def death_notice(slot: int) -> Any:
     """Returns the Ray Train callback that tells the broker when a slot's worker group died."""
-    import ray
     from ray.train import UserCallback
-
-    from orchestrator.running.slots.broker import BROKER_NAME
 
     class DeathNotice(UserCallback):  # type: ignore[misc]  # ray is untyped here
         """Lives in the controller of one slot."""
@@ -48,8 +48,7 @@ def death_notice(slot: int) -> Any:
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             """Tells the broker why the first worker died."""
             _, error = min(worker_exceptions.items())
-            broker = ray.get_actor(BROKER_NAME)
-            ray.get(broker.slot_event.remote(slot, {"type": "died", "message": reason(error)}), timeout=10)
+            SlotClient(slot).tell(Died(reason(error)))
 
     return DeathNotice()
 

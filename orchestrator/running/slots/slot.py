@@ -1,4 +1,4 @@
-"""Slots: warm Ray Train worker groups that the driver owns, and the thin Tune function that feeds them.
+"""Slots: warm Ray Train worker groups that the driver owns.
 
 Each slot is one `fit()` of a Ray Train trainer in a thread of the driver. Its workers take trials from the broker, so
 a further trial costs no process start (measured in `tests/benchmarks/orchestration.py`).
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orchestrator.sweeps.objectives import VALIDATION_ERROR, steady_rate
+from orchestrator.running.slots.broker_clients import SlotClient
+from orchestrator.running.slots.deaths import death_notice, reason
+from orchestrator.running.slots.messages import Died
 
 logger = logging.getLogger(__name__)
-
-POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,7 @@ class Slots:
 
     def _bury(self, slot: int, error: Exception) -> None:
         """Frees what a slot reserved whose controller died, and says so: too many deaths end the study."""
-        import ray
         from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
-
-        from orchestrator.running.slots.broker import BROKER_NAME
-        from orchestrator.running.slots.deaths import reason
 
         group = self.groups.pop(slot, None)
         if group is None:
@@ -109,14 +105,12 @@ class Slots:
             raise error
         # 控制器建的资源组比它活得久，不放掉就没有地方重建
         remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
-        died = {"type": "died", "message": f"its controller: {reason(error)}"}
-        ray.get(ray.get_actor(BROKER_NAME).slot_event.remote(slot, died), timeout=10)
+        SlotClient(slot).tell(Died(f"its controller: {reason(error)}"))
 
     def _fit(self, slot: int, renewals: int) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-        from orchestrator.running.slots.deaths import death_notice
-        from orchestrator.running.slots.worker import slot_loop
+        from orchestrator.running.slots.worker import WorkerSettings, slot_loop
 
         # 新的控制器另建资源组；旧的编号只会让人放错
         self.groups.pop(slot, None)
@@ -127,12 +121,7 @@ class Slots:
             resources["GPU"] = plan.gpus_per_worker
         trainer = _trainer(plan)(
             slot_loop,
-            train_loop_config={
-                "slot": slot,
-                "device": plan.device,
-                "gpus": plan.gpus_per_worker,
-                "threads": plan.threads,
-            },
+            train_loop_config=asdict(WorkerSettings(slot, plan.device, plan.gpus_per_worker, plan.threads)),
             scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=on_gpus, resources_per_worker=resources),
             run_config=RunConfig(
                 name=f"{self._study}-slot-{slot}" + (f"-renewed-{renewals}" if renewals else ""),
@@ -172,60 +161,3 @@ def _without_helpers(trainer: Any) -> Any:
             return [callback for callback in callbacks if type(callback).__name__ not in helpers]
 
     return SlotTrainer
-
-
-def run_trial(config: dict[str, Any]) -> None:
-    """The Tune trainable: submits its trial to the broker and forwards its epochs.
-
-    Args:
-        config: `key`, `config` (canonical JSON), `folder`, `attempt`, `epochs` and `views` of a trial, and whether
-            a scheduler judges it after each epoch (`judged`), so that its worker waits for the word.
-    """
-    import ray
-    from ray import tune
-
-    from orchestrator.running.slots.broker import BROKER_NAME
-
-    broker = ray.get_actor(BROKER_NAME)
-    key, judged = config["key"], config["judged"]
-    ray.get(broker.submit.remote(key, config["config"], config["folder"], config["attempt"], judged, config["views"]))
-    seen, epochs = 0, _Epochs()
-    while True:
-        reports, final = ray.get(broker.reports.remote(key, seen, POLL_SECONDS))
-        seen += len(reports)
-        for report in (event["report"] for event in reports):
-            if not epochs.add(report) or final is not None:
-                continue
-            # 最后一个 epoch 随终态一起报告：那时已没有什么可停
-            if report["epoch"] < config["epochs"]:
-                tune.report({**epochs.facts(), "state": "running"})
-            if judged:
-                # 最后一个 epoch 也要放行，否则 worker 白等二十秒
-                ray.get(broker.go_on.remote(key, report["epoch"]))
-        if final is not None:
-            tune.report({**epochs.facts(), "state": final["state"]})
-            return
-
-
-class _Epochs:
-    """The epochs of a trial as reported; a repeated one (its worker died) counts once."""
-
-    def __init__(self) -> None:
-        self._error, self._last = 1.0, 0
-        self._rates: list[tuple[int, float]] = []
-
-    def add(self, report: dict[str, Any]) -> bool:
-        if report["epoch"] <= self._last:
-            return False
-        validation = report["validation"]
-        self._last = report["epoch"]
-        self._error = validation["top1_errors"] / validation["count"]
-        self._rates.append((report["train"]["count"], report["images_per_second"]))
-        return True
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            VALIDATION_ERROR: self._error,
-            "epoch": self._last,
-            "images_per_second": steady_rate(self._rates),
-        }

@@ -8,19 +8,34 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import hashlib
 import os
 import platform
 import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from orchestrator.running.slots.broker_clients import SlotClient
+from orchestrator.running.slots.messages import (
+    End,
+    EndState,
+    Epoch,
+    Evaluated,
+    FirstStep,
+    Job,
+    Joined,
+    Log,
+    Started,
+    TrialNews,
+)
 from orchestrator.running.slots.peak_memory import peak_mb, start_measuring
 
 if TYPE_CHECKING:
+    from alexnet_core.configuration.metrics import EpochReport
     from alexnet_core.configuration.train_config import TrainConfig
 
 
@@ -34,32 +49,35 @@ QUIET_LIMIT_SECONDS = 120.0
 QUIET_LIMIT_RATIO = 10.0
 
 
-def slot_loop(settings: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a slot's workers are told when they start.
+
+    Attributes:
+        slot: The slot's number.
+        device: `auto` or `cpu`.
+        gpus: GPUs reserved per worker.
+        threads: CPU threads per worker.
+    """
+
+    slot: int
+    device: str
+    gpus: float
+    threads: int
+
+
+def slot_loop(config: dict[str, Any]) -> None:
     """Takes and trains trials until the broker is gone or the slot is due for renewal.
 
     Args:
-        settings: `slot` (its number), `device` (`auto` or `cpu`), `gpus` reserved per worker, `threads` per worker.
+        config: The fields of `WorkerSettings`; Ray Train takes nothing but a dictionary.
     """
-    import ray
     import torch
-    from ray.train import get_context
 
-    from orchestrator.running.slots.broker import BROKER_NAME
-
-    context = get_context()
-    torch.set_num_threads(settings["threads"])
-    place = Place(
-        slot=settings["slot"],
-        rank=context.get_world_rank(),
-        workers=context.get_world_size(),
-        devices=_devices(settings["device"], settings["gpus"]),
-        broker=ray.get_actor(BROKER_NAME),
-        gpus=settings["gpus"],
-    )
-    node = ray.get_runtime_context().get_node_id()
-    group = ray.util.get_current_placement_group()
-    ready = {"type": "ready", "rank": place.rank, "node": node, "group": group.id.hex() if group is not None else None}
-    ray.get(place.broker.slot_event.remote(place.slot, ready))
+    settings = WorkerSettings(**config)
+    torch.set_num_threads(settings.threads)
+    place = _place(settings)
+    place.broker.tell(_joined(place))
     trials, first_memory = 0, 0
     while True:
         job = _next_job(place)
@@ -76,17 +94,48 @@ def slot_loop(settings: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where this worker stands: its slot, its rank in the group, its devices, the broker, and the GPUs it reserves."""
+    """Where this worker stands.
+
+    Attributes:
+        slot: Its slot.
+        rank: Its number in the slot's group.
+        workers: How many the group has.
+        devices: The two towers' devices.
+        broker: What it speaks with.
+        gpus: GPUs that it reserves.
+    """
 
     slot: int
     rank: int
     workers: int
     devices: tuple[str, str]
-    broker: Any
+    broker: SlotClient
     gpus: float = 0.0
 
 
-def _devices(device: str, gpus: int) -> tuple[str, str]:
+def _place(settings: WorkerSettings) -> Place:
+    from ray.train import get_context
+
+    context = get_context()
+    return Place(
+        slot=settings.slot,
+        rank=context.get_world_rank(),
+        workers=context.get_world_size(),
+        devices=_devices(settings.device, settings.gpus),
+        broker=SlotClient(settings.slot),
+        gpus=settings.gpus,
+    )
+
+
+def _joined(place: Place) -> Joined:
+    import ray
+
+    group = ray.util.get_current_placement_group()
+    node = ray.get_runtime_context().get_node_id()
+    return Joined(place.rank, node, group.id.hex() if group is not None else None)
+
+
+def _devices(device: str, gpus: float) -> tuple[str, str]:
     """The two towers' devices; raises RuntimeError when GPUs are reserved but CUDA does not see them."""
     import torch
 
@@ -98,14 +147,12 @@ def _devices(device: str, gpus: int) -> tuple[str, str]:
     return ("cuda:0", "cuda:1" if gpus >= 2 else "cuda:0")
 
 
-def _next_job(place: Place) -> dict[str, Any] | None:
-    import ray
+def _next_job(place: Place) -> Job | None:
     import torch.distributed
 
-    job = None
-    if place.rank == 0:
-        job = ray.get(place.broker.take.remote(place.slot, TAKE_WAIT_SECONDS))
+    job = place.broker.take(TAKE_WAIT_SECONDS) if place.rank == 0 else None
     if place.workers > 1:
+        # 只有 0 号同代理说话，其余的听它的
         shared = [job]
         torch.distributed.broadcast_object_list(shared, src=0)
         job = shared[0]
@@ -122,27 +169,27 @@ def _agreed(place: Place, renew: bool) -> bool:
     return bool(shared[0])
 
 
-def _run_and_report(place: Place, job: dict[str, Any], first_in_process: bool) -> None:
+def _run_and_report(place: Place, job: Job, first_in_process: bool) -> None:
     """Trains one trial and reports its end."""
     watch = Watch(place, job)
     memory = start_measuring(place.devices, first_in_process)
     try:
-        final = trial_end(place, job, watch)
+        end = trial_end(place, job, watch)
     finally:
         faulthandler.cancel_dump_traceback_later()
     peak = peak_mb(memory)
     if peak is not None:
-        final |= {"peak_memory_mb": peak[0], "memory_kind": peak[1]}
-    watch.post({**final, "environment": _environment(place)})
+        end = replace(end, peak_memory_mb=peak[0], memory_kind=peak[1])
+    watch.post(replace(end, environment=_environment(place)))
 
 
-def trial_end(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
-    """Trains one trial and returns its final event; what poisons a process is reported, and ends the process.
+def trial_end(place: Place, job: Job, watch: Watch) -> End:
+    """Trains one trial and returns how it ended; what poisons a process is reported, and ends the process.
 
     Args:
         place: Where this worker stands.
-        job: What the broker gave: `key`, `config`, `folder`, `attempt`.
-        watch: Takes the events and says when to stop.
+        job: What the broker gave.
+        watch: Takes the news and says when to stop.
     """
     from alexnet_core.errors import CoreError
     from alexnet_core.training.train import Diverged
@@ -150,29 +197,30 @@ def trial_end(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]
     try:
         return _train(place, job, watch)
     except Diverged as error:
-        return {"type": "final", "state": "diverged", "message": str(error)}
+        return End("diverged", str(error))
     except CoreError as error:
-        return {"type": "final", "state": "failed", "message": str(error)}
+        return End("failed", str(error))
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             watch.report_and_end()
         # 盘满不是 trial 的错：停在最近的检查点，由驱动进程告诉用户
-        return {"type": "final", "state": "interrupted", "message": f"a checkpoint cannot be written: {error}"}
+        return End("interrupted", f"a checkpoint cannot be written: {error}")
     except Exception:
         # 未知异常可能污染进程：先如实报告，再结束进程
         watch.report_and_end()
 
 
-def _train(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
+def _train(place: Place, job: Job, watch: Watch) -> End:
     from alexnet_core.configuration.train_config import TrainConfig
     from alexnet_core.training.checkpoint import is_final, latest_checkpoint, read_history
     from alexnet_core.training.train import train
 
-    config = TrainConfig.model_validate_json(job["config"])
-    checkpoints = Path(job["folder"]) / "checkpoint"
+    config = TrainConfig.model_validate_json(job.config)
+    checkpoints = Path(job.folder) / "checkpoint"
+    # 从最近的完整检查点接着训练；已训练完的只补评估
     resume_from = latest_checkpoint(checkpoints)
     history = list(read_history(resume_from)) if resume_from is not None else []
-    watch.post({"type": "started", "history": [report.model_dump(mode="json") for report in history]})
+    watch.post(Started(tuple(epoch_news(report) for report in history)))
     trains = resume_from is None or not is_final(resume_from)
     if trains:
         reports = train(
@@ -180,24 +228,38 @@ def _train(place: Place, job: dict[str, Any], watch: Watch) -> dict[str, Any]:
             place.devices,
             resume_from,
             checkpoint_folder=checkpoints,
-            attempt=job["attempt"],
+            attempt=job.attempt,
             should_stop=watch.should_stop,
             rank=place.rank,
             workers=place.workers,
         )
         for report in reports:
             history.append(report)
-            watch.post({"type": "epoch", "report": report.model_dump(mode="json")})
+            watch.post(epoch_news(report))
     if not history or history[-1].epoch < config.training.epochs:
-        return {"type": "final", "state": watch.stop_state or "interrupted"}
-    final: dict[str, Any] = {"type": "final", "state": "finished"}
+        return End(watch.stop_state or "interrupted")
     weights = _final_weights(checkpoints, place)
-    if job["views"] != 1:
+    end = End("finished")
+    if job.views != 1:
         evaluation = _evaluate(place, job, config, weights, watch)
         if evaluation is None:
-            return {"type": "final", "state": watch.stop_state or "interrupted"}
-        final["evaluation"] = {**evaluation, "retrained": trains}
-    return final | _weights(weights, place)
+            return End(watch.stop_state or "interrupted")
+        end = replace(end, evaluation=replace(evaluation, retrained=trains))
+    if place.rank != 0:
+        return end
+    # 记录里写下权重的摘要：导出与再次评估都要对它
+    return replace(end, weights=f"checkpoint/{weights.name}", weights_sha256=_sha256(weights))
+
+
+def epoch_news(report: EpochReport) -> Epoch:
+    """Returns what is told of an epoch; the whole report travels as JSON."""
+    return Epoch(
+        epoch=report.epoch,
+        validation_error=report.validation.top1_error,
+        images=report.train.count,
+        images_per_second=report.images_per_second,
+        report=report.model_dump_json(),
+    )
 
 
 def _final_weights(checkpoints: Path, place: Place) -> Path:
@@ -214,9 +276,7 @@ def _final_weights(checkpoints: Path, place: Place) -> Path:
     return path
 
 
-def _evaluate(
-    place: Place, job: dict[str, Any], config: TrainConfig, weights: Path, watch: Watch
-) -> dict[str, Any] | None:
+def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch: Watch) -> Evaluated | None:
     """Evaluates the trained network in many views; None when it was stopped."""
     from alexnet_core.trained.final_network import evaluate_trained, load_trained
 
@@ -229,7 +289,7 @@ def _evaluate(
         split, metrics = evaluate_trained(
             config,
             load_trained(config, weights, place.devices),
-            job["views"],
+            job.views,
             before_batch=before_batch,
             rank=place.rank,
             workers=place.workers,
@@ -237,49 +297,42 @@ def _evaluate(
     except _Stopped:
         return None
     seconds = time.perf_counter() - started
-    return {"views": job["views"], "split": split, "metrics": metrics.model_dump(mode="json"), "seconds": seconds}
+    return Evaluated(job.views, split, metrics.model_dump_json(), seconds, retrained=False)
 
 
 class _Stopped(Exception):
     """The broker asked to stop in the middle of an evaluation."""
 
 
-def _weights(path: Path, place: Place) -> dict[str, Any]:
-    import hashlib
-
-    if place.rank != 0:
-        return {}
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": f"checkpoint/{path.name}", "weights_sha256": digest}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Watch:
-    """Speaks with the broker for one trial: posts events, learns of a stop, and ends a process that hangs."""
+    """Speaks with the broker for one trial: posts news, learns of a stop, and ends a process that hangs."""
 
-    def __init__(self, place: Place, job: dict[str, Any]) -> None:
+    def __init__(self, place: Place, job: Job) -> None:
         self._place = place
         self._job = job
-        self._asked: Any = None
-        self._asked_at = 0.0
+        self._question: Any = None
+        self._answered_at = 0.0
         self._last_batch = time.monotonic()
         self._slowest = 0.0
         self._armed_at = 0.0
         self._first_step_posted = False
-        self.stop_state: str | None = None
+        self.stop_state: EndState | None = None
         self._arm()
 
-    def post(self, event: dict[str, Any]) -> None:
-        """Sends an event and takes the answer; only rank 0 speaks."""
-        import ray
-
+    def post(self, news: TrialNews) -> None:
+        """Sends news and takes the answer; only rank 0 speaks."""
         if self._place.rank == 0:
-            answer = ray.get(self._place.broker.post.remote(self._job["key"], self._job["attempt"], event))
+            answer = self._place.broker.post(self._job, news)
             self.stop_state = self.stop_state or answer
 
     def report_and_end(self) -> NoReturn:
         """Posts the traceback of the exception being handled, then ends the process."""
-        self.post({"type": "log", "text": traceback.format_exc()})
+        self.post(Log(traceback.format_exc()))
         sys.stderr.flush()
         os._exit(1)
 
@@ -294,14 +347,15 @@ class Watch:
             self._arm()
         if not self._first_step_posted:
             self._first_step_posted = True
-            self.post({"type": "training"})
-        if self._place.rank == 0 and now - self._asked_at > ASK_EVERY_SECONDS:
-            if self._asked is None:
-                self._asked = self._place.broker.progress.remote(self._job["key"], self._job["attempt"])
-            if ray.wait([self._asked], timeout=0)[0]:
-                self.stop_state = self.stop_state or ray.get(self._asked)
-                self._asked = None
-                self._asked_at = now
+            self.post(FirstStep())
+        if self._place.rank == 0 and now - self._answered_at > ASK_EVERY_SECONDS:
+            # 只问不等：训练不能为一句话停下来
+            if self._question is None:
+                self._question = self._place.broker.question(self._job)
+            if ray.wait([self._question], timeout=0)[0]:
+                self.stop_state = self.stop_state or ray.get(self._question)
+                self._question = None
+                self._answered_at = now
         return self.stop_state is not None
 
     def _arm(self) -> None:

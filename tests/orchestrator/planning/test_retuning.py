@@ -40,6 +40,8 @@ from orchestrator.reporting.conclude import judged_material
 from orchestrator.running.progress import Progress
 from orchestrator.running.recorder import Recorder, RecordSettings
 from orchestrator.running.session import run_retuning
+from orchestrator.running.slots.messages import End, Started, TrialEvent, TrialNews
+from orchestrator.running.slots.worker import epoch_news
 from orchestrator.tables.tables import update_tables
 from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, unfold
@@ -372,6 +374,9 @@ class Slots:
         self.recorder = Recorder(plan, settings, Progress(Console(file=StringIO()), "test", None))
         self.trained: list[str] = []
 
+    def _say(self, job: dict[str, Any], news: TrialNews) -> None:
+        self.recorder.handle(TrialEvent(job["key"], job["attempt"], 0, news))
+
     def run_arms(self, trials: Sequence[PlannedTrial], make_searcher: Callable[[Sequence[PlannedTrial]], Any]) -> None:
         if not trials:
             return
@@ -380,14 +385,13 @@ class Slots:
             config = TrainConfig.model_validate_json(job["config"])
             tanh = config.network.layer("relu1").function == "tanh"  # type: ignore[union-attr]
             fast = (config.training.learning_rate >= 0.003) == tanh
-            who = {"key": job["key"], "attempt": job["attempt"], "slot": 0, "message": ""}
-            self.recorder.handle({**who, "type": "started", "history": []})
+            self._say(job, Started())
             for epoch, error in enumerate(there(4 if fast else 11), start=1):
-                report = {"epoch": epoch, "learning_rate": 0.1, "seconds": 1.0, "images_per_second": 1.0}
-                split = {"loss_sum": 1.0, "top1_errors": 10 * error, "count": 1000}
-                report |= {"train": split, "validation": split, "test": split, "train_final": split}
-                self.recorder.handle({**who, "type": "epoch", "report": report})
-            self.recorder.handle({**who, "type": "final", "state": "finished"})
+                split = SplitMetrics(loss_sum=1.0, top1_errors=10 * error, count=1000)
+                splits = dict.fromkeys(("train", "validation", "test", "train_final"), split)
+                report = EpochReport(epoch=epoch, learning_rate=0.1, seconds=1.0, images_per_second=1.0, **splits)
+                self._say(job, epoch_news(report))
+            self._say(job, End("finished"))
             self.trained.append(job["key"])
             searcher.on_trial_complete(str(number), {"state": "finished", "validation_error": 0.1})
             number += 1

@@ -301,7 +301,7 @@ def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path
     recorder = Recorder(plan, settings, Progress(make_console(), "views", None))
     grown = with_seeds(plan, 2, {})
     recorder.grow(grown)
-    views = {trial.seed: recorder.launch(trial, None)["views"] for trial in grown.trials}
+    views = {trial.seed: recorder.launch(trial, None).views for trial in grown.trials}
     assert views == {0: 10, 1: 10}
 
 

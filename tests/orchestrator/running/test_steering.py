@@ -20,6 +20,7 @@ from orchestrator.records import trial_record
 from orchestrator.running.notification import Notifier
 from orchestrator.running.session import _called
 from orchestrator.running.slots.broker import Broker
+from orchestrator.running.slots.messages import End, Job, Submission
 from orchestrator.running.steering import (
     OLD_RUN,
     SILENT_SECONDS,
@@ -203,10 +204,10 @@ def test_a_stopped_trial_ends_at_once_in_the_queue_and_between_batches_in_a_slot
     async def story() -> None:
         broker = Broker()
         for key in ("a", "b"):
-            await broker.submit(key, "{}", "", 1)
-        assert (await broker.take(0, 0.0) or {})["key"] == "a"
+            await broker.submit(Submission(key, "{}", "", 1, 2))
+        assert (await broker.take(0, 0.0)) == Job("a", "{}", "", 1)
         await broker.stop("b", "interrupted")
-        assert (await broker.reports("b", 0, 0.0))[1] == {"type": "final", "message": "", "state": "interrupted"}
+        assert (await broker.epochs("b", 0, 0.0))[1] == End("interrupted")
         assert await broker.progress("a", 1) is None
         await broker.stop("a", "interrupted")
         assert await broker.progress("a", 1) == "interrupted"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +13,9 @@ from hypothesis import strategies as st
 from orchestrator.errors import LabError
 from orchestrator.running.cluster.access import check_address
 from orchestrator.running.cluster.nodes import Node, names_in, slots_on, unseen, workers_by_gpu
-from orchestrator.running.slots.broker import ATTEMPTS_PER_TRIAL, Broker
+from orchestrator.running.slots.broker import Broker
+from orchestrator.running.slots.messages import End, Submission
+from orchestrator.running.slots.trial_queue import ATTEMPTS_PER_TRIAL
 
 
 def cluster(*gpus: int, cpus: int = 16) -> list[Node]:
@@ -72,13 +73,13 @@ def test_a_node_without_the_records_or_with_other_images_says_so(tmp_path: Path)
 async def queued(*keys: str) -> Broker:
     broker = Broker()
     for key in keys:
-        await broker.submit(key, "{}", "", 1)
+        await broker.submit(Submission(key, "{}", "", 1, 2))
     return broker
 
 
 async def taken(broker: Broker, slot: int) -> tuple[str, int] | None:
-    job: dict[str, Any] | None = await broker.take(slot, 0.0)
-    return None if job is None else (job["key"], job["attempt"])
+    job = await broker.take(slot, 0.0)
+    return None if job is None else (job.key, job.attempt)
 
 
 def test_a_trial_of_a_slot_whose_node_has_gone_goes_first_to_another_and_the_dead_worker_is_not_heard() -> None:
@@ -86,8 +87,8 @@ def test_a_trial_of_a_slot_whose_node_has_gone_goes_first_to_another_and_the_dea
         broker = await queued("a", "b", "c")
         assert [await taken(broker, slot) for slot in (0, 1)] == [("a", 1), ("b", 1)]
         await broker.release(0)
-        assert await broker.post("a", 1, {"type": "final", "state": "finished"}) == "interrupted"
-        assert await broker.post("b", 1, {"type": "final", "state": "finished"}) is None
+        assert await broker.post("a", 1, End("finished")) == "interrupted"
+        assert await broker.post("b", 1, End("finished")) is None
         assert await taken(broker, 1) == ("a", 2)
         assert await taken(broker, 0) == ("c", 1), "the slot that came back elsewhere takes the next one"
         await broker.release(7)
@@ -101,7 +102,7 @@ def test_a_request_of_a_worker_that_went_with_its_node_takes_no_trial() -> None:
         dead = asyncio.create_task(broker.take(0, 5.0))
         await asyncio.sleep(0)
         await broker.release(0)
-        await broker.submit("a", "{}", "", 1)
+        await broker.submit(Submission("a", "{}", "", 1, 2))
         assert await dead is None
         assert await taken(broker, 1) == ("a", 1)
 
@@ -115,9 +116,9 @@ def test_a_trial_that_loses_node_after_node_ends_as_failed() -> None:
             assert await taken(broker, 0) == ("a", attempt)
             await broker.release(0)
         assert await taken(broker, 1) is None
-        final = (await broker.reports("a", 0, 0.0))[1]
-        assert final is not None
-        assert final["state"] == "failed"
+        end = (await broker.epochs("a", 0, 0.0))[1]
+        assert end is not None
+        assert end.state == "failed"
 
     asyncio.run(story())
 

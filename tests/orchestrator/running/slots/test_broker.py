@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.running.slots.broker import Broker
+from orchestrator.running.slots.messages import End, Epoch, Started, Submission
 
 
 async def submit(broker: Broker, key: str) -> None:
-    await broker.submit(key, "{}", "folder", 1)
+    await broker.submit(Submission(key, "{}", "folder", 1, 2))
 
 
 def test_the_request_of_a_dead_worker_takes_no_trial_from_the_living_one() -> None:
@@ -26,11 +27,11 @@ def test_the_request_of_a_dead_worker_takes_no_trial_from_the_living_one() -> No
         assert await dead is None
         first = await alive
         assert first is not None
-        assert first["key"] == "a"
-        await broker.post("a", 1, {"type": "final", "state": "finished"})
+        assert first.key == "a"
+        await broker.post("a", 1, End("finished"))
         second = await broker.take(0, 5.0)
         assert second is not None
-        assert second["key"] == "b"
+        assert second.key == "b"
 
     asyncio.run(story())
 
@@ -42,23 +43,23 @@ def test_a_trial_given_to_a_worker_that_died_goes_to_the_next_one_of_its_slot() 
         assert await broker.take(0, 1.0) is not None
         again = await broker.take(0, 1.0)
         assert again is not None
-        assert (again["key"], again["attempt"]) == ("a", 2)
-        assert await broker.post("a", 1, {"type": "epoch", "report": {}}) == "interrupted"
-        await broker.post("a", 2, {"type": "final", "state": "finished"})
-        reports, final = await broker.reports("a", 0, 1.0)
-        assert (reports, final and final["state"]) == ([], "finished")
+        assert (again.key, again.attempt) == ("a", 2)
+        assert await broker.post("a", 1, epoch(1)) == "interrupted"
+        await broker.post("a", 2, End("finished"))
+        epochs, end = await broker.epochs("a", 0, 1.0)
+        assert (epochs, end and end.state) == ([], "finished")
 
     asyncio.run(story())
 
 
-def epoch(number: int) -> dict[str, object]:
-    return {"type": "epoch", "report": {"epoch": number}}
+def epoch(number: int) -> Epoch:
+    return Epoch(number, 0.5, 100, 50.0, "{}")
 
 
 def test_a_judged_trial_waits_after_each_epoch_until_the_scheduler_has_spoken() -> None:
     async def story() -> None:
         broker = Broker()
-        await broker.submit("a", "{}", "folder", 1, judged=True)
+        await broker.submit(Submission("a", "{}", "folder", 1, 2, judged=True))
         await broker.take(0, 1.0)
         first = asyncio.ensure_future(broker.post("a", 1, epoch(1)))
         await asyncio.sleep(0.05)
@@ -70,9 +71,9 @@ def test_a_judged_trial_waits_after_each_epoch_until_the_scheduler_has_spoken() 
         assert not second.done()
         await broker.stop("a", "stopped")
         assert await asyncio.wait_for(second, 1.0) == "stopped"
-        await broker.post("a", 1, {"type": "final", "state": "stopped"})
-        reports, final = await broker.reports("a", 0, 1.0)
-        assert ([event["report"]["epoch"] for event in reports], final and final["state"]) == ([1, 2], "stopped")
+        await broker.post("a", 1, End("stopped"))
+        epochs, end = await broker.epochs("a", 0, 1.0)
+        assert ([one.epoch for one in epochs], end and end.state) == ([1, 2], "stopped")
 
     asyncio.run(story())
 
@@ -80,7 +81,7 @@ def test_a_judged_trial_waits_after_each_epoch_until_the_scheduler_has_spoken() 
 def test_an_interrupted_study_wakes_a_worker_that_waits_for_the_scheduler() -> None:
     async def story() -> None:
         broker = Broker()
-        await broker.submit("a", "{}", "folder", 1, judged=True)
+        await broker.submit(Submission("a", "{}", "folder", 1, 2, judged=True))
         await broker.take(0, 1.0)
         waiting = asyncio.ensure_future(broker.post("a", 1, epoch(1)))
         await asyncio.sleep(0.05)
@@ -96,10 +97,10 @@ def test_the_epochs_of_a_checkpoint_are_reported_once_before_new_ones() -> None:
         await submit(broker, "a")
         await broker.take(0, 1.0)
         for _ in range(2):
-            await broker.post("a", 1, {"type": "started", "history": [{"epoch": 1}, {"epoch": 2}]})
+            await broker.post("a", 1, Started((epoch(1), epoch(2))))
         await broker.post("a", 1, epoch(3))
-        reports, _ = await broker.reports("a", 0, 1.0)
-        assert [event["report"]["epoch"] for event in reports] == [1, 2, 3]
+        epochs, _ = await broker.epochs("a", 0, 1.0)
+        assert [one.epoch for one in epochs] == [1, 2, 3]
 
     asyncio.run(story())
 
@@ -124,7 +125,7 @@ def test_every_trial_ends_once_whatever_dies(actions: list[str]) -> None:
                 asking.pop(slot, None)
             elif slot in asking and asking[slot].done() and asking[slot].result() is not None:
                 job = asking.pop(slot).result()
-                await broker.post(job["key"], job["attempt"], {"type": "final", "state": "finished"})
+                await broker.post(job.key, job.attempt, End("finished"))
             await asyncio.sleep(0)
         await asyncio.sleep(0.06)
         ended = set()
@@ -132,11 +133,11 @@ def test_every_trial_ends_once_whatever_dies(actions: list[str]) -> None:
             for slot in (0, 1):
                 job = await broker.take(slot, 0.001)
                 if job is not None:
-                    await broker.post(job["key"], job["attempt"], {"type": "final", "state": "finished"})
+                    await broker.post(job.key, job.attempt, End("finished"))
         for number in range(submitted):
-            _, final = await broker.reports(f"trial{number}", 0, 0.001)
-            assert final is not None, f"trial{number} was lost"
-            ended.add(final["state"])
+            _, end = await broker.epochs(f"trial{number}", 0, 0.001)
+            assert end is not None, f"trial{number} was lost"
+            ended.add(end.state)
         assert ended <= {"finished", "failed"}
 
     asyncio.run(story())

@@ -7,8 +7,10 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.running.slots.broker import ATTEMPTS_PER_TRIAL, Broker
+from orchestrator.running.slots.broker import Broker
 from orchestrator.running.slots.deaths import DeathCount, reason
+from orchestrator.running.slots.messages import Log, Submission
+from orchestrator.running.slots.trial_queue import ATTEMPTS_PER_TRIAL
 
 
 def test_the_fifth_death_within_five_minutes_is_one_too_many() -> None:
@@ -33,22 +35,20 @@ def test_the_count_agrees_with_counting_all_deaths_again(gaps: list[tuple[int, i
 def test_a_trial_whose_worker_always_dies_fails_with_its_last_words_and_frees_the_slot() -> None:
     async def story() -> None:
         broker = Broker()
-        await broker.submit("poisoned", "{}", "folder", 4)
-        await broker.submit("healthy", "{}", "folder", 1)
+        await broker.submit(Submission("poisoned", "{}", "folder", 4, 2))
+        await broker.submit(Submission("healthy", "{}", "folder", 1, 2))
         for attempt in range(4, 4 + ATTEMPTS_PER_TRIAL):
             job = await broker.take(0, 1.0)
             assert job is not None
-            assert (job["key"], job["attempt"]) == ("poisoned", attempt)
-            await broker.post(
-                "poisoned", attempt, {"type": "log", "text": "Traceback\n  ...\nRuntimeError: no memory\n"}
-            )
+            assert (job.key, job.attempt) == ("poisoned", attempt)
+            await broker.post("poisoned", attempt, Log("Traceback\n  ...\nRuntimeError: no memory\n"))
         job = await broker.take(0, 1.0)
         assert job is not None
-        assert job["key"] == "healthy"
-        _, final = await broker.reports("poisoned", 0, 1.0)
-        assert final is not None
-        assert final["state"] == "failed"
-        assert final["message"] == "the worker died 3 times in this trial, the last time with RuntimeError: no memory"
+        assert job.key == "healthy"
+        _, end = await broker.epochs("poisoned", 0, 1.0)
+        assert end is not None
+        assert end.state == "failed"
+        assert end.message == "the worker died 3 times in this trial, the last time with RuntimeError: no memory"
         assert await broker.progress("poisoned", 6) is None
 
     asyncio.run(story())

@@ -16,7 +16,7 @@ import ray
 from orchestrator.running.slots import worker
 worker.QUIET_LIMIT_SECONDS = 3.0
 place = worker.Place(slot=0, rank=1, workers=2, devices=("cpu", "cpu"), broker=None)
-watch = worker.Watch(place, {"key": "a", "attempt": 1})
+watch = worker.Watch(place, worker.Job("a", "{}", "", 1))
 for pause in PAUSES:
     time.sleep(pause)
     watch.should_stop()

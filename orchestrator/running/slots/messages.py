@@ -1,0 +1,205 @@
+"""What travels between worker, broker, Tune's function and driver: every message there is, and nothing else.
+
+This file imports no library and no other file of ours: the broker and Tune's function live in processes of their own,
+each of which loads whatever is imported here (Ray pickles a message by the name of its class).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+# 终态；interrupted 的 trial 没有 result.json，下次接着训练
+EndState = Literal["finished", "stopped", "diverged", "failed", "interrupted"]
+
+
+# ---- driver -> Tune's function -> broker ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A trial that is to be trained.
+
+    Attributes:
+        key: The trial.
+        config: Its `TrainConfig`, as JSON.
+        folder: Its folder.
+        attempt: Number of the attempt, over all drivers.
+        epochs: How many it has in all.
+        views: In how many views the trained network is then evaluated; 1 when it is not.
+        judged: Whether a scheduler judges each epoch, so that the worker waits for its word.
+    """
+
+    key: str
+    config: str
+    folder: str
+    attempt: int
+    epochs: int
+    views: int = 1
+    judged: bool = False
+
+
+# ---- broker -> worker -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a slot gets: a trial and the number of the attempt, without which its words would not count.
+
+    Attributes:
+        key: The trial.
+        config: Its `TrainConfig`, as JSON.
+        folder: Its folder.
+        attempt: Number of the attempt.
+        views: In how many views the trained network is then evaluated; a network that is trained already is evaluated
+            only.
+    """
+
+    key: str
+    config: str
+    folder: str
+    attempt: int
+    views: int = 1
+
+
+# ---- worker -> broker -> driver, of a trial ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch was trained.
+
+    Attributes:
+        epoch: Number of epochs finished, from 1.
+        validation_error: Top-1 error in [0, 1] after it.
+        images: Training images of the epoch.
+        images_per_second: Training images per second.
+        report: The whole `EpochReport`, as JSON.
+    """
+
+    epoch: int
+    validation_error: float
+    images: int
+    images_per_second: float
+    report: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has begun a trial, after the epochs that its checkpoint holds."""
+
+    history: tuple[Epoch, ...] = ()
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """The first batch of an attempt has been trained."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """The traceback with which a worker ends its process."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The trained network in many views.
+
+    Attributes:
+        views: How many.
+        split: `test`, or `validation` where the data has no test set.
+        metrics: Its `SplitMetrics`, as JSON.
+        seconds: Wall seconds.
+        retrained: Whether the network was trained for it.
+    """
+
+    views: int
+    split: str
+    metrics: str
+    seconds: float
+    retrained: bool
+
+
+@dataclass(frozen=True)
+class End:
+    """A trial has ended.
+
+    Attributes:
+        state: How.
+        message: Why, where it is not finished.
+        weights: Path of the final weights inside the trial's folder.
+        weights_sha256: Their SHA-256.
+        evaluation: In many views, where that was asked for.
+        peak_memory_mb: Peak memory in MB (10^6 bytes), where it was measured; see `peak_memory.py`.
+        memory_kind: Of what it is the peak.
+        environment: What it ran on.
+    """
+
+    state: EndState
+    message: str = ""
+    weights: str | None = None
+    weights_sha256: str | None = None
+    evaluation: Evaluated | None = None
+    peak_memory_mb: float | None = None
+    memory_kind: str | None = None
+    environment: Mapping[str, str | int | None] = field(default_factory=dict)
+
+
+TrialNews = Started | FirstStep | Epoch | Log | End
+
+
+@dataclass(frozen=True)
+class Retry:
+    """The broker gives a trial whose worker died to the next one; `TrialEvent.attempt` is the new attempt."""
+
+
+@dataclass(frozen=True)
+class TrialEvent:
+    """What the driver hears of a trial; `slot` is None while no slot has it."""
+
+    key: str
+    attempt: int
+    slot: int | None
+    news: TrialNews | Retry
+
+
+# ---- slot -> broker -> driver -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker of a slot is up.
+
+    Attributes:
+        rank: Its number in the slot's worker group.
+        node: Ray's ID of its node.
+        group: The slot's placement group in hex, or None where it has none.
+    """
+
+    rank: int
+    node: str
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Died:
+    """A slot's worker group, or its controller, has died; Ray Train starts it again."""
+
+    message: str
+
+
+SlotNews = Joined | Died
+
+
+@dataclass(frozen=True)
+class SlotEvent:
+    """What the driver hears of a slot."""
+
+    slot: int
+    news: SlotNews
+
+
+Event = TrialEvent | SlotEvent
