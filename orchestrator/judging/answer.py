@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from alexnet_core.configuration.frozen import Frozen
+from orchestrator.judging.scales import ScaleName
 from orchestrator.planning.retuning import TuningTrial
+from search_spaces.study import Statistic
 
 
 class Measured(Frozen):
@@ -98,7 +100,7 @@ class ArmAnswer(Frozen):
     title: str
     is_baseline: bool
     n: int
-    scale: Literal["points", "log_ratio"] = "points"
+    scale: ScaleName = "points"
     mean: float | None = None
     sd: float | None = None
     median: float | None = None
@@ -225,7 +227,7 @@ class ConfirmedPoint(Frozen):
     lead: float | None
     n: int
     difference: float | None = None
-    scale: str = "points"
+    scale: ScaleName = "points"
     interval: tuple[float, float] | None = None
     interval_level: float | None = None
     p: float | None = None
@@ -303,7 +305,7 @@ class Answer(Frozen):
     claim: str
     claim_source: str
     metric: str = "top-1 test error"
-    statistic: Literal["difference", "log_ratio", "time_to_threshold"] = "difference"
+    statistic: Statistic = "difference"
     budget: int | None = None
     judged_split: str
     images: int

@@ -6,15 +6,15 @@ Seconds and memory are compared by seed and as ratios, so that an interval of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.judging.answer import ArmAnswer, ArmCosts, Measured
+from orchestrator.judging.primary_metric import Row
+from orchestrator.planning.plan import ALPHA
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import paired_test, t_interval
 
-ALPHA = 0.05
-Row = Mapping[str, Any]
 # 只有在同样的地方跑的两个 trial 才能比快慢
 PLACE = ("env_device_name", "env_threads", "env_workers", "env_torch")
 

@@ -6,17 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import polars as pl
 
-from orchestrator.judging.primary_metric import Metric, TimeToThreshold, judged_metric, with_epochs_to
+from orchestrator.judging.primary_metric import Metric, Pair, Row, judged_metric, with_metric_columns
 from orchestrator.records.evaluations import seen_in
-from orchestrator.statistics.signs import Between
 from orchestrator.statistics.verdict import ArmEvidence
 from search_spaces.study import Arm, Recipe, Study
 
-Row = dict[str, Any]
 Cell = tuple[str, int]
 # 一个 trial 的 key，和看测试图时用几个视图
 Seen = tuple[str, int]
@@ -37,13 +35,6 @@ class ConfirmationRecord:
 
 
 Judgeable = TypeVar("Judgeable", ArmRecord, ConfirmationRecord)
-
-
-@dataclass(frozen=True)
-class SweepRecord:
-    """A trial whose error chose a point: no evidence of anything."""
-
-    row: Row
 
 
 @dataclass(frozen=True)
@@ -114,19 +105,12 @@ def gather_evidence(
         trials: The trials table.
         epochs: The epochs table, which times to a threshold are read from.
     """
-    own = trials.filter(pl.col("key").is_in({key for key, _ in wanted.values()}))
-    if recipe.threshold is not None:
-        own = with_epochs_to(recipe.threshold, own, epochs)
-    by_key = {row["key"]: row for row in own.iter_rows(named=True)}
+    recorded = trials.filter(pl.col("key").is_in({key for key, _ in wanted.values()}))
+    by_key = {row["key"]: row for row in with_metric_columns(recipe, recorded, epochs).iter_rows(named=True)}
     seen = {(key, views): seen_in(by_key[key], views) for key, views in wanted.values() if key in by_key}
     ended = {what: row for what, row in seen.items() if row is not None}
     finished = [row for row in ended.values() if row["state"] == "finished"]
     return Evidence(study, wanted, ended, judged_metric(study, recipe, finished))
-
-
-def on_scale(size: float, judged: Metric) -> float:
-    """Returns a recipe's margin or effect on the scale of the differences: points, or the log of a ratio."""
-    return size if judged.scale == "points" else math.log(size)
 
 
 def _claimed_sign(arm: Arm) -> float | None:
@@ -179,15 +163,19 @@ def paired_evidence(
         baseline_failed=count(base, "failed", "stopped"),
         same_trials=same_trials,
         claimed_points=claimed_points,
-        ratios=_ratios(pairs, judged),
+        ratios=judged.bounds(pairs),
     )
 
 
-def _ratios(pairs: Sequence[tuple[Row, Row]], judged: Metric) -> tuple[Between, ...] | None:
-    if not isinstance(judged, TimeToThreshold):
-        return None
-    found = [judged.ratio(base, row) for base, row in pairs]
-    return tuple(ratio for ratio in found if ratio is not None)
+def differences_by_seed(pairs: Mapping[int, Pair], judged: Metric) -> dict[str, float]:
+    """Returns arm against baseline of the seeds where both have the metric.
+
+    Args:
+        pairs: The baseline's row and the arm's, by seed.
+        judged: The primary metric.
+    """
+    found = ((seed, judged.difference(base, row)) for seed, (base, row) in pairs.items())
+    return {str(seed): difference for seed, difference in found if difference is not None}
 
 
 def count(rows: Sequence[Row], *states: str) -> int:

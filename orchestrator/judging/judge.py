@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import median as middle_of
 from typing import Any
 
 import polars as pl
 
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import arm_costs
-from orchestrator.judging.evidence import count, gather_evidence, on_scale
+from orchestrator.judging.evidence import count, differences_by_seed, gather_evidence
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
-from orchestrator.judging.primary_metric import Judged, Metric, TimeToThreshold, points_between
+from orchestrator.judging.primary_metric import Metric, Row
 from orchestrator.judging.sweep_findings import ranked, sweep_points
-from orchestrator.statistics.paired import binomial_error, correlation, paired_test, seeds_needed, t_interval
-from orchestrator.statistics.signs import Between, median
 from orchestrator.statistics.verdict import Verdict, sentence
 from search_spaces.study import Arm, Recipe, Study
 
-ALPHA = 0.05
 SWEEP_POINTS_SHOWN = 10
-Row = dict[str, Any]
 Cells = Mapping[str, Sequence[Row]]
 
 
@@ -59,8 +54,6 @@ def answer(
     arms.sort(key=lambda arm: not arm.is_baseline)
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
-    plain = isinstance(judged, Judged) and judged.minus is None
-    error = arms[0].mean if plain else None
     budgets = {row["epochs"] for row in measured}
     bare = Answer(
         study=study.name,
@@ -73,7 +66,7 @@ def answer(
         budget=budgets.pop() if len(budgets) == 1 else None,
         judged_split=judged.split,
         images=images,
-        split_error=None if error is None else 100.0 * binomial_error(error / 100.0, images),
+        split_error=judged.sampling_error(arms[0].mean, images),
         margin=recipe.margin,
         smallest_effect=recipe.smallest_effect,
         alpha=plan["alpha"],
@@ -122,7 +115,7 @@ def _arm(
         "n": len(values),
         "scale": judged.scale,
         "errors": errors,
-        **(_times(values) if isinstance(judged, TimeToThreshold) else _spread(list(errors.values()))),
+        **vars(judged.spread(values)),
         "diverged": count(rows, "diverged"),
         "failed": count(rows, "failed", "stopped"),
         "seconds": sum(seconds) / len(seconds) if seconds else None,
@@ -133,22 +126,10 @@ def _arm(
     if look.courses is not None:
         course = look.courses[arm.name]
         facts |= {"closed": course.closed, "looked_at": course.seeds}
-    pairs = list(zip(range(len(rows)), baseline, rows, strict=True))
-    paired = _paired(pairs, judged)
-    seen = list(paired["differences"].values())
-    return ArmAnswer(**facts, **_claimed(arm), **paired, **_judged(look.verdicts[arm.name], judged, recipe, seen))
-
-
-def _spread(errors: Sequence[float]) -> dict[str, Any]:
-    spread = paired_test(errors)
-    return {"mean": spread.mean if spread.n else None, "sd": spread.sd if spread.n > 1 else None}
-
-
-def _times(values: Mapping[str, float | None]) -> dict[str, Any]:
-    """The median time, a run that was not there in time being longer than any other; and those runs."""
-    middle = middle_of([math.inf if value is None else value for value in values.values()] or [math.inf])
-    never = tuple(seed for seed, value in values.items() if value is None)
-    return {"median": middle if math.isfinite(middle) else None, "never": never}
+    pairs = list(zip(baseline, rows, strict=True))
+    differences = differences_by_seed(dict(enumerate(pairs)), judged)
+    facts |= {"differences": differences, **vars(judged.compare(pairs)), **_claimed(arm)}
+    return ArmAnswer(**facts, **_judged(look.verdicts[arm.name], judged, recipe, list(differences.values())))
 
 
 def _claimed(arm: Arm) -> dict[str, Any]:
@@ -178,9 +159,7 @@ def _judged(verdict: Verdict, judged: Metric, recipe: Recipe, seen: Sequence[flo
             "sign_flip_p": verdict.sign_flip_p,
             "sign_flip_floor": verdict.sign_flip_floor,
         }
-        if not isinstance(judged, TimeToThreshold):
-            effect = on_scale(recipe.smallest_effect, judged)
-            facts["seeds_needed"] = seeds_needed(effect, test.sd, test.n, family_level)
+        facts["seeds_needed"] = judged.seeds_needed(test, recipe.smallest_effect, family_level)
     return facts
 
 
@@ -190,40 +169,3 @@ def _ends(interval: tuple[float, float], seen: Sequence[float]) -> dict[str, Any
     known = [value for value in (low, high, *seen) if math.isfinite(value)]
     ends = (max(low, min(known)), min(high, max(known)))
     return {"interval": ends, "interval_open": (math.isinf(low), math.isinf(high))}
-
-
-def _paired(pairs: Sequence[tuple[int, Row, Row]], judged: Metric) -> dict[str, Any]:
-    """Differences by seed, those of the top-5 error, and the correlation that pairing achieved."""
-    both = [(seed, base, row) for seed, base, row in pairs if judged.known(base) and judged.known(row)]
-    differences = {
-        str(seed): difference for seed, base, row in both if (difference := judged.difference(base, row)) is not None
-    }
-    if isinstance(judged, TimeToThreshold):
-        ratios = [ratio for _, base, row in both if (ratio := judged.ratio(base, row)) is not None]
-        return {"differences": differences, **_median_ratio(ratios)}
-    test = paired_test(list(differences.values()))
-    top5 = paired_test([points_between(base, row, judged.plus, "top5_error") for _, base, row in both])
-    return {
-        "differences": differences,
-        "difference": test.mean if test.n else None,
-        "difference_sd": test.sd if test.n > 1 else None,
-        "top5_difference": top5.mean if top5.n else None,
-        "top5_interval": t_interval(top5, ALPHA) if top5.n > 1 else None,
-        "correlation": correlation(
-            [judged.value(base) for _, base, _ in both], [judged.value(row) for *_, row in both]
-        ),
-    }
-
-
-def _median_ratio(ratios: Sequence[Between]) -> dict[str, Any]:
-    """The median log-ratio, or the bound that is known of it."""
-    if not ratios:
-        return {"difference": None}
-    middle = median(ratios)
-    if middle.is_known:
-        return {"difference": middle.low}
-    if math.isfinite(middle.low):
-        return {"difference": middle.low, "difference_is": "at least"}
-    if math.isfinite(middle.high):
-        return {"difference": middle.high, "difference_is": "at most"}
-    return {"difference": None}

@@ -9,7 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.judging.evidence import Evidence, gather_evidence, on_scale
+from orchestrator.judging.evidence import Evidence, gather_evidence
+from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.statistics.alpha_spending import (
     ShareOfLevel,
@@ -64,7 +65,7 @@ def take_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Lo
     looked_beyond = bool(before) and before[-1] > seeds
     share = 1.0 if looked_beyond else share_of_level(before, seeds, plan["alpha"] / max(1, len(evidence.compared)))
     arms = [evidence.of(name, seeds) for name in evidence.compared]
-    verdicts = judge(arms, on_scale(recipe.margin, evidence.judged), plan["alpha"], ShareOfLevel(share))
+    verdicts = judge(arms, SCALES[evidence.judged.scale].size(recipe.margin), plan["alpha"], ShareOfLevel(share))
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
     missing = tuple(cell for cell, what in sorted(evidence.wanted.items()) if what not in evidence.ended)
@@ -75,11 +76,12 @@ def follow_records(
     evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float, skipped: Collection[str] = ()
 ) -> dict[str, ArmCourse]:
     """Returns how far each arm of a study of `--seeds auto` has come; no look waits for an arm in `skipped`."""
+    scale = SCALES[evidence.judged.scale]
     rule = SequentialRule(
         max_seeds=max_seeds,
         alpha=alpha,
-        margin=on_scale(recipe.margin, evidence.judged),
-        smallest_effect=on_scale(recipe.smallest_effect, evidence.judged),
+        margin=scale.size(recipe.margin),
+        smallest_effect=scale.size(recipe.smallest_effect),
     )
     return follow(evidence.compared, evidence.at, rule, skipped)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import pace
+from orchestrator.judging.scales import SCALES, STATISTICS
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict, sign_flip_floor
@@ -49,14 +49,12 @@ def _on_the_null(answer: Answer) -> Iterator[str]:
     if not answer.null or arm is None or arm.interval is None or any(arm.interval_open):
         return
     half = (arm.interval[1] - arm.interval[0]) / 2.0
-    size = f"{half:.2f} points" if arm.scale == "points" else f"a factor of {math.exp(half):.2f}"
-    said = (
-        f"{arm.difference or 0.0:+.2f} points" if arm.scale == "points" else f"×{math.exp(arm.difference or 0.0):.2f}"
-    )
+    scale = SCALES[arm.scale]
+    difference = scale.difference_in_words(arm.difference or 0.0)
     yield (
-        f"Noise floor: both sides are the same baseline on different seeds, and their difference, {said}, is chance; "
-        f"with {answer.seeds} such seeds a difference within {size} is taken for none. Arms are paired by seed, which "
-        "these sides are not: a study's own interval is narrower where pairing helps."
+        f"Noise floor: both sides are the same baseline on different seeds, and their difference, {difference}, is "
+        f"chance; with {answer.seeds} such seeds a difference within {scale.half_width(half)} is taken for none. Arms "
+        "are paired by seed, which these sides are not: a study's own interval is narrower where pairing helps."
     )
 
 
@@ -66,11 +64,11 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
             f"Judged on the final epoch's top-1 error of {answer.images} {answer.judged_split} images; that set's own "
             f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval above."
         )
-    elif answer.statistic == "time_to_threshold":
+    elif STATISTICS[answer.statistic].by_signs:
         yield from _on_the_time(answer)
     elif answer.images:
         yield f"Judged after the final epoch on the {answer.metric}, over {answer.images} validation images."
-    if "training" in answer.metric and answer.statistic != "time_to_threshold":
+    if "training" in answer.metric and not STATISTICS[answer.statistic].by_signs:
         yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
@@ -90,34 +88,18 @@ def _there(arm: ArmAnswer) -> str:
     return f"{arm.name} {arm.n - len(arm.never)} of {arm.n} there"
 
 
-def _margin(answer: Answer) -> str:
-    if answer.statistic == "difference":
-        return f"inside ±{answer.margin:g} points"
-    return f"a ratio between {1 / answer.margin:.3g} and {answer.margin:g}"
-
-
-def _effect(answer: Answer) -> str:
-    size = answer.smallest_effect
-    return f"{size:g} points" if answer.statistic == "difference" else f"a ratio of {size:g}"
-
-
-def _test(answer: Answer) -> str:
-    if answer.statistic == "time_to_threshold":
-        return "exact sign test by seed, ties on neither side; order-statistic interval of the median"
-    return "paired t by seed" if answer.statistic == "difference" else "paired t of the log-ratios by seed"
-
-
 def _on_the_family(answer: Answer) -> Iterator[str]:
+    statistic = STATISTICS[answer.statistic]
+    by_signs, scale = statistic.by_signs, SCALES[statistic.scale]
     family = [arm for arm in answer.arms if arm.in_family]
     if family:
         yield (
-            f"Equivalent means {_margin(answer)}; intervals are at the level at which each arm was tested "
-            f"({_test(answer)}, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
+            f"Equivalent means {scale.margin(answer.margin)}; intervals are at the level at which each arm was tested "
+            f"({statistic.test}, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
         )
     outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
     if outside and answer.seeds >= FEWEST_SEEDS:
         yield f"Outside the family of tests: {', '.join(outside)}."
-    by_signs = answer.statistic == "time_to_threshold"
     need = seeds_to_reach_a_verdict(len(family), answer.alpha * (answer.level_share if by_signs else 1.0))
     if family and answer.seeds < need and by_signs:
         yield (
@@ -190,8 +172,9 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
         after = ", ".join(map(str, answer.seeds_after_gap))
         yield f"Complete, but after the first gap, so not in this answer: seed {after}."
     if any(arm.seeds_needed for arm in answer.arms):
+        effect = SCALES[STATISTICS[answer.statistic].scale].effect(answer.smallest_effect)
         yield (
-            f"Seeds needed: for 80 % power at the smallest effect worth finding, {_effect(answer)}, at "
+            f"Seeds needed: for 80 % power at the smallest effect worth finding, {effect}, at "
             "the arm's level, from the 95 % limits of the standard deviation."
         )
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from orchestrator.judging.answer import ArmAnswer
+from orchestrator.judging.scales import SCALES
 from orchestrator.statistics.paired import MOST_SEEDS
 
 
@@ -25,7 +24,7 @@ def metric(arm: ArmAnswer) -> str:
 
 def difference(arm: ArmAnswer) -> str:
     """Returns the arm's difference in percentage points with its sign, or as a ratio: `×2.40`, `at least ×2.40`."""
-    shown = _on_scale(arm, arm.difference)
+    shown = SCALES[arm.scale].difference(arm.difference)
     return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
 
 
@@ -33,7 +32,7 @@ def interval(arm: ArmAnswer) -> str:
     """Returns the two ends of the arm's interval, or nothing; an unbounded end of a ratio is 0 or ∞."""
     if arm.interval is None:
         return ""
-    ends = [_on_scale(arm, end) for end in arm.interval]
+    ends = [SCALES[arm.scale].difference(end) for end in arm.interval]
     low, high = ("×0" if arm.interval_open[0] else ends[0], "∞" if arm.interval_open[1] else ends[1])
     return f"{low}, {high}"
 
@@ -45,13 +44,7 @@ def claimed(arm: ArmAnswer) -> str:
 
 def unit(arm: ArmAnswer) -> str:
     """Returns what the arm's difference is in: `points` or `ratio`."""
-    return "points" if arm.scale == "points" else "ratio"
-
-
-def _on_scale(arm: ArmAnswer, value: float | None) -> str:
-    if value is None or arm.scale == "points":
-        return points(value)
-    return f"×{math.exp(value):.2f}"
+    return SCALES[arm.scale].unit
 
 
 def points(value: float | None, digits: int = 2) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from orchestrator.judging.scales import STATISTICS
 from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.planning.plan_file import looks_on_record
 from orchestrator.statistics.alpha_spending import (
@@ -28,7 +29,7 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         arms = json.loads((folder / "answer.json").read_bytes())["arms"]
         found = [arm.get("difference_sd") for arm in arms if isinstance(arm, dict)]
         deviations = [float(value) for value in found if isinstance(value, (int, float)) and 0 < value < math.inf]
-        if plan.study.statistic != "difference":
+        if STATISTICS[plan.study.statistic].scale != "points":
             # 比值的标准差不是百分点，不能当百分点说
             deviations = []
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -45,7 +46,7 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     if looks and looks[-1] > seeds:
         return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
     share = share_of_level(looks, seeds, ALPHA / max(1, compared))
-    by_signs = plan.study.statistic == "time_to_threshold"
+    by_signs = STATISTICS[plan.study.statistic].by_signs
     need = seeds_to_reach_a_verdict(compared, share * ALPHA if by_signs else ALPHA)
     if by_signs and seeds < need:
         # 现在这次看用不上的水平，以后的看也要先扣掉

@@ -15,8 +15,9 @@ import polars as pl
 
 from orchestrator.choices import SecondObjective
 from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
-from orchestrator.judging.evidence import ConfirmationRecord, Row, on_scale, paired_evidence
-from orchestrator.judging.primary_metric import Metric, judged_metric, with_epochs_to
+from orchestrator.judging.evidence import ConfirmationRecord, differences_by_seed, paired_evidence
+from orchestrator.judging.primary_metric import Metric, Row, judged_metric, with_metric_columns
+from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
 from orchestrator.records.files import write_atomically
 from orchestrator.statistics.alpha_spending import ShareOfLevel, looks_before, share_of_level
@@ -172,9 +173,7 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
 
 
 def _rows(plan: Plan, trials: pl.DataFrame, epochs: pl.DataFrame, keys: set[str]) -> dict[str, Row]:
-    shown = trials.filter(pl.col("key").is_in(keys))
-    if plan.recipe.threshold is not None:
-        shown = with_epochs_to(plan.recipe.threshold, shown, epochs)
+    shown = with_metric_columns(plan.recipe, trials.filter(pl.col("key").is_in(keys)), epochs)
     return {row["key"]: row for row in shown.iter_rows(named=True)}
 
 
@@ -203,7 +202,7 @@ def _verdicts(
     looks = looks_before([look for look in content["looks"] if look >= FEWEST_SEEDS], seeds)
     beyond = bool(looks) and looks[-1] > seeds
     share = 1.0 if beyond or not points else share_of_level(looks, seeds, ALPHA / len(points))
-    verdicts = judge(found, on_scale(plan.recipe.margin, judged), ALPHA, ShareOfLevel(share))
+    verdicts = judge(found, SCALES[judged.scale].size(plan.recipe.margin), ALPHA, ShareOfLevel(share))
     return withhold(verdicts, f"already looked at {looks[-1]} seeds") if beyond else verdicts
 
 
@@ -229,10 +228,8 @@ def _point(
     plan: Plan,
 ) -> ConfirmedPoint:
     own, baseline = cells[point["name"]], cells[plan.study.baseline]
-    pairs = [(base.row, record.row) for base, record in zip(baseline, own, strict=True)]
-    differences = {
-        str(row["seed"]): difference for base, row in pairs if (difference := judged.difference(base, row)) is not None
-    }
+    pairs = {record.row["seed"]: (base.row, record.row) for base, record in zip(baseline, own, strict=True)}
+    differences = differences_by_seed(pairs, judged)
     error = None if swept is None else swept["validation_top1_error"]
     swept_error = None if error is None else 100.0 * error
     fresh, base_error = _mean_error(own), _mean_error(baseline)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.judge import answer
+from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import add_look, latest_plan
@@ -119,8 +120,7 @@ def _retuned(
 
 def _epochs(plan: Plan, results: Path) -> pl.DataFrame:
     """The epochs table, for the study that needs it: it is by far the largest."""
-    needed = plan.recipe.threshold is not None
-    return load_tables(results).epochs if needed else pl.DataFrame(schema=EPOCH_COLUMNS)
+    return load_tables(results).epochs if reads_epochs(plan.recipe) else pl.DataFrame(schema=EPOCH_COLUMNS)
 
 
 def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) -> pl.DataFrame:

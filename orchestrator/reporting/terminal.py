@@ -8,6 +8,7 @@ from rich.text import Text
 
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.scales import STATISTICS
 
 ROOMY = 100
 WORD_STYLES = {
@@ -41,7 +42,7 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
     table.add_column("arm", min_width=8, overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column(_metric_heading(answer), justify="right", no_wrap=True)
-    compared = "difference" if answer.statistic == "difference" else "ratio"
+    compared = "difference" if STATISTICS[answer.statistic].scale == "points" else "ratio"
     level = f"{compared}\nlevel: interval" if roomy else f"{compared}\ninterval"
     table.add_column(level, justify="right", no_wrap=True)
     table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
@@ -55,7 +56,7 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
 
 
 def _metric_heading(answer: Answer) -> str:
-    if answer.statistic == "time_to_threshold":
+    if STATISTICS[answer.statistic].by_signs:
         return "epochs\nmedian, there"
     return f"{'gap' if answer.metric.startswith('gap') else 'error'} %\nmean ± sd"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
 from orchestrator.judging.notes import shown_value, top5_says_something
 from orchestrator.judging.primary_metric import GAP
+from orchestrator.judging.scales import SCALES, STATISTICS
 from orchestrator.reporting.material import Provenance
 
 MOST_RECORDS_SHOWN = 400
@@ -39,7 +39,7 @@ def verdict_table(answer: Answer) -> TextTable:
         "arm",
         "n",
         metric_heading(answer),
-        "difference, points" if answer.statistic == "difference" else "ratio to the baseline",
+        "difference, points" if STATISTICS[answer.statistic].scale == "points" else "ratio to the baseline",
         "interval",
         "level",
         "adjusted p",
@@ -49,7 +49,7 @@ def verdict_table(answer: Answer) -> TextTable:
         "seeds needed",
     )
     compared = "differences are arm minus baseline in percentage points"
-    if answer.statistic != "difference":
+    if STATISTICS[answer.statistic].scale != "points":
         compared = "ratios are arm over baseline"
     caption = f"Verdicts on {answer.dataset}: {compared}"
     rows = [_verdict_cells(arm) for arm in answer.arms]
@@ -58,7 +58,7 @@ def verdict_table(answer: Answer) -> TextTable:
 
 def metric_heading(answer: Answer) -> str:
     """Returns the heading of the primary metric's column."""
-    if answer.statistic == "time_to_threshold":
+    if STATISTICS[answer.statistic].by_signs:
         return f"{answer.metric}, median, seeds that came there"
     return f"{answer.metric} %, mean ± sd"
 
@@ -165,7 +165,7 @@ def seed_table(answer: Answer) -> TextTable:
     seeds = sorted({seed for arm in answer.arms for seed in (*arm.errors, *arm.never)}, key=int)
     rows = [[f"seed {seed}", *(_seed_cell(answer, arm, seed) for arm in answer.arms)] for seed in seeds]
     headings = ["seed", *(arm.name for arm in answer.arms)]
-    unit = "" if answer.statistic == "time_to_threshold" else ", percent"
+    unit = "" if STATISTICS[answer.statistic].by_signs else ", percent"
     return TextTable("seeds", f"{answer.metric} of every seed{unit}", headings, rows)
 
 
@@ -174,7 +174,7 @@ def _seed_cell(answer: Answer, arm: ArmAnswer, seed: str) -> str:
         return "never" if answer.budget is None else f"> {answer.budget}"
     if seed not in arm.errors:
         return ""
-    return f"{arm.errors[seed]:g}" if answer.statistic == "time_to_threshold" else f"{arm.errors[seed]:.2f}"
+    return STATISTICS[answer.statistic].value(arm.errors[seed])
 
 
 def sweep_table(answer: Answer) -> TextTable:
@@ -321,7 +321,8 @@ def confirmation_table(found: Confirmation) -> TextTable:
 
 
 def _confirmed(point: ConfirmedPoint) -> list[str]:
-    interval = "" if point.interval is None else f" ({', '.join(_shown(point, end) for end in point.interval)})"
+    written = SCALES[point.scale].difference
+    interval = "" if point.interval is None else f" ({', '.join(written(end) for end in point.interval)})"
     return [
         point.name,
         ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(point.parameters.items())),
@@ -329,16 +330,10 @@ def _confirmed(point: ConfirmedPoint) -> list[str]:
         numbers.points(point.swept_lead),
         _number(point.validation_error),
         numbers.points(point.lead),
-        _shown(point, point.difference) + interval,
+        written(point.difference) + interval,
         _number(point.adjusted_p, 3),
         point.word,
     ]
-
-
-def _shown(point: ConfirmedPoint, value: float | None) -> str:
-    if value is None or point.scale == "points":
-        return numbers.points(value)
-    return f"×{math.exp(value):.2f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

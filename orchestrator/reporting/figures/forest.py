@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.scales import SCALES, STATISTICS
 from orchestrator.reporting.figures.style import (
     COLOURS,
     INK,
@@ -46,7 +47,7 @@ def differences_figure(answer: Answer) -> Picture:
     arms = [arm for arm in answer.arms if not arm.is_baseline]
     with drawing(NAME, 1.7 + rooms(len(arms), 0.82, 0.62) * len(arms)) as figure:
         axes = figure.subplots()
-        margin = answer.margin if answer.statistic == "difference" else math.log(answer.margin)
+        margin = SCALES[STATISTICS[answer.statistic].scale].size(answer.margin)
         axes.axvspan(-margin, margin, color=MARGIN_COLOUR, linewidth=0, zorder=0)
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
         for place, arm in enumerate(reversed(arms)):
@@ -106,7 +107,7 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
     axes.set_yticks(range(len(arms)), [f"{short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
-    if answer.statistic == "difference":
+    if STATISTICS[answer.statistic].scale == "points":
         axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
     else:
         axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
@@ -155,9 +156,18 @@ def _baseline(answer: Answer) -> str:
 
 def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
     grey = MUTED
+    middle = STATISTICS[answer.statistic].middle
     handles: list[Line2D | Patch] = [
         Patch(color=MARGIN_COLOUR, label=_margin(answer)),
-        Line2D([], [], color=grey, marker="o", markersize=8, linewidth=2.4, label=f"{_middle(answer)}, interval"),
+        Line2D(
+            [],
+            [],
+            color=grey,
+            marker="o",
+            markersize=8,
+            linewidth=2.4,
+            label=f"{middle}, interval",
+        ),
         Line2D([], [], color=grey, marker="o", markersize=4, linewidth=0, alpha=0.7, label="one seed"),
     ]
     if any(arm.claimed_points is not None or arm.claimed_ratio is not None for arm in arms):
@@ -168,10 +178,6 @@ def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
 
 
 def _margin(answer: Answer) -> str:
-    if answer.statistic == "difference":
+    if STATISTICS[answer.statistic].scale == "points":
         return f"margin ±{answer.margin:g}"
     return f"margin ×{1 / answer.margin:.3g} to ×{answer.margin:g}"
-
-
-def _middle(answer: Answer) -> str:
-    return "median" if answer.statistic == "time_to_threshold" else "mean"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.numbers import metric
+from orchestrator.judging.scales import STATISTICS
 from orchestrator.reporting.figures.style import (
     COLOURS,
     INK,
@@ -44,7 +45,7 @@ def seeds_figure(answer: Answer) -> Picture:
                 axes.errorbar(arm.mean, place, xerr=arm.sd, fmt="|", markersize=15, color=colour, capsize=4, mew=2)
         axes.set_yticks(range(len(arms)), [short(arm.name) for arm in arms])
         axes.set_ylim(-0.6, len(arms) - 0.4)
-        timed = answer.statistic == "time_to_threshold"
+        timed = STATISTICS[answer.statistic].by_signs
         bar = (
             "bar: median over seeds; arrow: not within the budget"
             if timed

@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 
 from orchestrator.ablate import main
-from orchestrator.judging.answer import Confirmation
-from orchestrator.judging.evidence import ArmRecord, ConfirmationRecord, SweepRecord, paired_evidence
-from orchestrator.judging.primary_metric import Judged
+from orchestrator.judging.answer import Confirmation, SweepPoint
+from orchestrator.judging.evidence import ArmRecord, ConfirmationRecord, paired_evidence
+from orchestrator.judging.primary_metric import ErrorRate
 from orchestrator.judging.sweep_findings import confirm
 from orchestrator.planning.plan import Plan
 from orchestrator.records import trial_record
@@ -115,10 +115,10 @@ def test_a_real_effect_is_still_there_on_fresh_seeds() -> None:
 
 
 def test_what_chose_a_point_is_refused_as_evidence_by_its_type() -> None:
-    metric = Judged("top-1 test error", "test", "test")
+    metric = ErrorRate("top-1 test error", "test", "test")
     arms = [ArmRecord(row("a", seed, 10)) for seed in range(3)]
     fresh = [ConfirmationRecord(row("b", seed, 12)) for seed in range(3)]
-    chosen = [SweepRecord(row("c", 1000, 8))] * 3
+    chosen = [SweepPoint(parameters={}, state="finished", validation_error=8.0, key="c")] * 3
     assert paired_evidence("x", arms, arms, metric).differences == (0.0,) * 3
     for baseline, own in ((arms, chosen), (chosen, chosen), (fresh, chosen), (arms, fresh)):
         with pytest.raises(TypeError, match="are evidence for x"):
