@@ -24,11 +24,12 @@ from alexnet_core.process.interruption import (
     interruptible,
     say_interrupted,
 )
-from orchestrator.choices import AUTO, DEFAULT_DATASET
+from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.command import check_is_folder, make_console, print_error
 from orchestrator.errors import LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
+from orchestrator.options import parser, request_of
 from orchestrator.planning.estimate import configs_to_train, estimate, measured_epochs
 from orchestrator.planning.plan import Plan, refreshed
 from orchestrator.planning.plan_file import check_rule, write_plan, write_studies
@@ -44,8 +45,8 @@ from orchestrator.planning.summary import (
     retuning_line,
     time_said,
 )
-from orchestrator.planning.unfolding import data_source, plan_study
-from orchestrator.planning.variants import PAPER, combined_plan, null_plan
+from orchestrator.planning.unfolding import plan_study
+from orchestrator.planning.variants import combined_plan, null_plan
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.layout import study_folder
@@ -54,7 +55,7 @@ from orchestrator.records.trial_record import TrialState
 from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import conclude
-from orchestrator.request import parser
+from orchestrator.request import Request, Store
 from orchestrator.running.cluster import folders, lifecycle, preflight
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import likely_place
@@ -103,7 +104,7 @@ def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -
     console = make_console(goes_on=not _only_says(options))
     trouble: str | None = None
     try:
-        code = _list(console) if options.list else _ablate(options, console, started, notifier)
+        code = _list(console) if options.list else _ablate(request_of(options), console, started, notifier)
     except (LabError, StudyError, CoreError) as error:
         trouble = str(error)
         print_error(trouble)
@@ -134,195 +135,193 @@ def _list(console: Console) -> int:
     return EXIT_DONE
 
 
-def _ablate(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
-    check_is_folder(options.results)
-    if options.results.is_dir():
-        upgrade_results(options.results)
-    if options.study == PAPER:
-        return _ablate_paper(options, console, started, notifier)
-    plan = _own_plan(options)
-    if options.null:
-        if options.sweep or options.retune is not None:
-            raise LabError("--null takes neither --sweep nor --retune: it has the baseline alone", exit_code=2)
-        plan = null_plan(plan, options.results, options.retry_failed)
+def _ablate(request: Request, console: Console, started: float, notifier: Notifier) -> int:
+    store, sweep = request.store, request.sweep
+    check_is_folder(store.results)
+    if store.results.is_dir():
+        upgrade_results(store.results)
+    if request.question.is_paper:
+        return _ablate_paper(request, console, started, notifier)
+    plan = _own_plan(request)
+    if request.question.null:
+        plan = null_plan(plan, store.results, store.retry_failed)
     study = plan.study
-    if options.show is not None:
-        return _show(plan, options.show)
-    folder = study_folder(options.results, study.name, plan.dataset, DEFAULT_DATASET)
+    if request.show is not None:
+        return _show(plan, request.show)
+    folder = study_folder(store.results, study.name, plan.dataset, DEFAULT_DATASET)
     check_rule(folder, plan)
     whole = plan
-    if plan.max_seeds is not None and options.results.is_dir():
-        plan = without_closed(plan, options.results)
-    search = search_of(plan, folder.name, options)
+    if plan.max_seeds is not None and store.results.is_dir():
+        plan = without_closed(plan, store.results)
+    search = search_of(plan, folder.name, sweep)
     if search is not None:
         # 有限的空间装不下更多的点
         plan = replace(plan, sweep_points=search.size())
-    sweep_left = 0 if search is None else points_left(search, history_of(plan, search, folder, options))
-    confirm_left = confirmation_left(plan, search, folder, options, sweep_left)
-    place = likely_place(options)
-    measured = measured_epochs(options.results, place.gpus > 0)
+    sweep_left = 0 if search is None else points_left(search, history_of(plan, search, folder, store))
+    confirm_left = confirmation_left(plan, search, folder, sweep, store, sweep_left)
+    place = likely_place(request.placement)
+    measured = measured_epochs(store.results, place.gpus > 0)
     cost = estimate(configs_to_train(plan, sweep_left + confirm_left), measured, place)
     _say(console, plan_line(plan, time_said(cost), resolution_outlook(plan, folder), sweep_left))
     if plan.retune is not None:
         tuning_cost = estimate(retuning_configs(plan), measured, place)
         _say(console, f"{retuning_line(plan)}, time {time_said(tuning_cost)}")
     _say(console, *large_batches(plan))
-    if options.confirm:
+    if sweep.confirm:
         most = "at most " if sweep_left and confirm_left else ""
         _say(console, f"confirmation on fresh seeds: {most}{confirm_left} trials to train")
-    if options.dry_run:
+    if request.dry_run:
         whole_cost = estimate(
             [*configs_to_train(plan, sweep_left + confirm_left), *retuning_configs(plan)], measured, place
         )
         _say(console, *arm_lines(plan, {}), cost_line(whole_cost))
         return EXIT_DONE
-    preflight.check_results(options.results)
+    preflight.check_results(store.results)
     content = write_plan(folder, whole if plan.max_seeds is not None else plan, sys.argv)
     states = dict(plan.done)
     trains = bool(plan.to_run or sweep_left or confirm_left or retuning_left(plan))
     if trains:
         prepare_images(plan, console)
         ended = run_missing(
-            plan, [plan], folder, search, sweep_left + confirm_left, options, console, started, notifier
+            plan, [plan], folder, search, sweep_left + confirm_left, request, console, started, notifier
         )
         if ended is None:
             return EXIT_INTERRUPTED
         plan, states, refused = ended
         if plan.max_seeds is None:
-            plan = with_retuning(plan, options.results, options.retry_failed)
+            plan = with_retuning(plan, store.results, store.retry_failed)
             content = write_plan(folder, plan, sys.argv, content)
         else:
-            plan = without_closed(refreshed(plan, states), options.results)
-        chosen = chosen_missing(plan, search, folder, options, states) if refused else (0, 0)
-        if refused and _stopped_by_budget(plan, states, options, console, retuning_left(plan), *chosen):
+            plan = without_closed(refreshed(plan, states), store.results)
+        chosen = chosen_missing(plan, search, folder, sweep, store, states) if refused else (0, 0)
+        if refused and _stopped_by_budget(plan, states, request, console, retuning_left(plan), *chosen):
             return (
-                EXIT_SOME_FAILED if _failed(plan, states, chosen_states(plan, search, folder, options)) else EXIT_DONE
+                EXIT_SOME_FAILED
+                if _failed(plan, states, chosen_states(plan, search, folder, sweep, store))
+                else EXIT_DONE
             )
     else:
-        trial_record.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
-    tidy_ended(options.results, states)
-    _keep_best(plan, states, options)
-    judged = conclude(plan, options.results, folder, content, console)
+        trial_record.join_members(store.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
+    tidy_ended(store.results, states)
+    _keep_best(plan, states, store)
+    judged = conclude(plan, store.results, folder, content, console)
     notifier.add(
         trials=Counter(states[key].value for key in {trial.key for trial in plan.trials} & states.keys()),
         verdicts={arm.name: arm.word for arm in judged.arms if not arm.is_baseline},
         report=str((folder / "report.html").resolve()),
     )
-    if trains or options.optuna_view or abandoned(folder / OPTUNA_VIEW):
-        _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, options)}")
+    if trains or request.optuna_view or abandoned(folder / OPTUNA_VIEW):
+        _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, store)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
-    return _exit_code(plan, states, options.results, chosen_states(plan, search, folder, options))
+    return _exit_code(plan, states, store.results, chosen_states(plan, search, folder, sweep, store))
 
 
-def _keep_best(plan: Plan, states: Mapping[str, TrialState], options: argparse.Namespace) -> None:
+def _keep_best(plan: Plan, states: Mapping[str, TrialState], store: Store) -> None:
     """Deletes, where that is asked, the final weights that no export would take and no evaluation still needs."""
-    if options.keep_weights != "best":
+    if store.keep_weights != "best":
         return
-    kept = exported_if_best(*load_trials(options.results))
-    now = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
+    kept = exported_if_best(*load_trials(store.results))
+    now = replace(refreshed(plan, states), evaluated=evaluations_on_record(store.results, plan.trials))
     kept |= {trial.key for trial in now.to_evaluate}
-    keep_weights_of(options.results, kept, {trial.key for trial in plan.trials})
+    keep_weights_of(store.results, kept, {trial.key for trial in plan.trials})
 
 
-def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, options: argparse.Namespace) -> Path:
+def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, store: Store) -> Path:
     # Optuna 要一秒多：没有训练过就只在被要求时加载
     from orchestrator.sweeps.optuna_view import write_view
 
-    return write_view(folder, options.results, plan, search, history_of(plan, search, folder, options))
+    return write_view(folder, store.results, plan, search, history_of(plan, search, folder, store))
 
 
-def _own_plan(options: argparse.Namespace) -> Plan:
+def _own_plan(request: Request) -> Plan:
     """The plan of one study; a mistake of its arms is placed in its file, where it has one."""
-    study = load_study(options.study)
+    question, sweep = request.question, request.sweep
+    study = load_study(question.study)
     try:
-        plan = plan_study(study, options)
-        if study.sweep is not None and Path(options.study).is_file():
+        plan = plan_study(study, question, sweep, request.store)
+        if study.sweep is not None and Path(question.study).is_file():
             # 自己的文件里，扫描的字段也要现在就查，不等到真要扫描时
-            search_of(replace(plan, sweep_points=1), study.name, options)
+            search_of(replace(plan, sweep_points=1), study.name, sweep)
         return plan
     except StudyError as error:
-        where = error.location or (() if options.sweep_over else ("sweep", "parameters"))
-        raise placed(StudyError(str(error), where), Path(options.study)) from error
+        where = error.location or (() if sweep.over else ("sweep", "parameters"))
+        raise placed(StudyError(str(error), where), Path(question.study)) from error
 
 
-def _ablate_paper(options: argparse.Namespace, console: Console, started: float, notifier: Notifier) -> int:
+def _ablate_paper(request: Request, console: Console, started: float, notifier: Notifier) -> int:
     """Asks every study in one Ray session; each is planned, answered and reported as it would be alone."""
-    if options.seeds == AUTO:
-        raise LabError("--study paper takes no --seeds auto: its studies share seeds; ask each alone", exit_code=2)
-    if options.sweep or options.show is not None or options.null or options.retune is not None:
-        raise LabError("--study paper takes no --sweep, --show, --null or --retune; ask the study itself", exit_code=2)
+    store, dataset = request.store, request.question.dataset
     studies = [load_study(name) for name in study_names()]
-    skipped = {study.name: study.not_asked[options.dataset] for study in studies if options.dataset in study.not_asked}
+    skipped = {study.name: study.not_asked[dataset] for study in studies if dataset in study.not_asked}
     plans: list[Plan] = []
     for study in studies:
-        if options.dataset in study.recipes:
+        if dataset in study.recipes:
             # 同样的数据只清点、只算一次哈希
-            known = next(
-                (plan.summary for plan in plans if plan.recipe.data.source == data_source(study, options)), None
-            )
-            plans.append(plan_study(study, options, known))
+            source = study.recipes[dataset].data.source
+            known = next((plan.summary for plan in plans if plan.recipe.data.source == source), None)
+            plans.append(plan_study(study, request.question, request.sweep, store, known))
     if not plans:
-        raise LabError(f"no study is asked on {options.dataset!r}", exit_code=2)
-    folders = [study_folder(options.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
+        raise LabError(f"no study is asked on {dataset!r}", exit_code=2)
+    folders = [study_folder(store.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
     for plan, folder in zip(plans, folders, strict=True):
         check_rule(folder, plan)
-    place = likely_place(options)
-    measured = measured_epochs(options.results, place.gpus > 0)
+    place = likely_place(request.placement)
+    measured = measured_epochs(store.results, place.gpus > 0)
     for plan, folder in zip(plans, folders, strict=True):
         cost = estimate(configs_to_train(plan), measured, place)
         _say(console, f"{plan.study.name}: {plan_line(plan, time_said(cost), resolution_outlook(plan, folder), 0)}")
         if plan.retune is not None:
             tuning_cost = estimate(retuning_configs(plan), measured, place)
             _say(console, f"{plan.study.name}: {retuning_line(plan)}, time {time_said(tuning_cost)}")
-        if options.dry_run:
+        if request.dry_run:
             others = {other.study.name: other for other in plans if other is not plan}
             cost = estimate([*configs_to_train(plan), *retuning_configs(plan)], measured, place)
             _say(console, *arm_lines(plan, others), f"    {cost_line(cost)}")
     for name, reason in skipped.items():
-        console.print(f"{name}: not asked on {options.dataset}: {reason}", markup=False, soft_wrap=True)
+        console.print(f"{name}: not asked on {dataset}: {reason}", markup=False, soft_wrap=True)
     whole = combined_plan(plans, plans[0].recipe)
     tuning = [config for plan in plans for config in retuning_configs(plan)]
     cost = estimate([*configs_to_train(whole), *tuning], measured, place)
     more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
     _say(console, f"together: {plan_line(whole, time_said(cost), f'shared trials once{more}', 0)}")
-    if options.dry_run:
+    if request.dry_run:
         _say(console, f"    {cost_line(cost)}")
         return EXIT_DONE
-    preflight.check_results(options.results)
+    preflight.check_results(store.results)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
-    paper_folder = study_folder(options.results, PAPER, whole.dataset, DEFAULT_DATASET)
+    paper_folder = study_folder(store.results, PAPER, whole.dataset, DEFAULT_DATASET)
     write_studies(paper_folder, whole.dataset, [folder.name for folder in folders])
     states = dict(whole.done)
     if whole.to_run or any(retuning_left(plan) for plan in plans):
         prepare_images(whole, console)
-        ended = run_missing(whole, plans, paper_folder, None, 0, options, console, started, notifier)
+        ended = run_missing(whole, plans, paper_folder, None, 0, request, console, started, notifier)
         if ended is None:
             return EXIT_INTERRUPTED
         _, states, refused = ended
-        tuning_left = sum(retuning_left(with_retuning(p, options.results, options.retry_failed)) for p in plans)
-        if refused and _stopped_by_budget(whole, states, options, console, tuning_left):
+        tuning_left = sum(retuning_left(with_retuning(p, store.results, store.retry_failed)) for p in plans)
+        if refused and _stopped_by_budget(whole, states, request, console, tuning_left):
             return EXIT_SOME_FAILED if _failed(whole, states, {}) else EXIT_DONE
-    tidy_ended(options.results, states)
+    tidy_ended(store.results, states)
     answers, tuned = [], dict[str, TrialState]()
     for planned, folder, written in zip(plans, folders, contents, strict=True):
         plan, content = planned, written
         if planned.retune is not None:
-            plan = with_retuning(planned, options.results, options.retry_failed)
+            plan = with_retuning(planned, store.results, store.retry_failed)
             content = write_plan(folder, plan, sys.argv, written)
-            tuned |= done_states(options.results, [trial.key for trial in plan.further])
-        trial_record.join_members(options.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
-        answers.append(conclude(refreshed(plan, states), options.results, folder, content, console))
-    _keep_best(whole, states, options)
+            tuned |= done_states(store.results, [trial.key for trial in plan.further])
+        trial_record.join_members(store.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
+        answers.append(conclude(refreshed(plan, states), store.results, folder, content, console))
+    _keep_best(whole, states, store)
     notifier.add(
         trials=Counter(state.value for state in states.values()),
         verdicts={f"{one.study}/{arm.name}": arm.word for one in answers for arm in one.arms if not arm.is_baseline},
         report=str((paper_folder / "report.html").resolve()),
     )
     console.print(summary_table(answers))
-    write_claims(paper_folder, answers, {options.dataset: skipped})
+    write_claims(paper_folder, answers, {dataset: skipped})
     took = readable_seconds(time.monotonic() - started)
     console.print(f"all claims: {paper_folder / 'report.html'}; done in {took}", highlight=False, soft_wrap=True)
-    return _exit_code(whole, states, options.results, tuned)
+    return _exit_code(whole, states, store.results, tuned)
 
 
 def _say(console: Console, *lines: str) -> None:
@@ -333,7 +332,7 @@ def _say(console: Console, *lines: str) -> None:
 def _stopped_by_budget(
     plan: Plan,
     states: Mapping[str, TrialState],
-    options: argparse.Namespace,
+    request: Request,
     console: Console,
     tuning: int,
     points: int = 0,
@@ -344,18 +343,18 @@ def _stopped_by_budget(
     Args:
         plan: The plan as it was run.
         states: Of the trials that have ended.
-        options: Of the command.
+        request: What the command asks.
         console: Where to print.
         tuning: Trials of the re-tuning that are missing.
         points: Points of the sweep.
         confirming: Trials that confirm points of the sweep.
     """
-    left = replace(refreshed(plan, states), evaluated=evaluations_on_record(options.results, plan.trials))
+    left = replace(refreshed(plan, states), evaluated=evaluations_on_record(request.store.results, plan.trials))
     counts = {"re-tuning": tuning, "confirmation": confirming}
     missing = [missing_said(left)] if left.missing else []
     missing += [f"{points} points of the sweep"] if points else []
     missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
-    missing += ["the confirmation of its best"] if points and options.confirm else []
+    missing += ["the confirmation of its best"] if points and request.sweep.confirm else []
     if not missing:
         return False
     seeds = complete_seeds(left)

@@ -7,7 +7,9 @@ from typing import Literal, get_args
 SecondObjective = Literal["multiply_adds", "images_per_second"]
 SECOND_OBJECTIVES: tuple[SecondObjective, ...] = get_args(SecondObjective)
 DEFAULT_DATASET = "digits"
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
+# 这个词指所有研究一起问
+PAPER = "paper"
 PrunerName = Literal["none", "asha", "median"]
 PRUNERS: tuple[PrunerName, ...] = get_args(PrunerName)
 SamplerName = Literal["tpe", "cmaes", "gp", "random", "qmc", "grid", "nsga2"]

@@ -16,11 +16,11 @@ from rich.console import Console
 from alexnet_core.errors import CoreError
 from alexnet_core.process.command_line import CommandParser, pathname
 from alexnet_core.process.interruption import say, stoppable
-from orchestrator.choices import DEFAULT_DATASET
+from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.command import check_is_folder, make_console, print_error, printable
 from orchestrator.errors import LabError
 from orchestrator.planning.plan_file import plan_on_record, read_plan
-from orchestrator.planning.variants import PAPER, chosen_afterwards
+from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, study_folder
 from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.claims import summary_table, write_claims

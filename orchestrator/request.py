@@ -1,23 +1,175 @@
-"""The options of `python -m orchestrator.ablate`."""
+"""What the user asked of `python -m orchestrator.ablate`: a few objects that never change, made once at the door.
+
+What does not go together is refused in their constructors. Nothing after the command knows that there are options.
+"""
 
 from __future__ import annotations
 
-import argparse
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from alexnet_core.process.command_line import CommandParser, pathname
-from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
-from orchestrator.command import natural, natural_or_zero
+from pydantic import JsonValue
+
+from orchestrator.choices import (
+    AUTO,
+    DEFAULT_DATASET,
+    DEFAULT_SAMPLER,
+    PAPER,
+    PrunerName,
+    SamplerName,
+    SecondObjective,
+)
 from orchestrator.errors import LabError
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, MOST_PLANNED_SEEDS
 from search_spaces.space import Sweep
-from search_spaces.study import Recipe, Study, load_study
-from search_spaces.yaml_file import parse_model
+from search_spaces.study import FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS
 
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+EXIT_WRONG_USE = 2
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a study on a data set, with what the user changes of it.
+
+    Attributes:
+        study: A study's name, the path of a study file, or `paper` for all studies.
+        dataset: One of the study's recipes.
+        data_root: Absolute path of the images' folder; None for data that need none.
+        network: A named network; None for the recipe's.
+        epochs: Per trial; None for the recipe's.
+        overrides: Changes of the base of all arms, by dotted field.
+        seeds: Per arm; None for the recipe's, `auto` for seed by seed until every arm is decided.
+        max_seeds: Per arm at most, where they are `auto`.
+        retune: A field of the training that every arm tunes for itself; None leaves it to the study.
+        tuning_trials: Of each arm; None leaves it to the study, 0 re-tunes nothing.
+        null: Whether the baseline is judged against itself.
+    """
+
+    study: str
+    dataset: str = DEFAULT_DATASET
+    data_root: Path | None = None
+    network: str | None = None
+    epochs: int | None = None
+    overrides: Mapping[str, JsonValue] = field(default_factory=dict)
+    seeds: int | Literal["auto"] | None = None
+    max_seeds: int | None = None
+    retune: str | None = None
+    tuning_trials: int | None = None
+    null: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what does not go together.
+
+        Raises:
+            LabError: With exit code 2.
+        """
+        if self.is_paper and self.seeds == AUTO:
+            raise _refusal("--study paper takes no --seeds auto: its studies share seeds; ask each alone")
+        if self.seeds != AUTO and self.max_seeds is not None:
+            raise _refusal("--max-seeds goes with --seeds auto")
+        if self.seeds == AUTO and not FIRST_LOOK <= (self.max_seeds or 0) <= MOST_PLANNED_SEEDS:
+            span = f"from {FIRST_LOOK} to {MOST_PLANNED_SEEDS}"
+            raise _refusal(f"--seeds auto needs --max-seeds {span}: the maximum is planned ahead")
+        self._check_tuning_trials()
+
+    def _check_tuning_trials(self) -> None:
+        trials = self.tuning_trials
+        if trials == 0 and self.retune is not None:
+            raise _refusal("--retune needs tuning trials: give --tuning-trials 2 or more, or leave both out")
+        if trials and not FEWEST_TUNING_TRIALS <= trials <= MOST_TUNING_TRIALS:
+            span = f"{FEWEST_TUNING_TRIALS} to {MOST_TUNING_TRIALS} of each arm, or 0 for no re-tuning"
+            raise _refusal(f"--tuning-trials {trials}: ask for {span}")
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether all studies are asked together."""
+        return self.study == PAPER
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """The points that Optuna is to choose after the arms.
+
+    Attributes:
+        points: In all, those on record included; 0 for no sweep.
+        over: The space; None for the study's own.
+        sampler: Who chooses the points.
+        seed: Of the sampler.
+        second: A second objective beside the validation error.
+        pruner: Who stops unpromising points early.
+        confirm: How many of the best points are trained on fresh seeds.
+        confirm_seeds: Fresh seeds per point; None for the recipe's, at least as many as can reach a verdict.
+    """
+
+    points: int = 0
+    over: Sweep | None = None
+    sampler: SamplerName = DEFAULT_SAMPLER
+    seed: int = 0
+    second: SecondObjective | None = None
+    pruner: PrunerName = "none"
+    confirm: int = 0
+    confirm_seeds: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses options that would change nothing, and those that do not go together.
+
+        Raises:
+            LabError: With exit code 2.
+        """
+        of_sweep = {
+            "--sweep-over": self.over is not None,
+            "--sampler": self.sampler != DEFAULT_SAMPLER,
+            "--sweep-seed": self.seed != 0,
+            "--multi": self.second is not None,
+            "--pruner": self.pruner != "none",
+            "--confirm-seeds": self.confirm_seeds is not None,
+        }
+        given = [name for name, is_given in of_sweep.items() if is_given]
+        if given and not self.points:
+            raise _refusal(f"{given[0]} is for a sweep: give --sweep N too, or leave it out")
+        if self.confirm_seeds is not None and not self.confirm:
+            raise _refusal("--confirm-seeds N is for --confirm K: give both, or leave it out")
+        if self.confirm and not self.points:
+            raise _refusal("--confirm K confirms points of a sweep: give --sweep N too, those on record included")
+        if self.pruner != "none" and self.second is not None:
+            raise _refusal("--pruner compares the validation error alone; leave --multi or --pruner out")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where trials train.
+
+    Attributes:
+        slots: Trials at once; None for all that fit.
+        workers: Data-parallel workers per slot.
+        gpus_per_worker: GPUs of each worker, a share below 1 for several slots on one; None for two, one or none as
+            there are.
+        device: `auto`, or `cpu` for a rehearsal whatever is reserved.
+        address: Of the Ray cluster to join; None starts a local Ray.
+        dashboard: Whether Ray's dashboard is started.
+        dashboard_host: Interface that it listens on.
+        verbose: Whether Ray's messages and the workers' output are shown.
+    """
+
+    slots: int | None = None
+    workers: int = 1
+    gpus_per_worker: float | None = None
+    device: Literal["auto", "cpu"] = "auto"
+    address: str | None = None
+    dashboard: bool = True
+    dashboard_host: str = "127.0.0.1"
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a share of a GPU for several workers.
+
+        Raises:
+            LabError: With exit code 2.
+        """
+        if self.gpus_per_worker is not None and 0 < self.gpus_per_worker < 1 < self.workers:
+            raise _refusal("--gpu-share is for slots of one worker; leave --workers out")
 
 
 @dataclass(frozen=True)
@@ -29,8 +181,8 @@ class Limits:
         seconds: From the command's start to the end of its last trial. None for no limit.
     """
 
-    gpu_hours: float | None
-    seconds: float | None
+    gpu_hours: float | None = None
+    seconds: float | None = None
 
     @property
     def any(self) -> bool:
@@ -38,275 +190,60 @@ class Limits:
         return self.gpu_hours is not None or self.seconds is not None
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the command's parser."""
-    made = CommandParser(
-        prog="python -m orchestrator.ablate",
-        description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
-    )
-    what = made.add_argument_group("the question")
-    what.add_argument(
-        "--study", default="lrn", help="a study's name, the path of a study file, or paper for all (default: lrn)"
-    )
-    what.add_argument("--list", action="store_true", help="list the studies and stop")
-    what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
-    what.add_argument(
-        "--show",
-        nargs="?",
-        const="",
-        metavar="ARM[:SEED]",
-        help="print a trial's resolved configuration as JSON and stop (default: the baseline, seed 0)",
-    )
-    what.add_argument(
-        "--seeds",
-        type=natural_or_auto,
-        metavar="N",
-        help="seeds per arm (default: the recipe's), or auto: seed by seed until every arm is decided",
-    )
-    what.add_argument("--max-seeds", type=natural, metavar="N", help="seeds per arm at most, with --seeds auto")
-    what.add_argument("--epochs", type=natural, metavar="N", help="epochs per trial (default: the recipe's)")
-    what.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
-    )
-    what.add_argument(
-        "--retune",
-        metavar="FIELD",
-        help="each arm tunes this number of the training, such as learning_rate, with the same budget on tuning seeds",
-    )
-    what.add_argument(
-        "--tuning-trials",
-        type=natural_or_zero,
-        metavar="N",
-        help="tuning trials of each arm (default: the study's, or 8); 0 re-tunes nothing",
-    )
-    what.add_argument(
-        "--null",
-        action="store_true",
-        help="judge the baseline against itself on as many other seeds: what is taken for a difference by chance",
-    )
-    _add_sweep_options(made)
-    data = made.add_argument_group("data and network")
-    data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
-    data.add_argument("--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/")
-    data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
-    limits = made.add_argument_group("what it may spend (it stops at a complete seed; the same command goes on)")
-    limits.add_argument(
-        "--max-gpu-hours",
-        type=hours,
-        metavar="H",
-        help="GPUs that slots reserve, times the hours they train, in this command; on the CPU slots times hours",
-    )
-    limits.add_argument(
-        "--time-budget",
-        type=duration,
-        metavar="DURATION",
-        help="such as 90m or 2h, from this command's start to the end of its last trial",
-    )
-    place = made.add_argument_group("where it runs")
-    place.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
-    place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
-    place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
-    gpus = place.add_mutually_exclusive_group()
-    gpus.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
-    gpus.add_argument(
-        "--gpu-share", type=share, metavar="S", help="several small slots on one GPU: 0.25 puts four trials on each"
-    )
-    place.add_argument(
-        "--device",
-        choices=("auto", "cpu"),
-        default="auto",
-        help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement",
-    )
-    place.add_argument("--address", help="join the Ray cluster at this address instead of starting a local Ray")
-    place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
-    place.add_argument("--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)")
-    place.add_argument("--retry-failed", action="store_true", help="train failed trials again")
-    place.add_argument(
-        "--keep-weights",
-        choices=("all", "best", "none"),
-        default="all",
-        help="which final weights stay (default: all)",
-    )
-    made.add_argument("--verbose", action="store_true", help="Ray's messages and the workers' output too")
-    made.add_argument(
-        "--notify",
-        metavar="COMMAND",
-        help="shell command that gets a JSON summary on its standard input at the end and on failure",
-    )
-    return made
+@dataclass(frozen=True)
+class Store:
+    """Where records are, which of them count, and what is kept of them.
 
-
-def _add_sweep_options(made: argparse.ArgumentParser) -> None:
-    sweep = made.add_argument_group("the sweep: points that Optuna chooses after the arms")
-    sweep.add_argument(
-        "--sweep",
-        type=natural_or_zero,
-        default=0,
-        metavar="N",
-        help="points in all, those on record included (default: 0)",
-    )
-    sweep.add_argument(
-        "--sweep-over",
-        action="append",
-        default=[],
-        metavar="WHAT",
-        help="the space instead of the study's own: the name of a study with a sweep, or FIELD=PARAMETER, such as "
-        "'training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}'; repeated, they are combined",
-    )
-    sweep.add_argument(
-        "--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help="who chooses the points (default: tpe)"
-    )
-    sweep.add_argument(
-        "--sweep-seed", type=natural_or_zero, default=0, metavar="N", help="seed of the sampler (default: 0)"
-    )
-    sweep.add_argument(
-        "--multi",
-        choices=SECOND_OBJECTIVES,
-        help="a second objective beside the validation error: fewer multiply-adds, or more images per second",
-    )
-    sweep.add_argument(
-        "--pruner",
-        choices=PRUNERS,
-        default="none",
-        help="stop unpromising points of the sweep early; arms always train to their end (default: none)",
-    )
-    sweep.add_argument(
-        "--confirm",
-        type=natural_or_zero,
-        default=0,
-        metavar="K",
-        help="train the K best points of the sweep and the baseline on fresh seeds, and judge those (default: 0)",
-    )
-    sweep.add_argument(
-        "--confirm-seeds",
-        type=natural,
-        metavar="N",
-        help="fresh seeds per point (default: the recipe's, at least as many as can reach a verdict)",
-    )
-    sweep.add_argument(
-        "--optuna-view",
-        action="store_true",
-        help="write the study as an Optuna storage (optuna.db in its folder), also when nothing is left to train",
-    )
-
-
-def natural_or_auto(text: str) -> int | str:
-    """Parses a whole number from 1 on, or the word auto."""
-    return text if text == AUTO else natural(text)
-
-
-def share(text: str) -> float:
-    """Parses a share of a GPU: above 0, at most 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
-    if not 0.01 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be from 0.01 to 1, not {text}")
-    return value
-
-
-def duration(text: str) -> float:
-    """Parses `90m`, `2h`, `1h30m` or `45s` into seconds."""
-    parts = re.fullmatch(r"(?:\d+(?:\.\d+)?[dhms])+", text.strip())
-    seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)) if parts else 0.0
-    if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"must be a duration such as 90m, 2h or 1h30m, not {text!r}")
-    return seconds
-
-
-def hours(text: str) -> float:
-    """Parses a number of hours above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number of hours, not {text!r}") from None
-    if not 0 < value < 1e6:
-        raise argparse.ArgumentTypeError(f"must be above 0 and below 1000000 hours, not {text}")
-    return value
-
-
-def with_sweep(study: Study, options: argparse.Namespace) -> Study:
-    """Returns the study with the space that `--sweep-over` asks for.
-
-    Raises:
-        LabError: There is nothing to sweep, or options do not go together.
-        StudyError: No such study, or a wrong parameter.
+    Attributes:
+        results: The results folder.
+        retry_failed: Whether failed trials are trained again.
+        keep_weights: Which final weights stay.
     """
-    _check_goes_with_sweep(options)
-    if options.sweep_over:
-        parameters: dict[str, Any] = {}
-        for text in options.sweep_over:
-            parameters |= _space(text).parameters
-        study = study.model_copy(update={"sweep": Sweep(parameters=parameters)})
-    if options.sweep and study.sweep is None:
-        raise LabError(
-            f"study {study.name} has no sweep; leave --sweep out, or say what with --sweep-over", exit_code=2
-        )
-    if options.confirm and not options.sweep:
-        raise LabError(
-            "--confirm K confirms points of a sweep: give --sweep N too, those on record included", exit_code=2
-        )
-    if options.pruner != "none" and options.multi is not None:
-        raise LabError("--pruner compares the validation error alone; leave --multi or --pruner out", exit_code=2)
-    return study
+
+    results: Path
+    retry_failed: bool = False
+    keep_weights: Literal["all", "best", "none"] = "all"
 
 
-def _check_goes_with_sweep(options: argparse.Namespace) -> None:
-    """Refuses options that would change nothing, since no sweep is asked for."""
-    of_sweep = {
-        "--sweep-over": bool(options.sweep_over),
-        "--sampler": options.sampler != DEFAULT_SAMPLER,
-        "--sweep-seed": options.sweep_seed != 0,
-        "--multi": options.multi is not None,
-        "--pruner": options.pruner != "none",
-        "--confirm-seeds": options.confirm_seeds is not None,
-    }
-    given = [name for name, is_given in of_sweep.items() if is_given]
-    if given and not options.sweep:
-        raise LabError(f"{given[0]} is for a sweep: give --sweep N too, or leave it out", exit_code=2)
-    if options.confirm_seeds is not None and not options.confirm:
-        raise LabError("--confirm-seeds N is for --confirm K: give both, or leave it out", exit_code=2)
+@dataclass(frozen=True)
+class Request:
+    """All that one command asks.
 
-
-def _space(text: str) -> Sweep:
-    field, equals, parameter = text.partition("=")
-    if equals:
-        return parse_model(f"parameters:\n  {field.strip()}: {parameter}", Sweep, f"--sweep-over {field.strip()}")
-    sweep = load_study(text).sweep
-    if sweep is None:
-        raise LabError(f"--sweep-over {text}: this study has no sweep", exit_code=2)
-    return sweep
-
-
-def planned_seeds(study: Study, recipe: Recipe, options: argparse.Namespace) -> tuple[int, int | None]:
-    """Returns the seeds per arm, and the same number again where they are the maximum of `--seeds auto`.
-
-    Raises:
-        LabError: Options do not go together, or the study cannot be looked at seed by seed.
+    Attributes:
+        question: What is asked.
+        store: Where its records are.
+        sweep: What Optuna chooses after the arms.
+        placement: Where trials train.
+        limits: What they may spend.
+        dry_run: Whether to say what would run, and stop.
+        show: `ARM[:SEED]` whose configuration is printed instead; None to go on.
+        optuna_view: Whether the study is written as an Optuna storage, also when nothing is left to train.
     """
-    most: int | None = options.max_seeds
-    if options.seeds != AUTO:
-        if most is not None:
-            raise LabError("--max-seeds goes with --seeds auto", exit_code=2)
-        return options.seeds or recipe.seeds, None
-    if most is None or not FIRST_LOOK <= most <= MOST_PLANNED_SEEDS:
-        raise LabError(
-            f"--seeds auto needs --max-seeds from {FIRST_LOOK} to {MOST_PLANNED_SEEDS}: the maximum is planned ahead",
-            exit_code=2,
-        )
-    reasons = {
-        "its times to a threshold are compared by the sign test, whose looks have no such boundary": recipe.threshold,
-        "some of its arms only evaluate trained trials": any(arm.views != 1 for arm in study.arms),
-        "--sweep, --retune and --null need whole arms; ask for them alone": (
-            options.sweep or options.null or options.retune is not None
-        ),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise LabError(f"study {study.name} cannot be asked with --seeds auto: {reason}", exit_code=2)
-    return most, most
+
+    question: Question
+    store: Store
+    sweep: SweepRequest = SweepRequest()
+    placement: Placement = Placement()
+    limits: Limits = Limits()
+    dry_run: bool = False
+    show: str | None = None
+    optuna_view: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be asked together.
+
+        Raises:
+            LabError: With exit code 2.
+        """
+        question, sweeps = self.question, bool(self.sweep.points)
+        if question.is_paper and (sweeps or self.show is not None or question.null or question.retune is not None):
+            raise _refusal("--study paper takes no --sweep, --show, --null or --retune; ask the study itself")
+        if question.seeds == AUTO and (sweeps or question.null or question.retune is not None):
+            reason = "--sweep, --retune and --null need whole arms; ask for them alone"
+            raise _refusal(f"study {question.study} cannot be asked with --seeds auto: {reason}")
+        if question.null and (sweeps or question.retune is not None):
+            raise _refusal("--null takes neither --sweep nor --retune: it has the baseline alone")
+
+
+def _refusal(reason: str) -> LabError:
+    return LabError(reason, exit_code=EXIT_WRONG_USE)

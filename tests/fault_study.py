@@ -41,6 +41,7 @@ from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.figures import gallery as gallery_module
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
+from orchestrator.request import Request
 from orchestrator.running.progress import Progress
 from orchestrator.running.session import Ran
 from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
@@ -124,17 +125,17 @@ class Listener:
 def run_without_ray(plan: Plan, *more: Any) -> Ran:
     """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
     folder = next(argument for argument in more if isinstance(argument, Path))
-    options = next(argument for argument in more if isinstance(argument, argparse.Namespace))
+    store = next(argument.store for argument in more if isinstance(argument, Request))
     console = next(argument for argument in more if isinstance(argument, Console))
     settings = orchestrator.running.recorder.RecordSettings(
-        results=options.results,
+        results=store.results,
         folder=folder,
-        retry_failed=options.retry_failed,
-        keep_weights=options.keep_weights,
+        retry_failed=store.retry_failed,
+        keep_weights=store.keep_weights,
         started=time.monotonic(),
     )
     place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
-    with TrialLocks(options.results) as locks:
+    with TrialLocks(store.results) as locks:
         recorder = orchestrator.running.recorder.Recorder(plan, settings, Progress(console, "", None))
         recorder.begin(plan.trials)
         for trial in plan.to_run:

@@ -38,11 +38,12 @@ MAY_IMPORT = {
     "orchestrator.choices": "",
     "orchestrator.statistics": "",
     "orchestrator.command": "core.errors core.process errors",
-    "orchestrator.request": "core.process choices command errors search_spaces statistics",
+    "orchestrator.request": "choices errors search_spaces statistics",
+    "orchestrator.options": "core.process choices command errors request search_spaces",
     "orchestrator.records": "core core.configuration core.data core.process core.trained errors search_spaces",
     "orchestrator.tables": "core.configuration errors records search_spaces",
-    "orchestrator.planning": "core.configuration core.data core.errors core.training errors records request "
-    "search_spaces statistics tables",
+    "orchestrator.planning": "core.configuration core.data core.errors core.training choices errors records "
+    "request search_spaces statistics tables",
     "orchestrator.sweeps": "core.configuration choices errors planning records request search_spaces statistics tables",
     "orchestrator.judging": "core.configuration choices errors planning records request search_spaces statistics "
     "sweeps tables",
@@ -57,7 +58,7 @@ ANY_ROOM = {f"orchestrator.{name}" for name in COMMANDS}
 # 库只许在这些房间（或文件）里出现
 LIBRARIES = {
     "argparse": "alexnet_core.__main__ alexnet_core.commands alexnet_core.process orchestrator.command "
-    "orchestrator.request orchestrator.planning orchestrator.running orchestrator.sweeps " + " ".join(sorted(ANY_ROOM)),
+    "orchestrator.options " + " ".join(sorted(ANY_ROOM)),
     "jinja2": "orchestrator.reporting",
     "matplotlib": "orchestrator.reporting",
     "optuna": "orchestrator.sweeps orchestrator.judging.parameter_importance",
@@ -253,6 +254,19 @@ def test_the_drawing_in_contributing_is_what_the_code_imports() -> None:
     assert set(re.findall(r"^    (\w+)(?:\[.*?\])? --> (\w+)", picture, re.MULTILINE)) == reduced(graph)
 
 
+def test_options_stay_at_the_door() -> None:
+    """Past the commands and `options.py` there is no `Namespace`: what the user asked travels as a typed request."""
+    named = {
+        module
+        for module, path in modules(ROOT).items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if "Namespace" in (getattr(node, "attr", ""), getattr(node, "id", ""), getattr(node, "name", ""))
+    }
+    door = ANY_ROOM | {"orchestrator.options"}
+    assert {module for module in named if not module.startswith("alexnet_core.commands.")} <= door
+    assert "orchestrator.ablate" in named
+
+
 HEAVY = ("torch", "ray", "optuna", "matplotlib", "sklearn", "scipy.stats")
 
 
@@ -263,6 +277,7 @@ HEAVY = ("torch", "ray", "optuna", "matplotlib", "sklearn", "scipy.stats")
         "search_spaces.study, search_spaces.trial, alexnet_core.data.loading",
         "orchestrator.ablate, orchestrator.best, orchestrator.status, orchestrator.judging.judge, orchestrator.report",
         "orchestrator.merge, orchestrator.publish",
+        "orchestrator.options, orchestrator.request",
     ],
 )
 def test_planning_and_answering_load_no_torch_no_ray_no_matplotlib(names: str) -> None:

@@ -25,7 +25,7 @@ from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.tables.tables import done_states
 from search_spaces.edits import arm_fields, edited
 from search_spaces.errors import StudyError
-from search_spaces.study import FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS, Recipe, Retune, Study
+from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, point_trial, unfold
 
 TUNING, RETUNED = "-tuning", "-retuned"
@@ -63,17 +63,12 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
         trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
 
     Raises:
-        LabError: The field is no positive number, an arm sets it itself, or so many trials cannot be asked for.
+        LabError: The field is no positive number, an arm sets it itself, or nothing is re-tuned.
     """
-    if trials == 0 and asked is not None:
-        raise LabError("--retune needs tuning trials: give --tuning-trials 2 or more, or leave both out", exit_code=2)
     if trials == 0 or (asked is None and study.retune is None):
         if trials and asked is None:
             raise LabError(f"study {study.name} re-tunes nothing by itself; add --retune learning_rate", exit_code=2)
         return None
-    if trials is not None and not FEWEST_TUNING_TRIALS <= trials <= MOST_TUNING_TRIALS:
-        asked_for = f"ask for {FEWEST_TUNING_TRIALS} to {MOST_TUNING_TRIALS} of each arm, or 0 for no re-tuning"
-        raise LabError(f"--tuning-trials {trials}: {asked_for}", exit_code=2)
     evaluated = [arm.name for arm in study.arms if arm.views != study.arm(study.baseline).views]
     if evaluated:
         raise LabError(f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned", exit_code=2)

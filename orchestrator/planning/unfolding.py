@@ -2,70 +2,79 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
+from orchestrator.choices import AUTO
 from orchestrator.errors import LabError
 from orchestrator.planning.more_epochs import find_extensions
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import retune_of, with_retuning
 from orchestrator.records.evaluations import evaluations_on_record, lost_weights
-from orchestrator.request import planned_seeds, with_sweep
+from orchestrator.request import Question, Store, SweepRequest
 from orchestrator.tables.tables import done_states
 from search_spaces.study import Recipe, Study
-from search_spaces.trial import base_config, check_images, parse_override, unfold
+from search_spaces.trial import base_config, check_images, unfold
 
 
-def data_source(study: Study, options: argparse.Namespace) -> str:
-    """Returns where the images of a study's recipe come from."""
-    return study.recipes[options.dataset].data.source
+def plan_study(
+    study: Study, question: Question, sweep: SweepRequest, store: Store, known: DataSummary | None = None
+) -> Plan:
+    """Validates everything the user gave and unfolds the study.
 
+    Args:
+        study: The study of the question, or one of those that are asked together.
+        question: What is asked of it.
+        sweep: The points asked for.
+        store: Where its records are.
+        known: What is in its data, where that is known.
 
-def plan_study(study: Study, options: argparse.Namespace, known: DataSummary | None = None) -> Plan:
-    """Validates everything the user gave and unfolds the study; `known` is what is in its data, if that is known."""
-    recipe = _recipe(study, options.dataset)
-    study = with_sweep(study.on(options.dataset), options)
-    number, max_seeds = planned_seeds(study, recipe, options)
-    root = options.data_root.resolve() if options.data_root is not None else None
+    Raises:
+        LabError: The study cannot be asked so.
+        StudyError: A field, a value or an image does not fit.
+    """
+    recipe = _recipe(study, question.dataset)
+    study = _with_space(study.on(question.dataset), sweep)
+    number, max_seeds = _planned_seeds(study, recipe, question)
+    root = question.data_root
     if root is not None and recipe.data.source == "digits":
         raise LabError("--data-root: the digits come with scikit-learn; leave it out, or name a --dataset", exit_code=2)
-    cache = (options.results / "cache").resolve()
+    cache = (store.results / "cache").resolve()
     summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
     base = base_config(
         study,
-        options.dataset,
+        question.dataset,
         summary=summary,
         data_root=str(root) if root is not None else None,
         cache=str(cache),
-        network_name=options.network,
-        epochs=options.epochs,
-        overrides=dict(parse_override(text) for text in options.set),
+        network_name=question.network,
+        epochs=question.epochs,
+        overrides=question.overrides,
     )
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
     seeds = tuple(range(number))
     trials = unfold(study, base, seeds)
     check_images(study, base, trials, summary.train)
-    done = done_states(options.results, [trial.key for trial in trials], options.retry_failed)
+    done = done_states(store.results, [trial.key for trial in trials], store.retry_failed)
     plan = Plan(
         study=study,
-        dataset=options.dataset,
+        dataset=question.dataset,
         recipe=recipe,
         summary=summary,
         base=base,
         trials=trials,
         seeds=seeds,
-        sweep_points=options.sweep,
+        sweep_points=sweep.points,
         done=done,
-        evaluated=evaluations_on_record(options.results, trials),
-        lost_weights=lost_weights(options.results, trials),
-        retune=retune_of(study, base, options.retune, options.tuning_trials),
+        evaluated=evaluations_on_record(store.results, trials),
+        lost_weights=lost_weights(store.results, trials),
+        retune=retune_of(study, base, question.retune, question.tuning_trials),
         max_seeds=max_seeds,
     )
-    plan = replace(plan, extensions=find_extensions(options.results, plan.missing))
-    return with_retuning(plan, options.results, options.retry_failed)
+    plan = replace(plan, extensions=find_extensions(store.results, plan.missing))
+    return with_retuning(plan, store.results, store.retry_failed)
 
 
 def _recipe(study: Study, dataset: str) -> Recipe:
@@ -81,3 +90,29 @@ def _recipe(study: Study, dataset: str) -> Recipe:
             exit_code=2,
         )
     return study.recipes[dataset]
+
+
+def _with_space(study: Study, sweep: SweepRequest) -> Study:
+    """The study with the space that is asked for."""
+    if sweep.over is not None:
+        study = study.model_copy(update={"sweep": sweep.over})
+    if sweep.points and study.sweep is None:
+        raise LabError(
+            f"study {study.name} has no sweep; leave --sweep out, or say what with --sweep-over", exit_code=2
+        )
+    return study
+
+
+def _planned_seeds(study: Study, recipe: Recipe, question: Question) -> tuple[int, int | None]:
+    """The seeds per arm, and the same number again where they are the maximum of `--seeds auto`."""
+    if question.seeds != AUTO:
+        return question.seeds or recipe.seeds, None
+    assert question.max_seeds is not None
+    reasons = {
+        "its times to a threshold are compared by the sign test, whose looks have no such boundary": recipe.threshold,
+        "some of its arms only evaluate trained trials": any(arm.views != 1 for arm in study.arms),
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise LabError(f"study {study.name} cannot be asked with --seeds auto: {reason}", exit_code=2)
+    return question.max_seeds, question.max_seeds

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.choices import PAPER
 from orchestrator.errors import LabError
 from orchestrator.planning.more_epochs import together
 from orchestrator.planning.plan import TUNING_SEED, Plan
@@ -17,7 +18,6 @@ from search_spaces.study import Arm, Claim, Recipe, Study
 from search_spaces.trial import PlannedTrial, unfold
 
 EXIT_WRONG_USE = 2
-PAPER = "paper"
 OTHER_SEEDS = "other_seeds"
 
 

@@ -5,7 +5,6 @@ Ray and torch are loaded only here, when something must be trained.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 
 from alexnet_core.data.loading import prepare_data
+from orchestrator.choices import PAPER
 from orchestrator.judging.looks import run_looks
 from orchestrator.planning.estimate import measured_epochs
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, retuning_left, with_retuning
-from orchestrator.planning.variants import PAPER, name_together
+from orchestrator.planning.variants import name_together
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.files import locked
 from orchestrator.records.trial_record import TrialState
-from orchestrator.request import Limits
+from orchestrator.request import Request, Store, SweepRequest
 from orchestrator.running.budget import Budget
 from orchestrator.running.cluster import access, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
@@ -69,7 +69,7 @@ def run_missing(
     folder: Path,
     search: Search | None,
     chosen_left: int,
-    options: argparse.Namespace,
+    request: Request,
     console: Console,
     started: float,
     notifier: Notifier,
@@ -82,7 +82,7 @@ def run_missing(
         folder: Where the members are written down.
         search: What its sweep searches; None for no sweep.
         chosen_left: Points of the sweep, and trials that confirm them, still to train.
-        options: The command's.
+        request: What the command asks.
         console: Where to print.
         started: `time.monotonic()` at the command's start.
         notifier: Told when Ray dies.
@@ -90,9 +90,10 @@ def run_missing(
     Returns:
         What it leaves, or None when the user stopped it.
     """
-    access.check_dashboard_host(options.dashboard_host)
-    further = sum(retuning_left(tuned) for tuned in plans)
-    slot_plan, facts = start_ray(plan, options, console, chosen_left + further)
+    placement, store = request.placement, request.store
+    access.check_dashboard_host(placement.dashboard_host)
+    trials = len(plan.to_run) + chosen_left + sum(retuning_left(tuned) for tuned in plans)
+    slot_plan, facts = start_ray(plan, placement, store.results, console, trials)
     open_driver_log(folder)
     from orchestrator.running.recorder import RecordSettings
     from orchestrator.running.study_run import Interrupted, RunSettings, StudyRun
@@ -103,20 +104,20 @@ def run_missing(
         console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
     settings = RunSettings(
         record=RecordSettings(
-            results=options.results,
+            results=store.results,
             folder=folder,
-            retry_failed=options.retry_failed,
-            keep_weights=options.keep_weights,
+            retry_failed=store.retry_failed,
+            keep_weights=store.keep_weights,
             started=started,
         ),
-        scratch=folders.scratch_folder(options.results),
+        scratch=folders.scratch_folder(store.results),
         slot_plan=slot_plan,
         facts=facts,
         worker_environment=environment.WORKER_ENVIRONMENT,
         budget=Budget(
-            Limits(options.max_gpu_hours, options.time_budget),
-            measured_epochs(options.results, slot_plan.gpus_per_worker > 0),
-            place_of(slot_plan.slots, options.workers, slot_plan.gpus_per_worker),
+            request.limits,
+            measured_epochs(store.results, slot_plan.gpus_per_worker > 0),
+            place_of(slot_plan.slots, placement.workers, slot_plan.gpus_per_worker),
             started,
         ),
         may_grow=plan.study.name != PAPER and plan.max_seeds is None and not plan.null,
@@ -132,22 +133,22 @@ def run_missing(
                 run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, _launch(recorder)))
 
             if plan.max_seeds is not None:
-                run_looks(plan, options.results, lambda: recorder.states, train, lambda: run.steering.skipped)
+                run_looks(plan, store.results, lambda: recorder.states, train, lambda: run.steering.skipped)
                 return Ran(plan, recorder.states, settings.budget.refusal is not None)
             train(plan.to_run)
-            plan = _with_asked_seeds(run, plan, folder, options, train)
+            plan = _with_asked_seeds(run, plan, folder, store, train)
             if search is not None:
-                _run_sweep(run, plan, folder, search, options)
-                plan = _with_asked_seeds(run, plan, folder, options, train)
-                _run_confirmation(run, plan, folder, search, options)
+                _run_sweep(run, plan, folder, search, request.sweep, store)
+                plan = _with_asked_seeds(run, plan, folder, store, train)
+                _run_confirmation(run, plan, folder, search, request.sweep, store)
             before = None
             while before is not plan:
                 # 后来要的种子也要按各 arm 的最佳值再训练
-                before = plan = _with_asked_seeds(run, plan, folder, options, train)
+                before = plan = _with_asked_seeds(run, plan, folder, store, train)
                 together = len(plans) > 1
                 for tuned in (tuning for tuning in (plans if together else [plan]) if tuning.retune is not None):
-                    run_retuning(run, tuned, name, options, together=together)
-                plan = _with_asked_seeds(run, plan, folder, options, train)
+                    run_retuning(run, tuned, name, store, together=together)
+                plan = _with_asked_seeds(run, plan, folder, store, train)
             return Ran(plan, recorder.states, settings.budget.refusal is not None)
     except Interrupted:
         console.print(
@@ -165,34 +166,34 @@ def _with_asked_seeds(
     run: StudyRun,
     plan: Plan,
     folder: Path,
-    options: argparse.Namespace,
+    store: Store,
     train: Callable[[Sequence[PlannedTrial]], None],
 ) -> Plan:
     """Trains the further seeds that `status --seeds` has asked for by now; returns the plan with them."""
     while run.seeds_asked() > len(plan.seeds):
-        plan = _grown(plan, run.steering.seeds, run.recorder.states, options)
+        plan = _grown(plan, run.steering.seeds, run.recorder.states, store)
         write_plan(folder, plan, sys.argv)
         run.grow(plan)
         train(plan.to_run)
     return plan
 
 
-def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], options: argparse.Namespace) -> Plan:
+def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], store: Store) -> Plan:
     """The plan with more seeds; what ended in this run, failed or not, is not run again."""
     grown = with_seeds(plan, seeds, plan.done)
-    done = done_states(options.results, [trial.key for trial in grown.trials], options.retry_failed)
-    evaluated = evaluations_on_record(options.results, grown.trials)
+    done = done_states(store.results, [trial.key for trial in grown.trials], store.retry_failed)
+    evaluated = evaluations_on_record(store.results, grown.trials)
     return replace(grown, done={**done, **states}, evaluated=evaluated)
 
 
-def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespace, *, together: bool = False) -> None:
+def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together: bool = False) -> None:
     """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value.
 
     Args:
         run: What runs them.
         plan: The study's.
         name: Of the folder in which the members are written down.
-        options: Of the command.
+        store: Where their records are.
         together: Whether several studies run, so that an arm is called by its study too.
     """
     from orchestrator.sweeps.searcher import ArmSearcher
@@ -200,7 +201,7 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, options: argparse.Namespa
     recorder = run.recorder
     for phase in ("tuning", "retuned"):
         # 每个 arm 的最佳值要等调参都结束才知道
-        plan = with_retuning(plan, options.results, options.retry_failed)
+        plan = with_retuning(plan, store.results, store.retry_failed)
         recorder.states |= plan.done
         recorder.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
         wanted = (_called(plan, trial, together) for trial in further_missing(plan))
@@ -220,22 +221,22 @@ def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
     return replace(trial, arm=f"{name_together(plan.study.name, own)}{suffix}") if together else trial
 
 
-def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
+def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, sweep: SweepRequest, store: Store) -> None:
     from orchestrator.sweeps.searcher import SweepSearcher
 
     run.lock_search(search.name)
-    history = history_of(plan, search, folder, options)
+    history = history_of(plan, search, folder, store)
     left = points_left(search, history)
     if not left:
         return
-    write_sweep_file(search, folder, options)
-    curves = curves_on_record(history, options.results) if options.pruner != "none" else []
+    write_sweep_file(search, folder, sweep.pruner)
+    curves = curves_on_record(history, store.results) if sweep.pruner != "none" else []
     searcher = SweepSearcher(
         search,
         history,
-        launch=lambda trial, ask: asdict(run.launch_point(trial, ask, judged=options.pruner != "none")),
+        launch=lambda trial, ask: asdict(run.launch_point(trial, ask, judged=sweep.pruner != "none")),
         join=run.recorder.join,
-        read=reader(search, options),
+        read=reader(search, store),
         stop=run.stop_trial,
         lock=run.lock_point,
         unlock=run.unlock_point,
@@ -243,29 +244,31 @@ def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, options:
     asked = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(asked))
     run.display.expect([(POINTS, position) for position in (*asked, *fresh)], {})
-    run.run_sweep(searcher, left, make_pruner(options.pruner, plan.base.training.epochs, curves))
+    run.run_sweep(searcher, left, make_pruner(sweep.pruner, plan.base.training.epochs, curves))
 
 
-def _run_confirmation(run: StudyRun, plan: Plan, folder: Path, search: Search, options: argparse.Namespace) -> None:
+def _run_confirmation(
+    run: StudyRun, plan: Plan, folder: Path, search: Search, sweep: SweepRequest, store: Store
+) -> None:
     """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
     from orchestrator.sweeps.searcher import ArmSearcher
 
     # 预算停在扫描半途时，最好的点还没定
-    if points_missing(plan, search, folder, options, run.recorder.states):
+    if points_missing(plan, search, folder, store, run.recorder.states):
         return
     with locked(folder):
-        content = planned_confirmation(plan, search, folder, options)
+        content = planned_confirmation(plan, search, folder, sweep, store)
         trials = confirmation_trials(plan, content)
         if not trials:
             return
         write_confirmation(folder, content)
-    run.recorder.states.update(done_states(options.results, [trial.key for trial in trials], options.retry_failed))
+    run.recorder.states.update(done_states(store.results, [trial.key for trial in trials], store.retry_failed))
     run.recorder.begin(trials)
     # 与基线配置相同的点共用同一批 trial
     missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.recorder.states}
     wanted = [trial for trial in trials if missing.get(trial.key) is trial]
     run.run_arms(wanted, lambda own: ArmSearcher(f"{folder.name}/confirmation", own, _launch(run.recorder)))
-    trial_record.join_members(options.results, folder.name, plan.dataset, trials)
+    trial_record.join_members(store.results, folder.name, plan.dataset, trials)
 
 
 def prepare_images(plan: Plan, console: Console) -> None:

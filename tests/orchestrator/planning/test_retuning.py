@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections import defaultdict
@@ -37,6 +36,7 @@ from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import judged_material
+from orchestrator.request import Store
 from orchestrator.running.progress import Progress
 from orchestrator.running.recorder import Recorder, RecordSettings
 from orchestrator.running.session import run_retuning
@@ -399,11 +399,11 @@ class Slots:
 
 def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     plan = retuning_plan()
-    options = argparse.Namespace(results=tmp_path, retry_failed=False)
+    store = Store(tmp_path)
     for trial in tuning_trials(plan)[:3]:
         put(tmp_path, trial, there(9))
     slots = Slots(plan, tmp_path)
-    run_retuning(slots, plan, "activation", options, together=False)  # type: ignore[arg-type]
+    run_retuning(slots, plan, "activation", store, together=False)  # type: ignore[arg-type]
     known = with_retuning(plan, tmp_path, False)
     assert further_missing(known) == ()
     assert len(slots.trained) == len(set(slots.trained)) == len({trial.key for trial in known.further}) - 3
@@ -414,6 +414,6 @@ def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(t
         (trial.arm, trial.seed, trial.key) for trial in known.further
     }
     again = Slots(known, tmp_path)
-    run_retuning(again, known, "activation", options, together=False)  # type: ignore[arg-type]
+    run_retuning(again, known, "activation", store, together=False)  # type: ignore[arg-type]
     assert again.trained == []
     assert trial_record.read_members(tmp_path, "activation") == members

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -34,6 +33,7 @@ from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, done_keys, read_result
 from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import conclude
+from orchestrator.request import Question, Request, Store
 from orchestrator.running.progress import Progress
 from orchestrator.running.recorder import Recorder, RecordSettings
 from orchestrator.tables.rows import MEMBER_COLUMNS
@@ -228,12 +228,12 @@ def test_the_crops_study_shares_its_trials_with_the_other_studies_baselines() ->
         assert one.input_size < one.data.image_size
 
 
-def run(results: Path, keep_weights: str = "all") -> Plan:
+def run(results: Path, keep_weights: Literal["all", "none"] = "all") -> Plan:
     """Plans, and runs what is missing with the real recorder and the real worker; returns the plan it had."""
     plan = views_plan(results, seeds=2, text=VIEWS.replace("epochs: 2", "epochs: 1"))
     torch.set_num_threads(1)
-    options = argparse.Namespace(results=results, retry_failed=False, keep_weights=keep_weights)
-    run_without_ray(plan, results / "studies" / "views", 0, options, Console(file=StringIO()))
+    request = Request(Question("views"), Store(results, keep_weights=keep_weights))
+    run_without_ray(plan, results / "studies" / "views", 0, request, Console(file=StringIO()))
     return plan
 
 

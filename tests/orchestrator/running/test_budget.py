@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.options import duration, hours
 from orchestrator.planning.estimate import EpochSeconds, Place, likenesses_of
-from orchestrator.request import Limits, duration, hours
+from orchestrator.request import Limits
 from orchestrator.running.budget import Budget
 from orchestrator.sweeps.searcher import ArmSearcher
 from search_spaces.trial import PlannedTrial, trial_key

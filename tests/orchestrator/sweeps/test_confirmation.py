@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
 from orchestrator.reporting.text_tables import confirmation_table
-from orchestrator.request import parser
+from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, fresh_seeds
 from orchestrator.sweeps.planned_sweep import chosen_missing, planned_confirmation
 from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory
@@ -201,57 +200,55 @@ def put_points(results: Path, plan: Plan, search: Search, *wrong: int, states: M
         trial_record.append_members(results, "weight_decay", [member | point])
 
 
-def swept_on_record(results: Path, *wrong: int, **states: TrialState) -> tuple[Plan, Search, argparse.Namespace]:
+ASKED, CONFIRMED = ("--sweep", "4", "--confirm", "1"), SweepRequest(points=4, confirm=1)
+
+
+def swept_on_record(results: Path, *wrong: int, **states: TrialState) -> tuple[Plan, Search, Store]:
     """A study of weight decay whose arms have ended, with so many of its 4 points."""
-    asked = ["--study", "weight_decay", "--seeds", "3", "--sweep", "4", "--confirm", "1", "--results", str(results)]
     plan = make_plan(SWEPT, 3, sweep_points=4)
     for trial in plan.trials:
         put(results, trial.config, 20 + trial.seed, epochs=11)
     assert SWEPT.sweep is not None
     search = Search("weight_decay/sweep", SWEPT.sweep, plan.base, 4)
     put_points(results, plan, search, *wrong, states={int(name[1:]): state for name, state in states.items()})
-    return plan, search, parser().parse_args(asked)
+    return plan, search, Store(results)
 
 
 def test_what_a_sweep_or_its_confirmation_lacks_is_counted(tmp_path: Path) -> None:
-    plan, search, options = swept_on_record(tmp_path / "some", 20, 25)
+    plan, search, store = swept_on_record(tmp_path / "some", 20, 25)
     folder = tmp_path / "some" / "studies" / "weight_decay"
-    assert chosen_missing(plan, search, folder, options, ()) == (2, 0), "what is confirmed is not known yet"
-    assert chosen_missing(plan, None, folder, options, ()) == (0, 0)
-    plan, search, options = swept_on_record(tmp_path / "all", 20, 25, 5, 6, p1=TrialState.FAILED)
+    assert chosen_missing(plan, search, folder, CONFIRMED, store, ()) == (2, 0), "what is confirmed is not known yet"
+    assert chosen_missing(plan, None, folder, CONFIRMED, store, ()) == (0, 0)
+    plan, search, store = swept_on_record(tmp_path / "all", 20, 25, 5, 6, p1=TrialState.FAILED)
     folder = tmp_path / "all" / "studies" / "weight_decay"
-    wanted = confirmation_trials(plan, planned_confirmation(plan, search, folder, options))
+    wanted = confirmation_trials(plan, planned_confirmation(plan, search, folder, CONFIRMED, store))
     assert {trial.arm for trial in wanted} == {"baseline", "point-2"}
-    assert chosen_missing(plan, search, folder, options, ()) == (0, len(wanted))
+    assert chosen_missing(plan, search, folder, CONFIRMED, store, ()) == (0, len(wanted))
     put(tmp_path / "all", wanted[0].config)
-    assert chosen_missing(plan, search, folder, options, {wanted[1].key}) == (0, len(wanted) - 2)
-    again = parser().parse_args(["--retry-failed", *sys_arguments(options)])
-    assert chosen_missing(plan, search, folder, again, ()) == (1, 0)
+    assert chosen_missing(plan, search, folder, CONFIRMED, store, {wanted[1].key}) == (0, len(wanted) - 2)
+    again = replace(store, retry_failed=True)
+    assert chosen_missing(plan, search, folder, CONFIRMED, again, ()) == (1, 0)
     failed_again = search.trial({DECAY: 2e-5}).key
-    assert chosen_missing(plan, search, folder, again, {failed_again})[0] == 0
-
-
-def sys_arguments(options: argparse.Namespace) -> list[str]:
-    return ["--sweep", "4", "--confirm", "1", "--results", str(options.results)]
+    assert chosen_missing(plan, search, folder, CONFIRMED, again, {failed_again})[0] == 0
 
 
 @pytest.mark.parametrize("failed", ["a point", "a confirming trial", "none"])
 def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_path: Path, failed: str) -> None:
     states = {"p1": TrialState.FAILED} if failed == "a point" else {}
-    plan, search, options = swept_on_record(tmp_path, 20, 25, 5, 6, **states)
-    content = planned_confirmation(plan, search, tmp_path / "studies" / "weight_decay", options)
+    plan, search, store = swept_on_record(tmp_path, 20, 25, 5, 6, **states)
+    content = planned_confirmation(plan, search, tmp_path / "studies" / "weight_decay", CONFIRMED, store)
     for place, trial in enumerate(confirmation_trials(plan, content)):
         lost = failed == "a confirming trial" and place == 3
         put(tmp_path, trial.config, 20, state=TrialState.FAILED if lost else TrialState.FINISHED, epochs=11)
-    asked = ["--study", "weight_decay", "--seeds", "3", *sys_arguments(options)]
+    asked = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--results", str(tmp_path)]
     assert main(asked) == (0 if failed == "none" else 1)
 
 
 @pytest.mark.slow
 def test_a_budget_that_ends_in_a_sweep_confirms_none_of_its_points_and_names_what_is_missing(lab: Lab) -> None:
-    _, _, options = swept_on_record(lab.results, 20, 25)
+    swept_on_record(lab.results, 20, 25)
     update_tables(lab.results)
-    common = ("--study", "weight_decay", "--seeds", "3", "--slots", "1", "--no-dashboard", *sys_arguments(options)[:-2])
+    common = ("--study", "weight_decay", "--seeds", "3", "--slots", "1", "--no-dashboard", *ASKED)
     code, output, errors = lab.ablate(*common, "--max-gpu-hours", "1e-6")
     assert code == 0, output + errors
     missing = "2 points of the sweep; the confirmation of its best"

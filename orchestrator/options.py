@@ -1,0 +1,280 @@
+"""The options of `python -m orchestrator.ablate`, and how they become a request; past this file there are none."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from alexnet_core.process.command_line import CommandParser, pathname
+from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
+from orchestrator.command import natural, natural_or_zero
+from orchestrator.errors import LabError
+from orchestrator.request import Limits, Placement, Question, Request, Store, SweepRequest
+from search_spaces.space import Sweep
+from search_spaces.study import load_study
+from search_spaces.trial import parse_override
+from search_spaces.yaml_file import parse_model
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def request_of(options: argparse.Namespace) -> Request:
+    """Returns what the options ask.
+
+    Raises:
+        LabError: Options do not go together.
+        StudyError: No such study, or a wrong parameter, in `--sweep-over` or `--set`.
+    """
+    gpus = options.gpu_share if options.gpu_share is not None else options.gpus_per_worker
+    return Request(
+        question=Question(
+            study=options.study,
+            dataset=options.dataset,
+            data_root=options.data_root.resolve() if options.data_root is not None else None,
+            network=options.network,
+            epochs=options.epochs,
+            overrides=dict(parse_override(text) for text in options.set),
+            seeds=options.seeds,
+            max_seeds=options.max_seeds,
+            retune=options.retune,
+            tuning_trials=options.tuning_trials,
+            null=options.null,
+        ),
+        sweep=SweepRequest(
+            points=options.sweep,
+            over=_sweep_over(options.sweep_over),
+            sampler=options.sampler,
+            seed=options.sweep_seed,
+            second=options.multi,
+            pruner=options.pruner,
+            confirm=options.confirm,
+            confirm_seeds=options.confirm_seeds,
+        ),
+        placement=Placement(
+            slots=options.slots,
+            workers=options.workers,
+            gpus_per_worker=gpus,
+            device=options.device,
+            address=options.address,
+            dashboard=not options.no_dashboard,
+            dashboard_host=options.dashboard_host,
+            verbose=options.verbose,
+        ),
+        limits=Limits(options.max_gpu_hours, options.time_budget),
+        store=Store(options.results, options.retry_failed, options.keep_weights),
+        dry_run=options.dry_run,
+        show=options.show,
+        optuna_view=options.optuna_view,
+    )
+
+
+def _sweep_over(texts: list[str]) -> Sweep | None:
+    """The space that `--sweep-over`, repeated, asks for; None where it is not given."""
+    parameters: dict[str, Any] = {}
+    for text in texts:
+        parameters |= _space(text).parameters
+    return Sweep(parameters=parameters) if parameters else None
+
+
+def _space(text: str) -> Sweep:
+    path, equals, parameter = text.partition("=")
+    if equals:
+        return parse_model(f"parameters:\n  {path.strip()}: {parameter}", Sweep, f"--sweep-over {path.strip()}")
+    sweep = load_study(text).sweep
+    if sweep is None:
+        raise LabError(f"--sweep-over {text}: this study has no sweep", exit_code=2)
+    return sweep
+
+
+def parser() -> argparse.ArgumentParser:
+    """Returns the command's parser."""
+    made = CommandParser(
+        prog="python -m orchestrator.ablate",
+        description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
+    )
+    what = made.add_argument_group("the question")
+    what.add_argument(
+        "--study", default="lrn", help="a study's name, the path of a study file, or paper for all (default: lrn)"
+    )
+    what.add_argument("--list", action="store_true", help="list the studies and stop")
+    what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
+    what.add_argument(
+        "--show",
+        nargs="?",
+        const="",
+        metavar="ARM[:SEED]",
+        help="print a trial's resolved configuration as JSON and stop (default: the baseline, seed 0)",
+    )
+    what.add_argument(
+        "--seeds",
+        type=natural_or_auto,
+        metavar="N",
+        help="seeds per arm (default: the recipe's), or auto: seed by seed until every arm is decided",
+    )
+    what.add_argument("--max-seeds", type=natural, metavar="N", help="seeds per arm at most, with --seeds auto")
+    what.add_argument("--epochs", type=natural, metavar="N", help="epochs per trial (default: the recipe's)")
+    what.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change the base of all arms, such as network.lrn1.alpha=2e-4; may be repeated",
+    )
+    what.add_argument(
+        "--retune",
+        metavar="FIELD",
+        help="each arm tunes this number of the training, such as learning_rate, with the same budget on tuning seeds",
+    )
+    what.add_argument(
+        "--tuning-trials",
+        type=natural_or_zero,
+        metavar="N",
+        help="tuning trials of each arm (default: the study's, or 8); 0 re-tunes nothing",
+    )
+    what.add_argument(
+        "--null",
+        action="store_true",
+        help="judge the baseline against itself on as many other seeds: what is taken for a difference by chance",
+    )
+    _add_sweep_options(made)
+    data = made.add_argument_group("data and network")
+    data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
+    data.add_argument("--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/")
+    data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
+    limits = made.add_argument_group("what it may spend (it stops at a complete seed; the same command goes on)")
+    limits.add_argument(
+        "--max-gpu-hours",
+        type=hours,
+        metavar="H",
+        help="GPUs that slots reserve, times the hours they train, in this command; on the CPU slots times hours",
+    )
+    limits.add_argument(
+        "--time-budget",
+        type=duration,
+        metavar="DURATION",
+        help="such as 90m or 2h, from this command's start to the end of its last trial",
+    )
+    place = made.add_argument_group("where it runs")
+    place.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+    place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
+    place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
+    gpus = place.add_mutually_exclusive_group()
+    gpus.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
+    gpus.add_argument(
+        "--gpu-share", type=share, metavar="S", help="several small slots on one GPU: 0.25 puts four trials on each"
+    )
+    place.add_argument(
+        "--device",
+        choices=("auto", "cpu"),
+        default="auto",
+        help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement",
+    )
+    place.add_argument("--address", help="join the Ray cluster at this address instead of starting a local Ray")
+    place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
+    place.add_argument("--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)")
+    place.add_argument("--retry-failed", action="store_true", help="train failed trials again")
+    place.add_argument(
+        "--keep-weights",
+        choices=("all", "best", "none"),
+        default="all",
+        help="which final weights stay (default: all)",
+    )
+    made.add_argument("--verbose", action="store_true", help="Ray's messages and the workers' output too")
+    made.add_argument(
+        "--notify",
+        metavar="COMMAND",
+        help="shell command that gets a JSON summary on its standard input at the end and on failure",
+    )
+    return made
+
+
+def _add_sweep_options(made: argparse.ArgumentParser) -> None:
+    sweep = made.add_argument_group("the sweep: points that Optuna chooses after the arms")
+    sweep.add_argument(
+        "--sweep",
+        type=natural_or_zero,
+        default=0,
+        metavar="N",
+        help="points in all, those on record included (default: 0)",
+    )
+    sweep.add_argument(
+        "--sweep-over",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="the space instead of the study's own: the name of a study with a sweep, or FIELD=PARAMETER, such as "
+        "'training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}'; repeated, they are combined",
+    )
+    sweep.add_argument(
+        "--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help="who chooses the points (default: tpe)"
+    )
+    sweep.add_argument(
+        "--sweep-seed", type=natural_or_zero, default=0, metavar="N", help="seed of the sampler (default: 0)"
+    )
+    sweep.add_argument(
+        "--multi",
+        choices=SECOND_OBJECTIVES,
+        help="a second objective beside the validation error: fewer multiply-adds, or more images per second",
+    )
+    sweep.add_argument(
+        "--pruner",
+        choices=PRUNERS,
+        default="none",
+        help="stop unpromising points of the sweep early; arms always train to their end (default: none)",
+    )
+    sweep.add_argument(
+        "--confirm",
+        type=natural_or_zero,
+        default=0,
+        metavar="K",
+        help="train the K best points of the sweep and the baseline on fresh seeds, and judge those (default: 0)",
+    )
+    sweep.add_argument(
+        "--confirm-seeds",
+        type=natural,
+        metavar="N",
+        help="fresh seeds per point (default: the recipe's, at least as many as can reach a verdict)",
+    )
+    sweep.add_argument(
+        "--optuna-view",
+        action="store_true",
+        help="write the study as an Optuna storage (optuna.db in its folder), also when nothing is left to train",
+    )
+
+
+def natural_or_auto(text: str) -> int | str:
+    """Parses a whole number from 1 on, or the word auto."""
+    return text if text == AUTO else natural(text)
+
+
+def share(text: str) -> float:
+    """Parses a share of a GPU: above 0, at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+    if not 0.01 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be from 0.01 to 1, not {text}")
+    return value
+
+
+def duration(text: str) -> float:
+    """Parses `90m`, `2h`, `1h30m` or `45s` into seconds."""
+    parts = re.fullmatch(r"(?:\d+(?:\.\d+)?[dhms])+", text.strip())
+    seconds = sum(float(n) * _UNITS[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)([dhms])", text)) if parts else 0.0
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"must be a duration such as 90m, 2h or 1h30m, not {text!r}")
+    return seconds
+
+
+def hours(text: str) -> float:
+    """Parses a number of hours above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of hours, not {text!r}") from None
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be above 0 and below 1000000 hours, not {text}")
+    return value
