@@ -17,16 +17,20 @@ class Measured(Frozen):
     """A cost of one arm, and as a ratio to the baseline's.
 
     Attributes:
-        mean: Mean over finished seeds, in its own unit.
+        mean: Mean in its own unit: over the seeds that were compared, or over all finished ones where none was.
+        baseline_mean: The baseline's mean over the seeds that were compared.
         ratio: Geometric mean over seeds of arm over baseline.
         ratio_interval: 95 % interval of that, from Student's t over the paired log-ratios; unadjusted, never judged.
-        pairs: Seeds that were compared: finished in both, on the same kind of device.
+        pairs: Seeds that were compared: finished in both, on the same kind of device, seconds in the same session.
+        apart: Seeds finished in both that were not, since they were not measured together.
     """
 
     mean: float | None = None
+    baseline_mean: float | None = None
     ratio: float | None = None
     ratio_interval: tuple[float, float] | None = None
     pairs: int = 0
+    apart: int = 0
 
     @property
     def differs(self) -> bool:

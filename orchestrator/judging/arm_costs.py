@@ -1,12 +1,14 @@
 """What an arm costs beside the baseline: seconds, memory, parameters, multiply-adds. Shown, never judged.
 
 Seconds and memory are compared by seed and as ratios, so that an interval of the mean log-ratio says "18 % faster".
+Seconds are compared only where both trials were trained side by side: another session had another load.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 from orchestrator.judging.answer import ArmAnswer, ArmCosts, Measured
@@ -43,7 +45,13 @@ def _seconds_per_epoch(row: Row) -> float | None:
 def _place(row: Row) -> tuple[Any, ...]:
     """What must be equal for speeds to be comparable; every CPU is called "cpu", so there the host too."""
     host = row.get("env_host") if row.get("env_device_name") == "cpu" else None
-    return (host, *(row.get(column) for column in PLACE))
+    return (_session(row), host, *(row.get(column) for column in PLACE))
+
+
+def _session(row: Row) -> str:
+    """The run of a driver in which a trial was trained; a trial that does not say is in a session of its own."""
+    # 旧记录没有会话，但每次启动 Ray 节点编号都不同
+    return str(row.get("env_session") or row.get("env_node") or row["key"])
 
 
 def _memory_place(row: Row) -> tuple[Any, ...]:
@@ -56,23 +64,32 @@ def _measured(
     value: Callable[[Row], float | None],
     place: Callable[[Row], tuple[Any, ...]],
 ) -> Measured:
-    own = [number for row in rows if row["state"] == "finished" and (number := value(row)) is not None]
-    if not own:
+    """Compares what `value` gives of an arm's rows with the baseline's, over the pairs with the same `place`."""
+    finished = [number for row in rows if row["state"] == "finished" and (number := value(row)) is not None]
+    if not finished:
         return Measured()
-    ratios = []
+    pairs, apart = [], 0
     for base, row in zip(baseline, rows, strict=True):
-        both = base["state"] == row["state"] == "finished" and base["key"] != row["key"] and place(base) == place(row)
-        top, bottom = (value(row), value(base)) if both else (None, None)
+        ended = base["state"] == row["state"] == "finished" and base["key"] != row["key"]
+        top, bottom = (value(row), value(base)) if ended else (None, None)
         if top and bottom and top > 0 and bottom > 0:
-            ratios.append(math.log(top / bottom))
-    test = paired_test(ratios)
+            if place(base) == place(row):
+                pairs.append((top, bottom))
+            else:
+                apart += 1
+    if not pairs:
+        return Measured(mean=fmean(finished), apart=apart)
+    test = paired_test([math.log(top / bottom) for top, bottom in pairs])
     # 两对的区间宽得没有意义，与判据一样从三对开始
     interval = t_interval(test, ALPHA) if test.n >= FEWEST_SEEDS else None
     return Measured(
-        mean=sum(own) / len(own),
-        ratio=math.exp(test.mean) if test.n else None,
+        # 均值和比值出自同样的几对，放在一起才不矛盾
+        mean=fmean(top for top, _ in pairs),
+        baseline_mean=fmean(bottom for _, bottom in pairs),
+        ratio=math.exp(test.mean),
         ratio_interval=(math.exp(interval[0]), math.exp(interval[1])) if interval is not None else None,
         pairs=test.n,
+        apart=apart,
     )
 
 

@@ -138,7 +138,8 @@ def cost_lead(answer: Answer) -> str:
     said = f" Memory is what was {' or '.join(kinds)}, at its peak." if kinds else ""
     return (
         "Ratios are the geometric mean over seeds of arm over baseline, paired by seed, with plain 95 % intervals "
-        f"(no correction, no verdict).{said}"
+        "(no correction, no verdict); behind an arm's mean stands the baseline's of the same seeds. Seconds are "
+        f"compared only where both were trained in one session, side by side.{said}"
     )
 
 
@@ -154,10 +155,12 @@ def _cost_cells(arm: ArmAnswer) -> list[str]:
 
 
 def _measured_cells(cost: Measured) -> list[str]:
-    ratio = "" if cost.ratio is None else f"{cost.ratio:.3f}"
+    ratio = "not measured together" if cost.apart and not cost.pairs else ""
+    ratio = ratio if cost.ratio is None else f"{cost.ratio:.3f}"
     if cost.ratio_interval is not None:
         ratio += f" ({cost.ratio_interval[0]:.3f} to {cost.ratio_interval[1]:.3f}, n {cost.pairs})"
-    return ["" if cost.mean is None else f"{cost.mean:.3g}", ratio]
+    beside = "" if cost.baseline_mean is None else f" ({cost.baseline_mean:.3g})"
+    return ["" if cost.mean is None else f"{cost.mean:.3g}{beside}", ratio]
 
 
 def seed_table(answer: Answer) -> TextTable:

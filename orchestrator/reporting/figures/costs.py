@@ -9,29 +9,36 @@ NAME = "costs"
 
 
 def costs_figure(answer: Answer) -> Picture | None:
-    """Draws each arm's mean seconds per trial against its mean error; None where fewer than two arms are measured.
+    """Draws what an epoch of each arm takes beside the baseline's against its mean error.
+
+    Arms that were not trained side by side with the baseline are left out; None where none was.
 
     Args:
         answer: The answer.
     """
-    arms = [arm for arm in answer.arms if arm.seconds is not None and arm.mean is not None]
-    if len(arms) < 2:
+    measured = {arm.name: arm.costs.seconds_per_epoch.ratio for arm in answer.arms}
+    ratios = {name: ratio for name, ratio in measured.items() if ratio is not None}
+    if not ratios:
         return None
+    ratios |= {arm.name: 1.0 for arm in answer.arms if arm.is_baseline}
+    arms = [arm for arm in answer.arms if arm.name in ratios and arm.mean is not None]
     with drawing(NAME, 3.8) as figure:
         axes = figure.subplots()
         for arm in arms:
             colour = INK if arm.is_baseline else COLOURS.get(arm.word, UNTESTED_COLOUR)
-            axes.errorbar(arm.seconds or 0.0, arm.mean or 0.0, yerr=arm.sd, fmt="o", color=colour, capsize=3, alpha=0.9)
+            axes.errorbar(ratios[arm.name], arm.mean or 0.0, yerr=arm.sd, fmt="o", color=colour, capsize=3, alpha=0.9)
             axes.annotate(
                 short(arm.name, 24),
-                (arm.seconds or 0.0, arm.mean or 0.0),
+                (ratios[arm.name], arm.mean or 0.0),
                 (7, 5),
                 textcoords="offset points",
                 color=colour,
                 fontsize=9.5,
             )
         axes.margins(x=0.12)
-        axes.set_xlabel("seconds of training per trial, mean over seeds")
+        axes.set_xlabel("seconds per epoch over the baseline's, geometric mean of the seeds trained side by side")
         axes.set_ylabel(f"{answer.metric}, percent")
-        alt = "; ".join(f"{arm.name} {arm.seconds:.1f} s, {arm.mean:.2f} %" for arm in arms)
-        return picture(figure, NAME, "Seconds against error", f"Mean seconds and mean error of each arm: {alt}")
+        alt = "; ".join(f"{arm.name} {ratios[arm.name]:.2f}, {arm.mean:.2f} %" for arm in arms)
+        return picture(
+            figure, NAME, "Seconds against error", f"Seconds over the baseline's and mean error of each arm: {alt}"
+        )

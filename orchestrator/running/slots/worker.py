@@ -385,6 +385,7 @@ def _environment(place: Place) -> dict[str, str | int | None]:
     from alexnet_core import NUMERICS
 
     cuda = place.devices[0].startswith("cuda")
+    context = ray.get_runtime_context()
     return {
         "python": platform.python_version(),
         # TorchVersion 是 str 的子类：原样发出去，收到它的每个进程都会导入 torch
@@ -399,7 +400,9 @@ def _environment(place: Place) -> dict[str, str | int | None]:
         "threads": torch.get_num_threads(),
         "workers": place.workers,
         "slot": place.slot,
-        "node": ray.get_runtime_context().get_node_id()[:12],
+        "node": context.get_node_id()[:12],
+        # 一起加入的集群里，会话名跨驱动不变，作业号区分它们
+        "session": f"{context.get_session_name()}/{context.get_job_id()}",
         "reserved_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "gpu_share": _share(place.gpus),
         "pid": os.getpid(),

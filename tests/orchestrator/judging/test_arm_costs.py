@@ -19,7 +19,14 @@ from orchestrator.running.slots.peak_memory import ON_CPU, peak_mb, start_measur
 from orchestrator.tables.tables import load_tables
 from tests.made_records import make_config, put
 
-PLACE = {"env_device_name": "cpu", "env_host": "here", "env_threads": "1", "env_workers": "1", "env_torch": "2"}
+PLACE = {
+    "env_device_name": "cpu",
+    "env_host": "here",
+    "env_threads": "1",
+    "env_workers": "1",
+    "env_torch": "2",
+    "env_session": "one",
+}
 SECONDS = st.lists(st.floats(0.1, 1000), min_size=3, max_size=12)
 
 
@@ -65,6 +72,28 @@ def test_trials_of_different_places_and_unfinished_ones_are_not_compared() -> No
     gpus = {"env_device_name": "H100"}
     cost = arm_costs(rows("base", [4.0], **gpus, env_host="one"), rows("arm", [2.0], **gpus, env_host="two"))
     assert cost.seconds_per_epoch.pairs == 1
+
+
+def test_seconds_of_another_session_are_not_compared_and_the_means_are_those_of_the_pairs() -> None:
+    base = rows("base", [4.0, 4.0, 4.0])
+    arm = rows("arm", [8.0, 9.0, 2.0])
+    for row in arm[:2]:
+        row["env_session"] = "two, under another load"
+    cost = arm_costs(base, arm).seconds_per_epoch
+    assert (cost.pairs, cost.apart, cost.ratio, cost.mean, cost.baseline_mean) == (1, 2, 0.5, 0.5, 1.0)
+    for row in arm:
+        row["env_session"] = "two"
+    cost = arm_costs(base, arm).seconds_per_epoch
+    assert (cost.pairs, cost.apart, cost.ratio, cost.baseline_mean) == (0, 3, None, None)
+    assert cost.mean == pytest.approx(19 / 12)
+
+
+def test_records_that_name_no_session_are_told_apart_by_the_node_of_their_ray_or_not_compared() -> None:
+    old: dict[str, Any] = {"env_session": None}
+    together = arm_costs(rows("base", [4.0], **old, env_node="n1"), rows("arm", [2.0], **old, env_node="n1"))
+    apart = arm_costs(rows("base", [4.0], **old, env_node="n1"), rows("arm", [2.0], **old, env_node="n2"))
+    unknown = arm_costs(rows("base", [4.0], **old), rows("arm", [2.0], **old))
+    assert [one.seconds_per_epoch.pairs for one in (together, apart, unknown)] == [1, 0, 0]
 
 
 def said(base: list[float], arm: list[float]) -> str:
