@@ -60,8 +60,8 @@ from orchestrator.running.cluster import folders, lifecycle, preflight
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import likely_place
 from orchestrator.running.session import prepare_images, run_missing
-from orchestrator.sweeps.planned_sweep import chosen_missing, chosen_states, confirmation_left, history_of, search_of
-from orchestrator.sweeps.search import OPTUNA_VIEW, Search, points_left
+from orchestrator.sweeps.planned_sweep import PlannedSweep, search_of
+from orchestrator.sweeps.search import OPTUNA_VIEW
 from orchestrator.tables.ranking import exported_if_best
 from orchestrator.tables.tables import done_states, load_trials
 from search_spaces.errors import StudyError
@@ -157,8 +157,8 @@ def _ablate(request: Request, console: Console, started: float, notifier: Notifi
     if search is not None:
         # 有限的空间装不下更多的点
         plan = replace(plan, sweep_points=search.size())
-    sweep_left = 0 if search is None else points_left(search, history_of(plan, search, folder, store))
-    confirm_left = confirmation_left(plan, search, folder, sweep, store, sweep_left)
+    swept = PlannedSweep(plan, search, folder, sweep, store)
+    sweep_left, confirm_left = swept.points_left, swept.confirmation_left
     place = likely_place(request.placement)
     measured = measured_epochs(store.results, place.gpus > 0)
     cost = estimate(configs_to_train(plan, sweep_left + confirm_left), measured, place)
@@ -182,24 +182,18 @@ def _ablate(request: Request, console: Console, started: float, notifier: Notifi
     trains = bool(plan.to_run or sweep_left or confirm_left or retuning_left(plan))
     if trains:
         prepare_images(plan, console)
-        ended = run_missing(
-            plan, [plan], folder, search, sweep_left + confirm_left, request, console, started, notifier
-        )
+        ended = run_missing(plan, [plan], folder, swept, sweep_left + confirm_left, request, console, started, notifier)
         if ended is None:
             return EXIT_INTERRUPTED
-        plan, states, refused = ended
+        plan, states, refused, swept = ended.plan, ended.states, ended.refused, ended.sweep or swept
         if plan.max_seeds is None:
             plan = with_retuning(plan, store.results, store.retry_failed)
             content = write_plan(folder, plan, sys.argv, content)
         else:
             plan = without_closed(refreshed(plan, states), store.results)
-        chosen = chosen_missing(plan, search, folder, sweep, store, states) if refused else (0, 0)
+        chosen = swept.left_out(states) if refused else (0, 0)
         if refused and _stopped_by_budget(plan, states, request, console, retuning_left(plan), *chosen):
-            return (
-                EXIT_SOME_FAILED
-                if _failed(plan, states, chosen_states(plan, search, folder, sweep, store))
-                else EXIT_DONE
-            )
+            return EXIT_SOME_FAILED if _failed(plan, states, swept.states()) else EXIT_DONE
     else:
         trial_record.join_members(store.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
     tidy_ended(store.results, states)
@@ -211,9 +205,9 @@ def _ablate(request: Request, console: Console, started: float, notifier: Notifi
         report=str((folder / "report.html").resolve()),
     )
     if trains or request.optuna_view or abandoned(folder / OPTUNA_VIEW):
-        _say(console, f"for Optuna's own tools: {_write_optuna_view(plan, search, folder, store)}")
+        _say(console, f"for Optuna's own tools: {_write_optuna_view(swept)}")
     console.print(f"done in {readable_seconds(time.monotonic() - started)}", highlight=False)
-    return _exit_code(plan, states, store.results, chosen_states(plan, search, folder, sweep, store))
+    return _exit_code(plan, states, store.results, swept.states())
 
 
 def _keep_best(plan: Plan, states: Mapping[str, TrialState], store: Store) -> None:
@@ -226,11 +220,11 @@ def _keep_best(plan: Plan, states: Mapping[str, TrialState], store: Store) -> No
     keep_weights_of(store.results, kept, {trial.key for trial in plan.trials})
 
 
-def _write_optuna_view(plan: Plan, search: Search | None, folder: Path, store: Store) -> Path:
+def _write_optuna_view(swept: PlannedSweep) -> Path:
     # Optuna 要一秒多：没有训练过就只在被要求时加载
     from orchestrator.sweeps.optuna_view import write_view
 
-    return write_view(folder, store.results, plan, search, history_of(plan, search, folder, store))
+    return write_view(swept.folder, swept.store.results, swept.plan, swept.search, swept.history)
 
 
 def _own_plan(request: Request) -> Plan:
@@ -297,7 +291,7 @@ def _ablate_paper(request: Request, console: Console, started: float, notifier: 
         ended = run_missing(whole, plans, paper_folder, None, 0, request, console, started, notifier)
         if ended is None:
             return EXIT_INTERRUPTED
-        _, states, refused = ended
+        states, refused = ended.states, ended.refused
         tuning_left = sum(retuning_left(with_retuning(p, store.results, store.retry_failed)) for p in plans)
         if refused and _stopped_by_budget(whole, states, request, console, tuning_left):
             return EXIT_SOME_FAILED if _failed(whole, states, {}) else EXIT_DONE

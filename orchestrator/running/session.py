@@ -26,24 +26,17 @@ from orchestrator.records import trial_record
 from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.files import locked
 from orchestrator.records.trial_record import TrialState
-from orchestrator.request import Request, Store, SweepRequest
+from orchestrator.request import Request, Store
 from orchestrator.running.budget import Budget
 from orchestrator.running.cluster import access, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import place_of, start_ray
 from orchestrator.running.progress import POINTS
-from orchestrator.sweeps.confirmation import confirmation_trials, write_confirmation
-from orchestrator.sweeps.planned_sweep import (
-    curves_on_record,
-    history_of,
-    planned_confirmation,
-    points_missing,
-    reader,
-    write_sweep_file,
-)
+from orchestrator.sweeps.confirmation import write_confirmation
+from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.pruning import make_pruner
-from orchestrator.sweeps.search import Ask, Search, points_left
+from orchestrator.sweeps.search import Ask, Search
 from orchestrator.tables.tables import done_states
 from search_spaces.trial import PlannedTrial
 
@@ -56,18 +49,26 @@ SAY_EVERY_SECONDS = 5.0
 
 
 class Ran(NamedTuple):
-    """What a Ray session leaves: the plan as it was run, every trial's state, and whether a budget refused any."""
+    """What a Ray session leaves.
+
+    Attributes:
+        plan: The plan as it was run.
+        states: Every trial's state.
+        refused: Whether a budget refused any.
+        sweep: The sweep as it stands now; None where the session had none.
+    """
 
     plan: Plan
     states: dict[str, TrialState]
     refused: bool
+    sweep: PlannedSweep | None = None
 
 
 def run_missing(
     plan: Plan,
     plans: Sequence[Plan],
     folder: Path,
-    search: Search | None,
+    sweep: PlannedSweep | None,
     chosen_left: int,
     request: Request,
     console: Console,
@@ -80,7 +81,7 @@ def run_missing(
         plan: Whose arms and sweep run.
         plans: The studies in it, whose re-tunings run after them.
         folder: Where the members are written down.
-        search: What its sweep searches; None for no sweep.
+        sweep: Its sweep; None where several studies run.
         chosen_left: Points of the sweep, and trials that confirm them, still to train.
         request: What the command asks.
         console: Where to print.
@@ -137,10 +138,10 @@ def run_missing(
                 return Ran(plan, recorder.states, settings.budget.refusal is not None)
             train(plan.to_run)
             plan = _with_asked_seeds(run, plan, folder, store, train)
-            if search is not None:
-                _run_sweep(run, plan, folder, search, request.sweep, store)
+            if sweep is not None and sweep.search is not None:
+                sweep = _run_sweep(run, sweep.refreshed(plan), sweep.search)
                 plan = _with_asked_seeds(run, plan, folder, store, train)
-                _run_confirmation(run, plan, folder, search, request.sweep, store)
+                _run_confirmation(run, sweep)
             before = None
             while before is not plan:
                 # 后来要的种子也要按各 arm 的最佳值再训练
@@ -149,7 +150,7 @@ def run_missing(
                 for tuned in (tuning for tuning in (plans if together else [plan]) if tuning.retune is not None):
                     run_retuning(run, tuned, name, store, together=together)
                 plan = _with_asked_seeds(run, plan, folder, store, train)
-            return Ran(plan, recorder.states, settings.budget.refusal is not None)
+            return Ran(plan, recorder.states, settings.budget.refusal is not None, sweep)
     except Interrupted:
         console.print(
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "
@@ -221,22 +222,23 @@ def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
     return replace(trial, arm=f"{name_together(plan.study.name, own)}{suffix}") if together else trial
 
 
-def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, sweep: SweepRequest, store: Store) -> None:
+def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSweep:
+    """Trains the points that are left; returns the sweep as it stands then."""
     from orchestrator.sweeps.searcher import SweepSearcher
 
+    # 别的驱动可能刚做完同一个扫描：拿到锁之后才读它知道什么
     run.lock_search(search.name)
-    history = history_of(plan, search, folder, store)
-    left = points_left(search, history)
+    history, left, pruner = sweep.history, sweep.points_left, sweep.request.pruner
     if not left:
-        return
-    write_sweep_file(search, folder, sweep.pruner)
-    curves = curves_on_record(history, store.results) if sweep.pruner != "none" else []
+        return sweep
+    sweep.write_file(search)
+    curves = sweep.curves() if pruner != "none" else []
     searcher = SweepSearcher(
         search,
         history,
-        launch=lambda trial, ask: asdict(run.launch_point(trial, ask, judged=sweep.pruner != "none")),
+        launch=lambda trial, ask: asdict(run.launch_point(trial, ask, judged=pruner != "none")),
         join=run.recorder.join,
-        read=reader(search, store),
+        read=sweep.read,
         stop=run.stop_trial,
         lock=run.lock_point,
         unlock=run.unlock_point,
@@ -244,31 +246,30 @@ def _run_sweep(run: StudyRun, plan: Plan, folder: Path, search: Search, sweep: S
     asked = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(asked))
     run.display.expect([(POINTS, position) for position in (*asked, *fresh)], {})
-    run.run_sweep(searcher, left, make_pruner(sweep.pruner, plan.base.training.epochs, curves))
+    run.run_sweep(searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
+    return sweep.refreshed(sweep.plan)
 
 
-def _run_confirmation(
-    run: StudyRun, plan: Plan, folder: Path, search: Search, sweep: SweepRequest, store: Store
-) -> None:
+def _run_confirmation(run: StudyRun, sweep: PlannedSweep) -> None:
     """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
     from orchestrator.sweeps.searcher import ArmSearcher
 
     # 预算停在扫描半途时，最好的点还没定
-    if points_missing(plan, search, folder, store, run.recorder.states):
+    if sweep.points_missing(run.recorder.states):
         return
+    folder, store = sweep.folder, sweep.store
     with locked(folder):
-        content = planned_confirmation(plan, search, folder, sweep, store)
-        trials = confirmation_trials(plan, content)
+        trials = sweep.confirmation_trials
         if not trials:
             return
-        write_confirmation(folder, content)
+        write_confirmation(folder, sweep.confirmation)
     run.recorder.states.update(done_states(store.results, [trial.key for trial in trials], store.retry_failed))
     run.recorder.begin(trials)
     # 与基线配置相同的点共用同一批 trial
     missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.recorder.states}
-    wanted = [trial for trial in trials if missing.get(trial.key) is trial]
-    run.run_arms(wanted, lambda own: ArmSearcher(f"{folder.name}/confirmation", own, _launch(run.recorder)))
-    trial_record.join_members(store.results, folder.name, plan.dataset, trials)
+    first = [trial for trial in trials if missing.get(trial.key) is trial]
+    run.run_arms(first, lambda fresh: ArmSearcher(f"{folder.name}/confirmation", fresh, _launch(run.recorder)))
+    trial_record.join_members(store.results, folder.name, sweep.plan.dataset, trials)
 
 
 def prepare_images(plan: Plan, console: Console) -> None:

@@ -1,13 +1,17 @@
-"""The sweep of a plan, as it is asked for: its search, its past, its file, and its pruner's memory."""
+"""The sweep of a plan as one object: what it searches, what is known of it, what of it is confirmed, what is left.
+
+What is known is read from the records once, and again only where it may have changed: see `PlannedSweep.refreshed`.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator.choices import PrunerName
 from orchestrator.planning.plan import Plan
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.trial_record import TrialState
@@ -25,6 +29,7 @@ from orchestrator.sweeps.search import (
     search_history,
 )
 from orchestrator.tables.tables import done_states
+from search_spaces.trial import PlannedTrial
 
 
 def search_of(plan: Plan, study: str, sweep: SweepRequest) -> Search | None:
@@ -53,101 +58,109 @@ def search_of(plan: Plan, study: str, sweep: SweepRequest) -> Search | None:
     return search
 
 
-def reader(search: Search, store: Store) -> Callable[[str], Ended | None]:
-    """Returns a function that reads how the trial of a key ended."""
-    return lambda key: read_ended(store.results, key, search.second, retry_failed=store.retry_failed)
+@dataclass(frozen=True)
+class PlannedSweep:
+    """The sweep of a plan.
 
-
-def history_of(plan: Plan, search: Search | None, folder: Path, store: Store) -> SearchHistory:
-    """Returns what a sweep already knows; nothing when none is asked for."""
-    if search is None:
-        return SearchHistory()
-    read = reader(search, store)
-    members = trial_record.read_members(store.results, folder.name)
-    return search_history(search, members, read, arms_in_space(plan, search, read))
-
-
-def points_missing(plan: Plan, search: Search | None, folder: Path, store: Store, ended: Collection[str]) -> int:
-    """Returns how many points the sweep lacks after a run in which the trials `ended` have ended."""
-    if search is None:
-        return 0
-    history = history_of(plan, search, folder, store)
-    again = sum(ask.key in ended for ask in history.asks if ask.position not in history.ended)
-    return points_left(search, history) - again
-
-
-def chosen_states(
-    plan: Plan, search: Search | None, folder: Path, sweep: SweepRequest, store: Store
-) -> dict[str, TrialState]:
-    """Returns how the points of the sweep and the trials that confirm some of them ended, as far as they have."""
-    keys = {ask.key for ask in history_of(plan, search, folder, store).asks}
-    keys |= {trial.key for trial in confirmation_trials(plan, planned_confirmation(plan, search, folder, sweep, store))}
-    return done_states(store.results, keys)
-
-
-def chosen_missing(
-    plan: Plan, search: Search | None, folder: Path, sweep: SweepRequest, store: Store, ended: Collection[str]
-) -> tuple[int, int]:
-    """Returns how many points of the sweep a run has left out, and how many trials that confirm the chosen ones.
-
-    Args:
-        plan: The plan.
-        search: What its sweep searches, or None.
+    Attributes:
+        plan: The plan, whose arms a sampler is told.
+        search: What is searched; None where no point is asked for: then nothing is known, left or confirmed.
         folder: The study's folder.
-        sweep: What is asked for.
-        store: Where its records are.
-        ended: Keys of the trials that ended in this run.
+        request: What is asked for.
+        store: Where the records are.
     """
-    points = points_missing(plan, search, folder, store, ended)
-    if points:
+
+    plan: Plan
+    search: Search | None
+    folder: Path
+    request: SweepRequest
+    store: Store
+
+    @cached_property
+    def history(self) -> SearchHistory:
+        """What the sweep already knows: its points on record and the arms that lie in its space."""
+        if self.search is None:
+            return SearchHistory()
+        members = trial_record.read_members(self.store.results, self.folder.name)
+        return search_history(self.search, members, self.read, arms_in_space(self.plan, self.search, self.read))
+
+    def read(self, key: str) -> Ended | None:
+        """Returns how the trial of a key ended, as far as the sweep is concerned; None while it has not."""
+        second = None if self.search is None else self.search.second
+        return read_ended(self.store.results, key, second, retry_failed=self.store.retry_failed)
+
+    def refreshed(self, plan: Plan) -> PlannedSweep:
+        """Returns the sweep of a plan that has gone on: what is known will be read again."""
+        return replace(self, plan=plan)
+
+    @property
+    def points_left(self) -> int:
+        """How many points are still to be trained."""
+        return 0 if self.search is None else points_left(self.search, self.history)
+
+    def points_missing(self, ended: Collection[str]) -> int:
+        """Returns how many points are left after a run in which the trials `ended` have ended, be it as failed."""
+        again = sum(ask.key in ended for ask in self.history.asks if ask.position not in self.history.ended)
+        return self.points_left - again
+
+    @cached_property
+    def confirmation(self) -> dict[str, Any]:
+        """What `--confirm` asks for, as the sweep stands now; an empty dict where nothing is asked for."""
+        if not self.request.confirm or self.search is None:
+            return {}
+        seeds = fresh_seeds(self.request.confirm_seeds, self.request.confirm, self.plan.recipe)
+        return confirmation_plan(self.search, self.history, self.request.confirm, seeds, read_confirmation(self.folder))
+
+    @property
+    def confirmation_trials(self) -> tuple[PlannedTrial, ...]:
+        """The trials of the confirmation, seed by seed, the baseline first."""
+        return confirmation_trials(self.plan, self.confirmation)
+
+    @cached_property
+    def confirmation_left(self) -> int:
+        """How many trials the confirmation still needs; at most so many while the sweep is not at its end."""
+        if not self.confirmation:
+            return 0
+        # 扫描没完：还可能另选 K 个点，而现在选的可能一个也不用
+        others = self.request.confirm * int(self.confirmation["seeds"]) if self.points_left else 0
+        return self._confirming_left(()) + others
+
+    def _confirming_left(self, ended: Collection[str]) -> int:
+        keys = {trial.key for trial in self.confirmation_trials} - set(ended)
+        return len(keys) - len(done_states(self.store.results, sorted(keys), self.store.retry_failed))
+
+    def left_out(self, ended: Collection[str]) -> tuple[int, int]:
+        """Returns how many points a run has left out, and how many trials that confirm the chosen ones.
+
+        Args:
+            ended: Keys of the trials that ended in this run.
+        """
+        points = self.points_missing(ended)
         # 扫描没完，要确认哪些点还没选定
-        return points, 0
-    content = planned_confirmation(plan, search, folder, sweep, store)
-    wanted = {trial.key for trial in confirmation_trials(plan, content)} - set(ended)
-    return 0, len(wanted) - len(done_states(store.results, sorted(wanted), store.retry_failed))
+        return (points, 0) if points else (0, self._confirming_left(ended))
 
+    def states(self) -> dict[str, TrialState]:
+        """Returns how the points and the trials that confirm some of them ended, as far as they have."""
+        keys = {ask.key for ask in self.history.asks} | {trial.key for trial in self.confirmation_trials}
+        return done_states(self.store.results, keys)
 
-def curves_on_record(history: SearchHistory, results: Path) -> list[Curve]:
-    """Returns the curves of the ended points, which a pruner compares new ones with."""
-    ended = [ask.key for ask in history.asks if ask.position in history.ended]
-    epochs = [trial_record.read_epochs(layout.trial_folder(results, key)) for key in ended]
-    return [[(report.epoch, report.validation.top1_error) for report in own] for own in epochs]
+    def curves(self) -> list[Curve]:
+        """Returns the curves of the ended points, which a pruner compares new ones with."""
+        keys = [ask.key for ask in self.history.asks if ask.position in self.history.ended]
+        histories = [trial_record.read_epochs(layout.trial_folder(self.store.results, key)) for key in keys]
+        return [[(report.epoch, report.validation.top1_error) for report in reports] for reports in histories]
 
+    def write_file(self, search: Search) -> None:
+        """Writes how the sweep is made: sampler and pruner with every argument, seeds, space (`sweep.json`)."""
+        from orchestrator.sweeps.samplers import sampler_facts
 
-def write_sweep_file(search: Search, folder: Path, pruner: PrunerName) -> None:
-    """Writes how the sweep is made: sampler and pruner with every argument, seeds, space (`sweep.json`)."""
-    from orchestrator.sweeps.samplers import sampler_facts
-
-    content = {
-        **sampler_facts(search),
-        "pruner": pruner,
-        "pruner_arguments": {
-            name: str(value) if value == float("inf") else value
-            for name, value in pruner_arguments(pruner, search.base.training.epochs).items()
-        },
-    }
-    files.write_atomically(folder / "sweep.json", json.dumps(content, indent=1, sort_keys=True).encode())
-
-
-def planned_confirmation(
-    plan: Plan, search: Search | None, folder: Path, sweep: SweepRequest, store: Store
-) -> dict[str, Any]:
-    """Returns what `--confirm` asks for, as the sweep stands now; an empty dict where nothing is asked for."""
-    if not sweep.confirm or search is None:
-        return {}
-    history = history_of(plan, search, folder, store)
-    seeds = fresh_seeds(sweep.confirm_seeds, sweep.confirm, plan.recipe)
-    return confirmation_plan(search, history, sweep.confirm, seeds, read_confirmation(folder))
-
-
-def confirmation_left(
-    plan: Plan, search: Search | None, folder: Path, sweep: SweepRequest, store: Store, sweep_left: int
-) -> int:
-    """Returns how many trials a confirmation still needs; at most so many while the sweep is not at its end."""
-    content = planned_confirmation(plan, search, folder, sweep, store)
-    if not content:
-        return 0
-    wanted = {trial.key for trial in confirmation_trials(plan, content)}
-    left = len(wanted) - len(done_states(store.results, sorted(wanted), store.retry_failed))
-    # 扫描没完：还可能另选 K 个点，而现在选的可能一个也不用
-    return left + (sweep.confirm * int(content["seeds"]) if sweep_left else 0)
+        pruner = self.request.pruner
+        content = {
+            **sampler_facts(search),
+            "pruner": pruner,
+            "pruner_arguments": {
+                name: str(value) if value == float("inf") else value
+                for name, value in pruner_arguments(pruner, search.base.training.epochs).items()
+            },
+        }
+        files.write_atomically(self.folder / "sweep.json", json.dumps(content, indent=1, sort_keys=True).encode())

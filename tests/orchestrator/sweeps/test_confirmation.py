@@ -21,8 +21,9 @@ from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
 from orchestrator.reporting.text_tables import confirmation_table
 from orchestrator.request import Store, SweepRequest
+from orchestrator.sweeps import planned_sweep
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, fresh_seeds
-from orchestrator.sweeps.planned_sweep import chosen_missing, planned_confirmation
+from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from orchestrator.tables.tables import update_tables
@@ -216,32 +217,54 @@ def swept_on_record(results: Path, *wrong: int, **states: TrialState) -> tuple[P
 
 def test_what_a_sweep_or_its_confirmation_lacks_is_counted(tmp_path: Path) -> None:
     plan, search, store = swept_on_record(tmp_path / "some", 20, 25)
-    folder = tmp_path / "some" / "studies" / "weight_decay"
-    assert chosen_missing(plan, search, folder, CONFIRMED, store, ()) == (2, 0), "what is confirmed is not known yet"
-    assert chosen_missing(plan, None, folder, CONFIRMED, store, ()) == (0, 0)
+    sweep = PlannedSweep(plan, search, tmp_path / "some" / "studies" / "weight_decay", CONFIRMED, store)
+    assert sweep.left_out(()) == (2, 0), "what is confirmed is not known yet"
+    assert replace(sweep, search=None).left_out(()) == (0, 0)
     plan, search, store = swept_on_record(tmp_path / "all", 20, 25, 5, 6, p1=TrialState.FAILED)
-    folder = tmp_path / "all" / "studies" / "weight_decay"
-    wanted = confirmation_trials(plan, planned_confirmation(plan, search, folder, CONFIRMED, store))
-    assert {trial.arm for trial in wanted} == {"baseline", "point-2"}
-    assert chosen_missing(plan, search, folder, CONFIRMED, store, ()) == (0, len(wanted))
-    put(tmp_path / "all", wanted[0].config)
-    assert chosen_missing(plan, search, folder, CONFIRMED, store, {wanted[1].key}) == (0, len(wanted) - 2)
-    again = replace(store, retry_failed=True)
-    assert chosen_missing(plan, search, folder, CONFIRMED, again, ()) == (1, 0)
+    sweep = PlannedSweep(plan, search, tmp_path / "all" / "studies" / "weight_decay", CONFIRMED, store)
+    trials = sweep.confirmation_trials
+    assert {trial.arm for trial in trials} == {"baseline", "point-2"}
+    assert sweep.left_out(()) == (0, len(trials))
+    put(tmp_path / "all", trials[0].config)
+    assert sweep.left_out({trials[1].key}) == (0, len(trials) - 2)
+    again = replace(sweep, store=replace(store, retry_failed=True))
+    assert again.left_out(()) == (1, 0)
     failed_again = search.trial({DECAY: 2e-5}).key
-    assert chosen_missing(plan, search, folder, CONFIRMED, again, {failed_again})[0] == 0
+    assert again.left_out({failed_again})[0] == 0
 
 
 @pytest.mark.parametrize("failed", ["a point", "a confirming trial", "none"])
 def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_path: Path, failed: str) -> None:
     states = {"p1": TrialState.FAILED} if failed == "a point" else {}
     plan, search, store = swept_on_record(tmp_path, 20, 25, 5, 6, **states)
-    content = planned_confirmation(plan, search, tmp_path / "studies" / "weight_decay", CONFIRMED, store)
-    for place, trial in enumerate(confirmation_trials(plan, content)):
+    sweep = PlannedSweep(plan, search, tmp_path / "studies" / "weight_decay", CONFIRMED, store)
+    for place, trial in enumerate(sweep.confirmation_trials):
         lost = failed == "a confirming trial" and place == 3
         put(tmp_path, trial.config, 20, state=TrialState.FAILED if lost else TrialState.FINISHED, epochs=11)
     asked = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--results", str(tmp_path)]
     assert main(asked) == (0 if failed == "none" else 1)
+
+
+def test_a_command_that_only_answers_reads_what_a_sweep_knows_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, search, store = swept_on_record(tmp_path, 20, 25, 5, 6)
+    sweep = PlannedSweep(plan, search, tmp_path / "studies" / "weight_decay", CONFIRMED, store)
+    for trial in sweep.confirmation_trials:
+        put(tmp_path, trial.config, 20, epochs=11)
+    readings: list[str] = []
+    read = planned_sweep.search_history
+
+    def counted(search: Search, *rest: Any) -> SearchHistory:
+        readings.append(search.name)
+        return read(search, *rest)
+
+    monkeypatch.setattr(planned_sweep, "search_history", counted)
+    options = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--results", str(tmp_path)]
+    for more in ([], ["--optuna-view"], ["--dry-run"]):
+        readings.clear()
+        assert main([*options, *more]) == 0
+        assert readings == ["weight_decay/sweep"]
 
 
 @pytest.mark.slow
