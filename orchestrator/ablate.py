@@ -11,22 +11,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.errors import CoreError
 from alexnet_core.process.files import abandoned
-from alexnet_core.process.interruption import (
-    EXIT_INTERRUPTED,
-    code_of_lost_output,
-    ensure_output,
-    interruptible,
-    say_interrupted,
-)
 from orchestrator.choices import DEFAULT_DATASET, PAPER
-from orchestrator.command import check_is_folder, make_console, print_error
-from orchestrator.errors import LabError
+from orchestrator.command import check_can_hold_results, framed, make_console, run_beside
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.options import parser, request_of
@@ -56,7 +49,7 @@ from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Request, Store
-from orchestrator.running.cluster import folders, lifecycle, preflight
+from orchestrator.running.cluster import lifecycle, preflight
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import likely_place
 from orchestrator.running.session import prepare_images, run_missing
@@ -68,61 +61,33 @@ from search_spaces.errors import StudyError
 from search_spaces.study import load_study, study_names
 from search_spaces.yaml_file import placed
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_USE = 0, 1, 2
-EXIT_UNFORESEEN = 1
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-    started = time.monotonic()
-    options = parser().parse_args(arguments)
-    notifier = _notifier(options)
-    ensure_output()
-    with interruptible():
-        try:
-            code, trouble = _answered(options, started, notifier)
-            notifier.send(code, trouble)
-            if lifecycle.is_up():
-                _leave(code, options)
-        except KeyboardInterrupt:
-            say_interrupted("; finished trials are on record, go on with the same command")
-            code = EXIT_INTERRUPTED
-            notifier.send(code)
-            if lifecycle.was_started():
-                _leave(code, options)
-        except OSError as error:
-            code = code_of_lost_output(error)
+    """Runs the command; returns its exit code. After Ray was used `python -m` ends here, with all that Ray started."""
+    started, notifier = time.monotonic(), Notifier()
+    again = "; finished trials are on record, go on with the same command"
+    code = framed(partial(_main, arguments, started, notifier), notifier.send, again)
+    if lifecycle.was_started():
+        lifecycle.leave(code)
     return code
 
 
-def _leave(code: int, options: argparse.Namespace) -> None:
-    lifecycle.leave(code, options.results.resolve() / ".ray" / folders.scratch_name())
-
-
-def _answered(options: argparse.Namespace, started: float, notifier: Notifier) -> tuple[int, str | None]:
-    """Does what the options say; returns the exit code, and what went wrong."""
+def _main(arguments: Sequence[str] | None, started: float, notifier: Notifier) -> int:
+    options = parser().parse_args(arguments)
+    if not _only_says(options):
+        facts = {"study": options.study, "dataset": options.dataset, "results": str(options.results.resolve())}
+        notifier.tell(options.notify, facts)
     console = make_console(goes_on=not _only_says(options))
-    trouble: str | None = None
     try:
-        code = _list(console) if options.list else _ablate(request_of(options), console, started, notifier)
-    except (LabError, StudyError, CoreError) as error:
-        trouble = str(error)
-        print_error(trouble)
-        code = error.exit_code if isinstance(error, LabError) else EXIT_WRONG_USE
-    except Exception as error:
-        notifier.send(EXIT_UNFORESEEN, f"{type(error).__name__}: {error}")
-        raise
-    return code, trouble
+        return _list(console) if options.list else _ablate(request_of(options), console, started, notifier)
+    except lifecycle.CallersProcess:
+        # 别人的进程里不起 Ray：它的信号、子进程和退出都归调用者
+        notifier.tell(None, {})
+        return run_beside("orchestrator.ablate", sys.argv[1:] if arguments is None else arguments)
 
 
 def _only_says(options: argparse.Namespace) -> bool:
     return options.list or options.dry_run or options.show is not None
-
-
-def _notifier(options: argparse.Namespace) -> Notifier:
-    """Who is told of the end; nobody when the command only says something and stops."""
-    facts = {"study": options.study, "dataset": options.dataset, "results": str(options.results.resolve())}
-    return Notifier(None if _only_says(options) else options.notify, facts)
 
 
 def _list(console: Console) -> int:
@@ -132,12 +97,12 @@ def _list(console: Console) -> int:
         console.print(
             f"    {len(study.arms)} arms; data sets: {', '.join(study.recipes)}", markup=False, soft_wrap=True
         )
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _ablate(request: Request, console: Console, started: float, notifier: Notifier) -> int:
     store, sweep = request.store, request.sweep
-    check_is_folder(store.results)
+    check_can_hold_results(store.results)
     if store.results.is_dir():
         upgrade_results(store.results)
     if request.question.is_paper:
@@ -159,6 +124,9 @@ def _ablate(request: Request, console: Console, started: float, notifier: Notifi
         plan = replace(plan, sweep_points=search.size())
     swept = PlannedSweep(plan, search, folder, sweep, store)
     sweep_left, confirm_left = swept.points_left, swept.confirmation_left
+    trains = bool(plan.to_run or sweep_left or confirm_left or retuning_left(plan))
+    if trains and not request.dry_run:
+        lifecycle.check_process_is_ours()
     place = likely_place(request.placement)
     measured = measured_epochs(store.results, place.gpus > 0)
     cost = estimate(configs_to_train(plan, sweep_left + confirm_left), measured, place)
@@ -175,16 +143,15 @@ def _ablate(request: Request, console: Console, started: float, notifier: Notifi
             [*configs_to_train(plan, sweep_left + confirm_left), *retuning_configs(plan)], measured, place
         )
         _say(console, *arm_lines(plan, {}), cost_line(whole_cost))
-        return EXIT_DONE
+        return ExitCode.DONE
     preflight.check_results(store.results)
     content = write_plan(folder, whole if plan.max_seeds is not None else plan, sys.argv)
     states = dict(plan.done)
-    trains = bool(plan.to_run or sweep_left or confirm_left or retuning_left(plan))
     if trains:
         prepare_images(plan, console)
         ended = run_missing(plan, [plan], folder, swept, sweep_left + confirm_left, request, console, started, notifier)
         if ended is None:
-            return EXIT_INTERRUPTED
+            return ExitCode.INTERRUPTED
         plan, states, refused, swept = ended.plan, ended.states, ended.refused, ended.sweep or swept
         if plan.max_seeds is None:
             plan = with_retuning(plan, store.results, store.retry_failed)
@@ -193,7 +160,7 @@ def _ablate(request: Request, console: Console, started: float, notifier: Notifi
             plan = without_closed(refreshed(plan, states), store.results)
         chosen = swept.left_out(states) if refused else (0, 0)
         if refused and _stopped_by_budget(plan, states, request, console, retuning_left(plan), *chosen):
-            return EXIT_SOME_FAILED if _failed(plan, states, swept.states()) else EXIT_DONE
+            return ExitCode.SOME_FAILED if _failed(plan, states, swept.states()) else ExitCode.DONE
     else:
         trial_record.join_members(store.results, folder.name, plan.dataset, (*plan.trials, *plan.further))
     tidy_ended(store.results, states)
@@ -259,6 +226,10 @@ def _ablate_paper(request: Request, console: Console, started: float, notifier: 
     folders = [study_folder(store.results, plan.study.name, plan.dataset, DEFAULT_DATASET) for plan in plans]
     for plan, folder in zip(plans, folders, strict=True):
         check_rule(folder, plan)
+    whole = combined_plan(plans, plans[0].recipe)
+    trains = bool(whole.to_run or any(retuning_left(plan) for plan in plans))
+    if trains and not request.dry_run:
+        lifecycle.check_process_is_ours()
     place = likely_place(request.placement)
     measured = measured_epochs(store.results, place.gpus > 0)
     for plan, folder in zip(plans, folders, strict=True):
@@ -273,28 +244,27 @@ def _ablate_paper(request: Request, console: Console, started: float, notifier: 
             _say(console, *arm_lines(plan, others), f"    {cost_line(cost)}")
     for name, reason in skipped.items():
         console.print(f"{name}: not asked on {dataset}: {reason}", markup=False, soft_wrap=True)
-    whole = combined_plan(plans, plans[0].recipe)
     tuning = [config for plan in plans for config in retuning_configs(plan)]
     cost = estimate([*configs_to_train(whole), *tuning], measured, place)
     more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
     _say(console, f"together: {plan_line(whole, time_said(cost), f'shared trials once{more}', 0)}")
     if request.dry_run:
         _say(console, f"    {cost_line(cost)}")
-        return EXIT_DONE
+        return ExitCode.DONE
     preflight.check_results(store.results)
     contents = [write_plan(folder, plan, sys.argv) for plan, folder in zip(plans, folders, strict=True)]
     paper_folder = study_folder(store.results, PAPER, whole.dataset, DEFAULT_DATASET)
     write_studies(paper_folder, whole.dataset, [folder.name for folder in folders])
     states = dict(whole.done)
-    if whole.to_run or any(retuning_left(plan) for plan in plans):
+    if trains:
         prepare_images(whole, console)
         ended = run_missing(whole, plans, paper_folder, None, 0, request, console, started, notifier)
         if ended is None:
-            return EXIT_INTERRUPTED
+            return ExitCode.INTERRUPTED
         states, refused = ended.states, ended.refused
         tuning_left = sum(retuning_left(with_retuning(p, store.results, store.retry_failed)) for p in plans)
         if refused and _stopped_by_budget(whole, states, request, console, tuning_left):
-            return EXIT_SOME_FAILED if _failed(whole, states, {}) else EXIT_DONE
+            return ExitCode.SOME_FAILED if _failed(whole, states, {}) else ExitCode.DONE
     tidy_ended(store.results, states)
     answers, tuned = [], dict[str, TrialState]()
     for planned, folder, written in zip(plans, folders, contents, strict=True):
@@ -373,7 +343,7 @@ def _failed(plan: Plan, states: Mapping[str, TrialState], chosen: Mapping[str, T
 def _exit_code(plan: Plan, states: Mapping[str, TrialState], results: Path, chosen: Mapping[str, TrialState]) -> int:
     """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
     now = replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
-    return EXIT_SOME_FAILED if _failed(plan, states, chosen) or now.to_evaluate else EXIT_DONE
+    return ExitCode.SOME_FAILED if _failed(plan, states, chosen) or now.to_evaluate else ExitCode.DONE
 
 
 def _show(plan: Plan, which: str) -> int:
@@ -382,7 +352,7 @@ def _show(plan: Plan, which: str) -> int:
     for trial in plan.trials:
         if trial.arm == wanted_arm and str(trial.seed) == wanted_seed:
             print(trial.config.model_dump_json(indent=2), flush=True)
-            return EXIT_DONE
+            return ExitCode.DONE
     arms = ", ".join(arm.name for arm in plan.study.arms)
     raise LabError(f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2)
 

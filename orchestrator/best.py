@@ -6,7 +6,6 @@ A configuration is judged by its mean validation error over seeds, within one da
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,9 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_core.errors import CoreError
 from alexnet_core.process.command_line import CommandParser, pathname
-from alexnet_core.process.interruption import stoppable
-from orchestrator.command import check_is_folder, make_console, natural, print_error
-from orchestrator.errors import LabError
+from orchestrator.command import add_results_option, check_has_results, command, make_console, natural
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.export import export
 from orchestrator.records.retention import StoredFile, delete, stored_files, to_delete
 from orchestrator.statistics.limits import FEWEST_SEEDS
@@ -30,21 +27,14 @@ UNCONFIRMED_LAST = (
     "Not confirmed: a point of a sweep comes last, since the error that chose it flatters it; --confirm judges it anew."
 )
 FEW = f"Few seeds: below {FEWEST_SEEDS} the mean may be luck; more seeds of the study tell."
-EXIT_DONE, EXIT_NOTHING = 0, 4
 # 是它自己才算没给名字：用户也可能真的写了 .
 DEFAULT_FOLDER = Path()
 
 
-@stoppable
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    options = _parser().parse_args(arguments)
-    try:
-        return _best(options)
-    except (LabError, CoreError) as error:
-        print_error(error)
-        return getattr(error, "exit_code", 2)
+    return _best(_parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.best",
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
     )
-    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+    add_results_option(parser)
     parser.add_argument("--dataset", help="only this data set (its name, or the beginning of its digest)")
     parser.add_argument("--study", help="only trials of this study")
     parser.add_argument("--top", type=natural, default=10, metavar="N", help="how many to show (default: 10)")
@@ -81,12 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _best(options: argparse.Namespace) -> int:
     results: Path = options.results
-    check_is_folder(results)
-    if not results.is_dir():
-        raise LabError(
-            f"results folder {results} does not exist; run an ablation first, or name it with --results",
-            exit_code=4,
-        )
+    check_has_results(results)
     if options.rebuild:
         update_tables(results, rebuild=True)
     trials, members = load_trials(results)
@@ -95,7 +80,7 @@ def _best(options: argparse.Namespace) -> int:
     asked = finished_trials(trials, members, dataset=options.dataset, study=options.study)
     ranking = rank(asked, members)
     if not ranking.height:
-        raise LabError(_nothing(trials, options), exit_code=EXIT_NOTHING)
+        raise LabError(_nothing(trials, options), exit_code=ExitCode.NOTHING)
     console = make_console()
     for table in ranking_tables(ranking, options.top):
         console.print(table)
@@ -105,11 +90,14 @@ def _best(options: argparse.Namespace) -> int:
     if (shown["seeds"] < FEWEST_SEEDS).any():
         console.print(FEW, highlight=False, soft_wrap=True)
     if options.export is None:
-        return EXIT_DONE
+        return ExitCode.DONE
     datasets = ranking.select("data_name", "data_digest").unique().sort("data_name", "data_digest").rows()
     if len(datasets) > 1:
         names = ", ".join(f"{name} or {digest[:8]}" for name, digest in datasets)
-        raise LabError(f"errors on different data are not compared: choose one with --dataset ({names})", exit_code=2)
+        raise LabError(
+            f"errors on different data are not compared: choose one with --dataset ({names})",
+            exit_code=ExitCode.WRONG_USE,
+        )
     winner = ranking.row(0, named=True)
     key = median_trial(asked, winner["configuration"])
     folder = _default_folder(results, winner) if options.export is DEFAULT_FOLDER else options.export
@@ -121,13 +109,15 @@ def _best(options: argparse.Namespace) -> int:
         highlight=False,
         soft_wrap=True,
     )
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _prune(options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFrame) -> int:
     """Shows what is stored and what would go, and deletes it if asked to."""
     if not options.prune or options.export is not None or options.study or options.dataset:
-        raise LabError("--prune looks at the whole results folder, alone or with --yes and --force", exit_code=2)
+        raise LabError(
+            "--prune looks at the whole results folder, alone or with --yes and --force", exit_code=ExitCode.WRONG_USE
+        )
     console = make_console()
     files = stored_files(options.results, needed_weights(trials, members))
     gone = to_delete(files, force=options.force)
@@ -142,11 +132,11 @@ def _prune(options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFr
     console.print(table)
     if not options.yes:
         console.print(f"nothing is deleted yet; --prune --yes would free {_size(gone)}", highlight=False)
-        return EXIT_DONE
+        return ExitCode.DONE
     freed = delete(options.results, gone)
     held = f"; {len(gone) - len(freed)} of trials that are being trained stay" if len(freed) < len(gone) else ""
     console.print(f"freed {_size(freed)}{held}", highlight=False)
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _size(files: Sequence[StoredFile]) -> str:

@@ -1,23 +1,128 @@
-"""What all commands share: consoles, one-line errors, and how numbers are parsed."""
+"""The frame of all commands: console, interruption, one-line errors and exit codes, `--results`, and numbers."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
+import subprocess
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from alexnet_core.process.interruption import say, silence_output
-from orchestrator.errors import LabError
+from alexnet_core.errors import CoreError
+from alexnet_core.process.command_line import pathname
+from alexnet_core.process.interruption import run_stoppable, say, silence_output
+from orchestrator.errors import ExitCode, LabError
+from search_spaces.errors import StudyError
 
 PLAIN_WIDTH = 120
+AtEnd = Callable[[int, str | None], object]
 _UNPRINTABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """Makes of a function that takes arguments and returns an exit code the main function of a command."""
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        return framed(partial(main, arguments))
+
+    return run
+
+
+def framed(body: Callable[[], int], at_end: AtEnd = lambda code, trouble: None, interrupted: str = "") -> int:
+    """Runs a command: every foreseen mistake is one line on the standard error and an exit code.
+
+    Args:
+        body: Parses the arguments, does the work and returns the exit code.
+        at_end: Called with the exit code and with what went wrong, after that was printed.
+        interrupted: What the line of an interrupted command says beside that it was.
+
+    Returns:
+        The exit code; in a program or a notebook that called a command its process goes on.
+    """
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    return int(run_stoppable(partial(_ended, body, at_end), lambda: at_end(ExitCode.INTERRUPTED, None), interrupted))
+
+
+def _ended(body: Callable[[], int], at_end: AtEnd) -> int:
+    try:
+        code, trouble = _code_and_trouble(body)
+    except OSError:
+        raise
+    except Exception as error:
+        # 没料到的错误也要通知，然后照样抛出
+        at_end(ExitCode.SOME_FAILED, f"{type(error).__name__}: {error}")
+        raise
+    at_end(code, trouble)
+    return code
+
+
+def _code_and_trouble(body: Callable[[], int]) -> tuple[int, str | None]:
+    """The exit code, and the line about what went wrong, which is printed."""
+    try:
+        return body(), None
+    except SystemExit as ended:
+        # argparse 已经说过了：在别人的程序里只返回退出码
+        return (ended.code if isinstance(ended.code, int) else ExitCode.DONE), None
+    except (LabError, StudyError, CoreError) as error:
+        trouble, code = str(error), error.exit_code if isinstance(error, LabError) else ExitCode.WRONG_USE
+    except OSError as error:
+        # 没有文件名的是标准输出写不出去，由外层判断
+        if error.filename is None:
+            raise
+        trouble, code = f"{error.filename}: {error.strerror}", ExitCode.ENVIRONMENT
+    print_error(trouble)
+    return code, trouble
+
+
+def run_beside(module: str, arguments: Sequence[str]) -> int:
+    """Runs a command in a process of its own; what it prints is printed here. Returns its exit code.
+
+    Args:
+        module: Of the command.
+        arguments: Of the command.
+    """
+    # 自己的会话：终端的 Ctrl-C 只由我们转告一次
+    with subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as child:
+        complaints = threading.Thread(target=_say_lines, args=(child.stderr,))
+        complaints.start()
+        _print_lines(child)
+        complaints.join()
+    return child.returncode
+
+
+def _print_lines(child: subprocess.Popen[str]) -> None:
+    """Prints what a command prints until it ends; Ctrl-C is passed on to it."""
+    while child.poll() is None:
+        try:
+            for line in child.stdout or ():
+                print(line, end="", flush=True)
+            child.wait()
+        except KeyboardInterrupt:
+            child.terminate()
+
+
+def _say_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        say(line.rstrip())
 
 
 class _SafeConsole(Console):
@@ -70,19 +175,43 @@ def print_error(error: object) -> None:
     say(f"error: {printable(str(error))}")
 
 
-def check_is_folder(results: Path) -> None:
-    """Refuses a results folder that is a file, would lie in one, or cannot be looked at.
+def add_results_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--results`."""
+    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+
+
+def check_can_hold_results(results: Path) -> None:
+    """Refuses a results folder that is a file, would lie in one, or cannot be read; it need not be there yet.
 
     Raises:
         LabError: With exit code 3.
     """
     try:
         there = next((path for path in (results, *results.resolve().parents) if path.exists()), None)
+        if there == results and there.is_dir():
+            os.scandir(results).close()
     except OSError as error:
-        reason = f"results folder {results}: {error.strerror}; choose another with --results"
-        raise LabError(reason, exit_code=3) from error
+        reason = f"results folder {results} cannot be read: {error.strerror}; choose another with --results"
+        raise LabError(reason, exit_code=ExitCode.ENVIRONMENT) from error
     if there is not None and not there.is_dir():
-        raise LabError(f"results folder {results}: {there} is a file; choose another with --results", exit_code=3)
+        raise LabError(
+            f"results folder {results}: {there} is a file; choose another with --results",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+
+
+def check_has_results(results: Path) -> None:
+    """Refuses a results folder that is not there, beside what `check_can_hold_results` refuses.
+
+    Raises:
+        LabError: With exit code 4 where there is none, 3 where it cannot be read.
+    """
+    check_can_hold_results(results)
+    if not results.is_dir():
+        raise LabError(
+            f"results folder {results} does not exist; run an ablation first, or name it with --results",
+            exit_code=ExitCode.NOTHING,
+        )
 
 
 def natural(text: str) -> int:

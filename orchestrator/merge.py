@@ -17,9 +17,8 @@ from rich.console import Console
 
 from alexnet_core.process.command_line import CommandParser, pathname
 from alexnet_core.process.files import replaced
-from alexnet_core.process.interruption import stoppable
-from orchestrator.command import check_is_folder, make_console, print_error
-from orchestrator.errors import LabError
+from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command, make_console
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan_file import join_looks
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation
@@ -38,12 +37,11 @@ from orchestrator.records.untrusted import (
 from orchestrator.running.cluster import preflight
 from orchestrator.tables.tables import update_tables
 
-EXIT_DONE, EXIT_SOME_REFUSED = 0, 1
 COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
 LINES_SHOWN = 20
 
 
-@stoppable
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = CommandParser(
@@ -51,21 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Bring the finished trials of another results folder into the own one.",
     )
     parser.add_argument("other", type=pathname, metavar="OTHER_RESULTS", help="results folder of another machine")
-    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+    add_results_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be taken, and stop")
     options = parser.parse_args(arguments)
-    console = make_console()
-    try:
-        return _merge(options.other, options.results, options.dry_run, console)
-    except LabError as error:
-        print_error(error)
-        return error.exit_code
+    return _merge(options.other, options.results, options.dry_run, make_console())
 
 
 def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
-    check_is_folder(results)
-    if results.exists() and other.exists() and results.samefile(other):
-        raise LabError(f"{other} is the results folder itself", exit_code=2)
+    check_has_results(other)
+    check_can_hold_results(results)
+    if results.exists() and results.samefile(other):
+        raise LabError(f"{other} is the results folder itself", exit_code=ExitCode.WRONG_USE)
     counts: Counter[str] = Counter()
     troubles: list[str] = []
     sorted_out = list(_sorted_out(other, results, counts, troubles))
@@ -97,7 +91,7 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         f"{counts['no_answer']} failed or stopped there, {len(troubles)} left out (named above)",
         soft_wrap=True,
     )
-    return EXIT_SOME_REFUSED if troubles else EXIT_DONE
+    return ExitCode.SOME_FAILED if troubles else ExitCode.DONE
 
 
 def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list[str]) -> Iterable[ForeignTrial]:
@@ -190,7 +184,7 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary, follow_symlinks=False)
     except OSError as error:
         raise LabError(
-            f"{target} cannot be written: {error.strerror}; make room and merge again", exit_code=3
+            f"{target} cannot be written: {error.strerror}; make room and merge again", exit_code=ExitCode.ENVIRONMENT
         ) from error
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import Any
 
 from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
-from orchestrator.command import natural, natural_or_zero
+from orchestrator.command import add_results_option, natural, natural_or_zero
 from orchestrator.errors import LabError
 from orchestrator.request import Limits, Placement, Question, Request, Store, SweepRequest
 from search_spaces.space import Sweep
@@ -157,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         help="such as 90m or 2h, from this command's start to the end of its last trial",
     )
     place = made.add_argument_group("where it runs")
-    place.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+    add_results_option(place)
     place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
     place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
     gpus = place.add_mutually_exclusive_group()

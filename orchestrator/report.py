@@ -6,19 +6,17 @@ Reports lie in `results/studies/<study>/`: one HTML page, Markdown, LaTeX, figur
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from alexnet_core.errors import CoreError
-from alexnet_core.process.command_line import CommandParser, pathname
-from alexnet_core.process.interruption import say, stoppable
+from alexnet_core.process.command_line import CommandParser
+from alexnet_core.process.interruption import say
 from orchestrator.choices import DEFAULT_DATASET, PAPER
-from orchestrator.command import check_is_folder, make_console, print_error, printable
-from orchestrator.errors import LabError
+from orchestrator.command import add_results_option, check_has_results, command, make_console, printable
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan_file import plan_on_record, read_plan
 from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, study_folder
@@ -29,23 +27,15 @@ from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.tables.tables import load_trials
-from search_spaces.errors import StudyError
 from search_spaces.study import load_study, study_names
 
 DEFAULT_STUDY = "lrn"
-EXIT_DONE, EXIT_DIFFERS, EXIT_WRONG_USE, EXIT_NOTHING = 0, 1, 2, 4
 
 
-@stoppable
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    options = _parser().parse_args(arguments)
-    try:
-        return _report(options, make_console())
-    except (LabError, CoreError, StudyError) as error:
-        print_error(error)
-        return error.exit_code if isinstance(error, LabError) else EXIT_WRONG_USE
+    return _report(_parser().parse_args(arguments), make_console())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the report of a study again from the records. Nothing is trained.",
     )
     parser.add_argument("--study", help="a study on record, or its file (default: lrn)")
-    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+    add_results_option(parser)
     parser.add_argument("--dataset", help="data set of the study (default: digits; of --paper: all on record)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
@@ -67,11 +57,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
-    check_is_folder(options.results)
+    check_has_results(options.results)
     if options.check and (options.compare is not None or options.baseline is not None):
-        raise LabError("--check is of a study's own report; leave --compare and --baseline out", exit_code=2)
+        raise LabError(
+            "--check is of a study's own report; leave --compare and --baseline out", exit_code=ExitCode.WRONG_USE
+        )
     if options.paper and options.study is not None:
-        raise LabError("--paper is of all studies on record; leave --study out", exit_code=2)
+        raise LabError("--paper is of all studies on record; leave --study out", exit_code=ExitCode.WRONG_USE)
     if options.check:
         return _check(options, console)
     if options.paper:
@@ -90,18 +82,18 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     console.print(answer_table(material.answer, console.width))
     write_report(target, material, lambda: details(material, options.results), always=True)
     console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     folders = _folders_on_record(options) if options.paper else [_folder(options)]
-    code = EXIT_DONE
+    code = ExitCode.DONE
     for folder in folders:
         lines = _differences(folder, options)
         said = "differs from its records" if lines else "every verdict is what the records say"
         for line in (f"{folder.name}: {said}", *(f"  {line}" for line in lines)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        code = EXIT_DIFFERS if lines else code
+        code = ExitCode.SOME_FAILED if lines else code
     return code
 
 
@@ -130,7 +122,7 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
         if not content.get("null"):
             answers.append(judged_material(plan, content, folder, options.results, tables, notes_look=True).answer)
     if not answers:
-        raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=EXIT_NOTHING)
+        raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     target = study_folder(options.results, PAPER, options.dataset or DEFAULT_DATASET, DEFAULT_DATASET)
     studies = [load_study(name) for name in study_names()]
     datasets = {answer.dataset for answer in answers}
@@ -141,7 +133,7 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
     console.print(summary_table(answers))
     write_claims(target, answers, skipped)
     console.print(f"all claims: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _folders_on_record(options: argparse.Namespace) -> list[Path]:
@@ -149,7 +141,7 @@ def _folders_on_record(options: argparse.Namespace) -> list[Path]:
     if options.dataset is not None:
         folders = [folder for folder in folders if read_plan(folder).get("dataset") == options.dataset]
     if not folders:
-        raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=EXIT_NOTHING)
+        raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     return folders
 
 
@@ -165,7 +157,7 @@ def _folder(options: argparse.Namespace) -> Path:
     known = sorted(path.parent.name for path in (options.results / "studies").glob("*/plan.json"))
     raise LabError(
         f"study {name} on {dataset} is not on record in {options.results}; on record: {', '.join(known) or 'none'}",
-        exit_code=EXIT_NOTHING,
+        exit_code=ExitCode.NOTHING,
     )
 
 

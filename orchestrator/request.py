@@ -21,12 +21,10 @@ from orchestrator.choices import (
     SamplerName,
     SecondObjective,
 )
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, MOST_PLANNED_SEEDS
 from search_spaces.space import Sweep
 from search_spaces.study import FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS
-
-EXIT_WRONG_USE = 2
 
 
 @dataclass(frozen=True)
@@ -246,4 +244,4 @@ class Request:
 
 
 def _refusal(reason: str) -> LabError:
-    return LabError(reason, exit_code=EXIT_WRONG_USE)
+    return LabError(reason, exit_code=ExitCode.WRONG_USE)

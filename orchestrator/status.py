@@ -24,11 +24,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_core.errors import CoreError
-from alexnet_core.process.command_line import CommandParser, pathname
-from alexnet_core.process.interruption import stoppable
-from orchestrator.command import check_is_folder, make_console, natural, print_error, printable
-from orchestrator.errors import LabError
+from alexnet_core.process.command_line import CommandParser
+from orchestrator.command import add_results_option, check_has_results, command, make_console, natural, printable
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan_file import STUDIES
 from orchestrator.records import layout, trial_record
 from orchestrator.records.files import TrialLocks
@@ -44,17 +42,10 @@ SHOWN = ("plan.json", STUDIES)
 STUDY_NAME = r"[a-z0-9][a-z0-9_-]{0,96}"
 
 
-@stoppable
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    options = _parser().parse_args(arguments)
-    console = make_console()
-    try:
-        return _status(options, console)
-    except (LabError, CoreError) as error:
-        print_error(error)
-        return getattr(error, "exit_code", 2)
+    return _status(_parser().parse_args(arguments), make_console())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Show all studies, one study, or one trial; steer a study that runs.",
     )
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
-    parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")
+    add_results_option(parser)
     steer = parser.add_argument_group("a running study").add_mutually_exclusive_group()
     steer.add_argument(
         "--follow",
@@ -84,9 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _status(options: argparse.Namespace, console: Console) -> int:
     results, what = options.results, options.what
-    check_is_folder(results)
-    if not results.is_dir():
-        raise LabError(f"results folder {results} does not exist; name it with --results", exit_code=2)
+    check_has_results(results)
     studies = sorted({path.parent.name for name in SHOWN for path in results.glob(f"studies/*/{name}")})
     steers = options.stop is not None or options.skip is not None or options.seeds is not None
     if options.follow and what is None:
@@ -94,7 +83,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
     if steers or options.follow:
         if what is None or not re.fullmatch(STUDY_NAME, what) or not (results / "studies" / what).is_dir():
             known = ", ".join(studies) or "none"
-            raise LabError(f"name the study to follow or steer; studies: {known}", exit_code=2)
+            raise LabError(f"name the study to follow or steer; studies: {known}", exit_code=ExitCode.WRONG_USE)
         if options.follow:
             return _follow(results, what, console)
         console.print(_steer(results / "studies" / what, options), markup=False, soft_wrap=True)
@@ -107,7 +96,7 @@ def _status(options: argparse.Namespace, console: Console) -> int:
         console.print(_view(results, what))
     else:
         _show_trial(results, _resolve(results, what, studies), console)
-    return 0
+    return ExitCode.DONE
 
 
 def _running_study(results: Path) -> str:
@@ -115,7 +104,7 @@ def _running_study(results: Path) -> str:
     running = sorted(folder.name for folder in results.glob("studies/*") if read_runs(folder))
     if len(running) != 1:
         said = f"{len(running)} studies run ({', '.join(running)})" if running else "no study runs"
-        raise LabError(f"{said}; name the study to follow", exit_code=2)
+        raise LabError(f"{said}; name the study to follow", exit_code=ExitCode.WRONG_USE)
     return running[0]
 
 
@@ -152,10 +141,10 @@ def _follow(results: Path, name: str, console: Console) -> int:
                     else:
                         console.print(view)
                 if not running:
-                    return 0
+                    return ExitCode.DONE
                 time.sleep(FOLLOW_SECONDS)
     except KeyboardInterrupt:
-        return 0
+        return ExitCode.DONE
 
 
 def _plain(view: Group) -> str:
@@ -171,9 +160,11 @@ def _resolve(results: Path, what: str, studies: Sequence[str]) -> str:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise LabError(f"{what} begins {len(matches)} trial keys; give more digits", exit_code=2)
+        raise LabError(f"{what} begins {len(matches)} trial keys; give more digits", exit_code=ExitCode.WRONG_USE)
     known = ", ".join(studies) or "none"
-    raise LabError(f"{what!r} is neither a study nor a trial in {results}; studies: {known}", exit_code=2)
+    raise LabError(
+        f"{what!r} is neither a study nor a trial in {results}; studies: {known}", exit_code=ExitCode.WRONG_USE
+    )
 
 
 def study_states(
@@ -214,7 +205,7 @@ def _paper_view(results: Path, name: str) -> Group:
     content = _read_json(folder / STUDIES, {"dataset", "studies"})
     studies = content["studies"]
     if not isinstance(studies, list) or not all(re.fullmatch(STUDY_NAME, str(study)) for study in studies):
-        raise LabError(f"{folder / STUDIES} is damaged: it names no studies", exit_code=2)
+        raise LabError(f"{folder / STUDIES} is damaged: it names no studies", exit_code=ExitCode.WRONG_USE)
     parts: list[RenderableType] = [Text(f"{name} on {content['dataset']}: {len(studies)} studies", style="bold")]
     parts += _run_lines(folder)
     for study in studies:
@@ -229,7 +220,10 @@ def _paper_view(results: Path, name: str) -> Group:
 def _read_plan(folder: Path) -> dict[str, Any]:
     plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
     if not _is_plan(plan):
-        raise LabError(f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key", exit_code=2)
+        raise LabError(
+            f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key; run the study again",
+            exit_code=ExitCode.NOTHING,
+        )
     return plan
 
 
@@ -329,9 +323,9 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{path} cannot be read: {error}", exit_code=2) from error
+        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.WRONG_USE) from error
     if not isinstance(content, dict) or not needed <= content.keys():
-        raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=2)
+        raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=ExitCode.WRONG_USE)
     return content
 
 

@@ -28,6 +28,7 @@ import alexnet_core.training.train as train_module
 import orchestrator.ablate
 import orchestrator.best
 import orchestrator.merge
+import orchestrator.running.cluster.lifecycle
 import orchestrator.running.recorder
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
@@ -338,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     summarise_data("digits")
     orchestrator.ablate.run_missing = run_without_ray
+    orchestrator.running.cluster.lifecycle.check_process_is_ours = lambda: None
     train_module.train = made_training(folder / "trained")
     gallery_module.gallery = drawn_once(folder)
     scenario = _scenario(options.scenario, folder)

@@ -34,8 +34,8 @@ def test_every_option_that_is_shown_exists(module: str) -> None:
 
     main = importlib.import_module(module).main
     said = io.StringIO()
-    with contextlib.redirect_stdout(said), pytest.raises(SystemExit):
-        main(["--help"])
+    with contextlib.redirect_stdout(said):
+        assert main(["--help"]) == 0
     known = set(OPTION.findall(said.getvalue()))
     shown = [line for page in sorted(DOCS.iterdir()) for line in commands(page.read_text(), module)]
     assert shown

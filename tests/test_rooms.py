@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "orchestrator.errors": "",
     "orchestrator.choices": "",
     "orchestrator.statistics": "",
-    "orchestrator.command": "core.errors core.process errors",
+    "orchestrator.command": "core.errors core.process errors search_spaces",
     "orchestrator.request": "choices errors search_spaces statistics",
     "orchestrator.options": "core.process choices command errors request search_spaces",
     "orchestrator.records": "core core.configuration core.data core.process core.trained errors search_spaces",

@@ -12,7 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -37,11 +38,16 @@ def end_at_once(number: int = 0, frame: FrameType | None = None) -> NoReturn:
     os._exit(EXIT_INTERRUPTED)
 
 
+def owns_process() -> bool:
+    """Returns whether this process is `python -m` with one of our commands, and not a program that calls one."""
+    words = sys.orig_argv
+    return "-m" in words[:-1] and words[words.index("-m") + 1].split(".")[0] in PACKAGES
+
+
 def is_starting_a_command() -> bool:
     """Returns whether `python -m` is loading one of our packages to run it; another program may import them too."""
     # 软件包载入时 argv[0] 还是 -m，orig_argv 里它之后是命令的名字
-    words = sys.orig_argv
-    return sys.argv[:1] == ["-m"] and "-m" in words and words[words.index("-m") + 1].split(".")[0] in PACKAGES
+    return sys.argv[:1] == ["-m"] and owns_process()
 
 
 def watch_from_the_start() -> None:
@@ -52,20 +58,23 @@ def watch_from_the_start() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within it both signals raise KeyboardInterrupt; a second one, or ten seconds, end the process at once."""
+    """Within it both signals raise KeyboardInterrupt; a second one, or ten seconds, end a process of ours at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    # 别人的程序或笔记本调用我们时，只抛异常，不替它结束进程
+    ours = owns_process()
     asked = lost = False
 
     def interrupt() -> NoReturn:
-        signal.signal(signal.SIGALRM, on_alarm)
-        signal.alarm(PATIENCE_SECONDS)
+        if ours:
+            signal.signal(signal.SIGALRM, on_alarm)
+            signal.alarm(PATIENCE_SECONDS)
         raise KeyboardInterrupt
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        if asked:
+        if asked and ours:
             end_at_once()
         asked = True
         interrupt()
@@ -118,9 +127,15 @@ def say(line: str) -> None:
 
 
 def ensure_output() -> None:
-    """Gives a command that was started without a standard output (`>&-`) one that goes nowhere."""
+    """Gives a command an output that takes every letter, and one that goes nowhere where there is none (`>&-`).
+
+    A letter that the terminal's encoding lacks ("±" in koi8-r) is shown as a question mark.
+    """
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def silence_output() -> None:
@@ -153,22 +168,34 @@ def code_of_lost_output(error: OSError) -> int:
     raise error
 
 
+def run_stoppable(body: Callable[[], int], on_interrupt: Callable[[], object], more: str = "") -> int:
+    """Runs a command's body so that both signals end it with one line, and so that its output may be lost.
+
+    Args:
+        body: Returns the exit code.
+        on_interrupt: Called after the line of an interrupted command.
+        more: What that line says beside "interrupted".
+    """
+    ensure_output()
+    with interruptible():
+        try:
+            code = body()
+            # 关了的管道在这里就发现，不等到退出时
+            sys.stdout.flush()
+            return code
+        except KeyboardInterrupt:
+            say_interrupted(more)
+            on_interrupt()
+            return EXIT_INTERRUPTED
+        except OSError as error:
+            return code_of_lost_output(error)
+
+
 def stoppable(main: Main) -> Callable[..., int]:
     """Makes of a command one that both signals end with one line and exit code 130."""
 
     @wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:
-        ensure_output()
-        with interruptible():
-            try:
-                code = main(arguments)
-                # 关了的管道在这里就发现，不等到退出时
-                sys.stdout.flush()
-                return code
-            except KeyboardInterrupt:
-                say_interrupted()
-                return EXIT_INTERRUPTED
-            except OSError as error:
-                return code_of_lost_output(error)
+        return run_stoppable(partial(main, arguments), lambda: None)
 
     return run

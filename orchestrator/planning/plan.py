@@ -17,7 +17,6 @@ CONFIRMATION_SEED = 2000
 # 调参种子与裁决种子永不相交（statistics.md）
 TUNING_SEED = 1000
 ALPHA = 0.05
-EXIT_NOTHING = 4
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
-from orchestrator.errors import LabError
-from orchestrator.planning.plan import ALPHA, EXIT_NOTHING, Plan
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.records.files import locked, write_atomically
 from orchestrator.records.looks_file import (
     Question,
@@ -215,7 +215,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
     """
     content = read_plan(folder)
     if not content:
-        raise LabError(f"{folder / 'plan.json'} is missing or damaged; run the study again", exit_code=EXIT_NOTHING)
+        raise LabError(f"{folder / 'plan.json'} is missing or damaged; run the study again", exit_code=ExitCode.NOTHING)
     try:
         study, base = Study.model_validate(content["asked"]), TrainConfig.model_validate(content["base"])
         seeds = tuple(range(content["planned_seeds"]))
@@ -236,7 +236,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
         reason = str(error).splitlines()[0]
         raise LabError(
             f"{folder / 'plan.json'} is of an earlier version or damaged ({reason}); run the study again",
-            exit_code=EXIT_NOTHING,
+            exit_code=ExitCode.NOTHING,
         ) from error
     return plan, content
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.choices import PAPER
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.more_epochs import together
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records.evaluations import evaluations_on_record, lost_weights
@@ -17,7 +17,6 @@ from orchestrator.tables.tables import done_states
 from search_spaces.study import Arm, Claim, Recipe, Study
 from search_spaces.trial import PlannedTrial, unfold
 
-EXIT_WRONG_USE = 2
 OTHER_SEEDS = "other_seeds"
 
 
@@ -103,11 +102,12 @@ def chosen_afterwards(
     for name in (baseline, *(others or ())):
         if name not in names:
             raise LabError(
-                f"study {plan.study.name} has no arm {name!r}; its arms: {', '.join(names)}", exit_code=EXIT_WRONG_USE
+                f"study {plan.study.name} has no arm {name!r}; its arms: {', '.join(names)}",
+                exit_code=ExitCode.WRONG_USE,
             )
     compared = [name for name in names if name != baseline] if others is None else list(others)
     if baseline in compared:
-        raise LabError(f"arm {baseline} cannot be compared with itself", exit_code=EXIT_WRONG_USE)
+        raise LabError(f"arm {baseline} cannot be compared with itself", exit_code=ExitCode.WRONG_USE)
     kept = {baseline, *compared}
     arms = tuple(arm.model_copy(update={"claim": None}) for arm in plan.study.arms if arm.name in kept)
     claim = Claim(statement="the source makes no claim on this comparison", source="Chosen after the data were seen")

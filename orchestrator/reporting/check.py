@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.answer import Answer, ArmAnswer
-from orchestrator.planning.plan import EXIT_NOTHING, Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
 from orchestrator.reporting.conclude import judged_material
@@ -70,7 +70,7 @@ def _reported(folder: Path) -> tuple[Answer, Provenance]:
         return answer, Provenance.model_validate_json((folder / PROVENANCE).read_bytes())
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
-        raise LabError(f"{folder} has no report to check ({reason})", exit_code=EXIT_NOTHING) from error
+        raise LabError(f"{folder} has no report to check ({reason})", exit_code=ExitCode.NOTHING) from error
 
 
 def _changed_records(source: Provenance, results: Path) -> Iterator[str]:

@@ -16,17 +16,22 @@ SECONDS_ALLOWED = 60.0
 class Notifier:
     """Runs the command once, at the end or on failure, whichever comes first."""
 
-    def __init__(self, command: str | None, facts: dict[str, Any]) -> None:
-        """Keeps the command.
+    def __init__(self) -> None:
+        """Begins to count the seconds; nobody is told yet."""
+        self._command: str | None = None
+        self._facts: dict[str, Any] = {}
+        self._started = time.monotonic()
+        self._once = threading.Lock()
+        self._at_budget = False
+
+    def tell(self, command: str | None, facts: dict[str, Any]) -> None:
+        """Says who is told.
 
         Args:
             command: A shell command, or None to tell nobody.
             facts: What is known at the start: study, data set, results folder.
         """
         self._command, self._facts = command, facts
-        self._started = time.monotonic()
-        self._once = threading.Lock()
-        self._at_budget = False
 
     def send(self, exit_code: int, error: str | None = None) -> None:
         """Runs the command with `{study, dataset, results, exit_code, outcome, error, seconds, ...}`.

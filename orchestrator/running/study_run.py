@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 
 from alexnet_core.process.interruption import SIGNALS, say
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import Plan
 from orchestrator.records.files import TrialLocks
 from orchestrator.running.budget import Budget
@@ -136,15 +136,15 @@ class StudyRun:
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self._stop_asked.is_set():
-            lifecycle.leave(130, self._scratch)
+            lifecycle.leave(ExitCode.INTERRUPTED)
         self._stop_asked.set()
 
     def _ray_died(self, what: str) -> None:
         """Called from the watching thread: nothing of Ray can be trusted any more, and records are safe."""
         self.display.__exit__()
         say(f"error: {what} died; every finished trial is on record, run the same command again to go on")
-        self._settings.notifier.send(3, f"{what} died")
-        lifecycle.leave(3, self._scratch)
+        self._settings.notifier.send(ExitCode.ENVIRONMENT, f"{what} died")
+        lifecycle.leave(ExitCode.ENVIRONMENT)
 
     # ---- phases -------------------------------------------------------------------------------------------
 

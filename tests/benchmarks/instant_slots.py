@@ -12,6 +12,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import orchestrator.running.cluster.lifecycle
 import orchestrator.running.study_run
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from orchestrator.running.slots.broker_clients import SlotClient
@@ -79,6 +80,8 @@ def _news(number: int) -> list[TrialNews]:
 
 if __name__ == "__main__":
     orchestrator.running.study_run.Slots = partial(InstantSlots, seconds=float(sys.argv.pop(1)))  # type: ignore[misc, assignment]
+    # 这个进程就是给 Ray 用的
+    orchestrator.running.cluster.lifecycle.check_process_is_ours = lambda: None
     from orchestrator.ablate import main
 
     sys.exit(main())

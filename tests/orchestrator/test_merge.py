@@ -363,6 +363,6 @@ def test_what_is_no_results_folder_or_the_own_one_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(tmp_path, make_config(0))
-    assert merge(capsys, tmp_path / "nowhere", tmp_path)[0] == 2
+    assert merge(capsys, tmp_path / "nowhere", tmp_path)[0] == 4
     code, output = merge(capsys, tmp_path, tmp_path)
     assert (code, "is the results folder itself" in output) == (2, True)

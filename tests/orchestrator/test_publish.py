@@ -133,4 +133,4 @@ def test_without_the_package_or_without_a_trial_one_line_says_so(
     code, output = publish(capsys, results, "--to", "mlflow", str(tmp_path / "x"))
     assert (code, "uv run --group mlflow" in output, output.count("\n")) == (3, True, 1)
     assert publish(capsys, results, "--to", "tensorboard", "--study", "none", str(tmp_path / "x"))[0] == 4
-    assert publish(capsys, tmp_path / "nowhere", "--to", "tensorboard", str(tmp_path / "x"))[0] == 2
+    assert publish(capsys, tmp_path / "nowhere", "--to", "tensorboard", str(tmp_path / "x"))[0] == 4

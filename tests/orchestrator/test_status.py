@@ -149,7 +149,7 @@ def test_what_is_unknown_or_ambiguous_is_refused_with_what_there_is(
         (tmp_path / "trials" / name.ljust(20, "b")).mkdir()
     code, _, error = status(capsys, tmp_path, "aaaaaaaa")
     assert (code, "begins 2 trial keys; give more digits" in error) == (2, True)
-    assert status(capsys, tmp_path / "nowhere")[0] == 2
+    assert status(capsys, tmp_path / "nowhere")[0] == 4
 
 
 def test_a_damaged_plan_or_result_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+_scratches: list[Path] = []
+
 
 def scratch_name() -> str:
     """Returns the name of this driver's scratch folder."""
@@ -25,4 +27,11 @@ def scratch_folder(results: Path) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
     folder = parent / scratch_name()
     folder.mkdir(parents=True, exist_ok=True)
+    _scratches.append(folder)
     return folder
+
+
+def remove_scratch() -> None:
+    """Removes the scratch folder; what is in it repeats the records."""
+    for folder in _scratches:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
+from alexnet_core.process.interruption import owns_process
 from orchestrator.errors import LabError
-from orchestrator.running.cluster import death_watch, reaper
+from orchestrator.running.cluster import death_watch, folders, reaper
 from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.running.cluster.driver_log import quiet_ray
 from orchestrator.running.slots.broker import BROKER_NAME, Broker
@@ -139,10 +138,18 @@ def start_broker() -> Any:
     return actor.options(name=BROKER_NAME, scheduling_strategy=here).remote()
 
 
-def is_up() -> bool:
-    """Says whether this process has started or joined a Ray."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
+class CallersProcess(Exception):
+    """The command was called as a function; its Ray needs a process of its own, which `leave` may end."""
+
+
+def check_process_is_ours() -> None:
+    """Refuses to start Ray in the process of a program or a notebook.
+
+    Raises:
+        CallersProcess: It is one.
+    """
+    if not owns_process():
+        raise CallersProcess
 
 
 def was_started() -> bool:
@@ -150,7 +157,7 @@ def was_started() -> bool:
     return bool(_keepers)
 
 
-def leave(code: int, scratch: Path | None = None) -> NoReturn:
+def leave(code: int) -> NoReturn:
     """Ends this process and every Ray process it started; all that matters is on disk by now.
 
     `ray.shutdown()` would race with the threads that slots and Tune still run, and then end the process with a code of
@@ -158,7 +165,6 @@ def leave(code: int, scratch: Path | None = None) -> NoReturn:
 
     Args:
         code: The exit code.
-        scratch: Scratch folder of Ray Train and Tune; what is in it repeats the records.
     """
     # 自己动手结束 Ray 时，守望线程不该报警
     death_watch.close()
@@ -166,8 +172,7 @@ def leave(code: int, scratch: Path | None = None) -> NoReturn:
         with suppress(OSError):
             output.flush()
     kill_children()
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
+    folders.remove_scratch()
     os._exit(code)
 
 

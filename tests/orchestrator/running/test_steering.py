@@ -218,11 +218,17 @@ def test_a_stopped_trial_ends_at_once_in_the_queue_and_between_batches_in_a_slot
     asyncio.run(story())
 
 
+def telling(command: str | None) -> Notifier:
+    notifier = Notifier()
+    notifier.tell(command, {"study": "lrn"})
+    return notifier
+
+
 def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     heard = tmp_path / "heard"
-    notifier = Notifier(f"cat >> {heard}", {"study": "lrn"})
+    notifier = telling(f"cat >> {heard}")
     notifier.add(verdicts={"no_lrn": "supports"})
     notifier.send(3, "Ray's raylet died")
     notifier.send(0)
@@ -236,13 +242,13 @@ def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
         "error": "Ray's raylet died",
     }
     for code, outcome in ((0, "budget"), (1, "some trials failed")):
-        limited = Notifier(f"cat > {heard}", {})
+        limited = telling(f"cat > {heard}")
         limited.stopped_at_budget()
         limited.send(code)
         assert json.loads(heard.read_text())["outcome"] == outcome
-    Notifier("exit 7", {}).send(0)
+    telling("exit 7").send(0)
     assert capsys.readouterr().err == "warning: --notify: the command ended with exit code 7\n"
-    Notifier(None, {}).send(0)
+    telling(None).send(0)
 
 
 @pytest.mark.parametrize("together", [False, True])

@@ -1,0 +1,172 @@
+"""One frame for six commands: the same mistake gets the same words and the same exit code, and no process ends."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_core.process import interruption
+from orchestrator import ablate, best, merge, publish, report, status
+from orchestrator.errors import ExitCode
+from tests.lab import Lab
+from tests.made_records import make_config, put
+
+ROOT = Path(__file__).parents[2]
+# 每条命令读 RESULTS 的写法；ablate 会自己建，merge 读的是别人的
+READERS = {
+    "best": (best.main, ["--results", "RESULTS"]),
+    "report": (report.main, ["--results", "RESULTS"]),
+    "status": (status.main, ["--results", "RESULTS"]),
+    "merge": (merge.main, ["RESULTS", "--results", "OWN"]),
+    "publish": (publish.main, ["--to", "tensorboard", "RUNS", "--results", "RESULTS"]),
+}
+ALL = {**READERS, "ablate": (ablate.main, ["--dry-run", "--results", "RESULTS"])}
+
+
+def run(name: str, results: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Exit code and error lines of a command that is given this results folder."""
+    main, arguments = ALL[name]
+    places = {"RESULTS": str(results), "OWN": str(results.with_name("own")), "RUNS": str(results.with_name("runs"))}
+    capsys.readouterr()
+    code = main([places.get(argument, argument) for argument in arguments])
+    return code, capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_missing_results_folder_is_exit_code_4(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = tmp_path / "nowhere"
+    line = f"error: results folder {nowhere} does not exist; run an ablation first, or name it with --results"
+    assert run(name, nowhere, capsys) == (4, [line])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_file_in_the_place_of_the_results_folder_is_exit_code_3(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for results in (file, file / "below"):
+        line = f"error: results folder {results}: {file} is a file; choose another with --results"
+        assert run(name, results, capsys) == (3, [line])
+
+
+UNREADABLE = """
+import contextlib, io, json, sys
+from tests.orchestrator.test_command import ALL
+folder = sys.argv[1]
+answers = {}
+for name, (main, arguments) in ALL.items():
+    places = {"RESULTS": folder, "OWN": folder + "-own", "RUNS": folder + "-runs"}
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = main([places.get(argument, argument) for argument in arguments])
+    answers[name] = [code, errors.getvalue()]
+print(json.dumps(answers))
+"""
+
+
+def without_privileges() -> None:
+    """Lets modes bind root too: drops CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH for what is executed next."""
+    drop_from_bounding_set = 24
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+
+def test_a_results_folder_that_may_not_be_read_is_exit_code_3(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    put(results, make_config(0))
+    results.chmod(0o000)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", UNREADABLE, str(results)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            preexec_fn=without_privileges,
+            check=False,
+        )
+    finally:
+        results.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    line = f"error: results folder {results} cannot be read: Permission denied; choose another with --results\n"
+    assert json.loads(done.stdout) == {name: [3, line] for name in ALL}
+
+
+@pytest.mark.parametrize(
+    ("main", "option", "arguments"),
+    [
+        (ablate.main, "--seeds", []),
+        (ablate.main, "--slots", []),
+        (best.main, "--top", []),
+        (status.main, "--seeds", ["lrn"]),
+    ],
+)
+def test_a_number_that_is_none_is_exit_code_2_in_the_same_words(
+    main: object, option: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert callable(main)
+    assert main([*arguments, option, "many"]) == 2
+    assert f"error: argument {option}: must be a whole number, not 'many'; " in capsys.readouterr().err
+    assert main([*arguments, option, "0"]) == 2
+    assert f"error: argument {option}: must be from 1 to 1000000, not 0; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readme_lists_the_exit_codes_there_are(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    (listed,) = re.findall(r"(?:Exit codes: |退出码：)(.*?)(?:\. |。)", text, re.DOTALL)
+    numbers = re.findall(r"(?:^|[,，]\s*)(\d+) ", listed)
+    assert [int(number) for number in numbers] == [code.value for code in ExitCode]
+
+
+def test_the_core_and_the_orchestrator_mean_the_same_by_a_code() -> None:
+    assert ExitCode.INTERRUPTED == interruption.EXIT_INTERRUPTED
+    assert ExitCode.READER_GONE == interruption.EXIT_PIPE_CLOSED
+    assert ExitCode.SOME_FAILED == interruption.EXIT_OUTPUT_LOST
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "koi8-r", "utf-8"])
+def test_any_encoding_of_the_terminal_gets_the_verdict(tmp_path: Path, encoding: str) -> None:
+    from search_spaces.study import load_study
+    from tests.made_plans import make_plan
+
+    for trial in make_plan(load_study("lrn"), 3, epochs=2).trials:
+        put(tmp_path, trial.config, 20 + trial.seed)
+    command = [sys.executable, "-m", "orchestrator.ablate", "--seeds", "3", "--epochs", "2", "--results", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    output = done.stdout.decode(encoding)
+    assert "baseline" in output
+    assert ("±" if encoding == "utf-8" else "?") in output
+
+
+PROGRAM = """
+import sys
+from orchestrator.ablate import main
+codes = [main(sys.argv[1:]), main(["--seeds", "none"]), main([*sys.argv[1:], "--dry-run"])]
+print("goes on", codes, "ray" in sys.modules)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_program_that_trains_by_calling_main_goes_on_afterwards(lab: Lab) -> None:
+    study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--slots", "1", "--no-dashboard")
+    process = lab.start_program(
+        PROGRAM, *study, "--results", str(lab.results), PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])
+    )
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    assert "goes on [0, 2, 0] False" in output
+    assert output.count("3 trials wanted") == 2, "once where it trained, once in the dry run"
+    assert len(lab.finished()) == 3
