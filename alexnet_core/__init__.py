@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from alexnet_core.model.alexnet import AlexNet
     from alexnet_core.model.layers import local_response_norm
     from alexnet_core.trained.loaded_model import load_model
+    from alexnet_core.training.checkpointing import Checkpointing
+    from alexnet_core.training.data_parallel import Workers
     from alexnet_core.training.evaluation import evaluate
     from alexnet_core.training.optimizer import MomentumSGD
     from alexnet_core.training.train import train
@@ -30,9 +32,11 @@ if TYPE_CHECKING:
 __all__ = [
     "NUMERICS",
     "AlexNet",
+    "Checkpointing",
     "MomentumSGD",
     "NetworkSpec",
     "TrainConfig",
+    "Workers",
     "evaluate",
     "load_dataset",
     "load_model",
@@ -44,7 +48,9 @@ __all__ = [
 
 _HOMES = {
     "AlexNet": "model.alexnet",
+    "Checkpointing": "training.checkpointing",
     "MomentumSGD": "training.optimizer",
+    "Workers": "training.data_parallel",
     "evaluate": "training.evaluation",
     "load_dataset": "data.loading",
     "load_model": "trained.loaded_model",

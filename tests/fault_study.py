@@ -81,8 +81,9 @@ def made_training(log: Path) -> Callable[..., Iterator[EpochReport]]:
             position = Position(epoch=report.epoch, complete=last, history=(*position.history, report))
             weights = {"fc8.0.weight": torch.full((3, 3), float(report.validation.top1_errors))}
             velocities = None if last else {name: tensor / 8 for name, tensor in weights.items()}
-            write_checkpoint(place["checkpoint_folder"], place["attempt"], position, weights, velocities)
-            prune_checkpoints(place["checkpoint_folder"], place["attempt"], 2)
+            how = place["checkpointing"]
+            write_checkpoint(how.folder, how.attempt, position, weights, velocities)
+            prune_checkpoints(how.folder, how.attempt, how.keep_last)
             yield report
 
     return train

@@ -106,10 +106,11 @@ def put_trained(results: Path, config: TrainConfig) -> str:
 
     from alexnet_core import train
     from alexnet_core.training.checkpoint import latest_checkpoint
+    from alexnet_core.training.checkpointing import Checkpointing
 
     torch.set_num_threads(1)
     folder = trial_record.open_record(results, config)
-    history = list(train(config, checkpoint_folder=folder / "checkpoint"))
+    history = list(train(config, checkpointing=Checkpointing(folder / "checkpoint")))
     weights = latest_checkpoint(folder / "checkpoint")
     assert weights is not None
     trial_record.rewrite_epochs(folder, history)

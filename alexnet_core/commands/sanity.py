@@ -24,6 +24,7 @@ from alexnet_core.model.alexnet import AlexNet, initialise
 from alexnet_core.model.draws import draw_key, keep_mask, permutation, uniform_bits
 from alexnet_core.model.layers import local_response_norm
 from alexnet_core.training.checkpoint import latest_checkpoint, read_tensors
+from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.optimizer import MomentumSGD
 from alexnet_core.training.precision import set_matrix_precision
 from alexnet_core.training.train import train
@@ -270,11 +271,12 @@ def _resume(devices: Sequence[str]) -> Check:
 
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = Path(folder) / "whole", Path(folder) / "parts"
-        for _ in train(config, devices, dataset=dataset, checkpoint_folder=whole):
+        for _ in train(config, devices, dataset=dataset, checkpointing=Checkpointing(whole)):
             pass
-        for _ in train(config, devices, dataset=dataset, checkpoint_folder=parts, should_stop=stop_in_the_middle):
+        first_half, second_half = Checkpointing(parts), Checkpointing(parts, attempt=2)
+        for _ in train(config, devices, dataset=dataset, checkpointing=first_half, should_stop=stop_in_the_middle):
             pass
-        for _ in train(config, devices, latest_checkpoint(parts), dataset=dataset, checkpoint_folder=parts, attempt=2):
+        for _ in train(config, devices, latest_checkpoint(parts), dataset=dataset, checkpointing=second_half):
             pass
         first, second = (read_tensors(path)[0] for path in map(latest_checkpoint, (whole, parts)) if path is not None)
     worst = max(_worst(second[name], first[name]) for name in first)

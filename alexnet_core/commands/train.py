@@ -40,6 +40,7 @@ def train(options: argparse.Namespace) -> int:
     devices = devices_of(options)
     import torch
 
+    from alexnet_core.training.checkpointing import Checkpointing
     from alexnet_core.training.precision import check_precision
     from alexnet_core.training.run import check_same_run
     from alexnet_core.training.train import Diverged
@@ -53,6 +54,7 @@ def train(options: argparse.Namespace) -> int:
     if options.out is not None:
         with replaced(options.out / "config.json") as path:
             path.write_text(config.model_dump_json())
+    checkpointing = Checkpointing(checkpoints, attempt, keep_best=True) if checkpoints is not None else None
     stop = _stop_on_signals()
     for report in history:
         _print_epoch(report, config)
@@ -64,9 +66,7 @@ def train(options: argparse.Namespace) -> int:
                 devices,
                 resume_from,
                 dataset=dataset,
-                checkpoint_folder=checkpoints,
-                attempt=attempt,
-                keep_best=True,
+                checkpointing=checkpointing,
                 should_stop=lambda: bool(stop),
                 progress=progress,
             ):

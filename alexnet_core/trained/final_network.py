@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import distributed
 
 from alexnet_core.configuration.metrics import SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
@@ -17,6 +15,7 @@ from alexnet_core.data.splits import SplitName
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.training.checkpoint import read_position, read_tensors
+from alexnet_core.training.data_parallel import ALONE, Workers
 from alexnet_core.training.evaluation import evaluate_rows
 from alexnet_core.training.loader import ImageLoader
 
@@ -50,8 +49,7 @@ def evaluate_trained(
     *,
     dataset: Dataset | None = None,
     before_batch: Callable[[], None] = lambda: None,
-    rank: int = 0,
-    workers: int = 1,
+    workers: Workers = ALONE,
 ) -> tuple[SplitName, SplitMetrics]:
     """Evaluates a trained network on the test images, or the validation images where there are none.
 
@@ -61,8 +59,7 @@ def evaluate_trained(
         views: 1 for the centre crop; 10 averages the softmax over ten views (paper section 4.1).
         dataset: The data, if it is loaded already.
         before_batch: Called before every batch; with one worker it may end the evaluation by an exception.
-        rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
-        workers: Number of data-parallel workers; each evaluates its share of the images.
+        workers: This process among the data-parallel ones, each of which evaluates its share of the images.
 
     Returns:
         The split's name and its sums over all workers.
@@ -72,12 +69,5 @@ def evaluate_trained(
     split = dataset.validation if dataset.test is None else dataset.test
     follows = config.training.mean_follows_crop
     loader = ImageLoader(split, dataset.mean_image, model.devices[0], mean_follows_crop=follows)
-    rows = np.arange(len(loader) * rank // workers, len(loader) * (rank + 1) // workers)
-    share = evaluate_rows(model, loader, rows, views, before_batch, config.training.precision)
-    if workers == 1:
-        return name, share
-    sums = [share.loss_sum, share.top1_errors, share.top5_errors]
-    total = torch.tensor(sums, dtype=torch.float64, device=model.devices[-1])
-    distributed.all_reduce(total)
-    loss, top1, top5 = total.tolist()
-    return name, SplitMetrics(loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=len(loader))
+    rows, precision = np.arange(len(loader)), config.training.precision
+    return name, evaluate_rows(model, loader, rows, views, before_batch, precision, workers)

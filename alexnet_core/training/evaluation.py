@@ -16,6 +16,7 @@ from alexnet_core.configuration.train_config import Precision
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.training.augmentation import centre_views, ten_views
+from alexnet_core.training.data_parallel import ALONE, Workers
 from alexnet_core.training.loader import Batch, ImageLoader
 from alexnet_core.training.precision import autocast, set_matrix_precision
 
@@ -108,21 +109,28 @@ def evaluate_rows(
     views: int = 1,
     before_batch: Callable[[], None] = _nothing,
     precision: Precision = "float32",
+    workers: Workers = ALONE,
 ) -> SplitMetrics:
-    """Evaluates some images of a split; data-parallel workers take a share each.
+    """Evaluates some images of a split.
 
     Args:
         model: The network; its mode is restored afterwards.
         loader: The images.
-        rows: int64, numbers of the images.
+        rows: int64 (M,), numbers of the images.
         views: 1 or 10.
-        before_batch: Called before every batch, so that the caller shows life, or ends it by an exception.
+        before_batch: Called before every batch, so that the caller shows life, or ends it by an exception (with one
+            worker only: others would wait for it).
         precision: Arithmetic, see `TrainingSpec`.
+        workers: This process among the data-parallel ones, each of which evaluates its share of the rows.
+
+    Returns:
+        The sums over all rows, on every worker the same.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=model.devices[-1])
-    for batch, log_probabilities in _evaluated(model, loader, rows, views, before_batch, precision):
+    first, last = workers.share(len(rows))
+    for batch, log_probabilities in _evaluated(model, loader, rows[first:last], views, before_batch, precision):
         sums += batch_sums(log_probabilities, batch.labels.to(sums.device))
-    loss, top1, top5 = sums.tolist()
+    loss, top1, top5 = workers.sum(sums).tolist()
     return SplitMetrics.model_construct(
         loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=len(rows)
     )

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from alexnet_core.configuration.schedule import adds_colour_noise, can_be_extended
+from alexnet_core.configuration.schedule import adds_colour_noise
 from alexnet_core.configuration.train_config import NUMERICS, TrainConfig
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet, initialise
 from alexnet_core.training.augmentation import colour_axes
-from alexnet_core.training.checkpoint import (
-    Position,
-    mark_best,
-    prune_checkpoints,
-    read_position,
-    read_tensors,
-    run_digest,
-    write_checkpoint,
-)
+from alexnet_core.training.checkpoint import Position, read_position, read_tensors, run_digest
+from alexnet_core.training.data_parallel import Workers
 from alexnet_core.training.loader import ImageLoader
 from alexnet_core.training.optimizer import MomentumSGD, parameter_groups
 from alexnet_core.training.precision import check_precision
 
 
 @dataclass(frozen=True)
-class Run:
-    """What stays the same over a training."""
+class TrainingRun:
+    """What stays the same over a training.
+
+    Attributes:
+        config: What is trained.
+        model: The network, on its devices.
+        parallel: The same as data-parallel workers call it, see `Workers.replicated`.
+        optimizer: With the velocities of the model's parameters.
+        train: Training images.
+        validation: Validation images.
+        test: Test images, where there are some.
+        colour_axes: float32 (C, C), see `augmentation.colour_axes`; None where no epoch has colour noise.
+        workers: This process among the data-parallel ones.
+    """
 
     config: TrainConfig
     model: AlexNet
@@ -41,44 +45,13 @@ class Run:
     train: ImageLoader
     validation: ImageLoader
     test: ImageLoader | None
-    colour: torch.Tensor | None
-    rank: int
-    workers: int
+    colour_axes: torch.Tensor | None
+    workers: Workers
 
     @property
     def batches(self) -> int:
         """Number of updates in an epoch."""
         return -(-len(self.train) // self.config.training.batch_size)
-
-    def share(self, count: int) -> tuple[int, int]:
-        """The part of `count` rows that falls to this worker: first, and one past the last."""
-        return (count * self.rank) // self.workers, (count * (self.rank + 1)) // self.workers
-
-
-class Saver:
-    """Writes checkpoints and remembers when it last did."""
-
-    def __init__(self, run: Run, folder: Path | None, attempt: int, keep: int, heartbeat: Callable[[], object]) -> None:
-        self._run, self._folder, self._attempt, self._keep = run, folder, attempt, keep
-        self._heartbeat = heartbeat
-        self._last = time.monotonic()
-
-    def seconds_since_last(self) -> float:
-        """Seconds since the last checkpoint, or since the training began."""
-        return time.monotonic() - self._last
-
-    def save(self, position: Position, *, is_best: bool = False) -> None:
-        """Writes a checkpoint of this position and deletes those it replaces."""
-        self._last = time.monotonic()
-        if self._folder is not None:
-            weights = dict(self._run.model.named_parameters())
-            # 更长的训练若会这样开头，就把速度也留下，以后可以接着训练
-            needs_velocities = not position.complete or can_be_extended(self._run.config.training)
-            velocities = self._run.optimizer.velocities() if needs_velocities else None
-            path = write_checkpoint(self._folder, self._attempt, position, weights, velocities, self._heartbeat)
-            if is_best:
-                mark_best(path)
-            prune_checkpoints(self._folder, self._attempt, self._keep)
 
 
 def set_globals() -> None:
@@ -102,37 +75,35 @@ def check_numerics(config: TrainConfig) -> None:
         )
 
 
-def prepare_run(config: TrainConfig, devices: Sequence[str], dataset: Dataset, rank: int, workers: int) -> Run:
-    """Builds network, optimizer and loaders, initialised by the configuration's seed."""
+def prepare_run(config: TrainConfig, devices: Sequence[str], dataset: Dataset, workers: Workers) -> TrainingRun:
+    """Builds network, optimizer and loaders, initialised by the configuration's seed.
+
+    Raises:
+        CoreError: The data has other classes than the network, or the devices lack the precision.
+    """
     if len(dataset.class_names) != config.network.classes:
         raise CoreError(f"the network has {config.network.classes} classes, the data has {len(dataset.class_names)}")
     model = AlexNet(config.network, devices)
     check_precision(config.training.precision, model.devices[0])
     initialise(model, config.seed)
     model.train()
-    parallel: nn.Module = model
-    if workers > 1:
-        # 合并梯度的通信只等一个流
-        model.overlaps_towers = False
-        parallel = nn.parallel.DistributedDataParallel(model)
 
     def loader(split: Split) -> ImageLoader:
         follows = config.training.mean_follows_crop
         return ImageLoader(split, dataset.mean_image, model.devices[0], mean_follows_crop=follows)
 
-    colour = None
+    axes = None
     if adds_colour_noise(config.training):
-        colour = torch.from_numpy(colour_axes(dataset.covariance)).to(model.devices[0])
-    return Run(
+        axes = torch.from_numpy(colour_axes(dataset.covariance)).to(model.devices[0])
+    return TrainingRun(
         config=config,
         model=model,
-        parallel=parallel,
+        parallel=workers.replicated(model),
         optimizer=MomentumSGD(parameter_groups(model, config.training), momentum=config.training.momentum),
         train=loader(dataset.train),
         validation=loader(dataset.validation),
         test=loader(dataset.test) if dataset.test is not None else None,
-        colour=colour,
-        rank=rank,
+        colour_axes=axes,
         workers=workers,
     )
 
@@ -145,22 +116,21 @@ def check_same_run(config: TrainConfig, checkpoint: Path) -> Position:
     return position
 
 
-def resume_run(run: Run, path: Path) -> Position:
-    """Loads weights and velocities of a checkpoint into a run; returns how far it is."""
+def resume_run(run: TrainingRun, path: Path) -> Position:
+    """Loads weights and velocities of a checkpoint into a run; returns how far it is.
+
+    Raises:
+        CoreError: The checkpoint is of another network or run, or cannot be read.
+    """
     weights, velocities = read_tensors(path)
-    own = dict(run.model.named_parameters())
-    if set(weights) != set(own) or any(weights[name].shape != own[name].shape for name in own):
+    parameters = dict(run.model.named_parameters())
+    if set(weights) != set(parameters) or any(weights[name].shape != parameters[name].shape for name in parameters):
         raise CoreError(f"checkpoint {path} is of another network than {run.config.network.name} as configured")
+    # 位置里带着历史：记录从检查点重写，抽取按键重算，不需要随机数发生器的状态
     position = check_same_run(run.config, path)
     with torch.no_grad():
-        for name, parameter in own.items():
+        for name, parameter in parameters.items():
             parameter.copy_(weights[name])
     if not position.complete:
         run.optimizer.load_velocities(velocities)
     return position
-
-
-def is_best_so_far(position: Position) -> bool:
-    """Whether the last epoch has the lowest top-1 validation error yet."""
-    *before, last = [report.validation.top1_error for report in position.history]
-    return not before or last < min(before)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as distributed
 import torch.nn.functional as F
 
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
@@ -26,15 +25,14 @@ from alexnet_core.data.loading import load_dataset
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.model.draws import permutation
 from alexnet_core.training.augmentation import training_views
-from alexnet_core.training.checkpoint import (
-    Position,
-    run_digest,
-)
+from alexnet_core.training.checkpoint import Position, run_digest
+from alexnet_core.training.checkpointing import Checkpointing, CheckpointWriter
+from alexnet_core.training.data_parallel import ALONE, Workers
 from alexnet_core.training.evaluation import batch_sums, evaluate_rows
 from alexnet_core.training.loader import Batch, ImageLoader
 from alexnet_core.training.optimizer import set_rates
 from alexnet_core.training.precision import autocast, set_matrix_precision
-from alexnet_core.training.run import Run, Saver, check_numerics, is_best_so_far, prepare_run, resume_run, set_globals
+from alexnet_core.training.run import TrainingRun, check_numerics, prepare_run, resume_run, set_globals
 
 CHECK_EVERY_BATCHES_ON_GPU = 50
 FINAL_TRAINING_IMAGES = 10_000
@@ -74,16 +72,10 @@ def train(
     resume_from: str | Path | None = None,
     *,
     dataset: Dataset | None = None,
-    checkpoint_folder: Path | None = None,
-    attempt: int = 1,
-    checkpoint_seconds: float = 1.0,
-    batch_checkpoint_seconds: float = 600.0,
-    keep_last: int = 2,
-    keep_best: bool = False,
+    checkpointing: Checkpointing | None = None,
     should_stop: Callable[[], bool] = _never,
     progress: Callable[[int, int], None] | None = None,
-    rank: int = 0,
-    workers: int = 1,
+    workers: Workers = ALONE,
 ) -> Iterator[EpochReport]:
     """Trains a network and yields a report after each epoch.
 
@@ -95,18 +87,12 @@ def train(
         devices: One per tower.
         resume_from: A checkpoint of the same run; epochs before it are not yielded again.
         dataset: The data, if it is loaded already.
-        checkpoint_folder: Where checkpoints go; None writes none.
-        attempt: Number of the attempt, part of the checkpoints' names.
-        checkpoint_seconds: A checkpoint follows an epoch when so many seconds have passed since the last.
-        batch_checkpoint_seconds: The same within an epoch.
-        keep_last: How many checkpoints are kept, the newest.
-        keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`.
+        checkpointing: Where checkpoints go and how often; None writes none.
         should_stop: Asked before every batch, in evaluations too, and within a slow one, which is then trained anew
             after the resume; True writes a checkpoint and ends the generator. Called while a large checkpoint is
             written as well, where its answer waits.
         progress: Called after every batch with (images of the epoch trained, images of an epoch).
-        rank: This data-parallel worker's rank; the caller initialises torch.distributed if `workers` > 1.
-        workers: Number of data-parallel workers; each takes its share of every batch.
+        workers: This process among the data-parallel ones, each of which trains its share of every batch.
 
     Yields:
         EpochReport of each epoch finished now (on every rank the same).
@@ -119,83 +105,99 @@ def train(
     set_matrix_precision(config.training.precision)
     check_numerics(config)
     dataset = dataset if dataset is not None else load_dataset(config.data)
-    run = prepare_run(config, devices, dataset, rank, workers)
+    run = prepare_run(config, devices, dataset, workers)
     position = resume_run(run, Path(resume_from)) if resume_from is not None else Position(run=run_digest(config))
-    saver = Saver(run, checkpoint_folder if rank == 0 else None, attempt, keep_last, should_stop)
+    writer = CheckpointWriter(run, checkpointing, heartbeat=should_stop)
     while position.epoch < config.training.epochs and not position.complete:
-        position, stopped = _train_epoch(run, position, saver, should_stop, progress, batch_checkpoint_seconds)
+        position, stopped = _train_epoch(run, position, writer, should_stop, progress)
         if stopped:
-            saver.save(position)
+            writer.save(position)
             return
         try:
             position = _finish_epoch(run, position, should_stop)
         except _Stopped:
             # 训练部分已完成：续训时只需重新评估
-            saver.save(position)
+            writer.save(position)
             return
-        is_best = keep_best and is_best_so_far(position)
-        if position.complete or is_best or saver.seconds_since_last() >= checkpoint_seconds:
-            # 先存检查点再报告：记录永远不会走在检查点前面
-            saver.save(position, is_best=is_best)
+        # 先存检查点再报告：记录永远不会走在检查点前面
+        writer.save_after_epoch(position)
         yield position.history[-1]
 
 
 def _train_epoch(
-    run: Run,
+    run: TrainingRun,
     position: Position,
-    saver: Saver,
+    writer: CheckpointWriter,
     should_stop: Callable[[], bool],
     progress: Callable[[int, int], None] | None,
-    batch_checkpoint_seconds: float,
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
     order = permutation(len(run.train), "order", run.config.seed, position.epoch)
     rates = _rates(run, position)
     set_rates(run.optimizer, rates)
-    # 续训的部分和已是全体之和，只由 0 号带入，避免重复相加
-    carried = [position.loss_sum, position.top1_errors, position.top5_errors] if run.rank == 0 else [0.0] * 3
-    sums = torch.tensor(carried, dtype=torch.float64, device=run.model.devices[-1])
-    count, started = position.count, time.perf_counter()
-
-    def here(batch: int) -> Position:
-        loss, top1, top5 = _reduced(run, sums).tolist()
-        return position.model_copy(
-            update={
-                "batch": batch,
-                "loss_sum": loss,
-                "top1_errors": round(top1) if top1 == top1 else 0,
-                "top5_errors": round(top5) if top5 == top5 else 0,
-                "count": count,
-                "seconds": position.seconds + time.perf_counter() - started,
-            }
-        )
-
+    sums = _EpochSums(run, position)
     steps = [_step(run, position.epoch, batch) for batch in range(position.batch, run.batches)]
     bounds = [(step.start + step.first, step.start + step.last) for step in steps]
     with closing(run.train.batches(order, bounds)) as batches:
         for step in steps:
-            stop, save = _agreed(run, should_stop(), saver.seconds_since_last() >= batch_checkpoint_seconds)
+            stop, save = run.workers.agree(should_stop(), writer.is_due_in_epoch(), device=run.model.devices[0])
             if stop:
-                return here(step.batch), True
+                return sums.position_before(step.batch), True
             if save:
-                saver.save(here(step.batch))
+                writer.save(sums.position_before(step.batch))
             try:
                 batch_loss = _train_batch(run, next(batches), step, rates, sums, should_stop)
             except _Stopped:
                 # 权重还没有动：这一批续训时重来
-                return here(step.batch), True
-            count += step.size
+                return sums.position_before(step.batch), True
             if progress is not None:
-                progress(count, len(run.train))
+                progress(sums.count, len(run.train))
+            # GPU 上读一个数要等所有排队的运算，所以隔一段才看
             if run.train.device.type == "cpu" or step.batch % CHECK_EVERY_BATCHES_ON_GPU == 0:
                 _check_finite(run, batch_loss, position.epoch, step.batch)
-    reached = here(run.batches)
+    reached = sums.position_before(run.batches)
     if not math.isfinite(reached.loss_sum):
         raise Diverged(position.epoch, run.batches - 1)
     return reached, False
 
 
-def _rates(run: Run, position: Position) -> EpochRates:
+class _EpochSums:
+    """The sums of an epoch so far: this worker's, on the last device, so that no batch waits for them.
+
+    Attributes:
+        count: Images trained in the epoch, by all workers.
+    """
+
+    def __init__(self, run: TrainingRun, position: Position) -> None:
+        # 续训的部分和已是全体之和，只由 0 号带入，避免重复相加
+        carried = [position.loss_sum, position.top1_errors, position.top5_errors]
+        self._sums = torch.tensor(
+            carried if run.workers.rank == 0 else [0.0] * 3, dtype=torch.float64, device=run.model.devices[-1]
+        )
+        self._run, self._begun_at, self._started = run, position, time.perf_counter()
+        self.count = position.count
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, batch_size: int) -> None:
+        """Adds this worker's share of a batch: logits (B, classes), labels int64 (B,), images of the whole batch."""
+        self._sums += batch_sums(logits, labels)
+        self.count += batch_size
+
+    def position_before(self, batch: int) -> Position:
+        """The position where this batch would be next; every worker must ask for it, since they add up."""
+        loss, top1, top5 = self._run.workers.sum(self._sums).tolist()
+        return self._begun_at.model_copy(
+            update={
+                "batch": batch,
+                "loss_sum": loss,
+                "top1_errors": round(top1),
+                "top5_errors": round(top5),
+                "count": self.count,
+                "seconds": self._begun_at.seconds + time.perf_counter() - self._started,
+            }
+        )
+
+
+def _rates(run: TrainingRun, position: Position) -> EpochRates:
     return epoch_rates(run.config.training, [report.validation.top1_error for report in position.history])
 
 
@@ -220,38 +222,38 @@ class _Step:
     last: int
 
 
-def _step(run: Run, epoch: int, batch: int) -> _Step:
+def _step(run: TrainingRun, epoch: int, batch: int) -> _Step:
     start = batch * run.config.training.batch_size
     size = min(run.config.training.batch_size, len(run.train) - start)
-    return _Step(epoch, batch, start, size, *run.share(size))
+    return _Step(epoch, batch, start, size, *run.workers.share(size))
 
 
 def _train_batch(
-    run: Run,
+    run: TrainingRun,
     images: Batch,
     step: _Step,
     rates: EpochRates,
-    sums: torch.Tensor,
+    sums: _EpochSums,
     should_stop: Callable[[], bool],
 ) -> torch.Tensor:
-    """One update; adds this worker's metrics to `sums` and returns its summed loss."""
+    """One update; adds this worker's metrics to `sums` and returns its summed loss, a tensor of shape ()."""
     begun = time.perf_counter()
     precision, device = run.config.training.precision, run.train.device
     positions = torch.arange(step.start + step.first, step.start + step.last, device=device)
-    views = training_views(images, run.config, step.epoch, positions, run.colour, rates.colour_noise)
+    views = training_views(images, run.config, step.epoch, positions, run.colour_axes, rates.colour_noise)
     with autocast(precision, device):
         logits = run.parallel(views, (run.config.seed, step.epoch * run.batches + step.batch, step.first))
     labels = images.labels.to(logits.device)
     loss_sum = F.cross_entropy(logits, labels, reduction="sum")
     run.model.zero_grad(set_to_none=True)
     # 多个 worker 须一起停，所以只有单个 worker 可以在一批中途离开
-    alone = run.workers == 1 and device.type == "cpu"
+    alone = run.workers.count == 1 and device.type == "cpu"
     is_slow = alone and time.perf_counter() - begun > SLOW_FORWARD_SECONDS
     with _asking(run.model, should_stop) if is_slow else nullcontext():
         # DDP 对各 worker 的梯度取平均，乘回人数才是整批的均值
-        (loss_sum * (run.workers / step.size)).backward()  # type: ignore[no-untyped-call]
+        (loss_sum * (run.workers.count / step.size)).backward()  # type: ignore[no-untyped-call]
     run.optimizer.step()
-    sums += batch_sums(logits.detach(), labels)
+    sums.add(logits.detach(), labels, step.size)
     return loss_sum.detach()
 
 
@@ -275,34 +277,12 @@ def _asking(model: AlexNet, should_stop: Callable[[], bool]) -> Iterator[None]:
             hook.remove()
 
 
-def _check_finite(run: Run, loss: torch.Tensor, epoch: int, batch: int) -> None:
-    if run.workers > 1:
-        loss = loss.clone()
-        distributed.all_reduce(loss)
-    if not torch.isfinite(loss):
+def _check_finite(run: TrainingRun, loss: torch.Tensor, epoch: int, batch: int) -> None:
+    if not torch.isfinite(run.workers.sum(loss)):
         raise Diverged(epoch, batch)
 
 
-def _agreed(run: Run, stop: bool, save: bool) -> tuple[bool, bool]:
-    """What rank 0 says, on every rank, so that all leave an epoch at the same batch."""
-    if run.workers == 1:
-        return stop, save
-    flags = torch.tensor([int(stop), int(save)], device=run.model.devices[0])
-    distributed.broadcast(flags, src=0)
-    stop, save = (bool(flag) for flag in flags.tolist())
-    return stop, save
-
-
-def _reduced(run: Run, sums: torch.Tensor) -> torch.Tensor:
-    """Sums over all workers."""
-    if run.workers == 1:
-        return sums
-    total = sums.clone()
-    distributed.all_reduce(total)
-    return total
-
-
-def _finish_epoch(run: Run, position: Position, should_stop: Callable[[], bool]) -> Position:
+def _finish_epoch(run: TrainingRun, position: Position, should_stop: Callable[[], bool]) -> Position:
     """Evaluates, and turns the sums of a whole epoch into a report."""
     started = time.perf_counter()
     last = position.epoch + 1 == run.config.training.epochs
@@ -332,25 +312,17 @@ def _finish_epoch(run: Run, position: Position, should_stop: Callable[[], bool])
     )
 
 
-def _evaluate(run: Run, loader: ImageLoader, should_stop: Callable[[], bool], most: int | None = None) -> SplitMetrics:
+def _evaluate(
+    run: TrainingRun, loader: ImageLoader, should_stop: Callable[[], bool], most: int | None = None
+) -> SplitMetrics:
     """Evaluates a split, or at most so many of its images, spread evenly over it."""
 
     def before_batch() -> None:
         # 多个 worker 的批数可能不同，只有单个 worker 可以中途离开；但都要报告进展
-        if should_stop() and run.workers == 1:
+        if should_stop() and run.workers.count == 1:
             raise _Stopped
 
     count = len(loader) if most is None else min(most, len(loader))
     rows = np.arange(count) if count == len(loader) else np.linspace(0, len(loader) - 1, count).round().astype(np.int64)
-    first, last = run.share(count)
     precision = run.config.training.precision
-    share = evaluate_rows(run.model, loader, rows[first:last], before_batch=before_batch, precision=precision)
-    if run.workers == 1:
-        return share
-    own = torch.tensor(
-        [share.loss_sum, share.top1_errors, share.top5_errors],
-        dtype=torch.float64,
-        device=run.model.devices[-1],
-    )
-    loss, top1, top5 = _reduced(run, own).tolist()
-    return SplitMetrics.model_construct(loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=count)
+    return evaluate_rows(run.model, loader, rows, before_batch=before_batch, precision=precision, workers=run.workers)

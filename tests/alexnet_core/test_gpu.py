@@ -16,6 +16,7 @@ from alexnet_core.data.dataset import Dataset
 from alexnet_core.model.alexnet import AlexNet, initialise
 from alexnet_core.model.draws import draw_key, keep_mask, normals, uniform_bits
 from alexnet_core.model.layers import local_response_norm
+from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.optimizer import MomentumSGD, parameter_groups
 from alexnet_core.training.train import train
 
@@ -94,7 +95,8 @@ def test_training_runs_in_every_precision(
     config_of: Callable[..., TrainConfig], dataset: Dataset, precision: str, tmp_path: Path
 ) -> None:
     for devices in placements():
-        reports = list(train(config_of(precision=precision), devices, dataset=dataset, checkpoint_folder=tmp_path))
+        config, checkpointing = config_of(precision=precision), Checkpointing(tmp_path)
+        reports = list(train(config, devices, dataset=dataset, checkpointing=checkpointing))
         assert reports[-1].train.loss < reports[0].train.loss * 1.2
 
 

@@ -213,6 +213,8 @@ def trial_end(place: Place, job: Job, watch: Watch) -> End:
 def _train(place: Place, job: Job, watch: Watch) -> End:
     from alexnet_core.configuration.train_config import TrainConfig
     from alexnet_core.training.checkpoint import is_final, latest_checkpoint, read_history
+    from alexnet_core.training.checkpointing import Checkpointing
+    from alexnet_core.training.data_parallel import Workers
     from alexnet_core.training.train import train
 
     config = TrainConfig.model_validate_json(job.config)
@@ -227,11 +229,9 @@ def _train(place: Place, job: Job, watch: Watch) -> End:
             config,
             place.devices,
             resume_from,
-            checkpoint_folder=checkpoints,
-            attempt=job.attempt,
+            checkpointing=Checkpointing(checkpoints, job.attempt),
             should_stop=watch.should_stop,
-            rank=place.rank,
-            workers=place.workers,
+            workers=Workers(place.rank, place.workers),
         )
         for report in reports:
             history.append(report)
@@ -279,6 +279,7 @@ def _final_weights(checkpoints: Path, place: Place) -> Path:
 def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch: Watch) -> Evaluated | None:
     """Evaluates the trained network in many views; None when it was stopped."""
     from alexnet_core.trained.final_network import evaluate_trained, load_trained
+    from alexnet_core.training.data_parallel import Workers
 
     def before_batch() -> None:
         if watch.should_stop() and place.workers == 1:
@@ -291,8 +292,7 @@ def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch:
             load_trained(config, weights, place.devices),
             job.views,
             before_batch=before_batch,
-            rank=place.rank,
-            workers=place.workers,
+            workers=Workers(place.rank, place.workers),
         )
     except _Stopped:
         return None

@@ -9,6 +9,7 @@ import pytest
 from alexnet_core.errors import CoreError
 from alexnet_core.trained.final_network import evaluate_trained, load_trained
 from alexnet_core.training.checkpoint import latest_checkpoint
+from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.evaluation import evaluate
 from alexnet_core.training.train import train
 from tests.made_records import make_config
@@ -17,7 +18,7 @@ from tests.made_records import make_config
 def test_the_checkpoint_of_a_finished_training_gives_the_errors_that_training_reported(tmp_path: Path) -> None:
     config = make_config(epochs=1)
     config = config.model_copy(update={"network": config.network.model_copy(update={"input_size": 14})})
-    (report,) = train(config, checkpoint_folder=tmp_path)
+    (report,) = train(config, checkpointing=Checkpointing(tmp_path))
     path = latest_checkpoint(tmp_path)
     assert path is not None
     model = load_trained(config, path)
@@ -34,7 +35,7 @@ def test_the_checkpoint_of_a_finished_training_gives_the_errors_that_training_re
 
 def test_a_checkpoint_in_the_middle_is_refused(tmp_path: Path) -> None:
     config = make_config(epochs=2)
-    next(train(config, checkpoint_folder=tmp_path, checkpoint_seconds=0.0))
+    next(train(config, checkpointing=Checkpointing(tmp_path, seconds=0.0)))
     path = latest_checkpoint(tmp_path)
     assert path is not None
     with pytest.raises(CoreError, match="not the end of a training"):

@@ -18,6 +18,8 @@ from alexnet_core.configuration.train_config import TrainConfig, TrainingSpec
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.model.alexnet import AlexNet, initialise
 from alexnet_core.training.checkpoint import checkpoints, latest_checkpoint, read_position, read_tensors
+from alexnet_core.training.checkpointing import Checkpointing
+from alexnet_core.training.data_parallel import Workers
 from alexnet_core.training.optimizer import MomentumSGD, parameter_groups
 from alexnet_core.training.train import train
 
@@ -49,11 +51,9 @@ def worker(
         ("cpu", "cpu"),
         latest_checkpoint(place),
         dataset=dataset,
-        checkpoint_folder=place,
+        checkpointing=Checkpointing(place, attempt),
         should_stop=should_stop,
-        attempt=attempt,
-        rank=rank,
-        workers=workers,
+        workers=Workers(rank, workers),
     )
     lines = "".join(report.model_dump_json() + "\n" for report in reports)
     (folder / f"reports-{attempt}-{rank}.jsonl").write_text(lines)
@@ -94,7 +94,8 @@ def test_two_workers_equal_one_and_stop_together(
     config_of: Callable[..., TrainConfig], uneven: Dataset, tmp_path: Path
 ) -> None:
     config = config_of(epochs=2)
-    alone = list(train(config, ("cpu", "cpu"), dataset=uneven, checkpoint_folder=tmp_path / "one" / "checkpoint"))
+    checkpointing = Checkpointing(tmp_path / "one" / "checkpoint")
+    alone = list(train(config, ("cpu", "cpu"), dataset=uneven, checkpointing=checkpointing))
     together = run_two(tmp_path / "two", config, uneven)
     one, two = final_weights(tmp_path / "one"), final_weights(tmp_path / "two")
     for name, weight in one.items():

@@ -13,6 +13,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.training import loader as loader_module
 from alexnet_core.training.checkpoint import latest_checkpoint, read_tensors
+from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.loader import ImageLoader
 from alexnet_core.training.train import train
 
@@ -56,9 +57,9 @@ def test_training_from_the_map_ends_with_the_same_weights(
     dataset: Dataset, config_of: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of()
-    reports = list(train(config, dataset=dataset, checkpoint_folder=tmp_path / "device"))
+    reports = list(train(config, dataset=dataset, checkpointing=Checkpointing(tmp_path / "device")))
     monkeypatch.setattr(loader_module, "RESIDENT_BYTES", 0)
-    again = list(train(config, dataset=dataset, checkpoint_folder=tmp_path / "map"))
+    again = list(train(config, dataset=dataset, checkpointing=Checkpointing(tmp_path / "map")))
     assert [report.validation for report in again] == [report.validation for report in reports]
     first, second = (
         read_tensors(path)[0] for path in map(latest_checkpoint, (tmp_path / "device", tmp_path / "map")) if path

@@ -35,6 +35,7 @@ from alexnet_core.training.checkpoint import (
     read_position,
     read_tensors,
 )
+from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.evaluation import evaluate
 from alexnet_core.training.train import Diverged, train
 
@@ -48,8 +49,10 @@ def numbers(reports: list[EpochReport]) -> list[dict[str, Any]]:
 
 
 def run(config: TrainConfig, dataset: Dataset, folder: Path | None = None, **how: Any) -> list[EpochReport]:
-    how = {"keep_last": 1000, **how}
-    return list(train(config, CPU, dataset=dataset, checkpoint_folder=folder, checkpoint_seconds=0, **how))
+    """Trains with a checkpoint after every epoch; `how` are fields of `Checkpointing`, or arguments of `train`."""
+    fields = {name: how.pop(name) for name in [*how] if name in Checkpointing.__dataclass_fields__}
+    checkpointing = Checkpointing(folder, **{"seconds": 0.0, "keep_last": 1000, **fields}) if folder else None
+    return list(train(config, CPU, dataset=dataset, checkpointing=checkpointing, **how))
 
 
 def final_weights(folder: Path) -> dict[str, np.ndarray]:
@@ -203,7 +206,7 @@ def test_checkpoints_within_an_epoch_change_nothing(
 ) -> None:
     reports, folder = undisturbed
     often = tmp_path / "often"
-    assert numbers(run(config, dataset, often, batch_checkpoint_seconds=0)) == numbers(reports)
+    assert numbers(run(config, dataset, often, batch_seconds=0)) == numbers(reports)
     assert len(checkpoints(often)) > 10
     assert_same_weights(folder, often)
 

@@ -17,6 +17,7 @@ from alexnet_core.configuration.schedule import can_be_extended, epoch_rates, sa
 from alexnet_core.configuration.train_config import PlateauSchedule, StepSchedule, TrainConfig, TrainingSpec
 from alexnet_core.errors import CoreError
 from alexnet_core.training.checkpoint import has_velocities, is_final, latest_checkpoint, read_history, reopen
+from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.train import train
 from orchestrator.planning.more_epochs import find_extensions, go_on
 from orchestrator.planning.summary import extension_parts
@@ -65,9 +66,9 @@ def test_a_trial_that_goes_on_ends_as_a_straight_run_bit_for_bit(results: Path, 
     assert not is_final(start)
     before = read_history(start)
     assert before[-1].test is None
-    later = list(train(config, resume_from=start, checkpoint_folder=folder / "checkpoint"))
+    later = list(train(config, resume_from=start, checkpointing=Checkpointing(folder / "checkpoint")))
     assert [report.epoch for report in later] == [3, 4]
-    straight = list(train(config, checkpoint_folder=tmp_path / "straight"))
+    straight = list(train(config, checkpointing=Checkpointing(tmp_path / "straight")))
     assert plain([*before, *later]) == plain(straight)
     ends = [latest_checkpoint(place) for place in (folder / "checkpoint", tmp_path / "straight")]
     extended, whole = (load_file(path) for path in ends if path is not None)
