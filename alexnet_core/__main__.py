@@ -13,7 +13,7 @@ from pathlib import Path
 
 from alexnet_core.commands import evaluate, prepare, train
 from alexnet_core.commands.devices import NoDevice
-from alexnet_core.configuration.named_networks import network_names
+from alexnet_core.configuration.named_networks import recipe_names
 from alexnet_core.errors import CoreError
 from alexnet_core.process.command_line import CommandParser, pathname
 from alexnet_core.process.interruption import stoppable
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=pathname, help="a trial's config.json")
-    what.add_argument("--network", choices=network_names(), help="a named network, trained as its source did")
+    what.add_argument("--network", choices=recipe_names(), help="a named network, trained as its source did")
     parser.add_argument("--dataset", help="digits, an image folder or a prepared folder (with --network)")
     parser.add_argument("--size", type=_size, help="prepare images at this size (with --network)")
     parser.add_argument("--epochs", type=_positive, help="instead of the source's (with --network)")

@@ -31,6 +31,7 @@ ADDED_LATER: Mapping[str, JsonValue] = {
     "network.layers.*.weight_decay_factor": 1.0,
     "training.divides_by_colour_noise": False,
     "training.mean_follows_crop": True,
+    "training.schedule.changes.*.bias_learning_rate": None,
 }
 
 

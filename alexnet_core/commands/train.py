@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import signal
 import sys
@@ -12,17 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from alexnet_core.commands.devices import devices_of
 from alexnet_core.commands.progress import data_at, errors_text, progress_of
+from alexnet_core.commands.training_config import given_config, named_config
 from alexnet_core.configuration.metrics import EpochReport
-from alexnet_core.configuration.named_networks import network, prepared_size, training_recipe
 from alexnet_core.configuration.schedule import same_rates
 from alexnet_core.configuration.train_config import TrainConfig, TrainingSpec
 from alexnet_core.data.dataset import Dataset
-from alexnet_core.data.loading import load_dataset, prepare_data, summarise_data
-from alexnet_core.data.prepared_folder import is_prepared, read_manifest
+from alexnet_core.data.loading import load_dataset, prepare_data
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import replaced, temporary_path
 from alexnet_core.trained.model_folder import model_card, replace_folder, write_model
@@ -30,7 +26,7 @@ from alexnet_core.trained.model_folder import model_card, replace_folder, write_
 
 def train(options: argparse.Namespace) -> int:
     """Trains one configuration, with the same numbers as a trial."""
-    config = _given_config(options) if options.config is not None else _named_config(options)
+    config = given_config(options) if options.config is not None else named_config(options)
     checkpoints = _checkpoint_folder(options.out)
     resume_from, attempt, history = _checkpoint_to_resume(checkpoints, options.resume, config.training)
     data = data_at(config.data, options.data_root)
@@ -120,70 +116,6 @@ def _write_model(folder: Path, checkpoints: Path, config: TrainConfig, dataset: 
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(f"{folder}: ready for eval, kernels, neighbours, onnx and load_model")
-
-
-def _given_config(options: argparse.Namespace) -> TrainConfig:
-    """The configuration of a file, which no other option changes."""
-    for name in ("dataset", "size", "epochs", "seed", "precision", "cache"):
-        if getattr(options, name) is not None:
-            raise CoreError(f"--{name} goes with --network; {options.config} says itself what it trains")
-    return _read_config(options.config)
-
-
-def _read_config(path: Path) -> TrainConfig:
-    try:
-        return TrainConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise CoreError(f"{path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise CoreError(f"{path} is not a training configuration: {_first_mistake(error)}") from error
-
-
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
-
-
-def _named_config(options: argparse.Namespace) -> TrainConfig:
-    """A named network on a data set, trained as its source trained it."""
-    if options.dataset is None:
-        raise CoreError("--network needs --dataset: digits, an image folder or a prepared folder")
-    spec = network(options.network)
-    if options.dataset == "digits":
-        if options.size is not None:
-            raise CoreError("--size is for photographs; the digits have 16 pixels")
-        source, root, name, size = "digits", None, "digits", 16
-    else:
-        source, root = "imagefolder", Path(options.dataset)
-        name = re.sub(r"[^a-z0-9_-]+", "-", root.resolve().name.lower()).strip("-_")[:48] or "images"
-        prepared = read_manifest(root).image_size if is_prepared(root) else None
-        size = options.size or prepared or prepared_size(spec)
-        root = root.resolve()
-    cache = options.cache if options.cache is not None or options.out is None else options.out / "cache"
-    cache = cache.resolve() if cache is not None else None
-    summary = summarise_data("digits" if source == "digits" else "imagefolder", root, cache)
-    changed = {"epochs": options.epochs, "precision": options.precision}
-    recipe = training_recipe(options.network).model_dump() | {k: v for k, v in changed.items() if v is not None}
-    try:
-        return TrainConfig.model_validate(
-            {
-                "network": spec.model_dump()
-                | {"classes": len(summary.class_names), "input_size": min(spec.input_size, size)},
-                "training": recipe,
-                "data": {
-                    "name": name,
-                    "source": source,
-                    "image_size": size,
-                    "digest": summary.digest,
-                    "root": str(root) if root is not None else None,
-                    "cache": str(cache) if cache is not None else None,
-                },
-                "seed": options.seed or 0,
-            }
-        )
-    except ValidationError as error:
-        raise CoreError(f"{options.network} on {options.dataset}: {_first_mistake(error)}") from error
 
 
 def _checkpoint_to_resume(

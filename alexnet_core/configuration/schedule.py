@@ -71,24 +71,26 @@ def same_rates(shorter: TrainingSpec, longer: TrainingSpec, validation_errors: S
 
 
 def _replayed(training: TrainingSpec, schedule: ReplaySchedule, finished: int) -> EpochRates:
-    noise, weights = training.colour_noise, training.learning_rate
-    own: dict[str, float] = {}
+    factor, noise, weights = training.bias_learning_rate_factor, training.colour_noise, training.learning_rate
+    unfollowing_biases = weights * factor
+    layer_weights: dict[str, float] = {}
     for change in schedule.changes:
         if change.epoch > finished + 1:
             break
         if change.colour_noise is not None:
             noise = change.colour_noise
+        if change.bias_learning_rate is not None:
+            unfollowing_biases = change.bias_learning_rate
         if change.learning_rate is not None and change.layers:
-            own |= dict.fromkeys(change.layers, change.learning_rate)
+            layer_weights |= dict.fromkeys(change.layers, change.learning_rate)
         elif change.learning_rate is not None:
             weights = change.learning_rate
 
     def biases(rate: float) -> float:
         # 层被冻结时偏置也冻结（layer-params-145.cfg 的 conv1：epsB=0）
-        followed = rate if schedule.biases_follow or rate == 0 else training.learning_rate
-        return followed * training.bias_learning_rate_factor
+        return rate * factor if schedule.biases_follow or rate == 0 else unfollowing_biases
 
-    layers = {layer: (rate, biases(rate)) for layer, rate in own.items()}
+    layers = {layer: (rate, biases(rate)) for layer, rate in layer_weights.items()}
     return EpochRates(weights=weights, biases=biases(weights), colour_noise=noise, layers=layers)
 
 

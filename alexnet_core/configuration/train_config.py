@@ -63,12 +63,21 @@ class RateChange(Frozen):
         layers: Layers that have the rate to themselves from then on, 0 freezing them (biases too); none means all
             layers without a rate of their own.
         colour_noise: New standard deviation of the colour noise; None leaves it.
+        bias_learning_rate: New learning rate of the biases of all layers but the frozen; None leaves it. Only where
+            they do not follow the weights, see `ReplaySchedule`.
     """
 
     epoch: int = Field(ge=1)
     learning_rate: float | None = Field(default=None, ge=0, le=1000)
     layers: tuple[LayerName, ...] = ()
     colour_noise: float | None = Field(default=None, ge=0)
+    bias_learning_rate: float | None = Field(default=None, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _check_biases(self) -> Self:
+        if self.bias_learning_rate is not None and self.layers:
+            raise ValueError("bias_learning_rate is for all layers: give it in a change without layers")
+        return self
 
 
 class ReplaySchedule(Frozen):
@@ -76,8 +85,8 @@ class ReplaySchedule(Frozen):
 
     Attributes:
         changes: In the order of their epochs.
-        biases_follow: Whether the biases' learning rate drops with the weights'. As run it did not: the log of
-            `layer-params-145.cfg` sets epsW alone, and epsB is still 0.02 at the end.
+        biases_follow: Whether the biases' learning rate drops with the weights'. As run it did not: the logs in
+            `layer-params-145*.cfg` set epsW alone. Then biases keep their first rate, or what a change gives them.
     """
 
     kind: Literal["replay"] = "replay"
@@ -89,6 +98,8 @@ class ReplaySchedule(Frozen):
         epochs = [change.epoch for change in self.changes]
         if epochs != sorted(epochs):
             raise ValueError(f"the changes must be in the order of their epochs, not {epochs}")
+        if self.biases_follow and any(change.bias_learning_rate is not None for change in self.changes):
+            raise ValueError("changes give the biases a learning rate of their own: that needs biases_follow: false")
         return self
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_core.configuration.named_networks import network
+from alexnet_core.configuration.named_networks import network, training_recipe
 from alexnet_core.configuration.train_config import DataSpec, StepSchedule, TrainConfig, TrainingSpec
 from alexnet_core.data.dataset import DataSummary
 from search_spaces.errors import StudyError
@@ -43,6 +43,14 @@ def pinned(**changes: object) -> TrainConfig:
 def test_golden_keys_do_not_move() -> None:
     assert trial_key(pinned()) == "ace32d9e52ffb147d13c"
     assert configuration_key(pinned()) == "6a365e668d29122b46f1"
+
+
+def test_golden_keys_of_replayed_trainings_do_not_move() -> None:
+    """Pinned before a change of a schedule could set the biases' learning rate."""
+    replayed = pinned(network=network("alexnet-145"), training=training_recipe("alexnet-145-2012"))
+    assert trial_key(replayed) == "6b30d4d66ba120008c4d"
+    cifar = pinned(network=network("cifar-18pct"), training=training_recipe("cifar-18pct"))
+    assert trial_key(cifar) == "d5a3e6642d9b7e85ab17"
 
 
 def test_paths_are_not_in_the_key_but_content_is() -> None:

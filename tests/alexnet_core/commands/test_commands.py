@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import torch
 from PIL import Image
 
 from alexnet_core.__main__ import main
-from alexnet_core.configuration.named_networks import training_recipe
+from alexnet_core.commands.training_config import named_config
+from alexnet_core.configuration.named_networks import network, training_recipe
 from alexnet_core.configuration.train_config import PlateauSchedule, StepSchedule, TrainConfig
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import summarise_data
@@ -260,6 +262,20 @@ def test_a_named_network_is_trained_as_its_source_did_and_logged_for_tensorboard
     errors = [float(line.split("top-1 error ")[1].split(" %")[0]) for line in lines[:2]]
     assert [100 * value for value in written["validation/top1_error"]] == pytest.approx(errors, abs=0.01)
     assert set(written) >= {"train/loss", "test/top5_error", "learning_rate", "images_per_second"}
+
+
+def test_both_recorded_trainings_of_one_network_can_be_had(
+    picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("train", "--network", "alexnet-145-2012") == 2
+    assert "--network needs --dataset" in capsys.readouterr().err
+    options = {"dataset": str(picture_folder), "size": None, "epochs": None, "seed": None, "precision": None}
+    first, second = (
+        named_config(Namespace(network=name, cache=None, out=None, **options))
+        for name in ("alexnet-145", "alexnet-145-2012")
+    )
+    assert first.network == second.network == network("alexnet-145").model_copy(update={"classes": 6})
+    assert (first.training.epochs, second.training.epochs) == (93, 91)
 
 
 def scalars(path: Path) -> dict[str, list[float]]:

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from alexnet_core.configuration.schedule import epoch_rates
-from alexnet_core.configuration.train_config import PlateauSchedule, StepSchedule, TrainingSpec
+from alexnet_core.configuration.train_config import (
+    PlateauSchedule,
+    RateChange,
+    ReplaySchedule,
+    StepSchedule,
+    TrainingSpec,
+)
 
 
 def rates(training: TrainingSpec, errors: list[float]) -> list[float]:
@@ -36,3 +42,17 @@ def test_the_first_epoch_has_the_initial_rate_however_few_there_are() -> None:
     )
     with pytest.raises(ValueError, match="must ascend"):
         StepSchedule(at=(0.9, 0.1))
+
+
+def test_biases_have_a_rate_of_their_own_only_where_they_do_not_follow() -> None:
+    change = RateChange(epoch=2, bias_learning_rate=0.002)
+    training = TrainingSpec(
+        epochs=3,
+        bias_learning_rate_factor=2.0,
+        schedule=ReplaySchedule(changes=(change,), biases_follow=False),
+    )
+    assert [epoch_rates(training, [0.5] * epoch).biases for epoch in range(3)] == [0.02, 0.002, 0.002]
+    with pytest.raises(ValueError, match="needs biases_follow: false"):
+        ReplaySchedule(changes=(change,))
+    with pytest.raises(ValueError, match="a change without layers"):
+        RateChange(epoch=2, layers=("conv1",), bias_learning_rate=0.002)

@@ -129,7 +129,7 @@ def test_velocities_travel_by_name(small_spec: NetworkSpec, config_of: Callable[
     assert all(torch.equal(other.velocities()[name], v) for name, v in optimizer.velocities().items())
 
 
-def test_the_recipes_of_2010_replay_the_log() -> None:
+def test_the_recipe_of_2010_replays_the_log_and_ends_with_its_files_biases() -> None:
     training = training_recipe("alexnet-145")
     assert (training.epochs, training.images_per_crop, training.divides_by_colour_noise) == (93, 32, True)
     errors = [0.4] * 93
@@ -146,17 +146,29 @@ def test_the_recipes_of_2010_replay_the_log() -> None:
     assert seen == {
         1: (0.01, 0.01, 0.02, 0.02, 0.1),
         22: (0.01, 0.01, 0.02, 0.02, 0.1),
-        23: (1e-3, 1e-3, 0.02, 0.02, 0.1),
-        50: (1e-3, 1e-3, 0.02, 0.02, 0.1),
-        51: (1e-4, 1e-4, 0.02, 0.02, 0.1),
-        67: (1e-4, 1e-4, 0.02, 0.02, 0.1),
-        68: (1e-4, 1e-5, 0.02, 0.02, 0.0),
-        71: (1e-4, 1e-5, 0.02, 0.02, 0.0),
-        72: (1e-4, 0.0, 0.0, 0.02, 0.0),
-        77: (1e-4, 0.0, 0.0, 0.02, 0.0),
-        78: (1e-5, 0.0, 0.0, 0.02, 0.0),
-        93: (1e-5, 0.0, 0.0, 0.02, 0.0),
+        23: (1e-3, 1e-3, 2e-3, 2e-3, 0.1),
+        50: (1e-3, 1e-3, 2e-3, 2e-3, 0.1),
+        51: (1e-4, 1e-4, 2e-3, 2e-3, 0.1),
+        67: (1e-4, 1e-4, 2e-3, 2e-3, 0.1),
+        68: (1e-4, 1e-5, 2e-3, 2e-3, 0.0),
+        71: (1e-4, 1e-5, 2e-3, 2e-3, 0.0),
+        72: (1e-4, 0.0, 0.0, 2e-3, 0.0),
+        77: (1e-4, 0.0, 0.0, 2e-3, 0.0),
+        78: (1e-5, 0.0, 0.0, 2e-3, 0.0),
+        93: (1e-5, 0.0, 0.0, 2e-3, 0.0),
     }
+
+
+def test_the_recipe_of_2012_ends_as_its_file_does() -> None:
+    """`layer-params-145.cfg`: epsW 0.00001 and epsB 0.02 everywhere but in conv1, which has 0 and 0."""
+    training = training_recipe("alexnet-145-2012")
+    rates = {epoch: epoch_rates(training, [0.4] * (epoch - 1)) for epoch in (1, 24, 25, 50, 51, 66, 67, 72, 78, 79, 91)}
+    assert training.epochs == 91
+    assert [rate.weights for rate in rates.values()] == [0.01] * 2 + [1e-3] * 2 + [1e-4] * 5 + [1e-5] * 2
+    assert {rate.biases for rate in rates.values()} == {0.02}
+    assert [rate.of("conv1", is_bias=False) for rate in rates.values()][5:] == [1e-4, 1e-5, 0.0, 0.0, 0.0, 0.0]
+    assert [rate.of("conv1", is_bias=True) for rate in rates.values()][5:] == [0.02, 0.02, 0.0, 0.0, 0.0, 0.0]
+    assert [epoch for epoch, rate in rates.items() if rate.colour_noise == 0.0] == [67, 72, 78, 79, 91]
 
 
 def test_parameters_are_taken_as_torchs_optimisers_take_them() -> None:
