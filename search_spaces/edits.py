@@ -32,6 +32,7 @@ def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence
     Raises:
         StudyError: An unknown field or layer, or a value that does not validate.
     """
+    # 合并成普通数据再整体验证：pydantic 的 model_copy(update=...) 不验证
     plain: Plain = deepcopy(config.model_dump(mode="json"))
     gone = {name for pattern in remove for name in _layers(plain, pattern, what)}
     for path, value in edits.items():
@@ -82,11 +83,11 @@ def arm_fields(config: TrainConfig, arm: Arm) -> set[str]:
 
 def _layers(plain: Plain, pattern: str, what: str) -> list[str]:
     names = [layer["name"] for layer in plain["network"]["layers"]]
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    matching = [name for name in names if fnmatchcase(name, pattern)]
+    if not matching:
         network = plain["network"]["name"]
         raise StudyError(f"{what}: network {network} has no layer {pattern}; its layers: {', '.join(names)}")
-    return found
+    return matching
 
 
 def _places(plain: Plain, path: str, what: str) -> list[tuple[str, ...]]:

@@ -118,7 +118,7 @@ def grid_points(space: Sweep) -> list[dict[str, Any]]:
         StudyError: A float has no `steps`, or the grid has more than 100,000 points.
     """
     values = {path: grid_values(path, parameter) for path, parameter in sorted(space.parameters.items())}
-    size = math.prod(len(own) for own in values.values())
+    size = math.prod(len(choices) for choices in values.values())
     if size > LARGEST_GRID:
         raise StudyError(f"the grid has {size:,} points, more than {LARGEST_GRID:,}; give its parameters fewer steps")
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]

@@ -52,9 +52,13 @@ class Claim(Frozen):
     @model_validator(mode="after")
     def _check_direction(self) -> Self:
         points = self.top1_points
-        said = "higher" if points is not None and points > 0 else "lower" if points is not None and points < 0 else None
-        if self.direction is not None and said is not None and said != self.direction:
-            raise ValueError(f"direction: {self.direction}, but top1_points {points:g} is {said}; leave direction out")
+        implied = (
+            "higher" if points is not None and points > 0 else "lower" if points is not None and points < 0 else None
+        )
+        if self.direction is not None and implied is not None and implied != self.direction:
+            raise ValueError(
+                f"direction: {self.direction}, but top1_points {points:g} is {implied}; leave direction out"
+            )
         return self
 
 
@@ -207,7 +211,7 @@ class Study(Frozen):
     def _fill_recipes(cls, content: Any) -> Any:
         if not isinstance(content, dict) or not isinstance(content.get("recipes"), dict):
             return content
-        return {**content, "recipes": {name: _filled(name, own) for name, own in content["recipes"].items()}}
+        return {**content, "recipes": {name: _filled(name, recipe) for name, recipe in content["recipes"].items()}}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -260,15 +264,16 @@ class Study(Frozen):
         return self.model_copy(update={"arms": arms})
 
 
-def _filled(dataset: str, own: Any) -> Any:
+def _filled(dataset: str, recipe: Any) -> Any:
     """A recipe as written, over the common one of its data set; its training may be written in part."""
+    # 研究只写与众不同之处，其余取共同的配方：改一处，各研究的基线仍是同一个 trial
     common = common_recipes().get(dataset)
-    if common is None or not isinstance(own, dict):
-        return own
+    if common is None or not isinstance(recipe, dict):
+        return recipe
     plain = common.model_dump()
-    written = own.get("training")
+    written = recipe.get("training")
     training = {**plain["training"], **written} if isinstance(written, dict) else plain["training"]
-    return {**plain, **own, **({"training": training} if written is None or isinstance(written, dict) else {})}
+    return {**plain, **recipe, **({"training": training} if written is None or isinstance(written, dict) else {})}
 
 
 def study_names() -> tuple[str, ...]:
@@ -295,7 +300,7 @@ def load_study(name_or_path: str) -> Study:
             raise StudyError(f"study file {name_or_path} cannot be read: {error.strerror}") from error
         if not there:
             raise StudyError(f"study file {name_or_path} does not exist")
-        return _own_name(load_model(path, Study), path)
+        return _checked_own_name(load_model(path, Study), path)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name_or_path):
         raise StudyError(
             f"{name_or_path!r} is no study's name: use lower-case letters, digits, - and _, or the path of a .yaml file"
@@ -305,7 +310,7 @@ def load_study(name_or_path: str) -> Study:
     raise StudyError(f"there is no study {name_or_path!r}; {hint}")
 
 
-def _own_name(study: Study, path: Path) -> Study:
+def _checked_own_name(study: Study, path: Path) -> Study:
     """An own study may not write into the folder of another; a study file of the package given by its path is it."""
     what = None
     if study.name in study_names() and load_study(study.name) != study:
@@ -321,14 +326,14 @@ def _own_name(study: Study, path: Path) -> Study:
 
 def _whose_folder(name: str) -> str | None:
     """Which study's folder of another data set, or of its noise floor, has this name."""
-    for own in (*study_names(), *RESERVED):
+    for study_name in (*study_names(), *RESERVED):
         # 只有名字像的才去读它有哪些数据集
-        if name.startswith(f"{own}-"):
-            studies = study_names() if own in RESERVED else (own,)
+        if name.startswith(f"{study_name}-"):
+            studies = study_names() if study_name in RESERVED else (study_name,)
             datasets = {dataset for study in studies for dataset in load_study(study).recipes}
             places = {"null", *datasets, *(f"null-{dataset}" for dataset in datasets)}
-            if name.removeprefix(f"{own}-") in places - {WITHOUT_SUFFIX}:
-                return f"study {own}"
+            if name.removeprefix(f"{study_name}-") in places - {WITHOUT_SUFFIX}:
+                return f"study {study_name}"
     return None
 
 

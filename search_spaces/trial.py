@@ -15,11 +15,12 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from alexnet_core.configuration.named_networks import network, prepared_size
+from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
-from search_spaces.study import Arm, Study
+from search_spaces.study import Arm, RecipeData, Study
 from search_spaces.yaml_file import parse_scalar
 
 Phase = Literal["arm", "sweep", "confirmation", "tuning", "retuned"]
@@ -65,11 +66,13 @@ def canonical_json(config: TrainConfig, added_later: Mapping[str, JsonValue] = A
             `network.layers.*.<field>`.
     """
     plain = config.model_dump(mode="json")
+    # 数据由内容的摘要代表：换一个地方放，仍是同一个 trial
     for path in FIELDS_OUTSIDE_THE_KEY:
         room, field = path.split(".")
         del plain[room][field]
     for path, default in added_later.items():
         _drop_default(plain, path.split("."), default)
+    # 排序、不留空格、不许 NaN：同一个配置只有一种写法，哈希才能当名字
     return json.dumps(_positive_zeros(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -86,6 +89,7 @@ def _drop_default(content: Any, path: Sequence[str], default: JsonValue) -> None
 
 
 def _positive_zeros(value: Any) -> Any:
+    # -0.0 与 0.0 训练出同样的数，所以是同一个 key
     if isinstance(value, dict):
         return {name: _positive_zeros(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -156,12 +160,9 @@ def base_config(
         spec = network(network_name or recipe.network)
     except ValueError as error:
         raise StudyError(str(error)) from error
-    image_size, size = recipe.data.image_size, recipe.input_size
-    if network_name is not None:
-        # 网络名被指定时用它自己的输入尺寸；照片可以按它的需要重新准备，digits 只有一种大小
-        if recipe.data.source == "imagefolder":
-            image_size = max(image_size, prepared_size(spec))
-        size = min(spec.input_size, image_size)
+    image_size, input_size = (
+        (recipe.data.image_size, recipe.input_size) if network_name is None else _sizes_for(spec, recipe.data)
+    )
     data = DataSpec(
         name=dataset,
         source=recipe.data.source,
@@ -174,7 +175,7 @@ def base_config(
     plain = {
         "network": {
             **spec.model_dump(mode="json"),
-            "input_size": size,
+            "input_size": input_size,
             "classes": len(summary.class_names),
         },
         "training": recipe.training.model_dump(mode="json"),
@@ -187,6 +188,13 @@ def base_config(
     if overrides:
         base = _overridden(study, base, overrides)
     return base
+
+
+def _sizes_for(spec: NetworkSpec, data: RecipeData) -> tuple[int, int]:
+    """Sides in pixels of the prepared images and of the input, for another network than the recipe's."""
+    # 照片可以按网络的需要重新准备，digits 只有一种大小
+    image_size = max(data.image_size, prepared_size(spec)) if data.source == "imagefolder" else data.image_size
+    return image_size, min(spec.input_size, image_size)
 
 
 def _overridden(study: Study, base: TrainConfig, overrides: Mapping[str, JsonValue]) -> TrainConfig:
@@ -214,11 +222,11 @@ def check_images(study: Study, base: TrainConfig, trials: Sequence[PlannedTrial]
         StudyError: The base or an arm asks for more.
     """
     for arm, trial in zip(study.arms, trials, strict=False):
-        wanted = trial.config.data.train_images
-        if wanted is None or wanted <= train_images:
+        limit = trial.config.data.train_images
+        if limit is None or limit <= train_images:
             continue
-        message = f"data.train_images {wanted} is more than the {train_images} training images there are"
-        if wanted == base.data.train_images:
+        message = f"data.train_images {limit} is more than the {train_images} training images there are"
+        if limit == base.data.train_images:
             raise StudyError(f"{message}; give at most so many, or --set data.train_images=null for all")
         raise StudyError(f"arm {arm.name}: {message}", _location(study, base, arm, ("set", "data.train_images")))
 
@@ -229,6 +237,7 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     Raises:
         StudyError: An arm edits a layer or field that the network does not have, or makes an invalid network.
     """
+    # 所有 arm 用同一批种子：抽取按键，同种子的初值、次序、裁剪都相同，配对相减才有意义
     configs = {arm.name: _arm_config(study, base, arm) for arm in study.arms}
     # 各种子的 JSON 只差一个数：大的研究有十万个 trial，不必逐个重新生成
     keys = {name: keys_by_seed(config, seeds) for name, config in configs.items()}
@@ -299,5 +308,5 @@ def point_trial(
 
 
 def _planned(arm: str, seed: int, phase: Phase, config: TrainConfig) -> PlannedTrial:
-    own = config.model_copy(update={"seed": seed})
-    return PlannedTrial(arm=arm, seed=seed, phase=phase, config=own, key=trial_key(own))
+    seeded = config.model_copy(update={"seed": seed})
+    return PlannedTrial(arm=arm, seed=seed, phase=phase, config=seeded, key=trial_key(seeded))

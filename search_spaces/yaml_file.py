@@ -145,12 +145,12 @@ def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:
             continue
         location = [part for part in mistake["loc"] if part not in ("[key]",)]
         mark = _find(root, location, at_key=mistake["type"] == "extra_forbidden")
-        field, said = ".".join(str(part) for part in location), explain(mistake)
+        field, message = ".".join(str(part) for part in location), explain(mistake)
         if not field:
             # 跨字段的错误自己写明字段：“baseline: ...”
-            field, _, rest = said.partition(": ")
-            mark, said = _find(root, field.split("."), at_key=True), rest
-        lines.append(f"{_place(name, mark)}: {field}: {said}")
+            field, _, rest = message.partition(": ")
+            mark, message = _find(root, field.split("."), at_key=True), rest
+        lines.append(f"{_place(name, mark)}: {field}: {message}")
     return lines
 
 
@@ -172,7 +172,7 @@ def explain(mistake: Any) -> str:
     given = mistake.get("input")
     if mistake["type"] == "string_pattern_mismatch":
         pattern = str(mistake["ctx"]["pattern"])
-        known = next((said for start, said in _PATTERNS.items() if pattern.startswith(start)), None)
+        known = next((text for start, text in _PATTERNS.items() if pattern.startswith(start)), None)
         message = known or message
     if mistake["type"] in ("tuple_type", "list_type"):
         message = "must be a list, such as [conv4, conv5]"

@@ -72,11 +72,11 @@ def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequ
             writer = csv.writer(file)
             writer.writerow(["image", "class", "top1_correct", "top5_correct", *ranks])
             precision = model.config.training.precision
-            found_batches = predictions(model.network, model.loader(split), views, precision=precision)
-            for batch, logarithms in _shown(found_batches, len(split)):
+            batches = predictions(model.network, model.loader(split), views, precision=precision)
+            for batch, logarithms in _shown(batches, len(split)):
                 best, classes_of = logarithms.topk(most, dim=1)
-                found = best.exp().tolist(), classes_of.tolist()
-                rows = zip(batch.indices.tolist(), batch.labels.tolist(), *found, strict=True)
+                likeliest = best.exp().tolist(), classes_of.tolist()
+                rows = zip(batch.indices.tolist(), batch.labels.tolist(), *likeliest, strict=True)
                 for index, label, values, classes in rows:
                     ranked = [
                         cell
@@ -90,7 +90,7 @@ def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequ
 
 
 def _shown(batches: Iterable[tuple[Batch, torch.Tensor]], count: int) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """The batches, while it is shown how many images they make."""
+    """The batches with their log-probabilities (B, classes), while it is shown how many images they make."""
     done = 0
     with progress_of("predicting images") as progress:
         for batch, logarithms in batches:
@@ -110,12 +110,12 @@ def neighbours(options: argparse.Namespace) -> int:
     # 均匀取样，免得全来自第一个类
     queries = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).round().astype(np.int64))
     with progress_of("comparing training images") as progress:
-        found = nearest_neighbours(model, test, dataset.train, queries, options.nearest, progress)
+        beside = nearest_neighbours(model, test, dataset.train, queries, options.nearest, progress)
     query_names, train_names = image_names(spec, name), image_names(spec, "train")
-    for query, nearest in zip(found.queries.tolist(), found.nearest.tolist(), strict=True):
+    for query, nearest in zip(beside.queries.tolist(), beside.nearest.tolist(), strict=True):
         same = sum(dataset.train.labels[row] == test.labels[query] for row in nearest)
         print(f"{query_names[query]}: {', '.join(train_names[row] for row in nearest)} ({same} of its class)")
-    save_picture(neighbours_picture(found, test, dataset.train), options.out)
+    save_picture(neighbours_picture(beside, test, dataset.train), options.out)
     print(options.out)
     return 0
 

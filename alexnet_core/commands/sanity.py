@@ -81,7 +81,7 @@ def checks(devices: Sequence[str]) -> Iterator[Check]:
 
 
 def _worst(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """Largest difference over the largest value."""
+    """Largest difference of two tensors of the same shape over the largest value."""
     exact = theirs.detach().double().cpu()
     return float((ours.detach().double().cpu() - exact).abs().max() / exact.abs().max())
 
@@ -102,9 +102,9 @@ def _multiply_adds(devices: Sequence[str]) -> Check:
 
 def _products(devices: Sequence[str]) -> Check:
     left, right = torch.randn(512, 512), torch.randn(512, 512)
-    found = left.to(devices[0]) @ right.to(devices[0])
+    ours = left.to(devices[0]) @ right.to(devices[0])
     return Check(
-        "float32 matrix product against float64 (TF32 off)", _worst(found, left.double() @ right.double()), 1e-5
+        "float32 matrix product against float64 (TF32 off)", _worst(ours, left.double() @ right.double()), 1e-5
     )
 
 
@@ -140,7 +140,7 @@ def _towers(devices: Sequence[str]) -> Check:
 
 
 def _on_one_device(parameters: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    """alexnet-mini in evaluation, both towers' maps in one float64 tensor."""
+    """alexnet-mini in evaluation, images (N, 3, H, W) to logits (N, 10), both towers' maps in one float64 tensor."""
 
     def both(layer: str, kind: str) -> torch.Tensor:
         return torch.cat([parameters[f"{layer}.{tower}.{kind}"] for tower in "01"])
@@ -208,9 +208,9 @@ def draws_digest() -> str:
     """Returns a digest of the draws of every kind on the CPU."""
     model = AlexNet(network("alexnet-mini"))
     initialise(model, 1)
-    found = hashlib.sha256(_bits("cpu") + permutation(1000, "order", 1, 2).tobytes())
-    found.update(model.get_parameter("conv2.1.weight").detach().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    digest = hashlib.sha256(_bits("cpu") + permutation(1000, "order", 1, 2).tobytes())
+    digest.update(model.get_parameter("conv2.1.weight").detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _draws_of_this_version(devices: Sequence[str]) -> Check:
@@ -262,12 +262,12 @@ def _digits(epochs: int) -> TrainConfig:
 def _resume(devices: Sequence[str]) -> Check:
     config = _digits(2)
     dataset = load_dataset(config.data)
-    asked = 0
+    questions = 0
 
     def stop_in_the_middle() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 30
+        nonlocal questions
+        questions += 1
+        return questions > 30
 
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = Path(folder) / "whole", Path(folder) / "parts"

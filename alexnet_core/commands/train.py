@@ -16,7 +16,7 @@ from alexnet_core.commands.progress import data_at, errors_text, progress_of
 from alexnet_core.commands.training_config import given_config, named_config
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.schedule import same_rates
-from alexnet_core.configuration.train_config import TrainConfig, TrainingSpec
+from alexnet_core.configuration.train_config import DataSpec, TrainConfig, TrainingSpec
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset, prepare_data
 from alexnet_core.errors import CoreError
@@ -29,29 +29,20 @@ def train(options: argparse.Namespace) -> int:
     config = given_config(options) if options.config is not None else named_config(options)
     checkpoints = _checkpoint_folder(options.out)
     resume_from, attempt, history = _checkpoint_to_resume(checkpoints, options.resume, config.training)
-    data = data_at(config.data, options.data_root)
-    with progress_of("decoding images") as progress:
-        prepare_data(data, progress)
-    dataset = load_dataset(data)
+    dataset = _prepared_dataset(data_at(config.data, options.data_root))
     devices = devices_of(options)
-    import torch
-
-    from alexnet_core.training.checkpointing import Checkpointing
-    from alexnet_core.training.precision import check_precision
-    from alexnet_core.training.run import check_same_run
-    from alexnet_core.training.train import Diverged
-    from alexnet_core.training.train import train as epochs
-
     # 被拒绝的命令不能改动已有的 config.json
-    check_precision(config.training.precision, torch.device(devices[0]))
-    if resume_from is not None:
-        check_same_run(config, resume_from)
-
+    _check_before_writing(config, devices, resume_from)
     if options.out is not None:
         with replaced(options.out / "config.json") as path:
             path.write_text(config.model_dump_json())
+    from alexnet_core.training.checkpointing import Checkpointing
+    from alexnet_core.training.train import Diverged
+    from alexnet_core.training.train import train as epochs
+
     checkpointing = Checkpointing(checkpoints, attempt, keep_best=True) if checkpoints is not None else None
     stop = _stop_on_signals()
+    # 已经过去的轮从检查点里读出，先重印一遍：输出与未中断的相同
     for report in history:
         _print_epoch(report, config)
     reports = list(history)
@@ -79,6 +70,24 @@ def train(options: argparse.Namespace) -> int:
     if checkpoints is not None:
         _write_model(options.out / "model", checkpoints, config, dataset, reports[-1])
     return 0
+
+
+def _prepared_dataset(data: DataSpec) -> Dataset:
+    with progress_of("decoding images") as progress:
+        prepare_data(data, progress)
+    return load_dataset(data)
+
+
+def _check_before_writing(config: TrainConfig, devices: Sequence[str], resume_from: Path | None) -> None:
+    """Raises CoreError where the devices lack the precision, or the checkpoint is of another run."""
+    import torch
+
+    from alexnet_core.training.precision import check_precision
+    from alexnet_core.training.run import check_same_run
+
+    check_precision(config.training.precision, torch.device(devices[0]))
+    if resume_from is not None:
+        check_same_run(config, resume_from)
 
 
 def _checkpoint_folder(out: Path | None) -> Path | None:

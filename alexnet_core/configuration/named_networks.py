@@ -7,6 +7,8 @@ loads torch.
 
 from __future__ import annotations
 
+from typing import Any
+
 from alexnet_core.configuration.network_spec import (
     Activation,
     Convolution,
@@ -92,31 +94,11 @@ def prepared_size(spec: NetworkSpec) -> int:
     return _PREPARED_SIZES.get(spec.input_size, spec.input_size)
 
 
-def _convolution(
-    number: int,
-    maps: int,
-    kernel: int,
-    weight_std: float,
-    *,
-    bias: float = 0.0,
-    stride: int = 1,
-    padding: tuple[int, int] | None = None,
-    reads_both: bool = False,
-    weight_decay_factor: float = 1.0,
-) -> Convolution:
-    start, end = padding if padding is not None else (kernel // 2, kernel // 2)
-    return Convolution(
-        name=f"conv{number}",
-        maps=maps,
-        kernel=kernel,
-        stride=stride,
-        padding=start,
-        padding_end=end if end != start or number == 1 else None,
-        reads="both" if reads_both else "own",
-        weight_std=weight_std,
-        bias=bias,
-        weight_decay_factor=weight_decay_factor,
-    )
+def _convolution(number: int, maps: int, kernel: int, weight_std: float, **fields: Any) -> Convolution:
+    """`conv<number>`, padded to keep the size unless the fields say otherwise."""
+    half = kernel // 2
+    fields = {"padding": half, "padding_end": half if number == 1 else None} | fields
+    return Convolution(name=f"conv{number}", maps=maps, kernel=kernel, weight_std=weight_std, **fields)
 
 
 def _relu(number: int) -> Activation:
@@ -135,10 +117,13 @@ def _convolutions(
     weight_stds: tuple[float, float, float, float, float],
 ) -> tuple[Convolution, ...]:
     """The five convolutions of the paper (section 3.5): kernels, who reads whom, biases of one in 2, 4 and 5."""
+    start, end = first_padding
     return (
-        _convolution(1, maps[0], kernels[0], weight_stds[0], stride=first_stride, padding=first_padding),
+        _convolution(1, maps[0], kernels[0], weight_stds[0], stride=first_stride, padding=start, padding_end=end),
+        # 偏置为一：ReLU 一开始就有正的输入，早期学得更快（论文第 5 节）
         _convolution(2, maps[1], kernels[1], weight_stds[1], bias=1.0),
-        _convolution(3, maps[2], 3, weight_stds[2], reads_both=True),
+        # 整个卷积部分只有这一层读两座塔
+        _convolution(3, maps[2], 3, weight_stds[2], reads="both"),
         _convolution(4, maps[3], 3, weight_stds[3], bias=1.0),
         _convolution(5, maps[4], 3, weight_stds[4], bias=1.0),
     )
@@ -159,6 +144,7 @@ def _classifier(hidden_units: int, weight_stds: tuple[float, float, float]) -> B
 def _paper_order(convolutions: tuple[Convolution, ...], classifier: Block) -> Block:
     """The paper's order (section 3.5): ReLU, then response norm, then pooling."""
     conv1, conv2, conv3, conv4, conv5 = convolutions
+    # 论文：归一化看到的是 ReLU 之后的值
     return (
         *(conv1, _relu(1), ResponseNorm(name="lrn1"), _pool(1)),
         *(conv2, _relu(2), ResponseNorm(name="lrn2"), _pool(2)),
@@ -172,6 +158,7 @@ def _paper_order(convolutions: tuple[Convolution, ...], classifier: Block) -> Bl
 def _order_as_run(convolutions: tuple[Convolution, ...], classifier: Block) -> Block:
     """The order of `layers-145.cfg`: ReLU after pool1 and pool5, and a norm within each map before pool2."""
     conv1, conv2, conv3, conv4, conv5 = convolutions
+    # 实际运行的：lrn1 归一化线性输出；ReLU 与最大池化可交换，放在池化之后少算
     return (
         *(conv1, ResponseNorm(name="lrn1", divide_alpha_by_size=True), _pool(1), _relu(1)),
         *(conv2, _relu(2), ResponseNorm(name="lrn2", divide_alpha_by_size=True)),

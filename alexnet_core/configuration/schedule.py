@@ -105,6 +105,7 @@ def plateau_drops(schedule: PlateauSchedule, validation_errors: Sequence[float])
     The count of idle epochs starts anew after a drop; the best error does not.
     """
     drops, idle, best = 0, 0, float("inf")
+    # 由历史重算而不存状态：续训的日程自然与未中断的相同
     for error in validation_errors:
         idle = 0 if error < best else idle + 1
         best = min(best, error)

@@ -44,7 +44,7 @@ class Split:
         np.take(self.images, rows, axis=0, out=out, mode="clip")
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Yields the images in order, some at a time."""
+        """Yields the images in order, some at a time: uint8 (n, H, W, C)."""
         for start in range(0, len(self), _CHUNK):
             rows = slice(start, start + _CHUNK)
             yield self.images[rows] if self.rows is None else self.images[self.rows[rows]]

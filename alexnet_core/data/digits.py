@@ -41,5 +41,5 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits_digest(images: np.ndarray, labels: np.ndarray) -> str:
-    """Returns the digest of the digits' content: pixels and labels."""
+    """Returns the digest of the digits' content: pixels uint8 (N, H, W, 3) and labels int64 (N,)."""
     return hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()

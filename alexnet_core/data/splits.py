@@ -55,7 +55,7 @@ def counts(present: Mapping[str, int], labels: np.ndarray, seed: int) -> dict[Sp
 
     Args:
         present: Images in `train`, and in `val` and `test` where there are such.
-        labels: Of the images in `train`.
+        labels: int64 (N,), of the images in `train`.
         seed: Seed of the split.
     """
     train, validation = present["train"], present.get("val", 0)
@@ -69,8 +69,8 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> 
     """Draws `count` rows with the classes as even as they come; they ascend.
 
     Args:
-        labels: Of all images.
-        rows: To draw from.
+        labels: int64 (N,), of all images.
+        rows: int64 (M,), to draw from.
         count: How many.
         seed: Seed of the split.
 

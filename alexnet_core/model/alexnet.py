@@ -94,7 +94,8 @@ class AlexNet(nn.Module):
         return torch.cat([tower.to(self.devices[-1]).flatten(1) for tower in towers], dim=1)
 
     def _run(self, images: torch.Tensor, draws: tuple[int, int, int] | None, until: str | None) -> list[torch.Tensor]:
-        """Takes activations through the layers; one tensor per tower, or one logits tensor at the end."""
+        """Takes images (N, C, H, W) through the layers: a tensor per tower, at the end one of logits (N, classes)."""
+        # 图像复制给每座塔；此后各算各的，只在读两边的层前相遇
         towers = [images.to(device, non_blocking=True) for device in self.devices]
         lanes = Lanes(self.devices, overlap=self.overlaps_towers)
         lanes.meet(towers)
@@ -103,6 +104,7 @@ class AlexNet(nn.Module):
             if layer.name == until:
                 break
             if isinstance(layer, Weighted):
+                # 谁读谁由规格说：论文图 2 中只有 conv3 与全连接层读两座塔
                 reads_both = layer.reads == "both" and not image and len(towers) == 2
                 if reads_both or _on_last(layer):
                     lanes.meet(towers)
@@ -119,6 +121,7 @@ class AlexNet(nn.Module):
     def _weighted(
         self, layer: Weighted, towers: list[torch.Tensor], lanes: Lanes, *, reads_both: bool
     ) -> list[torch.Tensor]:
+        """A layer with weights: per tower (N, C, H, W) or (N, F), to (N, maps, H', W') or (N, units)."""
         outputs = []
         for name, module in self.get_submodule(layer.name).named_children():
             index = -1 if _on_last(layer) else int(name)
@@ -128,13 +131,14 @@ class AlexNet(nn.Module):
                 if isinstance(layer, FullyConnected):
                     read = [tower.flatten(1) for tower in read]
                 # 两塔拼接时，塔 0 的图总在前
-                own = _joined(read, self.devices[index]) if reads_both else read[0]
-                outputs.append(_apply(layer, module, own))
+                x = _joined(read, self.devices[index]) if reads_both else read[0]
+                outputs.append(_apply(layer, module, x))
         return outputs
 
     def _elementwise(
         self, layer: Layer, towers: list[torch.Tensor], lanes: Lanes, draws: tuple[int, int, int] | None
     ) -> list[torch.Tensor]:
+        """A layer without weights, each tower for itself: (N, C, H, W) or (N, F); only pooling changes H and W."""
         outputs = []
         for index, tower in enumerate(towers):
             with lanes.of(index):
@@ -144,6 +148,7 @@ class AlexNet(nn.Module):
     def _apply_elementwise(
         self, layer: Layer, x: torch.Tensor, tower: int, draws: tuple[int, int, int] | None
     ) -> torch.Tensor:
+        """One tower's activations (N, C, H, W) or (N, F) after a layer without weights."""
         if isinstance(layer, Activation):
             return F.relu(x) if layer.function == "relu" else torch.tanh(x)
         if isinstance(layer, ResponseNorm):
@@ -156,6 +161,7 @@ class AlexNet(nn.Module):
         if layer.rate > 0 and draws is None:
             raise ValueError(f"training with {layer.name} needs the draws (seed, step, first row)")
         seed, step, first_row = draws or (0, 0, 0)
+        # 掩码的键里有层名和塔号：删掉一层，别层的掩码不变
         return dropout(x, layer.rate, draw_key("dropout", seed, step, layer.name, tower), first_row)
 
 
@@ -164,6 +170,7 @@ def _on_last(layer: Weighted) -> bool:
 
 
 def _joined(towers: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """Both towers' (N, C, H, W) or (N, F) as (N, 2 C, H, W) or (N, 2 F), tower 0's first."""
     return torch.cat([tower.to(device, non_blocking=True) for tower in towers], dim=1)
 
 
@@ -189,6 +196,7 @@ def _weights_of(layer: Weighted, shape: LayerShape, device: torch.device) -> nn.
 
 
 def _apply(layer: Weighted, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """(N, inputs, H, W) or (N, inputs) to (N, maps, H', W') or (N, units)."""
     weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
     if isinstance(layer, FullyConnected):
         return F.linear(x, weight, bias)
@@ -196,12 +204,15 @@ def _apply(layer: Weighted, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return locally_connected(x, weight, bias, layer.stride, layer.padding)
     end = layer.padding if layer.padding_end is None else layer.padding_end
     if end != layer.padding:
+        # 原始代码的 conv1 只在右侧和底部补零，224 像素由此得到 55x55
         x = F.pad(x, (layer.padding, end, layer.padding, end))
         return F.conv2d(x, weight, bias, layer.stride)
     return F.conv2d(x, weight, bias, layer.stride, layer.padding)
 
 
 def _norm(layer: ResponseNorm, x: torch.Tensor) -> torch.Tensor:
+    """A response norm of (N, C, H, W), of the same shape."""
+    # 论文的 alpha 乘平方和本身；原始代码先除以窗口里的元素个数
     alpha = layer.alpha / layer.size ** (1 if layer.across == "channels" else 2)
     return local_response_norm(
         x,
@@ -218,7 +229,7 @@ def _spans_towers(layer: ResponseNorm) -> bool:
 
 
 def _norm_across(layer: ResponseNorm, towers: list[torch.Tensor], lanes: Lanes) -> list[torch.Tensor]:
-    """The norm where windows reach from a tower into the other, of which the nearest maps are copied."""
+    """The norm of two (N, C, H, W) where windows reach from a tower into the other, whose nearest maps are copied."""
     first, second = towers
     before, after = layer.size // 2, layer.size - 1 - layer.size // 2
     with lanes.of(0):
@@ -231,6 +242,7 @@ def _norm_across(layer: ResponseNorm, towers: list[torch.Tensor], lanes: Lanes) 
 
 
 def _pool(layer: Pooling, x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) to (N, C, H', W'), whose sides round up."""
     if layer.function == "max":
         return F.max_pool2d(x, layer.size, layer.stride, ceil_mode=True)
     # 原始代码按窗口内真实像素数求平均，边界不补零
@@ -251,6 +263,7 @@ def initialise(model: AlexNet, seed: int) -> None:
             continue
         for tower, module in model.get_submodule(layer.name).named_children():
             weight, bias = module.get_parameter("weight"), module.get_parameter("bias")
+            # 键里没有层的次序：加减一层，其余层的初值不变
             random = generator("initialisation", seed, layer.name, int(tower))
             drawn = random.standard_normal(tuple(weight.shape), dtype="float32")
             with torch.no_grad():

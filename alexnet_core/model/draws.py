@@ -17,6 +17,7 @@ _MASK32 = 0xFFFFFFFF
 
 def draw_key(*parts: str | int) -> int:
     """Returns 64 bits of the SHA-256 of the parts, such as ("dropout", seed, step, layer)."""
+    # 键由内容得出，与抽取的先后无关：所以消融一层不会牵动别处，配对的种子才真的成对
     text = "\n".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
@@ -38,6 +39,7 @@ def uniform_bits(key: int, indices: torch.Tensor) -> torch.Tensor:
     Returns:
         int64 tensor of the same shape, uniform in 0 .. 2**32 - 1.
     """
+    # 只用整数运算：浮点在 CPU 与 GPU 上末位会不同，位运算不会
     bits = indices & _MASK32
     for half in (key & _MASK32, key >> 32):
         bits = bits ^ half
@@ -50,12 +52,13 @@ def uniform_bits(key: int, indices: torch.Tensor) -> torch.Tensor:
 
 
 def uniforms(key: int, indices: torch.Tensor) -> torch.Tensor:
-    """Returns float64 uniforms in (0, 1), one per index."""
+    """Returns float64 uniforms in (0, 1), of the shape of `indices` (int64, below 2**32)."""
+    # 加半格：永远取不到 0，后面的对数才有限
     return (uniform_bits(key, indices).double() + 0.5) / 2.0**32
 
 
 def normals(key: int, indices: torch.Tensor) -> torch.Tensor:
-    """Returns float64 standard normals (Box-Muller), one per index; indices below 2**31."""
+    """Returns float64 standard normals (Box-Muller), of the shape of `indices` (int64, below 2**31)."""
     radius = torch.sqrt(-2.0 * torch.log(uniforms(key, 2 * indices)))
     return radius * torch.cos(2.0 * math.pi * uniforms(key, 2 * indices + 1))
 
@@ -73,6 +76,7 @@ def keep_mask(key: int, first_row: int, shape: torch.Size, rate: float, device: 
     Returns:
         Boolean tensor of that shape, True where the activation stays.
     """
+    # 编号从整批的行算起：几个 worker 分担一批，合起来仍是同一张掩码
     per_image = math.prod(shape[1:])
     count = shape[0] * per_image
     indices = torch.arange(first_row * per_image, first_row * per_image + count, device=device)
@@ -80,5 +84,5 @@ def keep_mask(key: int, first_row: int, shape: torch.Size, rate: float, device: 
 
 
 def permutation(count: int, *parts: str | int) -> np.ndarray:
-    """Returns a permutation of 0 .. count - 1 as int64."""
+    """Returns a permutation of 0 .. count - 1, int64 of shape (count,)."""
     return generator(*parts).permutation(count)

@@ -67,12 +67,16 @@ def local_response_norm(
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """Closed form: d = k + alpha * W(x^2); y = x d^-b; dx = g d^-b - 2 alpha b x * W'(g y / d)."""
+    """Closed form: d = k + alpha * W(x^2); y = x d^-b; dx = g d^-b - 2 alpha b x * W'(g y / d).
+
+    All tensors have the shape of x, (N, C, ...). W sums over each window, W' over the mirrored one.
+    """
 
     @staticmethod
     def forward(
         x: torch.Tensor, size: int, alpha: float, beta: float, k: float, dimensions: tuple[int, ...]
     ) -> tuple[torch.Tensor, ...]:
+        """The norm of x (N, C, ...), and where the way back needs them, denominator and scale of that shape."""
         if norm_on_cpu.applies(x, beta, dimensions):
             return (norm_on_cpu.normalise(x, size, alpha, k),)
         if _in_one_kernel(x, dimensions):
@@ -86,6 +90,7 @@ class _ResponseNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        """Keeps x (N, C, ...) and what `forward` gave beside the result."""
         x, ctx.size, ctx.alpha, ctx.beta, ctx.k, ctx.dimensions = inputs
         _, *kept = output
         # 中间量也作为输出返回，反向传播就不必重算窗口和
@@ -96,6 +101,7 @@ class _ResponseNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """The gradient with respect to x (N, C, ...), of that shape."""
         gradient = gradients[0]
         if gradient is None:
             return None, None, None, None, None, None
@@ -111,6 +117,7 @@ class _ResponseNorm(torch.autograd.Function):
         if _in_blocks(x, ctx.dimensions):
             result = _backward_in_blocks(gradient, x, denominator, scale, ctx.size, factor)
             return result, None, None, None, None, None
+        # 闭式梯度：不靠自动微分逐步展开，少存几份激活
         result = gradient * scale
         # 偶数窗口不对称，反向传播要用镜像窗口
         inner = _window_sum((result * x).div_(denominator), ctx.size, ctx.dimensions, transposed=True)
@@ -118,7 +125,7 @@ class _ResponseNorm(torch.autograd.Function):
 
 
 def _in_one_kernel(x: torch.Tensor, dimensions: tuple[int, ...]) -> bool:
-    """Whether the kernel for GPUs computes this norm: across maps, not in float64, on a machine that can compile it."""
+    """Whether the kernel for GPUs computes the norm of x (N, C, ...): across maps, not in float64, can be compiled."""
     return (
         x.device.type == "cuda"
         and dimensions == (1,)
@@ -145,7 +152,7 @@ def _triton_norm() -> Any:
 
 
 def _in_blocks(x: torch.Tensor, dimensions: tuple[int, ...]) -> bool:
-    """Whether every operation can be made on a block of rows after the other, each row holding a pixel's channels."""
+    """Whether x (N, C, ...) can be taken block by block of rows, each row holding a pixel's channels."""
     return (
         dimensions == (1,)
         and x.device.type == "cpu"
@@ -156,21 +163,22 @@ def _in_blocks(x: torch.Tensor, dimensions: tuple[int, ...]) -> bool:
 
 
 def _rows(x: torch.Tensor) -> torch.Tensor:
+    """(N, C, H, W) with its channels innermost as (N H W, C), a view."""
     return x.movedim(1, -1).view(-1, x.shape[1])
 
 
 def _band(x: torch.Tensor, before: int, after: int) -> torch.Tensor:
-    """The matrix that sums over the window c - before .. c + after of each channel c."""
+    """The matrix (C, C) that sums over the window c - before .. c + after of each channel c of x (N, C, ...)."""
     return torch.ones(x.shape[1], x.shape[1], dtype=x.dtype, device=x.device).triu(-after).tril(before)
 
 
 def _largest_square(x: torch.Tensor, size: int) -> float:
-    """What a square counts as at most in a matrix product: zero times infinity would spoil windows without it."""
+    """What a square of x (of any shape) counts as at most in a product: zero times infinity would spoil windows."""
     return float(torch.finfo(x.dtype).max) / (2 * size)
 
 
 def _blocks(x: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Blocks of rows of tensors of one shape, small enough that a block stays in the processor's cache."""
+    """Blocks (rows, C) of tensors (N, C, ...), small enough that a block stays in the processor's cache."""
     size = max(1, BLOCK_ELEMENTS // x.shape[1])
     yield from zip(*(torch.split(_rows(tensor), size) for tensor in (x, *others)), strict=True)
 
@@ -178,16 +186,17 @@ def _blocks(x: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tens
 def _forward_in_blocks(
     x: torch.Tensor, size: int, alpha: float, beta: float, k: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The norm of x (N, C, ...) across maps, its denominator and its scale, all of that shape."""
     band = _band(x, size // 2, size - 1 - size // 2).mul_(alpha)
     largest = _largest_square(x, size)
     result, denominator, scale = torch.empty_like(x), torch.empty_like(x), torch.empty_like(x)
     # 十来次逐元素运算都在缓存里完成，而不是每次都走一遍内存
-    for own, y, d, s in _blocks(x, result, denominator, scale):
-        torch.mm(torch.mul(own, own, out=s).clamp_(max=largest), band, out=d).add_(k)
+    for block, y, d, s in _blocks(x, result, denominator, scale):
+        torch.mm(torch.mul(block, block, out=s).clamp_(max=largest), band, out=d).add_(k)
         if alpha > 0:
             d.masked_fill_(d >= 0.9 * alpha * largest, math.inf)
         torch.log(d, out=s).mul_(-beta).exp_()
-        torch.mul(own, s, out=y)
+        torch.mul(block, s, out=y)
     return result, denominator, scale
 
 
@@ -199,19 +208,20 @@ def _backward_in_blocks(
     size: int,
     factor: float,
 ) -> torch.Tensor:
+    """The gradient with respect to x (N, C, ...); gradient, denominator, scale and result have that shape."""
     # 偶数窗口不对称，反向传播要用镜像窗口
     band = _band(x, size - 1 - size // 2, size // 2).mul_(factor)
     upstream = torch.empty_like(x).copy_(gradient) if gradient.stride() != x.stride() else gradient
     result = torch.empty_like(x)
-    for own, g, d, s, r in _blocks(x, upstream, denominator, scale, result):
+    for block, g, d, s, r in _blocks(x, upstream, denominator, scale, result):
         torch.mul(g, s, out=r)
-        inner = torch.mul(r, own).div_(d) @ band
-        r.add_(inner.mul_(own))
+        inner = torch.mul(r, block).div_(d) @ band
+        r.add_(inner.mul_(block))
     return result
 
 
 def _window_sum(x: torch.Tensor, size: int, dimensions: tuple[int, ...], *, transposed: bool) -> torch.Tensor:
-    """Sums over a clipped window along each of `dimensions`: c - size // 2 .. c - size // 2 + size - 1."""
+    """Sums x (N, C, ...) over a clipped window along `dimensions`: c - size // 2 .. c - size // 2 + size - 1."""
     before, after = size // 2, size - 1 - size // 2
     if transposed:
         before, after = after, before
@@ -228,6 +238,7 @@ def _window_sum(x: torch.Tensor, size: int, dimensions: tuple[int, ...], *, tran
 
 
 def _shifted_sum(x: torch.Tensor, dimension: int, before: int, after: int) -> torch.Tensor:
+    """Sums x, of any shape, over the clipped window i - before .. i + after along one dimension."""
     total, length = x.clone(), x.shape[dimension]
     for shift in range(1, min(before, length - 1) + 1):
         total.narrow(dimension, shift, length - shift).add_(x.narrow(dimension, 0, length - shift))
@@ -250,6 +261,7 @@ def dropout(x: torch.Tensor, rate: float, key: int | None, first_row: int) -> to
     """
     if rate == 0.0:
         return x
+    # 非倒置：训练不放大，评估才乘保留率；倒过来做，下一层的输入和有效学习率都变了
     if key is None:
         return x * (1.0 - rate)
     return x * keep_mask(key, first_row, x.shape, rate, x.device)

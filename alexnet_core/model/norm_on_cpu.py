@@ -28,7 +28,7 @@ ELEMENTS_PER_THREAD = 2**17
 
 
 def applies(x: torch.Tensor, beta: float, dimensions: tuple[int, ...]) -> bool:
-    """Returns whether `normalise` computes this norm: across maps, exponent 0.75, maps innermost, on a CPU."""
+    """Says whether `normalise` computes this norm of x (N, C, ...): across maps, exponent 0.75, maps innermost, CPU."""
     return (
         dimensions == (1,)
         and beta == EXPONENT
@@ -80,7 +80,7 @@ def _over_pixels(
     sides: tuple[int, ...],
     constants: tuple[float, ...],
 ) -> None:
-    """Calls a kernel over all pixels, on as many threads as torch may use where that is worth it."""
+    """Calls a kernel over all pixels of tensors (N, C, ...), on torch's threads where that is worth it."""
     maps = tensors[0].shape[1]
     flat: list[Array] = [tensor.detach().movedim(1, -1).reshape(-1).numpy() for tensor in tensors]
     elements, number = len(flat[0]), flat[0].dtype.type
@@ -112,7 +112,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 @lru_cache(maxsize=64)
 def _mask(maps: int, length: int, size: int, before: int, kind: str) -> Array:
-    """Row j is one where map c - before + j exists, for every place of a span of whole pixels."""
+    """An array (size, length): row j is one where map c - before + j exists, at every place of a span of pixels."""
     place = np.arange(length) % maps
     shifts = np.arange(size)[:, None] - before
     return ((place + shifts >= 0) & (place + shifts < maps)).astype(kind)
@@ -121,14 +121,15 @@ def _mask(maps: int, length: int, size: int, before: int, kind: str) -> Array:
 def _forward(
     x: Array, result: Array, mask: Array, before: int, alpha: float, k: float, one: float, zero: float
 ) -> None:
+    """Fills result with the norm of x, both (spans, span); mask is (size, span). Compiled."""
     size, span = mask.shape
     squares, total = np.zeros(span + size, x.dtype), np.empty(span, x.dtype)
     middle = squares[before : before + span]
     for row in range(x.shape[0]):
-        own, out = x[row], result[row]
+        centre, out = x[row], result[row]
         for i in range(span):
-            middle[i] = own[i] * own[i]
-            total[i] = own[i] * own[i]
+            middle[i] = centre[i] * centre[i]
+            total[i] = centre[i] * centre[i]
         for j in range(size):
             if j != before:
                 inside, shifted = mask[j], squares[j : j + span]
@@ -136,8 +137,9 @@ def _forward(
                     # 不能乘零：窗口外若有溢出成无穷的平方，就成了 NaN
                     total[i] += shifted[i] if inside[i] > zero else zero
         for i in range(span):
+            # 指数恰为 3/4：两次开方代替 pow，r = d^(-1/4)
             r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
-            out[i] = own[i] * (r * r * r)
+            out[i] = centre[i] * (r * r * r)
 
 
 def _backward(
@@ -154,16 +156,17 @@ def _backward(
     one: float,
     zero: float,
 ) -> None:
+    """Fills result with the gradient; it, gradient and x are (spans, span), the masks (size, span). Compiled."""
     size, span = mask.shape
     squares, products = np.zeros(span + size, x.dtype), np.zeros(span + size, x.dtype)
     total = np.empty(span, x.dtype)
     middle, inner = squares[before : before + span], products[mirrored : mirrored + span]
     for row in range(x.shape[0]):
-        above, own, out = gradient[row], x[row], result[row]
+        above, centre, out = gradient[row], x[row], result[row]
         # 再算一遍窗口和，比写出去再读回来快，也省一份激活内存
         for i in range(span):
-            middle[i] = own[i] * own[i]
-            total[i] = own[i] * own[i]
+            middle[i] = centre[i] * centre[i]
+            total[i] = centre[i] * centre[i]
         for j in range(size):
             if j != before:
                 inside, shifted = mask[j], squares[j : j + span]
@@ -172,7 +175,7 @@ def _backward(
         for i in range(span):
             r = one / math.sqrt(math.sqrt(k + alpha * total[i]))
             out[i] = above[i] * (r * r * r)
-            inner[i] = out[i] * own[i] * (r * r) * (r * r)
+            inner[i] = out[i] * centre[i] * (r * r) * (r * r)
             total[i] = inner[i]
         for j in range(size):
             if j != mirrored:
@@ -180,4 +183,4 @@ def _backward(
                 for i in range(span):
                     total[i] += shifted[i] if inside[i] > zero else zero
         for i in range(span):
-            out[i] += factor * own[i] * total[i]
+            out[i] += factor * centre[i] * total[i]

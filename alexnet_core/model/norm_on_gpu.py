@@ -52,6 +52,7 @@ def normalise_backward(
 def _over_elements(
     kernel: Any, tensors: tuple[torch.Tensor, ...], size: int, constants: tuple[float, float, float]
 ) -> None:
+    """Calls a kernel over all elements of tensors (N, C, ...), the last of which it fills."""
     x = tensors[0]
     elements, maps = x.numel(), x.shape[1]
     grid = (triton.cdiv(elements, BLOCK),)
@@ -147,6 +148,6 @@ def _backward(
         product = _loaded(gradient, there, present) * _loaded(x, there, present)
         inner_sum += tl.where(present, product * tl.exp2((-beta - 1.0) * tl.log2(d)), 0.0)
     d = _denominator(x, place, channel, inside, inner, alpha, k, maps, before, size)
-    own = _loaded(gradient, place, inside) * tl.exp2(-beta * tl.log2(d))
-    value = own - 2.0 * alpha * beta * _loaded(x, place, inside) * inner_sum
+    direct = _loaded(gradient, place, inside) * tl.exp2(-beta * tl.log2(d))
+    value = direct - 2.0 * alpha * beta * _loaded(x, place, inside) * inner_sum
     tl.store(result + place, value.to(result.dtype.element_ty), mask=inside)

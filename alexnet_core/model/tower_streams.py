@@ -31,7 +31,7 @@ class Lanes:
         return torch.cuda.stream(self._side) if self._side is not None and tower == 1 else nullcontext()
 
     def meet(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Lets each stream wait for what the other was given so far; the tensors may then be read on both."""
+        """Lets each stream wait for what the other was given so far; the tensors, of any shape, may be read on both."""
         if self._side is None or self._main is None:
             return
         self._main.wait_stream(self._side)

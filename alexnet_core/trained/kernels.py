@@ -73,7 +73,7 @@ def enlarged(tile: np.ndarray, size: int) -> np.ndarray:
 
 
 def tile_grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Returns white paper with tiles of one size on it, row by row."""
+    """Returns white paper, uint8 (h, w, 3), with tiles uint8 (size, size, 3) on it, row by row."""
     size, rows = tiles[0].shape[0], -(-len(tiles) // columns)
     step = size + GAP
     paper = np.full((rows * step + GAP, min(columns, len(tiles)) * step + GAP, 3), 255, dtype=np.uint8)
@@ -84,7 +84,7 @@ def tile_grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def side_by_side(panels: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    """Returns panels of one height beside one another."""
+    """Returns panels uint8 (h, w, 3) of one height beside one another, as one such picture."""
     white = np.full((panels[0].shape[0], gap, 3), 255, dtype=np.uint8)
     parts = [part for panel in panels for part in (panel, white)]
     return np.concatenate(parts[:-1], axis=1)

@@ -100,6 +100,7 @@ def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> L
     folder = Path(folder)
     if not (folder / SUMS).is_file() and (folder / "model" / SUMS).is_file():
         folder = folder / "model"
+    # 先核对哈希再读：被改过或不完整的导出不给出数字
     verify(folder)
     try:
         config = TrainConfig.model_validate_json((folder / "config.json").read_bytes())
@@ -117,7 +118,7 @@ def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> L
 
 
 def _check_parts(folder: Path, config: TrainConfig, labels: Any, mean_image: np.ndarray) -> None:
-    """Compares labels and mean image with the configuration; raises CoreError."""
+    """Compares labels and mean image (H, W, 3) with the configuration; raises CoreError."""
     classes, size = config.network.classes, config.data.image_size
     if not isinstance(labels, list) or len(labels) != classes or not all(isinstance(label, str) for label in labels):
         raise CoreError(f"{folder / 'labels.json'} does not name the network's {classes} classes")

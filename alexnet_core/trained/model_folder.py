@@ -63,7 +63,7 @@ def write_model(
 
     Args:
         folder: Where to.
-        weights: By parameter name.
+        weights: By parameter name, each of its parameter's shape, such as (48, 3, 11, 11).
         config: The run that trained them; its paths are left out.
         dataset: The data it was trained on.
         card: The model card, see `model_card`.
@@ -72,6 +72,7 @@ def write_model(
         OSError: The folder cannot be written.
         SafetensorError: The weights cannot be written.
     """
+    # 均值图与权重放在一起：换一张均值图，网络就不是这个网络了
     save_file(
         {**weights, "mean_image": np.ascontiguousarray(dataset.mean_image)},
         folder / "model.safetensors",

@@ -82,16 +82,16 @@ def nearest_neighbours(
     """
     if count > len(train):
         raise CoreError(f"{count} neighbours were asked for, there are {len(train)} training images")
-    asked = torch.cat(_features(model, model.loader(test), queries))
-    best = torch.full((len(queries), count), float("inf"), device=asked.device)
-    where = torch.zeros((len(queries), count), dtype=torch.int64, device=asked.device)
+    query_features = torch.cat(_features(model, model.loader(test), queries))
+    best = torch.full((len(queries), count), float("inf"), device=query_features.device)
+    where = torch.zeros((len(queries), count), dtype=torch.int64, device=query_features.device)
     loader = model.loader(train)
     for start in range(0, len(train), EVALUATION_BATCH):
         rows = np.arange(start, min(start + EVALUATION_BATCH, len(train)))
-        (found,) = _features(model, loader, rows)
+        (features,) = _features(model, loader, rows)
         # 逐批与当前最近的合并，不必存下所有训练图的特征
         # 由矩阵乘法得出的距离有误差：一张图到自己也不为零
-        apart = torch.cdist(asked, found, compute_mode="donot_use_mm_for_euclid_dist")
+        apart = torch.cdist(query_features, features, compute_mode="donot_use_mm_for_euclid_dist")
         distances = torch.cat([best, apart], dim=1)
         numbers = torch.from_numpy(rows).to(where.device).expand(len(queries), -1)
         best, places = distances.topk(count, dim=1, largest=False)
@@ -102,6 +102,7 @@ def nearest_neighbours(
 
 
 def _features(model: LoadedModel, loader: ImageLoader, rows: np.ndarray) -> list[torch.Tensor]:
+    """Activations of the last hidden layer of the images `rows` (M,), float32 (B, features) a batch."""
     bounds = [(first, min(first + EVALUATION_BATCH, len(rows))) for first in range(0, len(rows), EVALUATION_BATCH)]
     network, crop = model.network, model.network.spec.input_size
     with torch.inference_mode(), autocast(model.config.training.precision, network.devices[0]):
@@ -111,7 +112,7 @@ def _features(model: LoadedModel, loader: ImageLoader, rows: np.ndarray) -> list
         ]
 
 
-def neighbours_picture(found: Neighbours, test: Split, train: Split) -> Image.Image:
+def neighbours_picture(neighbours: Neighbours, test: Split, train: Split) -> Image.Image:
     """Draws each query and, to its right, its neighbours (paper figure 4)."""
     side = min(_LARGEST_TILE, max(32, test.images.shape[1]))
 
@@ -121,8 +122,8 @@ def neighbours_picture(found: Neighbours, test: Split, train: Split) -> Image.Im
         split.gather(ascending, out)
         return [enlarged(out[np.searchsorted(ascending, number)], side) for number in numbers]
 
-    queries = tile_grid(tiles(test, found.queries), 1)
-    nearest = tile_grid(tiles(train, found.nearest.reshape(-1)), found.nearest.shape[1])
+    queries = tile_grid(tiles(test, neighbours.queries), 1)
+    nearest = tile_grid(tiles(train, neighbours.nearest.reshape(-1)), neighbours.nearest.shape[1])
     return Image.fromarray(side_by_side([queries, nearest], 8 * GAP))
 
 

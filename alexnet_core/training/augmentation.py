@@ -51,9 +51,11 @@ def training_views(
     if colour_noise > 0 and colour_axes is not None:
         channels = colour_axes.shape[0]
         each = torch.arange(channels, device=indices.device)
+        # 单位是灰度级：a_i 乘各主轴上的标准差（约十二级），不是特征值（约一千四百级）
         drawn = normals(draw_key("colour", config.seed, epoch), indices[:, None] * channels + each)
         amounts = (drawn * colour_noise).to(colour_axes.dtype)
         views = views + (amounts @ colour_axes.T)[:, :, None, None]
+        # 原始代码（convdata.py）加噪声后除以 1.1，论文没有提
         if training.divides_by_colour_noise:
             views = views / (1.0 + colour_noise)
     return views
@@ -66,7 +68,15 @@ def centre_views(batch: Batch, crop: int) -> torch.Tensor:
 
 
 def ten_views(batch: Batch, crop: int) -> list[torch.Tensor]:
-    """Returns the four corner crops, the centre crop and their reflections (paper section 4.1)."""
+    """Returns ten views of a batch: the four corner crops, the centre crop and their reflections (paper section 4.1).
+
+    Args:
+        batch: Images of a split, (M, H, W, C).
+        crop: Side of a view in pixels.
+
+    Returns:
+        Ten of float32 (B, C, crop, crop), raw grey levels minus the mean image.
+    """
     room = batch.images.shape[1] - crop
     places = [(0, 0), (0, room), (room, 0), (room, room), (room // 2, room // 2)]
     return [
@@ -83,7 +93,10 @@ def ten_views(batch: Batch, crop: int) -> list[torch.Tensor]:
 
 
 def _gather(batch: Batch, top: torch.Tensor, left: torch.Tensor, flipped: torch.Tensor, crop: int) -> torch.Tensor:
-    """Crops by fancy indexing; the mean is subtracted at the same pixels, before the reflection."""
+    """Crops (B, C, crop, crop) from a batch by fancy indexing; top, left and flipped are (B,).
+
+    The mean is subtracted at the same pixels, before the reflection.
+    """
     steps = torch.arange(crop, device=batch.rows.device)
     rows = (top[:, None] + steps)[:, :, None]
     columns = torch.where(flipped[:, None], left[:, None] + (crop - 1 - steps), left[:, None] + steps)

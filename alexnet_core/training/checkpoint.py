@@ -84,8 +84,8 @@ def write_checkpoint(
         folder: The trial's `checkpoint/` folder.
         attempt: Number of the attempt, which makes the name unique.
         position: Where the training stands.
-        weights: By parameter name.
-        velocities: By parameter name; None in the final checkpoint.
+        weights: By parameter name, each of its parameter's shape, such as (48, 3, 11, 11).
+        velocities: The same; None in the final checkpoint.
         heartbeat: Called after every 64 MiB, so that a slow disk is not taken for a hanging process.
     """
     from safetensors.torch import save
@@ -127,9 +127,9 @@ def mark_best(path: Path) -> None:
 
 def prune_checkpoints(folder: Path, attempt: int, keep: int) -> None:
     """Deletes the checkpoints of this attempt and of older ones but for the newest `keep`, and what older ones tore."""
-    own = [path for path in checkpoints(folder) if int(path.name.split("-")[0]) <= attempt]
+    written = [path for path in checkpoints(folder) if int(path.name.split("-")[0]) <= attempt]
     torn = [path for path in folder.glob(".*.tmp") if (match := _TORN.match(path.name)) and int(match[1]) < attempt]
-    for path in [*own[keep:], *torn]:
+    for path in [*written[keep:], *torn]:
         path.unlink(missing_ok=True)
 
 
@@ -147,6 +147,7 @@ def checkpoints(folder: Path) -> Sequence[Path]:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """Returns the newest complete checkpoint; a torn or foreign file is passed over."""
+    # 被杀时可能留下半个文件：退回上一个完整的，而不是失败
     for path in checkpoints(folder):
         try:
             read_position(path)

@@ -36,7 +36,7 @@ class Workers:
         return nn.parallel.DistributedDataParallel(model)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Returns the sum of all workers' tensors, of the shape of this one's, which is left as it is."""
+        """Returns the sum of all workers' tensors, which are of the same shape, any; this one's is left as it is."""
         if self.count == 1:
             return tensor
         total = tensor.clone()

@@ -144,7 +144,7 @@ def _evaluated(
     before_batch: Callable[[], None],
     precision: Precision,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """Yields batches with their log-probabilities.
+    """Yields batches of the images `rows` (M,) with their log-probabilities, float32 (B, classes).
 
     Raises:
         ValueError: `views` is neither 1 nor 10.
@@ -168,9 +168,11 @@ def _evaluated(
 
 
 def _log_probabilities(model: AlexNet, batch: Batch, views: int) -> torch.Tensor:
+    """Logarithms of a batch's class probabilities, (B, classes)."""
     crop = model.spec.input_size
     if views == 1:
         return F.log_softmax(model(centre_views(batch, crop)), dim=1)
+    # 平均的是概率，不是 logits，也不是十次各自的判断（论文 4.1 节）
     logits = [model(view) for view in ten_views(batch, crop)]
     mean = torch.stack([F.softmax(view, dim=1) for view in logits]).mean(dim=0)
     if bool((mean > 0).all()):

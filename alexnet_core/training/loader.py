@@ -83,7 +83,7 @@ class ImageLoader:
         return len(self.labels)
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Returns the batch of these images."""
+        """Returns the batch of the images `indices`, int64 (B,)."""
         chosen = np.asarray(indices, dtype=np.int64)
         return next(self.batches(chosen, [(0, len(chosen))]))
 
@@ -114,6 +114,7 @@ class ImageLoader:
     def _gathered(
         self, order: torch.Tensor, first: int, last: int, reading: Future[tuple[torch.Tensor, torch.Tensor]]
     ) -> Batch:
+        """The batch of `order[first:last]`, int64 (N,), once its images (B, H, W, C) are read."""
         images, rows = reading.result()
         if self.device.type == "cuda":
             # 张量在拷贝流上分配，要告诉分配器主流也在用
@@ -121,6 +122,7 @@ class ImageLoader:
         return self._batch(images, rows, order[first:last])
 
     def _batch(self, images: torch.Tensor, rows: torch.Tensor, indices: torch.Tensor) -> Batch:
+        """Images (M, H, W, C), rows and indices int64 (B,), see `Batch`."""
         return Batch(images, rows, indices, self.labels[indices], self.mean, self._mean_follows_crop)
 
 
@@ -137,7 +139,7 @@ class _Reader:
         self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
 
     def read(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (images, rows) on the device."""
+        """Returns, of the images `indices` (B,), pixels uint8 (B, H, W, C) and rows int64 (B,), on the device."""
         ascending = np.argsort(indices)
         rows = np.empty_like(ascending)
         rows[ascending] = np.arange(len(indices))
@@ -155,7 +157,7 @@ class _Reader:
 
 
 def _resident(split: Split, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Images on the device, and where among them each of the split is; None where they are in order."""
+    """Images (M, H, W, C) on the device, and where among them each is, int64 (N,); None where they are in order."""
     if split.rows is not None and device.type == "cpu":
         # 内存映射原样使用，不复制
         return torch.from_numpy(_writable(split.images)), torch.from_numpy(split.rows)
@@ -164,6 +166,7 @@ def _resident(split: Split, device: torch.device) -> tuple[torch.Tensor, torch.T
 
 
 def _writable(array: np.ndarray) -> np.ndarray:
+    """An array of any shape, contiguous and writable; a copy where it is not."""
     # torch 不接受只读数组和负步长（BGR 转 RGB 的切片）；写时复制的内存映射本来就可写
     array = np.ascontiguousarray(array)
     return array if array.flags.writeable else array.copy()

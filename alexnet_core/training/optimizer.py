@@ -76,7 +76,9 @@ class MomentumSGD:
             weights: list[torch.Tensor] = [weight for weight, _, _ in moving]
             gradients = [gradient for _, gradient, _ in moving]
             speeds = [velocity for _, _, velocity in moving]
+            # 学习率乘在速度之内：降低学习率后，旧速度保持原来的大小（与 torch.optim.SGD 不同）
             torch._foreach_mul_(speeds, self.momentum)
+            # 衰减也乘学习率，并经过动量（论文第 5 节的式子）
             if decay:
                 torch._foreach_add_(speeds, weights, alpha=-decay * rate)
             torch._foreach_add_(speeds, gradients, alpha=-rate)
@@ -89,7 +91,7 @@ class MomentumSGD:
                 parameter.grad = None
 
     def velocities(self) -> dict[str, torch.Tensor]:
-        """Returns the velocity of each parameter by name; the groups must have "names"."""
+        """Returns the velocity of each parameter by name, each of the same shape; the groups must have "names"."""
         return {
             name: velocity
             for group, velocities in zip(self.param_groups, self._velocities, strict=True)
@@ -98,12 +100,13 @@ class MomentumSGD:
 
     @torch.no_grad()
     def load_velocities(self, velocities: Mapping[str, torch.Tensor]) -> None:
-        """Copies velocities back, by the parameter's name."""
+        """Copies velocities back by name, each of the same shape as its parameter."""
         for name, velocity in self.velocities().items():
             velocity.copy_(velocities[name])
 
 
 def _listed(parameters: torch.Tensor | Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """One tensor or several, of any shape, as a list."""
     return [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
 
 
@@ -127,9 +130,9 @@ def parameter_groups(model: AlexNet, training: TrainingSpec) -> list[dict[str, A
         decay = training.weight_decay * layer.weight_decay_factor
         if is_bias and not training.decays_biases:
             decay = 0.0
-        own = layer_name if layer_name in apart else ""
-        empty = {"params": [], "names": [], "layer": own, "is_bias": is_bias, "weight_decay": decay}
-        group = groups.setdefault((parameter.device, is_bias, own, decay), empty)
+        layer_apart = layer_name if layer_name in apart else ""
+        empty = {"params": [], "names": [], "layer": layer_apart, "is_bias": is_bias, "weight_decay": decay}
+        group = groups.setdefault((parameter.device, is_bias, layer_apart, decay), empty)
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())

@@ -132,6 +132,7 @@ def _train_epoch(
     progress: Callable[[int, int], None] | None,
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
+    # 次序只由（种子，轮）决定：续训时从中间接着走，不必重放
     order = permutation(len(run.train), "order", run.config.seed, position.epoch)
     rates = _rates(run, position)
     set_rates(run.optimizer, rates)
@@ -278,6 +279,7 @@ def _asking(model: AlexNet, should_stop: Callable[[], bool]) -> Iterator[None]:
 
 
 def _check_finite(run: TrainingRun, loss: torch.Tensor, epoch: int, batch: int) -> None:
+    """Raises Diverged where the sum over workers of a batch's losses, each of shape (), is no number."""
     if not torch.isfinite(run.workers.sum(loss)):
         raise Diverged(epoch, batch)
 
