@@ -3,11 +3,21 @@
 import pytest
 from hypothesis import settings
 
+from tests.progress import FileProgress
+
 # 这些机器忽快忽慢：时限只会让测试随机失败
 settings.register_profile("lab", deadline=None)
 settings.load_profile("lab")
 
 LONGEST = ("test_survival.py", "test_cluster.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Shows files and slow tests in place of dots, where pytest is asked for neither more nor less (-v, -q)."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and config.get_verbosity() == 0 and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FileProgress(reporter))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
