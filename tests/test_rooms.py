@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -83,15 +84,22 @@ def modules(root: Path) -> dict[str, Path]:
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
     """Names of the modules a file imports, wherever in it: of ours in full, of libraries the first name."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names: list[str] = []
+    for module, member in imports(path.read_text()):
+        # `from room import file` 引用的是文件
+        name = full if member and (full := f"{module}.{member}") in known else module
+        yield name if name in known else name.split(".")[0]
+
+
+@lru_cache(maxsize=1024)
+def imports(text: str) -> tuple[tuple[str, str], ...]:
+    """(module, what is taken from it) of each import in a file; read once, though many copies of it are looked at."""
+    names: list[tuple[str, str]] = []
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            names += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            # `from room import file` 引用的是文件
-            names = [full if (full := f"{node.module}.{alias.name}") in known else node.module for alias in node.names]
-        for name in names:
-            yield name if name in known else name.split(".")[0]
+            names += [(node.module, alias.name) for alias in node.names]
+    return tuple(names)
 
 
 def room_of(module: str) -> str:

@@ -13,13 +13,15 @@ import subprocess
 import sys
 import time
 import zlib
-from dataclasses import replace
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_core.__main__ import main
 from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data import partial_folder
 from alexnet_core.data.cifar import cifar10_source
@@ -44,9 +46,24 @@ def tree(root: Path, count: int = 12, splits: tuple[str, ...] = ("train", "val")
     return root
 
 
-def run(source: Path, destination: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "alexnet_core", "prepare", str(source), str(destination), "--size", "24", *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(source: Path, destination: Path, *more: str, size: int = 24) -> Done:
+    """`python -m alexnet_core prepare` without the second that a process of its own takes to load."""
+    output, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        try:
+            code = main(["prepare", str(source), str(destination), "--size", str(size), *more])
+        except SystemExit as refused:
+            code = int(refused.code or 0)
+    return Done(code, output.getvalue(), errors.getvalue())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -380,8 +397,7 @@ def batches(root: Path) -> np.ndarray:
 
 def test_cifar10_of_torchvision_becomes_a_prepared_folder(tmp_path: Path) -> None:
     pixels = batches(tmp_path / "cifar")
-    command = [sys.executable, "-m", "alexnet_core", "prepare", str(tmp_path / "cifar"), str(tmp_path / "made")]
-    done = subprocess.run([*command, "--size", "32"], capture_output=True, text=True, timeout=60)
+    done = run(tmp_path / "cifar", tmp_path / "made", size=32)
     assert done.returncode == 0, done.stderr
     data = open_prepared(tmp_path / "made")
     planes = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
