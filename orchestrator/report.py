@@ -69,16 +69,16 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     if options.paper:
         return _paper(options, console)
     folder = _folder(options)
-    plan, content = plan_on_record(folder)
+    plan, plan_file = plan_on_record(folder)
     tables = load_trials(options.results)
     target = folder
     if options.compare is not None or options.baseline is not None:
         first, others = options.baseline, None
         if options.compare is not None:
             first, others = options.compare[0], options.compare[1:]
-        plan, content = chosen_afterwards(plan, content, first, others)
+        plan, plan_file = chosen_afterwards(plan, plan_file, first, others)
         target = folder / ("-".join(["compare", *options.compare]) if options.compare else f"baseline-{first}")
-    material = judged_material(plan, content, folder, options.results, tables, notes_look=target == folder)
+    material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=target == folder)
     console.print(answer_table(material.answer, console.width))
     write_report(target, material, lambda: details(material, options.results), always=True)
     console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
@@ -113,14 +113,14 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
     answers = []
     for folder in _folders_on_record(options):
         try:
-            plan, content = plan_on_record(folder)
+            plan, plan_file = plan_on_record(folder)
         except LabError as error:
             # 一份损坏的计划不该挡住其余研究的页面
             say(f"warning: {printable(str(error))}; left out")
             continue
         # 噪声基线是拿基线比它自己，不是谁的主张
-        if not content.get("null"):
-            answers.append(judged_material(plan, content, folder, options.results, tables, notes_look=True).answer)
+        if not plan_file.null:
+            answers.append(judged_material(plan, plan_file, folder, options.results, tables, notes_look=True).answer)
     if not answers:
         raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     target = study_folder(options.results, PAPER, options.dataset or DEFAULT_DATASET, DEFAULT_DATASET)
@@ -139,7 +139,7 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
 def _folders_on_record(options: argparse.Namespace) -> list[Path]:
     folders = sorted(path.parent for path in (options.results / "studies").glob("*/plan.json"))
     if options.dataset is not None:
-        folders = [folder for folder in folders if read_plan(folder).get("dataset") == options.dataset]
+        folders = [folder for folder in folders if (plan := read_plan(folder)) and plan.dataset == options.dataset]
     if not folders:
         raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     return folders

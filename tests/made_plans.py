@@ -6,6 +6,7 @@ from typing import Any
 
 from alexnet_core.data.loading import summarise_data
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import PlanFile, PlanRow
 from search_spaces.study import Study
 from search_spaces.trial import base_config, unfold
 
@@ -24,3 +25,10 @@ def make_plan(study: Study, seeds: int, *, epochs: int | None = None, **fields: 
         seeds=tuple(range(seeds)),
         **{"sweep_points": 0, "done": {}, **fields},
     )
+
+
+def make_plan_file(content: dict[str, Any]) -> PlanFile:
+    """What a `plan.json` with this content says, though it may lack what is not judged and have keys of any form."""
+    rows = tuple(PlanRow.model_construct(**row) for row in content["trials"])
+    looks = tuple(content.get("looks", ()))
+    return PlanFile.model_construct(**{**content, "trials": rows, "looks": looks})

@@ -16,6 +16,7 @@ from orchestrator.reporting.material import Details, Material, Provenance, Recor
 from orchestrator.reporting.story import story
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Arm, Claim, Study, load_study
+from tests.made_plans import make_plan_file
 
 CURVE_COLUMNS = {
     "arm": pl.String,
@@ -68,7 +69,7 @@ def make_answer(arms: int = 5, seeds: int = 8, finished: bool = True, **fields: 
     schema = {**TRIAL_COLUMNS, "network.classes": pl.Float64}
     trials = pl.DataFrame(rows if finished else [], schema=schema)
     members, epochs = pl.DataFrame(schema=MEMBER_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
-    return answer(study, study.recipes["digits"], plan, trials, members, epochs)
+    return answer(study, study.recipes["digits"], make_plan_file(plan), trials, members, epochs)
 
 
 def _row(key: str, seed: int, wrong: int | str) -> dict[str, Any]:

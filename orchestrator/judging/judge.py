@@ -18,6 +18,7 @@ from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
 from orchestrator.judging.primary_metric import Metric, Row
 from orchestrator.judging.sweep_findings import ranked, sweep_points
+from orchestrator.planning.plan_file import PlanFile
 from orchestrator.statistics.verdict import Verdict, sentence
 from search_spaces.study import Arm, Recipe, Study
 
@@ -28,7 +29,7 @@ Cells = Mapping[str, Sequence[Row]]
 def answer(
     study: Study,
     recipe: Recipe,
-    plan: Mapping[str, Any],
+    plan_file: PlanFile,
     trials: pl.DataFrame,
     sweep_members: pl.DataFrame,
     epochs: pl.DataFrame,
@@ -38,16 +39,14 @@ def answer(
     Args:
         study: The study.
         recipe: Its recipe on this data set.
-        plan: Content of `plan.json`: the trials that are this study's arms, alpha, and the looks taken.
+        plan_file: The trials that are this study's arms, alpha, and the looks taken.
         trials: The trials table.
         sweep_members: Rows of the members table that belong to this study's sweep.
         epochs: The epochs table, which times to a threshold are read from.
     """
-    wanted = {
-        (row["arm"], row["seed"]): (row["key"], row.get("views", 1)) for row in plan["trials"] if row["phase"] == "arm"
-    }
+    wanted = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
     evidence = gather_evidence(study, recipe, wanted, trials, epochs)
-    look, judged = take_look(evidence, recipe, plan), evidence.judged
+    look, judged = take_look(evidence, recipe, plan_file), evidence.judged
     cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
     arms = [_arm(arm, study, cells, judged, look, recipe) for arm in study.arms]
@@ -57,7 +56,7 @@ def answer(
     budgets = {row["epochs"] for row in measured}
     bare = Answer(
         study=study.name,
-        dataset=plan["dataset"],
+        dataset=plan_file.dataset,
         question=study.question,
         claim=study.claim.statement,
         claim_source=study.claim.source,
@@ -69,11 +68,11 @@ def answer(
         split_error=judged.sampling_error(arms[0].mean, images),
         margin=recipe.margin,
         smallest_effect=recipe.smallest_effect,
-        alpha=plan["alpha"],
+        alpha=plan_file.alpha,
         level_share=look.share,
         seeds=look.seeds[study.baseline],
-        planned_seeds=plan["planned_seeds"],
-        max_seeds=plan.get("max_seeds"),
+        planned_seeds=plan_file.planned_seeds,
+        max_seeds=plan_file.max_seeds,
         missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
         seeds_after_gap=look.after_gap,
         looks=look.before,
@@ -81,10 +80,10 @@ def answer(
         other_networks=_other_networks(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
-        null=plan.get("null", False),
+        null=plan_file.null,
         sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
-        chosen_afterwards=plan.get("chosen_afterwards", False),
+        chosen_afterwards=plan_file.chosen_afterwards,
     )
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from orchestrator.judging.evidence import Evidence, gather_evidence
 from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, Plan
+from orchestrator.planning.plan_file import PlanFile
 from orchestrator.statistics.alpha_spending import (
     ShareOfLevel,
     looks_before,
@@ -49,23 +49,23 @@ class Look:
     after_gap: tuple[int, ...] = ()
 
 
-def take_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:
+def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     """Judges what has ended by the rule of the plan: all seeds at once, or every look of `--seeds auto`.
 
     Args:
         evidence: The study's records.
         recipe: Margin and smallest effect.
-        plan: Content of `plan.json`.
+        plan_file: Its rule, alpha, and the looks taken.
     """
-    if plan.get("max_seeds") is not None:
-        return _sequential_look(evidence, recipe, plan)
+    if plan_file.max_seeds is not None:
+        return _sequential_look(evidence, recipe, plan_file.max_seeds, plan_file.alpha)
     seeds, after_gap = evidence.complete_seeds()
     # 少于三个种子时给不出词，那次看没有花掉 alpha
-    before = looks_before([look for look in plan["looks"] if look >= FEWEST_SEEDS], seeds)
+    before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
     looked_beyond = bool(before) and before[-1] > seeds
-    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan["alpha"] / max(1, len(evidence.compared)))
+    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / max(1, len(evidence.compared)))
     arms = [evidence.of(name, seeds) for name in evidence.compared]
-    verdicts = judge(arms, SCALES[evidence.judged.scale].size(recipe.margin), plan["alpha"], ShareOfLevel(share))
+    verdicts = judge(arms, SCALES[evidence.judged.scale].size(recipe.margin), plan_file.alpha, ShareOfLevel(share))
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
     missing = tuple(cell for cell, what in sorted(evidence.wanted.items()) if what not in evidence.ended)
@@ -129,8 +129,8 @@ def _courses(
     return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA, skipped)
 
 
-def _sequential_look(evidence: Evidence, recipe: Recipe, plan: Mapping[str, Any]) -> Look:
-    courses = follow_records(evidence, recipe, plan["max_seeds"], plan["alpha"])
+def _sequential_look(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float) -> Look:
+    courses = follow_records(evidence, recipe, max_seeds, alpha)
     looked = max((course.seeds for course in courses.values()), default=0)
     if looked == 0:
         complete, _ = evidence.complete_seeds()

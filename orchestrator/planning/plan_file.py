@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
@@ -18,9 +19,7 @@ from orchestrator.records.looks_file import (
     Question,
     RecordedLook,
     append_looks,
-    looks_of,
     question_of,
-    question_on_record,
     read_looks,
     seeds_at,
     sharing,
@@ -36,6 +35,8 @@ STUDIES = "studies.json"
 class PlanRow(BaseModel):
     """A trial of `plan.json`."""
 
+    model_config = ConfigDict(frozen=True, extra="allow")
+
     arm: str
     seed: int = Field(ge=0)
     phase: Phase
@@ -44,9 +45,35 @@ class PlanRow(BaseModel):
 
 
 class PlanFile(BaseModel):
-    """What readers of `plan.json` rely on; the study, its recipe and its base are checked where they are used."""
+    """What `plan.json` says; written back, it has the same fields as it was read with.
 
+    What a study, its recipe and its baseline are is kept as plain data, so that a file of an earlier version keeps its
+    bytes; `asked`, `recipe`, `base`, `summary` and `retune` are the same, validated when they are first read.
+
+    Attributes:
+        study: The study's name.
+        dataset: Name of the recipe.
+        primary_metric: The study's.
+        arms: Names of its arms.
+        baseline: The arm that the others are compared with.
+        alpha: Family-wise level over all looks.
+        margin: The recipe's.
+        smallest_effect: The recipe's.
+        planned_seeds: Seeds per arm; with `max_seeds` that maximum.
+        max_seeds: Of `--seeds auto`; None where all seeds are wanted.
+        looks: Numbers of seeds at which this question was judged, in their order.
+        null: Whether the baseline is judged against itself.
+        chosen_afterwards: Whether the comparison was chosen after the data were seen; never on disk.
+        sweep_points: Points of the sweep.
+        command: The command line of the last `ablate` that planned the study.
+        trials: Of the arms and of the re-tuning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    study: str | None = None
     dataset: str
+    primary_metric: str | None = None
     arms: tuple[str, ...]
     baseline: str
     alpha: float = Field(gt=0, lt=1)
@@ -58,7 +85,13 @@ class PlanFile(BaseModel):
     null: bool = False
     chosen_afterwards: bool = False
     sweep_points: int = Field(ge=0)
+    command: tuple[str, ...] = ()
     trials: tuple[PlanRow, ...]
+    plain_asked: Any = Field(default=None, alias="asked")
+    plain_recipe: Any = Field(default=None, alias="recipe")
+    plain_base: Any = Field(default=None, alias="base")
+    plain_summary: Any = Field(default=None, alias="summary")
+    plain_retune: Any = Field(default=None, alias="retune")
 
     @model_validator(mode="after")
     def _check_arms(self) -> Self:
@@ -70,11 +103,49 @@ class PlanFile(BaseModel):
             raise ValueError("not every arm has a trial of every seed")
         return self
 
+    @cached_property
+    def asked(self) -> Study:
+        """The study, as it was asked."""
+        return Study.model_validate(self.plain_asked)
 
-def write_plan(
-    folder: Path, plan: Plan, command: Sequence[str], begun_with: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Writes `plan.json` and returns its content; looks taken before are kept.
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Its recipe on the data set."""
+        return Recipe.model_validate(self.plain_recipe)
+
+    @cached_property
+    def base(self) -> TrainConfig:
+        """The baseline's configuration before any arm's edits, with seed 0."""
+        return TrainConfig.model_validate(self.plain_base)
+
+    @cached_property
+    def summary(self) -> DataSummary:
+        """What is in the data."""
+        return DataSummary.model_validate(self.plain_summary)
+
+    @cached_property
+    def retune(self) -> Retune | None:
+        """What every arm tunes for itself; None for nothing."""
+        return None if self.plain_retune is None else Retune.model_validate(self.plain_retune)
+
+    @property
+    def question(self) -> Question:
+        """What is compared."""
+        rows = ((row.arm, row.seed, (row.key, row.views)) for row in self.trials if row.phase == "arm")
+        return question_of(self.baseline, rows)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The plain data that lies on disk."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def with_looks(self, looks: Sequence[int]) -> Self:
+        """Returns the same plan after these looks."""
+        return self.model_copy(update={"looks": tuple(looks)})
+
+
+def write_plan(folder: Path, plan: Plan, command: Sequence[str], begun_with: PlanFile | None = None) -> PlanFile:
+    """Writes `plan.json` and returns it; looks taken before are kept.
 
     Args:
         folder: The study's folder.
@@ -83,47 +154,55 @@ def write_plan(
         begun_with: What this run wrote when it began, where it only completes that; a plan on record that goes beyond
             it, another command's, is left as it is.
     """
-    content: dict[str, Any] = {
-        "study": plan.study.name,
-        "dataset": plan.dataset,
-        "primary_metric": plan.study.primary_metric,
-        "arms": [arm.name for arm in plan.study.arms],
-        "baseline": plan.study.baseline,
-        "alpha": ALPHA,
-        "margin": plan.recipe.margin,
-        "smallest_effect": plan.recipe.smallest_effect,
-        "planned_seeds": len(plan.seeds),
-        "max_seeds": plan.max_seeds,
-        "base": plan.base.model_dump(mode="json"),
-        "asked": plan.study.model_dump(mode="json"),
-        "recipe": plan.recipe.model_dump(mode="json"),
-        "summary": plan.summary.model_dump(mode="json"),
-        "sweep_points": plan.sweep_points,
-        "command": list(command),
-        "trials": [
-            {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key, "views": trial.views}
-            for trial in (*plan.trials, *plan.further)
-        ],
-        "null": plan.null,
-        "retune": None if plan.retune is None else plan.retune.model_dump(mode="json"),
-    }
+    planned = _file_of(plan, command)
     with locked(folder):
-        before, question = read_plan(folder), _question(plan)
+        before, question = read_plan(folder), planned.question
         earlier = _recorded(folder)
         rule = _rule(earlier, question)
-        planned = RecordedLook(question=question, seeds=0, max_seeds=plan.max_seeds)
-        append_looks(folder, [*_not_kept(folder), *([planned] if plan.max_seeds != rule else [])])
-        content["looks"] = seeds_at(earlier, question)
-        if before and json.loads(json.dumps({**content, "command": before.get("command")})) == before:
+        first_look = RecordedLook(question=question, seeds=0, max_seeds=plan.max_seeds)
+        # 规则在第一个 trial 之前就写下，之后不能改判
+        append_looks(folder, [*_not_kept(folder), *([first_look] if plan.max_seeds != rule else [])])
+        planned = planned.with_looks(seeds_at(earlier, question))
+        if before is not None and {**planned.content, "command": before.content.get("command")} == before.content:
             # 问的还是同一件事：换个写法再问一遍，报告不必重写
-            content["command"] = before["command"]
+            planned = planned.model_copy(update={"command": before.command})
         if begun_with is None or _further_seeds(before, begun_with) <= 0:
-            _write(folder, content)
-    return content
+            _write(folder, planned)
+    return planned
 
 
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(folder / "plan.json", json.dumps(content, indent=1, sort_keys=True).encode())
+def _file_of(plan: Plan, command: Sequence[str]) -> PlanFile:
+    """What is written of a plan, before its looks are known."""
+    return PlanFile.model_validate(
+        {
+            "study": plan.study.name,
+            "dataset": plan.dataset,
+            "primary_metric": plan.study.primary_metric,
+            "arms": [arm.name for arm in plan.study.arms],
+            "baseline": plan.study.baseline,
+            "alpha": ALPHA,
+            "margin": plan.recipe.margin,
+            "smallest_effect": plan.recipe.smallest_effect,
+            "planned_seeds": len(plan.seeds),
+            "max_seeds": plan.max_seeds,
+            "base": plan.base.model_dump(mode="json"),
+            "asked": plan.study.model_dump(mode="json"),
+            "recipe": plan.recipe.model_dump(mode="json"),
+            "summary": plan.summary.model_dump(mode="json"),
+            "sweep_points": plan.sweep_points,
+            "command": list(command),
+            "trials": [
+                {"arm": trial.arm, "seed": trial.seed, "phase": trial.phase, "key": trial.key, "views": trial.views}
+                for trial in (*plan.trials, *plan.further)
+            ],
+            "null": plan.null,
+            "retune": None if plan.retune is None else plan.retune.model_dump(mode="json"),
+        }
+    )
+
+
+def _write(folder: Path, plan_file: PlanFile) -> None:
+    write_atomically(folder / "plan.json", json.dumps(plan_file.content, indent=1, sort_keys=True).encode())
 
 
 def _question(plan: Plan) -> Question:
@@ -135,11 +214,20 @@ def _question(plan: Plan) -> Question:
 def _recorded(folder: Path) -> list[RecordedLook]:
     """The looks on record; those of a `plan.json` that was written before they had a file of their own too."""
     looks = read_looks(folder)
-    return looks_of(read_plan(folder)) if looks is None else looks
+    return _looks_told_by(read_plan(folder)) if looks is None else looks
 
 
 def _not_kept(folder: Path) -> list[RecordedLook]:
-    return looks_of(read_plan(folder)) if read_looks(folder) is None else []
+    return _looks_told_by(read_plan(folder)) if read_looks(folder) is None else []
+
+
+def _looks_told_by(plan_file: PlanFile | None) -> list[RecordedLook]:
+    """The looks that a `plan.json` tells of, which were all that was kept before they had a file of their own."""
+    if plan_file is None:
+        return []
+    question, most = plan_file.question, plan_file.max_seeds
+    planned = [] if most is None else [0]
+    return [RecordedLook(question=question, seeds=seeds, max_seeds=most) for seeds in (*planned, *plan_file.looks)]
 
 
 def _rule(looks: Sequence[RecordedLook], question: Question) -> int | None:
@@ -148,11 +236,13 @@ def _rule(looks: Sequence[RecordedLook], question: Question) -> int | None:
     return same[-1].max_seeds if same else None
 
 
-def _further_seeds(now: Mapping[str, Any], content: Mapping[str, Any]) -> int:
+def _further_seeds(now: PlanFile | None, written: PlanFile) -> int:
     """How many more seeds the plan on record asks for; -1 where they are fewer, or it does not ask the same."""
-    names = ("asked", "recipe", "base", "max_seeds", "null", "retune")
-    same = bool(now) and all(now.get(name) == content.get(name) for name in names)
-    return max(-1, now["planned_seeds"] - content["planned_seeds"]) if same else -1
+    if now is None:
+        return -1
+    names = ("plain_asked", "plain_recipe", "plain_base", "plain_retune", "max_seeds", "null")
+    same = all(getattr(now, name) == getattr(written, name) for name in names)
+    return max(-1, now.planned_seeds - written.planned_seeds) if same else -1
 
 
 def looks_on_record(folder: Path, plan: Plan) -> list[int]:
@@ -195,42 +285,39 @@ def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:
     return done_states(folder.parents[1], keys).keys() >= keys
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """Returns the content of `plan.json`, or an empty dict where there is none or it is damaged."""
+def read_plan(folder: Path) -> PlanFile | None:
+    """Returns what `plan.json` says, or None where there is none or it is damaged."""
     try:
-        text = (folder / "plan.json").read_bytes()
-        # 严格：下面返回的是原样的内容，"3" 不能当 3 用
-        PlanFile.model_validate_json(text, strict=True)
-        content = json.loads(text)
+        # 严格："3" 不能当 3 用
+        plan_file = PlanFile.model_validate_json((folder / "plan.json").read_bytes(), strict=True)
     except (OSError, ValueError, RecursionError):
-        return {}
-    return {"looks": [], **content}
+        return None
+    return plan_file.with_looks(plan_file.looks)
 
 
-def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
-    """Returns the plan as it was written down, with the content of `plan.json`; the study's file is not needed again.
+def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:
+    """Returns the plan as it was written down, with its file; the study's own file is not needed again.
 
     Raises:
         LabError: There is no plan, or it is damaged.
     """
-    content = read_plan(folder)
-    if not content:
+    plan_file = read_plan(folder)
+    if plan_file is None:
         raise LabError(f"{folder / 'plan.json'} is missing or damaged; run the study again", exit_code=ExitCode.NOTHING)
     try:
-        study, base = Study.model_validate(content["asked"]), TrainConfig.model_validate(content["base"])
-        seeds = tuple(range(content["planned_seeds"]))
+        seeds = tuple(range(plan_file.planned_seeds))
         plan = Plan(
-            study=study,
-            dataset=content["dataset"],
-            recipe=Recipe.model_validate(content["recipe"]),
-            summary=DataSummary.model_validate(content["summary"]),
-            base=base,
-            trials=unfold(study, base, seeds),
+            study=plan_file.asked,
+            dataset=plan_file.dataset,
+            recipe=plan_file.recipe,
+            summary=plan_file.summary,
+            base=plan_file.base,
+            trials=unfold(plan_file.asked, plan_file.base, seeds),
             seeds=seeds,
-            sweep_points=content["sweep_points"],
+            sweep_points=plan_file.sweep_points,
             done={},
-            max_seeds=content.get("max_seeds"),
-            retune=None if content.get("retune") is None else Retune.model_validate(content["retune"]),
+            max_seeds=plan_file.max_seeds,
+            retune=plan_file.retune,
         )
     except (KeyError, ValidationError, StudyError) as error:
         reason = str(error).splitlines()[0]
@@ -238,23 +325,23 @@ def plan_on_record(folder: Path) -> tuple[Plan, dict[str, Any]]:
             f"{folder / 'plan.json'} is of an earlier version or damaged ({reason}); run the study again",
             exit_code=ExitCode.NOTHING,
         ) from error
-    return plan, content
+    return plan, plan_file
 
 
-def latest_plan(folder: Path, plan: Plan, content: Mapping[str, Any]) -> tuple[Plan, dict[str, Any]]:
-    """Returns what a run judges at its end: its plan and content, with the looks that were taken meanwhile.
+def latest_plan(folder: Path, plan: Plan, written: PlanFile) -> tuple[Plan, PlanFile]:
+    """Returns what a run judges at its end: its plan and file, with the looks that were taken meanwhile.
 
     Where another command has extended the same question and looked beyond this run's seeds, that is the plan on record.
 
     Args:
         folder: The study's folder.
         plan: The run's plan.
-        content: What it wrote.
+        written: What it wrote.
     """
     now = read_plan(folder)
-    if _further_seeds(now, content) > 0 and max(now["looks"], default=0) > len(plan.seeds):
+    if now is not None and _further_seeds(now, written) > 0 and max(now.looks, default=0) > len(plan.seeds):
         return plan_on_record(folder)
-    return plan, {**content, "looks": looks_on_record(folder, plan)}
+    return plan, written.with_looks(looks_on_record(folder, plan))
 
 
 def join_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
@@ -265,28 +352,29 @@ def join_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
         looks: Taken there.
     """
     with locked(folder):
-        earlier, content = _recorded(folder), read_plan(folder)
+        earlier, plan_file = _recorded(folder), read_plan(folder)
         further = [look for look in dict.fromkeys(looks) if look not in earlier]
         if not further:
             return
         append_looks(folder, [*_not_kept(folder), *further])
-        if content:
-            _write(folder, {**content, "looks": seeds_at([*earlier, *further], question_on_record(content))})
+        if plan_file is not None:
+            _write(folder, plan_file.with_looks(seeds_at([*earlier, *further], plan_file.question)))
 
 
-def add_look(folder: Path, content: dict[str, Any], seeds: int) -> dict[str, Any]:
-    """Writes down that the study was judged at `seeds` complete seeds; returns the plan's new content."""
-    if not seeds or seeds in content["looks"]:
-        return content
-    question = question_on_record(content)
-    look = RecordedLook(question=question, seeds=seeds, max_seeds=content.get("max_seeds"))
+def add_look(folder: Path, plan_file: PlanFile, seeds: int) -> PlanFile:
+    """Writes down that the study was judged at `seeds` complete seeds; returns the plan after that look."""
+    if not seeds or seeds in plan_file.looks:
+        return plan_file
+    question = plan_file.question
+    look = RecordedLook(question=question, seeds=seeds, max_seeds=plan_file.max_seeds)
     with locked(folder):
         # 别的命令这时可能也看过、加过种子：重读之后再添上
         earlier, now = _recorded(folder), read_plan(folder)
         append_looks(folder, [*_not_kept(folder), *([] if look in earlier else [look])])
-        looks = {"looks": seeds_at([*earlier, look], question)}
-        _write(folder, {**(now if _further_seeds(now, content) >= 0 else content), **looks})
-    return {**content, **looks}
+        looks = seeds_at([*earlier, look], question)
+        latest = now if now is not None and _further_seeds(now, plan_file) >= 0 else plan_file
+        _write(folder, latest.with_looks(looks))
+    return plan_file.with_looks(looks)
 
 
 def write_studies(folder: Path, dataset: str, studies: Sequence[str]) -> None:

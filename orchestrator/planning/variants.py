@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.more_epochs import together
 from orchestrator.planning.plan import TUNING_SEED, Plan
+from orchestrator.planning.plan_file import PlanFile
 from orchestrator.records.evaluations import evaluations_on_record, lost_weights
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.tables import done_states
@@ -83,15 +83,15 @@ def _paired(trial: PlannedTrial, count: int) -> PlannedTrial:
 
 
 def chosen_afterwards(
-    plan: Plan, content: Mapping[str, Any], baseline: str, others: Sequence[str] | None = None
-) -> tuple[Plan, dict[str, Any]]:
-    """Returns the plan of such a comparison, with the content of its `plan.json`; neither is written down.
+    plan: Plan, plan_file: PlanFile, baseline: str, others: Sequence[str] | None = None
+) -> tuple[Plan, PlanFile]:
+    """Returns the plan of such a comparison, with its `plan.json`; neither is written down.
 
     No claim is judged: the source speaks of the study's own baseline.
 
     Args:
         plan: The study's plan.
-        content: What `plan.json` says.
+        plan_file: What `plan.json` says.
         baseline: The arm that the others are compared with.
         others: The arms compared with it; None for all.
 
@@ -113,14 +113,15 @@ def chosen_afterwards(
     claim = Claim(statement="the source makes no claim on this comparison", source="Chosen after the data were seen")
     study = plan.study.model_copy(update={"arms": arms, "baseline": baseline, "claim": claim, "sweep": None})
     trials = tuple(trial for trial in plan.trials if trial.arm in kept)
-    own = {
-        **content,
-        "arms": [arm.name for arm in arms],
-        "baseline": baseline,
-        "chosen_afterwards": True,
-        "trials": [row for row in content["trials"] if row["arm"] in kept],
-    }
-    return replace(plan, study=study, trials=trials, sweep_points=0), own
+    compared_file = plan_file.model_copy(
+        update={
+            "arms": tuple(arm.name for arm in arms),
+            "baseline": baseline,
+            "chosen_afterwards": True,
+            "trials": tuple(row for row in plan_file.trials if row.arm in kept),
+        }
+    )
+    return replace(plan, study=study, trials=trials, sweep_points=0), compared_file
 
 
 def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:

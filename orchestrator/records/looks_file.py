@@ -7,9 +7,9 @@ level that it spent.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -64,22 +64,6 @@ def question_of(baseline: str, rows: Iterable[tuple[str, int, Seen]]) -> Questio
     first = {arm: seen for arm, seed, seen in rows if seed == 0}
     own = first.get(baseline, ("", 0))
     return Question(baseline=own, arms=tuple(sorted({seen for seen in first.values() if seen != own})))
-
-
-def question_on_record(content: Mapping[str, Any]) -> Question:
-    """Returns what the content of a `plan.json` compares."""
-    rows = [row for row in content["trials"] if row["phase"] == "arm"]
-    seen = [(row["arm"], int(row["seed"]), (row["key"], int(row.get("views", 1)))) for row in rows]
-    return question_of(content["baseline"], seen)
-
-
-def looks_of(content: Mapping[str, Any]) -> list[RecordedLook]:
-    """Returns the looks that a `plan.json` tells of, which were all that was kept before this file was."""
-    if not content:
-        return []
-    question, most = question_on_record(content), content.get("max_seeds")
-    planned = [] if most is None else [0]
-    return [RecordedLook(question=question, seeds=n, max_seeds=most) for n in (*planned, *content.get("looks", ()))]
 
 
 def read_looks(folder: Path) -> list[RecordedLook] | None:

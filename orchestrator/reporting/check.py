@@ -37,14 +37,14 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     Raises:
         LabError: There is no report to check.
     """
-    plan, content = plan_on_record(folder)
+    plan, plan_file = plan_on_record(folder)
     answer, source = _reported(folder)
     keys = sorted({record.key for record in source.records})
     members = member_rows(results)
-    trials = trials_from_records(results, sorted({*keys, *(row["key"] for row in content["trials"])}))
+    trials = trials_from_records(results, sorted({*keys, *(row.key for row in plan_file.trials)}))
     # 到达阈值的时间出自 epochs.jsonl，不信那张可能没跟上的表
     epochs = epoch_rows(results, trials["key"].to_list())
-    again = judged_material(plan, content, folder, results, TrialTables(trials, members), epochs=epochs)
+    again = judged_material(plan, plan_file, folder, results, TrialTables(trials, members), epochs=epochs)
     return [
         *_changed_records(source, results),
         *_changed_plan(plan, folder, source, answer),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from rich.console import Console
@@ -14,7 +13,7 @@ from orchestrator.judging.judge import answer
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.plan_file import add_look, latest_plan
+from orchestrator.planning.plan_file import PlanFile, add_look, latest_plan
 from orchestrator.planning.retuning import RETUNED, TuningTrial, compared_values, tuning_outcomes, without_best
 from orchestrator.records.trial_record import read_members
 from orchestrator.reporting.files import PAGE, write_report
@@ -26,22 +25,22 @@ from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import TrialTables, load_tables, update_tables
 
 
-def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any], console: Console) -> Answer:
+def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console: Console) -> Answer:
     """Updates the tables, judges the study, prints the verdict table and writes the report.
 
     Args:
         plan: The plan.
         results: The results folder.
         folder: The study's folder.
-        content: What `plan.json` says.
+        written: What the run wrote to `plan.json`.
         console: Where to print.
 
     Returns:
         The answer.
     """
     tables = update_tables(results)
-    plan, content = latest_plan(folder, plan, content)
-    material = judged_material(plan, content, folder, results, tables, notes_look=True)
+    plan, plan_file = latest_plan(folder, plan, written)
+    material = judged_material(plan, plan_file, folder, results, tables, notes_look=True)
     judged = material.answer
     for shown in (judged, judged.retuned):
         if shown is not None:
@@ -55,7 +54,7 @@ def conclude(plan: Plan, results: Path, folder: Path, content: Mapping[str, Any]
 
 def judged_material(
     plan: Plan,
-    content: Mapping[str, Any],
+    plan_file: PlanFile,
     folder: Path,
     results: Path,
     tables: TrialTables,
@@ -67,7 +66,7 @@ def judged_material(
 
     Args:
         plan: The plan.
-        content: What `plan.json` says.
+        plan_file: What `plan.json` says.
         folder: The study's folder.
         results: The results folder.
         tables: The tables.
@@ -76,24 +75,24 @@ def judged_material(
     """
     points = _own_points(plan, tables.members, results, folder.name)
     epochs = _epochs(plan, results) if epochs is None else epochs
-    judged = answer(plan.study, plan.recipe, content, tables.trials, points, epochs)
+    judged = answer(plan.study, plan.recipe, plan_file, tables.trials, points, epochs)
     if plan.retune is not None:
         outcomes = tuning_outcomes(plan, results)
-        again = _retuned(plan, content, outcomes, tables.trials, points.clear(), epochs)
+        again = _retuned(plan, plan_file, outcomes, tables.trials, points.clear(), epochs)
         more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
         judged = judged.model_copy(update={**more, "notes": (*judged.notes, *without_best(plan, outcomes))})
     judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
     if notes_look:
-        content = add_look(folder, dict(content), judged.seeds)
+        plan_file = add_look(folder, plan_file, judged.seeds)
         if judged.confirmation is not None:
             note_look(folder, len(judged.confirmation.seeds))
     confirming = confirmation_trials(plan, read_confirmation(folder)) if judged.confirmation is not None else ()
-    return gather(judged, content, folder, results, tables.trials, points, confirming)
+    return gather(judged, plan_file, folder, results, tables.trials, points, confirming)
 
 
 def _retuned(
     plan: Plan,
-    content: Mapping[str, Any],
+    plan_file: PlanFile,
     outcomes: Sequence[TuningTrial],
     trials: pl.DataFrame,
     no_points: pl.DataFrame,
@@ -101,11 +100,11 @@ def _retuned(
 ) -> Answer | None:
     """The answer of the arms with their own best values, or None while those are not known."""
     chosen = compared_values(plan.study, outcomes)
-    rows = [
-        {**row, "arm": row["arm"].removesuffix(RETUNED), "phase": "arm"}
-        for row in content["trials"]
-        if row["phase"] == "retuned"
-    ]
+    rows = tuple(
+        row.model_copy(update={"arm": row.arm.removesuffix(RETUNED), "phase": "arm"})
+        for row in plan_file.trials
+        if row.phase == "retuned"
+    )
     if not rows or not chosen or plan.retune is None:
         return None
     name = plan.retune.parameter.removeprefix("training.")
@@ -115,7 +114,7 @@ def _retuned(
         if arm.name in chosen
     )
     study = plan.study.model_copy(update={"name": f"{plan.study.name}, re-tuned", "arms": arms})
-    return answer(study, plan.recipe, {**content, "trials": rows}, trials, no_points, epochs)
+    return answer(study, plan.recipe, plan_file.model_copy(update={"trials": rows}), trials, no_points, epochs)
 
 
 def _epochs(plan: Plan, results: Path) -> pl.DataFrame:

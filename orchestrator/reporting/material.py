@@ -18,6 +18,8 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.errors import CoreError
 from alexnet_core.trained.kernels import kernels_of_checkpoint, kernels_picture
 from orchestrator.judging.answer import Answer
+from orchestrator.judging.primary_metric import reads_epochs
+from orchestrator.planning.plan_file import PlanFile
 from orchestrator.records.layout import evaluation_path, trial_folder
 from orchestrator.tables.tables import load_tables
 from search_spaces.trial import PlannedTrial
@@ -127,7 +129,7 @@ class Details:
 
 def gather(
     answer: Answer,
-    plan: Mapping[str, Any],
+    plan_file: PlanFile,
     folder: Path,
     results: Path,
     trials: pl.DataFrame,
@@ -138,7 +140,7 @@ def gather(
 
     Args:
         answer: The answer.
-        plan: Content of `plan.json`.
+        plan_file: What `plan.json` says.
         folder: The study's folder.
         results: The results folder.
         trials: The trials table.
@@ -146,22 +148,22 @@ def gather(
         confirming: The trials that confirm its best points.
     """
     arms = {arm.name for arm in answer.arms}
-    rows = [row for row in plan["trials"] if row["arm"] in arms or row["phase"] in ("tuning", "retuned")]
+    rows = [row for row in plan_file.trials if row.arm in arms or row.phase in ("tuning", "retuned")]
     planned = pl.DataFrame(
-        [{name: row[name] for name in ("arm", "phase", "key")} for row in rows],
+        [{"arm": row.arm, "phase": row.phase, "key": row.key} for row in rows],
         schema={"arm": pl.String, "phase": pl.String, "key": pl.String},
     )
     fresh = pl.DataFrame(
         [{"arm": trial.arm, "phase": trial.phase, "key": trial.key} for trial in confirming], schema=planned.schema
     )
     used = pl.concat([planned, members.select("arm", "phase", "key"), fresh]).unique().join(trials, on="key")
-    first = plan["base"]["network"]["layers"][0]
+    first = plan_file.base.network.layers[0]
     return Material(
         answer=answer,
-        provenance=provenance(plan, folder, results, used),
+        provenance=provenance(plan_file, folder, results, used),
         points=_points(members, trials),
         used=used,
-        first_convolution=first["name"] if first["kind"] == "convolution" else None,
+        first_convolution=first.name if first.kind == "convolution" else None,
     )
 
 
@@ -222,11 +224,11 @@ def _kernels(material: Material, results: Path) -> bytes | None:
     return buffer.getvalue()
 
 
-def provenance(plan: Mapping[str, Any], folder: Path, results: Path, used: pl.DataFrame) -> Provenance:
+def provenance(plan_file: PlanFile, folder: Path, results: Path, used: pl.DataFrame) -> Provenance:
     """Collects where an answer comes from.
 
     Args:
-        plan: Content of `plan.json`.
+        plan_file: What `plan.json` says.
         folder: The study's folder.
         results: The results folder.
         used: The trials used: columns arm, phase and those of the trials table; a shared trial may stand in it twice.
@@ -234,16 +236,16 @@ def provenance(plan: Mapping[str, Any], folder: Path, results: Path, used: pl.Da
     trials = used.unique("key", keep="first")
     hours, gpu_hours, idle = _hours(trials)
     return Provenance(
-        command=_command(plan["command"]),
+        command=_command(plan_file.command),
         environment=_environment(trials),
-        data=_data(plan),
+        data=_data(plan_file),
         first_started=trials["started_at"].min() if trials.height else None,
         last_finished=trials["finished_at"].max() if trials.height else None,
         trials=trials.height,
         hours=hours,
         gpu_hours=gpu_hours,
         idle_gpu_hours=idle,
-        records=_records(results, used, plan),
+        records=_records(results, used, plan_file),
         plan_sha256=sha256((folder / "plan.json").read_bytes()),
     )
 
@@ -271,20 +273,19 @@ def _environment(trials: pl.DataFrame) -> dict[str, tuple[str, ...]]:
     return {name: tuple(map(str, found)) for name, found in values.items() if found}
 
 
-def _data(plan: Mapping[str, Any]) -> dict[str, str]:
-    spec, summary = plan["base"]["data"], plan.get("summary", {})
-    images = "; ".join(f"{split} {summary[split]}" for split in ("train", "validation", "test") if split in summary)
-    found = {
-        "name": spec["name"],
-        "content (SHA-256 of the manifest)": spec["digest"],
-        "images": images,
-        "training images used": spec["train_images"],
-        "classes": len(summary.get("class_names", ())) or None,
-        "prepared size": f"{spec['image_size']} pixels",
-        "preparation": f"version {spec['preparation']}",
-        "split seed": spec["split_seed"],
+def _data(plan_file: PlanFile) -> dict[str, str]:
+    spec, summary = plan_file.base.data, plan_file.summary
+    facts = {
+        "name": spec.name,
+        "content (SHA-256 of the manifest)": spec.digest,
+        "images": f"train {summary.train}; validation {summary.validation}; test {summary.test}",
+        "training images used": spec.train_images,
+        "classes": len(summary.class_names) or None,
+        "prepared size": f"{spec.image_size} pixels",
+        "preparation": f"version {spec.preparation}",
+        "split seed": spec.split_seed,
     }
-    return {name: str(value) for name, value in found.items() if value not in (None, "")}
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 
 def _hours(trials: pl.DataFrame) -> tuple[float, float, float]:
@@ -312,9 +313,9 @@ def _factor(recorded: str | None) -> float:
     return value if 0 < value < math.inf else 1.0
 
 
-def _records(results: Path, used: pl.DataFrame, plan: Mapping[str, Any]) -> tuple[RecordUsed, ...]:
-    views = {(row["arm"], row["key"]): row.get("views", 1) for row in plan["trials"]}
-    timed = plan.get("recipe", {}).get("threshold") is not None
+def _records(results: Path, used: pl.DataFrame, plan_file: PlanFile) -> tuple[RecordUsed, ...]:
+    views = {(row.arm, row.key): row.views for row in plan_file.trials}
+    timed = reads_epochs(plan_file.recipe)
     hashes = {key: sha256((trial_folder(results, key) / "result.json").read_bytes()) for key in used["key"].unique()}
 
     def seen(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator import ablate
 from orchestrator.merge import _taken, main
-from orchestrator.planning.plan_file import read_plan
+from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation
 from orchestrator.records.files import TrialLocks
@@ -352,7 +352,7 @@ def test_looks_of_the_other_machine_come_along_with_the_trials_that_they_saw(
     for _ in range(2):
         assert merge(capsys, there, here)[0] == 0
         assert [look.seeds for look in read_looks(folder) or ()] == [6, 8]
-        assert read_plan(folder)["looks"] == [6, 8]
+        assert plan_on_record(folder)[1].looks == (6, 8)
         assert [path.name for path in (here / "studies").iterdir()] == ["lrn"]
     # 那边已看过八个种子：这里的七个不能再给出词
     assert ablate.main(["--results", str(here), "--seeds", "7", "--epochs", "2"]) == 0

@@ -15,7 +15,7 @@ import pytest
 from alexnet_core.configuration.metrics import EpochReport
 from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.plan_file import read_plan, write_plan
+from orchestrator.planning.plan_file import plan_on_record, write_plan
 from orchestrator.planning.variants import null_plan
 from orchestrator.records import trial_record
 from orchestrator.records.layout import trial_folder
@@ -114,8 +114,8 @@ def test_the_same_records_give_the_same_bytes(results: Path) -> None:
 
 
 def edit_record(results: Path) -> None:
-    plan = read_plan(results / "studies" / "lrn")
-    key = next(row["key"] for row in plan["trials"] if row["arm"] == "no_lrn" and row["seed"] == 3)
+    _, plan = plan_on_record(results / "studies" / "lrn")
+    key = next(row.key for row in plan.trials if row.arm == "no_lrn" and row.seed == 3)
     path = trial_folder(results, key) / "result.json"
     content = json.loads(path.read_text())
     content["test"]["top1_errors"] = 0
@@ -177,7 +177,7 @@ def test_an_edited_record_margin_or_table_is_named(
 
 
 def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    key = read_plan(results / "studies" / "lrn")["trials"][0]["key"]
+    key = plan_on_record(results / "studies" / "lrn")[1].trials[0].key
     shutil.rmtree(trial_folder(results, key))
     assert report(results, "--paper", "--check") == 1
     said = capsys.readouterr().out

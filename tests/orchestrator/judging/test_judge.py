@@ -20,6 +20,7 @@ from orchestrator.judging.outlook import verdict_outlook
 from orchestrator.reporting.terminal import WORD_STYLES, answer_table
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Study, load_study
+from tests.made_plans import make_plan_file
 from tests.made_reports import markdown, write
 
 STUDY = load_study("lrn")
@@ -70,7 +71,9 @@ GOOD: dict[str, list[int | str | None]] = {
 def judged(errors: dict[str, list[int | str | None]], **more: Any) -> Answer:
     split = more.pop("split", "test")
     seeds = len(errors["baseline"])
-    return answer(STUDY, RECIPE, plan(seeds, more.pop("looks", ())), trials(errors, split), NO_SWEEP, NO_EPOCHS)
+    return answer(
+        STUDY, RECIPE, make_plan_file(plan(seeds, more.pop("looks", ()))), trials(errors, split), NO_SWEEP, NO_EPOCHS
+    )
 
 
 def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
@@ -123,7 +126,7 @@ def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
     for row in same["trials"]:
         if row["arm"] == "as_run":
             row["key"] = f"baseline-{row['seed']}"
-    found = answer(STUDY, RECIPE, same, trials(GOOD), NO_SWEEP, NO_EPOCHS)
+    found = answer(STUDY, RECIPE, make_plan_file(same), trials(GOOD), NO_SWEEP, NO_EPOCHS)
     assert found.arms[2].word == "same trials"
     assert "Outside the family of tests: as_run (same trials)." in found.notes
     assert found.arms[1].interval_level == 96.0
@@ -133,7 +136,7 @@ def test_only_arm_trials_enter_a_verdict() -> None:
     asked = plan(8)
     tuned = [{**row, "phase": "sweep", "seed": 1000, "key": "no_lrn-0"} for row in asked["trials"]]
     asked["trials"] += tuned
-    assert answer(STUDY, RECIPE, asked, trials(GOOD), NO_SWEEP, NO_EPOCHS) == judged(GOOD)
+    assert answer(STUDY, RECIPE, make_plan_file(asked), trials(GOOD), NO_SWEEP, NO_EPOCHS) == judged(GOOD)
 
 
 def test_without_a_test_set_validation_is_judged_and_said() -> None:
@@ -169,7 +172,9 @@ def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
         {**member, "key": f"baseline-{place}", "parameters": '{"network.lrn*.k": 1.5}', "position": place}
         for place in range(2)
     ]
-    found = answer(STUDY, RECIPE, plan(8), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS), NO_EPOCHS)
+    found = answer(
+        STUDY, RECIPE, make_plan_file(plan(8)), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS), NO_EPOCHS
+    )
     assert [point.validation_error for point in found.sweep] == sorted(point.validation_error for point in found.sweep)  # type: ignore[type-var]
     assert "This is not a verdict" in markdown(found)
     assert any(note.startswith("Best of 2 sweep points") and "Not a verdict" in note for note in found.notes)
@@ -178,7 +183,7 @@ def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
 def test_markdown_escapes_every_name() -> None:
     wild = STUDY.arms[1].model_copy(update={"title": "<script>alert(1)</script> | `x` *y*"})
     study = Study.model_construct(**{**dict(STUDY), "arms": (STUDY.arms[0], wild, STUDY.arms[2])})
-    text = markdown(answer(study, RECIPE, plan(8), trials(GOOD), NO_SWEEP, NO_EPOCHS))
+    text = markdown(answer(study, RECIPE, make_plan_file(plan(8)), trials(GOOD), NO_SWEEP, NO_EPOCHS))
     assert "<script>" not in text
     row = next(line for line in text.splitlines() if "script" in line)
     assert row.replace("\\|", "").count("|") == 10
@@ -214,7 +219,7 @@ def test_the_table_is_whole_at_any_width(width: int, errors: dict[str, list[int 
 def test_names_are_never_read_as_the_terminals_markup() -> None:
     wild = Study.model_construct(**{**dict(STUDY), "question": "[/bold] is [red]this[/red] markup?"})
     output = StringIO()
-    found = answer(wild, RECIPE, plan(8), trials(GOOD), NO_SWEEP, NO_EPOCHS)
+    found = answer(wild, RECIPE, make_plan_file(plan(8)), trials(GOOD), NO_SWEEP, NO_EPOCHS)
     Console(file=output, width=120).print(answer_table(found, 120))
     assert "[/bold] is [red]this[/red] markup?" in output.getvalue()
 

@@ -136,7 +136,7 @@ def test_a_diverged_seed_closes_its_arm_and_records_beyond_a_look_change_nothing
 def test_the_plan_holds_the_maximum_and_another_rule_is_refused_after_a_look(tmp_path: Path) -> None:
     results, folder = tmp_path, tmp_path / "studies" / "lrn"
     content = write_plan(folder, sequential_plan(results), ["ablate"])
-    assert content["max_seeds"] == content["planned_seeds"] == SEEDS
+    assert content.max_seeds == content.planned_seeds == SEEDS
     assert plan_on_record(folder)[0].max_seeds == SEEDS
     check_rule(folder, sequential_plan(results, 10, 10))
     Lab(results).run()
@@ -146,7 +146,7 @@ def test_the_plan_holds_the_maximum_and_another_rule_is_refused_after_a_look(tmp
             check_rule(folder, other)
     fixed = sequential_plan(results, 5, None)
     content = write_plan(folder, fixed, ["ablate"])
-    add_look(folder, {**content, "looks": []}, 5)
+    add_look(folder, content.with_looks([]), 5)
     with pytest.raises(LabError, match="ask for --seeds 5 or more"):
         check_rule(folder, sequential_plan(results))
     check_rule(folder, sequential_plan(results, 10, None))

@@ -21,7 +21,7 @@ from orchestrator.statistics.verdict import ArmEvidence, judge
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import Arm, Study, load_study
-from tests.made_plans import make_plan
+from tests.made_plans import make_plan, make_plan_file
 from tests.made_records import errors as made_errors
 from tests.made_records import put
 from tests.made_reports import markdown, write
@@ -59,7 +59,7 @@ def judged(study: str | Study, errors: dict[str, list[tuple[int, int | None]]]) 
     return answer(
         study,
         study.recipes["cifar10"],
-        plan,
+        make_plan_file(plan),
         trials,
         pl.DataFrame(schema=MEMBER_COLUMNS),
         pl.DataFrame(schema=EPOCH_COLUMNS),
@@ -125,7 +125,7 @@ def test_rates_are_subtracted_where_an_arm_has_other_training_images(tmp_path: P
     plan = {"dataset": "digits", "alpha": 0.05, "planned_seeds": 3, "looks": [], "trials": rows}
     tables = load_trials(tmp_path)
     none = tables.members.clear(), pl.DataFrame(schema=EPOCH_COLUMNS)
-    base, found = answer(study, study.recipes["digits"], plan, tables.trials, *none).arms
+    base, found = answer(study, study.recipes["digits"], make_plan_file(plan), tables.trials, *none).arms
     assert list(found.differences.values()) == pytest.approx([sign * points for points in (2.0, 2.2, 2.4)])
     assert found.difference == pytest.approx((found.mean or 0) - (base.mean or 0))
     if name == "weight_decay":
@@ -154,7 +154,9 @@ def timed(times: dict[str, list[int | None]], budget: int = 30) -> Answer:
         ],
     }
     trials, epochs = pl.DataFrame(rows, schema=TRIAL_COLUMNS), pl.DataFrame(curves, schema=EPOCH_COLUMNS)
-    return answer(study, study.recipes["cifar10"], plan, trials, pl.DataFrame(schema=MEMBER_COLUMNS), epochs)
+    return answer(
+        study, study.recipes["cifar10"], make_plan_file(plan), trials, pl.DataFrame(schema=MEMBER_COLUMNS), epochs
+    )
 
 
 def test_the_time_is_the_first_epoch_at_the_threshold_and_never_is_longer_than_the_budget() -> None:
@@ -241,7 +243,7 @@ def test_trials_without_their_epochs_on_record_do_not_enter() -> None:
     plan["trials"] = [{"arm": a, "seed": 0, "phase": "arm", "key": f"{a}-0"} for a in ("baseline", "tanh")]
     trials = pl.DataFrame(rows, schema=TRIAL_COLUMNS)
     none = pl.DataFrame(schema=MEMBER_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
-    found = answer(study, study.recipes["cifar10"], plan, trials, *none)
+    found = answer(study, study.recipes["cifar10"], make_plan_file(plan), trials, *none)
     assert (found.unmeasured, found.arms[1].n) == (2, 0)
 
 

@@ -146,7 +146,7 @@ def test_a_plan_on_record_is_read_back_without_the_studys_file(tmp_path: Path) -
     plan = lrn_plan(11)
     content = write_plan(tmp_path, plan, ["ablate"])
     assert plan_on_record(tmp_path) == (plan, content)
-    (tmp_path / "plan.json").write_text(json.dumps({**content, "asked": {"name": "lrn"}}))
+    (tmp_path / "plan.json").write_text(json.dumps({**content.content, "asked": {"name": "lrn"}}))
     with pytest.raises(LabError, match="earlier version or damaged"):
         plan_on_record(tmp_path)
 
