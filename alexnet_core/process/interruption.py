@@ -64,7 +64,7 @@ def interruptible() -> Iterator[None]:
         return
     # 别人的程序或笔记本调用我们时，只抛异常，不替它结束进程
     ours = owns_process()
-    asked = lost = False
+    signalled = lost = False
 
     def interrupt() -> NoReturn:
         if ours:
@@ -73,10 +73,10 @@ def interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and ours:
+        nonlocal signalled
+        if signalled and ours:
             end_at_once()
-        asked = True
+        signalled = True
         interrupt()
 
     def on_alarm(number: int, frame: FrameType | None) -> None:
@@ -87,14 +87,14 @@ def interruptible() -> Iterator[None]:
         interrupt()
 
     def on_unraisable(unraisable: Any) -> None:
-        nonlocal asked, lost
+        nonlocal signalled, lost
         # Ray 启动时 SIGTERM 归它，抛的是 SystemExit
         ends = issubclass(unraisable.exc_type, (KeyboardInterrupt, SystemExit))
         if not ends or threading.current_thread() is not threading.main_thread():
             unraisable_before(unraisable)
             return
         # 信号落在 fork 钩子或 __del__ 里，Python 会吞掉异常：稍后再抛一次
-        asked = lost = True
+        signalled = lost = True
         signal.signal(signal.SIGALRM, on_alarm)
         signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
 
@@ -105,7 +105,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        if asked:
+        if signalled:
             signal.alarm(0)
         sys.unraisablehook = unraisable_before
         for number, handler in before.items():

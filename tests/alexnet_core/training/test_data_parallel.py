@@ -11,6 +11,8 @@ import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.network_spec import NetworkSpec
@@ -22,6 +24,22 @@ from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.data_parallel import Workers
 from alexnet_core.training.optimizer import MomentumSGD, parameter_groups
 from alexnet_core.training.train import train
+
+
+@given(rows=st.integers(0, 10_000), count=st.integers(1, 64))
+def test_the_shares_of_all_workers_are_the_whole_and_differ_by_at_most_one_row(rows: int, count: int) -> None:
+    shares = [Workers(rank, count).share(rows) for rank in range(count)]
+    assert [number for first, last in shares for number in range(first, last)] == list(range(rows))
+    sizes = [last - first for first, last in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_one_worker_alone_sends_nothing() -> None:
+    alone = Workers()
+    tensor = torch.tensor([1.0, 2.0])
+    assert alone.share(7) == (0, 7)
+    assert alone.sum(tensor) is tensor
+    assert alone.agree(True, False, device=torch.device("cpu")) == (True, False)
 
 
 def worker(
