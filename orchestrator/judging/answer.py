@@ -289,6 +289,7 @@ class Answer(Frozen):
         missing: Planned trials that have not ended, named.
         seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
         looks: Looks (numbers of seeds) taken before this one that could give a word.
+        unlike: Trials without a pair: the baseline's had other workers or another kind of device.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
         other_networks: Trials that were trained again for an evaluation and came out different in their bits.
         classes: Of the data.
@@ -324,6 +325,7 @@ class Answer(Frozen):
     missing: tuple[str, ...]
     seeds_after_gap: tuple[int, ...] = ()
     looks: tuple[int, ...]
+    unlike: tuple[str, ...] = ()
     unmeasured: int = 0
     other_networks: int = 0
     classes: int | None = None

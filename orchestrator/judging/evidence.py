@@ -151,7 +151,7 @@ def paired_evidence(
         found = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise TypeError(f"only an arm's trials, or only a confirmation's, are evidence for {name}, not {found}")
     base, rows = [record.row for record in baseline], [record.row for record in records]
-    pairs = list(zip(base, rows, strict=True))
+    pairs = list(pairs_by_seed(base, rows).values())
     differences = [judged.difference(*pair) for pair in pairs]
     return ArmEvidence(
         name=name,
@@ -165,6 +165,32 @@ def paired_evidence(
         claimed_points=claimed_points,
         ratios=judged.bounds(pairs),
     )
+
+
+def pairs_by_seed(baseline: Sequence[Row], rows: Sequence[Row]) -> dict[int, Pair]:
+    """Returns (the baseline's row, the arm's) by place in the sequence of seeds, of the trials that may be compared.
+
+    Args:
+        baseline: Rows of the trials table, by seed.
+        rows: The arm's, of the same seeds in the same order.
+    """
+    pairs = enumerate(zip(baseline, rows, strict=True))
+    return {place: pair for place, pair in pairs if trained_alike(*pair)}
+
+
+def trained_alike(one: Row, other: Row) -> bool:
+    """Says whether two trials were trained by as many workers on the same kind of device, as far as they say.
+
+    Both are outside a trial's key, and both round otherwise, which training amplifies until errors scatter as between
+    two seeds (weights of one and of two workers: 1e-6 apart for 23 batches, 0.1 at the 69th).
+    """
+    ways = [(row.get("env_workers"), _device_kind(row)) for row in (one, other)]
+    return all(None in values or values[0] == values[1] for values in zip(*ways, strict=True))
+
+
+def _device_kind(row: Row) -> str | None:
+    devices = row.get("env_devices")
+    return None if devices is None else str(devices).split(":")[0].split(",")[0]
 
 
 def differences_by_seed(pairs: Mapping[int, Pair], judged: Metric) -> dict[str, float]:

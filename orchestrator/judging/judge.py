@@ -13,7 +13,7 @@ import polars as pl
 
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import arm_costs
-from orchestrator.judging.evidence import count, differences_by_seed, gather_evidence
+from orchestrator.judging.evidence import count, differences_by_seed, gather_evidence, pairs_by_seed
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
 from orchestrator.judging.primary_metric import Metric, Row
@@ -78,6 +78,7 @@ def answer(
         looks=look.before,
         unmeasured=len(finished) - len(measured),
         other_networks=_other_networks(cells, study),
+        unlike=_unlike(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
         null=plan_file.null,
@@ -86,6 +87,13 @@ def answer(
         chosen_afterwards=plan_file.chosen_afterwards,
     )
     return Answer(**{**dict(bare), "notes": remarks(bare)})
+
+
+def _unlike(cells: Cells, study: Study) -> tuple[str, ...]:
+    """The trials that are compared with no baseline's, since other workers or devices trained that one."""
+    base = cells[study.baseline]
+    pairs = {name: pairs_by_seed(base[: len(rows)], rows) for name, rows in cells.items()}
+    return tuple(f"{name} seed {seed}" for name in cells for seed in range(len(cells[name])) if seed not in pairs[name])
 
 
 def _other_networks(cells: Cells, study: Study) -> int:
@@ -125,9 +133,9 @@ def _arm(
     if look.courses is not None:
         course = look.courses[arm.name]
         facts |= {"closed": course.closed, "looked_at": course.seeds}
-    pairs = list(zip(baseline, rows, strict=True))
-    differences = differences_by_seed(dict(enumerate(pairs)), judged)
-    facts |= {"differences": differences, **vars(judged.compare(pairs)), **_claimed(arm)}
+    pairs = pairs_by_seed(baseline, rows)
+    differences = differences_by_seed(pairs, judged)
+    facts |= {"differences": differences, **vars(judged.compare(list(pairs.values()))), **_claimed(arm)}
     return ArmAnswer(**facts, **_judged(look.verdicts[arm.name], judged, recipe, list(differences.values())))
 
 

@@ -156,6 +156,12 @@ def _on_looks(answer: Answer) -> str:
 
 
 def _on_the_seeds(answer: Answer) -> Iterator[str]:
+    if answer.unlike:
+        yield (
+            f"{_counted(len(answer.unlike), 'trial')} could not be paired, since the baseline's was trained by another "
+            "number of workers or on another kind of device, which moves errors as another seed does: "
+            f"{'; '.join(_by_seed(answer.unlike))}."
+        )
     if answer.unmeasured:
         yield (
             f"{_counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "

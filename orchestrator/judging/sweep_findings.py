@@ -15,7 +15,7 @@ import polars as pl
 
 from orchestrator.choices import SecondObjective
 from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
-from orchestrator.judging.evidence import ConfirmationRecord, differences_by_seed, paired_evidence
+from orchestrator.judging.evidence import ConfirmationRecord, differences_by_seed, paired_evidence, pairs_by_seed
 from orchestrator.judging.primary_metric import Metric, Row, judged_metric, with_metric_columns
 from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
@@ -228,8 +228,9 @@ def _point(
     plan: Plan,
 ) -> ConfirmedPoint:
     own, baseline = cells[point["name"]], cells[plan.study.baseline]
-    pairs = {record.row["seed"]: (base.row, record.row) for base, record in zip(baseline, own, strict=True)}
-    differences = differences_by_seed(pairs, judged)
+    seeds = [record.row["seed"] for record in own]
+    pairs = pairs_by_seed([record.row for record in baseline], [record.row for record in own])
+    differences = differences_by_seed({seeds[place]: pair for place, pair in pairs.items()}, judged)
     error = None if swept is None else swept["validation_top1_error"]
     swept_error = None if error is None else 100.0 * error
     fresh, base_error = _mean_error(own), _mean_error(baseline)

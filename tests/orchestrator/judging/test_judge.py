@@ -76,6 +76,32 @@ def judged(errors: dict[str, list[int | str | None]], **more: Any) -> Answer:
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "one", "other"), [("env_workers", "1", "2"), ("env_devices", "cpu,cpu", "cuda:0,cuda:1")]
+)
+def test_pairs_across_workers_or_devices_are_not_formed_and_are_named(column: str, one: str, other: str) -> None:
+    errors = {arm: list(row) for arm, row in GOOD.items()}
+    errors["no_lrn"][:2] = [0, 0]
+    unlike = pl.col("key").is_in(["no_lrn-0", "no_lrn-1"])
+    table = trials(errors).with_columns(pl.when(unlike).then(pl.lit(other)).otherwise(pl.lit(one)).alias(column))
+    found = answer(STUDY, RECIPE, plan(8), table, NO_SWEEP, NO_EPOCHS)
+    no_lrn = found.arms[1]
+    alike = [(a - b) / 3.6 for a, b in zip(GOOD["no_lrn"][2:], GOOD["baseline"][2:], strict=True)]  # type: ignore[operator]
+    assert no_lrn.differences == pytest.approx(dict(zip("234567", alike, strict=True)))
+    assert no_lrn.difference == pytest.approx(sum(alike) / 6)
+    assert found.unlike == ("no_lrn seed 0", "no_lrn seed 1")
+    assert any(note.startswith("2 trials could not be paired") and "no_lrn" in note for note in found.notes)
+    assert found.arms[2].differences.keys() == set("01234567")
+
+
+def test_records_that_do_not_say_how_they_were_trained_are_paired() -> None:
+    assert judged(GOOD).unlike == ()
+    table = trials(GOOD).with_columns(
+        pl.when(pl.col("key") == "no_lrn-0").then(None).otherwise(pl.lit("2")).alias("env_workers")
+    )
+    assert answer(STUDY, RECIPE, plan(8), table, NO_SWEEP, NO_EPOCHS).unlike == ()
+
+
 def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
     found = judged(GOOD)
     baseline, no_lrn, as_run = found.arms
