@@ -36,15 +36,14 @@ from alexnet_core.data.loading import summarise_data
 from alexnet_core.model.draws import permutation
 from alexnet_core.training.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
 from orchestrator.errors import LabError
-from orchestrator.planning.plan import Plan
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.figures import gallery as gallery_module
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
 from orchestrator.request import Request
+from orchestrator.running.agenda import Agenda, Ran
 from orchestrator.running.progress import Progress
-from orchestrator.running.session import Ran
 from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
 from orchestrator.running.slots.trial_queue import Trial
 from orchestrator.running.slots.worker import Place, trial_end
@@ -124,14 +123,12 @@ class Listener:
         raise
 
 
-def run_without_ray(plan: Plan, *more: Any) -> Ran:
+def run_without_ray(agenda: Agenda, request: Request, console: Console, *_: object) -> Ran:
     """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
-    folder = next(argument for argument in more if isinstance(argument, Path))
-    store = next(argument.store for argument in more if isinstance(argument, Request))
-    console = next(argument for argument in more if isinstance(argument, Console))
+    plan, store = agenda.plan, request.store
     settings = orchestrator.running.recorder.RecordSettings(
         results=store.results,
-        folder=folder,
+        folder=agenda.folder,
         retry_failed=store.retry_failed,
         keep_weights=store.keep_weights,
         started=time.monotonic(),

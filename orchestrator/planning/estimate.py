@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,6 +122,9 @@ class Estimate:
     one_tower: int
     idle_seconds: float
     place: Place
+
+
+Price = Callable[[Sequence[TrainConfig]], Estimate]
 
 
 def estimate(configs: Sequence[TrainConfig], measured: EpochSeconds, place: Place) -> Estimate:

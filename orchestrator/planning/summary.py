@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
+from orchestrator.errors import LabError
 from orchestrator.planning.estimate import (
     Estimate,
 )
@@ -172,3 +173,22 @@ def retuning_line(plan: Plan) -> str:
         f"re-tuning {plan.retune.parameter}: {arms} arms x {plan.retune.trials} tuning trials on seeds from "
         f"{TUNING_SEED}, then {best} trials with each arm's best{lost}; {left} to train{at_most}"
     )
+
+
+def shown_config(plan: Plan, which: str) -> str:
+    """Returns the resolved configuration of a trial as JSON.
+
+    Args:
+        plan: The plan.
+        which: `ARM[:SEED]`; an empty one is the baseline's with seed 0.
+
+    Raises:
+        LabError: There is no such trial.
+    """
+    arm, _, seed = which.partition(":")
+    cell = arm or plan.study.baseline, seed or "0"
+    for trial in plan.trials:
+        if (trial.arm, str(trial.seed)) == cell:
+            return trial.config.model_dump_json(indent=2)
+    arms = ", ".join(arm.name for arm in plan.study.arms)
+    raise LabError(f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2)

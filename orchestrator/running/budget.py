@@ -7,10 +7,13 @@ epochs, those of this very run included. What is not measured yet waits until a 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, likenesses_of
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.summary import complete_seeds, missing_said
 from orchestrator.request import Limits
 
 
@@ -81,3 +84,48 @@ class Budget:
         if self._limits.seconds is not None and end > self._limits.seconds:
             return f"the next seed would end after {end / 60:.3g} min of {self._limits.seconds / 60:.3g} min"
         return None
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What a budget left out of a run.
+
+    Attributes:
+        plan: What was run, as far as it is on record now.
+        tuning: Trials of the re-tuning that are missing.
+        points: Points of the sweep.
+        confirming: Trials that confirm points of the sweep.
+        confirms: Whether the best points are to be confirmed.
+    """
+
+    plan: Plan
+    tuning: int = 0
+    points: int = 0
+    confirming: int = 0
+    confirms: bool = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether anything is missing."""
+        return bool(self.plan.missing or self.tuning or self.points or self.confirming)
+
+    @property
+    def keeps_from_judging(self) -> bool:
+        """Whether nothing is judged yet, since every look at a study costs level; a point of a sweep costs none."""
+        return bool(self.plan.missing or self.confirming)
+
+    def lines(self) -> Iterator[str]:
+        """Names what is missing, and how to go on."""
+        plan, seeds = self.plan, complete_seeds(self.plan)
+        missing = [missing_said(plan)] if plan.missing else []
+        missing += [f"{self.points} points of the sweep"] if self.points else []
+        counts = {"re-tuning": self.tuning, "confirmation": self.confirming}
+        missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
+        missing += ["the confirmation of its best"] if self.points and self.confirms else []
+        yield (
+            f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {'; '.join(missing)}."
+        )
+        if self.keeps_from_judging:
+            shorter = plan.missing and seeds and plan.max_seeds is None
+            judge = f"judge what is complete with --seeds {seeds}, or " if shorter else ""
+            yield f"No verdict yet, since every look at a study costs level: {judge}go on with the same command."

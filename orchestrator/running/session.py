@@ -10,23 +10,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from alexnet_core.data.loading import prepare_data
-from orchestrator.choices import PAPER
 from orchestrator.judging.looks import run_looks
 from orchestrator.planning.estimate import measured_epochs
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
-from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, retuning_left, with_retuning
+from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, with_retuning
 from orchestrator.planning.variants import name_together
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.files import locked
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
+from orchestrator.running.agenda import Agenda, Ran
 from orchestrator.running.budget import Budget
 from orchestrator.running.cluster import access, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
@@ -41,49 +41,21 @@ from orchestrator.tables.tables import done_states
 from search_spaces.trial import PlannedTrial
 
 if TYPE_CHECKING:
+    from orchestrator.running.cluster.lifecycle import ClusterFacts
     from orchestrator.running.recorder import Recorder
-    from orchestrator.running.study_run import StudyRun
+    from orchestrator.running.slots.slot import SlotPlan
+    from orchestrator.running.study_run import RunSettings, StudyRun
 
 
 SAY_EVERY_SECONDS = 5.0
 
 
-class Ran(NamedTuple):
-    """What a Ray session leaves.
-
-    Attributes:
-        plan: The plan as it was run.
-        states: Every trial's state.
-        refused: Whether a budget refused any.
-        sweep: The sweep as it stands now; None where the session had none.
-    """
-
-    plan: Plan
-    states: dict[str, TrialState]
-    refused: bool
-    sweep: PlannedSweep | None = None
-
-
-def run_missing(
-    plan: Plan,
-    plans: Sequence[Plan],
-    folder: Path,
-    sweep: PlannedSweep | None,
-    chosen_left: int,
-    request: Request,
-    console: Console,
-    started: float,
-    notifier: Notifier,
-) -> Ran | None:
+def run_missing(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Ran | None:
     """Starts Ray and runs what is missing; see `status --seeds` for a plan that grows meanwhile.
 
     Args:
-        plan: Whose arms and sweep run.
-        plans: The studies in it, whose re-tunings run after them.
-        folder: Where the members are written down.
-        sweep: Its sweep; None where several studies run.
-        chosen_left: Points of the sweep, and trials that confirm them, still to train.
-        request: What the command asks.
+        agenda: Whose arms, sweep, confirmation and re-tunings run.
+        request: Where they run, and what they may spend.
         console: Where to print.
         started: `time.monotonic()` at the command's start.
         notifier: Told when Ray dies.
@@ -91,22 +63,47 @@ def run_missing(
     Returns:
         What it leaves, or None when the user stopped it.
     """
-    placement, store = request.placement, request.store
-    access.check_dashboard_host(placement.dashboard_host)
-    trials = len(plan.to_run) + chosen_left + sum(retuning_left(tuned) for tuned in plans)
-    slot_plan, facts = start_ray(plan, placement, store.results, console, trials)
-    open_driver_log(folder)
-    from orchestrator.running.recorder import RecordSettings
-    from orchestrator.running.study_run import Interrupted, RunSettings, StudyRun
-    from orchestrator.sweeps.searcher import ArmSearcher
+    access.check_dashboard_host(request.placement.dashboard_host)
+    slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.left)
+    open_driver_log(agenda.folder)
+    from orchestrator.running.study_run import Interrupted, StudyRun
 
     if facts.dashboard is not None:
         token = "; its token: ray get-auth-token" if facts.token_required else ""
         console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
-    settings = RunSettings(
+    settings = _settings(agenda, request, slot_plan, facts, started, notifier)
+    try:
+        with StudyRun(agenda.plan, settings, console) as run:
+            plan, sweep = _run_phases(run, agenda, request.store)
+            return Ran(plan, run.recorder.states, settings.budget.refusal is not None, sweep)
+    except Interrupted:
+        console.print(
+            "interrupted; finished trials are on record and running ones keep their last checkpoint. "
+            "Go on with the same command.",
+            soft_wrap=True,
+        )
+        return None
+    finally:
+        if settings.budget.refusal is not None:
+            notifier.stopped_at_budget()
+
+
+def _settings(
+    agenda: Agenda,
+    request: Request,
+    slot_plan: SlotPlan,
+    facts: ClusterFacts,
+    started: float,
+    notifier: Notifier,
+) -> RunSettings:
+    from orchestrator.running.recorder import RecordSettings
+    from orchestrator.running.study_run import RunSettings
+
+    store = request.store
+    return RunSettings(
         record=RecordSettings(
             results=store.results,
-            folder=folder,
+            folder=agenda.folder,
             retry_failed=store.retry_failed,
             keep_weights=store.keep_weights,
             started=started,
@@ -118,49 +115,53 @@ def run_missing(
         budget=Budget(
             request.limits,
             measured_epochs(store.results, slot_plan.gpus_per_worker > 0),
-            place_of(slot_plan.slots, placement.workers, slot_plan.gpus_per_worker),
+            place_of(slot_plan.slots, request.placement.workers, slot_plan.gpus_per_worker),
             started,
         ),
-        may_grow=plan.study.name != PAPER and plan.max_seeds is None and not plan.null,
+        may_grow=not agenda.together and agenda.plan.max_seeds is None and not agenda.plan.null,
         notifier=notifier,
     )
-    name = folder.name
-    try:
-        with StudyRun(plan, settings, console) as run:
-            recorder = run.recorder
-            recorder.begin(plan.trials)
 
-            def train(trials: Sequence[PlannedTrial]) -> None:
-                run.run_arms(trials, lambda fresh: ArmSearcher(name, fresh, _launch(recorder)))
 
-            if plan.max_seeds is not None:
-                run_looks(plan, store.results, lambda: recorder.states, train, lambda: run.steering.skipped)
-                return Ran(plan, recorder.states, settings.budget.refusal is not None)
-            train(plan.to_run)
-            plan = _with_asked_seeds(run, plan, folder, store, train)
-            if sweep is not None and sweep.search is not None:
-                sweep = _run_sweep(run, sweep.refreshed(plan), sweep.search)
-                plan = _with_asked_seeds(run, plan, folder, store, train)
-                _run_confirmation(run, sweep)
-            before = None
-            while before is not plan:
-                # 后来要的种子也要按各 arm 的最佳值再训练
-                before = plan = _with_asked_seeds(run, plan, folder, store, train)
-                together = len(plans) > 1
-                for tuned in (tuning for tuning in (plans if together else [plan]) if tuning.retune is not None):
-                    run_retuning(run, tuned, name, store, together=together)
-                plan = _with_asked_seeds(run, plan, folder, store, train)
-            return Ran(plan, recorder.states, settings.budget.refusal is not None, sweep)
-    except Interrupted:
-        console.print(
-            "interrupted; finished trials are on record and running ones keep their last checkpoint. "
-            "Go on with the same command.",
-            soft_wrap=True,
-        )
-        return None
-    finally:
-        if settings.budget.refusal is not None:
-            notifier.stopped_at_budget()
+def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, PlannedSweep]:
+    """Trains arms, sweep, confirmation and re-tunings over the same warm slots.
+
+    Args:
+        run: What runs them.
+        agenda: What is asked.
+        store: Where the records are.
+
+    Returns:
+        The plan as it has grown, and the sweep as it stands now.
+    """
+    from orchestrator.sweeps.searcher import ArmSearcher
+
+    plan, folder, sweep, recorder = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.recorder
+    recorder.begin(plan.trials)
+
+    def train(trials: Sequence[PlannedTrial]) -> None:
+        run.run_arms(trials, lambda fresh: ArmSearcher(folder.name, fresh, _launch(recorder)))
+
+    if plan.max_seeds is not None:
+        # 逐个种子看，只训练下一次看还缺的
+        run_looks(plan, store.results, lambda: recorder.states, train, lambda: run.steering.skipped)
+        return plan, sweep
+    train(plan.to_run)
+    plan = _with_asked_seeds(run, plan, folder, store, train)
+    if sweep.search is not None:
+        # arm 在前：落在扫描空间里的 arm 也是采样器已知的点
+        sweep = _run_sweep(run, sweep.refreshed(plan), sweep.search)
+        plan = _with_asked_seeds(run, plan, folder, store, train)
+        _run_confirmation(run, sweep)
+    before = None
+    while before is not plan:
+        # 后来要的种子也要按各 arm 的最佳值再训练
+        before = plan = _with_asked_seeds(run, plan, folder, store, train)
+        plans = [study.plan for study in agenda.studies] if agenda.together else [plan]
+        for tuned in (tuned for tuned in plans if tuned.retune is not None):
+            run_retuning(run, tuned, folder.name, store, together=agenda.together)
+        plan = _with_asked_seeds(run, plan, folder, store, train)
+    return plan, sweep
 
 
 def _with_asked_seeds(

@@ -34,8 +34,10 @@ from orchestrator.records.trial_record import TrialState, done_keys, read_result
 from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Question, Request, Store
+from orchestrator.running.agenda import Agenda, PlannedStudy
 from orchestrator.running.progress import Progress
 from orchestrator.running.recorder import Recorder, RecordSettings
+from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.tables.rows import MEMBER_COLUMNS
 from orchestrator.tables.tables import load_tables, update_tables
 from search_spaces.study import Study, load_study
@@ -233,7 +235,9 @@ def run(results: Path, keep_weights: Literal["all", "none"] = "all") -> Plan:
     plan = views_plan(results, seeds=2, text=VIEWS.replace("epochs: 2", "epochs: 1"))
     torch.set_num_threads(1)
     request = Request(Question("views"), Store(results, keep_weights=keep_weights))
-    run_without_ray(plan, results / "studies" / "views", 0, request, Console(file=StringIO()))
+    sweep = PlannedSweep(plan, None, results / "studies" / "views", request.sweep, request.store)
+    agenda = Agenda((PlannedStudy(plan, plan, sweep),), plan, sweep.folder)
+    run_without_ray(agenda, request, Console(file=StringIO()))
     return plan
 
 

@@ -1,0 +1,247 @@
+"""What one command asks, planned: several studies in one session, or one study, which is the case n = 1 of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator.choices import DEFAULT_DATASET, PAPER
+from orchestrator.errors import LabError
+from orchestrator.judging.looks import without_closed
+from orchestrator.judging.outlook import resolution_outlook
+from orchestrator.planning.estimate import Price, configs_to_train, estimate, measured_epochs
+from orchestrator.planning.plan import Plan, refreshed
+from orchestrator.planning.plan_file import check_rule
+from orchestrator.planning.retuning import retuning_configs, retuning_left, with_retuning
+from orchestrator.planning.summary import arm_lines, cost_line, large_batches, plan_line, retuning_line, time_said
+from orchestrator.planning.unfolding import plan_study
+from orchestrator.planning.variants import combined_plan, null_plan
+from orchestrator.records.layout import study_folder
+from orchestrator.records.trial_record import TrialState
+from orchestrator.request import Request, Store
+from orchestrator.running.placement import likely_place
+from orchestrator.sweeps.planned_sweep import PlannedSweep, search_of
+from search_spaces.errors import StudyError
+from search_spaces.study import Study, load_study, study_names
+from search_spaces.yaml_file import placed
+
+
+class Ran(NamedTuple):
+    """What a Ray session leaves.
+
+    Attributes:
+        plan: The plan as it was run.
+        states: Every trial's state.
+        refused: Whether a budget refused any.
+        sweep: The sweep as it stands now; None where the session had none.
+    """
+
+    plan: Plan
+    states: dict[str, TrialState]
+    refused: bool
+    sweep: PlannedSweep | None = None
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """One study of a command.
+
+    Attributes:
+        plan: Its plan; with `--seeds auto` without what no look needs any more.
+        complete: The plan with all of that, which is written down.
+        sweep: Its sweep, be it of no point.
+    """
+
+    plan: Plan
+    complete: Plan
+    sweep: PlannedSweep
+
+    @property
+    def folder(self) -> Path:
+        """Where the study is written down."""
+        return self.sweep.folder
+
+    @property
+    def chosen_left(self) -> int:
+        """Points of the sweep, and trials that confirm them, still to train."""
+        return self.sweep.points_left + self.sweep.confirmation_left
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """All that one command asks, and one Ray session trains.
+
+    Attributes:
+        studies: The studies, at least one.
+        plan: What is trained: the study's plan, or of all of them, where a trial that they share is trained once.
+        folder: Where the members of that are written down, and the report of all is.
+        together: Whether the studies are asked together (`--study paper`); then none of them sweeps.
+        not_asked: Why the other studies are not asked on this data set, by name.
+    """
+
+    studies: tuple[PlannedStudy, ...]
+    plan: Plan
+    folder: Path
+    together: bool = False
+    not_asked: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be run, at most."""
+        further = sum(study.chosen_left + retuning_left(study.plan) for study in self.studies)
+        return len(self.plan.to_run) + further
+
+
+def plan_studies(request: Request) -> list[Plan]:
+    """Returns the plans of the studies that are asked; nothing is read of them but which of their trials are on record.
+
+    Raises:
+        LabError: A study cannot be asked so, or none is asked on this data set.
+        StudyError: A field, a value or an image does not fit.
+    """
+    question, store = request.question, request.store
+    if not question.is_paper:
+        plan = _plan_of_one(request)
+        return [null_plan(plan, store.results, store.retry_failed) if question.null else plan]
+    plans: list[Plan] = []
+    for study in _all_studies():
+        if question.dataset in study.recipes:
+            # 同样的数据只清点、只算一次哈希
+            source = study.recipes[question.dataset].data.source
+            known = next((plan.summary for plan in plans if plan.recipe.data.source == source), None)
+            plans.append(plan_study(study, question, request.sweep, store, known))
+    if not plans:
+        raise LabError(f"no study is asked on {question.dataset!r}", exit_code=2)
+    return plans
+
+
+def _all_studies() -> list[Study]:
+    return [load_study(name) for name in study_names()]
+
+
+def _plan_of_one(request: Request) -> Plan:
+    """The plan of one study; a mistake of its arms or its sweep is placed in its file, where it has one."""
+    question, sweep, path = request.question, request.sweep, Path(request.question.study)
+    study = load_study(question.study)
+    try:
+        plan = plan_study(study, question, sweep, request.store)
+    except StudyError as error:
+        raise placed(StudyError(str(error), error.location), path) from error
+    if study.sweep is not None and path.is_file():
+        try:
+            # 自己的文件里，扫描的字段也要现在就查，不等到真要扫描时
+            search_of(replace(plan, sweep_points=1), study.name, sweep)
+        except StudyError as error:
+            where = error.location or (() if sweep.over else ("sweep", "parameters"))
+            raise placed(StudyError(str(error), where), path) from error
+    return plan
+
+
+def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
+    """Returns what is to be run for plans: each study's sweep and its confirmation, and one plan that trains it all.
+
+    Args:
+        plans: From `plan_studies`.
+        request: What the command asks.
+
+    Raises:
+        LabError: A study was looked at by another rule.
+        StudyError: The sampler cannot search the space.
+    """
+    studies = tuple(_planned_study(plan, request) for plan in plans)
+    if not request.question.is_paper:
+        return Agenda(studies, studies[0].plan, studies[0].folder)
+    dataset = request.question.dataset
+    return Agenda(
+        studies=studies,
+        plan=combined_plan(plans, plans[0].recipe),
+        folder=study_folder(request.store.results, PAPER, dataset, DEFAULT_DATASET),
+        together=True,
+        not_asked={study.name: study.not_asked[dataset] for study in _all_studies() if dataset in study.not_asked},
+    )
+
+
+def _planned_study(plan: Plan, request: Request) -> PlannedStudy:
+    store, sweep = request.store, request.sweep
+    folder = study_folder(store.results, plan.study.name, plan.dataset, DEFAULT_DATASET)
+    # 看过一次结果之后，判断的规则就不能再换
+    check_rule(folder, plan)
+    search = search_of(plan, folder.name, sweep)
+    if search is not None:
+        # 有限的空间装不下更多的点
+        plan = replace(plan, sweep_points=search.size())
+    closes = plan.max_seeds is not None and store.results.is_dir()
+    now = without_closed(plan, store.results) if closes else plan
+    return PlannedStudy(now, plan, PlannedSweep(now, search, folder, sweep, store))
+
+
+def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
+    """Returns the agenda as its run has left it: with further seeds, each arm's best value, and closed arms.
+
+    Args:
+        agenda: Before the run.
+        ran: What the run has left.
+        store: Where the records are.
+    """
+
+    def ended(before: Plan) -> Plan:
+        now = refreshed(before, ran.states)
+        if now.max_seeds is not None:
+            return without_closed(now, store.results)
+        return with_retuning(now, store.results, store.retry_failed)
+
+    if agenda.together:
+        studies = tuple(replace(study, plan=ended(study.plan)) for study in agenda.studies)
+        return replace(agenda, studies=studies, plan=ran.plan)
+    study = agenda.studies[0]
+    study = replace(study, plan=ended(ran.plan), sweep=ran.sweep or study.sweep)
+    return replace(agenda, studies=(study,), plan=study.plan)
+
+
+def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
+    """Says what would be trained, how long it takes and what it can decide; with `--dry-run` of each arm, too.
+
+    Args:
+        agenda: What is asked.
+        request: Where and how.
+    """
+    place = likely_place(request.placement)
+    measured = measured_epochs(request.store.results, place.gpus > 0)
+    price: Price = partial(estimate, measured=measured, place=place)
+    for study in agenda.studies:
+        prefix = f"{study.plan.study.name}: " if agenda.together else ""
+        yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price))
+        if request.dry_run:
+            plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
+            yield from arm_lines(plan, others)
+            cost = price([*configs_to_train(plan, study.chosen_left), *retuning_configs(plan)])
+            yield f"{'    ' if agenda.together else ''}{cost_line(cost)}"
+    for name, reason in agenda.not_asked.items():
+        yield f"{name}: not asked on {request.question.dataset}: {reason}"
+    if agenda.together:
+        yield from _lines_together(agenda, request.dry_run, price)
+
+
+def _study_lines(study: PlannedStudy, confirm: int, price: Price) -> Iterator[str]:
+    plan = study.plan
+    time = time_said(price(configs_to_train(plan, study.chosen_left)))
+    yield plan_line(plan, time, resolution_outlook(plan, study.folder), study.sweep.points_left)
+    if plan.retune is not None:
+        yield f"{retuning_line(plan)}, time {time_said(price(retuning_configs(plan)))}"
+    yield from large_batches(plan)
+    if confirm:
+        confirming = study.sweep.confirmation_left
+        most = "at most " if study.sweep.points_left and confirming else ""
+        yield f"confirmation on fresh seeds: {most}{confirming} trials to train"
+
+
+def _lines_together(agenda: Agenda, dry_run: bool, price: Price) -> Iterator[str]:
+    tuning = [config for study in agenda.studies for config in retuning_configs(study.plan)]
+    cost = price([*configs_to_train(agenda.plan), *tuning])
+    more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
+    yield f"together: {plan_line(agenda.plan, time_said(cost), f'shared trials once{more}', 0)}"
+    if dry_run:
+        yield f"    {cost_line(cost)}"
