@@ -15,6 +15,7 @@ import pytest
 from tests.made_reports import make_answer, write
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.slow
 
 WILD = "<script>document.title='stolen'</script><img src=x onerror=alert(1)> & \"quotes\" {{ 7*7 }} $x^2$"
 POINTS = [
