@@ -97,7 +97,8 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     """
     store = request.store
     check_can_hold_results(store.results)
-    if store.results.is_dir():
+    if store.results.is_dir() and not (request.dry_run or request.show is not None):
+        # 只看不训的命令什么也不写
         upgrade_results(store.results)
     # 计划：先说清要哪些 trial、多久、能判断什么，再动手
     plans = plan_studies(request)

@@ -77,8 +77,8 @@ def _best(options: argparse.Namespace) -> int:
     trials, members = load_trials(results)
     if options.prune or options.yes:
         return _prune(options, trials, members)
-    asked = finished_trials(trials, members, dataset=options.dataset, study=options.study)
-    ranking = rank(asked, members)
+    candidates = finished_trials(trials, members, dataset=options.dataset, study=options.study)
+    ranking = rank(candidates, members)
     if not ranking.height:
         raise LabError(_nothing(trials, options), exit_code=ExitCode.NOTHING)
     console = make_console()
@@ -99,7 +99,7 @@ def _best(options: argparse.Namespace) -> int:
             exit_code=ExitCode.WRONG_USE,
         )
     winner = ranking.row(0, named=True)
-    key = median_trial(asked, winner["configuration"])
+    key = median_trial(candidates, winner["configuration"])
     folder = _default_folder(results, winner) if options.export is DEFAULT_FOLDER else options.export
     export(results, key, folder, force=options.force, ranking=winner)
     console.print(f"exported {key} (seed of median validation error) to {folder}", markup=False, soft_wrap=True)
@@ -126,9 +126,9 @@ def _prune(options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFr
         table.add_column(heading, justify="right" if heading in ("files", "MB") else "left")
     going = {file.kind for file in gone}
     for kind in sorted({file.kind for file in files}):
-        own = [file for file in files if file.kind == kind]
-        megabytes = sum(file.size for file in own) / 1e6
-        table.add_row(kind, str(len(own)), f"{megabytes:.1f}", "goes" if kind in going else "stays")
+        same = [file for file in files if file.kind == kind]
+        megabytes = sum(file.size for file in same) / 1e6
+        table.add_row(kind, str(len(same)), f"{megabytes:.1f}", "goes" if kind in going else "stays")
     console.print(table)
     if not options.yes:
         console.print(f"nothing is deleted yet; --prune --yes would free {_size(gone)}", highlight=False)

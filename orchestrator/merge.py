@@ -34,6 +34,7 @@ from orchestrator.records.untrusted import (
     foreign_looks,
     foreign_members,
 )
+from orchestrator.records.upgrades import upgrade_results
 from orchestrator.running.cluster import preflight
 from orchestrator.tables.tables import update_tables
 
@@ -60,6 +61,8 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     check_can_hold_results(results)
     if results.exists() and results.samefile(other):
         raise LabError(f"{other} is the results folder itself", exit_code=ExitCode.WRONG_USE)
+    if results.is_dir() and not dry_run:
+        upgrade_results(results)
     counts: Counter[str] = Counter()
     troubles: list[str] = []
     sorted_out = list(_sorted_out(other, results, counts, troubles))
@@ -183,9 +186,7 @@ def _copy(source: Path, target: Path) -> None:
         with replaced(target) as temporary:
             shutil.copyfile(source, temporary, follow_symlinks=False)
     except OSError as error:
-        raise LabError(
-            f"{target} cannot be written: {error.strerror}; make room and merge again", exit_code=ExitCode.ENVIRONMENT
-        ) from error
+        raise files.write_error(target, error) from error
 
 
 def _join(other: Path, results: Path) -> None:

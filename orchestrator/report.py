@@ -6,6 +6,7 @@ Reports lie in `results/studies/<study>/`: one HTML page, Markdown, LaTeX, figur
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,8 +79,17 @@ def _report(options: argparse.Namespace, console: Console) -> int:
             first, others = options.compare[0], options.compare[1:]
         plan, plan_file = chosen_afterwards(plan, plan_file, first, others)
         target = folder / ("-".join(["compare", *options.compare]) if options.compare else f"baseline-{first}")
-    material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=target == folder)
+    is_writable = os.access(folder, os.W_OK)
+    notes_look = target == folder and is_writable
+    material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
     console.print(answer_table(material.answer, console.width))
+    if not is_writable:
+        # 别人的只读目录：答案照样给，报告写不了就明说
+        raise LabError(
+            f"{folder} is read-only: the answer is above, its report and this look are not written; "
+            "copy the results folder to where you may write",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
     write_report(target, material, lambda: details(material, options.results), always=True)
     console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
     return ExitCode.DONE
@@ -90,8 +100,8 @@ def _check(options: argparse.Namespace, console: Console) -> int:
     code = ExitCode.DONE
     for folder in folders:
         lines = _differences(folder, options)
-        said = "differs from its records" if lines else "every verdict is what the records say"
-        for line in (f"{folder.name}: {said}", *(f"  {line}" for line in lines)):
+        verdict = "differs from its records" if lines else "every verdict is what the records say"
+        for line in (f"{folder.name}: {verdict}", *(f"  {line}" for line in lines)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         code = ExitCode.SOME_FAILED if lines else code
     return code
@@ -120,7 +130,9 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
             continue
         # 噪声基线是拿基线比它自己，不是谁的主张
         if not plan_file.null:
-            answers.append(judged_material(plan, plan_file, folder, options.results, tables, notes_look=True).answer)
+            notes_look = os.access(folder, os.W_OK)
+            judged = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
+            answers.append(judged.answer)
     if not answers:
         raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     target = study_folder(options.results, PAPER, options.dataset or DEFAULT_DATASET, DEFAULT_DATASET)
@@ -151,8 +163,8 @@ def _folder(options: argparse.Namespace) -> Path:
         name = load_study(name).name
     folder = study_folder(options.results, name, dataset, DEFAULT_DATASET)
     # 名字里的 .. 或 / 不得把人带出 studies/
-    own = folder.parent == options.results / "studies" and STUDY_FOLDER.fullmatch(folder.name)
-    if own and (folder / "plan.json").is_file():
+    is_inside = folder.parent == options.results / "studies" and STUDY_FOLDER.fullmatch(folder.name)
+    if is_inside and (folder / "plan.json").is_file():
         return folder
     known = sorted(path.parent.name for path in (options.results / "studies").glob("*/plan.json"))
     raise LabError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,8 +14,17 @@ from types import TracebackType
 from typing import Any
 
 from alexnet_core.process.files import replaced
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 
+_MAKE_ROOM = "make room and run the same command again"
+_WRITE_ELSEWHERE = "copy the folder to where you may write, or choose another with --results"
+_WAYS_OUT = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EROFS: _WRITE_ELSEWHERE,
+    errno.EACCES: _WRITE_ELSEWHERE,
+    errno.EPERM: _WRITE_ELSEWHERE,
+}
 # Linux 的 struct flock：type, whence, start, len, pid
 _FLOCK = "hhqqi4x"
 
@@ -109,11 +119,11 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_error(path: Path, error: OSError) -> LabError:
-    """Returns what to say of a file that cannot be written."""
+    """Returns what to say of a file that cannot be written, and of the way out."""
+    way_out = _WAYS_OUT.get(error.errno or 0, "mend that and run the same command again")
     return LabError(
-        f"{path} cannot be written: {error.strerror or error}; finished trials are on record, "
-        "make room and run the same command again",
-        exit_code=3,
+        f"{path} cannot be written: {error.strerror or error}; finished trials are on record, {way_out}",
+        exit_code=ExitCode.ENVIRONMENT,
     )
 
 

@@ -76,6 +76,12 @@ def upgrade_results(results: Path, upgrades: Sequence[Upgrade] = UPGRADES) -> in
     return len(keys)
 
 
+def note_schema(results: Path) -> None:
+    """Notes in a new results folder that its records will be of this version."""
+    if UPGRADES:
+        files.write_atomically(results / ".schema", f"{1 + len(UPGRADES)}\n".encode())
+
+
 def _reached(marker: Path) -> int:
     """The version that a results folder has reached."""
     try:

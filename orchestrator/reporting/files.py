@@ -8,6 +8,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from orchestrator.records.files import write_atomically
 from orchestrator.reporting import text_tables
 from orchestrator.reporting.frames import answer_frames
@@ -106,9 +108,15 @@ def table_files(material: Material, details: Details) -> dict[str, bytes]:
     for name, frame in answer_frames(material, details).items():
         buffer = BytesIO()
         frame.write_parquet(buffer)
-        files[f"tables/{name}.csv"] = frame.write_csv().encode()
+        files[f"tables/{name}.csv"] = csv_of(frame)
         files[f"tables/{name}.parquet"] = buffer.getvalue()
     return files
+
+
+def csv_of(frame: pl.DataFrame) -> bytes:
+    """Returns a frame as CSV; a text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    # 表格软件会执行以这些符号开头的单元格
+    return frame.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'${1}")).write_csv().encode()
 
 
 def _sums(files: Mapping[str, bytes]) -> bytes:

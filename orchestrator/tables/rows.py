@@ -117,6 +117,8 @@ def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) 
             logger.warning("left out of the tables: %s", error)
             continue
         if result is not None:
+            if result.epochs and not (folder / "epochs.jsonl").is_file():
+                logger.warning("%s is missing: the trial has no curve", folder / "epochs.jsonl")
             rows.append({**_trial_row(result, config), **evaluated, "record_stamp": stamps[key]})
     return _frame(rows, TRIAL_COLUMNS)
 

@@ -175,7 +175,7 @@ def _first_line(error: Exception) -> str:
 
 
 def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
-    """Time and size of every `result.json`, and when it was evaluated: a record that changed is read again."""
+    """Time and size of every `result.json` and its curve, and when it was evaluated: what changed is read again."""
     folder = str(results / "trials")
     stamps = {}
     for key in keys:
@@ -183,8 +183,19 @@ def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
             status = os.stat(f"{folder}/{key}/result.json")  # noqa: PTH116 - a Path costs five times as much
         except (FileNotFoundError, NotADirectoryError):
             continue
-        stamps[key] = f"{status.st_mtime_ns}-{status.st_size}{_evaluated_at(f'{folder}/{key}')}"
+        # 曲线被删、被改的记录也要重读，否则会按旧表来判
+        stamps[key] = (
+            f"{status.st_mtime_ns}-{status.st_size}{_curve(f'{folder}/{key}')}{_evaluated_at(f'{folder}/{key}')}"
+        )
     return stamps
+
+
+def _curve(folder: str) -> str:
+    try:
+        status = os.stat(f"{folder}/epochs.jsonl")  # noqa: PTH116 - as above
+    except FileNotFoundError:
+        return "-none"
+    return f"-{status.st_mtime_ns}-{status.st_size}"
 
 
 def _evaluated_at(folder: str) -> str:

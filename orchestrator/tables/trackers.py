@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.tables.tables import Tables
 
 PARAMETERS = ("network.", "training.", "data.")
@@ -25,6 +26,7 @@ OUTCOMES = (
 )
 PROJECT = "alexnet-ablation"
 _METRICS_PER_BATCH = 1000
+_PART_OF_ADDRESS = frozenset("?#%")
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,19 @@ def write_tensorboard(runs: Sequence[Run], folder: Path) -> int:
 
 
 def write_mlflow(runs: Sequence[Run], folder: Path) -> int:
-    """Writes runs into `mlflow.db` (SQLite); returns how many are new."""
+    """Writes runs into `mlflow.db` (SQLite); returns how many are new.
+
+    Raises:
+        LabError: With exit code 2, where the folder's path would be read as another one.
+    """
+    address = str(folder.resolve())
+    if strange := sorted(_PART_OF_ADDRESS & set(address)):
+        # SQLAlchemy 的地址里没法转义这些字符
+        raise LabError(
+            f"--to mlflow: {address} has {' '.join(strange)} in it, which MLflow's addresses cannot hold; "
+            "choose another folder",
+            exit_code=ExitCode.WRONG_USE,
+        )
     # MLflow 默认会往外发使用统计
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -89,7 +103,7 @@ def write_mlflow(runs: Sequence[Run], folder: Path) -> int:
     from mlflow.entities import Metric, Param, RunTag
 
     folder.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder.resolve()}/mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{address}/mlflow.db")
     experiment = client.get_experiment_by_name(PROJECT)
     identity = experiment.experiment_id if experiment is not None else client.create_experiment(PROJECT)
     fresh = 0
@@ -173,7 +187,7 @@ def runs(tables: Tables, study: str | None) -> Iterator[Run]:
     trials = tables.trials if study is None else tables.trials.filter(pl.col("key").is_in(list(names)))
     epochs = tables.epochs.partition_by("key", as_dict=True)
     for row in trials.iter_rows(named=True):
-        own = epochs.get((row["key"],))
+        curve = epochs.get((row["key"],))
         yield Run(
             key=row["key"],
             configuration=row["configuration"],
@@ -183,7 +197,7 @@ def runs(tables: Tables, study: str | None) -> Iterator[Run]:
             parameters={
                 name: value for name, value in row.items() if name.startswith(PARAMETERS) and value is not None
             },
-            epochs=() if own is None else tuple(_scalars(epoch) for epoch in own.iter_rows(named=True)),
+            epochs=() if curve is None else tuple(_scalars(epoch) for epoch in curve.iter_rows(named=True)),
             outcome={name: float(row[name]) for name in OUTCOMES if row[name] is not None},
         )
 

@@ -15,6 +15,7 @@ import pytest
 from orchestrator.ablate import main as ablate
 from orchestrator.best import main as best
 from orchestrator.records import layout
+from orchestrator.report import main as report
 from orchestrator.status import main as status
 from orchestrator.tables.tables import load_trials, update_tables
 from tests.made_records import make_config, put, put_trained, read_only
@@ -86,9 +87,14 @@ def test_looking_at_read_only_results_works_and_running_says_what_is_wrong(
         assert ablate([*STUDY, "--dry-run", "--results", str(answered)]) == 0
         capsys.readouterr()
         assert ablate([*STUDY, "--results", str(answered)]) == 3
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert "cannot be written" in lines[0]
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert "cannot be written" in lines[0]
+        assert report(["--results", str(answered)]) == 3
+        output, errors = capsys.readouterr()
+    assert "no verdict: fewer than 3 seeds" in output, "the answer is printed"
+    assert errors.count("\n") == 1
+    assert f"{answered / 'studies' / 'lrn'} is read-only: " in errors
 
 
 def test_times_are_cosmetic(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -369,7 +369,7 @@ def test_a_plans_key_cannot_lead_out_of_the_results_folder(
     (folder / "plan.json").write_text(json.dumps({"dataset": "digits", "arms": ["a"], "trials": rows}))
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "result.json").write_text("secret")
-    assert status.main(["lrn", "--results", str(tmp_path / "results")]) == 2
+    assert status.main(["lrn", "--results", str(tmp_path / "results")]) == 4
     assert "is damaged: a trial lacks arm, seed or key" in capsys.readouterr().err
 
 

@@ -134,3 +134,13 @@ def test_without_the_package_or_without_a_trial_one_line_says_so(
     assert (code, "uv run --group mlflow" in output, output.count("\n")) == (3, True, 1)
     assert publish(capsys, results, "--to", "tensorboard", "--study", "none", str(tmp_path / "x"))[0] == 4
     assert publish(capsys, tmp_path / "nowhere", "--to", "tensorboard", str(tmp_path / "x"))[0] == 4
+
+
+@pytest.mark.parametrize("name", ["ml?x=1", "ml%41", "ml#1"])
+def test_a_folder_that_mlflow_would_read_as_another_is_refused(
+    tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    code, output = publish(capsys, results, "--to", "mlflow", str(tmp_path / name))
+    assert code == 2
+    assert output.startswith(f"error: --to mlflow: {tmp_path / name} has {name[2]} in it")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]

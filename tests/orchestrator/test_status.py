@@ -16,8 +16,10 @@ from orchestrator.planning.plan_file import write_studies
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.trial_record import TrialState
+from orchestrator.running.status_views import study_states
 from orchestrator.running.steering import RunFacts, end_run, write_run
-from orchestrator.status import main, study_states
+from orchestrator.status import main
+from orchestrator.tables.tables import load_trials
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, make_report, put, read_only
 
@@ -152,17 +154,34 @@ def test_what_is_unknown_or_ambiguous_is_refused_with_what_there_is(
     assert status(capsys, tmp_path / "nowhere")[0] == 4
 
 
-def test_a_damaged_plan_or_result_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_result_is_named_and_the_rest_of_its_study_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     keys = make_study(tmp_path)
     path = layout.trial_folder(tmp_path, keys["baseline-0"]) / "result.json"
-    path.write_text("{")
-    code, _, error = status(capsys, tmp_path, "lrn")
-    assert (code, f"error: {path} is damaged" in error) == (3, True)
+    result = json.loads(path.read_text())
+    result["validation"]["loss_sum"] = float("nan")
+    for content in ("{", json.dumps(result)):
+        path.write_text(content)
+        caplog.clear()
+        code, output, _ = status(capsys, tmp_path, "lrn")
+        assert code == 0
+        assert "1 damaged, 1 diverged, 1 finished, 2 interrupted, 1 waiting" in output
+        shown = [record.getMessage() for record in caplog.records]
+        load_trials(tmp_path)
+        named = [record.getMessage() for record in caplog.records if record.getMessage() not in shown]
+        assert len(shown) == 1
+        assert shown[0].startswith(f"left out of the tables: {path} is damaged: ")
+        assert named == [], "best and report say the same of it"
+
+
+def test_a_damaged_plan_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_study(tmp_path)
     plan = tmp_path / "studies" / "lrn" / "plan.json"
     for content in ("{", "[]", "{}", '{"trials": [{}]}'):
         plan.write_text(content)
         code, _, error = status(capsys, tmp_path, "lrn")
-        assert code == 2
+        assert code == 4
         assert str(plan) in error
 
 
@@ -176,7 +195,7 @@ def test_one_damaged_study_does_not_hide_the_others(
     assert (code, "lrn on digits: 1 diverged" in output) == (0, True)
     (warning,) = caplog.messages
     assert warning.startswith(f"study pooling is left out: {damaged} cannot be read")
-    assert status(capsys, tmp_path, "pooling")[0] == 2
+    assert status(capsys, tmp_path, "pooling")[0] == 4
 
 
 def test_all_claims_asked_together_are_shown_study_by_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +214,7 @@ def test_all_claims_asked_together_are_shown_study_by_study(tmp_path: Path, caps
     for content in ('{"dataset": "digits", "studies": ["../lrn"]}', '{"dataset": "digits", "studies": 1}', "{}", "["):
         (folder / "studies.json").write_text(content)
         code, _, error = status(capsys, tmp_path, "paper")
-        assert (code, str(folder / "studies.json") in error) == (2, True)
+        assert (code, str(folder / "studies.json") in error) == (4, True)
 
 
 def run_facts(pid: int) -> RunFacts:

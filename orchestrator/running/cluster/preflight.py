@@ -9,7 +9,7 @@ from pathlib import Path
 from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
 from alexnet_core.process.files import abandoned, temporary_path
 from orchestrator.errors import LabError
-from orchestrator.records.upgrades import upgrade_results
+from orchestrator.records.upgrades import note_schema
 
 SHARED_MEMORY = Path("/dev/shm")
 BYTES_PER_PARAMETER = 4
@@ -26,6 +26,7 @@ def check_results(results: Path) -> None:
     """
     probe = temporary_path(results / "probe")
     try:
+        is_new = not results.is_dir()
         results.mkdir(parents=True, exist_ok=True)
         for left in abandoned(results / "probe"):
             left.unlink(missing_ok=True)
@@ -38,7 +39,8 @@ def check_results(results: Path) -> None:
             f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
             exit_code=3,
         ) from error
-    upgrade_results(results)
+    if is_new:
+        note_schema(results)
 
 
 def disk_need_bytes(network: NetworkSpec, trials: int, slots: int, final_copies: int = 1) -> int:
