@@ -1,4 +1,4 @@
-"""The benchmark of the orchestrator runs, in small."""
+"""Benchmarks of real studies run, in small."""
 
 from __future__ import annotations
 
