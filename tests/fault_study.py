@@ -29,7 +29,6 @@ import orchestrator.ablate
 import orchestrator.best
 import orchestrator.merge
 import orchestrator.running.cluster.lifecycle
-import orchestrator.running.recorder
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.loading import summarise_data
@@ -44,6 +43,10 @@ from orchestrator.reporting.material import Details, Material
 from orchestrator.request import Request
 from orchestrator.running.agenda import Agenda, Ran
 from orchestrator.running.progress import Progress
+from orchestrator.running.recording.launched import RunningTrials
+from orchestrator.running.recording.opening import RecordOpener, RecordSettings
+from orchestrator.running.recording.recorder import Recorder
+from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
 from orchestrator.running.slots.trial_queue import Trial
 from orchestrator.running.slots.worker import Place, trial_end
@@ -126,7 +129,7 @@ class Listener:
 def run_without_ray(agenda: Agenda, request: Request, console: Console, *_: object) -> Ran:
     """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
     plan, store = agenda.plan, request.store
-    settings = orchestrator.running.recorder.RecordSettings(
+    settings = RecordSettings(
         results=store.results,
         folder=agenda.folder,
         retry_failed=store.retry_failed,
@@ -135,14 +138,17 @@ def run_without_ray(agenda: Agenda, request: Request, console: Console, *_: obje
     )
     place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
     with TrialLocks(store.results) as locks:
-        recorder = orchestrator.running.recorder.Recorder(plan, settings, Progress(console, "", None))
-        recorder.begin(plan.trials)
+        display = Progress(console, "", None)
+        opener = RecordOpener(plan, settings, RunningTrials())
+        tally = Tally(opener, display)
+        recorder = Recorder(opener, tally, display)
+        tally.begin(plan.trials)
         for trial in plan.to_run:
             assert locks.try_lock(trial.key)
-            job = Trial(submission := recorder.launch(trial, None), submission.attempt).begin()
+            job = Trial(submission := opener.open(trial, None), submission.attempt).begin()
             listener = Listener(recorder.handle, job)
             listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
-    return Ran(plan, recorder.states, refused=False)
+    return Ran(plan, tally.states, refused=False)
 
 
 def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:

@@ -62,7 +62,7 @@ def test_the_kuberay_file_is_a_cluster_of_this_ray_with_workers_from_nought() ->
 
 def test_the_dashboard_asks_for_metrics_that_studies_export() -> None:
     dashboard: dict[str, Any] = json.loads((DOCS / "grafana-study.json").read_text())
-    source = (ROOT / "orchestrator" / "running" / "recorder.py").read_text()
+    source = (ROOT / "orchestrator" / "running" / "recording" / "tally.py").read_text()
     exported = {f"ray_{name}" for name in re.findall(r'Gauge\("(\w+)"', source)}
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert {name for text in asked for name in re.findall(r"ray_\w+", text)} == exported

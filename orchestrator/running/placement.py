@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alexnet_core.configuration.schedule import can_be_extended
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.estimate import Place
 from orchestrator.planning.plan import Plan
 from orchestrator.request import Placement
@@ -102,7 +102,7 @@ def _cluster_slots(trials: int, data: str | None, placement: Placement, results:
         raise LabError(
             f"the cluster at {placement.address} cannot hold one slot of {placement.workers} workers with "
             f"{per_worker:g} GPUs and 1 CPU each",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         )
     return per_worker, slots
 
@@ -113,7 +113,7 @@ def _check_slots(slots: int, per_worker: float, gpus: int, workers: int) -> None
         raise LabError(
             f"{slots} slots of {workers} workers with {per_worker:g} GPUs each need {need:g} GPUs, "
             f"this machine has {gpus}; use fewer --slots or --workers",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         )
 
 

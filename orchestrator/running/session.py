@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -36,13 +37,12 @@ from orchestrator.running.progress import POINTS
 from orchestrator.sweeps.confirmation import write_confirmation
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.pruning import make_pruner
-from orchestrator.sweeps.search import Ask, Search
+from orchestrator.sweeps.search import Search
 from orchestrator.tables.tables import done_states
 from search_spaces.trial import PlannedTrial
 
 if TYPE_CHECKING:
     from orchestrator.running.cluster.lifecycle import ClusterFacts
-    from orchestrator.running.recorder import Recorder
     from orchestrator.running.slots.slot import SlotPlan
     from orchestrator.running.study_run import RunSettings, StudyRun
 
@@ -66,7 +66,8 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
     access.check_dashboard_host(request.placement.dashboard_host)
     slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.left)
     open_driver_log(agenda.folder)
-    from orchestrator.running.study_run import Interrupted, StudyRun
+    from orchestrator.running.main_loop import Interrupted
+    from orchestrator.running.study_run import StudyRun
 
     if facts.dashboard is not None:
         token = "; its token: ray get-auth-token" if facts.token_required else ""
@@ -75,7 +76,7 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
     try:
         with StudyRun(agenda.plan, settings, console) as run:
             plan, sweep = _run_phases(run, agenda, request.store)
-            return Ran(plan, run.recorder.states, settings.budget.refusal is not None, sweep)
+            return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep)
     except Interrupted:
         console.print(
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "
@@ -96,7 +97,7 @@ def _settings(
     started: float,
     notifier: Notifier,
 ) -> RunSettings:
-    from orchestrator.running.recorder import RecordSettings
+    from orchestrator.running.recording.opening import RecordSettings
     from orchestrator.running.study_run import RunSettings
 
     store = request.store
@@ -134,17 +135,12 @@ def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, Plan
     Returns:
         The plan as it has grown, and the sweep as it stands now.
     """
-    from orchestrator.sweeps.searcher import ArmSearcher
-
-    plan, folder, sweep, recorder = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.recorder
-    recorder.begin(plan.trials)
-
-    def train(trials: Sequence[PlannedTrial]) -> None:
-        run.run_arms(trials, lambda fresh: ArmSearcher(folder.name, fresh, _launch(recorder)))
-
+    plan, folder, sweep, tally = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.tally
+    tally.begin(plan.trials)
+    train = partial(run.run_arms, folder.name)
     if plan.max_seeds is not None:
         # 逐个种子看，只训练下一次看还缺的
-        run_looks(plan, store.results, lambda: recorder.states, train, lambda: run.steering.skipped)
+        run_looks(plan, store.results, lambda: tally.states, train, lambda: run.steering.skipped)
         return plan, sweep
     train(plan.to_run)
     plan = _with_asked_seeds(run, plan, folder, store, train)
@@ -173,7 +169,7 @@ def _with_asked_seeds(
 ) -> Plan:
     """Trains the further seeds that `status --seeds` has asked for by now; returns the plan with them."""
     while run.seeds_asked() > len(plan.seeds):
-        plan = _grown(plan, run.steering.seeds, run.recorder.states, store)
+        plan = _grown(plan, run.steering.seeds, run.tally.states, store)
         write_plan(folder, plan, sys.argv)
         run.grow(plan)
         train(plan.to_run)
@@ -198,22 +194,15 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         store: Where their records are.
         together: Whether several studies run, so that an arm is called by its study too.
     """
-    from orchestrator.sweeps.searcher import ArmSearcher
-
-    recorder = run.recorder
+    tally = run.tally
     for phase in ("tuning", "retuned"):
         # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, store.results, store.retry_failed)
-        recorder.states |= plan.done
-        recorder.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
+        tally.states.update(plan.done)
+        tally.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
         wanted = (_called(plan, trial, together) for trial in further_missing(plan))
-        missing = [trial for trial in wanted if trial.key not in recorder.states]
-        run.run_arms(missing, lambda trials: ArmSearcher(name, trials, _launch(recorder)))
-
-
-def _launch(recorder: Recorder) -> Callable[[PlannedTrial, Ask | None], dict[str, Any]]:
-    """Opens the record of a trial; Tune's function takes nothing but a dictionary."""
-    return lambda trial, ask: asdict(recorder.launch(trial, ask))
+        missing = [trial for trial in wanted if trial.key not in tally.states]
+        run.run_arms(name, missing)
 
 
 def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
@@ -234,29 +223,18 @@ def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSwe
         return sweep
     sweep.write_file(search)
     curves = sweep.curves() if pruner != "none" else []
-    searcher = SweepSearcher(
-        search,
-        history,
-        launch=lambda trial, ask: asdict(run.launch_point(trial, ask, judged=pruner != "none")),
-        join=run.recorder.join,
-        read=sweep.read,
-        stop=run.stop_trial,
-        lock=run.lock_point,
-        unlock=run.unlock_point,
-    )
     asked = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(asked))
     run.display.expect([(POINTS, position) for position in (*asked, *fresh)], {})
-    run.run_sweep(searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
+    make_searcher = partial(SweepSearcher, search, history, read=sweep.read)
+    run.run_sweep(make_searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
     return sweep.refreshed(sweep.plan)
 
 
 def _run_confirmation(run: StudyRun, sweep: PlannedSweep) -> None:
     """Trains the best points and the baseline on fresh seeds; what is confirmed is written down first."""
-    from orchestrator.sweeps.searcher import ArmSearcher
-
     # 预算停在扫描半途时，最好的点还没定
-    if sweep.points_missing(run.recorder.states):
+    if sweep.points_missing(run.tally.states):
         return
     folder, store = sweep.folder, sweep.store
     with locked(folder):
@@ -264,12 +242,12 @@ def _run_confirmation(run: StudyRun, sweep: PlannedSweep) -> None:
         if not trials:
             return
         write_confirmation(folder, sweep.confirmation)
-    run.recorder.states.update(done_states(store.results, [trial.key for trial in trials], store.retry_failed))
-    run.recorder.begin(trials)
+    run.tally.states.update(done_states(store.results, [trial.key for trial in trials], store.retry_failed))
+    run.tally.begin(trials)
     # 与基线配置相同的点共用同一批 trial
-    missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.recorder.states}
+    missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.tally.states}
     first = [trial for trial in trials if missing.get(trial.key) is trial]
-    run.run_arms(first, lambda fresh: ArmSearcher(f"{folder.name}/confirmation", fresh, _launch(run.recorder)))
+    run.run_arms(f"{folder.name}/confirmation", first)
     trial_record.join_members(store.results, folder.name, sweep.plan.dataset, trials)
 
 

@@ -18,7 +18,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED
 from orchestrator.planning.retuning import RETUNED, TUNING
 from orchestrator.records import files
@@ -148,6 +148,45 @@ def _forget(path: Path) -> None:
         one.unlink(missing_ok=True)
 
 
+class Presence:
+    """Says in the study's folder, now and then, that its driver lives."""
+
+    def __init__(self, folder: Path, facts: RunFacts) -> None:
+        """Says nothing yet.
+
+        Args:
+            folder: The study's folder.
+            facts: Who runs.
+        """
+        self._folder, self._facts = folder, facts
+        self._next_beat = 0.0
+
+    def begin(self) -> None:
+        """Says that the study runs, in place of runs that were killed."""
+        forget_dead_runs(self._folder)
+        self._write()
+
+    def beat(self) -> None:
+        """Says so again where it is time to."""
+        if time.monotonic() > self._next_beat:
+            self._write()
+
+    def grow(self, seeds: int) -> int:
+        """Says that there are now so many seeds per arm; returns how many there were."""
+        before = self._facts.seeds
+        self._facts = self._facts.model_copy(update={"seeds": seeds})
+        self._write()
+        return before
+
+    def end(self) -> None:
+        """Says that the run has ended."""
+        end_run(self._folder, self._facts)
+
+    def _write(self) -> None:
+        self._next_beat = time.monotonic() + BEAT_SECONDS
+        write_run(self._folder, self._facts)
+
+
 def ask(folder: Path, kind: Kind, value: str | int | None = None) -> str:
     """Asks the drivers of a study for something; they act between two batches.
 
@@ -184,7 +223,7 @@ def _leave_request(run: Path, facts: RunFacts, kind: Kind, value: str | int | No
         with path.open("a", encoding="utf-8") as file:
             file.write(request.model_dump_json() + "\n")
     except OSError as error:
-        raise LabError(f"{path} cannot be written: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{path} cannot be written: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     return f"asked process {facts.pid} on {facts.host}: {words(request)}"
 
 

@@ -21,9 +21,9 @@ from sqlalchemy.pool import StaticPool
 from orchestrator.planning.plan import Plan
 from orchestrator.records import files, layout, trial_record
 from orchestrator.sweeps.objectives import directions, objective_names
+from orchestrator.sweeps.sampled_points import TOLD
 from orchestrator.sweeps.samplers import distributions, quiet_optuna
 from orchestrator.sweeps.search import OPTUNA_VIEW, Ended, Search, SearchHistory, read_ended
-from orchestrator.sweeps.searcher import TOLD
 
 
 def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, history: SearchHistory) -> Path:

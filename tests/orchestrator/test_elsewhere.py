@@ -126,7 +126,7 @@ def test_a_result_written_after_the_clock_was_set_back_is_seen(tmp_path: Path) -
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns"])
 def test_times_are_written_in_utc_in_every_time_zone(zone: str) -> None:
     program = (
-        "from datetime import UTC, datetime; from orchestrator.running.recorder import now; "
+        "from datetime import UTC, datetime; from orchestrator.running.recording.opening import now; "
         "written = datetime.fromisoformat(now()); "
         "print(written.utcoffset(), abs((datetime.now(UTC) - written).total_seconds()) < 10)"
     )

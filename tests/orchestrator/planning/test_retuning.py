@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,14 @@ from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.request import Store
 from orchestrator.running.progress import Progress
-from orchestrator.running.recorder import Recorder, RecordSettings
+from orchestrator.running.recording.launched import RunningTrials
+from orchestrator.running.recording.opening import RecordOpener, RecordSettings
+from orchestrator.running.recording.recorder import Recorder
+from orchestrator.running.recording.tally import Tally
 from orchestrator.running.session import run_retuning
 from orchestrator.running.slots.messages import End, Started, TrialEvent, TrialNews
 from orchestrator.running.slots.worker import epoch_news
+from orchestrator.sweeps.searcher import ArmSearcher
 from orchestrator.tables.tables import update_tables
 from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, unfold
@@ -371,16 +375,28 @@ class Slots:
     def __init__(self, plan: Plan, results: Path) -> None:
         folder = results / "studies" / "activation"
         settings = RecordSettings(results, folder, retry_failed=False, keep_weights="none", started=0.0)
-        self.recorder = Recorder(plan, settings, Progress(Console(file=StringIO()), "test", None))
+        display = Progress(Console(file=StringIO()), "test", None)
+        self.opener = RecordOpener(plan, settings, RunningTrials())
+        self.tally = Tally(self.opener, display)
+        self.recorder = Recorder(self.opener, self.tally, display)
         self.trained: list[str] = []
 
     def _say(self, job: dict[str, Any], news: TrialNews) -> None:
         self.recorder.handle(TrialEvent(job["key"], job["attempt"], 0, news))
 
-    def run_arms(self, trials: Sequence[PlannedTrial], make_searcher: Callable[[Sequence[PlannedTrial]], Any]) -> None:
+    closed = False
+    skipped = ()
+
+    def may_start(self, trials: Sequence[PlannedTrial]) -> bool:
+        return True
+
+    def launch(self, trial: PlannedTrial, ask: None) -> dict[str, Any]:
+        return asdict(self.opener.open(trial, ask))
+
+    def run_arms(self, name: str, trials: Sequence[PlannedTrial]) -> None:
         if not trials:
             return
-        searcher, number = make_searcher(trials), 0
+        searcher, number = ArmSearcher(name, trials, self), 0  # type: ignore[arg-type]
         while (job := searcher.suggest(str(number))) != searcher.FINISHED:
             config = TrainConfig.model_validate_json(job["config"])
             tanh = config.network.layer("relu1").function == "tanh"  # type: ignore[union-attr]

@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 
 from alexnet_core.configuration.train_config import TrainConfig
-from orchestrator.command import make_console
 from orchestrator.errors import LabError
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.judge import answer
@@ -35,8 +34,8 @@ from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Question, Request, Store
 from orchestrator.running.agenda import Agenda, PlannedStudy
-from orchestrator.running.progress import Progress
-from orchestrator.running.recorder import Recorder, RecordSettings
+from orchestrator.running.recording.launched import RunningTrials
+from orchestrator.running.recording.opening import RecordOpener, RecordSettings
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.tables.rows import MEMBER_COLUMNS
 from orchestrator.tables.tables import load_tables, update_tables
@@ -287,7 +286,7 @@ def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("orchestrator.running.recorder.write_evaluation", killed)
+        patch.setattr("orchestrator.running.recording.recorder.write_evaluation", killed)
         with pytest.raises(Killed):
             run(tmp_path, "none")
     (result,) = tmp_path.glob("trials/*/result.json")
@@ -302,10 +301,10 @@ def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
 def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path: Path) -> None:
     plan = views_plan(tmp_path, 1)
     settings = RecordSettings(tmp_path, tmp_path / "studies" / "views", False, "all", 0.0)
-    recorder = Recorder(plan, settings, Progress(make_console(), "views", None))
+    opener = RecordOpener(plan, settings, RunningTrials())
     grown = with_seeds(plan, 2, {})
-    recorder.grow(grown)
-    views = {trial.seed: recorder.launch(trial, None).views for trial in grown.trials}
+    opener.plan = grown
+    views = {trial.seed: opener.open(trial, None).views for trial in grown.trials}
     assert views == {0: 10, 1: 10}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from orchestrator.options import duration, hours
 from orchestrator.planning.estimate import EpochSeconds, Place, likenesses_of
 from orchestrator.request import Limits
 from orchestrator.running.budget import Budget
+from orchestrator.sweeps.search import Ask
 from orchestrator.sweeps.searcher import ArmSearcher
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config
@@ -88,27 +90,53 @@ def planned(seeds: Sequence[int]) -> list[PlannedTrial]:
     ]
 
 
+class Runner:
+    """Starts nothing, and lets seeds start as it is told to."""
+
+    def __init__(self, answers: dict[int, bool | None]) -> None:
+        self.answers, self.closed = answers, False
+        self.skipped: set[str] = set()
+        self.launched: list[tuple[str, int]] = []
+        self.asked: list[list[int]] = []
+
+    def may_start(self, trials: Sequence[PlannedTrial]) -> bool | None:
+        self.asked.append([trial.seed for trial in trials])
+        return self.answers[trials[0].seed]
+
+    def launch(self, trial: PlannedTrial, ask: Ask | None) -> dict[str, Any]:
+        self.launched.append((trial.arm, trial.seed))
+        return {}
+
+    def join(self, trial: PlannedTrial, ask: Ask | None) -> None:
+        raise AssertionError
+
+    lock = unlock = stop = join  # type: ignore[assignment]
+
+
 def test_the_searcher_stops_between_seeds_and_waits_where_it_is_told_to() -> None:
-    launched: list[tuple[str, int]] = []
-    searcher = ArmSearcher(
-        "test", planned([0, 1, 2]), lambda trial, ask: launched.append((trial.arm, trial.seed)) or {}
-    )  # type: ignore[func-returns-value]
     answers: dict[int, bool | None] = {0: True, 1: None, 2: False}
-    asked: list[list[int]] = []
-
-    def may_start(trials: Sequence[PlannedTrial]) -> bool | None:
-        asked.append([trial.seed for trial in trials])
-        return answers[trials[0].seed]
-
-    searcher.may_start = may_start
+    runner = Runner(answers)
+    searcher = ArmSearcher("test", planned([0, 1, 2]), runner)
     assert searcher.suggest("1") == searcher.suggest("2") == {}
     assert searcher.suggest("3") is None
     answers[1] = True
     searcher.suggest("4")
     searcher.suggest("5")
     assert searcher.suggest("6") == searcher.FINISHED
-    assert launched == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert asked == [[0, 0], [1, 1], [1, 1], [2, 2]]
+    assert runner.launched == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert runner.asked == [[0, 0], [1, 1], [1, 1], [2, 2]]
+    answers[2] = True
+    assert searcher.suggest("7") == searcher.FINISHED, "what was refused once is not asked again"
+
+
+def test_an_arm_that_is_skipped_is_passed_over_and_a_closed_runner_gets_nothing() -> None:
+    runner = Runner({0: True, 1: True})
+    searcher = ArmSearcher("test", planned([0, 1]), runner)
+    runner.skipped.add("a")
+    searcher.suggest("1")
+    runner.closed = True
+    assert searcher.suggest("2") == searcher.FINISHED
+    assert runner.launched == [("b", 0)]
 
 
 def test_durations_and_hours_are_parsed_or_refused() -> None:

@@ -58,6 +58,18 @@ class Laboratory:
     mine: set[str] = field(default_factory=set)
     elsewhere: set[str] = field(default_factory=set)
 
+    closed: bool = False
+    skipped: Sequence[str] = ()
+
+    def may_start(self, trials: Sequence[PlannedTrial]) -> bool:
+        return True
+
+    def stop(self, key: str) -> None:
+        self.stopped.append(key)
+
+    def unlock(self, key: str) -> None:
+        self.mine.discard(key)
+
     def lock(self, key: str) -> bool:
         self.mine |= {key} - self.elsewhere
         return key in self.mine
@@ -77,16 +89,7 @@ class Laboratory:
         return search_history(self.search, self.members, self.records.get, self.arms)
 
     def searcher(self) -> SweepSearcher:
-        return SweepSearcher(
-            self.search,
-            self.history(),
-            launch=self.launch,
-            join=self.join,
-            read=self.records.get,
-            stop=self.stopped.append,
-            lock=self.lock,
-            unlock=self.mine.discard,
-        )
+        return SweepSearcher(self.search, self.history(), self, self.records.get)
 
     def run(self, ends: int | None = None, slots: int = 1) -> optuna.Study:
         """Trains point after point on `slots` slots; dies after so many ends, with the running points unfinished."""

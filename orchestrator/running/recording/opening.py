@@ -1,0 +1,170 @@
+"""Opening the record of a trial, and what goes into it at the end; its membership is written before it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alexnet_core.configuration.metrics import SplitMetrics
+from orchestrator.planning.more_epochs import go_on
+from orchestrator.planning.plan import Plan
+from orchestrator.records import layout, trial_record
+from orchestrator.records.evaluations import Evaluation, read_evaluation
+from orchestrator.records.trial_record import TrialResult, TrialState
+from orchestrator.running.progress import POINTS
+from orchestrator.running.recording.launched import Running, RunningTrials
+from orchestrator.running.slots.messages import End, Evaluated, Submission
+from orchestrator.sweeps.objectives import steady_rate
+from orchestrator.sweeps.search import Ask
+from search_spaces.trial import PlannedTrial
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """Where records go and what is kept.
+
+    Attributes:
+        results: The results folder.
+        folder: The study's folder in it.
+        retry_failed: Whether failed trials are trained again.
+        keep_weights: `all`, `best` or `none` of the final weights.
+        started: `time.monotonic()` at the command's start.
+    """
+
+    results: Path
+    folder: Path
+    retry_failed: bool
+    keep_weights: str
+    started: float
+
+
+class RecordOpener:
+    """Opens the records of trials: in Tune's thread while one runs, in the main thread between two phases.
+
+    Attributes:
+        plan: The plan; it grows by seeds between two phases.
+        settings: Where to write.
+        running: Where a launched trial is noted.
+    """
+
+    def __init__(self, plan: Plan, settings: RecordSettings, running: RunningTrials) -> None:
+        """Reads the memberships that are written down already.
+
+        Args:
+            plan: The plan.
+            settings: Where to write.
+            running: Where a launched trial is noted.
+        """
+        self.plan, self.settings, self.running = plan, settings, running
+        self._members: set[tuple[str, int, str, str]] = {
+            (row["arm"], row["seed"], row["key"], row["phase"])
+            for row in trial_record.read_members(settings.results, settings.folder.name)
+        }
+
+    def open(self, trial: PlannedTrial, ask: Ask | None, *, judged: bool = False) -> Submission:
+        """Opens a trial's record and returns what is to be trained.
+
+        Args:
+            trial: The trial.
+            ask: The point it is, where a sampler chose it.
+            judged: Whether a scheduler may stop it.
+        """
+        folder = trial_record.open_record(self.settings.results, trial.config)
+        # 先写下它属于哪个研究：进程死在训练途中，下次也找得到它
+        self.join(trial, ask)
+        attempt = trial_record.next_attempt(folder)
+        start = self.plan.extensions.starts.get(trial.key)
+        if start is not None and (note := go_on(folder, start)):
+            trial_record.append_log(folder, f"{now()} {note}\n")
+        result = trial_record.read_result(folder)
+        finished = result is not None and result.state is TrialState.FINISHED
+        # 扫描的点都用同一个种子，所以按位置显示
+        cell = (trial.arm, trial.seed) if ask is None else (POINTS, ask.position)
+        self.running.add(Running(trial, cell, folder, attempt, now(), evaluated_only=finished))
+        return Submission(
+            key=trial.key,
+            config=trial.config.model_dump_json(),
+            folder=str(folder.resolve()),
+            attempt=attempt,
+            epochs=trial.config.training.epochs,
+            views=self.missing_views(trial.key),
+            judged=judged,
+        )
+
+    def missing_views(self, key: str) -> int:
+        """Returns in how many views a trial is still to be evaluated; 1 when nothing is missing."""
+        views = self.plan.views.get(key, 1)
+        folder = layout.trial_folder(self.settings.results, key)
+        return views if views != 1 and read_evaluation(folder, views) is None else 1
+
+    def join(self, trial: PlannedTrial, ask: Ask | None) -> None:
+        """Writes down once that a trial belongs to the study, with its point where a sampler chose it."""
+        member = (trial.arm, trial.seed, trial.key, trial.phase)
+        if member in self._members:
+            return
+        self._members.add(member)
+        row = {
+            "study": self.settings.folder.name,
+            "dataset": self.plan.dataset,
+            "arm": trial.arm,
+            "seed": trial.seed,
+            "key": trial.key,
+            "phase": trial.phase,
+            "parameters": None if ask is None else dict(ask.parameters),
+            "position": None if ask is None else ask.position,
+        }
+        if ask is not None:
+            row |= {"base": ask.base, "told": ask.told, "sampler": ask.sampler}
+        trial_record.append_members(self.settings.results, self.settings.folder.name, [row])
+
+
+def result_of(running: Running, end: End) -> TrialResult:
+    """Returns the `result.json` of a trial that has ended."""
+    last = running.history[-1] if running.history else None
+    return TrialResult(
+        key=running.trial.key,
+        state=TrialState(end.state),
+        seed=running.trial.config.seed,
+        epochs=len(running.history),
+        train=last.train if last else None,
+        validation=last.validation if last else None,
+        test=last.test if last else None,
+        train_final=last.train_final if last else None,
+        seconds=sum(report.seconds for report in running.history),
+        images_per_second=steady_rate([(report.train.count, report.images_per_second) for report in running.history]),
+        peak_memory_mb=end.peak_memory_mb,
+        memory_kind=end.memory_kind,
+        attempts=running.attempt,
+        started_at=running.started_at,
+        finished_at=now(),
+        message=end.message,
+        weights=end.weights,
+        weights_sha256=end.weights_sha256,
+        environment={**end.environment, **trial_record.source_version()},
+    )
+
+
+def evaluation_of(running: Running, end: End, made: Evaluated) -> Evaluation:
+    """Returns the record of an evaluation in many views, which says whether the network is the one on record."""
+    retrained = running.evaluated_only and made.retrained
+    result = trial_record.read_result(running.folder)
+    # 检查点文件里有历史与秒数，哈希必然不同；损失逐位相等才说明是同一个网络
+    same = not retrained or (result is not None and running.history[-1].validation == result.validation)
+    return Evaluation(
+        key=running.trial.key,
+        weights_sha256=end.weights_sha256,
+        evaluated_at=now(),
+        environment={**end.environment, **trial_record.source_version()},
+        same_network=same,
+        views=made.views,
+        split=made.split,
+        metrics=SplitMetrics.model_validate_json(made.metrics),
+        seconds=made.seconds,
+        retrained=retrained,
+    )
+
+
+def now() -> str:
+    """Returns the time as ISO text (UTC)."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,140 @@
+"""The recorder: turns what workers report into records, the display and the metrics.
+
+The driver is the only writer of records, and this is where it writes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from textwrap import shorten
+
+from alexnet_core.configuration.metrics import EpochReport
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.records import trial_record
+from orchestrator.records.evaluations import write_evaluation
+from orchestrator.records.trial_record import TrialState
+from orchestrator.running.progress import Progress
+from orchestrator.running.recording.launched import Running
+from orchestrator.running.recording.opening import RecordOpener, evaluation_of, now, result_of
+from orchestrator.running.recording.tally import Tally
+from orchestrator.running.slots.messages import End, Epoch, FirstStep, Log, Retry, Started, TrialEvent
+
+
+class Recorder:
+    """Writes what is heard of launched trials; lives in the driver's main thread.
+
+    Attributes:
+        running: The trials that are launched and have not ended.
+    """
+
+    def __init__(
+        self,
+        opener: RecordOpener,
+        tally: Tally,
+        display: Progress,
+        spend: Callable[[TrainConfig, float], None] = lambda config, seconds: None,
+    ) -> None:
+        """Starts with nothing heard.
+
+        Args:
+            opener: Who opens the records; its trials are followed here.
+            tally: Told of what has been written.
+            display: What the user sees.
+            spend: Told of every epoch that a slot has trained, with its seconds.
+        """
+        self.running, self._settings = opener.running, opener.settings
+        self._tally, self._display, self._spend = tally, display, spend
+        self._first_step: float | None = None
+
+    def handle(self, event: TrialEvent) -> None:
+        """Writes down what is heard of a trial."""
+        running = self.running.get(event.key)
+        if running is None:
+            return
+        match event.news:
+            case Started(history):
+                running.started = True
+                running.history = [EpochReport.model_validate_json(epoch.report) for epoch in history]
+                if not running.evaluated_only:
+                    trial_record.rewrite_epochs(running.folder, running.history)
+                self._log(running, event, f"started at epoch {len(running.history)}")
+                self._tally.show(running)
+            case FirstStep():
+                self._say_first_step()
+            case Epoch(report=report):
+                self._record_epoch(running, EpochReport.model_validate_json(report))
+            case Log(text):
+                trial_record.append_log(running.folder, text)
+            case Retry():
+                running.attempt = trial_record.next_attempt(running.folder)
+                self._log(running, event, "its worker died; it goes on from its last checkpoint")
+            case End() as end:
+                if end.message:
+                    self._log(running, event, end.message)
+                self._record_end(running, end)
+            case unknown:
+                raise unknown_event(unknown)
+
+    def _log(self, running: Running, event: TrialEvent, text: str) -> None:
+        trial_record.append_log(running.folder, f"{now()} attempt {event.attempt}, slot {event.slot}: {text}\n")
+
+    def _say_first_step(self) -> None:
+        if self._first_step is None:
+            self._first_step = time.monotonic() - self._settings.started
+            self._display.say(f"first training step after {self._first_step:.1f} s")
+
+    def _record_epoch(self, running: Running, report: EpochReport) -> None:
+        # worker 死后从检查点接着来，同一个 epoch 只算一次
+        if running.history and report.epoch <= running.history[-1].epoch:
+            return
+        running.history.append(report)
+        self._spend(running.trial.config, report.seconds)
+        if not running.evaluated_only:
+            trial_record.append_epoch(running.folder, report)
+        self._tally.epoch(running)
+
+    def _record_end(self, running: Running, end: End) -> None:
+        self.running.remove(running.trial.key)
+        if end.state == "interrupted":
+            self._tally.interrupted(running)
+            if end.message:
+                raise LabError(
+                    f"{end.message}; finished trials are on record, make room and go on", exit_code=ExitCode.ENVIRONMENT
+                )
+        elif running.evaluated_only:
+            self._record_evaluation(running, end)
+        else:
+            self._record_result(running, end)
+
+    def _record_result(self, running: Running, end: End) -> None:
+        result = result_of(running, end)
+        # 先有记录，再让人看见：此后死在哪里都不会重新训练
+        trial_record.write_result(running.folder, result)
+        if end.evaluation is not None:
+            write_evaluation(running.folder, evaluation_of(running, end, end.evaluation))
+        if result.state is not TrialState.FAILED:
+            # 失败的 trial 留着检查点，--retry-failed 可以接着训练
+            trial_record.tidy(running.folder, self._settings.keep_weights)
+        self._tally.ended(running, result)
+
+    def _record_evaluation(self, running: Running, end: End) -> None:
+        """Writes the evaluation of a trial on record; whatever happened, its own record stays as it is."""
+        trouble = None
+        if end.evaluation is not None:
+            write_evaluation(running.folder, evaluation_of(running, end, end.evaluation))
+        else:
+            trouble = end.message or end.state
+        # 只为评估而重训出的权重不留下
+        trial_record.tidy(running.folder)
+        self._tally.evaluated(running, end.state, trouble)
+
+
+def unknown_event(event: object) -> LabError:
+    """Returns what is said of an event that this version does not know: a worker of another one has sent it."""
+    return LabError(
+        f"a worker sent what this driver does not know: {shorten(repr(event), 200, placeholder=' ...')}; "
+        "all nodes must run the same version of this project; finished trials are on record",
+        exit_code=ExitCode.ENVIRONMENT,
+    )

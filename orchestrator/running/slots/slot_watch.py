@@ -1,0 +1,127 @@
+"""Watching the slots: which are up, which die too often, and which nodes bring or take some with them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.running.cluster.nodes import Node, NodeWatch, alive_nodes, probe, slots_on
+from orchestrator.running.slots.broker_clients import DriverClient
+from orchestrator.running.slots.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
+from orchestrator.running.slots.messages import Died, Joined, SlotEvent
+from orchestrator.running.slots.slot import SlotPlan, Slots
+
+SLOT_PATIENCE_SECONDS = 120.0
+
+
+class SlotWatch:
+    """What the driver's main thread knows of its slots."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        plan: SlotPlan,
+        broker: DriverClient,
+        shared_folders: tuple[Path, str | None],
+        say: Callable[[str], None],
+    ) -> None:
+        """Starts from the nodes that are there; no slot is up yet.
+
+        Args:
+            slots: The slots.
+            plan: What each of them reserves.
+            broker: Told to take back what a node that has left was training.
+            shared_folders: Results and data, which every node must see; data None where there is no folder.
+            say: Prints a line.
+        """
+        self._slots, self._plan, self._broker, self._say = slots, plan, broker, say
+        self._shared_folders = shared_folders
+        self._up: set[int] = set()
+        self._node_of: dict[tuple[int, int], str] = {}
+        self._nodes = NodeWatch(alive_nodes())
+        self._deaths = DeathCount()
+        self._patience_ends = time.monotonic() + SLOT_PATIENCE_SECONDS
+
+    @property
+    def count(self) -> int:
+        """How many slots there are."""
+        return self._slots.count
+
+    def close(self) -> None:
+        """Says that a slot which ends now need not be renewed."""
+        self._slots.close()
+
+    def hear(self, event: SlotEvent) -> None:
+        """Takes what a slot says.
+
+        Raises:
+            LabError: With exit code 3 when it died too often.
+        """
+        match event.news:
+            case Joined(rank, node, group):
+                self._up.add(event.slot)
+                self._node_of[event.slot, rank] = node
+                self._slots.groups[event.slot] = group
+            case Died(message):
+                self._slots.groups.pop(event.slot, None)
+                self._count_death(event.slot, message)
+
+    def look(self) -> None:
+        """Follows the nodes, and says which slots are waited for in vain.
+
+        Raises:
+            LabError: With exit code 3 when a new node does not share the files.
+        """
+        self._name_missing()
+        joined, gone = self._nodes.changes()
+        for node in gone:
+            self._release(node)
+        if joined:
+            self._welcome(joined)
+
+    def check(self) -> None:
+        """Raises a LabError with exit code 3 when a slot could not be kept."""
+        if self._slots.failure is not None:
+            raise LabError(f"a slot could not be kept: {reason(self._slots.failure)}", exit_code=ExitCode.ENVIRONMENT)
+
+    def _count_death(self, slot: int, message: str) -> None:
+        if self._deaths.too_many(slot, time.monotonic()):
+            raise LabError(
+                f"slot {slot} died {DEATHS} times within {WITHIN_SECONDS / 60:.0f} minutes, last of: "
+                f"{message}; finished trials are on record, mend it and run the same command again",
+                exit_code=ExitCode.ENVIRONMENT,
+            )
+
+    def _release(self, node: Node) -> None:
+        """Gives the trials of a node that has left to other slots."""
+        slots = {slot for (slot, _), identity in self._node_of.items() if identity == node.identity}
+        self._node_of = {place: at for place, at in self._node_of.items() if place[0] not in slots}
+        self._up -= slots
+        for slot in sorted(slots):
+            self._broker.release(slot)
+        self._say(f"node {node.address} left; {len(slots)} slots stood on it, their trials go on elsewhere")
+
+    def _welcome(self, joined: Sequence[Node]) -> None:
+        """Starts slots on nodes that have joined, once they have proved that they see our files."""
+        probe(*self._shared_folders, joined)
+        plan, before = self._plan, self._slots.count
+        if plan.follows:
+            self._slots.grow(slots_on(self._nodes.known.values(), plan.gpus_per_worker, plan.workers, plan.threads))
+        names = ", ".join(node.address for node in joined)
+        self._say(f"node {names} joined; {self._slots.count - before} further slots")
+
+    def _name_missing(self) -> None:
+        if len(self._up) == self._slots.count or time.monotonic() < self._patience_ends:
+            return
+        import ray
+
+        self._patience_ends = time.monotonic() + 5 * SLOT_PATIENCE_SECONDS
+        missing = sorted(set(range(self._slots.count)) - self._up)
+        free = ray.available_resources()
+        self._say(
+            f"slots {', '.join(map(str, missing))} are not up yet: each of {self._plan.workers} workers needs "
+            f"{self._plan.gpus_per_worker:g} GPUs and {self._plan.threads} CPUs; free now: {free.get('GPU', 0):g} "
+            f"GPUs, {free.get('CPU', 0):g} CPUs"
+        )
