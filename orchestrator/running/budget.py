@@ -82,8 +82,15 @@ class Budget:
             return f"the next seed would bring it to {hours:.3g} {self._place.unit} of {self._limits.gpu_hours:g}"
         end = self._clock() - self._started + ends_after(left, wanted, self._place.slots)
         if self._limits.seconds is not None and end > self._limits.seconds:
-            return f"the next seed would end after {end / 60:.3g} min of {self._limits.seconds / 60:.3g} min"
+            return f"the next seed would end after {_of(end, self._limits.seconds)}"
         return None
+
+
+def _of(seconds: float, limit: float) -> str:
+    """Says a time and its limit in the unit in which the limit is a readable number."""
+    unit, size = ("s", 1) if limit < 60 else ("min", 60) if limit < 7200 else ("h", 3600)
+    shown = (f"{value:.0f}" if value >= 1000 else f"{value:.3g}" for value in (seconds / size, limit / size))
+    return " of ".join(f"{value} {unit}" for value in shown)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,18 @@ def test_a_seed_starts_only_if_all_of_it_ends_within_the_time() -> None:
     assert budget.may_start([], {}) is False
 
 
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(1.0, "40 s of 1 s"), (0.5, "40 s of 0.5 s"), (59.0, "120 s of 59 s"), (90_000.0, "25.1 h of 25 h")],
+)
+def test_a_refusal_speaks_in_the_unit_of_its_limit(seconds: float, words: str) -> None:
+    clock = Clock()
+    budget = make_budget(clock, seconds=seconds)
+    clock.now = {59.0: 80.0, 90_000.0: 90_400.0}.get(seconds, 0.0)
+    assert budget.may_start(pair(0), {}) is False
+    assert budget.refusal == f"the next seed would end after {words}"
+
+
 def test_hours_count_what_was_trained_what_runs_and_what_would_start_times_the_gpus() -> None:
     clock = Clock()
     for place, limit in ((CPU, 0.0332), (Place(slots=1, gpus=2, towers_apart=True), 0.0664)):
