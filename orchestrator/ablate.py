@@ -23,7 +23,7 @@ from orchestrator.errors import ExitCode
 from orchestrator.judging.answer import Answer
 from orchestrator.options import parser, request_of
 from orchestrator.planning.plan import Plan, refreshed
-from orchestrator.planning.plan_file import write_plan, write_studies
+from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
 from orchestrator.planning.retuning import retuning_left
 from orchestrator.planning.summary import readable_seconds, shown_config
 from orchestrator.records import trial_record
@@ -142,14 +142,14 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     return _exit_code(agenda, states, request)
 
 
-def _write_plans(agenda: Agenda) -> list[dict[str, Any]]:
+def _write_plans(agenda: Agenda) -> list[PlanFile]:
     """Writes down every study's plan; returns the contents."""
     if agenda.together:
         write_studies(agenda.folder, agenda.plan.dataset, [study.folder.name for study in agenda.studies])
     return [write_plan(study.folder, study.complete, sys.argv) for study in agenda.studies]
 
 
-def _complete_plans(agenda: Agenda, contents: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _complete_plans(agenda: Agenda, contents: Sequence[PlanFile]) -> list[PlanFile]:
     """Writes down what a run has added to the plans; with `--seeds auto` the maximum was planned ahead."""
     return [
         write_plan(study.folder, study.plan, sys.argv, content) if study.plan.max_seeds is None else content
