@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -14,7 +16,15 @@ from alexnet_core.commands.devices import devices_of
 from alexnet_core.commands.progress import data_at, errors_text, progress_of
 from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.dataset import Dataset, Split
-from alexnet_core.data.loading import image_names, load_dataset, prepare_data, summarise_data
+from alexnet_core.data.loading import (
+    EvaluationSet,
+    evaluation_digest,
+    image_names,
+    load_dataset,
+    load_evaluation_set,
+    prepare_data,
+    summarise_data,
+)
 from alexnet_core.data.splits import SplitName
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import replaced
@@ -29,18 +39,38 @@ if TYPE_CHECKING:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates an exported model over one view or ten, and writes a row per image on request."""
-    model, spec, dataset = _model_and_data(options)
-    name: SplitName = options.split or ("test" if dataset.test is not None else "validation")
-    split = dataset.test if name == "test" else dataset.validation
-    if split is None:
-        raise CoreError("the data has no test set; use --split validation")
+    devices = devices_of(options)
+    from alexnet_core.trained.loaded_model import load_model
+
+    model = load_model(options.model, devices)
+    spec, is_other = _data_to_evaluate(options, model.config.data)
+    with progress_of("decoding images") as progress:
+        data = load_evaluation_set(spec, options.split, any_data=is_other, progress=progress)
+    split = _with_labels_of(model, data)
     if options.predictions is not None:
-        _write_predictions(options.predictions, model, split, image_names(spec, name), options.views)
+        _write_predictions(options.predictions, model, split, data.files, options.views)
         print(f"predictions of {len(split)} images: {options.predictions}")
     metrics = _evaluated(model, split, options.views)
     views = "10 views" if options.views == 10 else "centre crop"
-    print(f"{name}, {views}: {errors_text(metrics)}")
+    print(f"{data.name}, {views}: {errors_text(metrics)}")
     return 0
+
+
+def _with_labels_of(model: LoadedModel, data: EvaluationSet) -> Split:
+    """The split with the model's numbers for its classes, whose names are compared as they look."""
+    number = {normalize("NFC", label): place for place, label in enumerate(model.labels)}
+    names = [normalize("NFC", name) for name in data.class_names]
+    if set(names) != set(number):
+        raise _other_classes(model, data.class_names)
+    labels = np.array([number[name] for name in names], dtype=np.int64)[data.split.labels]
+    return replace(data.split, labels=labels)
+
+
+def _other_classes(model: LoadedModel, class_names: Sequence[str]) -> CoreError:
+    return CoreError(
+        f"the model knows {len(model.labels)} classes ({_some(model.labels)}), "
+        f"the data has {len(class_names)} ({_some(class_names)})"
+    )
 
 
 def _evaluated(model: LoadedModel, split: Split, views: int) -> SplitMetrics:
@@ -125,29 +155,27 @@ def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec,
     from alexnet_core.trained.loaded_model import load_model
 
     model = load_model(options.model, devices)
-    spec = _data_to_evaluate(options, model.config.data)
+    spec, _ = _data_to_evaluate(options, model.config.data)
     with progress_of("decoding images") as progress:
         prepare_data(spec, progress)
     dataset = load_dataset(spec)
     if dataset.class_names != model.labels:
-        raise CoreError(
-            f"the model knows {len(model.labels)} classes ({_some(model.labels)}), "
-            f"the data has {len(dataset.class_names)} ({_some(dataset.class_names)})"
-        )
+        raise _other_classes(model, dataset.class_names)
     return model, spec, dataset
 
 
-def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> DataSpec:
+def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> tuple[DataSpec, bool]:
+    """The data, and whether they are others than those of the training."""
     if options.dataset is None or options.dataset == trained_on.name:
-        return data_at(trained_on, options.data_root)
+        return data_at(trained_on, options.data_root), False
     if options.dataset == "digits":
         update: dict[str, Any] = {"source": "digits", "root": None, "digest": summarise_data("digits").digest}
     else:
         root = Path(options.dataset)
         cache = Path(trained_on.cache) if trained_on.cache is not None else None
-        summary = summarise_data("imagefolder", root, cache, split_seed=trained_on.split_seed)
-        update = {"source": "imagefolder", "root": str(root), "digest": summary.digest}
-    return DataSpec.model_validate({**trained_on.model_dump(), **update})
+        digest = evaluation_digest(root, cache)
+        update = {"source": "imagefolder", "root": str(root), "digest": digest}
+    return DataSpec.model_validate({**trained_on.model_dump(), **update}), True
 
 
 def _some(names: Sequence[str]) -> str:

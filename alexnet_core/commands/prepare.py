@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from alexnet_core.commands.progress import progress_of
-
-if TYPE_CHECKING:
-    pass
 
 
 def prepare(options: argparse.Namespace) -> int:
     """Makes a prepared folder of a tree of class folders or of CIFAR-10, or checks one."""
-    from alexnet_core.data import cifar, partial_folder, preparation
-    from alexnet_core.data.image_tree import read_tree, some
-    from alexnet_core.data.prepared_folder import verify_prepared
+    from alexnet_core.data import cifar, preparation
+    from alexnet_core.data.image_tree import read_tree
+    from alexnet_core.data.loading import summarise_data
+    from alexnet_core.data.prepared_folder import is_prepared, verify_prepared
+    from alexnet_core.errors import CoreError
 
     if options.verify:
         verify_prepared(options.destination)
@@ -26,9 +24,11 @@ def prepare(options: argparse.Namespace) -> int:
     if cifar.is_cifar10(options.source):
         source = cifar.cifar10_source(options.source)
     else:
+        if is_prepared(options.source):
+            raise CoreError(f"{options.source} is prepared already: train with it, or give the images it was made of")
         tree = read_tree(options.source)
-        if tree.passed_over:
-            print(f"passed over, no images by their names: {some(tree.passed_over, partial_folder.MOST_NAMED)}")
+        if tree.left_out:
+            print(tree.left_out)
         source = preparation.tree_source(tree)
     size = options.size or (cifar.SIDE if cifar.is_cifar10(options.source) else 256)
     images = sum(len(names) for names in source.names.values())
@@ -45,7 +45,7 @@ def prepare(options: argparse.Namespace) -> int:
         )
     for name, split in manifest.splits.items():
         print(f"{name}: {split.images} images")
-    if manifest.bad_images:
-        print(f"left out: {manifest.bad_images}, named in {options.destination / 'bad_images.tsv'}")
+    for remark in summarise_data("imagefolder", options.destination).remarks:
+        print(remark)
     print(f"{options.destination}: ready; train with --data-root or --dataset {options.destination}")
     return 0

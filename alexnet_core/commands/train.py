@@ -74,7 +74,9 @@ def train(options: argparse.Namespace) -> int:
 
 def _prepared_dataset(data: DataSpec) -> Dataset:
     with progress_of("decoding images") as progress:
-        prepare_data(data, progress)
+        remarks = prepare_data(data, progress)
+    for remark in remarks:
+        print(f"note: {remark}", flush=True)
     return load_dataset(data)
 
 

@@ -57,6 +57,8 @@ def named_config(options: argparse.Namespace) -> TrainConfig:
     cache = cache.resolve() if cache is not None else None
     root = Path(data["root"]) if data["root"] is not None else None
     summary = summarise_data(data["source"], root, cache)
+    for remark in summary.remarks:
+        print(f"note: {remark}", flush=True)
     given = {"epochs": options.epochs, "precision": options.precision}
     size = min(spec.input_size, data["image_size"])
     try:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import centre_crop
+from alexnet_core.data.manifest import Stamp, file_stamp
 from alexnet_core.errors import CoreError
 
 FOLDER, SIDE = "cifar-10-batches-py", 32
@@ -65,11 +66,14 @@ def cifar10_source(root: Path) -> ImageSource:
         CoreError: A file is missing, or not what it should be.
     """
     folder = root / FOLDER
+    stamps: dict[str, Stamp] = {}
     class_names = _class_names(folder / "batches.meta")
     pixels: dict[str, np.ndarray] = {}
     names: dict[str, list[str]] = {}
     labels: dict[str, np.ndarray] = {}
     for split, files in _BATCHES.items():
+        # 先记下文件的时间再读，读的时候变了也看得出来
+        before = [file_stamp(folder / name) if (folder / name).exists() else (0, 0, 0, 0) for name in files]
         parts = [_batch(folder / name, len(class_names)) for name in files]
         labels[split] = np.concatenate([part[1] for part in parts])
         names[split] = _unique(
@@ -78,16 +82,18 @@ def cifar10_source(root: Path) -> ImageSource:
         )
         for name, image in zip(names[split], (image for part in parts for image in part[0]), strict=True):
             pixels[name] = image
+        per_image = [stamp for stamp, part in zip(before, parts, strict=True) for _ in part[2]]
+        stamps |= dict(zip(names[split], per_image, strict=True))
 
     def read(name: str, size: int) -> Decoded:
         image = pixels[name]
         prepared = centre_crop(Image.fromarray(image), size)
-        return Decoded(prepared, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest())
+        return Decoded(prepared, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest(), stamps[name])
 
     def look(name: str) -> tuple[int, str]:
         return pixels[name].nbytes, hashlib.sha256(pixels[name].tobytes()).hexdigest()
 
-    return ImageSource(f"CIFAR-10 in {root.resolve()}", class_names, names, labels, read, look)
+    return ImageSource(f"CIFAR-10 in {root.resolve()}", class_names, names, labels, read, look, stamps.__getitem__)
 
 
 def _unique(names: Iterable[str]) -> list[str]:

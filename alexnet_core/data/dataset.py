@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from pydantic import Field
 
 from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.data.manifest import Stamp
 from alexnet_core.data.moments import PixelMoments
 
 _CHUNK = 1024
@@ -94,11 +96,21 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image ready to be written: its pixels, the bytes and the SHA-256 of its file."""
+    """An image ready to be written.
+
+    Attributes:
+        pixels: uint8 (size, size, 3), 0..255.
+        size: Bytes of its file.
+        digest: SHA-256 of its file.
+        stamp: Of its file before it was read, see `file_stamp`.
+        oddity: How it looks other than in a viewer; empty where it does not.
+    """
 
     pixels: np.ndarray
     size: int
     digest: str
+    stamp: Stamp = (0, 0, 0, 0)
+    oddity: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,9 +121,11 @@ class ImageSource:
         description: For the manifest.
         class_names: In the order of the labels.
         names: Name of every image, by split folder.
-        labels: int64, by split folder.
+        labels: int64 (N,), by split folder.
         read: Name and size in pixels to `Decoded`; raises BadImage.
         look: Name to the bytes and the SHA-256 of the image file as it is now; raises OSError.
+        stamp: Name to the stamp of the file as it is now, see `file_stamp`; raises OSError.
+        places: Where an image lies that does not lie at its name, see `Tree`.
     """
 
     description: str
@@ -120,6 +134,8 @@ class ImageSource:
     labels: dict[str, np.ndarray]
     read: Callable[[str, int], Decoded]
     look: Callable[[str], tuple[int, str]]
+    stamp: Callable[[str], Stamp]
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 class DataSummary(Frozen):
@@ -131,6 +147,7 @@ class DataSummary(Frozen):
         train: Training images, before any subset.
         validation: Validation images.
         test: Test images; 0 where there is no test set.
+        remarks: What the user should know of the data before trusting a number: lines.
     """
 
     digest: str
@@ -138,3 +155,5 @@ class DataSummary(Frozen):
     train: int
     validation: int
     test: int
+    # 没有话要说时不写出来：以前的 plan.json 一个字节也不变
+    remarks: tuple[str, ...] = Field(default=(), exclude_if=lambda remarks: not remarks)

@@ -15,10 +15,17 @@ from alexnet_core.errors import CoreError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 SMALLEST_SIDE = 2
-# Pillow 自己的界限（8900 万像素，约 3 倍即 268 MB）：它对一倍以上只给警告
+# Pillow 自己的界限（8900 万像素，每线程 268 MB）：它对一倍以上只给警告，我们不读
 MOST_PIXELS = 89_478_485
-# 再长的图缩放后会占几个 GB；先裁掉两端，中心裁剪的结果不变
+# 再长的图缩放后会占几个 GB，所以先裁掉两端；取整与重采样的相位可差不到一个像素（如 333x20）
 LONGEST_RATIO = 8
+# EXIF 的方向标签
+ORIENTATION = 0x0112
+# 最亮也不到八分之一：多半是 12 位的值存在 16 位里
+DARK_LEVEL = 8192
+DARK = "16-bit grey whose brightest pixel is below an eighth of white: nearly black"
+TRANSPARENT = "transparent: the colours beneath show, often black"
+TURNED = "turned by EXIF: taken as stored"
 
 
 class BadImage(CoreError):
@@ -54,7 +61,9 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
     """Decodes an image: RGB, shorter side resized to `size`, centre crop; never squashed (paper section 2).
 
     Args:
-        path: An image file; grey, palette, alpha, CMYK and 16-bit images become RGB.
+        path: An image file; grey, palette, alpha, CMYK and 16-bit images become RGB. Pixels are taken as they are
+            stored, as torchvision does: a turn noted in EXIF is not made, transparency goes and the colours beneath
+            it show, 16-bit levels 0..65535 become 0..255. `image_oddity` says where a viewer shows something else.
         size: Height and width in pixels.
         content: The file's bytes, if they are read already.
 
@@ -62,8 +71,17 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
         uint8 (size, size, 3).
 
     Raises:
-        BadImage: The image cannot be used: unreadable, empty, truncated, not an image, a pixel wide, or so large that
-            decoding it may exhaust the memory.
+        BadImage: The image cannot be used: unreadable, empty, truncated, not an image, a pixel wide, or of more than
+            89,478,485 pixels, so that decoding it may exhaust the memory.
+    """
+    return decode_and_look(path, size, content)[0]
+
+
+def decode_and_look(path: Path, size: int, content: bytes | None = None) -> tuple[np.ndarray, str]:
+    """Decodes an image as `decode_image` does, and says how it looks other than in a viewer.
+
+    Returns:
+        uint8 (size, size, 3); and how, empty where it does not.
     """
     try:
         content = path.read_bytes() if content is None else content
@@ -78,8 +96,9 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
                 raise BadImage(path, f"it is {width}x{height} pixels")
             # 不靠 Pillow 的警告：过滤器是全进程的，多个线程会互相改掉
             if width * height > MOST_PIXELS:
-                raise BadImage(path, f"decompression bomb: {width}x{height} pixels, more than {MOST_PIXELS}")
-            image = _rgb(opened)
+                most = f"more than {MOST_PIXELS}; make it smaller"
+                raise BadImage(path, f"decompression bomb: {width}x{height} pixels, {most}")
+            image, oddity = _rgb(opened), image_oddity(opened)
     except Image.DecompressionBombError as error:
         raise BadImage(path, f"decompression bomb: {error}") from error
     except BadImage:
@@ -88,11 +107,27 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
         # 坏文件能让 Pillow 抛出任何异常，连 AssertionError 也有
         reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise BadImage(path, reason) from error
-    return centre_crop(image, size)
+    return centre_crop(image, size), oddity
+
+
+def image_oddity(image: Image.Image) -> str:
+    """Says how a decoded image looks other than in a viewer; empty where it does not."""
+    if image.mode.startswith("I;16") and int(np.asarray(image).max()) < DARK_LEVEL:
+        return DARK
+    if "A" in image.getbands() or "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A").getextrema()
+        return TRANSPARENT if alpha[0] != 255 else ""
+    return TURNED if "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1 else ""
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:
-    """Resizes the shorter side to `size` and cuts out the centre: uint8 (size, size, channels)."""
+    """Resizes the shorter side to `size` and cuts out the centre (paper section 2).
+
+    An image more than eight times as long as wide loses its ends first; its centre then moves by less than a pixel.
+
+    Returns:
+        uint8 (size, size, channels).
+    """
     width, height = image.size
     longest = LONGEST_RATIO * min(width, height)
     # 两端裁去一样多，中心才不动

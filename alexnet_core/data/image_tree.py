@@ -1,27 +1,67 @@
 """Trees of class folders: `train/`, and `val/` or `test/` or both, each with one folder per class. Loads no torch.
 
-ImageNet as torchvision unpacks it is such a tree.
+ImageNet as torchvision unpacks it is such a tree. Taken as one too, under the names that such a tree would have:
+`valid/`, `validation/` or `dev/` for `val/`; any capitals; a flat `val/` with its list of classes beside it
+(`LOC_val_solution.csv` of ILSVRC on Kaggle, `val_annotations.txt` of Tiny ImageNet); its `train/CLASS/images/`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import csv
 import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
 from alexnet_core.data.image_file import IMAGE_SUFFIXES
 from alexnet_core.errors import CoreError
-from alexnet_core.process.files import is_utf8, replaced, shown
+from alexnet_core.process.files import is_utf8, shown
 
-FOLDERS = ("train", "val", "test")
-THREADS = min(8, os.cpu_count() or 1)
-ManifestLine = tuple[str, int, str]
+SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
+# 别的系统留下的东西，不是数据：苹果的 __MACOSX 与 ._*，群晖的 @eaDir
+LITTER_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
+LITTER_PREFIX = "._"
+KAGGLE_LABELS, TINY_LABELS, DEVKIT_LABELS = (
+    "LOC_val_solution.csv",
+    "val_annotations.txt",
+    "ILSVRC2012_validation_ground_truth.txt",
+)
+SHOULD_HOLD = "it should hold train/ and val/ or test/"
+MOST_SHOWN = 3
+
+
+@dataclass
+class LeftOut:
+    """What lies in a tree and is not used, as relative paths.
+
+    Attributes:
+        deeper: Images in folders within class folders.
+        endings: Files in class folders whose names do not end like an image's.
+        outside: Images in a split's folder itself.
+        folders: Folders with images that are no split, and splits that cannot be used; with the reason.
+    """
+
+    deeper: list[str] = field(default_factory=list)
+    endings: list[str] = field(default_factory=list)
+    outside: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """Returns all of it in one line with counts and first names; empty where there is nothing."""
+        kinds = (
+            (self.deeper, "in a folder within a class folder"),
+            (self.endings, "with a name that does not end like an image's"),
+            (self.outside, "outside the class folders"),
+        )
+        parts = [
+            f"{len(names)} {'file' if len(names) == 1 else 'files'} {where} ({some(names, MOST_SHOWN)})"
+            for names, where in kinds
+            if names
+        ]
+        return f"left out: {'; '.join([*parts, *self.folders])}" if parts or self.folders else ""
 
 
 @dataclass(frozen=True)
@@ -31,157 +71,253 @@ class Tree:
     Attributes:
         root: Where it lies.
         class_names: In the order of the labels.
-        names: Paths relative to the root, by split folder.
-        labels: int64, by split folder.
-        passed_over: What else lies in the class folders, as relative paths: folders, and files whose names do not
-            end like an image's.
+        names: `split/class/file`, by split: train, val, test.
+        labels: int64 (N,), by split.
+        places: Path relative to the root of every image that does not lie at `split/class/file`.
+        left_out: What else lies there, in one line; empty where there is nothing.
     """
 
     root: Path
     class_names: tuple[str, ...]
     names: dict[str, list[str]]
     labels: dict[str, np.ndarray]
-    passed_over: tuple[str, ...] = ()
+    places: Mapping[str, str] = field(default_factory=dict)
+    left_out: str = ""
+
+    def path(self, name: str) -> Path:
+        """Returns where an image lies."""
+        return self.root / self.places.get(name, name)
 
 
-def read_tree(root: Path | None) -> Tree:
+def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
     """Lists the images of train/, val/ and test/.
 
+    Args:
+        root: The folder that holds them.
+        evaluation: Takes a folder of val/ or test/ alone.
+
     Raises:
-        CoreError: A folder is missing or has no images, or the classes of the splits differ.
+        CoreError: A folder is missing, there twice or has no images, or the classes of the splits differ.
     """
     if root is None:
         raise CoreError("this data set lies in a folder: say where with --data-root DIR (train/ and val/ or test/)")
     if not root.is_dir():
-        raise CoreError(f"data folder {root} does not exist; it should hold train/ and val/ or test/")
-    if not (root / "train").is_dir():
-        raise CoreError(f"data folder {root} has no train/; it should hold train/ and val/ or test/")
-    present = [name for name in FOLDERS if (root / name).is_dir()]
-    if present == ["train"]:
-        raise CoreError(f"data folder {root} has only train/; it should hold val/ or test/ too")
-    classes = {name: _class_folders(root / name) for name in present}
-    for name in present[1:]:
-        _check_same_classes(root, classes["train"], name, classes[name])
+        raise CoreError(f"data folder {root} does not exist; {SHOULD_HOLD}")
+    left_out = LeftOut()
+    folders = _split_folders(root, left_out)
+    if "train" not in folders and not (evaluation and folders):
+        raise CoreError(f"data folder {root} has no train/; {SHOULD_HOLD}")
+    files: dict[str, dict[str, dict[str, str]]] = {}
+    for split, folder in folders.items():
+        found = _split_files(root, folder, left_out)
+        # 没有标签的 test/ 不能评判，其余照常
+        if split == "test" and "val" in folders and (why := _useless(found, files)):
+            left_out.folders.append(f"{folder}/, {why}")
+            continue
+        _check_split(root, folder, found)
+        files[split] = found
+    if list(files) == ["train"] and not evaluation:
+        raise CoreError(f"data folder {root} has only train/; {SHOULD_HOLD}")
+    return _tree(root, folders, files, left_out)
+
+
+def _tree(
+    root: Path, folders: Mapping[str, str], files: dict[str, dict[str, dict[str, str]]], left_out: LeftOut
+) -> Tree:
+    """Puts splits with the same classes in order."""
+    first = next(iter(files))
+    class_names = list(files[first])
     names: dict[str, list[str]] = {}
     labels: dict[str, np.ndarray] = {}
-    others: list[str] = []
-    for split in present:
-        by_class = [_images_in(root / split / folder, f"{split}/{folder}/", others) for folder in classes["train"]]
-        names[split] = [name for images in by_class for name in images]
-        labels[split] = np.repeat(np.arange(len(by_class), dtype=np.int64), [len(images) for images in by_class])
-    return Tree(root, tuple(classes["train"]), names, labels, tuple(others))
+    places: dict[str, str] = {}
+    for split, by_class in files.items():
+        same = _spelt_as(class_names, by_class)
+        _check_same_classes(root, folders[first], class_names, folders[split], list(same))
+        if empty := [name for name, images in by_class.items() if not images]:
+            folder = root / folders[split] / empty[0]
+            raise CoreError(f"class folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        names[split] = []
+        for name in class_names:
+            for file, place in same[name].items():
+                names[split].append(f"{split}/{name}/{file}")
+                if names[split][-1] != place:
+                    places[names[split][-1]] = place
+        counts = [len(same[name]) for name in class_names]
+        labels[split] = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
+    return Tree(root, tuple(class_names), names, labels, places, left_out.line())
 
 
-def _class_folders(folder: Path) -> list[str]:
+def _split_folders(root: Path, left_out: LeftOut) -> dict[str, str]:
+    """The folder of each split that is there, in the order of `SPLITS`."""
+    entries = _folders_in(root)
+    found: dict[str, list[str]] = {
+        split: [name for name in entries if name.lower() in known] for split, known in SPLITS.items()
+    }
+    for split, several in found.items():
+        if len(several) > 1:
+            named = " and ".join(f"{name}/" for name in several)
+            raise CoreError(f"data folder {root} has {named}: which is {split}? Keep one of them, move the other away")
+    known = {name for names in found.values() for name in names}
+    left_out.folders += [
+        f"{shown(name)}/, which is none of {', '.join(SPLITS)}"
+        for name in entries
+        if name not in known and _has_images(root / name)
+    ]
+    return {split: names[0] for split, names in found.items() if names}
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in a folder or in one of its first folders."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        inner = [folder / name for name in _folders_in(folder)[:MOST_SHOWN]]
+        return any(_image_names(where) for where in (folder, *inner))
+    except (OSError, CoreError):
+        return False
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is taken as an image by its name."""
+    return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(LITTER_PREFIX)
+
+
+def _image_names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name))
+
+
+def _folders_in(folder: Path) -> list[str]:
+    try:
+        entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except OSError as error:
         raise CoreError(f"{folder} cannot be read: {error.strerror}") from error
-    strange = [name for name in names if not is_utf8(name)]
+    return [name for name in entries if not name.startswith(".") and name not in LITTER_FOLDERS]
+
+
+def _split_files(root: Path, folder: str, left_out: LeftOut) -> dict[str, dict[str, str]]:
+    """The images of a split: of every class, by file name, the path relative to the root."""
+    classes = _folders_in(root / folder)
+    outside = [name for name in _image_names(root / folder) if name not in classes]
+    if classes in ([], ["images"]) and (label_file := _label_file(root, folder)) is not None:
+        return _labelled_files(root, f"{folder}/images" if classes else folder, label_file)
+    left_out.outside += [shown(f"{folder}/{name}") for name in outside]
+    strange = [name for name in classes if not is_utf8(name)]
     if strange:
-        raise CoreError(f"class folder {folder / shown(strange[0])} has a name that is not UTF-8; rename it")
-    if len(names) < 2:
-        raise CoreError(f"{folder} has {len(names)} class folders; a classification needs at least two")
-    return names
+        raise CoreError(f"class folder {root / folder / shown(strange[0])} has a name that is not UTF-8; rename it")
+    return {name: _images_in(root, f"{folder}/{name}", left_out) for name in classes}
 
 
-def _check_same_classes(root: Path, train: list[str], name: str, other: list[str]) -> None:
-    missing, extra = sorted(set(train) - set(other)), sorted(set(other) - set(train))
+def _images_in(root: Path, folder: str, left_out: LeftOut) -> dict[str, str]:
+    """The images of a class folder in order; what else is in it joins `left_out`."""
+    try:
+        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise CoreError(f"{root / folder} cannot be read: {error.strerror}") from error
+    images = {entry.name: f"{folder}/{entry.name}" for entry in entries if is_image(entry.name)}
+    # 隐藏文件（.DS_Store 之类）不值一提
+    others = [entry for entry in entries if entry.name not in images and not entry.name.startswith(".")]
+    inner = [entry.name for entry in others if entry.is_dir() and entry.name not in LITTER_FOLDERS]
+    left_out.endings += [shown(f"{folder}/{entry.name}") for entry in others if not entry.is_dir()]
+    if not images and inner == ["images"]:
+        return _images_in(root, f"{folder}/images", left_out)
+    for name in inner:
+        left_out.deeper += _deeper_images(root, f"{folder}/{name}")
+    return images
+
+
+def _deeper_images(root: Path, folder: str) -> list[str]:
+    found = []
+    for where, inner, files in os.walk(root / folder):
+        inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in LITTER_FOLDERS)
+        place = Path(where).relative_to(root).as_posix()
+        found += [shown(f"{place}/{name}") for name in sorted(files) if is_image(name)]
+    return found
+
+
+def _label_file(root: Path, folder: str) -> Path | None:
+    """The list of classes of a flat validation set, where its publisher puts it."""
+    # Kaggle 的压缩包里，它在 ILSVRC/Data/CLS-LOC 上面三层
+    above = root.resolve().parents[2:3]
+    places = [root / folder / TINY_LABELS, root / TINY_LABELS]
+    places += [where / KAGGLE_LABELS for where in (root / folder, root, *above)]
+    return next((path for path in places if path.is_file()), None) if folder.lower() in SPLITS["val"] else None
+
+
+def _labelled_files(root: Path, folder: str, label_file: Path) -> dict[str, dict[str, str]]:
+    """The images of a flat folder by the classes that a file gives them."""
+    try:
+        text = label_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoreError(f"{label_file} cannot be read: {error}") from error
+    if label_file.name == TINY_LABELS:
+        rows = [line.split("\t") for line in text.splitlines()]
+        class_of = {row[0]: row[1] for row in rows if len(row) > 1}
+    else:
+        pairs = [row for row in csv.reader(text.splitlines()) if len(row) > 1 and row[1].split()]
+        class_of = {f"{row[0]}.JPEG": row[1].split()[0] for row in pairs[1:]}
+    found: dict[str, dict[str, str]] = {name: {} for name in sorted(set(class_of.values()))}
+    for name in _image_names(root / folder):
+        if name not in class_of:
+            raise CoreError(f"{label_file} gives {root / folder / shown(name)} no class")
+        found[class_of[name]][name] = f"{folder}/{name}"
+    return found
+
+
+def _useless(found: Mapping[str, Mapping[str, str]], files: Mapping[str, Mapping[str, object]]) -> str:
+    """Why a test set cannot be used; empty where it can, or where that is the user's mistake."""
+    if not any(found.values()):
+        return "which has no class folders with images: without labels it cannot be a test set"
+    if len(found) == 1 and not found.keys() & files.get("train", {}).keys():
+        return f"which has no class of train, only {next(iter(found))}: without labels it cannot be a test set"
+    return ""
+
+
+def _check_split(root: Path, folder: str, found: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses a split that no classification can be made of."""
+    by_look: dict[str, str] = {}
+    for name in found:
+        twin = by_look.setdefault(normalize("NFC", name), name)
+        if twin != name:
+            points = [" ".join(f"U+{ord(letter):04X}" for letter in spelt) for spelt in (twin, name)]
+            raise CoreError(
+                f"{root / folder} has two class folders that look the same, {name}: {points[0]} and {points[1]}; "
+                "rename or join them"
+            )
+    if len(found) < 2:
+        images = len(_image_names(root / folder))
+        flat = f"; its {images} images lie in none: {_remedy(root, folder)}" if images else ""
+        raise CoreError(f"{root / folder} has {len(found)} class folders; a classification needs at least two{flat}")
+
+
+def _remedy(root: Path, folder: str) -> str:
+    if (root / folder / DEVKIT_LABELS).exists() or (root / DEVKIT_LABELS).exists():
+        return (
+            f"{DEVKIT_LABELS} numbers classes that only the kit's meta.mat names; put {KAGGLE_LABELS} beside "
+            f"{folder}/, or move the images into one folder per class"
+        )
+    return (
+        f"move them into one folder per class, or put the list of their classes beside {folder}/ "
+        f"({KAGGLE_LABELS} of ILSVRC, {TINY_LABELS} of Tiny ImageNet)"
+    )
+
+
+def _spelt_as(class_names: Sequence[str], by_class: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Another split's classes under the names of the first: é may be one code point or two (NFC, NFD)."""
+    spelt = {normalize("NFC", name): name for name in class_names}
+    return {spelt.get(normalize("NFC", name), name): images for name, images in by_class.items()}
+
+
+def _check_same_classes(root: Path, first: str, classes: list[str], name: str, other: list[str]) -> None:
+    missing, extra = sorted(set(classes) - set(other)), sorted(set(other) - set(classes))
     if not missing and not extra:
         return
     parts = []
     if missing:
-        parts.append(f"only in train: {some(missing, 5)}")
+        parts.append(f"only in {first}: {some(missing, 5)}")
     if extra:
         parts.append(f"only in {name}: {some(extra, 5)}")
-    raise CoreError(f"{root}: the classes of train and {name} differ; {'; '.join(parts)}")
+    raise CoreError(f"{root}: the classes of {first} and {name} differ; {'; '.join(parts)}")
 
 
 def some(names: Sequence[str], most: int) -> str:
     """Returns the first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _images_in(folder: Path, prefix: str, others: list[str]) -> list[str]:
-    """The images of a class folder in order; what else is in it joins `others`."""
-    try:
-        entries = sorted(entry.name for entry in os.scandir(folder))
-    except OSError as error:
-        raise CoreError(f"{folder} cannot be read: {error.strerror}") from error
-    images = [prefix + name for name in entries if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    unlike = (name for name in entries if Path(name).suffix.lower() not in IMAGE_SUFFIXES)
-    # 隐藏文件（.DS_Store 之类）不值一提
-    others += [shown(prefix + name) for name in unlike if not name.startswith(".")]
-    if not images:
-        raise CoreError(f"class folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return images
-
-
-def tree_manifest(tree: Tree, cache: Path | None) -> list[ManifestLine]:
-    """Returns (relative path, size, SHA-256) of every image.
-
-    Args:
-        tree: The tree.
-        cache: Folder for the hashes of files that have not changed since; None hashes all of them.
-
-    Raises:
-        CoreError: An image cannot be read, or the cache cannot be written.
-    """
-    known: dict[str, list[str | int]] = {}
-    place = None
-    if cache is not None:
-        name = hashlib.sha256(str(tree.root.resolve()).encode()).hexdigest()[:16]
-        place = cache / f"manifest-{name}.json"
-        known = _cached(place)
-    names = [name for split in tree.names.values() for name in split]
-    with ThreadPoolExecutor(THREADS) as pool:
-        entries = list(pool.map(lambda name: _entry(tree.root, name, known), names))
-    fresh = dict(entries)
-    if place is not None and fresh != known:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with replaced(place) as temporary:
-                temporary.write_text(json.dumps(fresh))
-        except OSError as error:
-            raise CoreError(f"the cache {place.parent} cannot be written: {error.strerror}") from error
-    return [(name, int(size), str(digest)) for name, (_, size, digest) in fresh.items()]
-
-
-def _cached(place: Path) -> dict[str, list[str | int]]:
-    """The hashes that are kept; none where the file is not what it should be."""
-    try:
-        content = json.loads(place.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    kinds = [int, int, str]
-    return {
-        name: entry
-        for name, entry in content.items()
-        if isinstance(entry, list) and list(map(type, entry)) == kinds and len(entry[2]) == 64
-    }
-
-
-def _entry(root: Path, name: str, known: dict[str, list[str | int]]) -> tuple[str, list[str | int]]:
-    path = root / name
-    if not is_utf8(name):
-        raise CoreError(f"image {root / shown(name)} has a name that is not UTF-8; rename it")
-    try:
-        status = path.stat()
-        old = known.get(name)
-        if old is not None and old[0] == status.st_mtime_ns and old[1] == status.st_size:
-            return name, old
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise CoreError(f"image {path} cannot be read: {error.strerror}") from error
-    return name, [status.st_mtime_ns, status.st_size, digest]
-
-
-def manifest_digest(lines: Iterable[ManifestLine]) -> str:
-    """Returns the SHA-256 that names the data's content, whatever the order of the lines."""
-    found = hashlib.sha256()
-    for name, size, digest in sorted(lines):
-        found.update(f"{name}\t{size}\t{digest}\n".encode("utf-8", "surrogateescape"))
-    return found.hexdigest()

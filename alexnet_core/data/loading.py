@@ -9,23 +9,34 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from alexnet_core.configuration.train_config import DIGITS_SIZE, DataSpec
+from alexnet_core.data.cifar import is_cifar10
 from alexnet_core.data.dataset import Dataset, DataSummary, Split
 from alexnet_core.data.digits import DIGITS_FRACTIONS, DIGITS_NAMES, digits_digest, read_digits
-from alexnet_core.data.image_tree import manifest_digest, read_tree, tree_manifest
-from alexnet_core.data.preparation import prepare, tree_source
-from alexnet_core.data.prepared_folder import PreparedData, is_prepared, open_prepared, read_manifest
+from alexnet_core.data.image_tree import Tree, read_tree
+from alexnet_core.data.manifest import duplicates, manifest_digest, tree_manifest
+from alexnet_core.data.preparation import decode_all, prepare, tree_source
+from alexnet_core.data.prepared_folder import (
+    PreparedData,
+    is_prepared,
+    open_prepared,
+    prepared_remarks,
+    read_manifest,
+)
 from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, stratified
 from alexnet_core.errors import CoreError
 
 Source = Literal["digits", "imagefolder"]
 # 没有缓存时，解码后大于这个大小的就不放进内存
 MEMORY_BYTES = 2 * 1024**3
+_WHOLE: dict[SplitName, str] = {"validation": "val", "test": "test"}
 
 
 def summarise_data(
@@ -49,26 +60,53 @@ def summarise_data(
         return DataSummary(digest=digest, class_names=DIGITS_NAMES, train=parts[0], validation=parts[1], test=parts[2])
     if root is not None and is_prepared(root):
         data = open_prepared(root)
+        lines = {split: data.file_lines(split) for split in data.labels}
         digest, class_names, labels_of = data.manifest.digest, data.manifest.class_names, data.labels
+        remarks = prepared_remarks(data)
     else:
-        tree = read_tree(root)
-        digest, class_names, labels_of = manifest_digest(tree_manifest(tree, cache)), tree.class_names, tree.labels
+        tree = _tree(root)
+        every = tree_manifest(tree, cache)
+        rows = iter(every)
+        lines = {split: list(islice(rows, len(names))) for split, names in tree.names.items()}
+        # 摘要只看内容与名字，不看放在哪里
+        digest, class_names, labels_of = manifest_digest(every), tree.class_names, tree.labels
+        remarks = [tree.left_out] if tree.left_out else []
     present = {name: len(labels) for name, labels in labels_of.items()}
-    return DataSummary(digest=digest, class_names=class_names, **counts(present, labels_of["train"], split_seed))
+    return DataSummary(
+        digest=digest,
+        class_names=class_names,
+        **counts(present, labels_of["train"], split_seed),
+        remarks=(*remarks, *duplicates(lines, labels_of, split_seed)),
+    )
 
 
-def prepare_data(spec: DataSpec, progress: Callable[[int, int], None] | None = None) -> None:
+def _tree(root: Path | None, *, evaluation: bool = False) -> Tree:
+    """The tree in a folder; CIFAR-10 as it is downloaded is none."""
+    if root is not None and is_cifar10(root):
+        raise CoreError(
+            f"{root} is CIFAR-10 as it is downloaded: python -m alexnet_core prepare {root} DEST makes the data of it"
+        )
+    return read_tree(root, evaluation=evaluation)
+
+
+def prepare_data(spec: DataSpec, progress: Callable[[int, int], None] | None = None) -> list[str]:
     """Decodes the images of `spec` once into its cache; does nothing where that is done or there is no cache.
 
     Args:
         spec: The data.
         progress: Called with (images decoded, images in all).
 
+    Returns:
+        Lines about images that look other than in a viewer.
+
     Raises:
         CoreError: An image cannot be read (named), or the files are not those of `spec.digest`.
     """
     if spec.source == "imagefolder" and spec.cache is not None:
-        _prepared_folder(spec, progress)
+        folder = _prepared_folder(spec, progress)
+        # 已备好的文件夹由 summarise_data 说，这里只说刚解码的
+        return [] if folder == _root(spec) else prepared_remarks(open_prepared(folder))
+    return []
 
 
 def load_dataset(spec: DataSpec) -> Dataset:
@@ -90,7 +128,7 @@ def load_dataset(spec: DataSpec) -> Dataset:
 
 def _check_fits_memory(spec: DataSpec) -> None:
     """Refuses to decode into memory what belongs on a disk."""
-    images = sum(len(names) for names in read_tree(_root(spec)).names.values())
+    images = sum(len(names) for names in _tree(_root(spec)).names.values())
     need = images * spec.image_size**2 * 3
     if need > MEMORY_BYTES:
         raise CoreError(
@@ -120,7 +158,8 @@ def _prepared_folder(spec: DataSpec, progress: Callable[[int, int], None] | None
 
 
 def _decoded(spec: DataSpec, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
-    tree = read_tree(_root(spec))
+    tree = _tree(_root(spec))
+    # 每张图只解码一次，之后都映射
     manifest = prepare(tree_source(tree), folder, spec.image_size, preparation=spec.preparation, progress=progress)
     if manifest.digest != spec.digest:
         # 解码的是别的图像：留着就会被当成这份数据
@@ -134,6 +173,87 @@ def _check_digest(root: Path, found: str, wanted: str) -> None:
         raise CoreError(f"the images in {root} are not those of data.digest {wanted[:12]}: they are {found[:12]}")
 
 
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One split, ready to be evaluated.
+
+    Attributes:
+        name: Which.
+        split: Its images.
+        class_names: In the order of the labels.
+        files: The images by name, row by row.
+    """
+
+    name: SplitName
+    split: Split
+    class_names: tuple[str, ...]
+    files: list[str]
+
+
+def load_evaluation_set(
+    spec: DataSpec,
+    name: SplitName | None = None,
+    *,
+    any_data: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationSet:
+    """Loads one split and decodes no other; of a tree that has nothing else too (`test/` alone).
+
+    Args:
+        spec: The data.
+        name: Which split; None for the test images, or the validation images where there are none.
+        any_data: Takes other images than those of `spec.digest`.
+        progress: Called with (images decoded, images in all).
+
+    Raises:
+        CoreError: There is no such split, its images cannot be read, or they are not those of `spec.digest`.
+    """
+    root = _root(spec)
+    if spec.source == "digits" or is_prepared(root) or (spec.cache is not None and not any_data):
+        data = load_dataset(spec)
+        name = name or ("test" if data.test is not None else "validation")
+        split = {"train": data.train, "validation": data.validation, "test": data.test}[name]
+        if split is None:
+            raise CoreError("the data has no test set; use --split validation")
+        return EvaluationSet(name, split, data.class_names, image_names(spec, name))
+    tree = _tree(root, evaluation=True)
+    if not any_data:
+        found = manifest_digest(tree_manifest(tree, None))
+        if found != spec.digest:
+            raise CoreError(
+                f"the images in {root} are not those of data.digest {spec.digest[:12]}: they are {found[:12]}; "
+                f"--dataset {root} evaluates other images than those of the training"
+            )
+    name = name or ("test" if "test" in tree.labels else "validation")
+    folder, chosen = _rows_of(spec, tree, name)
+    rows = np.arange(len(tree.names[folder])) if chosen is None else chosen
+    files = [tree.names[folder][row] for row in rows.tolist()]
+    images = decode_all([tree.path(file) for file in files], spec.image_size, progress)
+    return EvaluationSet(name, Split(images, tree.labels[folder][rows]), tree.class_names, files)
+
+
+def evaluation_digest(root: Path, cache: Path | None) -> str:
+    """Returns the digest of a folder's content, which may be `test/` alone.
+
+    Raises:
+        CoreError: It holds no images to evaluate.
+    """
+    if is_prepared(root):
+        return read_manifest(root).digest
+    return manifest_digest(tree_manifest(_tree(root, evaluation=True), cache))
+
+
+def _rows_of(spec: DataSpec, tree: Tree, name: SplitName) -> tuple[str, np.ndarray | None]:
+    """From which folder a split comes, and which of its rows; a tree without train/ has what its folders are."""
+    if "train" in tree.labels:
+        rows = _rows(spec, tree.labels)
+    else:
+        rows = {split: (folder, None) for split, folder in _WHOLE.items() if folder in tree.labels}
+    if name not in rows:
+        raise CoreError(f"{tree.root} has no {name} images, only {', '.join(tree.labels)}/; choose with --split")
+    return rows[name]
+
+
 def image_names(spec: DataSpec, split: SplitName) -> list[str]:
     """Returns the images of a split by name, row by row: relative paths, or the digits' numbers in their file."""
     if spec.source == "digits":
@@ -144,7 +264,7 @@ def image_names(spec: DataSpec, split: SplitName) -> list[str]:
         folder, chosen = _rows(spec, data.labels)[split]
         names = data.files(folder)
     else:
-        tree = read_tree(_root(spec))
+        tree = _tree(_root(spec))
         folder, chosen = _rows(spec, tree.labels)[split]
         names = tree.names[folder]
     return names if chosen is None else [names[row] for row in chosen.tolist()]

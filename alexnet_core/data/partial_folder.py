@@ -3,7 +3,8 @@
 state.npz            how far it is, noted after every part: `PartialFolder`
 *.npy, *-files.tsv   what will be in the prepared folder, see `prepared_folder`
 *-bad.tsv            what cannot be used: relative path, reason
-*-kept.bin           int64, of every image in the array its place among all names of the split
+*-odd.tsv            what looks other than in a viewer: relative path, how
+*-kept.bin           int64 (N, 5), of every image in the array its place among the split's names, and its file's stamp
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ import numpy as np
 from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage
 from alexnet_core.data.image_tree import some
+from alexnet_core.data.manifest import Stamp
 from alexnet_core.data.moments import PixelMoments
 from alexnet_core.data.prepared_folder import (
     FORMAT,
     MANIFEST,
     PreparedManifest,
     PreparedSplit,
+    read_lines,
 )
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import replaced, shown
@@ -45,6 +48,9 @@ PART_BYTES = 32 * 1024**2
 AT_ONCE = 8
 MOST_NAMED = 10
 _HEADER = 128
+# 旧版本开了头的，从头做
+PARTIAL_FORMAT = 2
+_KEPT_FIELDS = 5
 
 
 @dataclass
@@ -55,6 +61,7 @@ class _SplitState:
     kept: int = 0
     files_bytes: int = 0
     bad_bytes: int = 0
+    odd_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,12 +155,43 @@ class PartialFolder:
             return False
         return True
 
+    def changed(self, split: str) -> list[str]:
+        """Returns the images of a split whose files are no longer those that were decoded."""
+        names, kept = self.source.names[split], self._kept(split)
+        moved = [row for row, (place, *stamp) in enumerate(kept.tolist()) if self._stamp(names[place]) != tuple(stamp)]
+        if not moved:
+            return []
+        lines = _lines_to(self.file(split, "-files.tsv"), self.splits[split].files_bytes)
+        return [name for row in moved if not self._is_same(name := names[kept[row, 0]], lines[row])]
+
+    def _kept(self, split: str) -> np.ndarray:
+        """int64 (kept, 5): of every image in the array its place among the names, and its file's stamp."""
+        count = self.splits[split].kept * _KEPT_FIELDS
+        return np.fromfile(self.file(split, "-kept.bin"), dtype=np.int64, count=count).reshape(-1, _KEPT_FIELDS)
+
+    def _stamp(self, name: str) -> Stamp | None:
+        try:
+            return self.source.stamp(name)
+        except OSError:
+            return None
+
+    def _is_same(self, name: str, line: str) -> bool:
+        """Whether a file has the content of its line, though not its times: it was copied, or touched."""
+        try:
+            size, digest = self.source.look(name)
+        except OSError:
+            return False
+        return line == f"{name}\t{size}\t{digest}"
+
     def _look_again(self, split: str) -> None:
-        """Goes back to before the first image that could not be used and now can: it has been mended meanwhile."""
+        """Goes back to before the first image that has been mended or replaced meanwhile."""
         state, names = self.splits[split], self.source.names[split]
         left_out = {line.split("\t")[0] for line in _lines_to(self.file(split, "-bad.tsv"), state.bad_bytes)}
+        # 上次记下的不可轻信：坏的可能修好了，好的可能换掉了
+        replaced_since = set(self.changed(split))
         for place, name in enumerate(names[: state.looked_at]):
-            if shown(name) in left_out and not isinstance(self.decode(name), BadImage):
+            mended = shown(name) in left_out and not isinstance(self.decode(name), BadImage)
+            if mended or name in replaced_since:
                 self._go_back(split, place)
                 return
 
@@ -162,11 +200,12 @@ class PartialFolder:
         state, names = self.splits[split], self.source.names[split]
         before = {shown(name) for name in names[:place]}
         bad = _lines_to(self.file(split, "-bad.tsv"), state.bad_bytes)
-        rows = np.fromfile(self.file(split, "-kept.bin"), dtype=np.int64, count=state.kept)
-        state.looked_at, state.kept = place, int(np.searchsorted(rows, place))
+        odd = _lines_to(self.file(split, "-odd.tsv"), state.odd_bytes)
+        state.looked_at, state.kept = place, int(np.searchsorted(self._kept(split)[:, 0], place))
         kept = _lines_to(self.file(split, "-files.tsv"), state.files_bytes)[: state.kept]
         state.files_bytes = sum(len(_line(line)) for line in kept)
         state.bad_bytes = sum(len(_line(line)) for line in bad if line.split("\t")[0] in before)
+        state.odd_bytes = sum(len(_line(line)) for line in odd if line.split("\t")[0] in before)
         if split == "train":
             # 和不能逐张减去，只能从留下的图像重算
             self.moments = PixelMoments(self.size)
@@ -181,6 +220,7 @@ class _SplitFiles:
     array: BinaryIO
     names: BinaryIO
     bad: BinaryIO
+    odd: BinaryIO
     rows: BinaryIO
 
     def append(self, folder: PartialFolder, split: str, part: Sequence[Decoded | BadImage]) -> list[Future[bytes]]:
@@ -193,7 +233,9 @@ class _SplitFiles:
                 continue
             good.append(image)
             state.files_bytes += self.names.write(_line(name, str(image.size), image.digest))
-        rows = [start + place for place, image in enumerate(part) if isinstance(image, Decoded)]
+            if image.oddity:
+                state.odd_bytes += self.odd.write(_line(shown(name), image.oddity))
+        rows = [(start + place, *image.stamp) for place, image in enumerate(part) if isinstance(image, Decoded)]
         self.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
         offset = _HEADER + state.kept * folder.image_bytes
         stored = [
@@ -214,7 +256,7 @@ class _SplitFiles:
 
     def note(self, folder: Path, snapshot: _Snapshot) -> int:
         """Flushes the files and notes how far they are; returns the images looked at. Runs beside the decoding."""
-        for file in (self.array, self.names, self.bad, self.rows):
+        for file in (self.array, self.names, self.bad, self.odd, self.rows):
             file.flush()
             os.fsync(file.fileno())
         # 数据先落盘，再记进度：进度永远不会超前
@@ -290,7 +332,8 @@ def _open_files(folder: PartialFolder, split: str, writers: ThreadPoolExecutor, 
         ".npy": _HEADER + state.kept * folder.image_bytes,
         "-files.tsv": state.files_bytes,
         "-bad.tsv": state.bad_bytes,
-        "-kept.bin": state.kept * 8,
+        "-odd.tsv": state.odd_bytes,
+        "-kept.bin": state.kept * 8 * _KEPT_FIELDS,
     }
     opened = [stack.enter_context(_opened(folder.file(split, ending), length)) for ending, length in lengths.items()]
     return _SplitFiles(writers, *opened)
@@ -321,9 +364,12 @@ def finish(
     source, path = folder.source, folder.path
     bad = [line for split in source.names for line in read_lines(folder.file(split, "-bad.tsv"))]
     if bad and bad_images == "fail":
-        raise CoreError(_bad_message(source.description, bad, path))
+        raise CoreError(bad_message(source, bad, f"{path}/*-bad.tsv name them all"))
     splits = {split: _finish_split(folder, split, array_sha256[split]) for split in source.labels}
+    odd = [line for split in source.names for line in read_lines(folder.file(split, "-odd.tsv"))]
     (path / "bad_images.tsv").write_text("".join(f"{line}\n" for line in bad), errors="surrogateescape")
+    if odd:
+        (path / "odd_images.tsv").write_text("".join(f"{line}\n" for line in odd), errors="surrogateescape")
     _save_array(path / "mean_image.npy", folder.moments.mean_image())
     manifest = PreparedManifest(
         format=FORMAT,
@@ -344,8 +390,8 @@ def finish(
 
 def _finish_split(folder: PartialFolder, split: str, array_sha256: str) -> PreparedSplit:
     class_names = folder.source.class_names
-    rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64)
-    labels = folder.source.labels[split][rows]
+    rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64).reshape(-1, _KEPT_FIELDS)
+    labels = folder.source.labels[split][rows[:, 0]]
     empty = sorted(set(range(len(class_names))) - set(np.unique(labels).tolist()))
     if empty:
         raise CoreError(f"{split} has no usable image of {some([class_names[label] for label in empty], 5)}")
@@ -365,8 +411,8 @@ def _digest(folder: PartialFolder) -> str:
     found = hashlib.sha256()
     with ExitStack() as stack:
         for split, all_names in folder.source.names.items():
-            rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64)
-            names += [all_names[row] for row in rows]
+            rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64).reshape(-1, _KEPT_FIELDS)
+            names += [all_names[row] for row in rows[:, 0]]
             file = stack.enter_context(folder.file(split, "-files.tsv").open("rb"))
             places.append((file, array("q", accumulate(map(len, file), initial=0))))
         ends = list(accumulate(len(starts) - 1 for _, starts in places))
@@ -394,12 +440,6 @@ def _line(*fields: str) -> bytes:
     return ("\t".join(fields) + "\n").encode("utf-8", "surrogateescape")
 
 
-def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a list of files; names may hold any byte but a newline."""
-    # splitlines 还会在 U+2028、read_text 会在回车处断行，文件名里都可能有
-    return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
-
-
 def _lines_to(path: Path, length: int) -> list[str]:
     """The lines of the first bytes of a file: those that are noted as written."""
     with path.open("rb") as file:
@@ -411,12 +451,13 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def _bad_message(where: str, bad: Sequence[str], folder: Path) -> str:
-    named = [f"{name} ({reason})" for name, reason in (line.split("\t") for line in bad)]
+def bad_message(source: ImageSource, bad: Sequence[str], where_all: str) -> str:
+    """Returns the error that names images that cannot be used; `bad` are lines of `bad_images.tsv`."""
+    named = [f"{source.places.get(name, name)} ({reason})" for name, reason in (line.split("\t") for line in bad)]
     plural = f"{len(bad)} images cannot be used" if len(bad) > 1 else "1 image cannot be used"
-    all_of_them = f" ({folder}/*-bad.tsv name them all)" if len(bad) > MOST_NAMED else ""
+    all_of_them = f" ({where_all})" if len(bad) > MOST_NAMED else ""
     return (
-        f"{where}: {plural}: {some(named, MOST_NAMED)}{all_of_them}; mend them, or leave them out with "
+        f"{source.description}: {plural}: {some(named, MOST_NAMED)}{all_of_them}; mend them, or leave them out with "
         "python -m alexnet_core prepare --bad-images skip"
     )
 

@@ -10,7 +10,8 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +19,25 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_core.data.dataset import Decoded, ImageSource
-from alexnet_core.data.image_file import BadImage, decode_image, without_picture_warnings
-from alexnet_core.data.image_tree import Tree
-from alexnet_core.data.partial_folder import BadImages, PartialFolder, Progress, finish, read_lines, write_split
+from alexnet_core.data.image_file import BadImage, decode_and_look, decode_image, without_picture_warnings
+from alexnet_core.data.image_tree import Tree, some
+from alexnet_core.data.manifest import THREADS, Stamp, file_stamp
+from alexnet_core.data.partial_folder import (
+    MOST_NAMED,
+    PARTIAL_FORMAT,
+    BadImages,
+    PartialFolder,
+    Progress,
+    bad_message,
+    finish,
+    write_split,
+)
 from alexnet_core.data.prepared_folder import (
     FORMAT,
+    MANIFEST,
     PreparedManifest,
     is_prepared,
+    read_lines,
     read_manifest,
 )
 from alexnet_core.errors import CoreError
@@ -33,6 +46,8 @@ from alexnet_core.process.files import flush_folder, is_utf8, shown
 # 已备好的文件夹里，每个 split 重新核对这么多个文件的内容
 LOOKED_AT = 100
 WRITERS = 4
+# 只有准备时才要的文件
+WORKING = ("-bad.tsv", "-odd.tsv", "-kept.bin")
 _SPARE_BYTES = 64 * 1024**2
 
 
@@ -40,7 +55,7 @@ def tree_source(tree: Tree) -> ImageSource:
     """Returns the images of a tree of class folders."""
 
     def read(name: str, size: int) -> Decoded:
-        path = tree.root / name
+        path = tree.path(name)
         if "\t" in name or "\n" in name:
             raise BadImage(path, "its name has a tab or a line break")
         if not is_utf8(name):
@@ -48,17 +63,23 @@ def tree_source(tree: Tree) -> ImageSource:
         if path.exists() and not path.is_file() and not path.is_dir():
             raise BadImage(path, "it is no file")
         try:
+            # 先记时间再读：读的时候变了也看得出来
+            stamp = file_stamp(path)
             content = path.read_bytes()
         except OSError as error:
             raise BadImage(path, error.strerror or str(error)) from error
-        pixels = decode_image(path, size, content)
-        return Decoded(pixels, len(content), hashlib.sha256(content).hexdigest())
+        pixels, oddity = decode_and_look(path, size, content)
+        return Decoded(pixels, len(content), hashlib.sha256(content).hexdigest(), stamp, oddity)
 
     def look(name: str) -> tuple[int, str]:
-        content = (tree.root / name).read_bytes()
+        content = tree.path(name).read_bytes()
         return len(content), hashlib.sha256(content).hexdigest()
 
-    return ImageSource(str(tree.root.resolve()), tree.class_names, tree.names, tree.labels, read, look)
+    def stamp_of(name: str) -> Stamp:
+        return file_stamp(tree.path(name))
+
+    where = str(tree.root.resolve())
+    return ImageSource(where, tree.class_names, tree.names, tree.labels, read, look, stamp_of, tree.places)
 
 
 def disk_need(source: ImageSource, image_size: int) -> int:
@@ -96,13 +117,11 @@ def prepare(
     """
     # “.” 没有名字，锁和临时文件夹却要按名字放在它旁边
     destination = destination.resolve()
-    for split in source.names:
-        if destination.is_relative_to(Path(source.description) / split):
-            raise CoreError(f"{destination} lies in the images themselves ({split}/); give a folder outside them")
+    _check_outside(destination, source)
     identity = _identity(source, image_size, preparation)
     with _locked(destination):
         if is_prepared(destination):
-            return _checked(destination, source, image_size, preparation)
+            return _checked(destination, source, image_size, preparation, bad_images)
         if destination.exists() and any(destination.iterdir()):
             raise CoreError(
                 f"{destination} exists and was not made by the preparation; give a folder that is not there"
@@ -111,26 +130,85 @@ def prepare(
         _check_disk(partial, disk_need(source, image_size))
         if is_prepared(partial):
             # 上次已经做完，只差改名
-            manifest = _checked(partial, source, image_size, preparation)
+            manifest = _checked(partial, source, image_size, preparation, bad_images)
             _publish(partial, destination)
             return manifest
-        count = threads or len(os.sched_getaffinity(0))
-        with (
-            without_picture_warnings(),
-            ThreadPoolExecutor(count, "decode") as pool,
-            ThreadPoolExecutor(WRITERS, "write") as writers,
-        ):
+        with without_picture_warnings():
             # 接着上次的做；身份不同就从头开始
             folder = PartialFolder(source, partial, image_size, identity)
-            arrays = {split: write_split(folder, split, pool, writers, progress) for split in source.names}
+            arrays = _written(folder, threads or len(os.sched_getaffinity(0)), progress)
         manifest = finish(folder, arrays, preparation, bad_images)
         _publish(partial, destination)
         return manifest
 
 
+def _written(folder: PartialFolder, threads: int, progress: Progress | None) -> dict[str, str]:
+    """Decodes what is still to be decoded; returns the hash of every split's array."""
+    splits = folder.source.names
+    with ThreadPoolExecutor(threads, "decode") as pool, ThreadPoolExecutor(WRITERS, "write") as writers:
+        arrays = {split: write_split(folder, split, pool, writers, progress) for split in splits}
+    # 解码以后又变了的，像素就不再是这些文件的
+    if changed := [shown(name) for split in splits for name in folder.changed(split)]:
+        raise CoreError(
+            f"{some(changed, MOST_NAMED)} changed while it was prepared; the same command again takes it as it is then"
+        )
+    return arrays
+
+
+def _check_outside(destination: Path, source: ImageSource) -> None:
+    """Refuses a destination among the images."""
+    for names in source.names.values():
+        folder = source.places.get(names[0], names[0]).split("/")[0]
+        if destination.is_relative_to(Path(source.description) / folder):
+            raise CoreError(f"{destination} lies in the images themselves ({folder}/); give a folder outside them")
+
+
+def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None = None) -> np.ndarray:
+    """Decodes images into a temporary file, so that their number does not fill the memory.
+
+    Args:
+        paths: Image files.
+        image_size: Height and width in pixels.
+        progress: Called with (images done, images in all).
+
+    Returns:
+        uint8 (N, image_size, image_size, 3), mapped; the file goes with it.
+
+    Raises:
+        CoreError: Images cannot be used (named), or there is no room for them.
+    """
+    shape = (len(paths), image_size, image_size, 3)
+    # 已删除的临时文件：映射一释放，磁盘就还回去
+    with tempfile.TemporaryFile() as file:
+        try:
+            # 先占住空间：映射写满磁盘是 SIGBUS，不是错误信息
+            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
+        except OSError as error:
+            raise CoreError(
+                f"{len(paths)} images need {np.prod(shape) / 1e9:.2f} GB in {tempfile.gettempdir()}: {error.strerror}; "
+                "make room, or set TMPDIR"
+            ) from error
+        images = np.memmap(file, np.uint8, "r+", shape=shape)
+    bad: list[str] = []
+
+    def decode(row: int) -> None:
+        try:
+            images[row] = decode_image(paths[row], image_size)
+        except BadImage as error:
+            bad.append(f"{error.path} ({error.reason})")
+
+    with without_picture_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+        for done, _ in enumerate(pool.map(decode, range(len(paths))), start=1):
+            if progress is not None and (done % 256 == 0 or done == len(paths)):
+                progress(done, len(paths))
+    if bad:
+        raise CoreError(f"{len(bad)} images cannot be used: {some(sorted(bad), MOST_NAMED)}")
+    return images
+
+
 def _publish(partial: Path, destination: Path) -> None:
     """Gives the finished folder its name; what only the preparation needed goes."""
-    for path in (partial / "state.npz", *partial.glob("*-bad.tsv"), *partial.glob("*-kept.bin")):
+    for path in (partial / "state.npz", *(path for ending in WORKING for path in partial.glob(f"*{ending}"))):
         path.unlink(missing_ok=True)
     if destination.is_dir():
         destination.rmdir()
@@ -154,7 +232,7 @@ def _locked(destination: Path) -> Iterator[None]:
 
 def _identity(source: ImageSource, image_size: int, preparation: int) -> str:
     """What a partial folder must have been begun with to be gone on with."""
-    found = hashlib.sha256(f"{FORMAT} {preparation} {image_size} {source.description}\n".encode())
+    found = hashlib.sha256(f"{FORMAT} {PARTIAL_FORMAT} {preparation} {image_size} {source.description}\n".encode())
     for split, names in source.names.items():
         found.update(f"{split}\n".encode())
         for name in names:
@@ -162,8 +240,10 @@ def _identity(source: ImageSource, image_size: int, preparation: int) -> str:
     return found.hexdigest()
 
 
-def _checked(destination: Path, source: ImageSource, image_size: int, preparation: int) -> PreparedManifest:
-    """The manifest of what is prepared already, if it is of these images: all names, and the files of some."""
+def _checked(
+    destination: Path, source: ImageSource, image_size: int, preparation: int, bad_images: BadImages
+) -> PreparedManifest:
+    """The manifest of what is prepared already, if it is of these images as they are now."""
     manifest = read_manifest(destination)
     wanted = (preparation, image_size, source.class_names)
     if (manifest.preparation, manifest.image_size, manifest.class_names) != wanted:
@@ -171,21 +251,58 @@ def _checked(destination: Path, source: ImageSource, image_size: int, preparatio
             f"{destination} holds other prepared data ({manifest.image_size} pixels, {len(manifest.class_names)} "
             "classes); give a folder that is not there"
         )
-    left_out = {line.split("\t")[0] for line in read_lines(destination / "bad_images.tsv")}
+    bad = read_lines(destination / "bad_images.tsv")
+    left_out = {line.split("\t")[0] for line in bad}
+    _check_left_out(destination, source, image_size, left_out)
     for split, names in source.names.items():
         lines = read_lines(destination / f"{split}-files.tsv") if split in manifest.splits else []
         prepared = [line.split("\t")[0] for line in lines]
         if prepared != [name for name in names if shown(name) not in left_out]:
             raise _other_images(destination, manifest.source, f"{split} has other files now")
-        for place in np.unique(np.linspace(0, len(lines) - 1, min(LOOKED_AT, len(lines))).astype(int)).tolist():
-            name, size, digest = lines[place].split("\t")
-            try:
-                unchanged = source.look(name) == (int(size), digest)
-            except OSError:
-                unchanged = False
-            if not unchanged:
-                raise _other_images(destination, manifest.source, f"{name} is not the file that was prepared")
+        for name in _changed_since(destination / MANIFEST, source, lines):
+            raise _other_images(destination, manifest.source, f"{name} is not the file that was prepared")
+    if bad and bad_images == "fail":
+        raise CoreError(bad_message(source, bad, f"{destination}/bad_images.tsv names them all"))
     return manifest
+
+
+def _check_left_out(destination: Path, source: ImageSource, image_size: int, left_out: set[str]) -> None:
+    """Refuses a folder that lacks an image which could be used by now."""
+    mended = []
+    for name in (name for names in source.names.values() for name in names if shown(name) in left_out):
+        try:
+            source.read(name, image_size)
+            mended.append(name)
+        except BadImage:
+            continue
+    if mended:
+        raise CoreError(
+            f"{destination} was prepared without {some(mended, MOST_NAMED)}, which can be used now; "
+            "delete it, or give a folder that is not there"
+        )
+
+
+def _changed_since(made: Path, source: ImageSource, lines: Sequence[str]) -> Iterator[str]:
+    """Names whose file is not the one that was prepared.
+
+    Read again is every file with a time of change after the folder was made, and some of the others.
+    """
+    some_others = set(np.linspace(0, len(lines) - 1, min(LOOKED_AT, len(lines))).astype(int).tolist())
+    made_at = made.stat().st_mtime_ns
+
+    def is_changed(place: int) -> bool:
+        name, size, digest = lines[place].split("\t")
+        try:
+            # 改动时间（ctime）没有程序能往回拨，mtime 却可以
+            if place not in some_others and source.stamp(name)[2] < made_at:
+                return False
+            return source.look(name) != (int(size), digest)
+        except OSError:
+            return True
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        changed = list(pool.map(is_changed, range(len(lines))))
+    return (lines[place].split("\t")[0] for place in np.flatnonzero(changed).tolist())
 
 
 def _other_images(destination: Path, source: str, what: str) -> CoreError:

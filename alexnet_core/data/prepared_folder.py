@@ -6,6 +6,7 @@ train-labels.npy    int64 (N,)
 train-files.tsv     row by row: relative path, bytes, SHA-256 of the image file
 mean_image.npy      float32 (size, size, 3), the mean of the training images (paper section 2)
 bad_images.tsv      what was left out: relative path, reason
+odd_images.tsv      what looks other than in a viewer, where there is such: relative path, how
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen
-from alexnet_core.data.image_tree import ManifestLine, manifest_digest
+from alexnet_core.data.image_tree import MOST_SHOWN, some
+from alexnet_core.data.manifest import ManifestLine, manifest_digest
 from alexnet_core.data.moments import PixelMoments
 from alexnet_core.errors import CoreError
 
@@ -96,12 +98,33 @@ class PreparedData:
         """
         path = self.folder / f"{split}-files.tsv"
         try:
-            # 不用 read_text：它把文件名里的回车也当作换行
-            lines = path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
-            fields = [line.split("\t") for line in lines]
+            fields = [line.split("\t") for line in read_lines(path)]
             return [(name, int(size), digest) for name, size, digest in fields]
         except (OSError, ValueError) as error:
             raise CoreError(f"{path} cannot be read: {error}; prepare the data anew") from error
+
+
+def prepared_remarks(data: PreparedData) -> list[str]:
+    """Returns lines about images that were left out, and images that look other than in a viewer."""
+    remarks = []
+    if count := data.manifest.bad_images:
+        are = "image was" if count == 1 else "images were"
+        remarks.append(f"{count} {are} left out as unusable, named in {data.folder / 'bad_images.tsv'}")
+    kinds: dict[str, list[str]] = {}
+    odd = data.folder / "odd_images.tsv"
+    for line in read_lines(odd) if odd.is_file() else []:
+        name, _, oddity = line.partition("\t")
+        kinds.setdefault(oddity, []).append(name)
+    for oddity, names in kinds.items():
+        are = "image is" if len(names) == 1 else "images are"
+        remarks.append(f"{len(names)} {are} {oddity} ({some(names, MOST_SHOWN)})")
+    return remarks
+
+
+def read_lines(path: Path) -> list[str]:
+    """Reads the lines of a list of files; names may hold any byte but a newline."""
+    # splitlines 还会在 U+2028、read_text 会在回车处断行，文件名里都可能有
+    return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 def is_prepared(folder: Path | None) -> bool:

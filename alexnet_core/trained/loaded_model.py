@@ -24,7 +24,7 @@ from alexnet_core.data.image_file import decode_image, without_picture_warnings
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.trained.model_folder import SUMS, verify
-from alexnet_core.training.evaluation import evaluate, predictions, split_to_test
+from alexnet_core.training.evaluation import EVALUATION_BATCH, evaluate, predictions, split_to_test
 from alexnet_core.training.loader import ImageLoader
 
 
@@ -49,7 +49,8 @@ class LoadedModel:
 
         Args:
             images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or the paths of image files,
-                which are prepared as the training images were.
+                which are prepared as the training images were, 256 at a time, so that their number does not count. As
+                in training a turn noted in EXIF is not made and transparency is dropped: see `decode_image`.
             views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
 
         Returns:
@@ -63,9 +64,10 @@ class LoadedModel:
         if isinstance(images, str | Path):
             raise CoreError(f"predict takes a list of images: predict([{str(images)!r}])")
         if not isinstance(images, np.ndarray):
-            with without_picture_warnings():
-                decoded = [decode_image(Path(path), size) for path in images]
-            images = np.stack(decoded) if decoded else np.zeros((0, size, size, 3), np.uint8)
+            # 一批一批地解码：内存与图像总数无关
+            starts = range(0, len(images), EVALUATION_BATCH)
+            parts = [self.predict(self._decoded(images[first : first + EVALUATION_BATCH]), views) for first in starts]
+            return np.concatenate(parts) if parts else np.zeros((0, self.network.spec.classes), np.float32)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
         loader = self.loader(Split(images, np.zeros(len(images), np.int64)))
@@ -75,6 +77,11 @@ class LoadedModel:
         ]
         classes = self.network.spec.classes
         return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
+
+    def _decoded(self, paths: Sequence[str | Path]) -> np.ndarray:
+        """Prepares image files: uint8 (N, size, size, 3)."""
+        with without_picture_warnings():
+            return np.stack([decode_image(Path(path), self.config.data.image_size) for path in paths])
 
     def loader(self, split: Split) -> ImageLoader:
         """Returns the images of a split, prepared for this network's first device."""

@@ -4,7 +4,7 @@ model.safetensors    weights by parameter name, and `mean_image`
 config.json          the run that trained it
 preprocessing.json   what is done to an image before the network sees it
 labels.json          names of the classes, in the order of the outputs
-README.md            the model card
+README.md            the model card; may be edited
 SHA256SUMS           hashes of all of these, in the format of `sha256sum`
 """
 
@@ -28,11 +28,14 @@ from alexnet_core.errors import CoreError
 from alexnet_core.process.files import temporary_path
 
 SUMS = "SHA256SUMS"
+CARD = "README.md"
 NEEDED = ("model.safetensors", "config.json", "preprocessing.json", "labels.json")
 
 
 def verify(folder: Path) -> None:
     """Checks the files of an export against its SHA256SUMS (the format of `sha256sum`).
+
+    The model card may be edited or missing: nothing is computed from it.
 
     Raises:
         CoreError: Names the file that is missing, unlisted or changed.
@@ -48,6 +51,8 @@ def verify(folder: Path) -> None:
         if name not in listed:
             raise CoreError(f"{sums} does not list {name}; export the model anew")
     for name, digest in listed.items():
+        if name == CARD:
+            continue
         path = folder / name
         # 清单里的名字不许指到文件夹之外
         if Path(name).name != name or not path.is_file():
@@ -81,9 +86,9 @@ def write_model(
     # 别人的机器上没有这些路径
     plain["data"] |= {"root": None, "cache": None}
     _json(folder / "config.json", plain)
-    _json(folder / "preprocessing.json", _preprocessing(config))
+    _json(folder / "preprocessing.json", preprocessing(config))
     _json(folder / "labels.json", list(dataset.class_names))
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
     sums = [f"{_sha256(path)}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
 
@@ -164,14 +169,18 @@ def _error_row(name: str, metrics: SplitMetrics) -> str:
     )
 
 
-def _preprocessing(config: TrainConfig) -> dict[str, Any]:
+def preprocessing(config: TrainConfig) -> dict[str, Any]:
+    """Returns what is done to an image before the network sees it, as `preprocessing.json` says it."""
     return {
         "colour": "RGB",
         "pixel_range": [0, 255],
         "resize_shorter_side": config.data.image_size,
         "resize_filter": "bicubic",
         "centre_crop": config.data.image_size,
+        "exif_orientation": "not applied",
+        "transparency": "dropped; the colours beneath it stay",
         "subtract": "model.safetensors: mean_image, float32 (height, width, 3)",
+        "mean_follows_crop": config.training.mean_follows_crop,
         "evaluation_crop": config.network.input_size,
         "standard_deviation": None,
     }

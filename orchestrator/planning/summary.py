@@ -27,6 +27,11 @@ def large_batches(plan: Plan) -> list[str]:
     return said
 
 
+def data_remarks(plan: Plan) -> list[str]:
+    """Says what to know of the data before trusting a number: what is left out, what is there twice."""
+    return [f"note: {remark}" for remark in plan.summary.remarks]
+
+
 def missing_said(plan: Plan) -> str:
     """Names what a plan still lacks: `seeds 5 to 7`, or `seed 5 (no_lrn, as_run)` where an arm of it is there."""
     missing = {trial.key for trial in plan.to_run}

@@ -284,6 +284,7 @@ def _data(plan_file: PlanFile) -> dict[str, str]:
         "prepared size": f"{spec.image_size} pixels",
         "preparation": f"version {spec.preparation}",
         "split seed": spec.split_seed,
+        "to know": ". ".join(summary.remarks),
     }
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 

@@ -16,7 +16,15 @@ from orchestrator.planning.estimate import Price, configs_to_train, estimate, me
 from orchestrator.planning.plan import Plan, refreshed
 from orchestrator.planning.plan_file import check_rule
 from orchestrator.planning.retuning import retuning_configs, retuning_left, with_retuning
-from orchestrator.planning.summary import arm_lines, cost_line, large_batches, plan_line, retuning_line, time_said
+from orchestrator.planning.summary import (
+    arm_lines,
+    cost_line,
+    data_remarks,
+    large_batches,
+    plan_line,
+    retuning_line,
+    time_said,
+)
 from orchestrator.planning.unfolding import plan_study
 from orchestrator.planning.variants import combined_plan, null_plan
 from orchestrator.records.layout import study_folder
@@ -219,6 +227,8 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
             yield from arm_lines(plan, others)
             cost = price([*configs_to_train(plan, study.chosen_left), *retuning_configs(plan)])
             yield f"{'    ' if agenda.together else ''}{cost_line(cost)}"
+    # 数据对所有研究都一样，只说一次
+    yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
     if agenda.together:

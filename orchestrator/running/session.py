@@ -262,4 +262,5 @@ def prepare_images(plan: Plan, console: Console) -> None:
             last = time.monotonic()
             console.print(f"decoding images, once: {done} of {images}")
 
-    prepare_data(data, say)
+    for remark in prepare_data(data, say):
+        console.print(f"note: {remark}", markup=False, soft_wrap=True)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from alexnet_core.__main__ import main
 from alexnet_core.configuration.train_config import DataSpec
-from alexnet_core.data import partial_folder
+from alexnet_core.data import partial_folder, preparation
 from alexnet_core.data.cifar import cifar10_source
 from alexnet_core.data.image_file import BadImage, centre_crop, decode_image
 from alexnet_core.data.image_tree import read_tree
@@ -334,10 +334,12 @@ def test_what_is_no_image_by_its_name_is_named(tmp_path: Path) -> None:
     root = tree(tmp_path / "tree")
     (root / "train" / "cat" / "notes.txt").write_text("no image")
     (root / "train" / "cat" / ".DS_Store").write_text("hidden")
-    (root / "val" / "dog" / "more").mkdir()
+    shutil.copytree(root / "val" / "cat", root / "val" / "dog" / "more")
     done = run(root, tmp_path / "made")
     assert done.returncode == 0, done.stderr
-    assert "passed over, no images by their names: train/cat/notes.txt, val/dog/more\n" in done.stdout
+    deeper = "12 files in a folder within a class folder (val/dog/more/000.png, val/dog/more/001.png, "
+    assert f"left out: {deeper}val/dog/more/002.png and 9 more); 1 file with a name that" in done.stdout
+    assert "(train/cat/notes.txt)\n" in done.stdout
 
 
 def test_a_destination_in_the_images_is_refused_and_the_current_folder_may_be_one(
@@ -469,6 +471,90 @@ def test_a_prepared_folder_is_not_taken_for_that_of_other_images(tmp_path: Path)
     (root / "train" / "dog" / "004.png").unlink()
     with pytest.raises(CoreError, match=r"other images .*: train has other files now"):
         prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+
+
+def test_a_second_run_sees_what_was_replaced_after_the_first_failed(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    torn, replaced = root / "val" / "dog" / "011.png", root / "train" / "cat" / "000.png"
+    whole = torn.read_bytes()
+    torn.write_bytes(b"")
+    with pytest.raises(CoreError, match="1 image cannot be used"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    torn.write_bytes(whole)
+    Image.new("RGB", (30, 30), "red").save(replaced)
+    # 只改了时间的不必重做，却也不能当成变了
+    os.utime(root / "train" / "dog" / "003.png")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    made = open_prepared(tmp_path / "made")
+    assert (made.images["train"][0] == [255, 0, 0]).all()
+    assert made.manifest.digest == summarise_data("imagefolder", root).digest
+    prepare(tree_source(read_tree(root)), tmp_path / "at once", 24)
+    assert same_content(tmp_path / "made", tmp_path / "at once")
+
+
+def test_a_finished_folder_is_compared_with_every_image_that_was_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "LOOKED_AT", 1)
+    root = tree(tmp_path / "data")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    path = root / "train" / "dog" / "005.png"
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(CoreError, match=r"train/dog/005\.png is not the file that was prepared"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+
+
+def test_a_folder_without_bad_images_is_not_short_once_they_are_mended(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    torn = root / "val" / "dog" / "011.png"
+    whole = torn.read_bytes()
+    torn.write_bytes(whole[:40])
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24, bad_images="skip")
+    assert prepare(tree_source(read_tree(root)), tmp_path / "made", 24, bad_images="skip").bad_images == 1
+    (remark,) = summarise_data("imagefolder", tmp_path / "made").remarks
+    assert remark.startswith("1 image was left out as unusable")
+    with pytest.raises(CoreError, match=r"1 image cannot be used: val/dog/011.png"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    torn.write_bytes(whole)
+    for bad_images in ("skip", "fail"):
+        with pytest.raises(CoreError, match=r"was prepared without val/dog/011\.png, which can be used now; delete it"):
+            prepare(tree_source(read_tree(root)), tmp_path / "made", 24, bad_images=bad_images)  # type: ignore[arg-type]
+
+
+def test_an_image_that_changes_while_it_is_prepared_is_said(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+
+    def replace_one(done: int, total: int) -> None:
+        Image.new("RGB", (30, 30)).save(root / "train" / "dog" / "004.png")
+
+    with pytest.raises(CoreError, match=r"train/dog/004\.png changed while it was prepared; the same command again"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24, progress=replace_one)
+    manifest = prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    assert manifest.digest == summarise_data("imagefolder", root).digest
+
+
+def test_images_that_look_other_than_in_a_viewer_are_named(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 40), "blue").save(root / "train" / "cat" / "turned.jpg", exif=exif)
+    exif[0x0112] = 1
+    Image.new("RGB", (30, 40), "blue").save(root / "train" / "cat" / "upright.jpg", exif=exif)
+    Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(root / "train" / "cat" / "logo.png")
+    Image.new("RGBA", (30, 30), (9, 9, 9, 255)).save(root / "train" / "cat" / "opaque.png")
+    Image.fromarray(np.full((30, 30), 4095, np.uint16)).save(root / "val" / "dog" / "twelve.png")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    assert summarise_data("imagefolder", tmp_path / "made").remarks == (
+        "1 image is transparent: the colours beneath show, often black (train/cat/logo.png)",
+        "1 image is turned by EXIF: taken as stored (train/cat/turned.jpg)",
+        "1 image is 16-bit grey whose brightest pixel is below an eighth of white: nearly black (val/dog/twelve.png)",
+    )
+    made = open_prepared(tmp_path / "made")
+    assert made.images["val"][made.files("val").index("val/dog/twelve.png")].max() == 16
+    verify_prepared(tmp_path / "made")
 
 
 def test_what_was_finished_but_not_named_is_taken_as_it_is(tmp_path: Path) -> None:

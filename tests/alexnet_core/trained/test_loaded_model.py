@@ -34,6 +34,15 @@ def test_one_changed_bit_is_found(export: Path) -> None:
         load_model(export)
 
 
+def test_the_model_card_may_be_edited_or_go(export: Path, seal: Callable[[Path], None]) -> None:
+    (export / "README.md").write_text("a card")
+    seal(export)
+    (export / "README.md").write_text("my own words")
+    assert len(load_model(export).labels) == 6
+    (export / "README.md").unlink()
+    assert len(load_model(export).labels) == 6
+
+
 def test_missing_and_unlisted_files_are_named(export: Path, tmp_path: Path, seal: Callable[[Path], None]) -> None:
     (export / "labels.json").unlink()
     with pytest.raises(CoreError, match=r"labels\.json is missing"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +37,14 @@ def test_the_onnx_file_agrees_with_the_network(name: str, tmp_path: Path) -> Non
         seed=0,
     )
     labels = tuple(str(number) for number in range(spec.classes))
-    export_onnx(LoadedModel(made, config, labels, np.zeros((256, 256, 3), np.float32)), tmp_path / "model.onnx")
+    mean = np.random.default_rng(0).random((256, 256, 3)).astype(np.float32)
+    export_onnx(LoadedModel(made, config, labels, mean), tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(about["labels"])) == labels
+    assert json.loads(about["preprocessing"])["mean_follows_crop"] is config.training.mean_follows_crop
+    restored = np.frombuffer(base64.b64decode(about["mean_image"]), "<f4").reshape(256, 256, 3)
+    assert np.array_equal(restored, mean)
     for count in (1, 3):
         images = 50 * torch.randn(count, 3, spec.input_size, spec.input_size)
         with torch.inference_mode():

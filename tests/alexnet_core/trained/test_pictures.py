@@ -80,6 +80,10 @@ def test_predict_takes_files_and_arrays(model: LoadedModel, dataset: Dataset, tm
     assert np.array_equal(model.predict(paths), by_array)
     np.testing.assert_allclose(by_array.sum(axis=1), 1, rtol=1e-5)
     assert model.predict([]).shape == (0, 6)
+    # 路径比一批多时，结果与一次解码相同
+    many = [paths[number % 3] for number in range(300)]
+    rows = np.arange(300) % 3
+    assert np.array_equal(model.predict(many), model.predict(dataset.train.images[rows]))
     metrics = evaluate(model.network, dataset)
     assert dataset.test is not None
     wrong = (model.predict(dataset.test.images).argmax(1) != dataset.test.labels).sum()
