@@ -85,6 +85,7 @@ class Evidence:
         seeds = sorted({seed for _, seed in self.wanted})
         arms = [arm.name for arm in self.study.arms]
         ended = {seed: all(self.wanted.get((arm, seed)) in self.ended for arm in arms) for seed in seeds}
+        # 从 0 起连续齐全的才算：谁先跑完不能左右答案
         complete = list(takewhile(lambda seed: ended[seed], ended))
         return len(complete), tuple(seed for seed in ended if ended[seed] and seed not in complete)
 
@@ -148,9 +149,10 @@ def paired_evidence(
     """
     kinds = {type(record) for record in (*baseline, *records)}
     if kinds not in ({ArmRecord}, {ConfirmationRecord}, set()):
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise TypeError(f"only an arm's trials, or only a confirmation's, are evidence for {name}, not {found}")
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise TypeError(f"only an arm's trials, or only a confirmation's, are evidence for {name}, not {names}")
     base, rows = [record.row for record in baseline], [record.row for record in records]
+    # 同一种子配成一对：初始化与次序相同，共有的起伏相减而去
     pairs = list(pairs_by_seed(base, rows).values())
     differences = [judged.difference(*pair) for pair in pairs]
     return ArmEvidence(
@@ -200,8 +202,8 @@ def differences_by_seed(pairs: Mapping[int, Pair], judged: Metric) -> dict[str, 
         pairs: The baseline's row and the arm's, by seed.
         judged: The primary metric.
     """
-    found = ((seed, judged.difference(base, row)) for seed, (base, row) in pairs.items())
-    return {str(seed): difference for seed, difference in found if difference is not None}
+    differences = ((seed, judged.difference(base, row)) for seed, (base, row) in pairs.items())
+    return {str(seed): difference for seed, difference in differences if difference is not None}
 
 
 def count(rows: Sequence[Row], *states: str) -> int:

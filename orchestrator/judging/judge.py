@@ -46,6 +46,7 @@ def answer(
     """
     wanted = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
     evidence = gather_evidence(study, recipe, wanted, trials, epochs)
+    # 先定这次看哪些种子、花多少水平，再给词；数字与词出自同一批种子
     look, judged = take_look(evidence, recipe, plan_file), evidence.judged
     cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
@@ -86,6 +87,7 @@ def answer(
         sweep_asked=sweep_members.height,
         chosen_afterwards=plan_file.chosen_afterwards,
     )
+    # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 
 

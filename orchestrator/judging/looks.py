@@ -65,6 +65,7 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     looked_beyond = bool(before) and before[-1] > seeds
     share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / max(1, len(evidence.compared)))
     arms = [evidence.of(name, seeds) for name in evidence.compared]
+    # 各 arm 一起裁决：Holm 的家族是整个研究
     verdicts = judge(arms, SCALES[evidence.judged.scale].size(recipe.margin), plan_file.alpha, ShareOfLevel(share))
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
@@ -172,6 +173,7 @@ def run_looks(
         train: Trains trials; what they say is on record when it returns.
         skipped: Returns the arms of which nothing more is to be trained now; the others go on without them.
     """
+    # 每次看只训练它还缺的；结论关掉的 arm 不再要种子
     before: list[PlannedTrial] = []
     while wanted := next_trials(plan, update_tables(results).trials, ended(), skipped()):
         if wanted == before:

@@ -134,11 +134,11 @@ def _on_course(answer: Answer, most: int) -> str:
     arms = [arm for arm in answer.arms if not arm.is_baseline]
     closed = [f"{arm.name} at {arm.looked_at} ({why[arm.closed]})" for arm in arms if arm.closed is not None]
     still_open = [arm.name for arm in arms if arm.closed is None]
-    said = [f"closed: {', '.join(closed)}"] if closed else []
-    said += [f"open: {', '.join(still_open)}"] if still_open else []
+    parts = [f"closed: {', '.join(closed)}"] if closed else []
+    parts += [f"open: {', '.join(still_open)}"] if still_open else []
     return (
         f"A look at every seed from {FIRST_LOOK} to at most {most} (boundaries of Wang and Tsiatis, levels handed on "
-        f"at each rejection); {'; '.join(said)}."
+        f"at each rejection); {'; '.join(parts)}."
     )
 
 
@@ -209,10 +209,10 @@ def _on_the_rest(answer: Answer) -> Iterator[str]:
         )
 
 
-def _with_word(arm: ArmAnswer, said: str) -> str:
+def _with_word(arm: ArmAnswer, cost: str) -> str:
     """`no_lrn: equivalent and 18 % faster per epoch (...)`."""
     word = "equivalent and " if arm.word == "equivalent" and arm.costs.seconds_per_epoch.differs else ""
-    return f"{arm.name}: {word}{said}"
+    return f"{arm.name}: {word}{cost}"
 
 
 def shown_value(value: object) -> str:

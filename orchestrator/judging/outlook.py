@@ -27,8 +27,8 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     """Says whether this many seeds can reach a verdict, and what they resolve if an earlier answer tells the spread."""
     try:
         arms = json.loads((folder / "answer.json").read_bytes())["arms"]
-        found = [arm.get("difference_sd") for arm in arms if isinstance(arm, dict)]
-        deviations = [float(value) for value in found if isinstance(value, (int, float)) and 0 < value < math.inf]
+        reported = [arm.get("difference_sd") for arm in arms if isinstance(arm, dict)]
+        deviations = [float(value) for value in reported if isinstance(value, (int, float)) and 0 < value < math.inf]
         if STATISTICS[plan.study.statistic].scale != "points":
             # 比值的标准差不是百分点，不能当百分点说
             deviations = []
@@ -39,8 +39,8 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         level = ALPHA / max(1, compared)
         share = WangTsiatis(seeds).nominal_level(level, seeds) / level
         need = seeds_to_reach_a_verdict(compared, ALPHA)
-        said = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need)
-        return f"at most, with a look at each from {FIRST_LOOK} seeds on; {said.replace('--seeds', '--max-seeds')}"
+        outlook = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need)
+        return f"at most, with a look at each from {FIRST_LOOK} seeds on; {outlook.replace('--seeds', '--max-seeds')}"
     on_record = [look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS]
     looks = looks_before(on_record, seeds)
     if looks and looks[-1] > seeds:
@@ -93,5 +93,5 @@ def verdict_outlook(
     if not standard_deviation:
         return f"{seeds} seeds can reach a verdict"
     resolved = detectable_effect(standard_deviation, seeds, share * alpha / arms)
-    wanted = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
-    return f"{seeds} seeds can reach a verdict; can resolve {resolved:.1f} points{wanted}"
+    worth_finding = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
+    return f"{seeds} seeds can reach a verdict; can resolve {resolved:.1f} points{worth_finding}"

@@ -37,18 +37,18 @@ def importance(space: Sweep, points: Sequence[tuple[Mapping[str, Any], float]]) 
         return ()
     quiet_optuna()
     by_seed = [_shares(space, points, seed) for seed in ESTIMATOR_SEEDS]
-    found = [
+    spread = [
         ParameterImportance(parameter=path, mean=fmean(shares), sd=stdev(shares), by_seed=shares)
         for path in space.parameters
-        if (shares := tuple(float(own.get(path, 0.0)) for own in by_seed))
+        if (shares := tuple(float(seed_shares.get(path, 0.0)) for seed_shares in by_seed))
     ]
-    return tuple(sorted(found, key=lambda entry: (-entry.mean, entry.parameter)))
+    return tuple(sorted(spread, key=lambda entry: (-entry.mean, entry.parameter)))
 
 
 def _shares(space: Sweep, points: Sequence[tuple[Mapping[str, Any], float]], seed: int) -> Mapping[str, float]:
     shown = points if len(points) <= MOST_POINTS else random.Random(seed).sample(list(points), MOST_POINTS)
     study = optuna.create_study()
-    own = distributions(space)
+    ranges = distributions(space)
     for parameters, error in shown:
-        study.add_trial(create_trial(params=dict(parameters), distributions=own, value=error))
+        study.add_trial(create_trial(params=dict(parameters), distributions=ranges, value=error))
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, max_depth=DEPTH, seed=seed))

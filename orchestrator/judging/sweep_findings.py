@@ -119,8 +119,8 @@ def remembered_importance(
         keep: Write what was computed; a report that only looks writes nothing.
     """
     finished = [(point.parameters, point.validation_error) for point in points if point.validation_error is not None]
-    seen = json.dumps([space.model_dump(mode="json"), finished], sort_keys=True)
-    digest = hashlib.sha256(seen.encode()).hexdigest()
+    inputs = json.dumps([space.model_dump(mode="json"), finished], sort_keys=True)
+    digest = hashlib.sha256(inputs.encode()).hexdigest()
     path = folder / "importance.json"
     try:
         before = json.loads(path.read_text())
@@ -131,11 +131,11 @@ def remembered_importance(
     # Optuna 与 scikit-learn 只在有扫描时加载
     from orchestrator.judging.parameter_importance import importance
 
-    found = importance(space, finished)
-    if found and keep:
-        content = {"points": digest, "importance": [entry.model_dump(mode="json") for entry in found]}
+    shares = importance(space, finished)
+    if shares and keep:
+        content = {"points": digest, "importance": [entry.model_dump(mode="json") for entry in shares]}
         write_atomically(path, json.dumps(content, indent=1, sort_keys=True).encode())
-    return found
+    return shares
 
 
 def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs: pl.DataFrame) -> Confirmation | None:
@@ -149,20 +149,20 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
     """
     if not content or content["base"] != configuration_key(plan.base):
         return None
-    wanted = {(trial.arm, trial.seed): trial.key for trial in confirmation_trials(plan, content)}
-    by_key = _rows(plan, trials, epochs, {*wanted.values(), *(point["key"] for point in content["points"])})
-    by_seed = sorted({seed for _, seed in wanted})
+    planned = {(trial.arm, trial.seed): trial.key for trial in confirmation_trials(plan, content)}
+    by_key = _rows(plan, trials, epochs, {*planned.values(), *(point["key"] for point in content["points"])})
+    by_seed = sorted({seed for _, seed in planned})
     names = [plan.study.baseline, *(point["name"] for point in content["points"])]
-    seeds = list(takewhile(lambda seed: all(wanted[name, seed] in by_key for name in names), by_seed))
-    cells = {name: [ConfirmationRecord(by_key[wanted[name, seed]]) for seed in seeds] for name in names}
-    finished = [record.row for own in cells.values() for record in own if record.row["state"] == "finished"]
+    seeds = list(takewhile(lambda seed: all(planned[name, seed] in by_key for name in names), by_seed))
+    cells = {name: [ConfirmationRecord(by_key[planned[name, seed]]) for seed in seeds] for name in names}
+    finished = [record.row for records in cells.values() for record in records if record.row["state"] == "finished"]
     judged = judged_metric(plan.study, plan.recipe, finished)
-    verdicts = _verdicts(plan, content, cells, judged, wanted)
+    verdicts = _verdicts(plan, content, cells, judged, planned)
     swept_baseline = _swept_baseline(plan, trials)
     return Confirmation(
         metric=judged.label,
         seeds=tuple(seeds),
-        missing=tuple(f"{name} seed {seed}" for (name, seed), key in sorted(wanted.items()) if key not in by_key),
+        missing=tuple(f"{name} seed {seed}" for (name, seed), key in sorted(planned.items()) if key not in by_key),
         baseline_error=_mean_error(cells[plan.study.baseline]),
         swept_baseline_error=swept_baseline,
         points=tuple(
@@ -182,27 +182,27 @@ def _verdicts(
     content: Mapping[str, Any],
     cells: Mapping[str, Sequence[ConfirmationRecord]],
     judged: Metric,
-    wanted: Mapping[tuple[str, int], str],
+    planned: Mapping[tuple[str, int], str],
 ) -> dict[str, Verdict]:
     """The points as one family; a confirmation that is extended is judged like an extended study."""
     baseline = plan.study.baseline
     points = [name for name in cells if name != baseline]
     seeds = len(cells[baseline])
     first = CONFIRMATION_SEED
-    found = [
+    evidence = [
         paired_evidence(
             name,
             cells[baseline],
             cells[name],
             judged,
-            same_trials=wanted[name, first] == wanted[baseline, first],
+            same_trials=planned[name, first] == planned[baseline, first],
         )
         for name in points
     ]
     looks = looks_before([look for look in content["looks"] if look >= FEWEST_SEEDS], seeds)
     beyond = bool(looks) and looks[-1] > seeds
     share = 1.0 if beyond or not points else share_of_level(looks, seeds, ALPHA / len(points))
-    verdicts = judge(found, SCALES[judged.scale].size(plan.recipe.margin), ALPHA, ShareOfLevel(share))
+    verdicts = judge(evidence, SCALES[judged.scale].size(plan.recipe.margin), ALPHA, ShareOfLevel(share))
     return withhold(verdicts, f"already looked at {looks[-1]} seeds") if beyond else verdicts
 
 
@@ -213,8 +213,8 @@ def _swept_baseline(plan: Plan, trials: pl.DataFrame) -> float | None:
     return 100.0 * mean if isinstance(mean, float) else None
 
 
-def _mean_error(own: Sequence[ConfirmationRecord]) -> float | None:
-    errors = [record.row["validation_top1_error"] for record in own if record.row["state"] == "finished"]
+def _mean_error(records: Sequence[ConfirmationRecord]) -> float | None:
+    errors = [record.row["validation_top1_error"] for record in records if record.row["state"] == "finished"]
     return 100.0 * fmean(errors) if errors and None not in errors else None
 
 
@@ -227,13 +227,13 @@ def _point(
     swept_baseline: float | None,
     plan: Plan,
 ) -> ConfirmedPoint:
-    own, baseline = cells[point["name"]], cells[plan.study.baseline]
-    seeds = [record.row["seed"] for record in own]
-    pairs = pairs_by_seed([record.row for record in baseline], [record.row for record in own])
+    records, baseline = cells[point["name"]], cells[plan.study.baseline]
+    seeds = [record.row["seed"] for record in records]
+    pairs = pairs_by_seed([record.row for record in baseline], [record.row for record in records])
     differences = differences_by_seed({seeds[place]: pair for place, pair in pairs.items()}, judged)
     error = None if swept is None else swept["validation_top1_error"]
     swept_error = None if error is None else 100.0 * error
-    fresh, base_error = _mean_error(own), _mean_error(baseline)
+    fresh, base_error = _mean_error(records), _mean_error(baseline)
     test = verdict.test
     return ConfirmedPoint(
         name=point["name"],
@@ -252,8 +252,8 @@ def _point(
         word=verdict.word,
         sentence=sentence(verdict.word, verdict.differs_from_zero, judged.split),
         differences=differences,
-        diverged=sum(record.row["state"] == "diverged" for record in own),
-        failed=sum(record.row["state"] in ("failed", "stopped") for record in own),
+        diverged=sum(record.row["state"] == "diverged" for record in records),
+        failed=sum(record.row["state"] in ("failed", "stopped") for record in records),
     )
 
 

@@ -53,6 +53,7 @@ def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extension
                 continue
             errors = [report.validation.top1_error for report in trial_record.read_epochs(folder)]
             path = folder / (result.weights or "")
+            # 短跑的学习率须与长跑的开头逐轮相同，接着练才等于从头练
             if not same_rates(shorter.training, trial.config.training, errors):
                 other_rates.add(trial.key)
             elif not (path.is_file() and has_velocities(path)):

@@ -179,6 +179,7 @@ def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
         score, said = _score(result, folder, plan.study, plan.recipe)
         value = float(getattr(trial.config.training, _field(plan.retune)))
         ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=said)))
+    # 所有 arm 都调完才选：先调完的不能先得种子
     complete = sum(map(len, ended.values())) == len(trials)
     return tuple(
         shown.model_copy(update={"chosen": complete and place == _best([score for score, _ in rows])})

@@ -56,6 +56,7 @@ def null_plan(plan: Plan, results: Path, retry_failed: bool) -> Plan:
             "retune": None,
         }
     )
+    # 第 i 对是种子 i 与 n + i：两边都是基线，差别只剩偶然
     trials = tuple(
         _paired(trial, count)
         for seed in plan.seeds

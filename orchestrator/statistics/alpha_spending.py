@@ -73,6 +73,7 @@ class WangTsiatis:
     def nominal_level(self, level: float, seeds: int) -> float:
         """Returns the level of the look at `seeds` of a test that has `level` over all looks."""
         largest = largest_scores(self.max_seeds)
+        # 零假设的路径里至多有这么多条可以在任何一次看时越界
         allowed = max(0, int(level * (PATHS + 1)) - 1)
         t = np.interp(largest[PATHS - 1 - allowed] / self._weight(seeds), _mixed_scores(seeds - 1), _TABLE)
         return float(2.0 * special.stdtr(seeds - 1, -t))
@@ -118,6 +119,7 @@ def share_of_level(looks_before: tuple[int, ...], seeds: int, level: float) -> f
     alive, rejected, nominal = np.ones(PATHS, dtype=bool), 0, 0.0
     for n, t in null_paths((*looks_before, seeds)):
         scores = np.interp(t, _TABLE, _normal_scores(n - 1))
+        # 每次看只花此前没花完的水平；已经越界的路径不再参加
         allowed = int(level * (1.0 - RESERVE * looks_before[0] / n) * PATHS) - rejected
         candidates = scores[alive]
         place = len(candidates) - 1 - allowed
@@ -190,12 +192,13 @@ _TABLE: Values = np.concatenate([[0.0], np.geomspace(1e-3, 1e5, 2000)])
 
 @lru_cache(maxsize=512)
 def _normal_scores(freedom: int) -> Values:
-    """Two-sided normal scores of the table's |t|."""
+    """Two-sided normal scores of the table's |t|, shape of the table (2001,)."""
     scores: Values = -special.ndtri(special.stdtr(freedom, -_TABLE))
     return scores
 
 
 @lru_cache(maxsize=512)
 def _mixed_scores(freedom: int) -> Values:
+    """The geometric mean of the table's |t| and of its normal score, shape (2001,)."""
     scores: Values = np.sqrt(_TABLE * _normal_scores(freedom))
     return scores

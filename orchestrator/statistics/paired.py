@@ -44,7 +44,7 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
     """Tests whether the mean difference is zero.
 
     Args:
-        differences: Arm minus baseline, one per seed.
+        differences: Arm minus baseline, one per seed, shape (n,), percentage points or log-ratios.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
@@ -52,6 +52,7 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
     if n < 2:
         return PairedTest(n, mean, math.nan, None)
     sd = float(values.std(ddof=1))
+    # 全相等的差没有 t：标准差为零，不能装作显著
     if bool((values == values[0]).all()):
         return PairedTest(n, float(values[0]), 0.0, None)
     return PairedTest(n, mean, sd, float(2.0 * special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))))
@@ -91,13 +92,13 @@ def holm(p_values: Sequence[float], alpha: float, rejected: int = 0, closed: int
     half of it on each side. At no more than 2 alpha / m those halves add up to alpha at most.
 
     Args:
-        p_values: Unadjusted p of each hypothesis.
+        p_values: Unadjusted p of each hypothesis, shape (m,).
         alpha: Family-wise level.
         rejected: Hypotheses of the family that were rejected at an earlier look, and hand on their level.
         closed: Hypotheses of the family that are no longer tested but were not rejected, and keep their level.
 
     Returns:
-        One entry per hypothesis, in the order given.
+        One entry per hypothesis, m of them, in the order given.
     """
     m = len(p_values) + closed
     family = m + rejected
@@ -105,6 +106,7 @@ def holm(p_values: Sequence[float], alpha: float, rejected: int = 0, closed: int
     entries: list[HolmEntry | None] = [None] * len(p_values)
     running, stopped_at = 0.0, len(p_values)
     for rank, index in enumerate(order):
+        # 从最小的 p 往下走；调整后的 p 不许比前一个小
         running = min(1.0, max(running, max(m - rank, family / 2) * p_values[index]))
         if running > alpha and stopped_at == len(p_values):
             stopped_at = rank
@@ -117,13 +119,14 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     """Returns the two-sided sign-flip p of the mean: exact up to 20 seeds, then from 200,000 keyed draws.
 
     Args:
-        differences: Arm minus baseline, one per seed.
+        differences: Arm minus baseline, one per seed, shape (n,), percentage points or log-ratios.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
     # 舍入误差按各项之和计，不按可能相消的总和计
     observed = abs(values.sum()) - 1e-12 * np.abs(values).sum()
     if n <= EXACT_SIGN_FLIPS:
+        # 零假设下每个差的正负等可能：2^n 种符号全算，p 才是精确的
         sums = np.zeros(1)
         for value in values:
             sums = np.concatenate([sums + value, sums - value])
@@ -131,23 +134,24 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     sums = np.zeros(RANDOM_SIGN_FLIPS)
     for place, codes in enumerate(_signs(n)):
         # 每八个种子的 256 种带号和只算一次，之后查表：比逐个相乘快几十倍
-        own = values[8 * place : 8 * place + 8]
-        sums += (_EIGHT_SIGNS[:, : len(own)] @ own)[codes]
+        eight = values[8 * place : 8 * place + 8]
+        sums += (_EIGHT_SIGNS[:, : len(eight)] @ eight)[codes]
     hits = int((np.abs(sums) >= observed).sum())
+    # 观测到的那组符号也算一次，p 才不会为零
     return (hits + 1) / (RANDOM_SIGN_FLIPS + 1)
 
 
 # 一个研究的各 arm 种子数相同，抽的是同一批符号：几十个 arm 时省下大半时间
 @lru_cache(maxsize=1)
 def _signs(n: int) -> npt.NDArray[np.uint8]:
-    """The keyed draws for `n` seeds: (groups of eight seeds, draws), the signs of a group as the bits of a byte."""
+    """The keyed draws for `n` seeds, shape (ceil(n / 8), draws): the signs of eight seeds as the bits of a byte."""
     generator = np.random.default_rng(n)
     parts = range(RANDOM_SIGN_FLIPS // FLIPS_AT_ONCE)
     drawn = [np.packbits(generator.integers(0, 2, size=(FLIPS_AT_ONCE, n), dtype=np.int8), axis=1) for _ in parts]
     return np.ascontiguousarray(np.concatenate(drawn).T)
 
 
-# 一个字节的各位所代表的八个符号
+# 一个字节的各位所代表的八个符号，形状 (256, 8)，取值 ±1
 _EIGHT_SIGNS = 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) - 1.0
 
 
@@ -191,6 +195,7 @@ def power(effect: float, sd: float, seeds: int, level: float) -> float:
 
 def seeds_for_power(effect: float, sd: float, level: float) -> int:
     """Returns the fewest seeds with 80 % power for `effect`, by bisection; at most 10,000."""
+    # 功效随种子数只升不降：先倍增找到上界，再二分
     low, high = 2, 3
     while high < MOST_SEEDS and power(effect, sd, high, level) < POWER:
         low, high = high, min(MOST_SEEDS, high * 2)
@@ -201,7 +206,8 @@ def seeds_for_power(effect: float, sd: float, level: float) -> int:
 
 
 def sd_limits(sd: float, n: int) -> tuple[float, float]:
-    """Returns the 95 % chi-square limits of a standard deviation estimated from n values."""
+    """Returns the 95 % chi-square limits of a standard deviation estimated from n values, in its own unit."""
+    # 正态样本的方差除以真值服从卡方（自由度 n - 1），所以两端不对称
     freedom, tail = n - 1, (1.0 - LIMITS_LEVEL) / 2.0
     return (
         sd * math.sqrt(freedom / float(special.chdtri(freedom, tail))),
@@ -247,7 +253,12 @@ def binomial_error(error: float, images: int) -> float:
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Returns Pearson's correlation, or None where one side is constant or there are fewer than three pairs."""
+    """Returns Pearson's correlation, or None where one side is constant or there are fewer than three pairs.
+
+    Args:
+        first: One side's values by seed, shape (n,), in any unit.
+        second: The other side's, on the same seeds, shape (n,).
+    """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
         return None

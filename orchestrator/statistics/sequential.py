@@ -79,6 +79,7 @@ def follow(
         evidence = {name: evidence_at(name, seeds) for name in arms if courses[name].closed is None}
         complete = [arm for arm in evidence.values() if arm is not None]
         left_out = [name for name, arm in evidence.items() if arm is None]
+        # 未关闭的 arm 都齐了才看：先完成的不许先挑
         if not complete or not set(left_out) <= set(skipped):
             break
         courses |= _look(complete, courses, rule, seeds, len(left_out))
@@ -118,6 +119,7 @@ def _look(
     left_out: int,
 ) -> dict[str, ArmCourse]:
     tested = [course.verdict for course in courses.values() if course.closed is not None and course.verdict.in_family]
+    # 已经拒绝的 arm 把水平交给还开着的
     rejected = sum(verdict.differs(rule.alpha) for verdict in tested)
     boundary = WangTsiatis(rule.max_seeds)
     # 未拒绝而关闭的 arm 不交出它的水平，否则整族错误率会超过 alpha
@@ -152,6 +154,7 @@ def chance_of_a_word(test: PairedTest, level: float, rule: SequentialRule) -> fl
         rule: The plan.
     """
     n, last = test.n, rule.max_seeds
+    # 取标准差的卡方下限：关得太早比关得太晚更可惜
     sd = sd_limits(test.sd, n)[0]
     noise = sd * math.sqrt(last - n)
     score = -float(special.stdtrit(last - 1, WangTsiatis(last).nominal_level(level, last) / 2.0))

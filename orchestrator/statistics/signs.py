@@ -60,9 +60,10 @@ def sign_test_p(ratios: Sequence[Between]) -> float:
     stricter than leaving them out of n.
 
     Args:
-        ratios: One per seed.
+        ratios: Natural logarithms of arm over baseline, one per seed, n of them.
     """
     n = len(ratios)
+    # 打平的不算任何一边，却留在 n 里：这样 p 与区间从不矛盾
     longer, shorter = sum(ratio.low > 0 for ratio in ratios), sum(ratio.high < 0 for ratio in ratios)
     return min(1.0, 2.0 * _at_most(n - max(longer, shorter), n))
 
@@ -71,7 +72,7 @@ def median_interval(ratios: Sequence[Between], level: float) -> tuple[float, flo
     """Returns the order-statistic interval of the median log-ratio, with confidence of at least 1 - level.
 
     Args:
-        ratios: One per seed.
+        ratios: Natural logarithms, one per seed, n of them.
         level: Of the test, such as 0.05.
 
     Returns:
@@ -79,6 +80,7 @@ def median_interval(ratios: Sequence[Between], level: float) -> tuple[float, flo
     """
     n = len(ratios)
     rank = 0
+    # 次序统计量：两端各去掉的名次，落在外面的机会合起来不超过水平
     while rank < n // 2 and 2.0 * _at_most(rank, n) <= level:
         rank += 1
     if rank == 0:
@@ -90,7 +92,7 @@ def median(ratios: Sequence[Between]) -> Between:
     """Returns what is known of the median log-ratio.
 
     Args:
-        ratios: One per seed, at least one.
+        ratios: Natural logarithms, one per seed, at least one.
     """
     low = float(np.median([ratio.low for ratio in ratios]))
     high = float(np.median([ratio.high for ratio in ratios]))

@@ -115,6 +115,7 @@ def judge(
         A verdict per arm's name.
     """
     tests = {arm.name: _test(arm) for arm in arms}
+    # 丢了种子的 arm 剩下的是有偏的选择，不进家族
     family = [
         arm for arm in arms if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
     ]
@@ -166,6 +167,7 @@ def _verdict(
     alpha: float,
     boundary: Boundary,
 ) -> Verdict:
+    # 词的次序：先问能不能比，再问是否等效，最后才问方向
     if arm.same_trials:
         return Verdict("same trials")
     lost = _lost(arm)
@@ -179,6 +181,7 @@ def _verdict(
     level = boundary.nominal_level(entry.level, test.n)
     interval = t_interval(test, level) if arm.ratios is None else median_interval(arm.ratios, level)
     significant = entry.adjusted_p <= alpha
+    # 等效先于方向：显著而小到没有用处的差，仍叫等效
     if -margin < interval[0] and interval[1] < margin:
         word = "equivalent"
     elif significant:
@@ -227,5 +230,5 @@ def sentence(word: str, differs_from_zero: bool = False, split: str = "test") ->
         "inconclusive": f"inconclusive: these seeds cannot tell, {where}",
         "same trials": "the same trials as the baseline",
     }
-    said = sentences.get(word, f"{word}, {where}" if word.startswith(("identical", "the same diff")) else word)
-    return f"{said}; different from zero all the same" if differs_from_zero else said
+    text = sentences.get(word, f"{word}, {where}" if word.startswith(("identical", "the same diff")) else word)
+    return f"{text}; different from zero all the same" if differs_from_zero else text

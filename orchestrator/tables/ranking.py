@@ -20,12 +20,12 @@ def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
     Returns:
         The seeds of median error, over all trials of a configuration and over those of each study.
     """
-    found: set[str] = set()
+    exported: set[str] = set()
     for study in (None, *members["study"].unique().sort()):
         finished = finished_trials(trials, members, study=study).sort("validation_top1_error", "seed")
         medians = finished.group_by("configuration").agg(pl.col("key").get((pl.len() - 1) // 2))
-        found |= set(medians["key"])
-    return found
+        exported |= set(medians["key"])
+    return exported
 
 
 def needed_weights(trials: pl.DataFrame, members: pl.DataFrame) -> dict[str, str]:
@@ -122,6 +122,6 @@ def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
 
 def median_trial(finished: pl.DataFrame, configuration: str) -> str:
     """Returns the key of a configuration's seed with the median validation error (the lower one of two)."""
-    own = finished.filter(pl.col("configuration") == configuration).sort("validation_top1_error", "seed")
-    middle = own.row((own.height - 1) // 2, named=True)
+    seeds = finished.filter(pl.col("configuration") == configuration).sort("validation_top1_error", "seed")
+    middle = seeds.row((seeds.height - 1) // 2, named=True)
     return str(middle["key"])

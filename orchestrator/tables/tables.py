@@ -106,6 +106,7 @@ def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
     trials = read_table(results, "trials", TRIAL_COLUMNS) if whole else None
     if trials is None:
         trials = pl.DataFrame(schema=TRIAL_COLUMNS)
+    # 记录是事实，表只是视图：按时间戳认出新的、变了的、没了的
     stamps = record_stamps(results, trial_record.recorded_keys(results))
     known = dict(zip(trials["key"].to_list(), trials["record_stamp"].to_list(), strict=True))
     stale = [key for key, stamp in stamps.items() if known.get(key) != stamp]
@@ -227,13 +228,13 @@ def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, flo
     Raises:
         LabError: A record is damaged (named).
     """
-    wanted = set(keys)
-    found = _unchanged(results, wanted)
-    for key in wanted - found.keys():
+    distinct = set(keys)
+    outcomes = _unchanged(results, distinct)
+    for key in distinct - outcomes.keys():
         ended = trial_record.ended(results, key)
         if ended is not None:
-            found[key] = ended
-    return found
+            outcomes[key] = ended
+    return outcomes
 
 
 def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
@@ -244,20 +245,20 @@ def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) 
         keys: The trials asked for.
         retry_failed: Leave failed trials out.
     """
-    wanted = set(keys)
-    found = _unchanged(results, wanted)
-    states = trial_record.done_keys(results, wanted - found.keys(), retry_failed)
-    for key, (state, _) in found.items():
+    distinct = set(keys)
+    outcomes = _unchanged(results, distinct)
+    states = trial_record.done_keys(results, distinct - outcomes.keys(), retry_failed)
+    for key, (state, _) in outcomes.items():
         if not (retry_failed and state == TrialState.FAILED):
             states[key] = TrialState(state)
     return states
 
 
-def _unchanged(results: Path, wanted: set[str]) -> dict[str, tuple[str, float | None]]:
-    """What the trials table says of the wanted trials whose `result.json` it was made from."""
+def _unchanged(results: Path, keys: set[str]) -> dict[str, tuple[str, float | None]]:
+    """What the trials table says of those trials whose `result.json` it was made from."""
     table = read_table(results, "trials", TRIAL_COLUMNS, COLUMNS)
     if table is None:
         return {}
-    rows = {row[0]: row[1:] for row in table.iter_rows() if row[0] in wanted}
+    rows = {row[0]: row[1:] for row in table.iter_rows() if row[0] in keys}
     stamps = record_stamps(results, rows)
     return {key: (state, error) for key, (state, error, stamp) in rows.items() if stamps.get(key) == stamp}
