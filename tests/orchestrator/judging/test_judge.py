@@ -84,7 +84,7 @@ def test_pairs_across_workers_or_devices_are_not_formed_and_are_named(column: st
     errors["no_lrn"][:2] = [0, 0]
     unlike = pl.col("key").is_in(["no_lrn-0", "no_lrn-1"])
     table = trials(errors).with_columns(pl.when(unlike).then(pl.lit(other)).otherwise(pl.lit(one)).alias(column))
-    found = answer(STUDY, RECIPE, plan(8), table, NO_SWEEP, NO_EPOCHS)
+    found = answer(STUDY, RECIPE, make_plan_file(plan(8)), table, NO_SWEEP, NO_EPOCHS)
     no_lrn = found.arms[1]
     alike = [(a - b) / 3.6 for a, b in zip(GOOD["no_lrn"][2:], GOOD["baseline"][2:], strict=True)]  # type: ignore[operator]
     assert no_lrn.differences == pytest.approx(dict(zip("234567", alike, strict=True)))
@@ -99,7 +99,7 @@ def test_records_that_do_not_say_how_they_were_trained_are_paired() -> None:
     table = trials(GOOD).with_columns(
         pl.when(pl.col("key") == "no_lrn-0").then(None).otherwise(pl.lit("2")).alias("env_workers")
     )
-    assert answer(STUDY, RECIPE, plan(8), table, NO_SWEEP, NO_EPOCHS).unlike == ()
+    assert answer(STUDY, RECIPE, make_plan_file(plan(8)), table, NO_SWEEP, NO_EPOCHS).unlike == ()
 
 
 def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
