@@ -49,7 +49,10 @@ def framed(body: Callable[[], int], at_end: AtEnd = lambda code, trouble: None, 
     Returns:
         The exit code; in a program or a notebook that called a command its process goes on.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    terminal = logging.StreamHandler()
+    # driver.log 要 INFO，终端只要警告：界限只能放在终端自己这里
+    terminal.setLevel(logging.WARNING)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[terminal])
     return int(run_stoppable(partial(_ended, body, at_end), lambda: at_end(ExitCode.INTERRUPTED, None), interrupted))
 
 

@@ -170,3 +170,19 @@ def test_a_program_that_trains_by_calling_main_goes_on_afterwards(lab: Lab) -> N
     assert "goes on [0, 2, 0] False" in output
     assert output.count("3 trials wanted") == 2, "once where it trained, once in the dry run"
     assert len(lab.finished()) == 3
+
+
+def test_what_goes_to_the_drivers_log_is_not_said_on_the_terminal_a_second_time(tmp_path: Path) -> None:
+    program = (
+        "import logging, sys; from pathlib import Path; from orchestrator.command import framed; "
+        "from orchestrator.running.cluster.driver_log import open_driver_log\n"
+        "def body():\n"
+        "    open_driver_log(Path(sys.argv[1]))\n"
+        "    logging.getLogger('orchestrator.running').info('a trial has ended')\n"
+        "    logging.getLogger('orchestrator.running').warning('slow')\n"
+        "    return 0\n"
+        "sys.exit(framed(body))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "WARNING: slow\n")
+    assert "a trial has ended" in (tmp_path / "driver.log").read_text()
