@@ -289,6 +289,16 @@ def test_a_mistake_in_an_own_study_is_named_with_its_place(
     assert message in errors
 
 
+def test_a_mistake_of_an_option_is_not_said_to_be_in_the_study_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(OWN + "sweep: {parameters: {training.weight_decay: {kind: float, low: 1e-5, high: 1e-3}}}\n")
+    errors = refused(capsys, tmp_path / "r", "--study", str(path), "--set", "network.lrn9.alpha=1", "--dry-run")
+    assert "--set: network alexnet-mini has no layer lrn9" in errors
+    assert str(path) not in errors
+
+
 def test_bad_data_is_refused_naming_what_is_wrong(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     classes = ["cat", "dog"]
     differing = tree(tmp_path / "differing", {"train": classes, "val": ["cat", "cow"]})
