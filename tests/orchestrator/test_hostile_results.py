@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -230,16 +232,30 @@ def test_a_strange_file_or_a_folder_in_its_place_is_one_line(
     ],
 )
 def test_a_damaged_file_of_a_sweep_is_as_if_it_were_not_there(
-    tmp_path: Path, swept: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+    swept: Path, swept_report: tuple[str, str], name: str, content: str
 ) -> None:
-    results = tmp_path / "results"
-    shutil.copytree(swept, results)
-    where = ["--results", str(results), "--study", "weight_decay"]
-    assert report.main(where) == 0
-    whole = capsys.readouterr()
-    (results / "studies" / "weight_decay" / name).write_text(content)
-    assert report.main(where) == 0
-    assert capsys.readouterr() == whole
+    path = swept / "studies" / "weight_decay" / name
+    before = path.read_bytes() if path.exists() else None
+    path.write_text(content)
+    try:
+        assert reported(swept) == swept_report
+    finally:
+        path.unlink(missing_ok=True)
+        if before is not None:
+            path.write_bytes(before)
+
+
+def reported(results: Path) -> tuple[str, str]:
+    """What `report` prints of the swept study, and what it complains of."""
+    output, errors = StringIO(), StringIO()
+    with redirect_stdout(output), redirect_stderr(errors):
+        assert report.main(["--results", str(results), "--study", "weight_decay"]) == 0
+    return output.getvalue(), errors.getvalue()
+
+
+@pytest.fixture(scope="module")
+def swept_report(swept: Path) -> tuple[str, str]:
+    return reported(swept)
 
 
 @pytest.fixture(scope="module")
