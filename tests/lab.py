@@ -97,6 +97,22 @@ def wait_until(holds: Callable[[], object], seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def interrupt(process: subprocess.Popen[str], which: signal.Signals) -> str:
+    """Sends the signal; returns the one line that says so."""
+    return interrupted(process, which)[0]
+
+
+def interrupted(process: subprocess.Popen[str], which: signal.Signals) -> tuple[str, str]:
+    """Sends the signal; returns the one line that says so, and the whole output."""
+    process.send_signal(which)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in output + errors
+    lines = [line for line in (*errors.splitlines(), *output.splitlines()) if "interrupted" in line]
+    assert len(lines) == 1, output + errors
+    return lines[0], output
+
+
 def names(processes: Sequence[psutil.Process]) -> list[str]:
     shown = []
     for process in processes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from search_spaces.study import load_study
-from tests.lab import Lab, wait_until
+from tests.lab import Lab, interrupt, wait_until
 from tests.made_plans import make_plan
 from tests.made_records import put
 
@@ -27,17 +27,6 @@ def listens(process: subprocess.Popen[str]) -> bool:
     """Whether our handler of SIGTERM is in place: Python itself has none."""
     fields = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
     return bool(int(fields["SigCgt"], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def interrupt(process: subprocess.Popen[str], which: signal.Signals) -> str:
-    """Sends the signal; returns the one line."""
-    process.send_signal(which)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, output + errors
-    assert "Traceback" not in output + errors
-    lines = [line for line in (*errors.splitlines(), *output.splitlines()) if "interrupted" in line]
-    assert len(lines) == 1, output + errors
-    return lines[0]
 
 
 @pytest.mark.parametrize("which", BOTH)
@@ -180,12 +169,3 @@ def test_output_that_cannot_be_written_is_one_line_and_no_end_of_a_study(
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (code, line + "\n")
     assert (lab.results / "studies" / "lrn" / "report.html").is_file() == (code == 0)
-
-
-def test_after_the_last_trial_with_ray_still_up(lab: Lab) -> None:
-    process = lab.start(*STUDY, "--results", str(lab.results))
-    wait_until((lab.results / "tables" / "trials.parquet").is_file, 150, "the tables")
-    line = interrupt(process, signal.SIGINT)
-    assert "go on with the same command" in line
-    wait_until(lambda: not lab.processes(), 15, "all processes gone")
-    assert len(lab.finished()) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import polars as pl
 import pytest
 
 from orchestrator.records.files import TrialLocks
-from tests.lab import Lab, wait_until
+from tests.lab import Lab, interrupted, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -73,16 +74,26 @@ def test_a_pruned_sweep_goes_on_where_it_stopped_and_trains_just_the_epochs_that
     assert json.loads((lab.results / "studies" / "lrn" / "sweep.json").read_text())["pruner_arguments"]["max_t"] == 4
 
 
-def test_a_diverged_trial_is_kept_shown_never_best_and_not_run_again(lab: Lab) -> None:
+def test_what_diverged_before_an_interruption_is_kept_shown_never_best_and_not_run_again(lab: Lab) -> None:
     common = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--slots", "1", "--no-dashboard")
-    wild = ("--set", "training.learning_rate=100")
-    code, output, errors = lab.ablate(*common, *wild)
-    assert code == 0, output + errors
+    wild = (*common, "--set", "training.learning_rate=100", "--results", str(lab.results))
+    process = lab.start(*wild)
+
+    def has_tables() -> bool:
+        assert process.poll() is None, process.communicate()
+        return (lab.results / "tables" / "trials.parquet").is_file()
+
+    # 最后一个 trial 之后，Ray 还开着
+    wait_until(has_tables, 150, "the tables")
+    line, output = interrupted(process, signal.SIGINT)
+    assert "go on with the same command" in line
+    wait_until(lambda: not lab.processes(), 15, "all processes gone")
+    assert len(lab.finished()) == 3
     assert "NaN or infinite" in output
     assert "python -m alexnet_core train --config" in output
     table = pl.read_parquet(lab.results / "tables" / "trials.parquet")
     assert set(table["state"]) == {"diverged"}
-    code, output, errors = lab.ablate(*common, *wild)
+    code, output, errors = lab.run(*wild)
     assert code == 0, output + errors
     assert "3 on record, 0 to train" in output
     assert "diverged on 1 of 1" in (lab.results / "studies" / "lrn" / "report.md").read_text()
