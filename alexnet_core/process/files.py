@@ -11,6 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# Linux 内核里的 PROC_PID_INIT_INO
+FIRST_PID_NAMESPACE = 0xEFFFFFFC
+
 
 def is_utf8(name: str) -> bool:
     """Whether a file's name is text that records and manifests can hold."""
@@ -46,13 +49,30 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def temporary_path(path: Path) -> Path:
-    """Returns a new hidden name beside `path` that says which process uses it: `.<name>.<random>.<pid>@<host>.tmp`."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{os.getpid()}@{socket.gethostname()}.tmp")
+    """Returns a new hidden name beside `path` that says which process uses it: `.<name>.<random>.<pid>@<place>.tmp`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{os.getpid()}@{_place()}.tmp")
+
+
+def pid_namespace() -> int:
+    """Returns the number of the namespace in which this process's number is valid; 0 where the system has none.
+
+    Containers with one host name and one folder have the same process numbers, for other processes.
+    """
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _place() -> str:
+    """Where this process's number means something: the host, and the namespace unless it is the host's first."""
+    namespace = pid_namespace()
+    return socket.gethostname() + (f"+{namespace}" if namespace not in (0, FIRST_PID_NAMESPACE) else "")
 
 
 def abandoned(path: Path) -> list[Path]:
     """Returns the temporary names beside `path` whose process, on this machine, was killed before it was done."""
-    pattern = re.compile(rf"\.[0-9a-f]+\.(\d+)@{re.escape(socket.gethostname())}\.tmp$")
+    pattern = re.compile(rf"\.[0-9a-f]+\.(\d+)@{re.escape(_place())}\.tmp$")
     left = []
     for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         owner = pattern.search(other.name)

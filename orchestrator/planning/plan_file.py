@@ -14,7 +14,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import ALPHA, Plan
-from orchestrator.records.files import locked, write_atomically
+from orchestrator.records.files import locked, read_error, write_atomically
 from orchestrator.records.looks_file import (
     Question,
     RecordedLook,
@@ -286,12 +286,19 @@ def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:
 
 
 def read_plan(folder: Path) -> PlanFile | None:
-    """Returns what `plan.json` says, or None where there is none or it is damaged."""
+    """Returns what `plan.json` says, or None where there is none or it is damaged.
+
+    Raises:
+        LabError: It is there and cannot be read: taken for none, it would let a closed study spend its level again.
+    """
+    path = folder / "plan.json"
     try:
         # 严格："3" 不能当 3 用
-        plan_file = PlanFile.model_validate_json((folder / "plan.json").read_bytes(), strict=True)
-    except (OSError, ValueError, RecursionError):
+        plan_file = PlanFile.model_validate_json(path.read_bytes(), strict=True)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise read_error(path, error) from error
     return plan_file.with_looks(plan_file.looks)
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from alexnet_core.process.files import replaced
+from alexnet_core.process.files import replaced, temporary_path
 from orchestrator.errors import ExitCode, LabError
 
+# POSIX：别的进程有这把锁时，是这两个之一
+TAKEN = (errno.EAGAIN, errno.EACCES)
 _MAKE_ROOM = "make room and run the same command again"
 _WRITE_ELSEWHERE = "copy the folder to where you may write, or choose another with --results"
 _WAYS_OUT = {
@@ -60,11 +62,18 @@ class TrialLocks:
         self.close()
 
     def try_lock(self, key: str) -> bool:
-        """Locks a trial; False when another process has it."""
+        """Locks a trial; False when another process has it.
+
+        Raises:
+            LabError: With exit code 3 when the file system has no locks.
+        """
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset(key))
-        except OSError:
-            return False
+        except OSError as error:
+            # 只有这两个是「别人有」；其余（ENOLCK、ENOSYS）是没有锁，等下去永远没有头
+            if error.errno in TAKEN:
+                return False
+            raise lock_error(Path(self._file.name), error) from error
         return True
 
     def unlock(self, key: str) -> None:
@@ -72,10 +81,13 @@ class TrialLocks:
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _offset(key))
 
     def is_locked(self, key: str) -> bool:
-        """Says whether another process runs this trial."""
+        """Says whether another process runs this trial; raises as `try_lock` does."""
         # 只询问、不上锁：否则别人正巧来锁时会以为有人在跑
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _offset(key), 1, 0)
-        answer = fcntl.fcntl(self._file, fcntl.F_GETLK, asked)
+        query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _offset(key), 1, 0)
+        try:
+            answer = fcntl.fcntl(self._file, fcntl.F_GETLK, query)
+        except OSError as error:
+            raise lock_error(Path(self._file.name), error) from error
         return int(struct.unpack(_FLOCK, answer)[0]) != fcntl.F_UNLCK
 
     def close(self) -> None:
@@ -111,10 +123,13 @@ def append_line(path: Path, content: Mapping[str, Any]) -> None:
     """Appends a JSON line; after a torn last line it starts a new one first."""
     try:
         with path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-    except (FileNotFoundError, OSError):
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(end - 1, 0))
+            torn = file.read(1) not in (b"", b"\n")
+    except FileNotFoundError:
         torn = False
+    except OSError as error:
+        raise read_error(path, error) from error
     append_text(path, ("\n" if torn else "") + json.dumps(content, sort_keys=True) + "\n")
 
 
@@ -136,8 +151,40 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise write_error(folder, error) from error
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise lock_error(folder, error) from error
         yield
+
+
+def check_locks(folder: Path) -> None:
+    """Proves that files of a folder can be locked in both ways that records need: whole, and a byte of many.
+
+    Raises:
+        LabError: With exit code 3 when the file system has no locks.
+    """
+    probe = temporary_path(folder / "lock")
+    try:
+        with probe.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+            # 与 trial 的锁一样：远在文件末尾之外的一个字节
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _offset("f" * 15))
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, _offset("f" * 15))
+    except OSError as error:
+        raise lock_error(folder, error) from error
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def lock_error(path: Path, error: OSError) -> LabError:
+    """Returns what to say of a file system that has no locks, where two commands could write the same record."""
+    return LabError(
+        f"{path} cannot be locked: {error.strerror or error}; records need a file system with locks (a local disk, or "
+        "one mounted with them): choose another with --results",
+        exit_code=3,
+    )
 
 
 def read_error(path: Path, error: OSError) -> LabError:

@@ -30,7 +30,7 @@ from orchestrator.planning.variants import combined_plan, null_plan
 from orchestrator.records.layout import study_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
-from orchestrator.running.placement import likely_place
+from orchestrator.running.placement import likely_place, time_and_memory
 from orchestrator.sweeps.planned_sweep import PlannedSweep, search_of
 from search_spaces.errors import StudyError
 from search_spaces.study import Study, load_study, study_names
@@ -219,9 +219,10 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
     place = likely_place(request.placement)
     measured = measured_epochs(request.store.results, place.gpus > 0)
     price: Price = partial(estimate, measured=measured, place=place)
+    takes = partial(time_and_memory, placement=request.placement)
     for study in agenda.studies:
         prefix = f"{study.plan.study.name}: " if agenda.together else ""
-        yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price))
+        yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
         if request.dry_run:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
             yield from arm_lines(plan, others)
@@ -232,13 +233,13 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
     if agenda.together:
-        yield from _lines_together(agenda, request.dry_run, price)
+        yield from _lines_together(agenda, request.dry_run, price, takes)
 
 
-def _study_lines(study: PlannedStudy, confirm: int, price: Price) -> Iterator[str]:
+def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
     plan = study.plan
-    time = time_said(price(configs_to_train(plan, study.chosen_left)))
-    yield plan_line(plan, time, resolution_outlook(plan, study.folder), study.sweep.points_left)
+    time_and_room = takes(price(configs_to_train(plan, study.chosen_left)))
+    yield plan_line(plan, time_and_room, resolution_outlook(plan, study.folder), study.sweep.points_left)
     if plan.retune is not None:
         yield f"{retuning_line(plan)}, time {time_said(price(retuning_configs(plan)))}"
     yield from large_batches(plan)
@@ -248,10 +249,12 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price) -> Iterator[st
         yield f"confirmation on fresh seeds: {most}{confirming} trials to train"
 
 
-def _lines_together(agenda: Agenda, dry_run: bool, price: Price) -> Iterator[str]:
+def _lines_together(
+    agenda: Agenda, dry_run: bool, price: Price, takes: Callable[[Estimate], str]
+) -> Iterator[str]:
     tuning = [config for study in agenda.studies for config in retuning_configs(study.plan)]
     cost = price([*configs_to_train(agenda.plan), *tuning])
     more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
-    yield f"together: {plan_line(agenda.plan, time_said(cost), f'shared trials once{more}', 0)}"
+    yield f"together: {plan_line(agenda.plan, takes(cost), f'shared trials once{more}', 0)}"
     if dry_run:
         yield f"    {cost_line(cost)}"

@@ -45,6 +45,10 @@ class StopSignals:
         """Notes that the user has asked to stop, here or from another shell."""
         self._noted.set()
 
+    def comes_within(self, seconds: float) -> bool:
+        """Waits for a stop, in another thread than the signals'; says whether one has come."""
+        return self._noted.wait(seconds)
+
     def take(self) -> None:
         """Takes the signals over."""
         # 工作线程不能接信号；主线程只记下请求，由记录循环去停
@@ -111,6 +115,9 @@ class MainLoop:
         try:
             self._next_event, events = self.broker.events(self._next_event, EVENT_WAIT_SECONDS, RAY_SECONDS)
         except RayError as error:
+            if self.signals.noted:
+                # 停下的信号也到了 Ray 的进程：那是停下，不是故障
+                raise Interrupted from error
             raise LabError(
                 f"Ray stopped answering ({type(error).__name__}); every finished trial is on record, "
                 "run the same command again to go on",
@@ -167,14 +174,16 @@ class MainLoop:
             self.turn()
             side.free_points()
             tuning.widen(self.slots.count + at_the_door)
-            self.slots.check()
+            if not self.signals.noted:
+                self.slots.check()
             if self.signals.noted and stop_by is None:
                 self._begin_to_stop(side)
                 stop_by = time.monotonic() + STOP_SECONDS
             if stop_by is not None and (not self.recorder.running or time.monotonic() > stop_by):
                 # Tune 自己收尾要好几秒；记录已安全，不必等它
                 raise Interrupted
-            tuning.check()
+            if not self.signals.noted:
+                tuning.check()
 
     def _begin_to_stop(self, side: TuneSide) -> None:
         from ray.exceptions import RayError

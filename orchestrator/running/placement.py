@@ -1,20 +1,12 @@
-"""How many slots fit, on which devices, and how Ray is started for them."""
+"""Where trials train on this machine: GPUs per worker, and how many slots its GPUs, cores and memory hold."""
 
 from __future__ import annotations
 
-import threading
-from pathlib import Path
-
-from rich.console import Console
-
-from alexnet_core.configuration.schedule import can_be_extended
-from orchestrator.errors import ExitCode, LabError
-from orchestrator.planning.estimate import Place
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.estimate import Estimate, Place
+from orchestrator.planning.summary import time_said
 from orchestrator.request import Placement
-from orchestrator.running.cluster import access, environment, lifecycle, preflight
-from orchestrator.running.cluster.nodes import alive_nodes, probe, slots_on, workers_by_gpu
-from orchestrator.running.slots.slot import SlotPlan
+from orchestrator.running.cluster import capacity, preflight
+from orchestrator.running.cluster.nodes import workers_by_gpu
 
 
 def likely_place(placement: Placement) -> Place:
@@ -29,97 +21,27 @@ def place_of(slots: int, workers: int, gpus_per_worker: float) -> Place:
 
 
 def _gpus_per_worker(placement: Placement) -> float:
-    asked = placement.gpus_per_worker
-    return asked if asked is not None else min(preflight.visible_gpus(), 2)
+    requested = placement.gpus_per_worker
+    return requested if requested is not None else min(preflight.visible_gpus(), 2)
 
 
 def likely_slots(placement: Placement) -> int:
-    """Returns how many slots this machine holds."""
+    """Returns how many slots this machine holds: by its GPUs or else its cores, and by its memory."""
     gpus, per_worker = preflight.visible_gpus(), _gpus_per_worker(placement)
-    places = workers_by_gpu(gpus, per_worker) if per_worker else preflight.cpu_cores()
-    return max(1, places // placement.workers)
+    workers = workers_by_gpu(gpus, per_worker) if per_worker else capacity.cpu_cores()
+    by_memory = capacity.slots_in(capacity.memory_bytes(), placement.workers)
+    return max(1, min(workers // placement.workers, by_memory))
 
 
-def start_ray(
-    plan: Plan, placement: Placement, results: Path, console: Console, trials: int
-) -> tuple[SlotPlan, lifecycle.ClusterFacts]:
-    """Preflight, then Ray: GPUs, slots, disk, shared memory.
+def time_and_memory(cost: Estimate, placement: Placement) -> str:
+    """Says how long trials take and how much memory of this machine they fill.
 
     Args:
-        plan: Whose trials run.
-        placement: Where they are asked to train.
-        results: The results folder.
-        console: Where to print.
-        trials: How many are to be run at most.
+        cost: What they are estimated to cost, and on how many slots.
+        placement: Where they are to train; of a cluster no memory is said, since its nodes are not known yet.
     """
-    joins = placement.address is not None
-    environment.prepare_environment(placement.verbose, dashboard=joins or placement.dashboard, joins=joins)
-    if placement.address is not None:
-        access.check_address(placement.address)
-    gpus = preflight.visible_gpus()
-    if placement.address is None:
-        per_worker = preflight.choose_gpus_per_worker(placement.gpus_per_worker, gpus, "this machine")
-        slots = placement.slots or likely_slots(placement)
-        _check_slots(slots, per_worker, gpus, placement.workers)
-    else:
-        per_worker, slots = 0.0, placement.slots or 1
-    slots = min(slots, trials)
-    final_copies = 2 if can_be_extended(plan.base.training) else 1
-    need = preflight.disk_need_bytes(plan.base.network, trials, slots, final_copies)
-    preflight.check_disk(results, need)
-    roomy = preflight.shared_memory_is_enough(lifecycle.OBJECT_STORE_BYTES)
-    if not roomy and placement.address is None:
-        console.print("warning: /dev/shm is small, Ray's object store goes to the temporary folder", highlight=False)
-    import ray  # noqa: F401
-
-    # 这些导入要好几秒，与 Ray 的启动并行；同一批模块不能由两个线程同时导入，所以之后要等它
-    imports = threading.Thread(target=_import_side_by_side, args=(placement.workers,), name="imports", daemon=True)
-    imports.start()
-    cpus = slots * placement.workers + 1
-    facts = lifecycle.start(
-        placement.address, cpus, gpus, placement.dashboard, placement.dashboard_host, roomy, placement.verbose
-    )
-    imports.join()
-    if placement.address is not None:
-        per_worker, slots = _cluster_slots(trials, plan.base.data.root, placement, results)
-    # 没有写明槽位数时，节点来了就多开几个
-    follows = placement.address is not None and placement.slots is None
-    return SlotPlan(slots, placement.workers, per_worker, placement.device, follows=follows), facts
-
-
-def _cluster_slots(trials: int, data: str | None, placement: Placement, results: Path) -> tuple[float, int]:
-    """(GPUs per worker, slots) on a joined cluster; with `--slots` those that do not fit yet wait for nodes."""
-    nodes = alive_nodes().values()
-    asked = placement.gpus_per_worker
-    largest = max((int(node.resources.get("GPU", 0)) for node in nodes), default=0)
-    if asked is not None and placement.slots is not None:
-        per_worker = asked
-    else:
-        per_worker = preflight.choose_gpus_per_worker(asked, largest, "no node of the cluster")
-    probe(results, data, nodes)
-    slots = min(trials, placement.slots or slots_on(nodes, per_worker, placement.workers, 1))
-    if slots == 0:
-        raise LabError(
-            f"the cluster at {placement.address} cannot hold one slot of {placement.workers} workers with "
-            f"{per_worker:g} GPUs and 1 CPU each",
-            exit_code=ExitCode.ENVIRONMENT,
-        )
-    return per_worker, slots
-
-
-def _check_slots(slots: int, per_worker: float, gpus: int, workers: int) -> None:
-    if per_worker and slots * workers > workers_by_gpu(gpus, per_worker):
-        need = slots * workers * per_worker
-        raise LabError(
-            f"{slots} slots of {workers} workers with {per_worker:g} GPUs each need {need:g} GPUs, "
-            f"this machine has {gpus}; use fewer --slots or --workers",
-            exit_code=ExitCode.ENVIRONMENT,
-        )
-
-
-def _import_side_by_side(workers: int) -> None:
-    import ray.train
-    import ray.tune
-
-    if workers > 1:
-        import ray.train.torch  # noqa: F401
+    if cost.trials == 0 or placement.address is not None:
+        return time_said(cost)
+    slots = min(cost.place.slots, cost.trials)
+    need, memory = capacity.memory_need(slots, placement.workers), capacity.memory_bytes()
+    return f"{time_said(cost)}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"

@@ -32,8 +32,9 @@ from orchestrator.running.budget import Budget
 from orchestrator.running.cluster import access, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
-from orchestrator.running.placement import place_of, start_ray
+from orchestrator.running.placement import place_of
 from orchestrator.running.progress import POINTS
+from orchestrator.running.ray_start import start_ray
 from orchestrator.sweeps.confirmation import write_confirmation
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.pruning import make_pruner
@@ -65,12 +66,12 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
     """
     access.check_dashboard_host(request.placement.dashboard_host)
     slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.left)
-    open_driver_log(agenda.folder)
+    open_driver_log(agenda.folder, facts.session)
     from orchestrator.running.main_loop import Interrupted
     from orchestrator.running.study_run import StudyRun
 
     if facts.dashboard is not None:
-        token = "; its token: ray get-auth-token" if facts.token_required else ""
+        token = f"; its token: {facts.show_token}" if facts.show_token else ""
         console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
     settings = _settings(agenda, request, slot_plan, facts, started, notifier)
     try:

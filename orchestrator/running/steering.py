@@ -18,6 +18,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED
 from orchestrator.planning.retuning import RETUNED, TUNING
@@ -36,6 +37,7 @@ class RunFacts(Frozen):
     Attributes:
         pid: Its process.
         host: Its machine.
+        pid_namespace: Where on it the process's number is valid (containers may share a host's name); 0 is not known.
         started_at: ISO time (UTC).
         dashboard: Address of Ray's dashboard, or None.
         dataset: The data set.
@@ -47,6 +49,7 @@ class RunFacts(Frozen):
 
     pid: int
     host: str
+    pid_namespace: int = 0
     started_at: str
     dashboard: str | None
     dataset: str = ""
@@ -62,8 +65,8 @@ class RunFacts(Frozen):
 
     @property
     def is_here(self) -> bool:
-        """Whether it is a process of this machine."""
-        return self.host == socket.gethostname()
+        """Whether it is a process of this machine that can be seen from here."""
+        return self.host == socket.gethostname() and self.pid_namespace in (0, pid_namespace())
 
 
 class Request(Frozen):

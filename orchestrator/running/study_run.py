@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from alexnet_core.process.files import pid_namespace
 from alexnet_core.process.interruption import say
 from orchestrator.errors import ExitCode
 from orchestrator.planning.plan import Plan
@@ -37,6 +38,8 @@ from orchestrator.running.steering import Presence, RunFacts, Steering
 from orchestrator.running.tune_side import Shared, TuneSettings, TuneSide, Tuning
 from orchestrator.sweeps.searcher import ArmSearcher, PhaseSearcher, Runner
 from search_spaces.trial import PlannedTrial
+
+STOP_NOTICE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ class StudyRun:
 
     def __exit__(self, *exception: object) -> None:
         """Stops the display and frees the locks; Ray goes with the process (`cluster.leave`)."""
+        # 从这里起不再需要 Ray：它的死活与结局无关
+        death_watch.close()
         self.display.__exit__(*exception)
         self._loop.slots.close()
         self._loop.presence.end()
@@ -128,6 +133,12 @@ class StudyRun:
 
     def _ray_died(self, what: str) -> None:
         """Called from the watching thread: nothing of Ray can be trusted any more, and records are safe."""
+        # 停下的信号也会发到 Ray 的进程（systemd、Slurm 发给整个 cgroup）：那是停下，不是故障
+        if self._loop.signals.comes_within(STOP_NOTICE_SECONDS):
+            self.display.__exit__()
+            say("interrupted; finished trials are on record, go on with the same command")
+            self._settings.notifier.send(ExitCode.INTERRUPTED)
+            lifecycle.leave(ExitCode.INTERRUPTED)
         self.display.__exit__()
         say(f"error: {what} died; every finished trial is on record, run the same command again to go on")
         self._settings.notifier.send(ExitCode.ENVIRONMENT, f"{what} died")
@@ -220,6 +231,7 @@ def _run_facts(plan: Plan, settings: RunSettings) -> RunFacts:
     return RunFacts(
         pid=os.getpid(),
         host=socket.gethostname(),
+        pid_namespace=pid_namespace(),
         started_at=now(),
         dashboard=settings.facts.dashboard,
         dataset=plan.dataset,
@@ -233,5 +245,5 @@ def _run_facts(plan: Plan, settings: RunSettings) -> RunFacts:
 def _dashboard_line(facts: lifecycle.ClusterFacts) -> str | None:
     if facts.dashboard is None:
         return None
-    token = " (token: ray get-auth-token)" if facts.token_required else ""
+    token = f" (token: {facts.show_token})" if facts.show_token else ""
     return f"Ray dashboard: {facts.dashboard}{token}"

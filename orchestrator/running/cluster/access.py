@@ -14,16 +14,40 @@ from pathlib import Path
 from orchestrator.errors import LabError
 
 ADDRESS_SECONDS = 10.0
+SHOW_TOKEN = "ray get-auth-token"
 
 
-def ensure_private_token() -> None:
-    """Creates Ray's token file readable by its owner alone, before Ray would create it for everybody to read.
+def ensure_private_token(fallback: Path | None = None) -> str:
+    """Sees to it that Ray has a token which only its owner can read, before Ray would make one for everybody to read.
 
-    An existing file that others may read loses those permissions.
+    It lies in the home folder, where an existing file that others may read loses those permissions.
+
+    Args:
+        fallback: A private folder for the token where there is no home folder that can be written (cron, containers).
+
+    Returns:
+        The command that shows the token.
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    path = Path.home() / ".ray" / "auth_token"
+        return SHOW_TOKEN
+    home = os.environ.get("HOME", "")
+    if len(Path(home).parts) > 1 and Path(home).is_absolute():
+        try:
+            _write_token(Path(home) / ".ray" / "auth_token")
+        except OSError:
+            # 家目录写不了：下面另找地方
+            pass
+        else:
+            return SHOW_TOKEN
+    if fallback is None:
+        return SHOW_TOKEN
+    path = fallback / "auth_token"
+    _write_token(path)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    return f"cat {path}"
+
+
+def _write_token(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         # 先以 0600 独占创建，不留下任何人可读的一瞬

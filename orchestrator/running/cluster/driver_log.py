@@ -22,11 +22,12 @@ class _DriverLog(RotatingFileHandler):
         """Drops the line."""
 
 
-def open_driver_log(folder: Path) -> None:
+def open_driver_log(folder: Path, session: Path | None = None) -> None:
     """Sends what the driver and Ray log to `driver.log`; an older file of 10 MB makes room as `driver.log.1`.
 
     Args:
         folder: The study's folder.
+        session: Ray's private folder, noted for those who want its logs or its metrics while it lasts.
     """
     try:
         handler = _DriverLog(folder / DRIVER_LOG, maxBytes=LARGEST_BYTES, backupCount=1, encoding="utf-8")
@@ -39,6 +40,8 @@ def open_driver_log(folder: Path) -> None:
         logger = logging.getLogger(name)
         if name == "" or not logger.propagate:
             logger.addHandler(handler)
+    if session is not None:
+        logging.getLogger(__name__).info("Ray's session lies in %s until the end of this run", session)
 
 
 def quiet_ray(verbose: bool) -> None:

@@ -26,6 +26,16 @@ _RAY_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
 }
+_OWN_RAY = {
+    # 一台机器不需要网络：网卡没了照样训练，端口也只开在回环上。ray.init 会把 127.0.0.1 换回网卡的地址，只有这个开关不会
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # 忙的机器上一个进程启动要一分多钟，那不是坏了
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_py_gcs_connect_timeout_s": "120",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+}
 
 
 def prepare_environment(verbose: bool = False, dashboard: bool = True, joins: bool = False) -> None:
@@ -39,6 +49,10 @@ def prepare_environment(verbose: bool = False, dashboard: bool = True, joins: bo
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
+    if not joins:
+        for name, value in _OWN_RAY.items():
+            os.environ.setdefault(name, value)
+        os.environ.setdefault("RAY_enable_metrics_collection", "1" if dashboard else "0")
     if joins:
         # 集群应已在运行：Ray 的二十次重试要一刻钟
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")

@@ -1,37 +1,103 @@
-"""The folders of a driver that end with it."""
+"""The folders of a driver that end with it: Ray's session, for its owner alone, and the scratch of Train and Tune."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 import shutil
 import socket
+import tempfile
 from pathlib import Path
+from typing import IO
 
-import psutil
+from orchestrator.errors import LabError
+from orchestrator.records.files import TAKEN, lock_error
 
-_scratches: list[Path] = []
+# Linux 的套接字地址最长 107 字节；Ray 在会话文件夹里这样起名
+LONGEST_SOCKET = 107
+_SOCKET_NAME = "/r/session_YYYY-MM-DD_HH-MM-SS_ffffff_4194304/sockets/plasma_store"
+_PREFIX = "ray-"
+LONGEST_TEMPORARY = LONGEST_SOCKET - len(_SOCKET_NAME) - len(f"/{_PREFIX}12345678")
+# 本进程建的文件夹，和一直握着的锁：锁随进程而去，别人由此知道它还在不在
+_made: list[Path] = []
+_locks: list[IO[str]] = []
 
 
-def scratch_name() -> str:
-    """Returns the name of this driver's scratch folder."""
-    return f"{socket.gethostname()}-{os.getpid()}"
+def ray_folder() -> Path:
+    """Makes the folder of a Ray of this driver's own, which nobody else may enter.
+
+    It lies in RAY_TMPDIR, or else in the temporary folder, or in `/tmp` where that one's path is too long for Ray's
+    sockets.
+
+    Raises:
+        LabError: With exit code 3 where none of them will do.
+    """
+    chosen = os.environ.get("RAY_TMPDIR")
+    parents = [Path(chosen)] if chosen else [Path(os.environ.get("TMPDIR") or "/tmp"), Path("/tmp")]
+    reasons = []
+    for parent in dict.fromkeys(parent.absolute() for parent in parents):
+        if len(os.fsencode(parent)) > LONGEST_TEMPORARY:
+            reasons.append(f"the path of {parent} is too long for Ray's sockets")
+            continue
+        try:
+            # 0700：Ray 把它的文件夹设成谁都能写，所以要套在一个别人进不来的里面
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        except OSError as error:
+            reasons.append(f"{parent} cannot be written: {error.strerror}")
+            continue
+        _made.append(folder)
+        return folder
+    raise LabError(
+        f"Ray has no folder for its sockets: {'; '.join(reasons)}; set RAY_TMPDIR to a folder that can be written and "
+        f"whose path has at most {LONGEST_TEMPORARY} bytes",
+        exit_code=3,
+    )
 
 
 def scratch_folder(results: Path) -> Path:
-    """Makes this driver's scratch folder for Ray Train and Tune, and removes those of dead drivers on this host."""
+    """Makes this driver's scratch folder for Ray Train and Tune, and removes those of dead drivers on this host.
+
+    Who lives is told by a lock and not by a process's number, which containers with one host name have twice.
+
+    Raises:
+        LabError: With exit code 3 when the file system has no locks.
+    """
     # Tune 与 Train 的存储路径必须是绝对的
     parent, host = results.resolve() / ".ray", socket.gethostname()
-    for folder in parent.glob(f"{host}-*"):
-        owner = folder.name.removeprefix(f"{host}-")
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-    folder = parent / scratch_name()
-    folder.mkdir(parents=True, exist_ok=True)
-    _scratches.append(folder)
+    parent.mkdir(parents=True, exist_ok=True)
+    for lock in parent.glob(f"{host}-*.lock"):
+        with lock.open("a") as file:
+            if _is_free(lock, file):
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+    folder = parent / f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
+    lock, new = (folder.with_name(f"{folder.name}{suffix}") for suffix in (".lock", ".lock.new"))
+    file = new.open("a")
+    _is_free(new, file)
+    # 先上锁再改名：别人扫到它时，锁已经在了
+    new.rename(lock)
+    _locks.append(file)
+    folder.mkdir()
+    _made.extend((folder, lock))
     return folder
 
 
-def remove_scratch() -> None:
-    """Removes the scratch folder; what is in it repeats the records."""
-    for folder in _scratches:
-        shutil.rmtree(folder, ignore_errors=True)
+def _is_free(path: Path, file: IO[str]) -> bool:
+    """Locks a file unless another process has it; says whether it did."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in TAKEN:
+            return False
+        raise lock_error(path, error) from error
+    return True
+
+
+def remove_folders() -> None:
+    """Deletes the folders of this process: what is in them repeats the records, or is Ray's logs."""
+    for path in _made:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -10,23 +10,21 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
 
-from alexnet_core.process.interruption import owns_process
+from alexnet_core.process.interruption import owns_process, say
 from orchestrator.errors import LabError
-from orchestrator.running.cluster import death_watch, folders, reaper
+from orchestrator.running.cluster import death_watch, folders, ray_processes, reaper
 from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.running.cluster.driver_log import quiet_ray
 from orchestrator.running.slots.broker import BROKER_NAME, Broker
 
-logger = logging.getLogger(__name__)
 _keepers: list[subprocess.Popen[bytes]] = []
 OBJECT_STORE_BYTES = 128 * 1024**2
 
@@ -37,68 +35,83 @@ class ClusterFacts:
 
     Attributes:
         dashboard: Address of the dashboard, or None.
-        token_required: Whether the dashboard asks for Ray's token.
+        show_token: The command that shows the token it asks for, or None where it asks for none.
+        session: The private folder of a Ray of this driver's own, deleted with it.
     """
 
     dashboard: str | None
-    token_required: bool
+    show_token: str | None
+    session: Path | None = None
 
 
 def start(
-    address: str | None,
-    cpus: int,
-    gpus: int,
-    dashboard: bool,
-    dashboard_host: str,
-    shared_memory: bool,
-    verbose: bool = False,
+    cpus: int, gpus: int, *, dashboard: bool, dashboard_host: str, shared_memory: bool, verbose: bool = False
 ) -> ClusterFacts:
-    """Starts a local Ray or joins the cluster at `address`.
+    """Starts a Ray of this driver's own, on the loopback interface and in a folder for its owner alone.
 
     Args:
-        address: Of a Ray cluster, or None for a Ray of this driver's own.
-        cpus: CPUs that a local Ray declares.
-        gpus: GPUs that a local Ray declares.
-        dashboard: Whether a local Ray serves its dashboard.
+        cpus: CPUs that it declares.
+        gpus: GPUs that it declares.
+        dashboard: Whether it serves its dashboard.
         dashboard_host: Interface of the dashboard.
-        shared_memory: Whether /dev/shm is large enough for the object store.
+        shared_memory: Whether /dev/shm will hold the object store.
         verbose: Whether Ray's messages and the workers' output go to the terminal.
 
     Raises:
-        LabError: With exit code 3 when Ray does not start or does not answer.
+        LabError: With exit code 3 when Ray does not start.
     """
-    import ray
-
-    ensure_private_token()
-    # 管道一直开着，直到本进程结束
-    _keepers.append(reaper.start())
-    level = logging.INFO if verbose else logging.ERROR
-    local_options = {
+    ray_processes.check_interpreter()
+    folder = folders.ray_folder()
+    show_token = ensure_private_token(folder)
+    options = {
         "address": "local",
         "num_cpus": cpus,
         "num_gpus": gpus,
         "include_dashboard": dashboard,
         "dashboard_host": dashboard_host,
         "object_store_memory": OBJECT_STORE_BYTES,
-        **({} if shared_memory else {"_plasma_directory": tempfile.gettempdir()}),
+        "_temp_dir": str(folder / "r"),
+        **({} if shared_memory else {"_plasma_directory": str(folder)}),
+        **ray_processes.interpreter_environment(),
     }
-    start_once = partial(ray.init, log_to_driver=verbose, logging_level=level)
+    with ray_processes.apart_and_awaited(folder, say):
+        url = _init("Ray does not start here", folder, verbose, options)
+    return ClusterFacts(
+        f"http://{url}" if url and dashboard else None, show_token if _asks_for_token() else None, session=folder
+    )
+
+
+def join(address: str, verbose: bool = False) -> ClusterFacts:
+    """Joins the cluster at `address`.
+
+    Raises:
+        LabError: With exit code 3 when it does not answer.
+    """
+    show_token = ensure_private_token()
+    url = _init(f"the Ray cluster at {address} does not answer", None, verbose, {"address": address})
+    return ClusterFacts(f"http://{url}" if url else None, show_token if _asks_for_token() else None)
+
+
+def _init(trouble: str, folder: Path | None, verbose: bool, options: dict[str, Any]) -> str | None:
+    """Calls `ray.init`, with a reaper for what it starts; returns the dashboard's address."""
+    import ray
+
+    # 管道一直开着，直到本进程结束
+    _keepers.append(reaper.start(folder))
+    level = logging.INFO if verbose else logging.ERROR
     try:
         with _own_sigterm():
-            context = (
-                start_once(address=address) if address is not None else _start_patiently(start_once, local_options)
-            )
+            url: str | None = ray.init(log_to_driver=verbose, logging_level=level, **options).dashboard_url
     except Exception as error:
-        # 起得太慢时 Ray 抛的就是裸的 Exception
-        where = f"the Ray cluster at {address} does not answer" if address else "Ray does not start here"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LabError(f"{where}: {reason}", exit_code=3) from error
+        # Ray 抛的常是裸的 Exception
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+        raise LabError(f"{trouble}: {reason}", exit_code=3) from error
     quiet_ray(verbose)
-    url = context.dashboard_url
-    return ClusterFacts(
-        dashboard=f"http://{url}" if url and (dashboard or address) else None,
-        token_required=os.environ.get("RAY_AUTH_MODE", "").lower() == "token",
-    )
+    return url
+
+
+def _asks_for_token() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
 
 
 @contextmanager
@@ -111,20 +124,6 @@ def _own_sigterm() -> Iterator[None]:
         raise KeyboardInterrupt from error
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _start_patiently(start_once: Callable[..., Any], local_options: dict[str, Any]) -> Any:
-    """Starts a Ray of our own, and once more where it was too slow: its 30 seconds are no option of Ray's."""
-    import ray
-
-    try:
-        return start_once(**local_options)
-    except Exception as error:
-        if "timed out during startup" not in str(error):
-            raise
-        logger.warning("Ray took more than 30 s to start; trying once more")
-        ray.shutdown()
-        return start_once(**local_options)
 
 
 def start_broker() -> Any:
@@ -172,7 +171,7 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError):
             output.flush()
     kill_children()
-    folders.remove_scratch()
+    folders.remove_folders()
     os._exit(code)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
 from alexnet_core.process.files import abandoned, temporary_path
 from orchestrator.errors import LabError
+from orchestrator.records.files import check_locks
 from orchestrator.records.upgrades import note_schema
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -19,7 +21,7 @@ RESERVE_BYTES = 64 * 1024**2
 
 
 def check_results(results: Path) -> None:
-    """Creates the results folder, proves that it can be written, and notes the schema of what will be in it.
+    """Creates the results folder, proves that it can be written and locked, and notes the schema of what will be in it.
 
     Raises:
         LabError: With exit code 3.
@@ -39,6 +41,7 @@ def check_results(results: Path) -> None:
             f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
             exit_code=3,
         ) from error
+    check_locks(results)
     if is_new:
         note_schema(results)
 
@@ -75,9 +78,23 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def shared_memory_is_enough(need_bytes: int) -> bool:
-    """Says whether /dev/shm can hold Ray's object store."""
-    return SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free >= need_bytes
+def shared_memory_trouble(need_bytes: int, folder: Path = SHARED_MEMORY) -> str | None:
+    """Says in a word why a folder of shared memory cannot hold Ray's object store; None where it can.
+
+    Args:
+        need_bytes: Bytes of the store.
+        folder: Where shared memory is mounted.
+    """
+    try:
+        if shutil.disk_usage(folder).free < need_bytes:
+            return "small"
+        # Ray 写不了它时要等一分多钟，再说成超时
+        with tempfile.TemporaryFile(dir=folder):
+            return None
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return f"not to be written ({error.strerror})"
 
 
 def visible_gpus() -> int:
@@ -110,8 +127,3 @@ def choose_gpus_per_worker(asked: float | None, present: int, where: str) -> flo
             exit_code=3,
         )
     return asked
-
-
-def cpu_cores() -> int:
-    """Returns the CPU cores this process may use."""
-    return len(os.sched_getaffinity(0))

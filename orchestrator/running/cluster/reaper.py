@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -24,12 +25,19 @@ POLL_SECONDS = 1.0
 MOST_SEARCHES = 10
 
 
-def start() -> subprocess.Popen[bytes]:
-    """Marks what this process starts from now on, and starts the reaper; the caller keeps what is returned."""
+def start(folder: Path | None = None) -> subprocess.Popen[bytes]:
+    """Marks what this process starts from now on, and starts the reaper; the caller keeps what is returned.
+
+    Args:
+        folder: Deleted after the driver's end, when nothing of it writes there any more.
+    """
     mark = secrets.token_hex(8)
     os.environ[MARK] = mark
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.running.cluster.reaper", mark, str(os.getpid())],
+        [
+            *(sys.executable, "-m", "orchestrator.running.cluster.reaper", mark, str(os.getpid())),
+            *([str(folder)] if folder is not None else []),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -39,19 +47,19 @@ def start() -> subprocess.Popen[bytes]:
 
 def marked(mark: str) -> list[psutil.Process]:
     """Returns the living processes with this mark, but for this one; those of other users cannot be looked at."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid():
                 continue
             # 改过标题的进程会弄乱环境区的开头，psutil 的解析到空串就停，所以直接找字节
             if f"{MARK}={mark}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
-                found.append(process)
-    return found
+                processes.append(process)
+    return processes
 
 
 def main() -> int:
-    """Waits for the driver's end, gives Ray a moment, and kills what is left with the driver's mark."""
+    """Waits for the driver's end, gives Ray a moment, kills what is left with its mark, and deletes its folder."""
     seen: set[psutil.Process] = set()
     with suppress(psutil.NoSuchProcess):
         # 进程号由驱动自己告知：它若已死，父进程就是 init，其子孙是整台机器
@@ -60,17 +68,19 @@ def main() -> int:
         while os.getppid() == driver.pid and not select.select([sys.stdin], [], [], POLL_SECONDS)[0]:
             # Ray 的代理改标题时会抹掉自己环境区的一段，记号可能不在了，所以也记住驱动的子孙
             seen |= set(driver.children(recursive=True))
-    own = psutil.Process()
+    this = psutil.Process()
     time.sleep(GRACE_SECONDS)
     # 将死的进程还可能生出新的，所以找到没有为止
     for _ in range(MOST_SEARCHES):
-        left = [*marked(sys.argv[1]), *(process for process in seen if process != own and process.is_running())]
+        left = [*marked(sys.argv[1]), *(process for process in seen if process != this and process.is_running())]
         if not left:
             break
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
+    for folder in sys.argv[3:]:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

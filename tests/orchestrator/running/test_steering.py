@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import LabError
 from orchestrator.planning.retuning import retuned_trials, tuning_trials
 from orchestrator.planning.variants import combined_plan
@@ -165,6 +166,16 @@ def test_a_killed_run_ends_for_who_follows_it_on_whatever_machine_it_was(folder:
     silent = time.time() - SILENT_SECONDS - 1
     os.utime(run_file(folder, elsewhere.run), (silent, silent))
     assert read_runs(folder) == []
+
+
+def test_a_run_in_another_pid_namespace_of_this_host_is_not_taken_for_dead(folder: Path) -> None:
+    dead = RunFacts(pid=2**22 - 1, host=socket.gethostname(), started_at="noon", dashboard=None)
+    elsewhere = dead.model_copy(update={"pid_namespace": pid_namespace() + 1, "started_at": "later"})
+    for facts in (dead, elsewhere):
+        write_run(folder, facts)
+    assert read_runs(folder) == [elsewhere]
+    forget_dead_runs(folder)
+    assert [path.name for path in folder.glob("run*.json")] == [run_file(folder, elsewhere.run).name]
 
 
 def test_what_the_driver_could_not_do_is_refused_at_once(folder: Path) -> None:

@@ -15,9 +15,8 @@ from orchestrator.running.cluster.preflight import (
     check_disk,
     check_results,
     choose_gpus_per_worker,
-    cpu_cores,
     disk_need_bytes,
-    shared_memory_is_enough,
+    shared_memory_trouble,
     visible_gpus,
 )
 from tests.made_records import read_only
@@ -74,9 +73,21 @@ def test_the_disk_must_hold_all_weights_and_the_checkpoints_of_those_running(tmp
 
 
 def test_shared_memory_is_compared_with_the_need() -> None:
-    assert not shared_memory_is_enough(10**15)
+    assert shared_memory_trouble(10**15) in ("small", "missing")
     if Path("/dev/shm").is_dir():
-        assert shared_memory_is_enough(0)
+        assert shared_memory_trouble(0) is None
+
+
+def test_shared_memory_that_is_missing_or_cannot_be_written_is_no_place_for_the_store(tmp_path: Path) -> None:
+    assert shared_memory_trouble(0, tmp_path / "missing") == "missing"
+    folder = tmp_path / "shm"
+    folder.mkdir()
+    assert shared_memory_trouble(0, folder) is None
+    with read_only(folder):
+        trouble = shared_memory_trouble(0, folder)
+    assert trouble is not None
+    assert trouble.startswith("not to be written (")
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(("present", "chosen"), [(0, 0), (1, 1), (2, 2), (8, 2)])
@@ -97,7 +108,3 @@ def test_gpus_are_counted_as_cuda_shows_them(monkeypatch: pytest.MonkeyPatch) ->
         assert visible_gpus() == 0
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert visible_gpus() == min(present, 1)
-
-
-def test_at_least_one_core_is_ours() -> None:
-    assert cpu_cores() >= 1

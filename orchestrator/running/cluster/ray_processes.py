@@ -1,0 +1,114 @@
+"""How the processes of a Ray of our own are started: apart from the driver, and waited for as long as they live.
+
+Ray 2.60 has no option for either, so two functions of its `services` are wrapped while `ray.init` runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import LabError
+from orchestrator.running.slots.deaths import reason
+
+PATIENCE_SECONDS = 600.0
+SAY_AFTER_SECONDS = 30.0
+LOOK_EVERY_SECONDS = 0.2
+# Ray 把命令拼成一行再拆开，这些字符它拆错
+UNSPEAKABLE = {"'": "a single quote", '"': "a double quote", "\\": "a backslash", "\n": "a line break", "\t": "a tab"}
+
+
+def check_interpreter() -> None:
+    """Refuses a Python whose path Ray cannot start workers from: they would never come.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    package = importlib.util.find_spec("ray")
+    paths = (sys.executable, package.origin if package is not None and package.origin else "")
+    for path in paths:
+        for character, name in UNSPEAKABLE.items():
+            if character in path:
+                raise LabError(
+                    f"Ray cannot start workers from {path.encode('unicode_escape').decode()}: {name} in its path; "
+                    "move the project, or its .venv, to a folder without one",
+                    exit_code=3,
+                )
+
+
+def interpreter_environment() -> dict[str, Any]:
+    """Returns the runtime environment that starts workers where the path of Python needs quoting, as with a space."""
+    quoted = shlex.quote(sys.executable)
+    # Ray 的 setup_worker 把解释器的路径原样交给 bash
+    return {} if quoted == sys.executable else {"runtime_env": {"py_executable": quoted}}
+
+
+@contextmanager
+def apart_and_awaited(logs: Path, say: Any) -> Iterator[None]:
+    """Within it Ray's processes get sessions of their own, and a raylet that is slow is told from one that has died.
+
+    Args:
+        logs: Where the session's `raylet.err` and others will lie, at any depth.
+        say: Called with a line when the start takes long.
+
+    Raises:
+        LabError: With exit code 3 when a process of Ray's ended, or none answers after ten minutes.
+    """
+    from ray._private import services
+
+    popen, get_node = services.ConsolePopen, services.get_node
+    started: list[subprocess.Popen[bytes]] = []
+
+    def apart(*arguments: Any, **options: Any) -> Any:
+        # 另立会话：发给驱动进程组的 SIGTERM（timeout、Slurm）不会先杀了 raylet
+        process = popen(*arguments, start_new_session=True, **options)
+        started.append(process)
+        return process
+
+    def awaited(*arguments: Any) -> Any:
+        begun, said = time.monotonic(), False
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError as error:
+                _check_alive(started, logs)
+                waited = time.monotonic() - begun
+                if waited > PATIENCE_SECONDS:
+                    raise LabError(f"its raylet lives but has not answered for {waited:.0f} s", exit_code=3) from error
+            if waited > SAY_AFTER_SECONDS and not said:
+                said = True
+                say(f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores; waiting")
+            time.sleep(LOOK_EVERY_SECONDS)
+
+    services.ConsolePopen, services.get_node = apart, awaited
+    try:
+        yield
+    finally:
+        services.ConsolePopen, services.get_node = popen, get_node
+
+
+def _check_alive(started: list[subprocess.Popen[bytes]], logs: Path) -> None:
+    for process in started:
+        code = process.poll()
+        name = Path(str(process.args[0])).name if isinstance(process.args, list) else ""
+        if code is not None and name in ("raylet", "gcs_server"):
+            raise LabError(f"its {name} ended with {code}: {_last_words(logs, name)}", exit_code=3)
+
+
+def _last_words(logs: Path, name: str) -> str:
+    """The last line that a process of Ray's has logged as an error."""
+    lines = [
+        line
+        for path in sorted(logs.rglob(f"{name}.*"))
+        for line in path.read_text(errors="replace").splitlines()
+        if " E " in line or " C " in line or "rror" in line
+    ]
+    return reason(RuntimeError("\n".join(lines))) if lines else "it logged no reason"

@@ -1,0 +1,131 @@
+"""Ray for a study: what must hold before it starts, then a Ray of this machine's own or the cluster that is there."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from rich.console import Console
+
+from alexnet_core.configuration.schedule import can_be_extended
+from orchestrator.errors import LabError
+from orchestrator.planning.plan import Plan
+from orchestrator.request import Placement
+from orchestrator.running.cluster import access, capacity, environment, lifecycle, preflight
+from orchestrator.running.cluster.nodes import alive_nodes, probe, slots_on, workers_by_gpu
+from orchestrator.running.placement import likely_slots
+from orchestrator.running.slots.slot import SlotPlan
+
+
+def start_ray(
+    plan: Plan, placement: Placement, results: Path, console: Console, trials: int
+) -> tuple[SlotPlan, lifecycle.ClusterFacts]:
+    """Checks what can be checked without Ray, then starts it or joins it.
+
+    Args:
+        plan: Whose trials run.
+        placement: Where they are to train.
+        results: The results folder.
+        console: Where to print.
+        trials: How many are to be run at most.
+
+    Raises:
+        LabError: With exit code 2 or 3, for what is missing.
+    """
+    joins = placement.address is not None
+    # 开关要在载入 Ray 之前设好
+    environment.prepare_environment(placement.verbose, dashboard=joins or placement.dashboard, joins=joins)
+    if placement.address is not None:
+        access.check_address(placement.address)
+        _check_disk(plan, results, trials, min(placement.slots or 1, trials))
+        imports = _import_meanwhile(placement.workers)
+        facts = lifecycle.join(placement.address, placement.verbose)
+        imports.join()
+        return _slots_of_cluster(plan, placement, results, trials), facts
+    slot_plan = _slots_here(placement, trials)
+    _check_disk(plan, results, trials, slot_plan.slots)
+    _warn_of_memory(placement, slot_plan.slots, console)
+    trouble = preflight.shared_memory_trouble(lifecycle.OBJECT_STORE_BYTES)
+    if trouble is not None:
+        console.print(f"warning: /dev/shm is {trouble}, Ray's object store goes to the disk", highlight=False)
+    imports = _import_meanwhile(placement.workers)
+    facts = lifecycle.start(
+        slot_plan.slots * placement.workers + 1,
+        preflight.visible_gpus(),
+        dashboard=placement.dashboard,
+        dashboard_host=placement.dashboard_host,
+        shared_memory=trouble is None,
+        verbose=placement.verbose,
+    )
+    imports.join()
+    return slot_plan, facts
+
+
+def _check_disk(plan: Plan, results: Path, trials: int, slots: int) -> None:
+    final_copies = 2 if can_be_extended(plan.base.training) else 1
+    preflight.check_disk(results, preflight.disk_need_bytes(plan.base.network, trials, slots, final_copies))
+
+
+def _warn_of_memory(placement: Placement, slots: int, console: Console) -> None:
+    need, memory = capacity.memory_need(slots, placement.workers), capacity.memory_bytes()
+    # 一个槽位也放不下时仍然试：估计是按小网络量的
+    if need > memory:
+        console.print(
+            f"warning: {slots} slots fill about {need / 1e9:.1f} GB, this machine or container gives "
+            f"{memory / 1e9:.1f} GB; fewer --slots need less",
+            highlight=False,
+        )
+
+
+def _slots_here(placement: Placement, trials: int) -> SlotPlan:
+    """The slots of this machine; raises LabError where it has too few GPUs for those that are asked for."""
+    gpus = preflight.visible_gpus()
+    per_worker = preflight.choose_gpus_per_worker(placement.gpus_per_worker, gpus, "this machine")
+    slots = placement.slots or likely_slots(placement)
+    if per_worker and slots * placement.workers > workers_by_gpu(gpus, per_worker):
+        need = slots * placement.workers * per_worker
+        raise LabError(
+            f"{slots} slots of {placement.workers} workers with {per_worker:g} GPUs each need {need:g} GPUs, "
+            f"this machine has {gpus}; use fewer --slots or --workers",
+            exit_code=3,
+        )
+    return SlotPlan(min(slots, trials), placement.workers, per_worker, placement.device, follows=False)
+
+
+def _slots_of_cluster(plan: Plan, placement: Placement, results: Path, trials: int) -> SlotPlan:
+    """The slots of a joined cluster; with `--slots` those that do not fit yet wait for nodes."""
+    nodes = alive_nodes().values()
+    requested = placement.gpus_per_worker
+    largest = max((int(node.resources.get("GPU", 0)) for node in nodes), default=0)
+    if requested is not None and placement.slots is not None:
+        per_worker = requested
+    else:
+        per_worker = preflight.choose_gpus_per_worker(requested, largest, "no node of the cluster")
+    probe(results, plan.base.data.root, nodes)
+    slots = min(trials, placement.slots or slots_on(nodes, per_worker, placement.workers, 1))
+    if slots == 0:
+        raise LabError(
+            f"the cluster at {placement.address} cannot hold one slot of {placement.workers} workers with "
+            f"{per_worker:g} GPUs and 1 CPU each",
+            exit_code=3,
+        )
+    # 没有写明槽位数时，节点来了就多开几个
+    return SlotPlan(slots, placement.workers, per_worker, placement.device, follows=placement.slots is None)
+
+
+def _import_meanwhile(workers: int) -> threading.Thread:
+    """Imports what takes seconds beside Ray's start; the caller joins the thread before it imports more of Ray."""
+    # 同一批模块不能由两个线程同时导入，所以 ray 本身先在这里载入
+    import ray  # noqa: F401
+
+    imports = threading.Thread(target=_import_side_by_side, args=(workers,), name="imports", daemon=True)
+    imports.start()
+    return imports
+
+
+def _import_side_by_side(workers: int) -> None:
+    import ray.train
+    import ray.tune
+
+    if workers > 1:
+        import ray.train.torch  # noqa: F401
