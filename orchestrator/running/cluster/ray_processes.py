@@ -11,7 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,11 @@ def interpreter_environment() -> dict[str, Any]:
 
 
 @contextmanager
-def apart_and_awaited(logs: Path, say: Any) -> Iterator[None]:
+def apart_and_awaited(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Within it Ray's processes get sessions of their own, and a raylet that is slow is told from one that has died.
 
     Args:
-        logs: Where the session's `raylet.err` and others will lie, at any depth.
+        folder: The session's private folder; temporary files of Ray's processes lie there too.
         say: Called with a line when the start takes long.
 
     Raises:
@@ -67,24 +67,26 @@ def apart_and_awaited(logs: Path, say: Any) -> Iterator[None]:
     popen, get_node = services.ConsolePopen, services.get_node
     started: list[subprocess.Popen[bytes]] = []
 
-    def apart(*arguments: Any, **options: Any) -> Any:
+    def apart(*arguments: Any, env: dict[str, str], **options: Any) -> Any:
+        # TMPDIR 太长时，仪表板的套接字也放不下
+        environment = {**env, "TMPDIR": str(folder)}
         # 另立会话：发给驱动进程组的 SIGTERM（timeout、Slurm）不会先杀了 raylet
-        process = popen(*arguments, start_new_session=True, **options)
+        process = popen(*arguments, env=environment, start_new_session=True, **options)
         started.append(process)
         return process
 
     def awaited(*arguments: Any) -> Any:
-        begun, said = time.monotonic(), False
+        begun, announced = time.monotonic(), False
         while True:
             try:
                 return get_node(*arguments)
             except RuntimeError as error:
-                _check_alive(started, logs)
+                _check_alive(started, folder)
                 waited = time.monotonic() - begun
                 if waited > PATIENCE_SECONDS:
                     raise LabError(f"its raylet lives but has not answered for {waited:.0f} s", exit_code=3) from error
-            if waited > SAY_AFTER_SECONDS and not said:
-                said = True
+            if waited > SAY_AFTER_SECONDS and not announced:
+                announced = True
                 say(f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores; waiting")
             time.sleep(LOOK_EVERY_SECONDS)
 
@@ -95,19 +97,19 @@ def apart_and_awaited(logs: Path, say: Any) -> Iterator[None]:
         services.ConsolePopen, services.get_node = popen, get_node
 
 
-def _check_alive(started: list[subprocess.Popen[bytes]], logs: Path) -> None:
+def _check_alive(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
     for process in started:
         code = process.poll()
         name = Path(str(process.args[0])).name if isinstance(process.args, list) else ""
         if code is not None and name in ("raylet", "gcs_server"):
-            raise LabError(f"its {name} ended with {code}: {_last_words(logs, name)}", exit_code=3)
+            raise LabError(f"its {name} ended with {code}: {_last_words(folder, name)}", exit_code=3)
 
 
-def _last_words(logs: Path, name: str) -> str:
+def _last_words(folder: Path, name: str) -> str:
     """The last line that a process of Ray's has logged as an error."""
     lines = [
         line
-        for path in sorted(logs.rglob(f"{name}.*"))
+        for path in sorted(folder.rglob(f"{name}.*"))
         for line in path.read_text(errors="replace").splitlines()
         if " E " in line or " C " in line or "rror" in line
     ]

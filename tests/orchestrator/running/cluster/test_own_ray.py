@@ -47,7 +47,7 @@ class TestARunningStudy:
         told, temporary = lab.home / "told.json", lab.home / ("long-" * 12)
         temporary.mkdir()
         process = lab.start(
-            *("--study", "lrn", "--seeds", "1", "--epochs", "60", "--slots", "1", "--results", str(lab.results)),
+            *("--study", "lrn", "--seeds", "1", "--epochs", "30", "--slots", "1", "--results", str(lab.results)),
             *("--notify", f"cat > {told}"),
             HOME="",
             TMPDIR=str(temporary),
@@ -79,7 +79,7 @@ class TestARunningStudy:
     def test_a_raylet_that_dies_of_the_same_signal_is_a_stop_too(self, lab: Lab) -> None:
         """As systemd and Slurm do: they signal every process of the control group, whatever its session."""
         process = lab.start(
-            *("--study", "lrn", "--seeds", "1", "--epochs", "60", "--slots", "1", "--no-dashboard"),
+            *("--study", "lrn", "--seeds", "1", "--epochs", "30", "--slots", "1", "--no-dashboard"),
             *("--results", str(lab.results)),
         )
         wait_until(lambda: process.poll() is not None or in_the_middle(lab), 400, "an epoch")
