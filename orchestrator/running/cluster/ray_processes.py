@@ -106,11 +106,13 @@ def _check_alive(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
 
 
 def _last_words(folder: Path, name: str) -> str:
-    """The last line that a process of Ray's has logged as an error."""
+    """What a process of Ray's logged when it died: the check that failed, or else its last error."""
     lines = [
-        line
-        for path in sorted(folder.rglob(f"{name}.*"))
-        for line in path.read_text(errors="replace").splitlines()
-        if " E " in line or " C " in line or "rror" in line
+        line for path in sorted(folder.rglob(f"{name}.*")) for line in path.read_text(errors="replace").splitlines()
     ]
-    return reason(RuntimeError("\n".join(lines))) if lines else "it logged no reason"
+    fatal = [line for line in lines if "Check failed" in line or " C " in line]
+    errors = fatal[:1] or [line for line in lines if " E " in line or "rror" in line][-1:]
+    if not errors:
+        return "it logged no reason"
+    # 「这多半是 Ray 的毛病」之后才是原因
+    return reason(RuntimeError(errors[0].rpartition("Check failed:")[2].strip()))
