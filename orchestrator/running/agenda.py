@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.errors import LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
-from orchestrator.planning.estimate import Price, configs_to_train, estimate, measured_epochs
+from orchestrator.planning.estimate import Estimate, Price, configs_to_train, estimate, measured_epochs
 from orchestrator.planning.plan import Plan, refreshed
 from orchestrator.planning.plan_file import check_rule
 from orchestrator.planning.retuning import retuning_configs, retuning_left, with_retuning
@@ -249,9 +249,7 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
         yield f"confirmation on fresh seeds: {most}{confirming} trials to train"
 
 
-def _lines_together(
-    agenda: Agenda, dry_run: bool, price: Price, takes: Callable[[Estimate], str]
-) -> Iterator[str]:
+def _lines_together(agenda: Agenda, dry_run: bool, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
     tuning = [config for study in agenda.studies for config in retuning_configs(study.plan)]
     cost = price([*configs_to_train(agenda.plan), *tuning])
     more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
