@@ -25,6 +25,7 @@ from orchestrator.planning.summary import (
     retuning_line,
     time_said,
 )
+from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import plan_study
 from orchestrator.planning.variants import combined_plan, null_plan
 from orchestrator.records.layout import study_folder
@@ -230,6 +231,9 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
             yield f"{'    ' if agenda.together else ''}{cost_line(cost)}"
     # 数据对所有研究都一样，只说一次
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
+    if agenda.left:
+        on_gpu = place.gpus > 0 and request.placement.device != "cpu"
+        yield from other_ways(request.store.results, list(agenda.plan.done), request.placement.workers, on_gpu)
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
     if agenda.together:
