@@ -202,7 +202,8 @@ def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None
             if progress is not None and (done % 256 == 0 or done == len(paths)):
                 progress(done, len(paths))
     if bad:
-        raise CoreError(f"{len(bad)} images cannot be used: {some(sorted(bad), MOST_NAMED)}")
+        images_are = "1 image" if len(bad) == 1 else f"{len(bad)} images"
+        raise CoreError(f"{images_are} cannot be used: {some(sorted(bad), MOST_NAMED)}")
     return images
 
 

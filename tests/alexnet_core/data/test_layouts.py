@@ -236,7 +236,7 @@ def test_evaluation_decodes_no_training_image_and_takes_a_test_set_alone(tmp_pat
         load_evaluation_set(spec)
     assert len(load_evaluation_set(spec, any_data=True).split) == 21
     (root / "test" / "a" / "new.jpg").write_bytes(b"torn")
-    with pytest.raises(CoreError, match=r"1 images cannot be used: .*new\.jpg \(not an image\)"):
+    with pytest.raises(CoreError, match=r"1 image cannot be used: .*new\.jpg \(not an image\)"):
         load_evaluation_set(spec, any_data=True)
 
 
