@@ -275,6 +275,21 @@ def test_options_stay_at_the_door() -> None:
     assert "orchestrator.ablate" in named
 
 
+def test_every_file_that_contributing_names_is_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    names = re.findall(r"`([\w/.-]+(?:\.py|\.yaml|\.md|/))`", text)
+    files = [
+        path
+        for package in (*PACKAGES, "tests")
+        for path in (ROOT / package).rglob("*")
+        if "__pycache__" not in str(path)
+    ]
+    known = {f"/{path.relative_to(ROOT)}" + "/" * path.is_dir() for path in [*files, *ROOT.iterdir()]}
+    assert len(names) > 30
+    for name in names:
+        assert any(path.endswith(f"/{name}") for path in known), name
+
+
 HEAVY = ("torch", "ray", "optuna", "matplotlib", "sklearn", "scipy.stats")
 
 
