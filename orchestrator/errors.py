@@ -34,7 +34,7 @@ class LabError(Exception):
         exit_code: Of the command.
     """
 
-    def __init__(self, message: str, *, exit_code: int) -> None:
+    def __init__(self, message: str, *, exit_code: ExitCode) -> None:
         """Keeps the line and the code."""
         super().__init__(message)
-        self.exit_code = ExitCode(exit_code)
+        self.exit_code = exit_code

@@ -9,7 +9,7 @@ from typing import Any
 from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
 from orchestrator.command import add_results_option, natural, natural_or_zero
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.request import Limits, Placement, Question, Request, Store, SweepRequest
 from search_spaces.space import Sweep
 from search_spaces.study import load_study
@@ -83,7 +83,7 @@ def _space(text: str) -> Sweep:
         return parse_model(f"parameters:\n  {path.strip()}: {parameter}", Sweep, f"--sweep-over {path.strip()}")
     sweep = load_study(text).sweep
     if sweep is None:
-        raise LabError(f"--sweep-over {text}: this study has no sweep", exit_code=2)
+        raise LabError(f"--sweep-over {text}: this study has no sweep", exit_code=ExitCode.WRONG_USE)
     return sweep
 
 

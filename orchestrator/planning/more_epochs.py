@@ -12,7 +12,7 @@ from alexnet_core.configuration.schedule import same_rates
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.errors import CoreError
 from alexnet_core.training.checkpoint import has_velocities, latest_checkpoint, read_history, reopen
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.rows import TRIAL_COLUMNS
@@ -94,7 +94,7 @@ def go_on(folder: Path, start: Path) -> str:
     except CoreError as error:
         return f"it trains from the beginning: {error}"
     except OSError as error:
-        raise LabError(f"{checkpoints} cannot be written: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{checkpoints} cannot be written: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     return f"it goes on from epoch {len(read_history(path))} of trial {start.parents[1].name}"
 
 

@@ -272,7 +272,7 @@ def check_rule(folder: Path, plan: Plan) -> None:
     raise LabError(
         f"study {plan.study.name} was planned with {asked}, and its level cannot be spent twice: "
         f"ask for {asked}, or ask anew with another --results",
-        exit_code=2,
+        exit_code=ExitCode.WRONG_USE,
     )
 
 

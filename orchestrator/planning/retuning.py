@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.train_config import TrainConfig
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
@@ -67,11 +67,17 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
     """
     if trials == 0 or (asked is None and study.retune is None):
         if trials and asked is None:
-            raise LabError(f"study {study.name} re-tunes nothing by itself; add --retune learning_rate", exit_code=2)
+            raise LabError(
+                f"study {study.name} re-tunes nothing by itself; add --retune learning_rate",
+                exit_code=ExitCode.WRONG_USE,
+            )
         return None
     evaluated = [arm.name for arm in study.arms if arm.views != study.arm(study.baseline).views]
     if evaluated:
-        raise LabError(f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned", exit_code=2)
+        raise LabError(
+            f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned",
+            exit_code=ExitCode.WRONG_USE,
+        )
     who = "--retune" if asked is not None else f"study {study.name}, retune"
     parameter = (study.retune or Retune(low=1, high=2)).parameter
     if asked is not None:
@@ -83,11 +89,14 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
         names = ", ".join(name.removeprefix("training.") for name in tunable)
         raise LabError(
             f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
-            exit_code=2,
+            exit_code=ExitCode.WRONG_USE,
         )
     for arm in study.arms:
         if parameter in arm_fields(base, arm):
-            raise LabError(f"{who}: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", exit_code=2)
+            raise LabError(
+                f"{who}: arm {arm.name} sets {parameter} itself, so that it cannot be tuned",
+                exit_code=ExitCode.WRONG_USE,
+            )
     # 研究文件没给范围时，就取上下各一个数量级
     found = known or tunable[parameter]
     return found if trials is None else found.model_copy(update={"trials": trials})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.estimate import (
     Estimate,
 )
@@ -196,4 +196,6 @@ def shown_config(plan: Plan, which: str) -> str:
         if (trial.arm, str(trial.seed)) == cell:
             return trial.config.model_dump_json(indent=2)
     arms = ", ".join(arm.name for arm in plan.study.arms)
-    raise LabError(f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=2)
+    raise LabError(
+        f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=ExitCode.WRONG_USE
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
 from orchestrator.choices import AUTO
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.more_epochs import find_extensions
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import retune_of, with_retuning
@@ -39,7 +39,10 @@ def plan_study(
     number, max_seeds = _planned_seeds(study, recipe, question)
     root = question.data_root
     if root is not None and recipe.data.source == "digits":
-        raise LabError("--data-root: the digits come with scikit-learn; leave it out, or name a --dataset", exit_code=2)
+        raise LabError(
+            "--data-root: the digits come with scikit-learn; leave it out, or name a --dataset",
+            exit_code=ExitCode.WRONG_USE,
+        )
     cache = (store.results / "cache").resolve()
     summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
     base = base_config(
@@ -53,7 +56,7 @@ def plan_study(
         overrides=question.overrides,
     )
     if number > TUNING_SEED:
-        raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=2)
+        raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))
     trials = unfold(study, base, seeds)
     check_images(study, base, trials, summary.train)
@@ -82,12 +85,12 @@ def _recipe(study: Study, dataset: str) -> Recipe:
         raise LabError(
             f"study {study.name} is not asked on {dataset}: {study.not_asked[dataset]}; "
             f"choose --dataset {' or '.join(study.recipes)}",
-            exit_code=2,
+            exit_code=ExitCode.WRONG_USE,
         )
     if dataset not in study.recipes:
         raise LabError(
             f"study {study.name} has no recipe for data set {dataset!r}; it has: {', '.join(study.recipes)}",
-            exit_code=2,
+            exit_code=ExitCode.WRONG_USE,
         )
     return study.recipes[dataset]
 
@@ -98,7 +101,8 @@ def _with_space(study: Study, sweep: SweepRequest) -> Study:
         study = study.model_copy(update={"sweep": sweep.over})
     if sweep.points and study.sweep is None:
         raise LabError(
-            f"study {study.name} has no sweep; leave --sweep out, or say what with --sweep-over", exit_code=2
+            f"study {study.name} has no sweep; leave --sweep out, or say what with --sweep-over",
+            exit_code=ExitCode.WRONG_USE,
         )
     return study
 
@@ -114,5 +118,7 @@ def _planned_seeds(study: Study, recipe: Recipe, question: Question) -> tuple[in
     }
     for reason, holds in reasons.items():
         if holds:
-            raise LabError(f"study {study.name} cannot be asked with --seeds auto: {reason}", exit_code=2)
+            raise LabError(
+                f"study {study.name} cannot be asked with --seeds auto: {reason}", exit_code=ExitCode.WRONG_USE
+            )
     return question.max_seeds, question.max_seeds

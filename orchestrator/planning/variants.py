@@ -38,7 +38,7 @@ def null_plan(plan: Plan, results: Path, retry_failed: bool) -> Plan:
         raise LabError(
             f"--null with {count} seeds takes seeds up to {2 * count - 1}, and those from {TUNING_SEED} on are for "
             f"tuning; ask for {TUNING_SEED // 2} at most",
-            exit_code=2,
+            exit_code=ExitCode.WRONG_USE,
         )
     baseline = plan.study.arm(plan.study.baseline)
     last = 2 * count - 1

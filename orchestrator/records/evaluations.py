@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.metrics import SplitErrors
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
 from orchestrator.records.layout import evaluation_path, trial_folder
 from orchestrator.records.trial_record import TrialState, read_result
@@ -70,10 +70,12 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise LabError(f"{path} cannot be read: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{path} cannot be read: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     except ValidationError as error:
         reason = error.errors(include_url=False)[0]["msg"]
-        raise LabError(f"{path} is damaged: {reason}; delete it to evaluate this trial again", exit_code=3) from error
+        raise LabError(
+            f"{path} is damaged: {reason}; delete it to evaluate this trial again", exit_code=ExitCode.ENVIRONMENT
+        ) from error
 
 
 def evaluations_on_record(results: Path, trials: Iterable[PlannedTrial]) -> frozenset[tuple[str, int]]:

@@ -17,7 +17,7 @@ from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset
 from alexnet_core.process.files import abandoned, temporary_path
 from alexnet_core.trained.model_folder import SUMS, model_card, replace_folder, write_model
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.trial_record import TrialResult
 
@@ -36,13 +36,15 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
         LabError: The folder exists, the weights were pruned or damaged, or the folder cannot be written.
     """
     if folder.exists() and not force:
-        raise LabError(f"{folder} exists; choose another folder, or replace it with --force", exit_code=2)
+        raise LabError(
+            f"{folder} exists; choose another folder, or replace it with --force", exit_code=ExitCode.WRONG_USE
+        )
     if folder.is_file() or (folder.exists() and not (folder / SUMS).is_file() and any(folder.iterdir())):
-        raise LabError(f"{folder} is no export, so --force does not replace it", exit_code=2)
+        raise LabError(f"{folder} is no export, so --force does not replace it", exit_code=ExitCode.WRONG_USE)
     record = layout.trial_folder(results, key)
     result, config = trial_record.read_result(record), trial_record.read_config(record)
     if result is None:
-        raise LabError(f"trial {key} has no result", exit_code=4)
+        raise LabError(f"trial {key} has no result", exit_code=ExitCode.NOTHING)
     weights = _weights(record, result)
     dataset = load_dataset(_data_here(results, config.data))
     temporary = temporary_path(folder)
@@ -51,9 +53,9 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
         write_model(temporary, weights, config, dataset, _card(config, result, dataset, ranking))
         replace_folder(temporary, folder)
     except OSError as error:
-        raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     except SafetensorError as error:
-        raise LabError(f"{folder} cannot be written: {error}", exit_code=3) from error
+        raise LabError(f"{folder} cannot be written: {error}", exit_code=ExitCode.ENVIRONMENT) from error
     finally:
         for left in (temporary, *abandoned(folder)):
             shutil.rmtree(left, ignore_errors=True)
@@ -71,15 +73,17 @@ def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise LabError(
             f"the weights of trial {result.key} were not kept; train it anew: delete {record} and run its study again",
-            exit_code=4,
+            exit_code=ExitCode.NOTHING,
         )
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != result.weights_sha256:
-            raise LabError(f"{path} is not the file that was recorded: its SHA-256 differs", exit_code=3)
+            raise LabError(
+                f"{path} is not the file that was recorded: its SHA-256 differs", exit_code=ExitCode.ENVIRONMENT
+            )
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise LabError(f"{path} cannot be read: {error}", exit_code=3) from error
+        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.ENVIRONMENT) from error
     return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
 
 

@@ -183,13 +183,13 @@ def lock_error(path: Path, error: OSError) -> LabError:
     return LabError(
         f"{path} cannot be locked: {error.strerror or error}; records need a file system with locks (a local disk, or "
         "one mounted with them): choose another with --results",
-        exit_code=3,
+        exit_code=ExitCode.ENVIRONMENT,
     )
 
 
 def read_error(path: Path, error: OSError) -> LabError:
     """Returns what to say of a file that cannot be read."""
-    return LabError(f"{path} cannot be read: {error.strerror or error}", exit_code=3)
+    return LabError(f"{path} cannot be read: {error.strerror or error}", exit_code=ExitCode.ENVIRONMENT)
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

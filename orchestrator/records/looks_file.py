@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
 
 FILE = "looks.jsonl"
@@ -77,7 +77,7 @@ def read_looks(folder: Path) -> list[RecordedLook] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise LabError(f"{folder / FILE} cannot be read: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{folder / FILE} cannot be read: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     return [look for line in lines if line.strip() and (look := _parsed(line)) is not None]
 
 

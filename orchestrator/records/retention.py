@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.trial_record import TrialState
@@ -98,7 +98,7 @@ def _delete(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise LabError(f"{path} cannot be deleted: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{path} cannot be deleted: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.metrics import Count, EpochReport, SplitErrors
 from alexnet_core.configuration.train_config import TrainConfig
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import (
     append_line,
     append_text,
@@ -106,7 +106,8 @@ def open_record(results: Path, config: TrainConfig) -> Path:
         return folder
     if canonical_json(read_config(folder)) != canonical_json(config):
         raise LabError(
-            f"{path} holds another configuration than its folder's name says; move {folder} away", exit_code=3
+            f"{path} holds another configuration than its folder's name says; move {folder} away",
+            exit_code=ExitCode.ENVIRONMENT,
         )
     return folder
 
@@ -121,11 +122,13 @@ def read_config(folder: Path) -> TrainConfig:
     try:
         return TrainConfig.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise LabError(f"{path} is missing", exit_code=3) from error
+        raise LabError(f"{path} is missing", exit_code=ExitCode.ENVIRONMENT) from error
     except OSError as error:
         raise read_error(path, error) from error
     except ValidationError as error:
-        raise LabError(f"{path} is damaged: {_first(error)}; move {folder} away", exit_code=3) from error
+        raise LabError(
+            f"{path} is damaged: {_first(error)}; move {folder} away", exit_code=ExitCode.ENVIRONMENT
+        ) from error
 
 
 def _first(error: ValidationError) -> str:
@@ -191,7 +194,7 @@ def read_result(folder: Path) -> TrialResult | None:
     except ValidationError as error:
         raise LabError(
             f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         ) from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import looks_file, trial_record
 from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_evaluation
 from orchestrator.records.layout import ARM, KEY, NAME, STUDY_FOLDER, evaluation_path
@@ -64,7 +64,7 @@ def foreign_folders(other: Path) -> Iterator[Path]:
         LabError: It is no results folder.
     """
     if not (other / "trials").is_dir():
-        raise LabError(f"{other} is no results folder: it has no trials/", exit_code=2)
+        raise LabError(f"{other} is no results folder: it has no trials/", exit_code=ExitCode.WRONG_USE)
     yield from sorted((other / "trials").iterdir())
 
 

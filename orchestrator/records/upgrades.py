@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alexnet_core.configuration.train_config import TrainConfig
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import files, trial_record
 from orchestrator.records.trial_record import TrialResult
 from search_spaces.trial import trial_key
@@ -69,7 +69,7 @@ def upgrade_results(results: Path, upgrades: Sequence[Upgrade] = UPGRADES) -> in
         if old.is_dir() and not trials.is_dir():
             (results / "trials.new").rename(trials)
     except OSError as error:
-        raise LabError(f"{results} cannot be upgraded: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{results} cannot be upgraded: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     keys = {key: trial_key(upgraded_config(old / key, steps)) for key in _keys(old)}
     _rename_in_studies(results, keys)
     files.write_atomically(marker, f"{1 + len(upgrades)}\n".encode())
@@ -89,9 +89,11 @@ def _reached(marker: Path) -> int:
     except FileNotFoundError:
         return 1
     except OSError as error:
-        raise LabError(f"{marker} cannot be read: {error.strerror}", exit_code=3) from error
+        raise LabError(f"{marker} cannot be read: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     if not re.fullmatch(rb"[1-9][0-9]{0,5}", text):
-        raise LabError(f"{marker} is damaged: it holds no version of the records, such as 1", exit_code=3)
+        raise LabError(
+            f"{marker} is damaged: it holds no version of the records, such as 1", exit_code=ExitCode.ENVIRONMENT
+        )
     return int(text)
 
 
@@ -111,7 +113,9 @@ def upgraded_config(folder: Path, steps: Sequence[Upgrade]) -> TrainConfig:
             plain = step.config(plain)
         return TrainConfig.model_validate(plain)
     except (ValidationError, LookupError, TypeError) as error:
-        raise LabError(f"{folder} cannot be upgraded to this version's schema; move it away", exit_code=3) from error
+        raise LabError(
+            f"{folder} cannot be upgraded to this version's schema; move it away", exit_code=ExitCode.ENVIRONMENT
+        ) from error
 
 
 def _make_all(trials: Path, upgraded: Path, steps: Sequence[Upgrade]) -> None:
@@ -140,7 +144,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{path} cannot be read: {error}", exit_code=3) from error
+        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.ENVIRONMENT) from error
     return content
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orchestrator.choices import DEFAULT_DATASET, PAPER
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.planning.estimate import Estimate, Price, configs_to_train, estimate, measured_epochs
@@ -123,7 +123,7 @@ def plan_studies(request: Request) -> list[Plan]:
             known = next((plan.summary for plan in plans if plan.recipe.data.source == source), None)
             plans.append(plan_study(study, question, request.sweep, store, known))
     if not plans:
-        raise LabError(f"no study is asked on {question.dataset!r}", exit_code=2)
+        raise LabError(f"no study is asked on {question.dataset!r}", exit_code=ExitCode.WRONG_USE)
     return plans
 
 

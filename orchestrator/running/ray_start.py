@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alexnet_core.configuration.schedule import can_be_extended
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import Plan
 from orchestrator.request import Placement
 from orchestrator.running.cluster import access, capacity, environment, lifecycle, preflight
@@ -87,7 +87,7 @@ def _slots_here(placement: Placement, trials: int) -> SlotPlan:
         raise LabError(
             f"{slots} slots of {placement.workers} workers with {per_worker:g} GPUs each need {need:g} GPUs, "
             f"this machine has {gpus}; use fewer --slots or --workers",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         )
     return SlotPlan(min(slots, trials), placement.workers, per_worker, placement.device, follows=False)
 
@@ -107,7 +107,7 @@ def _slots_of_cluster(plan: Plan, placement: Placement, results: Path, trials: i
         raise LabError(
             f"the cluster at {placement.address} cannot hold one slot of {placement.workers} workers with "
             f"{per_worker:g} GPUs and 1 CPU each",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         )
     # 没有写明槽位数时，节点来了就多开几个
     return SlotPlan(slots, placement.workers, per_worker, placement.device, follows=placement.slots is None)

@@ -206,11 +206,11 @@ def ask(folder: Path, kind: Kind, value: str | int | None = None) -> str:
     """
     runs = _living(folder)
     if not runs:
-        raise LabError(f"study {folder.name} does not run, so nothing was asked", exit_code=2)
+        raise LabError(f"study {folder.name} does not run, so nothing was asked", exit_code=ExitCode.WRONG_USE)
     refusals = [_refusal(folder.name, facts, kind, value) for _, facts in runs]
     able = [run for run, refusal in zip(runs, refusals, strict=True) if refusal is None]
     if not able:
-        raise LabError(str(refusals[0]), exit_code=2)
+        raise LabError(str(refusals[0]), exit_code=ExitCode.WRONG_USE)
     return "\n".join(_leave_request(path, facts, kind, value) for path, facts in able)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ctypes
 import json
 import os
@@ -133,6 +134,16 @@ def test_the_core_and_the_orchestrator_mean_the_same_by_a_code() -> None:
     assert ExitCode.SOME_FAILED == interruption.EXIT_OUTPUT_LOST
 
 
+def test_every_exit_code_is_given_by_its_name() -> None:
+    numbers = [
+        f"{path.relative_to(ROOT)}:{node.value.lineno}"
+        for path in (ROOT / "orchestrator").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.keyword) and node.arg == "exit_code" and isinstance(node.value, ast.Constant)
+    ]
+    assert not numbers
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "koi8-r", "utf-8"])
 def test_any_encoding_of_the_terminal_gets_the_verdict(tmp_path: Path, encoding: str) -> None:
     from search_spaces.study import load_study
@@ -167,7 +178,7 @@ def test_a_program_that_trains_by_calling_main_goes_on_afterwards(lab: Lab) -> N
     )
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
-    assert "goes on [0, 2, 0] False" in output
+    assert "goes on [0, 2, 0] False" in output, output + errors
     assert output.count("3 trials wanted") == 2, "once where it trained, once in the dry run"
     assert len(lab.finished()) == 3
 

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 
 ADDRESS_SECONDS = 10.0
 SHOW_TOKEN = "ray get-auth-token"
@@ -72,7 +72,7 @@ def check_dashboard_host(host: str) -> None:
         raise LabError(
             f"--dashboard-host {host} is reachable from other machines while RAY_AUTH_MODE="
             f"{os.environ['RAY_AUTH_MODE']} switches Ray's token off; unset it or use 127.0.0.1",
-            exit_code=2,
+            exit_code=ExitCode.WRONG_USE,
         )
 
 
@@ -92,14 +92,16 @@ def check_address(address: str) -> None:
             return
     host, _, port = address.rpartition(":")
     if not re.fullmatch(r"[\w.-]+|\[[0-9a-fA-F:.]+\]", host) or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise LabError(f"--address {address}: use HOST:PORT, or auto for the cluster of this machine", exit_code=2)
+        raise LabError(
+            f"--address {address}: use HOST:PORT, or auto for the cluster of this machine", exit_code=ExitCode.WRONG_USE
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ADDRESS_SECONDS).close()
     except OSError as error:
         raise LabError(
             f"no Ray cluster answers at {address}: {error.strerror or error}; start one there with ray start --head, "
             "or leave --address out",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         ) from error
 
 

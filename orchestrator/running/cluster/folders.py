@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import TAKEN, lock_error
 
 # Linux 的套接字地址最长 107 字节；Ray 在会话文件夹里这样起名
@@ -51,7 +51,7 @@ def ray_folder() -> Path:
     raise LabError(
         f"Ray has no folder for its sockets: {'; '.join(reasons)}; set RAY_TMPDIR to a folder that can be written and "
         f"whose path has at most {LONGEST_TEMPORARY} bytes",
-        exit_code=3,
+        exit_code=ExitCode.ENVIRONMENT,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import psutil
 
 from alexnet_core.process.interruption import owns_process, say
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.cluster import death_watch, folders, ray_processes, reaper
 from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.running.cluster.driver_log import quiet_ray
@@ -105,7 +105,7 @@ def _init(trouble: str, folder: Path | None, verbose: bool, options: dict[str, A
     except Exception as error:
         # Ray 抛的常是裸的 Exception
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-        raise LabError(f"{trouble}: {reason}", exit_code=3) from error
+        raise LabError(f"{trouble}: {reason}", exit_code=ExitCode.ENVIRONMENT) from error
     quiet_ray(verbose)
     return url
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 
 LOOK_EVERY_SECONDS = 5.0
 PROBE_SECONDS = 120.0
@@ -101,7 +101,7 @@ def probe(results: Path, data: str | None, nodes: Iterable[Node]) -> None:
             raise LabError(
                 f"these nodes do not share {folder} with the driver: {', '.join(blind)}; "
                 "results and data must lie on a file system that all nodes share",
-                exit_code=3,
+                exit_code=ExitCode.ENVIRONMENT,
             )
 
 

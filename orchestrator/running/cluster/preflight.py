@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
 from alexnet_core.process.files import abandoned, temporary_path
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import check_locks
 from orchestrator.records.upgrades import note_schema
 
@@ -39,7 +39,7 @@ def check_results(results: Path) -> None:
     except OSError as error:
         raise LabError(
             f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         ) from error
     check_locks(results)
     if is_new:
@@ -70,7 +70,7 @@ def check_disk(results: Path, need_bytes: int) -> None:
         raise LabError(
             f"{results} has {_size(free)} free, this study needs about {_size(need_bytes)}; "
             "free some, or choose another disk with --results",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         )
 
 
@@ -124,6 +124,6 @@ def choose_gpus_per_worker(asked: float | None, present: int, where: str) -> flo
         raise LabError(
             f"{option} {asked:g}, but {where} has {present}; "
             f"use --gpus-per-worker {min(present, 2)} or leave the option out",
-            exit_code=3,
+            exit_code=ExitCode.ENVIRONMENT,
         )
     return asked

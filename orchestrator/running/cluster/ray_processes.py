@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import LabError
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.slots.deaths import reason
 
 PATIENCE_SECONDS = 600.0
@@ -40,7 +40,7 @@ def check_interpreter() -> None:
                 raise LabError(
                     f"Ray cannot start workers from {path.encode('unicode_escape').decode()}: {name} in its path; "
                     "move the project, or its .venv, to a folder without one",
-                    exit_code=3,
+                    exit_code=ExitCode.ENVIRONMENT,
                 )
 
 
@@ -84,7 +84,9 @@ def apart_and_awaited(folder: Path, say: Callable[[str], None]) -> Iterator[None
                 _check_alive(started, folder)
                 waited = time.monotonic() - begun
                 if waited > PATIENCE_SECONDS:
-                    raise LabError(f"its raylet lives but has not answered for {waited:.0f} s", exit_code=3) from error
+                    raise LabError(
+                        f"its raylet lives but has not answered for {waited:.0f} s", exit_code=ExitCode.ENVIRONMENT
+                    ) from error
             if waited > SAY_AFTER_SECONDS and not announced:
                 announced = True
                 say(f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores; waiting")
@@ -102,7 +104,7 @@ def _check_alive(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
         code = process.poll()
         name = Path(str(process.args[0])).name if isinstance(process.args, list) else ""
         if code is not None and name in ("raylet", "gcs_server"):
-            raise LabError(f"its {name} ended with {code}: {_last_words(folder, name)}", exit_code=3)
+            raise LabError(f"its {name} ended with {code}: {_last_words(folder, name)}", exit_code=ExitCode.ENVIRONMENT)
 
 
 def _last_words(folder: Path, name: str) -> str:
