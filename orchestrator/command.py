@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,37 @@ def framed(body: Callable[[], int], at_end: AtEnd = lambda code, trouble: None, 
     # driver.log 要 INFO，终端只要警告：界限只能放在终端自己这里
     terminal.setLevel(logging.WARNING)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[terminal])
-    return int(run_stoppable(partial(_ended, body, at_end), lambda: at_end(ExitCode.INTERRUPTED, None), interrupted))
+    with _each_warning_once():
+        stoppable = partial(_ended, body, at_end)
+        return int(run_stoppable(stoppable, lambda: at_end(ExitCode.INTERRUPTED, None), interrupted))
+
+
+@contextmanager
+def _each_warning_once() -> Iterator[None]:
+    """Lets a command say each warning once, however often it reads what the warning is about."""
+    filters = [(handler, _Unsaid()) for handler in logging.getLogger().handlers]
+    for handler, unsaid in filters:
+        handler.addFilter(unsaid)
+    try:
+        yield
+    finally:
+        for handler, unsaid in filters:
+            handler.removeFilter(unsaid)
+
+
+class _Unsaid(logging.Filter):
+    """Lets each text pass once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record's text is new."""
+        text = record.getMessage()
+        is_new = text not in self._said
+        self._said.add(text)
+        return is_new
 
 
 def _ended(body: Callable[[], int], at_end: AtEnd) -> int:

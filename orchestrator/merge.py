@@ -36,7 +36,8 @@ from orchestrator.records.untrusted import (
 )
 from orchestrator.records.upgrades import upgrade_results
 from orchestrator.running.cluster import preflight
-from orchestrator.tables.tables import update_tables
+from orchestrator.tables.siblings import left_out, strangers_among
+from orchestrator.tables.tables import load_trials, update_tables
 
 COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
 LINES_SHOWN = 20
@@ -65,7 +66,7 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         upgrade_results(results)
     counts: Counter[str] = Counter()
     troubles: list[str] = []
-    sorted_out = list(_sorted_out(other, results, counts, troubles))
+    sorted_out = _among_siblings(list(_sorted_out(other, results, counts, troubles)), results, troubles)
     recorded = {
         trial.key for trial in sorted_out if (layout.trial_folder(results, trial.key) / "result.json").is_file()
     }
@@ -123,6 +124,14 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
             counts["here"] += 1
             if _lacking(results, trial):
                 yield trial
+
+
+def _among_siblings(trials: list[ForeignTrial], results: Path, troubles: list[str]) -> list[ForeignTrial]:
+    """Those whose numbers of images are those of the others on the same data, there and here; the rest is named."""
+    own = load_trials(results).trials if results.is_dir() else None
+    odd = strangers_among([(trial.key, trial.data, trial.result) for trial in trials], own)
+    troubles += [f"refused {line}" for line in left_out(odd)]
+    return [trial for trial in trials if trial.key not in odd]
 
 
 def _lacking(results: Path, trial: ForeignTrial) -> list[Evaluation]:

@@ -79,16 +79,18 @@ def put(
     """Puts a hand-made trial on record; `wrong` of 360 validation images are errors."""
     folder = trial_record.open_record(results, config)
     trial_record.next_attempt(folder)
-    history = [make_report(epoch, min(360, (wrong or 0) + 2 - epoch)) for epoch in (1, 2)]
+    planned = config.training.epochs
+    length = planned if state is TrialState.FINISHED else planned - 1
+    history = [make_report(epoch, min(360, (wrong or 0) + planned - epoch)) for epoch in range(1, length + 1)]
     trial_record.rewrite_epochs(folder, history)
     values: dict[str, Any] = {
         "key": trial_key(config),
         "state": state,
         "seed": config.seed,
         "epochs": len(history),
-        "train": history[-1].train,
-        "validation": None if wrong is None else errors(wrong),
-        "test": None if test_wrong is None else errors(test_wrong, 359),
+        "train": history[-1].train if history else None,
+        "validation": None if wrong is None or not history else errors(wrong),
+        "test": None if test_wrong is None or length < planned else errors(test_wrong, 359),
         "seconds": 1.0,
         "images_per_second": 2200.0,
         "attempts": 1,

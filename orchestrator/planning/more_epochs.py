@@ -14,6 +14,7 @@ from alexnet_core.errors import CoreError
 from alexnet_core.training.checkpoint import has_velocities, latest_checkpoint, read_history, reopen
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_record
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from orchestrator.tables.tables import read_table
@@ -48,11 +49,11 @@ def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extension
         for epochs in (length for length in lengths if length < trial.config.training.epochs):
             shorter = _with_epochs(trial.config, epochs)
             folder = layout.trial_folder(results, trial_key(shorter))
-            result = trial_record.read_result(folder)
-            if result is None or result.state is not TrialState.FINISHED:
+            record = read_record(folder)
+            if record is None or record.result.state is not TrialState.FINISHED:
                 continue
             errors = [report.validation.top1_error for report in trial_record.read_epochs(folder)]
-            path = folder / (result.weights or "")
+            path = folder / (record.result.weights or "")
             # 短跑的学习率须与长跑的开头逐轮相同，接着练才等于从头练
             if not same_rates(shorter.training, trial.config.training, errors):
                 other_rates.add(trial.key)

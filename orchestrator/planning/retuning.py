@@ -21,6 +21,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_record
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.tables.tables import done_states
 from search_spaces.edits import arm_fields, edited
@@ -181,11 +182,11 @@ def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
     trials = tuning_trials(plan)
     for trial in trials:
         folder = layout.trial_folder(results, trial.key)
-        result = trial_record.read_result(folder)
-        if result is None or plan.retune is None:
+        record = read_record(folder)
+        if record is None or plan.retune is None:
             continue
         arm = trial.arm.removesuffix(TUNING)
-        score, said = _score(result, folder, plan.study, plan.recipe)
+        score, said = _score(record.result, folder, plan.study, plan.recipe)
         value = float(getattr(trial.config.training, _field(plan.retune)))
         ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=said)))
     # 所有 arm 都调完才选：先调完的不能先得种子

@@ -62,11 +62,11 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
     """Reads an evaluation of the trial in `folder`; None where there is none.
 
     Raises:
-        LabError: The file is damaged (named).
+        LabError: The file is damaged, or the evaluation of another trial (named).
     """
     path = evaluation_path(folder, views)
     try:
-        return Evaluation.model_validate_json(path.read_bytes())
+        evaluation = Evaluation.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -76,6 +76,12 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
         raise LabError(
             f"{path} is damaged: {reason}; delete it to evaluate this trial again", exit_code=ExitCode.ENVIRONMENT
         ) from error
+    if (evaluation.key, evaluation.views) != (folder.name, views):
+        raise LabError(
+            f"{path}: its evaluation in {views} views is of another trial ({evaluation.key}); delete it",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    return evaluation
 
 
 def evaluations_on_record(results: Path, trials: Iterable[PlannedTrial]) -> frozenset[tuple[str, int]]:

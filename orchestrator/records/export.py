@@ -18,7 +18,8 @@ from alexnet_core.data.loading import load_dataset
 from alexnet_core.process.files import abandoned, temporary_path
 from alexnet_core.trained.model_folder import SUMS, model_card, replace_folder, write_model
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.records import layout, trial_record
+from orchestrator.records import layout
+from orchestrator.records.checked_record import read_record
 from orchestrator.records.trial_record import TrialResult
 
 
@@ -42,9 +43,10 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     if folder.is_file() or (folder.exists() and not (folder / SUMS).is_file() and any(folder.iterdir())):
         raise LabError(f"{folder} is no export, so --force does not replace it", exit_code=ExitCode.WRONG_USE)
     record = layout.trial_folder(results, key)
-    result, config = trial_record.read_result(record), trial_record.read_config(record)
-    if result is None:
+    found = read_record(record)
+    if found is None:
         raise LabError(f"trial {key} has no result", exit_code=ExitCode.NOTHING)
+    config, result = found
     weights = _weights(record, result)
     dataset = load_dataset(_data_here(results, config.data))
     temporary = temporary_path(folder)

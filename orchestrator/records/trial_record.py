@@ -7,6 +7,7 @@ written last and atomically. The driver is the only writer of all but the checkp
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,10 +31,12 @@ from orchestrator.records.files import (
     write_atomically,
     write_error,
 )
-from orchestrator.records.layout import trial_folder
+from orchestrator.records.layout import KEY, trial_folder
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
 
+logger = logging.getLogger(__name__)
 LARGEST_NUMBER = 2**63
+MOST_NAMED = 5
 # 负的时间或内存没有对数，比不出快慢
 Measured = Annotated[float, Field(ge=0)]
 
@@ -179,14 +182,14 @@ def write_result(folder: Path, result: TrialResult) -> None:
 
 
 def read_result(folder: Path) -> TrialResult | None:
-    """Reads how a trial ended; None while it has not.
+    """Reads how a trial ended; None while it has not. `checked_record.read_record` compares its configuration too.
 
     Raises:
-        LabError: The file is damaged (named).
+        LabError: The file is damaged, or the result of another trial (named).
     """
     path = folder / "result.json"
     try:
-        return TrialResult.model_validate_json(path.read_bytes())
+        result = TrialResult.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -196,38 +199,32 @@ def read_result(folder: Path) -> TrialResult | None:
             f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
-
-
-def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
-    """Returns the state of those trials that are on record and not run again.
-
-    Args:
-        results: The results folder.
-        keys: The trials asked for.
-        retry_failed: Leave failed trials out.
-    """
-    states = {}
-    for key in set(keys):
-        result = read_result(trial_folder(results, key))
-        if result is not None and not (retry_failed and result.state is TrialState.FAILED):
-            states[key] = result.state
-    return states
+    if result.key != folder.name:
+        raise LabError(
+            f"{folder}: its result.json is that of another trial ({result.key}); move {folder} away",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    return result
 
 
 def recorded_keys(results: Path) -> list[str]:
-    """Returns the keys of all trial folders, sorted."""
+    """Returns the keys of all trial folders, sorted; a folder of another name is no trial, and named."""
     try:
-        return sorted(entry.name for entry in os.scandir(results / "trials") if entry.is_dir())
+        names = [entry.name for entry in os.scandir(results / "trials") if entry.is_dir()]
     except FileNotFoundError:
         return []
+    keys = [name for name in names if KEY.fullmatch(name)]
+    # 备份的副本不是又一个种子
+    if len(keys) < len(names):
+        others = sorted(set(names).difference(keys))
+        logger.warning("left out, since their names are no trials' keys: %s in %s", listed(others), results / "trials")
+    return sorted(keys)
 
 
-def ended(results: Path, key: str) -> tuple[str, float | None] | None:
-    """Returns (state, validation top-1 error in [0, 1]) of a trial on record, or None."""
-    result = read_result(trial_folder(results, key))
-    if result is None:
-        return None
-    return result.state.value, result.validation.top1_error if result.validation is not None else None
+def listed(names: Sequence[str]) -> str:
+    """Returns names for a message: the first few, and how many more there are."""
+    shown = ", ".join(names[:MOST_NAMED])
+    return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
 def tidy(folder: Path, keep_weights: str = "all") -> None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from alexnet_core.configuration.train_config import DataSpec
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import looks_file, trial_record
+from orchestrator.records.checked_record import config_misfit, result_misfit
 from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_evaluation
 from orchestrator.records.layout import ARM, KEY, NAME, STUDY_FOLDER, evaluation_path
 from orchestrator.records.looks_file import RecordedLook
@@ -38,6 +40,7 @@ class ForeignTrial:
     Attributes:
         key: Its key, computed from its configuration.
         folder: Its folder there.
+        data: What it was trained on.
         result: Its result.
         weights: Its final weights, if they were kept.
         evaluations: Of them in more views than one.
@@ -45,6 +48,7 @@ class ForeignTrial:
 
     key: str
     folder: Path
+    data: DataSpec
     result: TrialResult
     weights: Path | None
     evaluations: tuple[Evaluation, ...]
@@ -86,13 +90,14 @@ def check_trial(folder: Path) -> ForeignTrial | None:
         config, result = trial_record.read_config(folder), trial_record.read_result(folder)
     except LabError as error:
         raise Refused(str(error)) from error
-    key = trial_key(config)
-    if key != folder.name:
-        raise Refused(f"its configuration is that of trial {key}")
-    if result is None or result.key != key or result.seed != config.seed:
-        raise Refused("its result.json is that of another trial")
+    if result is None:
+        return None
+    key = folder.name
+    reason = config_misfit(key, config) or result_misfit(key, config, result)
+    if reason:
+        raise Refused(reason)
     weights = _checked_weights(folder, result)
-    return ForeignTrial(key, folder, result, weights, _checked_evaluations(folder, key))
+    return ForeignTrial(key, folder, config.data, result, weights, _checked_evaluations(folder))
 
 
 def _check_folder(folder: Path) -> None:
@@ -132,7 +137,7 @@ def _checked_weights(folder: Path, result: TrialResult) -> Path | None:
     return path
 
 
-def _checked_evaluations(folder: Path, key: str) -> tuple[Evaluation, ...]:
+def _checked_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     parent = folder / "evaluations"
     if not parent.is_symlink() and not parent.exists():
         return ()
@@ -145,9 +150,8 @@ def _checked_evaluations(folder: Path, key: str) -> tuple[Evaluation, ...]:
             evaluation = read_evaluation(folder, views)
         except LabError as error:
             raise Refused(str(error)) from error
-        if evaluation is None or (evaluation.key, evaluation.views) != (key, views):
-            raise Refused(f"its evaluation in {views} views is of another trial")
-        found.append(evaluation)
+        if evaluation is not None:
+            found.append(evaluation)
     return tuple(found)
 
 

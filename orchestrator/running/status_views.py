@@ -17,6 +17,7 @@ from rich.text import Text
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan_file import STUDIES
 from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_own_config, read_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.layout import KEY, STUDY_FOLDER
 from orchestrator.running.steering import read_runs
@@ -210,10 +211,11 @@ def trial_view(results: Path, key: str) -> Group:
     """Returns what is shown of one trial: state, memberships, configuration, last epochs, log, and how to repeat it.
 
     Raises:
-        LabError: Its configuration or its result is damaged.
+        LabError: Its configuration or its result is damaged, or another trial's.
     """
     folder = layout.trial_folder(results, key)
-    config, result = trial_record.read_config(folder), trial_record.read_result(folder)
+    record = read_record(folder)
+    config, result = record or (read_own_config(folder), None)
     states = study_states(results, [{"key": key}], _ended(results, [key]))
     parts: list[RenderableType] = [Text(f"trial {key}: {states[key]}", style="bold")]
     if result is not None and result.message:

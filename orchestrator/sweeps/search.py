@@ -17,6 +17,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.choices import SamplerName, SecondObjective
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_record
 from orchestrator.sweeps.objectives import objective_values
 from search_spaces.errors import StudyError
 from search_spaces.space import (
@@ -240,12 +241,14 @@ def read_ended(
         retry_failed: Whether failed trials are trained again.
     """
     folder = layout.trial_folder(results, key)
-    result = trial_record.read_result(folder)
-    if result is None or (retry_failed and result.state == "failed"):
+    record = read_record(folder)
+    if record is None:
+        return None
+    config, result = record
+    if retry_failed and result.state == "failed":
         return None
     if result.state == "finished" and result.validation is not None:
         error = result.validation.top1_error
-        config = trial_record.read_config(folder)
         return Ended("finished", objective_values(second, config, error, result.images_per_second))
     if result.state == "stopped":
         epochs = trial_record.read_epochs(folder)

@@ -17,6 +17,7 @@ from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import LabError
 from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_record
 from orchestrator.records.evaluations import MANY_VIEWS, METRICS, evaluation_cells
 from orchestrator.records.trial_record import TrialResult
 from search_spaces.trial import KEY_LENGTH, configuration_key
@@ -111,15 +112,15 @@ def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) 
     for key in keys:
         folder = layout.trial_folder(results, key)
         try:
-            result, config = trial_record.read_result(folder), trial_record.read_config(folder)
+            record = read_record(folder)
             evaluated = evaluation_cells(folder)
         except LabError as error:
             logger.warning("left out of the tables: %s", error)
             continue
-        if result is not None:
-            if result.epochs and not (folder / "epochs.jsonl").is_file():
+        if record is not None:
+            if record.result.epochs and not (folder / "epochs.jsonl").is_file():
                 logger.warning("%s is missing: the trial has no curve", folder / "epochs.jsonl")
-            rows.append({**_trial_row(result, config), **evaluated, "record_stamp": stamps[key]})
+            rows.append({**_trial_row(record.result, record.config), **evaluated, "record_stamp": stamps[key]})
     return _frame(rows, TRIAL_COLUMNS)
 
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import polars as pl
 
-from orchestrator.records import files, trial_record
+from orchestrator.records import checked_record, files, trial_record
 from orchestrator.records.layout import table_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows, trial_rows
+from orchestrator.tables.siblings import left_out, strangers
 
 COLUMNS = ("key", "state", "validation_top1_error", "record_stamp")
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def load_trials(results: Path) -> TrialTables:
 def trials_from_records(results: Path, keys: Sequence[str]) -> pl.DataFrame:
     """Returns rows of the trials table as the records say, whatever the tables on disk say; without those not ended."""
     stamps = record_stamps(results, keys)
-    return _in_order(trial_rows(results, list(stamps), stamps), TRIAL_COLUMNS).sort("key")
+    return _in_order(_among_siblings(trial_rows(results, list(stamps), stamps)), TRIAL_COLUMNS).sort("key")
 
 
 def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
@@ -104,6 +105,9 @@ def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
     members_on_disk = None if rebuild else read_table(results, "members", MEMBER_COLUMNS)
     whole = not rebuild and (not with_epochs or _has_columns(results, "epochs", EPOCH_COLUMNS))
     trials = read_table(results, "trials", TRIAL_COLUMNS) if whole else None
+    if trials is not None and trials["key"].is_duplicated().any():
+        _say_once(table_folder(results) / "trials.parquet", "has a trial twice")
+        trials, whole = None, False
     if trials is None:
         trials = pl.DataFrame(schema=TRIAL_COLUMNS)
     # 记录是事实，表只是视图：按时间戳认出新的、变了的、没了的
@@ -113,11 +117,20 @@ def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
     gone = [key for key in known if key not in stamps]
     changed = not whole or members_on_disk is None or not members.equals(members_on_disk)
     if stale or gone:
-        fresh = trial_rows(results, stale, stamps)
-        # 损坏的记录每次都会重读；没有读出新行时不必重写表
-        changed |= bool(fresh.height or gone or any(key in known for key in stale))
-        trials = _in_order(_grown(trials, fresh, stale + gone, ("key",)), TRIAL_COLUMNS)
+        before = trials
+        grown = _grown(trials, trial_rows(results, stale, stamps), stale + gone, ("key",))
+        trials = _in_order(_among_siblings(grown), TRIAL_COLUMNS)
+        # 损坏的、不合群的记录每次都会重读；没有读出新行时不必重写表
+        changed |= bool(gone) or any(key in known for key in stale) or trials.height != before.height
     return _Scan(trials, members, stale, gone, changed)
+
+
+def _among_siblings(trials: pl.DataFrame) -> pl.DataFrame:
+    """The trials but for those that disagree with others on the same data about its images, which are named."""
+    odd = strangers(trials)
+    for line in left_out(odd):
+        logger.warning("left out of the tables: %s", line)
+    return trials.filter(~pl.col("key").is_in(list(odd))) if odd else trials
 
 
 def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
@@ -128,7 +141,9 @@ def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
         return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
     if not scan.stale and not scan.gone:
         return old
-    return _grown(old, epoch_rows(results, scan.stale), scan.stale + scan.gone, ("key", "epoch"))
+    counted = set(scan.trials["key"])
+    fresh = epoch_rows(results, [key for key in scan.stale if key in counted])
+    return _grown(old, fresh, scan.stale + scan.gone, ("key", "epoch")).filter(pl.col("key").is_in(counted))
 
 
 def read_table(
@@ -231,14 +246,14 @@ def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, flo
     distinct = set(keys)
     outcomes = _unchanged(results, distinct)
     for key in distinct - outcomes.keys():
-        ended = trial_record.ended(results, key)
+        ended = checked_record.ended(results, key)
         if ended is not None:
             outcomes[key] = ended
     return outcomes
 
 
 def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
-    """Returns the state of those trials that are on record and not run again; see `records.done_keys`.
+    """Returns the state of those trials that are on record and not run again; see `checked_record`.
 
     Args:
         results: The results folder.
@@ -247,7 +262,7 @@ def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) 
     """
     distinct = set(keys)
     outcomes = _unchanged(results, distinct)
-    states = trial_record.done_keys(results, distinct - outcomes.keys(), retry_failed)
+    states = checked_record.done_keys(results, distinct - outcomes.keys(), retry_failed)
     for key, (state, _) in outcomes.items():
         if not (retry_failed and state == TrialState.FAILED):
             states[key] = TrialState(state)

@@ -75,7 +75,7 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     trials, members, epochs = load_tables(here)
     assert sorted(trials["key"]) == sorted([own, trained, diverged])
     assert sorted(members["key"]) == sorted([own, trained, diverged]), "no membership of a trial that is not here"
-    assert epochs.height == 6
+    assert epochs.height == 5, "the diverged trial ended in its second epoch"
     whole = files(here)
     assert merge(capsys, there, here)[1].startswith("0 trials taken, 3 on record here already")
     assert files(here) == whole
@@ -103,7 +103,11 @@ def test_evaluations_in_more_views_come_along_and_one_of_another_trial_does_not(
     write_evaluation(there / "trials" / good, evaluation(good))
     write_evaluation(there / "trials" / bad, evaluation(good))
     code, output = merge(capsys, there, here)
-    assert (code, f"refused '{bad}': its evaluation in 10 views is of another trial" in output) == (1, True)
+    assert (code, f"refused '{bad}'" in output, "its evaluation in 10 views is of another trial" in output) == (
+        1,
+        True,
+        True,
+    )
     assert read_evaluation(here / "trials" / good, 10) == evaluation(good)
     assert not (here / "trials" / bad).exists()
 
@@ -290,6 +294,25 @@ def test_what_is_not_as_it_must_be_is_refused_by_name_and_nothing_of_it_is_taken
     assert reason in output
     assert output.count("refused") == 1
     assert not (here / "trials").exists()
+
+
+def test_records_that_disagree_with_the_others_about_their_data_or_configuration_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for seed in range(2):
+        put(here, make_config(seed))
+    fewer, longer, without, good = (put(there, make_config(seed)) for seed in range(2, 6))
+    edit_result(test=json.loads(errors(1, 3).model_dump_json()))(there / "trials" / fewer)
+    edit_result(epochs=300)(there / "trials" / longer)
+    edit_result(test=None)(there / "trials" / without)
+    code, output = merge(capsys, there, here)
+    assert (code, "1 trials taken (1 finished)" in output, "3 left out (named above)" in output) == (1, True, True)
+    assert f"refused {fewer}: 3 test images, where most trials on the same data have 359" in output
+    assert f"refused '{longer}': its result.json has 300 epochs, its configuration 2" in output
+    assert f"refused {without}: no test images, where most trials on the same data have 359" in output
+    assert load_trials(here).trials["key"].to_list() == sorted([*trial_record.recorded_keys(here)])
+    assert good in trial_record.recorded_keys(here)
 
 
 @pytest.fixture(scope="module")

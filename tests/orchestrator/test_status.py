@@ -133,7 +133,7 @@ def test_the_beginning_of_a_key_shows_the_trial(tmp_path: Path, capsys: pytest.C
     assert "loss is nan in epoch 2" in output
     assert "member of lrn/baseline seed 1 (arm)" in output
     assert '"learning_rate": 0.01' in output
-    assert "last of 2 epochs" in output
+    assert "last of 1 epochs" in output
     assert "the log's last line" in output
     assert f"python -m alexnet_core train --config {layout.trial_folder(tmp_path, key) / 'config.json'}" in output
     assert status(capsys, tmp_path, key)[1] == output

@@ -21,6 +21,7 @@ from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.summary import arm_lines, plan_line
 from orchestrator.planning.variants import combined_plan
+from orchestrator.records.checked_record import done_keys
 from orchestrator.records.evaluations import (
     Evaluation,
     evaluations_on_record,
@@ -29,7 +30,7 @@ from orchestrator.records.evaluations import (
     write_evaluation,
 )
 from orchestrator.records.layout import trial_folder
-from orchestrator.records.trial_record import TrialState, done_keys, read_result
+from orchestrator.records.trial_record import TrialState, read_result
 from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Question, Request, Store

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import LabError
-from orchestrator.records import files, layout, trial_record
+from orchestrator.records import checked_record, files, layout, trial_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.trial_record import TrialState
 from search_spaces.trial import PlannedTrial, trial_key
@@ -96,7 +96,7 @@ def test_what_a_killed_writer_leaves_is_taken_for_nothing(tmp_path: Path) -> Non
     assert trial_record.read_epochs(folder) == []
     assert trial_record.open_record(tmp_path, config) == folder
     assert trial_record.recorded_keys(tmp_path) == [trial_key(config)]
-    assert trial_record.done_keys(tmp_path, [trial_key(config)]) == {}
+    assert checked_record.done_keys(tmp_path, [trial_key(config)]) == {}
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_a_damaged_result_is_named_in_one_line(tmp_path: Path, content: bytes) -
     path = layout.trial_folder(tmp_path, key) / "result.json"
     path.write_bytes(content)
     with pytest.raises(LabError) as caught:
-        trial_record.done_keys(tmp_path, [key])
+        checked_record.done_keys(tmp_path, [key])
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged")
     assert "delete it to train this trial again" in message
@@ -209,12 +209,12 @@ def test_every_state_is_read_back_and_failed_ones_can_be_asked_for_again(tmp_pat
     waiting = trial_key(make_config(99))
     interrupted = trial_record.open_record(tmp_path, make_config(98)).name
     asked = [*keys.values(), waiting, interrupted]
-    assert trial_record.done_keys(tmp_path, asked) == {key: state for state, key in keys.items()}
-    again = trial_record.done_keys(tmp_path, asked, retry_failed=True)
+    assert checked_record.done_keys(tmp_path, asked) == {key: state for state, key in keys.items()}
+    again = checked_record.done_keys(tmp_path, asked, retry_failed=True)
     assert again == {key: state for state, key in keys.items() if state is not TrialState.FAILED}
-    assert trial_record.ended(tmp_path, keys[TrialState.FINISHED]) == ("finished", 20 / 360)
-    assert trial_record.ended(tmp_path, keys[TrialState.DIVERGED]) == ("diverged", None)
-    assert trial_record.ended(tmp_path, interrupted) is None
+    assert checked_record.ended(tmp_path, keys[TrialState.FINISHED]) == ("finished", 20 / 360)
+    assert checked_record.ended(tmp_path, keys[TrialState.DIVERGED]) == ("diverged", None)
+    assert checked_record.ended(tmp_path, interrupted) is None
 
 
 def test_tidy_keeps_the_weights_that_the_result_names(tmp_path: Path) -> None:

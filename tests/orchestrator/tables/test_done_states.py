@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import LabError
-from orchestrator.records import layout, trial_record
+from orchestrator.records import checked_record, layout
 from orchestrator.records.layout import table_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.tables import done_states, ended_trials, update_tables
@@ -15,7 +15,7 @@ from tests.made_records import make_config, put
 
 
 def from_records(results: Path, keys: list[str]) -> dict[str, tuple[str, float | None]]:
-    ended = {key: trial_record.ended(results, key) for key in keys}
+    ended = {key: checked_record.ended(results, key) for key in keys}
     return {key: answer for key, answer in ended.items() if answer is not None}
 
 
@@ -37,7 +37,7 @@ def test_the_answer_is_that_of_the_records_whatever_the_tables_are(tmp_path: Pat
     assert ended_trials(tmp_path, asked) == from_records(tmp_path, asked)
     assert ended_trials(tmp_path, asked[:2]) == from_records(tmp_path, asked[:2])
     for retry_failed in (False, True):
-        expected = trial_record.done_keys(tmp_path, asked, retry_failed)
+        expected = checked_record.done_keys(tmp_path, asked, retry_failed)
         assert done_states(tmp_path, asked, retry_failed) == expected
     assert len(done_states(tmp_path, asked)) == 5
 

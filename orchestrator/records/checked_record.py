@@ -1,0 +1,148 @@
+"""Records that are what their name says: a trial's folder, configuration and result belong together, and can be so.
+
+Whoever reads a trial's numbers reads them here; what does not fit is named, never counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.records.layout import KEY, trial_folder
+from orchestrator.records.trial_record import TrialResult, TrialState, read_config, read_result
+from search_spaces.trial import trial_key
+
+MEASURED = ("train", "validation", "test", "train_final")
+
+
+class Record(NamedTuple):
+    """A trial that has ended.
+
+    Attributes:
+        config: What was trained.
+        result: How it ended.
+    """
+
+    config: TrainConfig
+    result: TrialResult
+
+
+def read_record(folder: Path) -> Record | None:
+    """Reads a trial that has ended; None while it has not.
+
+    Args:
+        folder: Of the trial, named by its key.
+
+    Raises:
+        LabError: A file is damaged, or folder, configuration and result do not belong together (named).
+    """
+    result = read_result(folder)
+    if result is None:
+        return None
+    config = read_own_config(folder)
+    reason = result_misfit(folder.name, config, result)
+    if reason:
+        raise _misfit(folder, reason)
+    return Record(config, result)
+
+
+def read_own_config(folder: Path) -> TrainConfig:
+    """Reads the configuration of the trial that a folder is named after.
+
+    Raises:
+        LabError: The file is missing or damaged, or another trial's.
+    """
+    config = read_config(folder)
+    reason = config_misfit(folder.name, config)
+    if reason:
+        raise _misfit(folder, reason)
+    return config
+
+
+def _misfit(folder: Path, reason: str) -> LabError:
+    return LabError(f"{folder}: {reason}; move {folder} away", exit_code=ExitCode.ENVIRONMENT)
+
+
+def config_misfit(name: str, config: TrainConfig) -> str:
+    """Returns why a configuration cannot lie in a folder of that name; nothing where it can."""
+    if not KEY.fullmatch(name):
+        return "its name is no trial's key"
+    key = trial_key(config)
+    return "" if key == name else f"its configuration is that of trial {key}"
+
+
+def result_misfit(key: str, config: TrainConfig, result: TrialResult) -> str:
+    """Returns why a result cannot be that of a trial; nothing where it can."""
+    if result.key != key or result.seed != config.seed:
+        return f"its result.json is that of another trial ({result.key} seed {result.seed})"
+    return impossible(config, result)
+
+
+def impossible(config: TrainConfig, result: TrialResult) -> str:
+    """Returns what of a result no training of this configuration gives; nothing where all is possible.
+
+    A trial that diverged has numbers of its earlier epochs; only after the last one there is a test error.
+    """
+    planned = config.training.epochs
+    complete = result.epochs == planned
+    if result.epochs > planned or (result.state is TrialState.FINISHED and not complete):
+        return f"its result.json has {result.epochs} epochs, its configuration {planned} (state {result.state})"
+    # 发散的 trial 有此前各轮的有限数；走完全程的就不会发散
+    if result.state is TrialState.DIVERGED and complete:
+        return f"its result.json says diverged after all {planned} epochs"
+    if result.state is TrialState.FINISHED and result.validation is None:
+        return "its result.json says finished, and has no validation error"
+    if result.test is not None and not complete:
+        return f"its result.json has a test error after {result.epochs} of {planned} epochs"
+    if not result.epochs and any(getattr(result, split) is not None for split in MEASURED):
+        return "its result.json has errors after no epoch"
+    if result.weights is not None and result.weights_sha256 is None:
+        return "its result.json names weights without their SHA-256"
+    return _impossible_metrics(result)
+
+
+def _impossible_metrics(result: TrialResult) -> str:
+    for split in MEASURED:
+        metrics = getattr(result, split)
+        # 最高的五个包括最高的一个
+        if metrics is not None and metrics.top5_errors > metrics.top1_errors:
+            return (
+                f"its result.json has {metrics.top5_errors} top-5 errors in {split}, "
+                f"more than the {metrics.top1_errors} of top-1"
+            )
+    return ""
+
+
+def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
+    """Returns the state of those trials that are on record and not run again.
+
+    Args:
+        results: The results folder.
+        keys: The trials asked for.
+        retry_failed: Leave failed trials out.
+
+    Raises:
+        LabError: A record is damaged, or another trial's (named).
+    """
+    states = {}
+    for key in set(keys):
+        record = read_record(trial_folder(results, key))
+        if record is not None and not (retry_failed and record.result.state is TrialState.FAILED):
+            states[key] = record.result.state
+    return states
+
+
+def ended(results: Path, key: str) -> tuple[str, float | None] | None:
+    """Returns (state, validation top-1 error in [0, 1]) of a trial on record, or None.
+
+    Raises:
+        LabError: The record is damaged, or another trial's (named).
+    """
+    record = read_record(trial_folder(results, key))
+    if record is None:
+        return None
+    validation = record.result.validation
+    return record.result.state.value, validation.top1_error if validation is not None else None

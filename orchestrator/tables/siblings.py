@@ -1,0 +1,87 @@
+"""Trials of the same data have the same numbers of images; a record that disagrees with the others is no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from alexnet_core.configuration.train_config import DataSpec
+from orchestrator.records.trial_record import TrialResult, listed
+from orchestrator.tables.rows import TRIAL_COLUMNS
+
+# 同一份数据的验证集与测试集总是同样大；训练集还看用了多少张
+COUNTED = {"validation": ("data_digest",), "test": ("data_digest",), "train": ("data_digest", "data.train_images")}
+COMPARED = ("key", "state", "data_digest", "data.train_images", *(f"{split}_count" for split in COUNTED))
+
+
+def strangers(trials: pl.DataFrame) -> dict[str, str]:
+    """Returns why some trials do not fit the others of their data, by key.
+
+    The most frequent number of images is the right one; where no number is more frequent than others, none is.
+
+    Args:
+        trials: With the columns `COMPARED`. A finished trial without images of a split disagrees with those that have
+            some.
+    """
+    reasons: dict[str, str] = {}
+    for split, same in COUNTED.items():
+        count = f"{split}_count"
+        measured = trials.filter((pl.col("state") == "finished") | pl.col(count).is_not_null())
+        votes = measured.group_by(*same, count).len().with_columns(pl.len().over(same).alias("numbers"))
+        # 几乎总是只有一种数：不必逐行比较
+        if votes.filter(pl.col("numbers") > 1).height:
+            reasons |= _outvoted(measured, split, same, votes)
+    return reasons
+
+
+def strangers_among(trials: Iterable[tuple[str, DataSpec, TrialResult]], own: pl.DataFrame | None) -> dict[str, str]:
+    """Returns why some trials that are no rows of a table yet do not fit, by key.
+
+    Args:
+        trials: Key, data and result of each.
+        own: The trials table that they would join; None where there is none.
+    """
+    rows = [
+        {
+            "key": key,
+            "state": result.state.value,
+            "data_digest": data.digest,
+            "data.train_images": data.train_images,
+            **{f"{split}_count": None if (seen := getattr(result, split)) is None else seen.count for split in COUNTED},
+        }
+        for key, data, result in trials
+    ]
+    schema = {name: TRIAL_COLUMNS[name] for name in COMPARED}
+    further = pl.DataFrame(rows, schema=schema)
+    known = (
+        further.clear() if own is None else own.select(COMPARED).filter(~pl.col("key").is_in(further["key"].to_list()))
+    )
+    odd, keys = strangers(pl.concat([known, further])), set(further["key"])
+    return {key: reason for key, reason in odd.items() if key in keys}
+
+
+def _outvoted(measured: pl.DataFrame, split: str, same: Iterable[str], votes: pl.DataFrame) -> dict[str, str]:
+    count = f"{split}_count"
+    most = votes.with_columns(
+        (pl.col("len") == pl.col("len").max().over(same)).alias("is_most"), pl.col("len").max().over(same).alias("most")
+    ).with_columns(pl.col("is_most").sum().over(same).alias("rivals"))
+    usual = pl.col(count).filter(pl.col("is_most")).first().over(same).alias("usual")
+    odd = most.with_columns(usual).filter(~pl.col("is_most") | (pl.col("rivals") > 1))
+    rows = measured.join(odd, on=[*same, count], nulls_equal=True)
+    return {row["key"]: _reason(split, row) for row in rows.iter_rows(named=True)}
+
+
+def _reason(split: str, row: dict[str, int | None]) -> str:
+    images = row[f"{split}_count"] or "no"
+    if row["rivals"] == 1:
+        return f"{images} {split} images, where most trials on the same data have {row['usual'] or 'none'}"
+    return f"{images} {split} images, and as many trials on the same data have another number"
+
+
+def left_out(reasons: dict[str, str]) -> list[str]:
+    """Returns a line for each reason, with the trials that it is about."""
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(key)
+    return [f"{listed(sorted(keys))}: {reason}; move them away" for reason, keys in sorted(by_reason.items())]
