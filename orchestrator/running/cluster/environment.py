@@ -32,7 +32,8 @@ _OWN_RAY = {
     # 忙的机器上一个进程启动要一分多钟，那不是坏了
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_agent_register_timeout_ms": "300000",
-    "RAY_raylet_start_wait_time_s": "300",
+    # 问一次节点在不在最多等这么久：等久了就看不到 raylet 已经死了
+    "RAY_raylet_start_wait_time_s": "5",
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_py_gcs_connect_timeout_s": "120",
     "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",

@@ -27,6 +27,7 @@ from orchestrator.running.slots.broker import BROKER_NAME, Broker
 
 _keepers: list[subprocess.Popen[bytes]] = []
 OBJECT_STORE_BYTES = 128 * 1024**2
+START_ATTEMPTS = 6
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,9 @@ def start(
         **({} if shared_memory else {"_plasma_directory": str(folder)}),
         **ray_processes.interpreter_environment(),
     }
-    with ray_processes.apart_and_awaited(folder, say):
-        url = _init("Ray does not start here", folder, verbose, options)
+    # 管道一直开着，直到本进程结束
+    _keepers.append(reaper.start(folder))
+    url = _start_again_where_slow(folder, verbose, options)
     return ClusterFacts(
         f"http://{url}" if url and dashboard else None, show_token if _asks_for_token() else None, session=folder
     )
@@ -88,20 +90,40 @@ def join(address: str, verbose: bool = False) -> ClusterFacts:
         LabError: With exit code 3 when it does not answer.
     """
     show_token = ensure_private_token()
-    url = _init(f"the Ray cluster at {address} does not answer", None, verbose, {"address": address})
+    _keepers.append(reaper.start())
+    url = _init(f"the Ray cluster at {address} does not answer", verbose, {"address": address})
     return ClusterFacts(f"http://{url}" if url else None, show_token if _asks_for_token() else None)
 
 
-def _init(trouble: str, folder: Path | None, verbose: bool, options: dict[str, Any]) -> str | None:
-    """Calls `ray.init`, with a reaper for what it starts; returns the dashboard's address."""
+def _start_again_where_slow(folder: Path, verbose: bool, options: dict[str, Any]) -> str | None:
+    """Starts Ray, several times where the machine is too busy for its raylet; returns the dashboard's address."""
     import ray
 
-    # 管道一直开着，直到本进程结束
-    _keepers.append(reaper.start(folder))
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            with ray_processes.apart_and_awaited(folder, say):
+                return _init("Ray does not start here", verbose, options)
+        except ray_processes.TooSlow as error:
+            if attempt == START_ATTEMPTS:
+                raise LabError(
+                    f"Ray does not start here, {attempt} times: {error}", exit_code=ExitCode.ENVIRONMENT
+                ) from error
+            say(f"this machine is busy, Ray's agents were too slow to start; trying again ({attempt})")
+            ray.shutdown()
+            kill_children()
+    raise AssertionError
+
+
+def _init(trouble: str, verbose: bool, options: dict[str, Any]) -> str | None:
+    """Calls `ray.init`; returns the dashboard's address."""
+    import ray
+
     level = logging.INFO if verbose else logging.ERROR
     try:
         with _own_sigterm():
             url: str | None = ray.init(log_to_driver=verbose, logging_level=level, **options).dashboard_url
+    except ray_processes.TooSlow:
+        raise
     except Exception as error:
         # Ray 抛的常是裸的 Exception
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

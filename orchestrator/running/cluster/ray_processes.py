@@ -26,6 +26,10 @@ LOOK_EVERY_SECONDS = 0.2
 UNSPEAKABLE = {"'": "a single quote", '"': "a double quote", "\\": "a backslash", "\n": "a line break", "\t": "a tab"}
 
 
+class TooSlow(LabError):
+    """A raylet gave up on one of its agents after some seconds that are no option of Ray's; another start may do."""
+
+
 def check_interpreter() -> None:
     """Refuses a Python whose path Ray cannot start workers from: they would never come.
 
@@ -104,7 +108,9 @@ def _check_alive(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
         code = process.poll()
         name = Path(str(process.args[0])).name if isinstance(process.args, list) else ""
         if code is not None and name in ("raylet", "gcs_server"):
-            raise LabError(f"its {name} ended with {code}: {_last_words(folder, name)}", exit_code=ExitCode.ENVIRONMENT)
+            words = _last_words(folder, name)
+            kind = TooSlow if "Timed out waiting" in words else LabError
+            raise kind(f"its {name} ended with {code}: {words}", exit_code=ExitCode.ENVIRONMENT)
 
 
 def _last_words(folder: Path, name: str) -> str:
@@ -113,7 +119,7 @@ def _last_words(folder: Path, name: str) -> str:
         line for path in sorted(folder.rglob(f"{name}.*")) for line in path.read_text(errors="replace").splitlines()
     ]
     fatal = [line for line in lines if "Check failed" in line or " C " in line]
-    errors = fatal[:1] or [line for line in lines if " E " in line or "rror" in line][-1:]
+    errors = fatal[-1:] or [line for line in lines if " E " in line or "rror" in line][-1:]
     if not errors:
         return "it logged no reason"
     # 「这多半是 Ray 的毛病」之后才是原因
