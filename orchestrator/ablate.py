@@ -30,7 +30,7 @@ from orchestrator.records import trial_record
 from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
-from orchestrator.records.upgrades import upgrade_results
+from orchestrator.records.upgrades import check_schema, upgrade_results
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Request, Store
@@ -97,8 +97,10 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     """
     store = request.store
     check_can_hold_results(store.results)
-    if store.results.is_dir() and not (request.dry_run or request.show is not None):
+    if request.dry_run or request.show is not None:
         # 只看不训的命令什么也不写
+        check_schema(store.results)
+    elif store.results.is_dir():
         upgrade_results(store.results)
     # 计划：先说清要哪些 trial、多久、能判断什么，再动手
     plans = plan_studies(request)

@@ -115,10 +115,10 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
         if state is TrialState.FAILED or (state is TrialState.STOPPED and trial.key not in swept):
             counts["no_answer"] += 1
             continue
-        own = trial_record.read_result(layout.trial_folder(results, trial.key))
-        if own is None:
+        ours = trial_record.read_result(layout.trial_folder(results, trial.key))
+        if ours is None:
             yield trial
-        elif differing := _differences(own, trial.result):
+        elif differing := _differences(ours, trial.result):
             troubles.append(f"conflict {trial.key}: {differing}; the own record stays")
         else:
             counts["here"] += 1
@@ -140,16 +140,16 @@ def _lacking(results: Path, trial: ForeignTrial) -> list[Evaluation]:
     return [one for one in trial.evaluations if read_evaluation(folder, one.views) is None]
 
 
-def _differences(own: TrialResult, other: TrialResult) -> str:
+def _differences(ours: TrialResult, other: TrialResult) -> str:
     """What two results of one trial disagree in: state, epochs and errors, not times and machines."""
-    names = [name for name in COMPARED if getattr(own, name) != getattr(other, name)]
+    names = [name for name in COMPARED if getattr(ours, name) != getattr(other, name)]
     if not names:
         return ""
     hint = ""
-    if own.validation is not None and other.validation is not None:
-        hint = f" (validation {own.validation.top1_errors} wrong here, {other.validation.top1_errors} there)"
-    elif own.state is not other.state:
-        hint = f" ({own.state} here, {other.state} there)"
+    if ours.validation is not None and other.validation is not None:
+        hint = f" (validation {ours.validation.top1_errors} wrong here, {other.validation.top1_errors} there)"
+    elif ours.state is not other.state:
+        hint = f" ({ours.state} here, {other.state} there)"
     return f"the records differ in {', '.join(names)}{hint}"
 
 

@@ -60,8 +60,8 @@ class Evidence:
 
     def rows(self, arm: str, seeds: int) -> list[Row]:
         """Returns the rows of seeds 0 to `seeds` - 1, up to the first that has not ended."""
-        asked = (self.wanted[arm, seed] for seed in range(seeds) if (arm, seed) in self.wanted)
-        return [self.ended[what] for what in takewhile(self.ended.__contains__, asked)]
+        cells = (self.wanted[arm, seed] for seed in range(seeds) if (arm, seed) in self.wanted)
+        return [self.ended[what] for what in takewhile(self.ended.__contains__, cells)]
 
     def of(self, arm: str, seeds: int) -> ArmEvidence:
         """Returns an arm's evidence of seeds 0 to `seeds` - 1, which have all ended, in the baseline too."""

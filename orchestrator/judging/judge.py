@@ -44,8 +44,8 @@ def answer(
         sweep_members: Rows of the members table that belong to this study's sweep.
         epochs: The epochs table, which times to a threshold are read from.
     """
-    wanted = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
-    evidence = gather_evidence(study, recipe, wanted, trials, epochs)
+    planned = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
+    evidence = gather_evidence(study, recipe, planned, trials, epochs)
     # 先定这次看哪些种子、花多少水平，再给词；数字与词出自同一批种子
     look, judged = take_look(evidence, recipe, plan_file), evidence.judged
     cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}

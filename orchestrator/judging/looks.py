@@ -123,10 +123,10 @@ def still_wanted(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> li
 def _courses(
     plan: Plan, trials: pl.DataFrame, ended: Collection[str], skipped: Collection[str] = ()
 ) -> tuple[Evidence, dict[str, ArmCourse]]:
-    wanted = {(trial.arm, trial.seed): (trial.key, trial.views) for trial in plan.trials}
-    own = trials.filter(pl.col("key").is_in(list(ended)))
+    planned = {(trial.arm, trial.seed): (trial.key, trial.views) for trial in plan.trials}
+    ended_rows = trials.filter(pl.col("key").is_in(list(ended)))
     # 逐种子的研究不判到达阈值的时间，用不到最大的那张 epoch 表
-    evidence = gather_evidence(plan.study, plan.recipe, wanted, own, pl.DataFrame(schema=EPOCH_COLUMNS))
+    evidence = gather_evidence(plan.study, plan.recipe, planned, ended_rows, pl.DataFrame(schema=EPOCH_COLUMNS))
     return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA, skipped)
 
 
@@ -175,8 +175,8 @@ def run_looks(
     """
     # 每次看只训练它还缺的；结论关掉的 arm 不再要种子
     before: list[PlannedTrial] = []
-    while wanted := next_trials(plan, update_tables(results).trials, ended(), skipped()):
-        if wanted == before:
+    while upcoming := next_trials(plan, update_tables(results).trials, ended(), skipped()):
+        if upcoming == before:
             return
-        train(wanted)
-        before = wanted
+        train(upcoming)
+        before = upcoming

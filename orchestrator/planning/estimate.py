@@ -83,18 +83,18 @@ def measured_epochs(results: Path, on_gpu: bool) -> EpochSeconds:
         results: The results folder.
         on_gpu: Whether trials on GPUs count, or those on the CPU.
     """
-    found = EpochSeconds()
+    measured = EpochSeconds()
     trials = read_table(results, "trials", TRIAL_COLUMNS, (*COLUMNS, "env_device_name"))
     if trials is None:
-        return found
+        return measured
     device = pl.col("env_device_name")
     alike = device.is_null() | ((device != "cpu") == on_gpu)
     for row in trials.filter(alike & (pl.col("state") == "finished") & (pl.col("epochs") > 0)).iter_rows(named=True):
         images = row["data.train_images"]
         data = (row["data_digest"], None if images is None else int(images))
         names = ((*data, row["network_key"]), (*data, "name", row["network.name"]))
-        found.add(names, row["seconds"] / row["epochs"])
-    return found
+        measured.add(names, row["seconds"] / row["epochs"])
+    return measured
 
 
 @dataclass(frozen=True)

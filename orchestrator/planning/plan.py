@@ -62,8 +62,8 @@ class Plan:
     @property
     def missing(self) -> tuple[PlannedTrial, ...]:
         """The wanted trials that are not on record, each key once."""
-        wanted = {trial.key: trial for trial in reversed(self.trials)}
-        return tuple(trial for trial in self.trials if trial.key not in self.done and wanted[trial.key] is trial)
+        first = {trial.key: trial for trial in reversed(self.trials)}
+        return tuple(trial for trial in self.trials if trial.key not in self.done and first[trial.key] is trial)
 
     @property
     def views(self) -> dict[str, int]:
@@ -73,14 +73,14 @@ class Plan:
     @property
     def to_evaluate(self) -> tuple[PlannedTrial, ...]:
         """The finished trials on record that are not evaluated in as many views as an arm asks for, each once."""
-        wanted = {
+        trials = {
             trial.key: trial
             for trial in reversed(self.trials)
             if trial.views != 1
             and self.done.get(trial.key) is TrialState.FINISHED
             and (trial.key, trial.views) not in self.evaluated
         }
-        return tuple(reversed(wanted.values()))
+        return tuple(reversed(trials.values()))
 
     @property
     def to_run(self) -> tuple[PlannedTrial, ...]:
@@ -101,8 +101,8 @@ class Plan:
 
 def with_seeds(plan: Plan, seeds: int, done: Mapping[str, TrialState]) -> Plan:
     """Returns a plan of the same question with `seeds` seeds per arm; `done` is what has ended by now."""
-    wanted = tuple(range(seeds))
-    return replace(plan, trials=unfold(plan.study, plan.base, wanted), seeds=wanted, done=done)
+    all_seeds = tuple(range(seeds))
+    return replace(plan, trials=unfold(plan.study, plan.base, all_seeds), seeds=all_seeds, done=done)
 
 
 def refreshed(plan: Plan, states: Mapping[str, TrialState]) -> Plan:

@@ -264,14 +264,14 @@ def check_rule(folder: Path, plan: Plan) -> None:
     most = looks[-1].max_seeds
     fixed = [look.seeds for look in looks if look.max_seeds is None]
     if most is not None and _first_look_is_possible(folder, plan, FIRST_LOOK):
-        asked = f"--seeds auto --max-seeds {most}"
+        option = f"--seeds auto --max-seeds {most}"
     elif most is None and max(fixed) >= FIRST_LOOK - 1:
-        asked = f"--seeds {max(fixed)} or more"
+        option = f"--seeds {max(fixed)} or more"
     else:
         return
     raise LabError(
-        f"study {plan.study.name} was planned with {asked}, and its level cannot be spent twice: "
-        f"ask for {asked}, or ask anew with another --results",
+        f"study {plan.study.name} was planned with {option}, and its level cannot be spent twice: "
+        f"ask for {option}, or ask anew with another --results",
         exit_code=ExitCode.WRONG_USE,
     )
 

@@ -54,20 +54,20 @@ class TuningTrial(Frozen):
     chosen: bool = False
 
 
-def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | None) -> Retune | None:
+def retune_of(study: Study, base: TrainConfig, field: str | None, trials: int | None) -> Retune | None:
     """Returns what a run re-tunes: what the command asks, else what the study does by itself, else nothing.
 
     Args:
         study: The study.
         base: Where the arms start from.
-        asked: A field of the training, such as `learning_rate`; None leaves it to the study.
+        field: A field of the training, such as `learning_rate`; None leaves it to the study.
         trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
 
     Raises:
         LabError: The field is no positive number, an arm sets it itself, or nothing is re-tuned.
     """
-    if trials == 0 or (asked is None and study.retune is None):
-        if trials and asked is None:
+    if trials == 0 or (field is None and study.retune is None):
+        if trials and field is None:
             raise LabError(
                 f"study {study.name} re-tunes nothing by itself; add --retune learning_rate",
                 exit_code=ExitCode.WRONG_USE,
@@ -79,14 +79,14 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
             f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned",
             exit_code=ExitCode.WRONG_USE,
         )
-    who = "--retune" if asked is not None else f"study {study.name}, retune"
+    who = "--retune" if field is not None else f"study {study.name}, retune"
     parameter = (study.retune or Retune(low=1, high=2)).parameter
-    if asked is not None:
-        parameter = f"training.{asked.removeprefix('training.')}"
+    if field is not None:
+        parameter = f"training.{field.removeprefix('training.')}"
     known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
     tunable = _tunable(base)
-    own = getattr(base.training, parameter.removeprefix("training."), None)
-    if not _is_positive(own) or (known is None and parameter not in tunable):
+    recipe_value = getattr(base.training, parameter.removeprefix("training."), None)
+    if not _is_positive(recipe_value) or (known is None and parameter not in tunable):
         names = ", ".join(name.removeprefix("training.") for name in tunable)
         raise LabError(
             f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
@@ -99,8 +99,8 @@ def retune_of(study: Study, base: TrainConfig, asked: str | None, trials: int | 
                 exit_code=ExitCode.WRONG_USE,
             )
     # 研究文件没给范围时，就取上下各一个数量级
-    found = known or tunable[parameter]
-    return found if trials is None else found.model_copy(update={"trials": trials})
+    retune = known or tunable[parameter]
+    return retune if trials is None else retune.model_copy(update={"trials": trials})
 
 
 def _is_positive(value: Any) -> bool:
@@ -109,20 +109,20 @@ def _is_positive(value: Any) -> bool:
 
 def _tunable(base: TrainConfig) -> dict[str, Retune]:
     """What could be tuned from a tenth to ten times its value: both ends, and a broken number, must be valid."""
-    found = {}
-    for name, own in base.training:
+    tunable = {}
+    for name, recipe_value in base.training:
         path = f"training.{name}"
-        if not _is_positive(own):
+        if not _is_positive(recipe_value):
             continue
-        ends = {"low": own / DECADE, "high": own * DECADE}
+        ends = {"low": recipe_value / DECADE, "high": recipe_value * DECADE}
         with suppress(StudyError):
-            for value in (*ends.values(), own * math.sqrt(DECADE)):
+            for value in (*ends.values(), recipe_value * math.sqrt(DECADE)):
                 edited(base, {path: value}, (), "--retune")
-            found[path] = Retune(parameter=path, **ends)
-    return found
+            tunable[path] = Retune(parameter=path, **ends)
+    return tunable
 
 
-def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:
+def tuning_values(recipe_value: float, retune: Retune) -> tuple[float, ...]:
     """Returns the values that every arm tries: its own first, then van der Corput's sequence on the logarithmic range.
 
     The sequence covers the range evenly however long it is, and a longer one begins with the shorter. Three digits; no
@@ -131,10 +131,10 @@ def tuning_values(own: float, retune: Retune) -> tuple[float, ...]:
     span = math.log(retune.high / retune.low)
     points = (retune.low * math.exp(span * _van_der_corput(index)) for index in count(1))
     rounded = (float(f"{value:.3g}") for value in points)
-    distinct = dict.fromkeys([float(f"{own:.3g}")])
+    distinct = dict.fromkeys([float(f"{recipe_value:.3g}")])
     while len(distinct) < retune.trials:
         distinct[next(rounded)] = None
-    return (own, *islice(distinct, 1, None))
+    return (recipe_value, *islice(distinct, 1, None))
 
 
 def _van_der_corput(index: int) -> float:
@@ -186,9 +186,9 @@ def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
         if record is None or plan.retune is None:
             continue
         arm = trial.arm.removesuffix(TUNING)
-        score, said = _score(record.result, folder, plan.study, plan.recipe)
+        score, ending = _score(record.result, folder, plan.study, plan.recipe)
         value = float(getattr(trial.config.training, _field(plan.retune)))
-        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=said)))
+        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=ending)))
     # 所有 arm 都调完才选：先调完的不能先得种子
     complete = sum(map(len, ended.values())) == len(trials)
     return tuple(
@@ -249,7 +249,7 @@ def without_best(plan: Plan, outcomes: Sequence[TuningTrial]) -> tuple[str, ...]
     if plan.study.baseline in lost:
         missing[plan.study.baseline] = f"no arm can be compared with it re-tuned; {LEAVE_OUT}"
     return tuple(
-        f"No tuning trial of {name} finished ({', '.join(f'{count} {said}' for said, count in ends[name].items())}), "
+        f"No tuning trial of {name} finished ({', '.join(f'{count} {end}' for end, count in ends[name].items())}), "
         f"so that it has no best {_field(plan.retune)}: {missing[name]}."
         for name in lost
     )
@@ -268,8 +268,8 @@ def with_retuning(plan: Plan, results: Path, retry_failed: bool) -> Plan:
 def further_missing(plan: Plan) -> tuple[PlannedTrial, ...]:
     """The known trials of the re-tuning that are not on record and that no arm wants anyway, each key once."""
     arms = {trial.key for trial in plan.trials}
-    wanted = {trial.key: trial for trial in plan.further if trial.key not in plan.done and trial.key not in arms}
-    return tuple(wanted.values())
+    waiting = {trial.key: trial for trial in plan.further if trial.key not in plan.done and trial.key not in arms}
+    return tuple(waiting.values())
 
 
 def retuning_configs(plan: Plan) -> list[TrainConfig]:

@@ -18,13 +18,13 @@ SHOWN_SEEDS = 12
 
 def large_batches(plan: Plan) -> list[str]:
     """Says of which arms a batch holds more than the training set: they make one update an epoch."""
-    said = []
+    notes = []
     for trial in plan.trials[: len(plan.study.arms)]:
         images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
         batch = trial.config.training.batch_size
         if batch > images:
-            said.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
-    return said
+            notes.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
+    return notes
 
 
 def data_remarks(plan: Plan) -> list[str]:
@@ -32,7 +32,7 @@ def data_remarks(plan: Plan) -> list[str]:
     return [f"note: {remark}" for remark in plan.summary.remarks]
 
 
-def missing_said(plan: Plan) -> str:
+def format_missing(plan: Plan) -> str:
     """Names what a plan still lacks: `seeds 5 to 7`, or `seed 5 (no_lrn, as_run)` where an arm of it is there."""
     missing = {trial.key for trial in plan.to_run}
     arms: dict[int, list[str]] = {}
@@ -54,7 +54,7 @@ def complete_seeds(plan: Plan) -> int:
     return sum(seed < min(open_seeds, default=math.inf) for seed in plan.seeds)
 
 
-def time_said(cost: Estimate) -> str:
+def format_time(cost: Estimate) -> str:
     """Says the wall time in a few words."""
     if cost.trials == 0:
         return "none"
@@ -69,23 +69,23 @@ def _about(cost: Estimate) -> str:
 
 def cost_line(cost: Estimate) -> str:
     """Says what the trials cost: epochs, GPU-hours, wall time, what that rests on, and GPUs that stay idle."""
-    said = f"cost: {cost.trials} trials, {cost.epochs} epochs"
+    line = f"cost: {cost.trials} trials, {cost.epochs} epochs"
     if cost.trials == 0:
         return "cost: nothing to train"
     if cost.unknown < cost.trials:
         slots = "1 slot" if cost.place.slots == 1 else f"{cost.place.slots} slots"
-        said += (
+        line += (
             f", {_about(cost)} {cost.place.hours(cost.slot_seconds):.3g} {cost.place.unit}, "
             f"{readable_seconds(cost.wall_seconds)} on {slots} (each network measured on at least "
             f"{cost.records} trial{'s' if cost.records > 1 else ''} on record)"
         )
     else:
-        said += f", {cost.place.unit} and time unknown: no epoch of their networks is on record"
+        line += f", {cost.place.unit} and time unknown: no epoch of their networks is on record"
     if cost.one_tower:
         idle = cost.place.hours(cost.idle_seconds) / 2
         hours = f": {idle:.3g} of the GPU-hours" if idle else ""
-        said += f"; {cost.one_tower} trials of one tower leave one of their slot's two GPUs idle{hours}"
-    return said
+        line += f"; {cost.one_tower} trials of one tower leave one of their slot's two GPUs idle{hours}"
+    return line
 
 
 def extension_parts(extensions: Extensions) -> list[str]:
@@ -100,12 +100,12 @@ def extension_parts(extensions: Extensions) -> list[str]:
     return parts
 
 
-def plan_line(plan: Plan, time_said: str, outlook: str, sweep_left: int) -> str:
+def plan_line(plan: Plan, duration: str, outlook: str, sweep_left: int) -> str:
     """Returns the one line printed before anything runs.
 
     Args:
         plan: The plan.
-        time_said: How long it takes, see `estimate.py`.
+        duration: How long it takes, see `estimate.py`.
         outlook: What so many seeds can decide.
         sweep_left: Points of the sweep still to train.
     """
@@ -116,7 +116,7 @@ def plan_line(plan: Plan, time_said: str, outlook: str, sweep_left: int) -> str:
         f"{missing} to train",
         *extension_parts(plan.extensions),
         *_evaluations(plan),
-        f"time {time_said}",
+        f"time {duration}",
         outlook,
     ]
     return ", ".join(parts)
@@ -140,12 +140,12 @@ def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
     to_evaluate = {(trial.key, trial.views) for trial in plan.to_evaluate}
     lines = []
     for arm in plan.study.arms:
-        own = keys[arm.name]
-        left = sum(key in to_train or (key, arm.views) in to_evaluate for key in own)
-        same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & own]
+        arm_keys = keys[arm.name]
+        left = sum(key in to_train or (key, arm.views) in to_evaluate for key in arm_keys)
+        same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & arm_keys]
         shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
         shared += f"; the same trials as {', '.join(same)}" if same else ""
-        lines.append(f"    {arm.name}: {len(own)} trials, {len(own) - left} on record, {left} to run{shared}")
+        lines.append(f"    {arm.name}: {len(arm_keys)} trials, {len(arm_keys) - left} on record, {left} to run{shared}")
     return lines
 
 

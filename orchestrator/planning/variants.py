@@ -132,7 +132,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         plans: The studies' plans, on one data set.
         recipe: One of theirs, for what the display shows.
     """
-    wanted: set[tuple[str, int]] = set()
+    cells: set[tuple[str, int]] = set()
     done: dict[str, TrialState] = {}
     arms: dict[str, Arm] = {}
     trials = []
@@ -140,11 +140,11 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         for plan in plans:
             done |= plan.done
             for trial in (trial for trial in plan.trials if trial.seed == seed):
-                if (trial.key, trial.views) in wanted:
+                if (trial.key, trial.views) in cells:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
                 name = name_together(plan.study.name, trial.arm)
-                wanted.add((trial.key, trial.views))
+                cells.add((trial.key, trial.views))
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
     question = f"What do {len(plans)} studies of the paper's claims say?"

@@ -86,9 +86,9 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
 
 def evaluations_on_record(results: Path, trials: Iterable[PlannedTrial]) -> frozenset[tuple[str, int]]:
     """Returns (key, views) of those evaluations that `trials` want and that are on record."""
-    wanted = {(trial.key, trial.views) for trial in trials if trial.views != 1}
+    evaluations = {(trial.key, trial.views) for trial in trials if trial.views != 1}
     return frozenset(
-        (key, views) for key, views in wanted if read_evaluation(trial_folder(results, key), views) is not None
+        (key, views) for key, views in evaluations if read_evaluation(trial_folder(results, key), views) is not None
     )
 
 

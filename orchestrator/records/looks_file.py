@@ -62,8 +62,10 @@ def question_of(baseline: str, rows: Iterable[tuple[str, int, Seen]]) -> Questio
         rows: (arm, seed, what is seen) of every trial of the arms.
     """
     first = {arm: seen for arm, seed, seen in rows if seed == 0}
-    own = first.get(baseline, ("", 0))
-    return Question(baseline=own, arms=tuple(sorted({seen for seen in first.values() if seen != own})))
+    baseline_side = first.get(baseline, ("", 0))
+    return Question(
+        baseline=baseline_side, arms=tuple(sorted({seen for seen in first.values() if seen != baseline_side}))
+    )
 
 
 def read_looks(folder: Path) -> list[RecordedLook] | None:

@@ -48,7 +48,7 @@ def stored_files(results: Path, needed: Mapping[str, str]) -> list[StoredFile]:
     Raises:
         LabError: A record is damaged (named).
     """
-    found = []
+    stored = []
     for key in trial_record.recorded_keys(results):
         folder = layout.trial_folder(results, key)
         files = sorted(path for path in (folder / "checkpoint").glob("*") if path.is_file())
@@ -62,8 +62,8 @@ def stored_files(results: Path, needed: Mapping[str, str]) -> list[StoredFile]:
                 kind = AGAIN
             elif result is not None and result.weights is not None and path == folder / result.weights:
                 kind = needed.get(key, UNNEEDED)
-            found.append(StoredFile(path, path.stat().st_size, kind))
-    return found
+            stored.append(StoredFile(path, path.stat().st_size, kind))
+    return stored
 
 
 def to_delete(files: Iterable[StoredFile], *, force: bool) -> list[StoredFile]:

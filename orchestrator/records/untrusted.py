@@ -142,7 +142,7 @@ def _checked_evaluations(folder: Path) -> tuple[Evaluation, ...]:
     if not parent.is_symlink() and not parent.exists():
         return ()
     _check_folder(parent)
-    found = []
+    evaluations = []
     for views in MANY_VIEWS:
         if not _is_there(evaluation_path(folder, views)):
             continue
@@ -151,8 +151,8 @@ def _checked_evaluations(folder: Path) -> tuple[Evaluation, ...]:
         except LabError as error:
             raise Refused(str(error)) from error
         if evaluation is not None:
-            found.append(evaluation)
-    return tuple(found)
+            evaluations.append(evaluation)
+    return tuple(evaluations)
 
 
 def foreign_members(other: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -76,6 +76,15 @@ def upgrade_results(results: Path, upgrades: Sequence[Upgrade] = UPGRADES) -> in
     return len(keys)
 
 
+def check_schema(results: Path) -> None:
+    """Refuses a results folder that does not say of which version its records are; changes nothing.
+
+    Raises:
+        LabError: `.schema` is damaged.
+    """
+    _reached(results / ".schema")
+
+
 def note_schema(results: Path) -> None:
     """Notes in a new results folder that its records will be of this version."""
     if UPGRADES:

@@ -68,14 +68,14 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
     sections: list[Section] = []
     files: dict[str, bytes] = {}
     for dataset in datasets:
-        own = [
+        both = [
             told
             for answer in answers
             if answer.dataset == dataset
             for told in (answer, answer.retuned)
             if told is not None
         ]
-        picture, table = claims_figure(own, dataset), claims_table(own, dataset)
+        picture, table = claims_figure(both, dataset), claims_table(both, dataset)
         sections.append(_section(dataset, picture, table, not_asked.get(dataset, {})))
         files |= figure_files([picture] if picture is not None else [])
         files[f"tables/{table.name}.tex"] = latex_table(table, table.name).encode()

@@ -129,8 +129,10 @@ def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) ->
     if plan.study.sweep is None or not points.height:
         return points.clear()
     search = Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
-    own = {row["key"] for row in read_members(results, study) if row["phase"] == "sweep" and is_point_of(search, row)}
-    return points.filter(pl.col("key").is_in(own))
+    sweep_keys = {
+        row["key"] for row in read_members(results, study) if row["phase"] == "sweep" and is_point_of(search, row)
+    }
+    return points.filter(pl.col("key").is_in(sweep_keys))
 
 
 def _with_sweep(

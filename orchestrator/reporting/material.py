@@ -91,7 +91,7 @@ class Provenance(Frozen):
     def digest(self) -> str:
         """One SHA-256 over all records used."""
         parts = [(one.key, one.sha256, one.evaluation_sha256, one.epochs_sha256) for one in self.records]
-        lines = [" ".join(part for part in own if part) for own in parts]
+        lines = [" ".join(part for part in line if part) for line in parts]
         return sha256("\n".join(sorted(lines)).encode())
 
 
@@ -205,12 +205,12 @@ def _points(members: pl.DataFrame, trials: pl.DataFrame) -> pl.DataFrame:
 def _kernels(material: Material, results: Path) -> bytes | None:
     """The picture of the baseline's seed of median validation error, which `best` would export."""
     baseline = next(arm.name for arm in material.answer.arms if arm.is_baseline)
-    own = material.used.filter(
+    arm_rows = material.used.filter(
         (pl.col("arm") == baseline) & (pl.col("phase") == "arm") & (pl.col("state") == "finished")
     ).sort("validation_top1_error", "seed")
-    if not own.height or material.first_convolution is None:
+    if not arm_rows.height or material.first_convolution is None:
         return None
-    row = own.row((own.height - 1) // 2, named=True)
+    row = arm_rows.row((arm_rows.height - 1) // 2, named=True)
     path = trial_folder(results, row["key"]) / (row["weights"] or "")
     if not path.is_file():
         return None
@@ -320,10 +320,10 @@ def _records(results: Path, used: pl.DataFrame, plan_file: PlanFile) -> tuple[Re
     hashes = {key: sha256((trial_folder(results, key) / "result.json").read_bytes()) for key in used["key"].unique()}
 
     def seen(row: Mapping[str, Any]) -> dict[str, Any]:
-        asked, folder = views.get((row["arm"], row["key"]), 1), trial_folder(results, row["key"])
+        arm_views, folder = views.get((row["arm"], row["key"]), 1), trial_folder(results, row["key"])
         return {
-            "views": asked,
-            "evaluation_sha256": sha256_of(evaluation_path(folder, asked)),
+            "views": arm_views,
+            "evaluation_sha256": sha256_of(evaluation_path(folder, arm_views)),
             "epochs_sha256": sha256_of(folder / "epochs.jsonl") if timed else None,
         }
 

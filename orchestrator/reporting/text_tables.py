@@ -135,11 +135,11 @@ def cost_table(answer: Answer) -> TextTable:
 def cost_lead(answer: Answer) -> str:
     """Says what the ratios and the memory are."""
     kinds = sorted({arm.costs.memory_kind for arm in answer.arms if arm.costs.memory_kind})
-    said = f" Memory is what was {' or '.join(kinds)}, at its peak." if kinds else ""
+    sentence = f" Memory is what was {' or '.join(kinds)}, at its peak." if kinds else ""
     return (
         "Ratios are the geometric mean over seeds of arm over baseline, paired by seed, with plain 95 % intervals "
         "(no correction, no verdict); behind an arm's mean stands the baseline's of the same seeds. Seconds are "
-        f"compared only where both were trained in one session, side by side.{said}"
+        f"compared only where both were trained in one session, side by side.{sentence}"
     )
 
 
@@ -305,9 +305,9 @@ def front_table(facts: SweepFacts) -> TextTable:
     return TextTable("front", f"Pareto front of validation error and {second}", headings, rows)
 
 
-def confirmation_table(found: Confirmation) -> TextTable:
+def confirmation_table(confirmation: Confirmation) -> TextTable:
     """Returns what the sweep said of its best points, and what fresh seeds say."""
-    rows = [_confirmed(point) for point in found.points]
+    rows = [_confirmed(point) for point in confirmation.points]
     headings = (
         "point",
         "at",
@@ -315,12 +315,12 @@ def confirmation_table(found: Confirmation) -> TextTable:
         "sweep: lead, points",
         "fresh: validation error %",
         "fresh: lead, points",
-        f"fresh: {found.metric}, point minus baseline",
+        f"fresh: {confirmation.metric}, point minus baseline",
         "adjusted p",
         "word",
     )
-    caption = f"What the sweep said, and what {len(found.seeds)} fresh seeds say"
-    return TextTable("confirmation", caption, headings, rows, [point.word for point in found.points])
+    caption = f"What the sweep said, and what {len(confirmation.seeds)} fresh seeds say"
+    return TextTable("confirmation", caption, headings, rows, [point.word for point in confirmation.points])
 
 
 def _confirmed(point: ConfirmedPoint) -> list[str]:
@@ -345,12 +345,12 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def confirmation_lead(answer: Answer) -> str:
     """Says how to read the confirmation."""
-    found = answer.confirmation
-    if found is None:
+    confirmation = answer.confirmation
+    if confirmation is None:
         return ""
-    lost = f" Not complete: {', '.join(found.missing)}." if found.missing else ""
+    lost = f" Not complete: {', '.join(confirmation.missing)}." if confirmation.missing else ""
     return (
         "The sweep's error chose these points, so it flatters them. Here they and the baseline are trained on fresh "
-        f"seeds, and judged as one family of {len(found.points)} (Holm). Lead: the baseline's validation error minus "
-        f"the point's.{lost}"
+        f"seeds, and judged as one family of {len(confirmation.points)} (Holm). Lead: the baseline's validation error "
+        f"minus the point's.{lost}"
     )

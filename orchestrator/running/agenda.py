@@ -20,10 +20,10 @@ from orchestrator.planning.summary import (
     arm_lines,
     cost_line,
     data_remarks,
+    format_time,
     large_batches,
     plan_line,
     retuning_line,
-    time_said,
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import plan_study
@@ -245,7 +245,7 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
     time_and_room = takes(price(configs_to_train(plan, study.chosen_left)))
     yield plan_line(plan, time_and_room, resolution_outlook(plan, study.folder), study.sweep.points_left)
     if plan.retune is not None:
-        yield f"{retuning_line(plan)}, time {time_said(price(retuning_configs(plan)))}"
+        yield f"{retuning_line(plan)}, time {format_time(price(retuning_configs(plan)))}"
     yield from large_batches(plan)
     if confirm:
         confirming = study.sweep.confirmation_left

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, likenesses_of
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.summary import complete_seeds, missing_said
+from orchestrator.planning.summary import complete_seeds, format_missing
 from orchestrator.request import Limits
 
 
@@ -62,9 +62,9 @@ class Budget:
         if any(price is None for price in prices):
             # 没有量过的先跑一个种子，量出来再决定
             return None if running else not self._over()
-        wanted = [price[0] * c.training.epochs for price, c in zip(prices, configs, strict=True) if price is not None]
+        seconds = [price[0] * c.training.epochs for price, c in zip(prices, configs, strict=True) if price is not None]
         left = [self._left(config, done) for config, done in running.values()]
-        self.refusal = self._refusal(wanted, left)
+        self.refusal = self._refusal(seconds, left)
         return self.refusal is None
 
     def _left(self, config: TrainConfig, done: int) -> float:
@@ -75,12 +75,12 @@ class Budget:
         self.refusal = self._refusal([], [])
         return self.refusal is not None
 
-    def _refusal(self, wanted: Sequence[float], left: Sequence[float]) -> str | None:
+    def _refusal(self, seconds: Sequence[float], left: Sequence[float]) -> str | None:
         """Why so many further slot-seconds do not fit, in words; None where they do."""
-        hours = self._place.hours(self._spent + sum(left) + sum(wanted))
+        hours = self._place.hours(self._spent + sum(left) + sum(seconds))
         if self._limits.gpu_hours is not None and hours > self._limits.gpu_hours:
             return f"the next seed would bring it to {hours:.3g} {self._place.unit} of {self._limits.gpu_hours:g}"
-        end = self._clock() - self._started + ends_after(left, wanted, self._place.slots)
+        end = self._clock() - self._started + ends_after(left, seconds, self._place.slots)
         if self._limits.seconds is not None and end > self._limits.seconds:
             return f"the next seed would end after {_of(end, self._limits.seconds)}"
         return None
@@ -124,7 +124,7 @@ class LeftOut:
     def lines(self) -> Iterator[str]:
         """Names what is missing, and how to go on."""
         plan, seeds = self.plan, complete_seeds(self.plan)
-        missing = [missing_said(plan)] if plan.missing else []
+        missing = [format_missing(plan)] if plan.missing else []
         missing += [f"{self.points} points of the sweep"] if self.points else []
         counts = {"re-tuning": self.tuning, "confirmation": self.confirming}
         missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]

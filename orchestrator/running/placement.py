@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.planning.estimate import Estimate, Place
-from orchestrator.planning.summary import time_said
+from orchestrator.planning.summary import format_time
 from orchestrator.request import Placement
 from orchestrator.running.cluster import capacity, preflight
 from orchestrator.running.cluster.nodes import workers_by_gpu
@@ -41,7 +41,7 @@ def time_and_memory(cost: Estimate, placement: Placement) -> str:
         placement: Where they are to train; of a cluster no memory is said, since its nodes are not known yet.
     """
     if cost.trials == 0 or placement.address is not None:
-        return time_said(cost)
+        return format_time(cost)
     slots = min(cost.place.slots, cost.trials)
     need, memory = capacity.memory_need(slots, placement.workers), capacity.memory_bytes()
-    return f"{time_said(cost)}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"
+    return f"{format_time(cost)}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"

@@ -201,16 +201,16 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         plan = with_retuning(plan, store.results, store.retry_failed)
         tally.states.update(plan.done)
         tally.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
-        wanted = (_called(plan, trial, together) for trial in further_missing(plan))
-        missing = [trial for trial in wanted if trial.key not in tally.states]
+        further = (_called(plan, trial, together) for trial in further_missing(plan))
+        missing = [trial for trial in further if trial.key not in tally.states]
         run.run_arms(name, missing)
 
 
 def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
     """A trial of a re-tuning under the name by which `status` steers its arm."""
     suffix = TUNING if trial.phase == "tuning" else RETUNED
-    own = trial.arm.removesuffix(suffix)
-    return replace(trial, arm=f"{name_together(plan.study.name, own)}{suffix}") if together else trial
+    arm = trial.arm.removesuffix(suffix)
+    return replace(trial, arm=f"{name_together(plan.study.name, arm)}{suffix}") if together else trial
 
 
 def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSweep:
@@ -224,9 +224,9 @@ def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSwe
         return sweep
     sweep.write_file(search)
     curves = sweep.curves() if pruner != "none" else []
-    asked = [ask.position for ask in history.asks if ask.position not in history.ended]
-    fresh = range(history.next_position, history.next_position + left - len(asked))
-    run.display.expect([(POINTS, position) for position in (*asked, *fresh)], {})
+    open_positions = [ask.position for ask in history.asks if ask.position not in history.ended]
+    fresh = range(history.next_position, history.next_position + left - len(open_positions))
+    run.display.expect([(POINTS, position) for position in (*open_positions, *fresh)], {})
     make_searcher = partial(SweepSearcher, search, history, read=sweep.read)
     run.run_sweep(make_searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
     return sweep.refreshed(sweep.plan)

@@ -21,6 +21,7 @@ from orchestrator.records.checked_record import read_own_config, read_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.layout import KEY, STUDY_FOLDER
 from orchestrator.running.steering import read_runs
+from orchestrator.tables.rows import say_missing_curve
 from orchestrator.tables.tables import ended_trials
 
 logger = logging.getLogger(__name__)
@@ -166,8 +167,17 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
 
 
 def _ended(results: Path, keys: Iterable[str]) -> Ended:
-    """What has ended of these trials; a damaged record is named as the tables name it, and shown as damaged."""
-    distinct = list(dict.fromkeys(keys))
+    """What has ended of these trials; what is damaged or lacks its curve is named as the tables name it."""
+    ended = _readable(results, list(dict.fromkeys(keys)))
+    for key, (_, error) in ended.items():
+        # 有验证误差，就跑完过至少一个 epoch
+        if error is not None:
+            say_missing_curve(layout.trial_folder(results, key))
+    return ended
+
+
+def _readable(results: Path, distinct: Sequence[str]) -> Ended:
+    """What has ended of these trials; a damaged record is shown as damaged."""
     try:
         return ended_trials(results, distinct)
     except LabError:

@@ -118,8 +118,8 @@ def read_runs(folder: Path) -> list[RunFacts]:
 
 
 def _living(folder: Path) -> list[tuple[Path, RunFacts]]:
-    found = [(path, facts) for path, facts in _written(folder) if _lives(path, facts)]
-    return sorted(found, key=lambda run: (run[1].started_at, run[0].name))
+    runs = [(path, facts) for path, facts in _written(folder) if _lives(path, facts)]
+    return sorted(runs, key=lambda run: (run[1].started_at, run[0].name))
 
 
 def _written(folder: Path) -> Iterator[tuple[Path, RunFacts]]:

@@ -87,7 +87,7 @@ def follow(
 
 
 def next_seeds(
-    wanted: Mapping[tuple[str, int], Hashable],
+    keys: Mapping[tuple[str, int], Hashable],
     courses: Mapping[str, ArmCourse],
     baseline: str,
     ended: Collection[Hashable],
@@ -95,7 +95,7 @@ def next_seeds(
     """Returns the (arm, seed) that the next look needs and that have not ended, each key once; none if no arm is open.
 
     Args:
-        wanted: Key of each (arm, seed) up to the maximum.
+        keys: Key of each (arm, seed) up to the maximum.
         courses: From `follow`.
         baseline: The baseline's name; every open arm is paired with it.
         ended: Keys of the trials that have ended.
@@ -105,7 +105,7 @@ def next_seeds(
         return []
     look = max(FIRST_LOOK, 1 + max(courses[name].seeds for name in still_open))
     by_key: dict[Hashable, tuple[str, int]] = {}
-    for (arm, seed), key in wanted.items():
+    for (arm, seed), key in keys.items():
         if arm in {*still_open, baseline} and seed < look and key not in ended:
             by_key.setdefault(key, (arm, seed))
     return list(by_key.values())

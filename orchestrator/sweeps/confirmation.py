@@ -41,17 +41,17 @@ class ConfirmationFile(BaseModel):
     looks: tuple[Annotated[int, Field(ge=1)], ...]
 
 
-def fresh_seeds(asked: int | None, points: int, recipe: Recipe) -> int:
+def fresh_seeds(seeds: int | None, points: int, recipe: Recipe) -> int:
     """Returns how many fresh seeds each point gets: those asked for, or the recipe's if they can reach a verdict.
 
     Args:
-        asked: `--confirm-seeds`.
+        seeds: `--confirm-seeds`.
         points: Points confirmed, one Holm family.
         recipe: Of the study.
     """
     # 符号检验自己下判断时，第一次看能用的水平要够它的最小 p
     level = ALPHA if recipe.threshold is None else share_of_level((), recipe.seeds, ALPHA) * ALPHA
-    return asked or max(recipe.seeds, seeds_to_reach_a_verdict(points, level))
+    return seeds or max(recipe.seeds, seeds_to_reach_a_verdict(points, level))
 
 
 def confirmation_plan(
@@ -127,10 +127,10 @@ def confirmation_trials(plan: Plan, content: Mapping[str, Any]) -> tuple[Planned
     if not content:
         return ()
     baseline = next(trial.config for trial in plan.trials if trial.arm == plan.study.baseline)
-    wanted: list[tuple[str, TrainConfig, Mapping[str, Any]]] = [(plan.study.baseline, baseline, {})]
-    wanted += [(point["name"], plan.base, point["parameters"]) for point in content["points"]]
+    settings: list[tuple[str, TrainConfig, Mapping[str, Any]]] = [(plan.study.baseline, baseline, {})]
+    settings += [(point["name"], plan.base, point["parameters"]) for point in content["points"]]
     return tuple(
         point_trial(base, parameters, seed, arm=name, phase="confirmation", what="confirmation")
         for seed in range(CONFIRMATION_SEED, CONFIRMATION_SEED + content["seeds"])
-        for name, base, parameters in wanted
+        for name, base, parameters in settings
     )

@@ -89,12 +89,12 @@ class SampledPoints:
 
     def _ask_again(self, ask: Ask) -> optuna.trial.Trial:
         if ask.sampler == self._search.sampler and ask.sampler in REPLAYED:
-            asked = self._draw(ask.position)
-            if asked is not None and asked.params == ask.parameters:
-                return asked
+            trial = self._draw(ask.position)
+            if trial is not None and trial.params == ask.parameters:
+                return trial
             # 历史变了（例如 arm 的均值），就以记录为准
-            if asked is not None:
-                self.study.tell(asked, state=OptunaState.FAIL)
+            if trial is not None:
+                self.study.tell(trial, state=OptunaState.FAIL)
         return self._enqueued(ask.parameters)
 
     def _enqueued(self, parameters: Mapping[str, Any]) -> optuna.trial.Trial:
@@ -119,10 +119,10 @@ class SampledPoints:
         for attempt in range(MOST_REDRAWS):
             by_random = attempt >= REDRAWS_BY_SAMPLER
             self.study.sampler = make_sampler(self._search, position, attempt, by_random=by_random)
-            asked = self.study.ask(self._space)
-            if self._search.trial(asked.params).key not in self._known:
-                return asked
-            self.study.tell(asked, state=OptunaState.FAIL)
+            trial = self.study.ask(self._space)
+            if self._search.trial(trial.params).key not in self._known:
+                return trial
+            self.study.tell(trial, state=OptunaState.FAIL)
         return None
 
     def next(self) -> Ask | None:
@@ -130,27 +130,27 @@ class SampledPoints:
         if not self.left:
             return None
         position = self._position
-        asked = self._draw(position)
-        if asked is None:
+        trial = self._draw(position)
+        if trial is None:
             self.left = 0
             return None
         self.left -= 1
         self._position += 1
-        self._open[position] = asked
-        key = self._search.trial(asked.params).key
+        self._open[position] = trial
+        key = self._search.trial(trial.params).key
         self._known.add(key)
-        ask = Ask(position, key, self._search.base_key, asked.params, tuple(self._told), self._search.sampler)
+        ask = Ask(position, key, self._search.base_key, trial.params, tuple(self._told), self._search.sampler)
         self._told = []
         return ask
 
 
-def tell(study: optuna.Study, asked: optuna.trial.Trial, end: Ended) -> None:
+def tell(study: optuna.Study, trial: optuna.trial.Trial, end: Ended) -> None:
     """Tells a study the end of a trial, that of a stopped one with its curve."""
     state = TOLD[end.state]
     if state is OptunaState.COMPLETE and end.values is not None:
-        study.tell(asked, list(end.values))
+        study.tell(trial, list(end.values))
         return
     # 多目标的 Optuna 不收中间值
     for epoch, error in end.curve if len(study.directions) == 1 else ():
-        asked.report(error, epoch)
-    study.tell(asked, state=state)
+        trial.report(error, epoch)
+    study.tell(trial, state=state)

@@ -350,5 +350,5 @@ def _tried_points(search: Search) -> list[dict[str, Any]]:
     if search.sampler == "grid":
         for path, parameter in search.space.parameters.items():
             values[path] = [*grid_values(path, parameter)[:MOST_GRID_VALUES], values[path][-1]]
-    most = max(len(own) for own in values.values())
-    return [{path: own[min(place, len(own) - 1)] for path, own in values.items()} for place in range(most)]
+    most = max(len(grid) for grid in values.values())
+    return [{path: grid[min(place, len(grid) - 1)] for path, grid in values.items()} for place in range(most)]

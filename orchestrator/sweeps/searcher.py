@@ -128,19 +128,19 @@ class ArmSearcher(PhaseSearcher):
                 # 一个种子的各 arm 要么都开始，要么都不开始
                 self._opened.add(seed)
             self._order.popleft()
-            asked = self.study.ask(self._space)
-            if asked.params["arm"] not in self._runner.skipped:
-                self._asked[trial_id] = asked
-                return self._runner.launch(self._by_point[asked.params["arm"], asked.params["seed"]], None)
+            trial = self.study.ask(self._space)
+            if trial.params["arm"] not in self._runner.skipped:
+                self._asked[trial_id] = trial
+                return self._runner.launch(self._by_point[trial.params["arm"], trial.params["seed"]], None)
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the trial ended; an interrupted one stays untold, as it will go on."""
-        asked = self._asked.pop(trial_id, None)
+        trial = self._asked.pop(trial_id, None)
         state = (result or {}).get("state", "failed")
-        if asked is not None and state in TOLD:
+        if trial is not None and state in TOLD:
             values = (result[VALIDATION_ERROR],) if result is not None and state == "finished" else None
-            tell(self.study, asked, Ended(state, values))
+            tell(self.study, trial, Ended(state, values))
 
 
 class SweepSearcher(PhaseSearcher):

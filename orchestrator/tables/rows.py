@@ -118,10 +118,16 @@ def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) 
             logger.warning("left out of the tables: %s", error)
             continue
         if record is not None:
-            if record.result.epochs and not (folder / "epochs.jsonl").is_file():
-                logger.warning("%s is missing: the trial has no curve", folder / "epochs.jsonl")
+            if record.result.epochs:
+                say_missing_curve(folder)
             rows.append({**_trial_row(record.result, record.config), **evaluated, "record_stamp": stamps[key]})
     return _frame(rows, TRIAL_COLUMNS)
+
+
+def say_missing_curve(folder: Path) -> None:
+    """Warns where the epochs of a trial on record are gone: what is judged by its curve lacks this trial."""
+    if not (folder / "epochs.jsonl").is_file():
+        logger.warning("%s is missing: the trial has no curve", folder / "epochs.jsonl")
 
 
 def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -47,8 +47,8 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         ours = Line2D([], [], color=MUTED, marker="o", linewidth=2, label=f"ours, with interval ({dataset})")
         paper = Line2D([], [], color=INK, marker="D", linewidth=0, mfc="none", mew=1.6, label="paper")
         figure.legend(handles=[ours, paper], loc="outside lower left", ncols=2, fontsize=9.5)
-        said = "; ".join(f"{answer.study}, {arm.name}: {arm.word}" for panel in panels for answer, arm in panel)
-        return picture(figure, name, f"All claims on {dataset}", f"The paper's numbers beside ours. {said}")
+        words = "; ".join(f"{answer.study}, {arm.name}: {arm.word}" for panel in panels for answer, arm in panel)
+        return picture(figure, name, f"All claims on {dataset}", f"The paper's numbers beside ours. {words}")
 
 
 def _draw_panel(axes: Axes, rows: Sequence[tuple[Answer, ArmAnswer]]) -> None:

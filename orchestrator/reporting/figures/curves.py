@@ -79,8 +79,8 @@ def _thinned(epochs: pl.DataFrame) -> pl.DataFrame:
 
 def _draw(axes: Axes, rows: pl.DataFrame, colour: str, *, runs: int) -> None:
     if runs:
-        own = rows.filter(pl.col("seed") < runs)
-        lines = [run.to_numpy() for run in own.select("seed", "epoch", "validation_error").partition_by("seed")]
+        arm_rows = rows.filter(pl.col("seed") < runs)
+        lines = [run.to_numpy() for run in arm_rows.select("seed", "epoch", "validation_error").partition_by("seed")]
         thin = [line[:, 1:] for line in lines]
         axes.add_collection(LineCollection(thin, colors=colour, linewidths=0.6, alpha=0.35), autolim=False)
     mean = rows.group_by("epoch").agg(

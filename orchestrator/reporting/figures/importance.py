@@ -24,8 +24,10 @@ def importance_figure(facts: SweepFacts | None) -> Picture | None:
         axes.set_xlim(left=0.0)
         axes.set_xlabel("share of the validation error's variance; bar: mean ± sd, points: seeds of the estimator")
         axes.grid(visible=False, axis="y")
-        said = "; ".join(f"{entry.parameter} {entry.mean:.2f} ± {entry.sd:.2f}" for entry in facts.importance)
-        return picture(figure, IMPORTANCE, "Importance of the parameters", f"Share of the variance explained: {said}")
+        summary = "; ".join(f"{entry.parameter} {entry.mean:.2f} ± {entry.sd:.2f}" for entry in facts.importance)
+        return picture(
+            figure, IMPORTANCE, "Importance of the parameters", f"Share of the variance explained: {summary}"
+        )
 
 
 def front_figure(facts: SweepFacts | None) -> Picture | None:
@@ -40,6 +42,6 @@ def front_figure(facts: SweepFacts | None) -> Picture | None:
         axes.plot(seconds, errors, "o-", color=BAR_COLOUR, markersize=6, linewidth=1.2)
         axes.set_xlabel(second, color=MUTED)
         axes.set_ylabel("validation error, percent")
-        said = "; ".join(f"{error:.2f} % at {value:,.0f}" for value, error in zip(seconds, errors, strict=True))
-        alt = f"Validation error against {second}, no point better in both: {said}"
+        summary = "; ".join(f"{error:.2f} % at {value:,.0f}" for value, error in zip(seconds, errors, strict=True))
+        alt = f"Validation error against {second}, no point better in both: {summary}"
         return picture(figure, FRONT, "Pareto front", alt)

@@ -48,16 +48,16 @@ def slices_figure(points: pl.DataFrame) -> Picture | None:
         return picture(figure, NAME, "The sweep, sliced by parameter", alt)
 
 
-def _draw(axes: Axes, path: str, asked: Sequence[tuple[dict[str, Any], float | None]]) -> None:
-    own = [(parameters[path], error) for parameters, error in asked if path in parameters]
-    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value, _ in own)
-    names = sorted({str(value) for value, _ in own})
-    places = [float(value) if numeric else float(names.index(str(value))) for value, _ in own]
-    pixels = len(own) > MOST_VECTOR_POINTS
+def _draw(axes: Axes, path: str, points: Sequence[tuple[dict[str, Any], float | None]]) -> None:
+    values = [(parameters[path], error) for parameters, error in points if path in parameters]
+    numeric = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value, _ in values)
+    names = sorted({str(value) for value, _ in values})
+    places = [float(value) if numeric else float(names.index(str(value))) for value, _ in values]
+    pixels = len(values) > MOST_VECTOR_POINTS
     size = 3.0 if pixels else 4.5
-    done = [(place, error) for place, (_, error) in zip(places, own, strict=True) if error is not None]
+    done = [(place, error) for place, (_, error) in zip(places, values, strict=True) if error is not None]
     axes.plot(*zip(*done, strict=True), "o", markersize=size, color=POINT_COLOUR, alpha=0.6, mew=0, rasterized=pixels)
-    lost = [place for place, (_, error) in zip(places, own, strict=True) if error is None]
+    lost = [place for place, (_, error) in zip(places, values, strict=True) if error is None]
     if lost:
         # 没有误差的点（发散、失败）画在上沿
         axes.plot(lost, [0.98] * len(lost), "x", color=LOST_COLOUR, transform=axes.get_xaxis_transform(), markersize=6)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
 from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, estimate, likenesses_of, measured_epochs
-from orchestrator.planning.summary import cost_line, time_said
+from orchestrator.planning.summary import cost_line, format_time
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.tables import update_tables
 from tests.made_records import make_config, put
@@ -47,7 +47,7 @@ def test_the_cost_counts_epochs_hours_and_wall_time_and_says_what_was_never_meas
     measured.add(likenesses_of(known), 30.0)
     cost = estimate([known, known, known], measured, CPU)
     assert (cost.trials, cost.epochs, cost.slot_seconds, cost.wall_seconds) == (3, 30, 900.0, 600.0)
-    assert time_said(cost) == "about 10 min (from your own records)"
+    assert format_time(cost) == "about 10 min (from your own records)"
     assert cost_line(cost) == (
         "cost: 3 trials, 30 epochs, about 0.25 slot-hours on the CPU, 10 min on 2 slots "
         "(each network measured on at least 1 trial on record)"
@@ -55,7 +55,7 @@ def test_the_cost_counts_epochs_hours_and_wall_time_and_says_what_was_never_meas
     assert "0.5 GPU-hours" in cost_line(estimate([known] * 3, measured, PAIRS))
     cost = estimate([known, unknown], measured, CPU)
     assert (cost.epochs, cost.unknown) == (14, 1)
-    assert time_said(cost) == "without the 1 never measured about 5 min (from your own records)"
+    assert format_time(cost) == "without the 1 never measured about 5 min (from your own records)"
     assert "unknown" in cost_line(estimate([unknown], measured, CPU))
     assert cost_line(estimate([], measured, CPU)) == "cost: nothing to train"
 
