@@ -9,10 +9,8 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,12 +20,9 @@ from orchestrator.command import check_can_hold_results, framed, make_console, r
 from orchestrator.errors import ExitCode
 from orchestrator.judging.answer import Answer
 from orchestrator.options import parser, request_of
-from orchestrator.planning.plan import Plan, refreshed
 from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
-from orchestrator.planning.retuning import retuning_left
 from orchestrator.planning.summary import readable_seconds, shown_config
 from orchestrator.records import trial_record
-from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
 from orchestrator.records.upgrades import check_schema, upgrade_results
@@ -117,31 +112,30 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     # 问题在看到任何结果之前写下，之后不能再改
     preflight.check_results(store.results)
     contents = _write_plans(agenda)
-    states = dict(agenda.plan.done)
     if trains:
         # 运行：只训练记录里没有的
         prepare_images(agenda.plan, console)
         ran = run_missing(agenda, request, console, started, notifier)
         if ran is None:
             return ExitCode.INTERRUPTED
-        agenda, states = after_run(agenda, ran, store), ran.states
+        agenda = after_run(agenda, ran, store)
         contents = _complete_plans(agenda, contents)
-        if ran.refused and _is_cut_short(agenda, states, request, console):
-            return ExitCode.SOME_FAILED if _has_failed(agenda, states, request) else ExitCode.DONE
+        if ran.refused and _is_cut_short(agenda, request, console):
+            return ExitCode.SOME_FAILED if _has_failed(agenda, request) else ExitCode.DONE
     # 记录：判断只读记录，所以先整理好
-    _tidy_records(agenda, states, store)
+    _tidy_records(agenda, store)
     # 回答：每个研究各自判断，与单独问时一样
     answers = [
         conclude(study.plan, store.results, study.folder, content, console)
         for study, content in zip(agenda.studies, contents, strict=True)
     ]
-    notifier.add(**_summary(agenda, states, answers))
+    notifier.add(**_summary(agenda, answers))
     # 导出：报告之外，再写别的工具要读的
     _export(agenda, answers, request, console, trains=trains)
     took = readable_seconds(time.monotonic() - started)
     where = f"all claims: {agenda.folder / 'report.html'}; " if agenda.together else ""
     _say(console, [f"{where}done in {took}"])
-    return _exit_code(agenda, states, request)
+    return _exit_code(agenda, request)
 
 
 def _write_plans(agenda: Agenda) -> list[PlanFile]:
@@ -159,18 +153,14 @@ def _complete_plans(agenda: Agenda, contents: Sequence[PlanFile]) -> list[PlanFi
     ]
 
 
-def _now(plan: Plan, states: Mapping[str, TrialState], results: Path) -> Plan:
-    """The plan as it is on record now."""
-    return replace(refreshed(plan, states), evaluated=evaluations_on_record(results, plan.trials))
-
-
-def _is_cut_short(agenda: Agenda, states: Mapping[str, TrialState], request: Request, console: Console) -> bool:
+def _is_cut_short(agenda: Agenda, request: Request, console: Console) -> bool:
     """Names what a budget left out, and says whether nothing is judged because of it."""
     # 合问的研究都不扫描
-    points, confirming = agenda.studies[0].sweep.left_out(states)
+    points, confirming = agenda.studies[0].sweep.left_out(agenda.on_record.done)
     left_out = LeftOut(
-        plan=_now(agenda.plan, states, request.store.results),
-        tuning=sum(retuning_left(study.plan) for study in agenda.studies),
+        plan=agenda.plan,
+        on_record=agenda.on_record,
+        tuning=sum(study.tuning_left for study in agenda.studies),
         points=points,
         confirming=confirming,
         confirms=bool(request.sweep.confirm),
@@ -180,20 +170,22 @@ def _is_cut_short(agenda: Agenda, states: Mapping[str, TrialState], request: Req
     return left_out.keeps_from_judging
 
 
-def _tidy_records(agenda: Agenda, states: Mapping[str, TrialState], store: Store) -> None:
+def _tidy_records(agenda: Agenda, store: Store) -> None:
     """Completes the memberships, and deletes the checkpoints and weights that nobody needs any more."""
     for study in agenda.studies:
-        on_record = [trial for trial in (*study.plan.trials, *study.plan.further) if trial.key in study.plan.done]
-        trial_record.join_members(store.results, study.folder.name, study.plan.dataset, on_record)
-    tidy_ended(store.results, states)
+        planned, done = (*study.plan.trials, *study.plan.further), study.on_record.done
+        members = [trial for trial in planned if trial.key in done]
+        trial_record.join_members(store.results, study.folder.name, study.plan.dataset, members)
+    tidy_ended(store.results, agenda.on_record.done)
     if store.keep_weights == "best":
         kept = exported_if_best(*load_trials(store.results))
-        kept |= {trial.key for trial in _now(agenda.plan, states, store.results).to_evaluate}
+        kept |= {trial.key for trial in agenda.on_record.to_evaluate(agenda.plan.trials)}
         keep_weights_of(store.results, kept, {trial.key for trial in agenda.plan.trials})
 
 
-def _summary(agenda: Agenda, states: Mapping[str, TrialState], answers: Sequence[Answer]) -> dict[str, Any]:
+def _summary(agenda: Agenda, answers: Sequence[Answer]) -> dict[str, Any]:
     """What `--notify` is told of the end."""
+    states = agenda.on_record.done
     keys = {trial.key for trial in agenda.plan.trials} & states.keys()
     verdicts = {
         f"{answer.study}/{arm.name}" if agenda.together else arm.name: arm.word
@@ -219,9 +211,9 @@ def _export(agenda: Agenda, answers: Sequence[Answer], request: Request, console
         _say(console, [f"for Optuna's own tools: {path}"])
 
 
-def _has_failed(agenda: Agenda, states: Mapping[str, TrialState], request: Request) -> bool:
+def _has_failed(agenda: Agenda, request: Request) -> bool:
     """Whether a trial failed: of the arms, of a re-tuning, or chosen by a sampler."""
-    ended = [states.get(trial.key) for trial in agenda.plan.trials]
+    ended = [agenda.on_record.done.get(trial.key) for trial in agenda.plan.trials]
     if further := {trial.key for study in agenda.studies for trial in study.plan.further}:
         ended += done_states(request.store.results, further).values()
     for study in agenda.studies:
@@ -230,10 +222,10 @@ def _has_failed(agenda: Agenda, states: Mapping[str, TrialState], request: Reque
     return TrialState.FAILED in ended
 
 
-def _exit_code(agenda: Agenda, states: Mapping[str, TrialState], request: Request) -> int:
+def _exit_code(agenda: Agenda, request: Request) -> int:
     """Whether a trial failed, or a finished one could not be evaluated as an arm asks."""
-    unevaluated = _now(agenda.plan, states, request.store.results).to_evaluate
-    return ExitCode.SOME_FAILED if unevaluated or _has_failed(agenda, states, request) else ExitCode.DONE
+    unevaluated = agenda.on_record.to_evaluate(agenda.plan.trials)
+    return ExitCode.SOME_FAILED if unevaluated or _has_failed(agenda, request) else ExitCode.DONE
 
 
 def _say(console: Console, lines: Iterable[str]) -> None:

@@ -139,11 +139,11 @@ def run_without_ray(agenda: Agenda, request: Request, console: Console, *_: obje
     place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
     with TrialLocks(store.results) as locks:
         display = Progress(console, "", None)
-        opener = RecordOpener(plan, settings, RunningTrials())
+        opener = RecordOpener(plan, agenda.on_record, settings, RunningTrials())
         tally = Tally(opener, display)
         recorder = Recorder(opener, tally, display)
         tally.begin(plan.trials)
-        for trial in plan.to_run:
+        for trial in agenda.on_record.to_run(plan.trials):
             assert locks.try_lock(trial.key)
             job = Trial(submission := opener.open(trial, None), submission.attempt).begin()
             listener = Listener(recorder.handle, job)

@@ -23,7 +23,7 @@ def make_plan(study: Study, seeds: int, *, epochs: int | None = None, **fields: 
         base=base,
         trials=unfold(study, base, range(seeds)),
         seeds=tuple(range(seeds)),
-        **{"sweep_points": 0, "done": {}, **fields},
+        **{"sweep_points": 0, **fields},
     )
 
 

@@ -147,14 +147,15 @@ def _for_all(evidence: Evidence, seeds: int) -> dict[str, int]:
     return {arm.name: seeds for arm in evidence.study.arms}
 
 
-def without_closed(plan: Plan, results: Path) -> Plan:
+def without_closed(plan: Plan, ended: Collection[str], results: Path) -> Plan:
     """Returns the plan without the trials of closed arms that no look needs any more.
 
     Args:
         plan: The plan, with all seeds up to the maximum.
+        ended: Keys of trials that have ended and are not run again.
         results: The results folder.
     """
-    return replace(plan, trials=tuple(still_wanted(plan, load_trials(results).trials, plan.done)))
+    return replace(plan, trials=tuple(still_wanted(plan, load_trials(results).trials, ended)))
 
 
 def run_looks(

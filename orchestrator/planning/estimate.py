@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.tables.rows import TRIAL_COLUMNS, network_key
 from orchestrator.tables.tables import read_table
@@ -174,7 +175,7 @@ def ends_after(running: Sequence[float], waiting: Sequence[float], slots: int) -
     return max(ends)
 
 
-def configs_to_train(plan: Plan, sweep_left: int = 0) -> list[TrainConfig]:
-    """Returns the configurations that a plan trains; sweep points count as its baseline."""
-    again = [trial for trial in plan.to_evaluate if trial.key in plan.lost_weights]
-    return [trial.config for trial in (*plan.missing, *again)] + [plan.base] * sweep_left
+def configs_to_train(plan: Plan, on_record: OnRecord, sweep_left: int = 0) -> list[TrainConfig]:
+    """Returns the configurations that a plan still trains; sweep points count as its baseline."""
+    again = [trial for trial in on_record.to_evaluate(plan.trials) if trial.key in on_record.lost_weights]
+    return [trial.config for trial in (*on_record.missing(plan.trials), *again)] + [plan.base] * sweep_left

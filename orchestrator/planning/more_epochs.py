@@ -99,7 +99,7 @@ def go_on(folder: Path, start: Path) -> str:
     return f"it goes on from epoch {len(read_history(path))} of trial {start.parents[1].name}"
 
 
-def together(extensions: Iterable[Extensions]) -> Extensions:
+def extensions_together(extensions: Iterable[Extensions]) -> Extensions:
     """Returns what several plans know, as one."""
     known = tuple(extensions)
     starts = {key: path for one in known for key, path in one.starts.items()}

@@ -264,14 +264,14 @@ def check_rule(folder: Path, plan: Plan) -> None:
     most = looks[-1].max_seeds
     fixed = [look.seeds for look in looks if look.max_seeds is None]
     if most is not None and _first_look_is_possible(folder, plan, FIRST_LOOK):
-        option = f"--seeds auto --max-seeds {most}"
+        options = f"--seeds auto --max-seeds {most}"
     elif most is None and max(fixed) >= FIRST_LOOK - 1:
-        option = f"--seeds {max(fixed)} or more"
+        options = f"--seeds {max(fixed)} or more"
     else:
         return
     raise LabError(
-        f"study {plan.study.name} was planned with {option}, and its level cannot be spent twice: "
-        f"ask for {option}, or ask anew with another --results",
+        f"study {plan.study.name} was planned with {options}, and its level cannot be spent twice: "
+        f"ask for {options}, or ask anew with another --results",
         exit_code=ExitCode.WRONG_USE,
     )
 
@@ -322,7 +322,6 @@ def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:
             trials=unfold(plan_file.asked, plan_file.base, seeds),
             seeds=seeds,
             sweep_points=plan_file.sweep_points,
-            done={},
             max_seeds=plan_file.max_seeds,
             retune=plan_file.retune,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count, islice
@@ -23,7 +23,6 @@ from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_record
 from orchestrator.records.trial_record import TrialResult, TrialState
-from orchestrator.tables.tables import done_states
 from search_spaces.edits import arm_fields, edited
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
@@ -54,20 +53,20 @@ class TuningTrial(Frozen):
     chosen: bool = False
 
 
-def retune_of(study: Study, base: TrainConfig, field: str | None, trials: int | None) -> Retune | None:
+def retune_of(study: Study, base: TrainConfig, name: str | None, trials: int | None) -> Retune | None:
     """Returns what a run re-tunes: what the command asks, else what the study does by itself, else nothing.
 
     Args:
         study: The study.
         base: Where the arms start from.
-        field: A field of the training, such as `learning_rate`; None leaves it to the study.
+        name: A field of the training, such as `learning_rate`; None leaves it to the study.
         trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
 
     Raises:
         LabError: The field is no positive number, an arm sets it itself, or nothing is re-tuned.
     """
-    if trials == 0 or (field is None and study.retune is None):
-        if trials and field is None:
+    if trials == 0 or (name is None and study.retune is None):
+        if trials and name is None:
             raise LabError(
                 f"study {study.name} re-tunes nothing by itself; add --retune learning_rate",
                 exit_code=ExitCode.WRONG_USE,
@@ -79,15 +78,15 @@ def retune_of(study: Study, base: TrainConfig, field: str | None, trials: int | 
             f"--retune: arm {evaluated[0]} only evaluates trained trials, nothing is tuned",
             exit_code=ExitCode.WRONG_USE,
         )
-    who = "--retune" if field is not None else f"study {study.name}, retune"
+    who = "--retune" if name is not None else f"study {study.name}, retune"
     parameter = (study.retune or Retune(low=1, high=2)).parameter
-    if field is not None:
-        parameter = f"training.{field.removeprefix('training.')}"
+    if name is not None:
+        parameter = f"training.{name.removeprefix('training.')}"
     known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
     tunable = _tunable(base)
-    recipe_value = getattr(base.training, parameter.removeprefix("training."), None)
-    if not _is_positive(recipe_value) or (known is None and parameter not in tunable):
-        names = ", ".join(name.removeprefix("training.") for name in tunable)
+    base_value = getattr(base.training, parameter.removeprefix("training."), None)
+    if not _is_positive(base_value) or (known is None and parameter not in tunable):
+        names = ", ".join(path.removeprefix("training.") for path in tunable)
         raise LabError(
             f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
             exit_code=ExitCode.WRONG_USE,
@@ -110,20 +109,20 @@ def _is_positive(value: Any) -> bool:
 def _tunable(base: TrainConfig) -> dict[str, Retune]:
     """What could be tuned from a tenth to ten times its value: both ends, and a broken number, must be valid."""
     tunable = {}
-    for name, recipe_value in base.training:
+    for name, base_value in base.training:
         path = f"training.{name}"
-        if not _is_positive(recipe_value):
+        if not _is_positive(base_value):
             continue
-        ends = {"low": recipe_value / DECADE, "high": recipe_value * DECADE}
+        ends = {"low": base_value / DECADE, "high": base_value * DECADE}
         with suppress(StudyError):
-            for value in (*ends.values(), recipe_value * math.sqrt(DECADE)):
+            for value in (*ends.values(), base_value * math.sqrt(DECADE)):
                 edited(base, {path: value}, (), "--retune")
             tunable[path] = Retune(parameter=path, **ends)
     return tunable
 
 
 def tuning_values(recipe_value: float, retune: Retune) -> tuple[float, ...]:
-    """Returns the values that every arm tries: its own first, then van der Corput's sequence on the logarithmic range.
+    """Returns the values that every arm tries: the recipe's, then van der Corput's sequence on the logarithmic range.
 
     The sequence covers the range evenly however long it is, and a longer one begins with the shorter. Three digits; no
     value is tried twice, such as the recipe's own in the middle of its two decades.
@@ -186,9 +185,9 @@ def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
         if record is None or plan.retune is None:
             continue
         arm = trial.arm.removesuffix(TUNING)
-        score, ending = _score(record.result, folder, plan.study, plan.recipe)
+        score, outcome = _score(record.result, folder, plan.study, plan.recipe)
         value = float(getattr(trial.config.training, _field(plan.retune)))
-        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=ending)))
+        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=outcome)))
     # 所有 arm 都调完才选：先调完的不能先得种子
     complete = sum(map(len, ended.values())) == len(trials)
     return tuple(
@@ -248,44 +247,47 @@ def without_best(plan: Plan, outcomes: Sequence[TuningTrial]) -> tuple[str, ...]
     missing = dict.fromkeys(lost, f"its re-tuned comparison is missing, and {LEAVE_OUT}")
     if plan.study.baseline in lost:
         missing[plan.study.baseline] = f"no arm can be compared with it re-tuned; {LEAVE_OUT}"
+    counted = {name: ", ".join(f"{count} {outcome}" for outcome, count in ends[name].items()) for name in lost}
     return tuple(
-        f"No tuning trial of {name} finished ({', '.join(f'{count} {end}' for end, count in ends[name].items())}), "
+        f"No tuning trial of {name} finished ({counted[name]}), "
         f"so that it has no best {_field(plan.retune)}: {missing[name]}."
         for name in lost
     )
 
 
-def with_retuning(plan: Plan, results: Path, retry_failed: bool) -> Plan:
-    """Returns the plan with the trials of its re-tuning as far as they are known, and which of them are on record."""
+def with_retuning(plan: Plan, results: Path) -> Plan:
+    """Returns the plan with the trials of its re-tuning, as far as the records say which they are."""
     if plan.retune is None:
         return plan
     chosen = compared_values(plan.study, tuning_outcomes(plan, results))
-    further = (*tuning_trials(plan), *retuned_trials(plan, chosen))
-    done = done_states(results, [trial.key for trial in further], retry_failed)
-    return replace(plan, further=further, done={**plan.done, **done})
+    return replace(plan, further=(*tuning_trials(plan), *retuned_trials(plan, chosen)))
 
 
-def further_missing(plan: Plan) -> tuple[PlannedTrial, ...]:
-    """The known trials of the re-tuning that are not on record and that no arm wants anyway, each key once."""
-    arms = {trial.key for trial in plan.trials}
-    waiting = {trial.key: trial for trial in plan.further if trial.key not in plan.done and trial.key not in arms}
-    return tuple(waiting.values())
+def further_missing(plan: Plan, ended: Collection[str]) -> tuple[PlannedTrial, ...]:
+    """Returns the known trials of the re-tuning that are to be trained for it, each key once.
+
+    Args:
+        plan: The plan.
+        ended: Keys of the trials that are on record and not run again. What an arm wants anyway is left out, too.
+    """
+    not_trained = {*ended, *(trial.key for trial in plan.trials)}
+    return tuple({trial.key: trial for trial in plan.further if trial.key not in not_trained}.values())
 
 
-def retuning_configs(plan: Plan) -> list[TrainConfig]:
+def retuning_configs(plan: Plan, ended: Collection[str]) -> list[TrainConfig]:
     """What the re-tuning still trains; while the best values are not known, as much as if no arm kept its own."""
     if plan.retune is None:
         return []
-    known = [trial.config for trial in further_missing(plan)]
-    return known if is_tuned(plan) else [*known, *(trial.config for trial in plan.trials)]
+    known = [trial.config for trial in further_missing(plan, ended)]
+    return known if is_tuned(plan, ended) else [*known, *(trial.config for trial in plan.trials)]
 
 
-def is_tuned(plan: Plan) -> bool:
+def is_tuned(plan: Plan, ended: Collection[str]) -> bool:
     """Whether it is known what is trained with the best values, be it nothing."""
-    ended = all(trial.key in plan.done for trial in plan.further if trial.phase == "tuning")
-    return any(trial.phase == "retuned" for trial in plan.further) or (bool(plan.further) and ended)
+    all_ended = all(trial.key in ended for trial in plan.further if trial.phase == "tuning")
+    return any(trial.phase == "retuned" for trial in plan.further) or (bool(plan.further) and all_ended)
 
 
-def retuning_left(plan: Plan) -> int:
+def retuning_left(plan: Plan, ended: Collection[str]) -> int:
     """How many trials the re-tuning still needs; at most, while the best values are not known."""
-    return len(retuning_configs(plan))
+    return len(retuning_configs(plan, ended))

@@ -6,10 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.planning.estimate import (
-    Estimate,
-)
+from orchestrator.planning.estimate import Estimate
 from orchestrator.planning.more_epochs import Extensions
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import is_tuned, retuning_left
 
@@ -32,9 +31,9 @@ def data_remarks(plan: Plan) -> list[str]:
     return [f"note: {remark}" for remark in plan.summary.remarks]
 
 
-def format_missing(plan: Plan) -> str:
+def format_missing(plan: Plan, on_record: OnRecord) -> str:
     """Names what a plan still lacks: `seeds 5 to 7`, or `seed 5 (no_lrn, as_run)` where an arm of it is there."""
-    missing = {trial.key for trial in plan.to_run}
+    missing = {trial.key for trial in on_record.to_run(plan.trials)}
     arms: dict[int, list[str]] = {}
     for trial in plan.trials:
         if trial.key in missing:
@@ -47,9 +46,9 @@ def format_missing(plan: Plan) -> str:
     return "; ".join(parts)
 
 
-def complete_seeds(plan: Plan) -> int:
+def complete_seeds(plan: Plan, on_record: OnRecord) -> int:
     """Returns how many seeds from the first on have all their arms on record."""
-    missing = {trial.key for trial in plan.to_run}
+    missing = {trial.key for trial in on_record.to_run(plan.trials)}
     open_seeds = [trial.seed for trial in plan.trials if trial.key in missing]
     return sum(seed < min(open_seeds, default=math.inf) for seed in plan.seeds)
 
@@ -100,33 +99,36 @@ def extension_parts(extensions: Extensions) -> list[str]:
     return parts
 
 
-def plan_line(plan: Plan, duration: str, outlook: str, sweep_left: int) -> str:
+def plan_line(plan: Plan, on_record: OnRecord, wall_time: str, outlook: str, sweep_left: int) -> str:
     """Returns the one line printed before anything runs.
 
     Args:
         plan: The plan.
-        duration: How long it takes, see `estimate.py`.
+        on_record: What of it is on record.
+        wall_time: How long the rest takes, see `estimate.py`.
         outlook: What so many seeds can decide.
         sweep_left: Points of the sweep still to train.
     """
-    missing = len(plan.missing) + sweep_left
+    planned = plan.unique_keys + plan.sweep_points
+    missing = len(on_record.missing(plan.trials)) + sweep_left
     parts = [
-        f"{plan.unique_keys + plan.sweep_points} trials wanted",
-        f"{plan.unique_keys + plan.sweep_points - missing} on record",
+        f"{planned} trials wanted",
+        f"{planned - missing} on record",
         f"{missing} to train",
-        *extension_parts(plan.extensions),
-        *_evaluations(plan),
-        f"time {duration}",
+        *extension_parts(on_record.extensions),
+        *_evaluations(plan, on_record),
+        f"time {wall_time}",
         outlook,
     ]
     return ", ".join(parts)
 
 
-def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
+def arm_lines(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> list[str]:
     """Returns a line per arm: its trials on record and to run, and which other arms are the same trials.
 
     Args:
         plan: The plan.
+        on_record: What of it is on record.
         others: Plans of other studies, by name.
     """
     keys = {arm.name: {t.key for t in plan.trials if t.arm == arm.name} for arm in plan.study.arms}
@@ -135,9 +137,9 @@ def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
         for name, other in others.items()
         for arm in other.study.arms
     }
-    to_train = {trial.key for trial in plan.missing}
+    to_train = {trial.key for trial in on_record.missing(plan.trials)}
     # 同一个 trial，要多个视图的 arm 还得评估，只要一个的已经齐了
-    to_evaluate = {(trial.key, trial.views) for trial in plan.to_evaluate}
+    to_evaluate = {(trial.key, trial.views) for trial in on_record.to_evaluate(plan.trials)}
     lines = []
     for arm in plan.study.arms:
         arm_keys = keys[arm.name]
@@ -149,12 +151,12 @@ def arm_lines(plan: Plan, others: Mapping[str, Plan]) -> list[str]:
     return lines
 
 
-def _evaluations(plan: Plan) -> Iterator[str]:
+def _evaluations(plan: Plan, on_record: OnRecord) -> Iterator[str]:
     """Trials on record that are evaluated only, or trained again for it."""
-    if plan.to_evaluate:
-        again = sum(trial.key in plan.lost_weights for trial in plan.to_evaluate)
+    if to_evaluate := on_record.to_evaluate(plan.trials):
+        again = sum(trial.key in on_record.lost_weights for trial in to_evaluate)
         lost = f" ({again} of them trained again for it: their weights were not kept)" if again else ""
-        yield f"{len(plan.to_evaluate)} to evaluate in more views{lost}"
+        yield f"{len(to_evaluate)} to evaluate in more views{lost}"
 
 
 def readable_seconds(seconds: float) -> str:
@@ -166,11 +168,11 @@ def readable_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def retuning_line(plan: Plan) -> str:
+def retuning_line(plan: Plan, on_record: OnRecord) -> str:
     """Says what the re-tuning wants."""
     assert plan.retune is not None
-    arms, left = len(plan.study.arms), retuning_left(plan)
-    tuned = is_tuned(plan)
+    arms, left = len(plan.study.arms), retuning_left(plan, on_record.done)
+    tuned = is_tuned(plan, on_record.done)
     best = sum(trial.phase == "retuned" for trial in plan.further) if tuned else len(plan.trials)
     lost = "; of some arm no tuning trial finished" if best < len(plan.trials) else ""
     at_most = "" if tuned or not left else " at most (an arm whose best is the recipe's value has its trials already)"

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
 from orchestrator.choices import AUTO
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.planning.more_epochs import find_extensions
 from orchestrator.planning.plan import TUNING_SEED, Plan
-from orchestrator.planning.retuning import retune_of, with_retuning
-from orchestrator.records.evaluations import evaluations_on_record, lost_weights
+from orchestrator.planning.retuning import retune_of
 from orchestrator.request import Question, Store, SweepRequest
-from orchestrator.tables.tables import done_states
 from search_spaces.study import Recipe, Study
 from search_spaces.trial import base_config, check_images, unfold
 
@@ -21,13 +16,13 @@ from search_spaces.trial import base_config, check_images, unfold
 def plan_study(
     study: Study, question: Question, sweep: SweepRequest, store: Store, known: DataSummary | None = None
 ) -> Plan:
-    """Validates everything the user gave and unfolds the study.
+    """Validates everything the user gave and unfolds the study; no record is read.
 
     Args:
         study: The study of the question, or one of those that are asked together.
         question: What is asked of it.
         sweep: The points asked for.
-        store: Where its records are.
+        store: Where its records are to lie, and what is prepared of the data.
         known: What is in its data, where that is known.
 
     Raises:
@@ -44,6 +39,7 @@ def plan_study(
             exit_code=ExitCode.WRONG_USE,
         )
     cache = (store.results / "cache").resolve()
+    # 数据的内容哈希进 key：先清点数据，才有配置
     summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
     base = base_config(
         study,
@@ -58,10 +54,10 @@ def plan_study(
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))
+    # 逐种子展开，同一种子的所有 arm 挨着：停在哪儿都是完整的对
     trials = unfold(study, base, seeds)
     check_images(study, base, trials, summary.train)
-    done = done_states(store.results, [trial.key for trial in trials], store.retry_failed)
-    plan = Plan(
+    return Plan(
         study=study,
         dataset=question.dataset,
         recipe=recipe,
@@ -70,14 +66,9 @@ def plan_study(
         trials=trials,
         seeds=seeds,
         sweep_points=sweep.points,
-        done=done,
-        evaluated=evaluations_on_record(store.results, trials),
-        lost_weights=lost_weights(store.results, trials),
         retune=retune_of(study, base, question.retune, question.tuning_trials),
         max_seeds=max_seeds,
     )
-    plan = replace(plan, extensions=find_extensions(store.results, plan.missing))
-    return with_retuning(plan, store.results, store.retry_failed)
 
 
 def _recipe(study: Study, dataset: str) -> Recipe:

@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.planning.more_epochs import together
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
-from orchestrator.records.evaluations import evaluations_on_record, lost_weights
-from orchestrator.records.trial_record import TrialState
-from orchestrator.tables.tables import done_states
 from search_spaces.study import Arm, Claim, Recipe, Study
 from search_spaces.trial import PlannedTrial, unfold
 
 OTHER_SEEDS = "other_seeds"
 
 
-def null_plan(plan: Plan, results: Path, retry_failed: bool) -> Plan:
+def null_plan(plan: Plan) -> Plan:
     """Returns the plan that compares the baseline on seeds 0 to n - 1 with itself on seeds n to 2n - 1, in order.
 
     Whatever it finds is chance. Its trials are baseline trials, shared with the study and with more seeds of it.
 
     Args:
         plan: The study's.
-        results: The results folder.
-        retry_failed: Whether failed trials are trained again.
 
     Raises:
         LabError: So many seeds would reach into those for tuning.
@@ -63,19 +56,7 @@ def null_plan(plan: Plan, results: Path, retry_failed: bool) -> Plan:
         for trial in unfold(study, plan.base, (seed, seed + count))
         if (trial.arm == OTHER_SEEDS) == (trial.seed >= count)
     )
-    done = done_states(results, [trial.key for trial in trials], retry_failed)
-    return replace(
-        plan,
-        study=study,
-        recipe=recipe,
-        trials=trials,
-        done=done,
-        evaluated=evaluations_on_record(results, trials),
-        lost_weights=lost_weights(results, trials),
-        retune=None,
-        further=(),
-        null=True,
-    )
+    return replace(plan, study=study, recipe=recipe, trials=trials, retune=None, further=(), null=True)
 
 
 def _paired(trial: PlannedTrial, count: int) -> PlannedTrial:
@@ -126,25 +107,23 @@ def chosen_afterwards(
 
 
 def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
-    """Returns one plan that trains what all studies lack, seed by seed, each trial once.
+    """Returns one plan of the trials of all studies, seed by seed, each trial once.
 
     Args:
         plans: The studies' plans, on one data set.
         recipe: One of theirs, for what the display shows.
     """
-    cells: set[tuple[str, int]] = set()
-    done: dict[str, TrialState] = {}
+    planned: set[tuple[str, int]] = set()
     arms: dict[str, Arm] = {}
     trials = []
     for seed in sorted({seed for plan in plans for seed in plan.seeds}):
         for plan in plans:
-            done |= plan.done
             for trial in (trial for trial in plan.trials if trial.seed == seed):
-                if (trial.key, trial.views) in cells:
+                if (trial.key, trial.views) in planned:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
                 name = name_together(plan.study.name, trial.arm)
-                cells.add((trial.key, trial.views))
+                planned.add((trial.key, trial.views))
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
     question = f"What do {len(plans)} studies of the paper's claims say?"
@@ -159,17 +138,8 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
         recipes={first.dataset: recipe},
     )
     seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
-    return replace(
-        first,
-        study=study,
-        trials=tuple(trials),
-        seeds=seeds,
-        sweep_points=0,
-        done=done,
-        evaluated=frozenset().union(*(plan.evaluated for plan in plans)),
-        lost_weights=frozenset().union(*(plan.lost_weights for plan in plans)),
-        extensions=together(plan.extensions for plan in plans),
-    )
+    # 再调参各归各的研究：合起来的计划只有 arm
+    return replace(first, study=study, trials=tuple(trials), seeds=seeds, sweep_points=0, retune=None, further=())
 
 
 def name_together(study: str, arm: str) -> str:

@@ -13,7 +13,8 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.planning.estimate import Estimate, Price, configs_to_train, estimate, measured_epochs
-from orchestrator.planning.plan import Plan, refreshed
+from orchestrator.planning.on_record import OnRecord, read_on_record, together
+from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import check_rule
 from orchestrator.planning.retuning import retuning_configs, retuning_left, with_retuning
 from orchestrator.planning.summary import (
@@ -33,6 +34,7 @@ from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
 from orchestrator.running.placement import likely_place, time_and_memory
 from orchestrator.sweeps.planned_sweep import PlannedSweep, search_of
+from orchestrator.tables.tables import done_states
 from search_spaces.errors import StudyError
 from search_spaces.study import Study, load_study, study_names
 from search_spaces.yaml_file import placed
@@ -61,11 +63,13 @@ class PlannedStudy:
     Attributes:
         plan: Its plan; with `--seeds auto` without what no look needs any more.
         complete: The plan with all of that, which is written down.
+        on_record: What of its trials is on record, those of its re-tuning included.
         sweep: Its sweep, be it of no point.
     """
 
     plan: Plan
     complete: Plan
+    on_record: OnRecord
     sweep: PlannedSweep
 
     @property
@@ -78,6 +82,11 @@ class PlannedStudy:
         """Points of the sweep, and trials that confirm them, still to train."""
         return self.sweep.points_left + self.sweep.confirmation_left
 
+    @property
+    def tuning_left(self) -> int:
+        """Trials of the re-tuning still to train; at most, while the best values are not known."""
+        return retuning_left(self.plan, self.on_record.done)
+
 
 @dataclass(frozen=True)
 class Agenda:
@@ -86,6 +95,7 @@ class Agenda:
     Attributes:
         studies: The studies, at least one.
         plan: What is trained: the study's plan, or of all of them, where a trial that they share is trained once.
+        on_record: What of that is on record.
         folder: Where the members of that are written down, and the report of all is.
         together: Whether the studies are asked together (`--study paper`); then none of them sweeps.
         not_asked: Why the other studies are not asked on this data set, by name.
@@ -93,6 +103,7 @@ class Agenda:
 
     studies: tuple[PlannedStudy, ...]
     plan: Plan
+    on_record: OnRecord
     folder: Path
     together: bool = False
     not_asked: Mapping[str, str] = field(default_factory=dict)
@@ -100,12 +111,12 @@ class Agenda:
     @property
     def left(self) -> int:
         """How many trials are still to be run, at most."""
-        further = sum(study.chosen_left + retuning_left(study.plan) for study in self.studies)
-        return len(self.plan.to_run) + further
+        further = sum(study.chosen_left + study.tuning_left for study in self.studies)
+        return len(self.on_record.to_run(self.plan.trials)) + further
 
 
 def plan_studies(request: Request) -> list[Plan]:
-    """Returns the plans of the studies that are asked; nothing is read of them but which of their trials are on record.
+    """Returns the plans of the studies that are asked; no record is read.
 
     Raises:
         LabError: A study cannot be asked so, or none is asked on this data set.
@@ -114,7 +125,7 @@ def plan_studies(request: Request) -> list[Plan]:
     question, store = request.question, request.store
     if not question.is_paper:
         plan = _plan_of_one(request)
-        return [null_plan(plan, store.results, store.retry_failed) if question.null else plan]
+        return [null_plan(plan) if question.null else plan]
     plans: list[Plan] = []
     for study in _all_studies():
         if question.dataset in study.recipes:
@@ -150,7 +161,7 @@ def _plan_of_one(request: Request) -> Plan:
 
 
 def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
-    """Returns what is to be run for plans: each study's sweep and its confirmation, and one plan that trains it all.
+    """Returns what is to be run for plans: what is on record, each study's sweep, and one plan that trains it all.
 
     Args:
         plans: From `plan_studies`.
@@ -162,11 +173,12 @@ def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
     """
     studies = tuple(_planned_study(plan, request) for plan in plans)
     if not request.question.is_paper:
-        return Agenda(studies, studies[0].plan, studies[0].folder)
+        return Agenda(studies, studies[0].plan, studies[0].on_record, studies[0].folder)
     dataset = request.question.dataset
     return Agenda(
         studies=studies,
         plan=combined_plan(plans, plans[0].recipe),
+        on_record=together(study.on_record for study in studies),
         folder=study_folder(request.store.results, PAPER, dataset, DEFAULT_DATASET),
         together=True,
         not_asked={study.name: study.not_asked[dataset] for study in _all_studies() if dataset in study.not_asked},
@@ -182,9 +194,18 @@ def _planned_study(plan: Plan, request: Request) -> PlannedStudy:
     if search is not None:
         # 有限的空间装不下更多的点
         plan = replace(plan, sweep_points=search.size())
+    # 调参的最佳值、关掉的 arm 都从记录里读出来
+    plan = with_retuning(plan, store.results)
+    on_record = _records_of(plan, store)
     closes = plan.max_seeds is not None and store.results.is_dir()
-    now = without_closed(plan, store.results) if closes else plan
-    return PlannedStudy(now, plan, PlannedSweep(now, search, folder, sweep, store))
+    now = without_closed(plan, on_record.done, store.results) if closes else plan
+    return PlannedStudy(now, plan, on_record, PlannedSweep(now, search, folder, sweep, store))
+
+
+def _records_of(plan: Plan, store: Store) -> OnRecord:
+    """What is on record of a plan's trials, and of its re-tuning."""
+    further = done_states(store.results, [trial.key for trial in plan.further], store.retry_failed)
+    return read_on_record(store.results, plan.trials, store.retry_failed).refreshed(further)
 
 
 def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
@@ -196,18 +217,21 @@ def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
         store: Where the records are.
     """
 
-    def ended(before: Plan) -> Plan:
-        now = refreshed(before, ran.states)
-        if now.max_seeds is not None:
-            return without_closed(now, store.results)
-        return with_retuning(now, store.results, store.retry_failed)
+    def ended(study: PlannedStudy, plan: Plan) -> PlannedStudy:
+        if plan.max_seeds is None:
+            plan = with_retuning(plan, store.results)
+        # 本次已结束的不论成败都算有了，即使有 --retry-failed
+        on_record = _records_of(plan, store).refreshed(ran.states)
+        if plan.max_seeds is not None:
+            plan = without_closed(plan, on_record.done, store.results)
+        return replace(study, plan=plan, on_record=on_record, sweep=ran.sweep or study.sweep)
 
     if agenda.together:
-        studies = tuple(replace(study, plan=ended(study.plan)) for study in agenda.studies)
-        return replace(agenda, studies=studies, plan=ran.plan)
-    study = agenda.studies[0]
-    study = replace(study, plan=ended(ran.plan), sweep=ran.sweep or study.sweep)
-    return replace(agenda, studies=(study,), plan=study.plan)
+        studies = tuple(ended(study, study.plan) for study in agenda.studies)
+        on_record = together(study.on_record for study in studies)
+        return replace(agenda, studies=studies, plan=ran.plan, on_record=on_record)
+    study = ended(agenda.studies[0], ran.plan)
+    return replace(agenda, studies=(study,), plan=study.plan, on_record=study.on_record)
 
 
 def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
@@ -226,14 +250,15 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
         yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
         if request.dry_run:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
-            yield from arm_lines(plan, others)
-            cost = price([*configs_to_train(plan, study.chosen_left), *retuning_configs(plan)])
+            yield from arm_lines(plan, study.on_record, others)
+            tuning = retuning_configs(plan, study.on_record.done)
+            cost = price([*configs_to_train(plan, study.on_record, study.chosen_left), *tuning])
             yield f"{'    ' if agenda.together else ''}{cost_line(cost)}"
     # 数据对所有研究都一样，只说一次
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     if agenda.left:
         on_gpu = place.gpus > 0 and request.placement.device != "cpu"
-        yield from other_ways(request.store.results, list(agenda.plan.done), request.placement.workers, on_gpu)
+        yield from other_ways(request.store.results, list(agenda.on_record.done), request.placement.workers, on_gpu)
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
     if agenda.together:
@@ -241,11 +266,12 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
 
 
 def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
-    plan = study.plan
-    time_and_room = takes(price(configs_to_train(plan, study.chosen_left)))
-    yield plan_line(plan, time_and_room, resolution_outlook(plan, study.folder), study.sweep.points_left)
+    plan, on_record = study.plan, study.on_record
+    time_and_room = takes(price(configs_to_train(plan, on_record, study.chosen_left)))
+    yield plan_line(plan, on_record, time_and_room, resolution_outlook(plan, study.folder), study.sweep.points_left)
     if plan.retune is not None:
-        yield f"{retuning_line(plan)}, time {format_time(price(retuning_configs(plan)))}"
+        tuning = price(retuning_configs(plan, on_record.done))
+        yield f"{retuning_line(plan, on_record)}, time {format_time(tuning)}"
     yield from large_batches(plan)
     if confirm:
         confirming = study.sweep.confirmation_left
@@ -254,9 +280,10 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
 
 
 def _lines_together(agenda: Agenda, dry_run: bool, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
-    tuning = [config for study in agenda.studies for config in retuning_configs(study.plan)]
-    cost = price([*configs_to_train(agenda.plan), *tuning])
+    tuning = [config for study in agenda.studies for config in retuning_configs(study.plan, study.on_record.done)]
+    cost = price([*configs_to_train(agenda.plan, agenda.on_record), *tuning])
     more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
-    yield f"together: {plan_line(agenda.plan, takes(cost), f'shared trials once{more}', 0)}"
+    shared = f"shared trials once{more}"
+    yield f"together: {plan_line(agenda.plan, agenda.on_record, takes(cost), shared, 0)}"
     if dry_run:
         yield f"    {cost_line(cost)}"

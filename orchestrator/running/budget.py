@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, likenesses_of
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.summary import complete_seeds, format_missing
 from orchestrator.request import Limits
@@ -98,7 +99,8 @@ class LeftOut:
     """What a budget left out of a run.
 
     Attributes:
-        plan: What was run, as far as it is on record now.
+        plan: What was run.
+        on_record: What of it is on record now.
         tuning: Trials of the re-tuning that are missing.
         points: Points of the sweep.
         confirming: Trials that confirm points of the sweep.
@@ -106,25 +108,30 @@ class LeftOut:
     """
 
     plan: Plan
+    on_record: OnRecord
     tuning: int = 0
     points: int = 0
     confirming: int = 0
     confirms: bool = False
 
     @property
+    def _arms(self) -> bool:
+        return bool(self.on_record.missing(self.plan.trials))
+
+    @property
     def anything(self) -> bool:
         """Whether anything is missing."""
-        return bool(self.plan.missing or self.tuning or self.points or self.confirming)
+        return bool(self._arms or self.tuning or self.points or self.confirming)
 
     @property
     def keeps_from_judging(self) -> bool:
         """Whether nothing is judged yet, since every look at a study costs level; a point of a sweep costs none."""
-        return bool(self.plan.missing or self.confirming)
+        return bool(self._arms or self.confirming)
 
     def lines(self) -> Iterator[str]:
         """Names what is missing, and how to go on."""
-        plan, seeds = self.plan, complete_seeds(self.plan)
-        missing = [format_missing(plan)] if plan.missing else []
+        plan, seeds = self.plan, complete_seeds(self.plan, self.on_record)
+        missing = [format_missing(plan, self.on_record)] if self._arms else []
         missing += [f"{self.points} points of the sweep"] if self.points else []
         counts = {"re-tuning": self.tuning, "confirmation": self.confirming}
         missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
@@ -133,6 +140,6 @@ class LeftOut:
             f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {'; '.join(missing)}."
         )
         if self.keeps_from_judging:
-            shorter = plan.missing and seeds and plan.max_seeds is None
+            shorter = self._arms and seeds and plan.max_seeds is None
             judge = f"judge what is complete with --seeds {seeds}, or " if shorter else ""
             yield f"No verdict yet, since every look at a study costs level: {judge}go on with the same command."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +18,13 @@ from rich.console import Console
 from alexnet_core.data.loading import prepare_data
 from orchestrator.judging.looks import run_looks
 from orchestrator.planning.estimate import measured_epochs
+from orchestrator.planning.on_record import read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, with_retuning
 from orchestrator.planning.variants import name_together
 from orchestrator.records import trial_record
-from orchestrator.records.evaluations import evaluations_on_record
 from orchestrator.records.files import locked
-from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
 from orchestrator.running.agenda import Agenda, Ran
 from orchestrator.running.budget import Budget
@@ -75,7 +74,7 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
         console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
     settings = _settings(agenda, request, slot_plan, facts, started, notifier)
     try:
-        with StudyRun(agenda.plan, settings, console) as run:
+        with StudyRun(agenda.plan, agenda.on_record, settings, console) as run:
             plan, sweep = _run_phases(run, agenda, request.store)
             return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep)
     except Interrupted:
@@ -143,7 +142,7 @@ def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, Plan
         # 逐个种子看，只训练下一次看还缺的
         run_looks(plan, store.results, lambda: tally.states, train, lambda: run.steering.skipped)
         return plan, sweep
-    train(plan.to_run)
+    train(agenda.on_record.to_run(plan.trials))
     plan = _with_asked_seeds(run, plan, folder, store, train)
     if sweep.search is not None:
         # arm 在前：落在扫描空间里的 arm 也是采样器已知的点
@@ -170,19 +169,13 @@ def _with_asked_seeds(
 ) -> Plan:
     """Trains the further seeds that `status --seeds` has asked for by now; returns the plan with them."""
     while run.seeds_asked() > len(plan.seeds):
-        plan = _grown(plan, run.steering.seeds, run.tally.states, store)
+        plan = with_seeds(plan, run.steering.seeds)
+        # 本次已结束的不论成败都不再跑，即使有 --retry-failed
+        on_record = read_on_record(store.results, plan.trials, store.retry_failed).refreshed(run.tally.states)
         write_plan(folder, plan, sys.argv)
-        run.grow(plan)
-        train(plan.to_run)
+        run.grow(plan, on_record)
+        train(on_record.to_run(plan.trials))
     return plan
-
-
-def _grown(plan: Plan, seeds: int, states: Mapping[str, TrialState], store: Store) -> Plan:
-    """The plan with more seeds; what ended in this run, failed or not, is not run again."""
-    grown = with_seeds(plan, seeds, plan.done)
-    done = done_states(store.results, [trial.key for trial in grown.trials], store.retry_failed)
-    evaluated = evaluations_on_record(store.results, grown.trials)
-    return replace(grown, done={**done, **states}, evaluated=evaluated)
 
 
 def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together: bool = False) -> None:
@@ -198,12 +191,10 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
     tally = run.tally
     for phase in ("tuning", "retuned"):
         # 每个 arm 的最佳值要等调参都结束才知道
-        plan = with_retuning(plan, store.results, store.retry_failed)
-        tally.states.update(plan.done)
+        plan = with_retuning(plan, store.results)
+        tally.states.update(done_states(store.results, [trial.key for trial in plan.further], store.retry_failed))
         tally.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
-        further = (_called(plan, trial, together) for trial in further_missing(plan))
-        missing = [trial for trial in further if trial.key not in tally.states]
-        run.run_arms(name, missing)
+        run.run_arms(name, [_called(plan, trial, together) for trial in further_missing(plan, tally.states)])
 
 
 def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:

@@ -20,6 +20,7 @@ from rich.console import Console
 from alexnet_core.process.files import pid_namespace
 from alexnet_core.process.interruption import say
 from orchestrator.errors import ExitCode
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.records.files import TrialLocks
 from orchestrator.running.budget import Budget
@@ -77,7 +78,7 @@ class StudyRun:
         tally: What has ended.
     """
 
-    def __init__(self, plan: Plan, settings: RunSettings, console: Console) -> None:
+    def __init__(self, plan: Plan, on_record: OnRecord, settings: RunSettings, console: Console) -> None:
         """Starts the broker and the slots; the first trial waits for them."""
         self._settings, record = settings, settings.record
         broker = DriverClient(lifecycle.start_broker())
@@ -87,7 +88,7 @@ class StudyRun:
         self._locks = TrialLocks(record.results)
         title = f"{record.folder.name}: {plan.study.question}"
         self.display = Progress(console, title, _dashboard_line(settings.facts))
-        self.opener = RecordOpener(plan, record, RunningTrials())
+        self.opener = RecordOpener(plan, on_record, record, RunningTrials())
         self.tally = Tally(self.opener, self.display)
         facts = _run_facts(plan, settings)
         self.steering = Steering(record.folder, facts.run)
@@ -219,11 +220,11 @@ class StudyRun:
         self._loop.steer()
         return self.steering.seeds
 
-    def grow(self, plan: Plan) -> None:
+    def grow(self, plan: Plan, on_record: OnRecord) -> None:
         """Shows a plan that has grown by seeds, here and to who looks."""
-        self.opener.plan = plan
+        self.opener.grow(plan, on_record)
         known = self._loop.presence.grow(len(plan.seeds))
-        self.tally.states.update(plan.done)
+        self.tally.states.update(on_record.done)
         self.tally.begin([trial for trial in plan.trials if trial.seed >= known])
 
 

@@ -83,7 +83,7 @@ class TuneSide:
         to_train = [
             trial.config
             for trial in trials
-            if trial.key not in self._shared.states or trial.key in opener.plan.lost_weights
+            if trial.key not in self._shared.states or trial.key in opener.on_record.lost_weights
         ]
         running = {
             one.trial.key: (one.trial.config, len(one.history))

@@ -70,7 +70,6 @@ def _plan(seeds: int, epochs: int) -> Plan:
         trials=unfold(study, base, range(seeds)),
         seeds=tuple(range(seeds)),
         sweep_points=0,
-        done={},
     )
 
 

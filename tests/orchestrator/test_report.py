@@ -260,7 +260,7 @@ def test_the_page_of_all_claims_has_no_noise_floor_and_outlives_a_damaged_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put_on_record(tmp_path, seeds=6)
-    noise = null_plan(make_plan(load_study("lrn"), 3), tmp_path, False)
+    noise = null_plan(make_plan(load_study("lrn"), 3))
     write_plan(tmp_path / "studies" / "lrn-null", noise, ["ablate.py", "--null"])
     damaged = tmp_path / "studies" / "pooling" / "plan.json"
     damaged.parent.mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alexnet_core.configuration.metrics import SplitMetrics
 from orchestrator.planning.more_epochs import go_on
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.records import layout, trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation
@@ -44,19 +45,22 @@ class RecordOpener:
 
     Attributes:
         plan: The plan; it grows by seeds between two phases.
+        on_record: What was on record of it when it was planned, or grew.
         settings: Where to write.
         running: Where a launched trial is noted.
     """
 
-    def __init__(self, plan: Plan, settings: RecordSettings, running: RunningTrials) -> None:
+    def __init__(self, plan: Plan, on_record: OnRecord, settings: RecordSettings, running: RunningTrials) -> None:
         """Reads the memberships that are written down already.
 
         Args:
             plan: The plan.
+            on_record: What of it is on record.
             settings: Where to write.
             running: Where a launched trial is noted.
         """
-        self.plan, self.settings, self.running = plan, settings, running
+        self.plan, self.on_record = plan, on_record
+        self.settings, self.running = settings, running
         self._members: set[tuple[str, int, str, str]] = {
             (row["arm"], row["seed"], row["key"], row["phase"])
             for row in trial_record.read_members(settings.results, settings.folder.name)
@@ -74,7 +78,7 @@ class RecordOpener:
         # 先写下它属于哪个研究：进程死在训练途中，下次也找得到它
         self.join(trial, ask)
         attempt = trial_record.next_attempt(folder)
-        start = self.plan.extensions.starts.get(trial.key)
+        start = self.on_record.extensions.starts.get(trial.key)
         if start is not None and (note := go_on(folder, start)):
             trial_record.append_log(folder, f"{now()} {note}\n")
         result = trial_record.read_result(folder)
@@ -91,6 +95,10 @@ class RecordOpener:
             views=self.missing_views(trial.key),
             judged=judged,
         )
+
+    def grow(self, plan: Plan, on_record: OnRecord) -> None:
+        """Takes a plan with further seeds, between two phases."""
+        self.plan, self.on_record = plan, on_record
 
     def missing_views(self, key: str) -> int:
         """Returns in how many views a trial is still to be evaluated; 1 when nothing is missing."""

@@ -66,7 +66,7 @@ class Tally:
         """
         self._opener, self._settings, self._display = opener, opener.settings, display
         self._gauges = StudyGauges(opener.settings.folder.name)
-        self.states: dict[str, TrialState] = dict(opener.plan.done)
+        self.states: dict[str, TrialState] = dict(opener.on_record.done)
 
     def begin(self, trials: Sequence[PlannedTrial]) -> None:
         """Shows the wanted trials, and counts and joins those that are on record."""

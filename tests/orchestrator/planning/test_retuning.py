@@ -20,6 +20,7 @@ from rich.console import Console
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
+from orchestrator.planning.on_record import read_on_record
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.retuning import (
@@ -46,7 +47,7 @@ from orchestrator.running.session import run_retuning
 from orchestrator.running.slots.messages import End, Started, TrialEvent, TrialNews
 from orchestrator.running.slots.worker import epoch_news
 from orchestrator.sweeps.searcher import ArmSearcher
-from orchestrator.tables.tables import update_tables
+from orchestrator.tables.tables import done_states, update_tables
 from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, unfold
 from tests.lab import Lab
@@ -93,6 +94,10 @@ def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState
         finished_at="2026-01-01T00:00:01+00:00",
     )
     trial_record.write_result(folder, result)
+
+
+def ended_further(plan: Plan, results: Path) -> dict[str, TrialState]:
+    return done_states(results, [trial.key for trial in plan.further])
 
 
 def there(epoch: int, budget: int = 12) -> list[int]:
@@ -148,7 +153,7 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
     put(tmp_path, by_arm["tanh-tuning"][1], [60] * 11 + [20])
     put(tmp_path, by_arm["tanh-tuning"][2], there(2), TrialState.DIVERGED)
     assert chosen_values(tuning_outcomes(plan, tmp_path)) == {}
-    assert all(trial.phase == "tuning" for trial in with_retuning(plan, tmp_path, False).further)
+    assert all(trial.phase == "tuning" for trial in with_retuning(plan, tmp_path).further)
     put(tmp_path, by_arm["tanh-tuning"][3], [60] * 11 + [30])
     outcomes = tuning_outcomes(plan, tmp_path)
     chosen = chosen_values(outcomes)
@@ -161,11 +166,12 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
     assert said["baseline", 1001] == "3 epochs"
     assert said["tanh", 1002] == "diverged"
     assert said["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
-    known = with_retuning(plan, tmp_path, False)
+    known = with_retuning(plan, tmp_path)
     for trial in known.further:
         if trial.phase == "retuned":
             assert rate(trial) == chosen[trial.arm.removesuffix("-retuned")]
-    assert retuning_left(known) == len(further_missing(known)) == 2 * SEEDS
+    ended = ended_further(known, tmp_path)
+    assert retuning_left(known, ended) == len(further_missing(known, ended)) == 2 * SEEDS
 
 
 def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_value_keeps_its_trials(
@@ -177,11 +183,11 @@ def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_valu
     for trial in tuning_trials(plan):
         best = trial.seed == (1000 if trial.arm == "baseline-tuning" else 1002)
         put(tmp_path, trial, [9, 3 if best else 4])
-    known = with_retuning(plan, tmp_path, False)
+    known = with_retuning(plan, tmp_path)
     keys = {trial.key for trial in plan.trials}
     retuned = [trial for trial in known.further if trial.phase == "retuned"]
     assert all((trial.key in keys) == (trial.arm == "baseline-retuned") for trial in retuned)
-    assert len(further_missing(known)) == SEEDS * (len(plan.study.arms) - 1)
+    assert len(further_missing(known, ended_further(known, tmp_path))) == SEEDS * (len(plan.study.arms) - 1)
 
 
 @pytest.mark.parametrize("lost", ["tanh", "baseline"])
@@ -194,7 +200,8 @@ def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
     for trial in tuning_trials(plan):
         state = TrialState.DIVERGED if trial.arm.startswith(lost) else TrialState.FINISHED
         put(tmp_path, trial, there(4), state)
-    assert retuning_left(with_retuning(plan, tmp_path, False)) == 0
+    known = with_retuning(plan, tmp_path)
+    assert retuning_left(known, ended_further(known, tmp_path)) == 0
     command = ["--study", "activation", "--tuning-trials", "2", "--seeds", str(SEEDS), "--results", str(tmp_path)]
     assert main(command) == 0
     output = capsys.readouterr().out
@@ -215,13 +222,13 @@ def test_the_other_arms_are_compared_retuned_where_one_has_no_best_value(tmp_pat
     plan = retuning_plan("lrn", 2, "learning_rate")
     for trial in tuning_trials(plan):
         put(tmp_path, trial, [9, 3], TrialState.DIVERGED if "as_run" in trial.arm else TrialState.FINISHED)
-    known = with_retuning(plan, tmp_path, False)
+    known = with_retuning(plan, tmp_path)
     retuned = [trial for trial in known.further if trial.phase == "retuned"]
     assert {trial.arm for trial in retuned} == {"baseline-retuned", "no_lrn-retuned"}
     for trial in (*plan.trials, *retuned):
         put(tmp_path, trial, [9, 3 + trial.seed % 2])
     folder = tmp_path / "studies" / "lrn"
-    content = write_plan(folder, with_retuning(plan, tmp_path, False), ["ablate"])
+    content = write_plan(folder, with_retuning(plan, tmp_path), ["ablate"])
     found = judged_material(plan, content, folder, tmp_path, update_tables(tmp_path)).answer
     assert found.retuned is not None
     assert [arm.name for arm in found.retuned.arms] == ["baseline", "no_lrn"]
@@ -254,7 +261,7 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
         put(tmp_path, trial, there(3 if trial.arm == "baseline" else 12))
     for trial in tuning_trials(plan):
         put(tmp_path, trial, there(2 if trial.seed == 1002 else 4))
-    known = with_retuning(plan, tmp_path, False)
+    known = with_retuning(plan, tmp_path)
     main([*command, *results, "--dry-run"])
     assert f"{2 * SEEDS} to train, time" in capsys.readouterr().out
     for trial in known.further:
@@ -376,7 +383,7 @@ class Slots:
         folder = results / "studies" / "activation"
         settings = RecordSettings(results, folder, retry_failed=False, keep_weights="none", started=0.0)
         display = Progress(Console(file=StringIO()), "test", None)
-        self.opener = RecordOpener(plan, settings, RunningTrials())
+        self.opener = RecordOpener(plan, read_on_record(results, plan.trials), settings, RunningTrials())
         self.tally = Tally(self.opener, display)
         self.recorder = Recorder(self.opener, self.tally, display)
         self.trained: list[str] = []
@@ -420,8 +427,8 @@ def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(t
         put(tmp_path, trial, there(9))
     slots = Slots(plan, tmp_path)
     run_retuning(slots, plan, "activation", store, together=False)  # type: ignore[arg-type]
-    known = with_retuning(plan, tmp_path, False)
-    assert further_missing(known) == ()
+    known = with_retuning(plan, tmp_path)
+    assert further_missing(known, ended_further(known, tmp_path)) == ()
     assert len(slots.trained) == len(set(slots.trained)) == len({trial.key for trial in known.further}) - 3
     chosen = chosen_values(tuning_outcomes(plan, tmp_path))
     assert chosen["tanh"] >= 0.003 > chosen["baseline"]

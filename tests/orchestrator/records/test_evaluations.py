@@ -17,15 +17,13 @@ from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import LabError
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.judge import answer
+from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.summary import arm_lines, plan_line
 from orchestrator.planning.variants import combined_plan
-from orchestrator.records.checked_record import done_keys
 from orchestrator.records.evaluations import (
     Evaluation,
-    evaluations_on_record,
-    lost_weights,
     read_evaluation,
     write_evaluation,
 )
@@ -66,14 +64,8 @@ recipes:
 WRONG = {0: (30, 24), 1: (31, 26), 2: (28, 21), 3: (33, 27)}
 
 
-def views_plan(results: Path, seeds: int = 4, text: str = VIEWS) -> Plan:
-    plan = make_plan(parse_model(text, Study, "views.yaml"), seeds)
-    return replace(
-        plan,
-        done=done_keys(results, [trial.key for trial in plan.trials]),
-        evaluated=evaluations_on_record(results, plan.trials),
-        lost_weights=lost_weights(results, plan.trials),
-    )
+def views_plan(seeds: int = 4, text: str = VIEWS) -> Plan:
+    return make_plan(parse_model(text, Study, "views.yaml"), seeds)
 
 
 def put_evaluated(results: Path, config: TrainConfig, one: int, ten: int | None, **fields: Any) -> Path:
@@ -98,7 +90,7 @@ def put_evaluated(results: Path, config: TrainConfig, one: int, ten: int | None,
 
 
 def put_all(results: Path) -> None:
-    for trial in views_plan(results).trials[::2]:
+    for trial in views_plan().trials[::2]:
         put_evaluated(results, trial.config, *WRONG[trial.seed])
 
 
@@ -110,7 +102,7 @@ def judge(results: Path, plan: Plan) -> Answer:
 
 def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views(tmp_path: Path) -> None:
     put_all(tmp_path)
-    plan = views_plan(tmp_path)
+    plan = views_plan()
     found = judge(tmp_path, plan)
     ten, one = found.arms
     assert ten.errors == pytest.approx({str(seed): 100 * ten / 359 for seed, (_, ten) in WRONG.items()})
@@ -123,7 +115,7 @@ def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views
 
 def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check(tmp_path: Path) -> None:
     put_all(tmp_path)
-    plan, folder = views_plan(tmp_path), tmp_path / "studies" / "views"
+    plan, folder = views_plan(), tmp_path / "studies" / "views"
     content = write_plan(folder, plan, ["ablate"])
     conclude(plan, tmp_path, folder, content, Console(file=StringIO()))
     assert found_differences(folder, tmp_path) == []
@@ -135,39 +127,42 @@ def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check
 
 
 def test_an_arm_that_is_not_evaluated_yet_is_missing_and_a_diverged_one_is_diverged(tmp_path: Path) -> None:
-    plan = views_plan(tmp_path, seeds=3)
+    plan = views_plan(3)
     configs = [trial.config for trial in plan.trials[::2]]
     put_evaluated(tmp_path, configs[0], 30, 24)
     put(tmp_path, configs[1], None, state=TrialState.DIVERGED, test_wrong=None)
     put_evaluated(tmp_path, configs[2], 30, None)
-    plan = views_plan(tmp_path, seeds=3)
+    plan = views_plan(3)
     found = judge(tmp_path, plan)
     assert found.missing == ("ten seed 2",)
     assert found.arms[1].word == "diverged on 1 of 2"
-    assert [trial.seed for trial in plan.to_evaluate] == [2]
+    to_evaluate = read_on_record(tmp_path, plan.trials).to_evaluate(plan.trials)
+    assert [trial.seed for trial in to_evaluate] == [2]
 
 
 def test_only_what_lacks_its_views_is_evaluated_and_lost_weights_are_said(tmp_path: Path) -> None:
-    fresh = views_plan(tmp_path)
-    assert [(trial.arm, trial.seed) for trial in fresh.to_run] == [("ten", seed) for seed in range(4)]
-    assert plan_line(fresh, "unknown", "", 0).startswith("4 trials wanted, 0 on record, 4 to train, time unknown")
-    assert arm_lines(fresh, {})[0] == (
+    plan = views_plan()
+    fresh = read_on_record(tmp_path, plan.trials)
+    assert [(trial.arm, trial.seed) for trial in fresh.to_run(plan.trials)] == [("ten", seed) for seed in range(4)]
+    line = plan_line(plan, fresh, "unknown", "", 0)
+    assert line.startswith("4 trials wanted, 0 on record, 4 to train, time unknown")
+    assert arm_lines(plan, fresh, {})[0] == (
         "    ten: 4 trials, 0 on record, 4 to run, evaluated in 10 views; the same trials as one"
     )
     put_all(tmp_path)
-    assert views_plan(tmp_path).to_run == ()
-    folders = [trial_folder(tmp_path, trial.key) for trial in fresh.trials[::2]]
+    assert read_on_record(tmp_path, plan.trials).to_run(plan.trials) == ()
+    folders = [trial_folder(tmp_path, trial.key) for trial in plan.trials[::2]]
     for folder in folders[:2]:
         (folder / "evaluations" / "10.json").unlink()
     (folders[1] / "checkpoint" / "final.safetensors").unlink()
-    plan = views_plan(tmp_path)
-    assert [trial.seed for trial in plan.to_evaluate] == [0, 1]
-    line = plan_line(plan, "none", "", 0)
+    later = read_on_record(tmp_path, plan.trials)
+    assert [trial.seed for trial in later.to_evaluate(plan.trials)] == [0, 1]
+    line = plan_line(plan, later, "none", "", 0)
     assert "4 on record, 0 to train, 2 to evaluate in more views (1 of them trained again for it: " in line
 
 
 def test_the_table_reads_a_record_again_once_it_is_evaluated(tmp_path: Path) -> None:
-    config = views_plan(tmp_path, seeds=1).trials[0].config
+    config = views_plan(1).trials[0].config
     folder = put_evaluated(tmp_path, config, 30, None)
     assert update_tables(tmp_path).trials["test_top1_errors_10_views"].to_list() == [None]
     result = (folder / "result.json").read_bytes()
@@ -191,23 +186,24 @@ def test_the_table_reads_a_record_again_once_it_is_evaluated(tmp_path: Path) -> 
 
 
 def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
-    config = views_plan(tmp_path, seeds=1).trials[0].config
+    config = views_plan(1).trials[0].config
     path = put_evaluated(tmp_path, config, 30, 24) / "evaluations" / "10.json"
     path.write_text("{}")
     with pytest.raises(LabError, match=r"evaluations/10.json is damaged.*delete it"):
-        views_plan(tmp_path, seeds=1)
+        read_on_record(tmp_path, views_plan(1).trials)
 
 
 def test_studies_that_share_a_trial_run_it_once_with_the_views_that_one_of_them_wants(tmp_path: Path) -> None:
-    plan = views_plan(tmp_path, seeds=2)
+    plan = views_plan(2)
     other_study = plan.study.model_copy(
         update={"name": "other", "arms": tuple(arm.model_copy(update={"views": 1}) for arm in plan.study.arms)}
     )
     other = replace(plan, study=other_study, trials=unfold(other_study, plan.base, range(2)))
     whole = combined_plan([other, plan], plan.recipe)
-    assert len(whole.to_run) == whole.unique_keys == 2
+    to_run = read_on_record(tmp_path, whole.trials).to_run(whole.trials)
+    assert len(to_run) == whole.unique_keys == 2
     assert set(whole.views.values()) == {10}
-    assert set(whole.views) == {trial.key for trial in whole.to_run}
+    assert set(whole.views) == {trial.key for trial in to_run}
 
 
 def test_ten_views_of_another_metric_are_refused() -> None:
@@ -230,15 +226,18 @@ def test_the_crops_study_shares_its_trials_with_the_other_studies_baselines() ->
         assert one.input_size < one.data.image_size
 
 
-def run(results: Path, keep_weights: Literal["all", "none"] = "all") -> Plan:
-    """Plans, and runs what is missing with the real recorder and the real worker; returns the plan it had."""
-    plan = views_plan(results, seeds=2, text=VIEWS.replace("epochs: 2", "epochs: 1"))
+PLAN_TO_RUN = views_plan(2, text=VIEWS.replace("epochs: 2", "epochs: 1"))
+
+
+def run(results: Path, keep_weights: Literal["all", "none"] = "all") -> OnRecord:
+    """Runs what is missing with the real recorder and the real worker; returns what was on record before."""
+    plan, before = PLAN_TO_RUN, read_on_record(results, PLAN_TO_RUN.trials)
     torch.set_num_threads(1)
     request = Request(Question("views"), Store(results, keep_weights=keep_weights))
     sweep = PlannedSweep(plan, None, results / "studies" / "views", request.sweep, request.store)
-    agenda = Agenda((PlannedStudy(plan, plan, sweep),), plan, sweep.folder)
+    agenda = Agenda((PlannedStudy(plan, plan, before, sweep),), plan, before, sweep.folder)
     run_without_ray(agenda, request, Console(file=StringIO()))
-    return plan
+    return before
 
 
 def read_all(results: Path, pattern: str) -> dict[Path, bytes]:
@@ -246,14 +245,14 @@ def read_all(results: Path, pattern: str) -> dict[Path, bytes]:
 
 
 def test_evaluations_are_made_with_the_training_or_later_and_never_twice(tmp_path: Path) -> None:
-    plan = run(tmp_path)
-    folders = [trial_folder(tmp_path, trial.key) for trial in plan.trials[::2]]
+    run(tmp_path)
+    folders = [trial_folder(tmp_path, trial.key) for trial in PLAN_TO_RUN.trials[::2]]
     made = [read_evaluation(folder, 10) for folder in folders]
     results = [read_result(folder) for folder in folders]
     assert [e and e.weights_sha256 for e in made] == [r and r.weights_sha256 for r in results]
     assert [e and e.metrics.count for e in made] == [359, 359]
     evaluations = read_all(tmp_path, "trials/*/evaluations/*")
-    assert run(tmp_path).to_run == ()
+    assert run(tmp_path).to_run(PLAN_TO_RUN.trials) == ()
 
     record = read_all(tmp_path, "trials/*/[cer]*.json*")
     for path in evaluations:
@@ -267,14 +266,14 @@ def test_evaluations_are_made_with_the_training_or_later_and_never_twice(tmp_pat
     assert read_all(tmp_path, "trials/*/[cer]*.json*") == record
     # 为评估而重训的权重不留下；原来留着的仍在
     assert [len(list((folder / "checkpoint").iterdir())) for folder in folders] == [1, 0]
-    assert run(tmp_path).to_run == ()
+    assert run(tmp_path).to_run(PLAN_TO_RUN.trials) == ()
 
 
 def test_weights_that_are_not_kept_are_evaluated_before_they_go(tmp_path: Path) -> None:
     run(tmp_path, "none")
     assert not list(tmp_path.glob("trials/*/checkpoint/*"))
     assert len(list(tmp_path.glob("trials/*/evaluations/10.json"))) == 2
-    assert run(tmp_path, "none").to_run == ()
+    assert run(tmp_path, "none").to_run(PLAN_TO_RUN.trials) == ()
 
 
 def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
@@ -292,19 +291,19 @@ def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
             run(tmp_path, "none")
     (result,) = tmp_path.glob("trials/*/result.json")
     before = result.read_bytes()
-    plan = run(tmp_path, "none")
-    assert [trial.seed for trial in plan.to_evaluate] == [0]
-    assert plan.lost_weights == frozenset()
+    left_by_the_killed = run(tmp_path, "none")
+    assert [trial.seed for trial in left_by_the_killed.to_evaluate(PLAN_TO_RUN.trials)] == [0]
+    assert left_by_the_killed.lost_weights == frozenset()
     assert result.read_bytes() == before
     assert len(list(tmp_path.glob("trials/*/evaluations/10.json"))) == 2
 
 
 def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path: Path) -> None:
-    plan = views_plan(tmp_path, 1)
+    plan = views_plan(1)
     settings = RecordSettings(tmp_path, tmp_path / "studies" / "views", False, "all", 0.0)
-    opener = RecordOpener(plan, settings, RunningTrials())
-    grown = with_seeds(plan, 2, {})
-    opener.plan = grown
+    opener = RecordOpener(plan, OnRecord(), settings, RunningTrials())
+    grown = with_seeds(plan, 2)
+    opener.grow(grown, OnRecord())
     views = {trial.seed: opener.open(trial, None).views for trial in grown.trials}
     assert views == {0: 10, 1: 10}
 

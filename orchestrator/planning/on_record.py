@@ -1,0 +1,89 @@
+"""What is on record of planned trials, read in one place, and what of them is left to run because of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from orchestrator.planning.more_epochs import Extensions, extensions_together, find_extensions
+from orchestrator.records.evaluations import evaluations_on_record, lost_weights
+from orchestrator.records.trial_record import TrialState
+from orchestrator.tables.tables import done_states
+from search_spaces.trial import PlannedTrial
+
+
+@dataclass(frozen=True)
+class OnRecord:
+    """What the records say of planned trials; it goes on while a plan stays what it is.
+
+    Attributes:
+        done: State of each trial on record that is not run again, by key.
+        evaluated: (key, views) of the evaluations in more views than one that are on record.
+        lost_weights: Keys of the trials on record that must be trained again to be evaluated so.
+        extensions: Missing trials that ran for fewer epochs.
+    """
+
+    done: Mapping[str, TrialState] = field(default_factory=dict)
+    evaluated: frozenset[tuple[str, int]] = frozenset()
+    lost_weights: frozenset[str] = frozenset()
+    extensions: Extensions = field(default_factory=Extensions)
+
+    def refreshed(self, states: Mapping[str, TrialState]) -> OnRecord:
+        """Returns the same with trials that have ended meanwhile, or that were read beside; none of them runs again."""
+        return replace(self, done={**self.done, **states})
+
+    def missing(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+        """Returns those of the trials that are not on record, each key once, in their order."""
+        return _first_of_each_key(trial for trial in trials if trial.key not in self.done)
+
+    def to_evaluate(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+        """Returns the finished ones that are not evaluated in as many views as an arm asks for, each key once."""
+        return _first_of_each_key(
+            trial
+            for trial in trials
+            if trial.views != 1
+            and self.done.get(trial.key) is TrialState.FINISHED
+            and (trial.key, trial.views) not in self.evaluated
+        )
+
+    def to_run(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+        """Returns what must be trained or evaluated, in the order of the trials."""
+        runs = {id(trial) for trial in (*self.missing(trials), *self.to_evaluate(trials))}
+        return tuple(trial for trial in trials if id(trial) in runs)
+
+
+def _first_of_each_key(trials: Iterable[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+    """The trials without those that an earlier one of the same key stands for."""
+    first: dict[str, PlannedTrial] = {}
+    for trial in trials:
+        first.setdefault(trial.key, trial)
+    return tuple(first.values())
+
+
+def read_on_record(results: Path, trials: Sequence[PlannedTrial], retry_failed: bool = False) -> OnRecord:
+    """Reads what is on record of trials.
+
+    Args:
+        results: The results folder.
+        trials: Of a plan.
+        retry_failed: Whether failed trials are trained again, so that they count as missing.
+    """
+    on_record = OnRecord(
+        done=done_states(results, [trial.key for trial in trials], retry_failed),
+        evaluated=evaluations_on_record(results, trials),
+        lost_weights=lost_weights(results, trials),
+    )
+    # 只有还缺的 trial 才找得到可接着练的短跑
+    return replace(on_record, extensions=find_extensions(results, on_record.missing(trials)))
+
+
+def together(parts: Iterable[OnRecord]) -> OnRecord:
+    """Returns what is on record of several plans, as one."""
+    known = tuple(parts)
+    return OnRecord(
+        done={key: state for one in known for key, state in one.done.items()},
+        evaluated=frozenset[tuple[str, int]]().union(*(one.evaluated for one in known)),
+        lost_weights=frozenset[str]().union(*(one.lost_weights for one in known)),
+        extensions=extensions_together(one.extensions for one in known),
+    )
