@@ -62,8 +62,11 @@ def retuning_plan(name: str = "activation", trials: int | None = 4, asked: str |
 
 
 def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState = TrialState.FINISHED) -> None:
-    """Puts a trial on record whose running training errors were so many percent."""
+    """Puts a trial on record whose running training errors were so many percent, the last one to its end."""
     folder = trial_record.open_record(results, trial.config)
+    finished = state is TrialState.FINISHED
+    if finished:
+        errors = [*errors, *[errors[-1]] * (trial.config.training.epochs - len(errors))]
     history = [
         EpochReport(
             epoch=epoch,
@@ -86,8 +89,8 @@ def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState
         epochs=len(errors),
         train=last.train,
         validation=last.validation,
-        test=last.test,
-        train_final=last.train_final,
+        test=last.test if finished else None,
+        train_final=last.train_final if finished else None,
         seconds=1.0,
         attempts=1,
         started_at="2026-01-01T00:00:00+00:00",
@@ -165,7 +168,7 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
     said = {(outcome.arm, outcome.seed): outcome.said for outcome in outcomes}
     assert said["baseline", 1001] == "3 epochs"
     assert said["tanh", 1002] == "diverged"
-    assert said["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
+    assert said["tanh", 1001] == "> 25 epochs, 20.0 % at the end"
     known = with_retuning(plan, tmp_path)
     for trial in known.further:
         if trial.phase == "retuned":
@@ -409,7 +412,7 @@ class Slots:
             tanh = config.network.layer("relu1").function == "tanh"  # type: ignore[union-attr]
             fast = (config.training.learning_rate >= 0.003) == tanh
             self._say(job, Started())
-            for epoch, error in enumerate(there(4 if fast else 11), start=1):
+            for epoch, error in enumerate(there(4 if fast else 11, config.training.epochs), start=1):
                 split = SplitMetrics(loss_sum=1.0, top1_errors=10 * error, count=1000)
                 splits = dict.fromkeys(("train", "validation", "test", "train_final"), split)
                 report = EpochReport(epoch=epoch, learning_rate=0.1, seconds=1.0, images_per_second=1.0, **splits)
