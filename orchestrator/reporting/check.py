@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
+from orchestrator.records.trial_record import listed
+from orchestrator.reporting.check_sources import changed_keys, changed_looks, changed_members, changed_trials
 from orchestrator.reporting.conclude import judged_material
-from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, table_files
-from orchestrator.reporting.material import Material, Provenance, details, sha256, sha256_of
+from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, TEXT, data_files, shown_files
+from orchestrator.reporting.material import Details, Material, Provenance, details, sha256, sha256_of
 from orchestrator.tables.rows import MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows
-from orchestrator.tables.tables import TrialTables, load_tables, read_table, trials_from_records
+from orchestrator.tables.tables import TrialTables, load_tables, read_table, record_stamps, trials_from_records
 from search_spaces.study import load_study, study_names
 
 # 比较判据时看这几项；其余的差别合成一句
@@ -47,7 +50,11 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     again = judged_material(plan, plan_file, folder, results, TrialTables(trials, members), epochs=epochs)
     return [
         *_changed_records(source, results),
+        *changed_trials(results, source),
         *_changed_plan(plan, folder, source, answer),
+        *changed_keys(plan, plan_file),
+        *changed_members(plan, plan_file, folder, results, source),
+        *changed_looks(plan_file, folder, answer),
         *_changed_table(results, trials.filter(pl.col("key").is_in(keys))),
         *_changed_rows(
             "members.parquet",
@@ -104,10 +111,16 @@ def _changed_plan(plan: Plan, folder: Path, source: Provenance, answer: Answer) 
 
 
 def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
-    """Cells of `trials.parquet` that differ from the records."""
+    """Rows of `trials.parquet` without a record, and cells that differ from the records."""
     table = read_table(results, "trials", TRIAL_COLUMNS)
     if table is None:
         return
+    extra = sorted(set(table["key"]) - record_stamps(results, table["key"]).keys())
+    if extra:
+        yield f"trials.parquet, {listed(extra)}: there is no such record"
+    twice = table.filter(pl.col("key").is_duplicated())["key"].unique().sort().to_list()
+    if twice:
+        yield f"trials.parquet, {listed(twice)}: stands there more than once"
     rows = {
         row["key"]: row for row in table.filter(pl.col("key").is_in(records["key"].to_list())).iter_rows(named=True)
     }
@@ -193,11 +206,19 @@ def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str
         for name, digest in written.items()
         if not (folder / name).is_file() or sha256((folder / name).read_bytes()) != digest
     }
-    tables = table_files(again, details(again, results))
-    edited |= {
-        name
-        for name, content in tables.items()
-        if not name.endswith(".parquet") and (not (folder / name).is_file() or (folder / name).read_bytes() != content)
-    }
+    shown = shown_files(again, _with_kernels(details(again, results), folder))
+    listed_nowhere = sorted({*shown, *data_files(again)} - written.keys()) if written else []
+    if listed_nowhere:
+        yield f"{SUMS} lacks {listed(listed_nowhere)}: whether they were edited cannot be told"
+    # 图随 matplotlib 的版本而变，网页里有图：只有文字与表格能逐字节重算
+    made_again = {name for name in shown if name == TEXT or name.endswith((".csv", ".tex"))}
+    edited |= {name for name in shown if not (folder / name).is_file()}
+    edited |= {name for name in made_again - edited if (folder / name).read_bytes() != shown[name]}
     for name in sorted(edited):
         yield f"{name} is not what the records say"
+
+
+def _with_kernels(read: Details, folder: Path) -> Details:
+    """The details with the picture of the kernels in the report, where the weights have been deleted since."""
+    drawn = folder / "figures" / "kernels.png"
+    return read if read.kernels is not None or not drawn.is_file() else replace(read, kernels=drawn.read_bytes())

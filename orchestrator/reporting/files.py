@@ -39,17 +39,21 @@ def write_report(
     """
     if not always and _is_current(folder, material):
         return []
-    # matplotlib 要 1.5 秒，只有变了才加载
-    from orchestrator.reporting.figures.gallery import gallery
-
-    details = read_details()
-    pictures = gallery(material, details)
     data = data_files(material)
-    files = {**figure_files(pictures), **table_files(material, details), **text_files(material, pictures)}
+    files = shown_files(material, read_details())
     files = {**files, SUMS: _sums(files | data), **data}
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
+
+
+def shown_files(material: Material, details: Details) -> dict[str, bytes]:
+    """Returns the figures, the tables and the texts of a report."""
+    # matplotlib 要 1.5 秒，只有变了才加载
+    from orchestrator.reporting.figures.gallery import gallery
+
+    pictures = gallery(material, details)
+    return {**figure_files(pictures), **table_files(material, details), **text_files(material, pictures)}
 
 
 def _is_current(folder: Path, material: Material) -> bool:

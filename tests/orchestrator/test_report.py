@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -28,6 +29,7 @@ from tests.made_plans import make_plan
 from tests.made_records import make_report, put
 from tests.made_reports import make_answer, write
 
+WEIGHTS = "checkpoint/0001-000030-00000000.safetensors"
 WRONG = {"baseline": [6, 7, 5, 8, 6, 7, 6, 5], "no_lrn": [13, 15, 11, 17, 12, 15, 14, 11]}
 
 
@@ -36,7 +38,13 @@ def put_on_record(results: Path, name: str = "lrn", seeds: int = 8) -> Plan:
     plan = make_plan(load_study(name), seeds)
     for trial in plan.trials:
         wrong = WRONG.get(trial.arm, WRONG["baseline"])[trial.seed]
-        put(results, trial.config, wrong=wrong, test_wrong=wrong)
+        weights = {}
+        if trial is plan.trials[1]:
+            path = trial_folder(results, trial.key) / WEIGHTS
+            path.parent.mkdir(parents=True)
+            path.write_bytes(b"weights")
+            weights = {"weights": WEIGHTS, "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+        put(results, trial.config, wrong=wrong, test_wrong=wrong, **weights)
     write_plan(results / "studies" / name, plan, ["ablate.py", "--study", name, "--set", "training.epochs=a b"])
     join_members(results, name, "digits", plan.trials)
     update_tables(results)
@@ -150,6 +158,69 @@ def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     return edited
 
 
+def take_out_of_sums(results: Path) -> None:
+    edit("report.md", "supports", "contradicts")(results)
+    path = results / "studies" / "lrn" / "SHA256SUMS"
+    path.write_text(
+        "".join(line for line in path.read_text().splitlines(keepends=True) if not line.endswith("report.md\n"))
+    )
+
+
+def edit_with_its_sum(results: Path) -> None:
+    folder = results / "studies" / "lrn"
+    before = hashlib.sha256((folder / "report.md").read_bytes()).hexdigest()
+    edit("report.md", "supports", "contradicts")(results)
+    edit("SHA256SUMS", before, hashlib.sha256((folder / "report.md").read_bytes()).hexdigest())(results)
+
+
+def swap_members(results: Path) -> None:
+    path = results / "studies" / "lrn" / "members.jsonl"
+    swapped = {"no_lrn": "as_run", "as_run": "no_lrn"}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [{**row, "arm": swapped.get(row["arm"], row["arm"])} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def drop_member(results: Path) -> None:
+    path = results / "studies" / "lrn" / "members.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+
+
+def swap_plan(results: Path) -> None:
+    path = results / "studies" / "lrn" / "plan.json"
+    content = json.loads(path.read_text())
+    swapped = {"no_lrn": "as_run", "as_run": "no_lrn"}
+    content["trials"] = [{**row, "arm": swapped.get(row["arm"], row["arm"])} for row in content["trials"]]
+    path.write_text(json.dumps(content))
+
+
+def second_record(results: Path) -> Path:
+    return trial_folder(results, plan_on_record(results / "studies" / "lrn")[1].trials[1].key)
+
+
+def add_attempt(results: Path) -> None:
+    trial_record.next_attempt(second_record(results))
+
+
+def add_row(results: Path) -> None:
+    path = results / "tables" / "trials.parquet"
+    table = pl.read_parquet(path)
+    pl.concat([table, table.head(1).with_columns(key=pl.lit("0" * 20))]).write_parquet(path)
+
+
+def swap_configs(results: Path) -> None:
+    keys = [row.key for row in plan_on_record(results / "studies" / "lrn")[1].trials[:2]]
+    one, other = (trial_folder(results, key) / "config.json" for key in keys)
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+
+
+def change_weights(results: Path) -> None:
+    path = second_record(results) / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
 EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit_record, r"record \w{20} \(no_lrn seed 3\): result.json was changed"),
     (edit_record, r"verdict on no_lrn: .*mean .* in the report, .* from the records"),
@@ -161,16 +232,35 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit("tables/verdicts.tex", "supports", "contradicts"), r"tables/verdicts.tex is not what the records say"),
     (edit("report.md", "supports", "contradicts"), r"report.md is not what the records say"),
     (edit("report.html", "supports the", "contradicts the"), r"report.html is not what the records say"),
+    (take_out_of_sums, r"SHA256SUMS lacks report.md: whether"),
+    (edit_with_its_sum, r"report.md is not what the records say"),
+    (swap_members, r"members.jsonl, as_run seed 0: trial \w{20} is no_lrn seed 0 in plan.json"),
+    (drop_member, r"members.jsonl lacks baseline seed 0"),
+    (swap_plan, r"plan.json, as_run seed 0: trial \w{20}, its configuration is that of trial \w{20}"),
+    (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl lacks the look at 8 seeds"),
+    (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl: looked at \[7\] seeds, \[8\] in plan.json"),
+    (edit("looks.jsonl", '"seeds": 8', '"seed": 8'), r"looks.jsonl has a line that is no look"),
+    (add_attempt, r"record \w{20}: attempts.jsonl has 2 attempts, its result.json 1"),
+    (add_row, r"trials.parquet, 0{20}: there is no such record"),
+    (swap_configs, r"its configuration is that of trial \w{20}"),
+    (change_weights, r"record \w{20}: checkpoint/\S+ is not the file that was recorded"),
     (edit("answer.json", '"word": "supports"', '"word": "contradicts"'), r"verdict on no_lrn: word 'contradicts' in"),
 ]
+
+
+def test_an_honest_report_passes_also_after_its_weights_are_gone(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert report(results, "--study", "lrn", "--check") == 0
+        assert "every verdict is what the records say" in capsys.readouterr().out
+        shutil.rmtree(second_record(results) / "checkpoint", ignore_errors=True)
 
 
 @pytest.mark.parametrize(("change", "named"), EDITS)
 def test_an_edited_record_margin_or_table_is_named(
     results: Path, change: Callable[[Path], None], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report(results, "--study", "lrn", "--check") == 0
-    assert "every verdict is what the records say" in capsys.readouterr().out
     change(results)
     assert report(results, "--study", "lrn", "--check") == 1
     assert re.search(named, capsys.readouterr().out)
@@ -197,6 +287,7 @@ def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys
         trial_record.rewrite_epochs(trial_folder(tmp_path, key), curve(4 + trial.seed % 2 + 4 * (trial.arm == "tanh")))
     folder = tmp_path / "studies" / "activation"
     write_plan(folder, plan, ["ablate.py"])
+    join_members(tmp_path, "activation", "digits", plan.trials)
     update_tables(tmp_path)
     assert report(tmp_path, "--study", "activation") == 0
     assert report(tmp_path, "--study", "activation", "--check") == 0
