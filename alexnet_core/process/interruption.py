@@ -6,6 +6,7 @@ KeyboardInterrupt. Where a network is trained they are noted instead, and the tr
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -54,6 +55,13 @@ def watch_from_the_start() -> None:
     """Ends this process at once when a signal comes before its command has begun."""
     for number in SIGNALS:
         signal.signal(number, end_at_once)
+    # 解释器收尾时会把处理函数换回系统的默认，那之前改为不理：结局已定
+    atexit.register(_ignore_signals)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from alexnet_core.process.interruption import SIGNALS
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.cluster import lifecycle
+from orchestrator.running.progress import cell_name
 from orchestrator.running.recording.recorder import Recorder, unknown_event
 from orchestrator.running.slots.broker_clients import DriverClient
 from orchestrator.running.slots.messages import Event, SlotEvent, TrialEvent
+from orchestrator.running.slots.silence import Silence
 from orchestrator.running.slots.slot_watch import SlotWatch
 from orchestrator.running.steering import Presence, Steering
 from orchestrator.running.tune_side import TuneSide, Tuning
@@ -73,6 +75,7 @@ class MainLoop:
         broker: Where the events come from.
         recorder: Writes down what is heard of trials.
         slots: Takes what is heard of slots.
+        silence: Says which slots are heard no more.
         steering: What is asked for from another shell.
         presence: Says there that the driver lives.
         signals: What is asked for in this shell.
@@ -82,6 +85,7 @@ class MainLoop:
     broker: DriverClient
     recorder: Recorder
     slots: SlotWatch
+    silence: Silence
     steering: Steering
     presence: Presence
     signals: StopSignals
@@ -114,6 +118,9 @@ class MainLoop:
 
         try:
             self._next_event, events = self.broker.events(self._next_event, EVENT_WAIT_SECONDS, RAY_SECONDS)
+            if not self.signals.noted and self.silence.is_due():
+                # 事件里听不出沉默：要问代理最后一次听到谁
+                self.silence.look(self.broker.last_heard(RAY_SECONDS), self._launched())
         except RayError as error:
             if self.signals.noted:
                 # 停下的信号也到了 Ray 的进程：那是停下，不是故障
@@ -124,6 +131,9 @@ class MainLoop:
                 exit_code=ExitCode.ENVIRONMENT,
             ) from error
         return events
+
+    def _launched(self) -> dict[str, str]:
+        return {running.trial.key: cell_name(*running.cell) for running in self.recorder.running.all()}
 
     def steer(self) -> None:
         """Does what `status` has asked for in the study's folder, and says there now and then that it lives."""

@@ -29,6 +29,11 @@ _WIDEST = 10
 POINTS = "sweep"
 
 
+def cell_name(arm: str, seed: int) -> str:
+    """Returns what a cell is called in a line: the seed of an arm, or the point of a sweep."""
+    return f"{arm} {'point' if arm == POINTS else 'seed'} {seed}"
+
+
 class Progress:
     """Arms by seeds with the running validation error, and the time left.
 
@@ -85,8 +90,7 @@ class Progress:
             self._ended += 1
             if self._live is None:
                 what = f", validation error {text}" if text.endswith("%") else "" if text == state else f" {text}"
-                cell = f"{arm} {'point' if arm == POINTS else 'seed'} {seed}"
-                self.say(f"[{self._ended}/{self._total}] {cell}: {state}{what}{self._left()}")
+                self.say(f"[{self._ended}/{self._total}] {cell_name(arm, seed)}: {state}{what}{self._left()}")
 
     def say(self, line: str) -> None:
         """Prints one line above the table, and puts it into the driver's log."""

@@ -193,11 +193,11 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, store.results)
         tally.states.update(done_states(store.results, [trial.key for trial in plan.further], store.retry_failed))
-        tally.begin([_called(plan, trial, together) for trial in plan.further if trial.phase == phase])
-        run.run_arms(name, [_called(plan, trial, together) for trial in further_missing(plan, tally.states)])
+        tally.begin([_under_arm_name(plan, trial, together) for trial in plan.further if trial.phase == phase])
+        run.run_arms(name, [_under_arm_name(plan, trial, together) for trial in further_missing(plan, tally.states)])
 
 
-def _called(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
+def _under_arm_name(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
     """A trial of a re-tuning under the name by which `status` steers its arm."""
     suffix = TUNING if trial.phase == "tuning" else RETUNED
     arm = trial.arm.removesuffix(suffix)
@@ -215,6 +215,7 @@ def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSwe
         return sweep
     sweep.write_file(search)
     curves = sweep.curves() if pruner != "none" else []
+    # 问过而没做完的点先做，位置不变
     open_positions = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(open_positions))
     run.display.expect([(POINTS, position) for position in (*open_positions, *fresh)], {})

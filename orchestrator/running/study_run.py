@@ -33,6 +33,7 @@ from orchestrator.running.recording.opening import RecordOpener, RecordSettings,
 from orchestrator.running.recording.recorder import Recorder
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.broker_clients import DriverClient
+from orchestrator.running.slots.silence import Silence
 from orchestrator.running.slots.slot import SlotPlan, Slots
 from orchestrator.running.slots.slot_watch import SlotWatch
 from orchestrator.running.steering import Presence, RunFacts, Steering
@@ -96,6 +97,7 @@ class StudyRun:
             broker=broker,
             recorder=Recorder(self.opener, self.tally, self.display, settings.budget.epoch),
             slots=SlotWatch(slots, settings.slot_plan, broker, (record.results, plan.base.data.root), self.display.say),
+            silence=Silence(self.display.say),
             steering=self.steering,
             presence=Presence(record.folder, facts),
             signals=StopSignals(),
@@ -139,11 +141,11 @@ class StudyRun:
             self.display.__exit__()
             say("interrupted; finished trials are on record, go on with the same command")
             self._settings.notifier.send(ExitCode.INTERRUPTED)
-            lifecycle.leave(ExitCode.INTERRUPTED)
+            lifecycle.leave_dead_ray(ExitCode.INTERRUPTED)
         self.display.__exit__()
         say(f"error: {what} died; every finished trial is on record, run the same command again to go on")
         self._settings.notifier.send(ExitCode.ENVIRONMENT, f"{what} died")
-        lifecycle.leave(ExitCode.ENVIRONMENT)
+        lifecycle.leave_dead_ray(ExitCode.ENVIRONMENT)
 
     # ---- phases -------------------------------------------------------------------------------------------
 

@@ -35,7 +35,6 @@ class InstantSlots:
         self._seconds = seconds
         self._closing = threading.Event()
         self.count = 0
-        self.groups: dict[int, str | None] = {}
         self.grow(plan.slots)
 
     def grow(self, count: int) -> None:
@@ -49,6 +48,15 @@ class InstantSlots:
         self._closing.set()
 
     def _keep(self, slot: int) -> None:
+        from ray.exceptions import RayError
+
+        try:
+            self._serve(slot)
+        except RayError as error:
+            # 线程若悄悄死去，研究会一直等下去
+            self.failure = error
+
+    def _serve(self, slot: int) -> None:
         import ray
 
         broker = SlotClient(slot)

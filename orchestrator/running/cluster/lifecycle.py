@@ -189,12 +189,32 @@ def leave(code: int) -> NoReturn:
     """
     # 自己动手结束 Ray 时，守望线程不该报警
     death_watch.close()
-    for output in (sys.stdout, sys.stderr):
-        with suppress(OSError):
-            output.flush()
+    if code == ExitCode.ENVIRONMENT:
+        # 坏的可能正是 Ray
+        leave_dead_ray(code)
+    _flush_output()
     kill_children()
     folders.remove_folders()
     os._exit(code)
+
+
+def leave_dead_ray(code: int) -> NoReturn:
+    """Ends this process at once after its Ray has died; the reaper ends what is left of it.
+
+    Ray's own threads end a driver whose raylet has gone with a code of theirs (1), as soon as they notice.
+
+    Args:
+        code: The exit code.
+    """
+    _flush_output()
+    # 收尾要几秒，Ray 的线程会抢先退出；留给代管进程
+    os._exit(code)
+
+
+def _flush_output() -> None:
+    for output in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            output.flush()
 
 
 def kill_children() -> None:

@@ -6,6 +6,9 @@ It holds no file and no tensor; everything in it can be lost without losing a fi
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from orchestrator.running.slots.event_log import Bell, EventLog
 from orchestrator.running.slots.messages import (
     End,
@@ -13,6 +16,7 @@ from orchestrator.running.slots.messages import (
     Epoch,
     Event,
     Job,
+    LastHeard,
     Retry,
     SlotEvent,
     SlotNews,
@@ -33,8 +37,14 @@ class Broker:
     Every waiting method returns after at most `wait` seconds, so that no caller hangs on a quiet study.
     """
 
-    def __init__(self) -> None:
-        """Starts empty."""
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Starts empty.
+
+        Args:
+            clock: Seconds of a clock that is never set back.
+        """
+        self._clock = clock
+        self._heard_at: dict[int, float] = {}
         self._trials: dict[str, Trial] = {}
         self._queue = TrialQueue()
         self._closing: EndState | None = None
@@ -70,6 +80,7 @@ class Broker:
 
     async def take(self, slot: int, wait: float) -> Job | None:
         """Gives a slot its next trial, or the one in its hand when its group died; None means ask again."""
+        self._heard_at[slot] = self._clock()
         held = self._queue.held_by(slot)
         # 手里还有没完的 trial，就是上一个进程死在其中：先把它给新的进程
         if held is not None and await self._tried_again(held):
@@ -94,6 +105,7 @@ class Broker:
         if trial is None or trial.attempt != attempt or trial.end is not None:
             # 被替换的旧进程可能还活着，它的话不再算数
             return "interrupted"
+        self._hear_from(trial)
         if isinstance(news, End):
             await self._finish(trial, news)
             return None
@@ -107,10 +119,14 @@ class Broker:
     async def progress(self, key: str, attempt: int) -> EndState | None:
         """Answers a worker between two batches: the state to stop with, or None to go on."""
         trial = self._trials.get(key)
-        return "interrupted" if trial is None or trial.attempt != attempt else trial.stop
+        if trial is None or trial.attempt != attempt:
+            return "interrupted"
+        self._hear_from(trial)
+        return trial.stop
 
     async def slot_news(self, slot: int, news: SlotNews) -> None:
         """Takes what concerns a slot and no trial."""
+        self._heard_at[slot] = self._clock()
         await self._events.add(SlotEvent(slot, news))
 
     # ---- for the driver -----------------------------------------------------------------------------------
@@ -118,6 +134,15 @@ class Broker:
     async def events(self, after: int, wait: float) -> tuple[int, list[Event]]:
         """Returns all events numbered `after` and later; see `EventLog.after`."""
         return await self._events.after(after, wait)
+
+    async def last_heard(self) -> dict[int, LastHeard]:
+        """Returns when each slot that has come up was last heard, and what it has to train."""
+        moment = self._clock()
+        held = {slot: self._queue.held_by(slot) for slot in self._heard_at}
+        return {
+            slot: LastHeard(moment - heard_at, trial.submission.key if (trial := held[slot]) is not None else None)
+            for slot, heard_at in self._heard_at.items()
+        }
 
     async def stop(self, key: str, state: EndState) -> None:
         """Ends a trial with `state`: at once where no slot has it, else between two batches."""
@@ -133,6 +158,7 @@ class Broker:
         """Gives the trial of a slot whose node has gone to the next slot that asks; that counts as an attempt."""
         # 死去的 worker 留下的请求不得再拿走 trial
         self._queue.request(slot)
+        self._heard_at.pop(slot, None)
         held = self._queue.let_go(slot)
         if held is not None and await self._tried_again(held):
             self._queue.add_first(held)
@@ -158,6 +184,10 @@ class Broker:
         trial.attempt += 1
         await self._tell(trial, Retry())
         return True
+
+    def _hear_from(self, trial: Trial) -> None:
+        if trial.slot is not None:
+            self._heard_at[trial.slot] = self._clock()
 
     async def _finish(self, trial: Trial, end: End) -> None:
         trial.end = end

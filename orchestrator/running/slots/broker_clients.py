@@ -14,12 +14,14 @@ from orchestrator.running.slots.messages import (
     Epoch,
     Event,
     Job,
+    LastHeard,
     SlotNews,
     Submission,
     TrialNews,
 )
 
-SLOT_NEWS_SECONDS = 10.0
+# 忙机器上，代理的进程十秒还起不来
+SLOT_NEWS_SECONDS = 120.0
 
 
 class SlotClient:
@@ -112,6 +114,13 @@ class DriverClient:
 
         number, events = ray.get(self._broker.events.remote(after, wait), timeout=timeout)
         return number, events
+
+    def last_heard(self, timeout: float) -> dict[int, LastHeard]:
+        """Returns when each slot was last heard; after `timeout` seconds Ray is taken to be dead (a `RayError`)."""
+        import ray
+
+        heard: dict[int, LastHeard] = ray.get(self._broker.last_heard.remote(), timeout=timeout)
+        return heard
 
     def stop(self, key: str, state: EndState) -> None:
         """Ends a trial with a state; does not wait."""

@@ -176,12 +176,10 @@ class Joined:
     Attributes:
         rank: Its number in the slot's worker group.
         node: Ray's ID of its node.
-        group: The slot's placement group in hex, or None where it has none.
     """
 
     rank: int
     node: str
-    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,3 +201,16 @@ class SlotEvent:
 
 
 Event = TrialEvent | SlotEvent
+
+
+@dataclass(frozen=True)
+class LastHeard:
+    """When the broker last heard a slot: asking for a trial, telling of one, or asking between two batches.
+
+    Attributes:
+        seconds: Since then.
+        key: The trial that it has, or None.
+    """
+
+    seconds: float
+    key: str | None

@@ -11,11 +11,14 @@ import threading
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.running.slots.broker_clients import SlotClient
 from orchestrator.running.slots.deaths import death_notice, reason
 from orchestrator.running.slots.messages import Died
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayActorError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,6 @@ class Slots:
     Attributes:
         failure: Why a slot could not be kept, where one could not.
         count: How many there are.
-        groups: The placement group of each slot that is up, in hex.
     """
 
     def __init__(self, plan: SlotPlan, study: str, storage: Path, worker_environment: dict[str, str]) -> None:
@@ -64,7 +66,6 @@ class Slots:
         self._plan, self._study, self._storage = plan, study, storage
         self._worker_environment = worker_environment
         self.count = 0
-        self.groups: dict[int, str | None] = {}
         self.grow(plan.slots)
 
     def grow(self, count: int) -> None:
@@ -95,16 +96,10 @@ class Slots:
                 self.failure = error
                 logger.debug("slot %d ended", slot, exc_info=True)
 
-    def _bury(self, slot: int, error: Exception) -> None:
+    def _bury(self, slot: int, error: RayActorError) -> None:
         """Frees what a slot reserved whose controller died, and says so: too many deaths end the study."""
-        from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
-
-        group = self.groups.pop(slot, None)
-        if group is None:
-            # 它还没有报到，不知道它占着什么：重建会一直等资源，不如现在就说
-            raise error
-        # 控制器建的资源组比它活得久，不放掉就没有地方重建
-        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+        # 控制器建的资源组比它活得久，不放掉就没有地方重建；死得早的还没有建
+        free_reservations(error.actor_id)
         SlotClient(slot).tell(Died(f"its controller: {reason(error)}"))
 
     def _fit(self, slot: int, renewals: int) -> None:
@@ -112,8 +107,6 @@ class Slots:
 
         from orchestrator.running.slots.worker import WorkerSettings, slot_loop
 
-        # 新的控制器另建资源组；旧的编号只会让人放错
-        self.groups.pop(slot, None)
         plan = self._plan
         on_gpus = plan.gpus_per_worker > 0
         resources: dict[str, float] = {"CPU": plan.threads}
@@ -132,6 +125,24 @@ class Slots:
             ),
         )
         trainer.fit()
+
+
+def free_reservations(actor: str | None) -> None:
+    """Removes the placement groups that an actor which has died made; Ray keeps them as long as the driver lives.
+
+    Args:
+        actor: Ray's ID of the actor in hex, or None where Ray did not say which; then those of all that have died.
+    """
+    from ray._private.state import state
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
+
+    # 公开的表不说是谁建的
+    for entry in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        is_theirs = group.creator_actor_id.hex() == actor if actor is not None else group.creator_actor_dead
+        if is_theirs and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def _trainer(plan: SlotPlan) -> Any:

@@ -60,12 +60,10 @@ class SlotWatch:
             LabError: With exit code 3 when it died too often.
         """
         match event.news:
-            case Joined(rank, node, group):
+            case Joined(rank, node):
                 self._up.add(event.slot)
                 self._node_of[event.slot, rank] = node
-                self._slots.groups[event.slot] = group
             case Died(message):
-                self._slots.groups.pop(event.slot, None)
                 self._count_death(event.slot, message)
 
     def look(self) -> None:

@@ -130,9 +130,7 @@ def _place(settings: WorkerSettings) -> Place:
 def _joined(place: Place) -> Joined:
     import ray
 
-    group = ray.util.get_current_placement_group()
-    node = ray.get_runtime_context().get_node_id()
-    return Joined(place.rank, node, group.id.hex() if group is not None else None)
+    return Joined(place.rank, ray.get_runtime_context().get_node_id())
 
 
 def _devices(device: str, gpus: float) -> tuple[str, str]:

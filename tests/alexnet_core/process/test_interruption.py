@@ -57,3 +57,33 @@ def test_a_program_that_imports_us_keeps_its_signals(tmp_path: Path, package: st
     with start("theirs", cwd=tmp_path) as process:
         output, errors = process.communicate(timeout=60)
     assert (output, errors) == ("True SIG_DFL\n", "")
+
+
+ENDING = """
+import os, signal
+from alexnet_core.process.interruption import watch_from_the_start
+
+class Late:
+    # 默认参数：收尾时模块里的名字已经没了
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.{name}):
+        kill(pid, number)
+
+watch_from_the_start()
+signal.late = Late()
+raise SystemExit({code})
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("code", [0, 5])
+def test_a_signal_while_python_tears_itself_down_leaves_the_commands_own_code(name: str, code: int) -> None:
+    program = ENDING.format(name=name, code=code)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": PATH},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")

@@ -189,6 +189,25 @@ def test_killed_workers_controllers_and_tune_actors_are_taken_in_stride(lab: Lab
     assert_gone(lab, 30)
 
 
+def test_a_controller_killed_as_soon_as_it_is_there_is_renewed_and_a_dead_agent_ends_the_study_as_its_raylet_does(
+    lab: Lab,
+) -> None:
+    long = ("--study", "lrn", "--seeds", "1", "--epochs", "300", "--no-dashboard", *ONE_SLOT)
+    process = lab.start(*long, "--results", str(lab.results))
+    wait_until(lambda: lab.processes("ray::TrainController"), 240, "a controller")
+    kill(lab, lambda title: "ray::TrainController" in title)
+    wait_until(lambda: list(lab.results.glob("trials/*/epochs.jsonl")), 240, "an epoch in the renewed slot")
+    assert process.poll() is None
+    # Ray 的 raylet 没有它的代理就自己退出
+    kill(lab, lambda title: "ray::RuntimeEnvAgent" in title)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, output + errors
+    # 谁先发现：守望线程，或者问代理而没有回答的主线程
+    assert errors.startswith(("error: Ray's raylet died", "error: Ray stopped answering")), errors
+    assert "Traceback" not in output + errors
+    assert_gone(lab, 30)
+
+
 def test_a_ray_that_is_slow_to_start_is_started_again_and_one_that_dies_is_named_at_once(lab: Lab) -> None:
     study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", *ONE_SLOT)
     broken = lab.start(*study, "--results", str(lab.results))
