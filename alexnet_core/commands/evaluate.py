@@ -111,12 +111,18 @@ def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequ
                     ranked = [
                         cell
                         for guess, value in zip(classes, values, strict=True)
-                        for cell in (model.labels[guess], f"{value:.6f}")
+                        for cell in (_as_text(model.labels[guess]), f"{value:.6f}")
                     ]
                     correct = [int(classes[0] == label), int(label in classes)]
-                    writer.writerow([names[index], model.labels[label], *correct, *ranked])
+                    writer.writerow([_as_text(names[index]), _as_text(model.labels[label]), *correct, *ranked])
     except OSError as error:
         raise CoreError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _as_text(cell: str) -> str:
+    """The cell with an apostrophe before it where a spreadsheet would run it as a formula."""
+    # 文件名和类别名来自用户的文件夹，表格软件会执行以这些符号开头的单元格
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _shown(batches: Iterable[tuple[Batch, torch.Tensor]], count: int) -> Iterator[tuple[Batch, torch.Tensor]]:

@@ -23,7 +23,7 @@ WHATS_LEFT, THE_TRIAL_ITSELF, LEFT_OUT = 0, 3, 1
 
 def make_results(results: Path, study: str) -> Path:
     """A study of three seeds on record; returns the folder of its first trial."""
-    plan = make_plan(load_study(study), 3)
+    plan = make_plan(load_study(study), 3, epochs=2)
     for trial in plan.trials:
         put(results, trial.config, 20 + trial.seed)
     write_plan(results / "studies" / study, plan, ["ablate.py"])
@@ -47,8 +47,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         (status.main, ["--results", "RESULTS"], WHATS_LEFT),
         (publish.main, ["--to", "tensorboard", "RUNS", "--results", "RESULTS"], WHATS_LEFT),
         (status.main, ["KEY", "--results", "RESULTS"], THE_TRIAL_ITSELF),
-        (ablate.main, ["--seeds", "3", "--dry-run", "--results", "RESULTS"], THE_TRIAL_ITSELF),
-        (ablate.main, ["--seeds", "3", "--results", "RESULTS"], THE_TRIAL_ITSELF),
+        (ablate.main, ["--seeds", "3", "--epochs", "2", "--dry-run", "--results", "RESULTS"], THE_TRIAL_ITSELF),
+        (ablate.main, ["--seeds", "3", "--epochs", "2", "--results", "RESULTS"], THE_TRIAL_ITSELF),
         (merge.main, ["RESULTS", "--results", "OWN"], LEFT_OUT),
     ],
     ids=["best", "report", "status", "publish", "status of it", "ablate --dry-run", "ablate", "merge"],
@@ -99,7 +99,7 @@ def test_looking_upgrades_nothing(
     step = upgrades.Upgrade(config=lambda plain: plain, result=lambda plain: plain)
     monkeypatch.setattr(upgrades.upgrade_results, "__defaults__", ((step,),))
     before = {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")}
-    assert ablate.main(["--seeds", "3", *arguments, "--results", str(tmp_path)]) == 0
+    assert ablate.main(["--seeds", "3", "--epochs", "2", *arguments, "--results", str(tmp_path)]) == 0
     after = {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")}
     assert after == before
     upgrades.upgrade_results(tmp_path)
