@@ -328,6 +328,14 @@ def test_predictions_have_a_row_for_every_image(
         assert row["top5_correct"] == str(int(row["class"] in [row[f"class{rank}"] for rank in range(1, 6)]))
 
 
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-cat", "@cat", "\t=1"])
+def test_a_name_that_a_spreadsheet_would_run_is_written_as_text(name: str) -> None:
+    from alexnet_core.commands.evaluate import _as_text
+
+    assert _as_text(name) == f"'{name}"
+    assert _as_text(f"val/{name}") == f"val/{name}"
+
+
 def test_pictures_are_drawn_from_the_command_line(
     export: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

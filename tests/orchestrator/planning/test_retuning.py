@@ -56,8 +56,10 @@ from tests.made_plans import make_plan
 SEEDS = 6
 
 
-def retuning_plan(name: str = "activation", trials: int | None = 4, asked: str | None = None) -> Plan:
-    plan = make_plan(load_study(name), SEEDS)
+def retuning_plan(
+    name: str = "activation", trials: int | None = 4, asked: str | None = None, epochs: int | None = None
+) -> Plan:
+    plan = make_plan(load_study(name), SEEDS, epochs=epochs)
     return replace(plan, retune=retune_of(plan.study, plan.base, asked, trials))
 
 
@@ -146,7 +148,7 @@ def test_every_arm_has_the_same_values_on_the_same_tuning_seeds_that_no_verdict_
 
 
 def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_path: Path) -> None:
-    plan = retuning_plan()
+    plan = retuning_plan(epochs=12)
     by_arm = defaultdict(list)
     for trial in tuning_trials(plan):
         by_arm[trial.arm].append(trial)
@@ -154,7 +156,7 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
         put(tmp_path, trial, there(epoch))
     put(tmp_path, by_arm["tanh-tuning"][0], [60] * 12)
     put(tmp_path, by_arm["tanh-tuning"][1], [60] * 11 + [20])
-    put(tmp_path, by_arm["tanh-tuning"][2], there(2), TrialState.DIVERGED)
+    put(tmp_path, by_arm["tanh-tuning"][2], there(2)[:6], TrialState.DIVERGED)
     assert chosen_values(tuning_outcomes(plan, tmp_path)) == {}
     assert all(trial.phase == "tuning" for trial in with_retuning(plan, tmp_path).further)
     put(tmp_path, by_arm["tanh-tuning"][3], [60] * 11 + [30])
