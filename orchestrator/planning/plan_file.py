@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +30,16 @@ from search_spaces.trial import KEY_LENGTH, Phase, keys_by_seed, unfold
 
 # 所有研究没有共同的 plan.json；这里记下它们各自的文件夹
 STUDIES = "studies.json"
+
+
+class _LookFields(BaseModel):
+    """What `plan.json` says of looks, read without its trials."""
+
+    max_seeds: int | None = None
+    looks: tuple[int, ...] = ()
+
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class PlanRow(BaseModel):
@@ -99,7 +109,8 @@ class PlanFile(BaseModel):
             raise ValueError(f"baseline {self.baseline!r} is none of the arms")
         # 少一格就配不成对
         cells = {(row.arm, row.seed) for row in self.trials if row.phase == "arm"}
-        if cells != {(arm, seed) for arm in self.arms for _, seed in cells}:
+        seeds = {seed for _, seed in cells}
+        if cells != {(arm, seed) for arm in self.arms for seed in seeds}:
             raise ValueError("not every arm has a trial of every seed")
         return self
 
@@ -214,15 +225,18 @@ def _question(plan: Plan) -> Question:
 def _recorded(folder: Path) -> list[RecordedLook]:
     """The looks on record; those of a `plan.json` that was written before they had a file of their own too."""
     looks = read_looks(folder)
-    return _looks_told_by(read_plan(folder)) if looks is None else looks
+    return _looks_told_by_plan(folder) if looks is None else looks
 
 
 def _not_kept(folder: Path) -> list[RecordedLook]:
-    return _looks_told_by(read_plan(folder)) if read_looks(folder) is None else []
+    return _looks_told_by_plan(folder) if read_looks(folder) is None else []
 
 
-def _looks_told_by(plan_file: PlanFile | None) -> list[RecordedLook]:
+def _looks_told_by_plan(folder: Path) -> list[RecordedLook]:
     """The looks that a `plan.json` tells of, which were all that was kept before they had a file of their own."""
+    told = _read(_LookFields, folder)
+    # 十万行的计划，没有看过就不必逐行验证
+    plan_file = read_plan(folder) if told is not None and (told.looks or told.max_seeds is not None) else None
     if plan_file is None:
         return []
     question, most = plan_file.question, plan_file.max_seeds
@@ -291,15 +305,19 @@ def read_plan(folder: Path) -> PlanFile | None:
     Raises:
         LabError: It is there and cannot be read: taken for none, it would let a closed study spend its level again.
     """
+    plan_file = _read(PlanFile, folder)
+    return None if plan_file is None else plan_file.with_looks(plan_file.looks)
+
+
+def _read(kind: type[Content], folder: Path) -> Content | None:
     path = folder / "plan.json"
     try:
         # 严格："3" 不能当 3 用
-        plan_file = PlanFile.model_validate_json(path.read_bytes(), strict=True)
+        return kind.model_validate_json(path.read_bytes(), strict=True)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     except OSError as error:
         raise read_error(path, error) from error
-    return plan_file.with_looks(plan_file.looks)
 
 
 def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:

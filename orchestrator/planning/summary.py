@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.estimate import Estimate
@@ -131,12 +133,13 @@ def arm_lines(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> li
         on_record: What of it is on record.
         others: Plans of other studies, by name.
     """
-    keys = {arm.name: {t.key for t in plan.trials if t.arm == arm.name} for arm in plan.study.arms}
+    keys = _keys_by_arm(plan)
     elsewhere = {
-        f"{name} {arm.name}": {t.key for t in other.trials if t.arm == arm.name}
-        for name, other in others.items()
-        for arm in other.study.arms
+        f"{name} {arm}": theirs for name, other in others.items() for arm, theirs in _keys_by_arm(other).items()
     }
+    everyone = {**keys, **elsewhere}
+    # 一百个 arm 两两求交太贵：先数出谁与别人共有
+    times = Counter(chain.from_iterable(everyone.values()))
     to_train = {trial.key for trial in on_record.missing(plan.trials)}
     # 同一个 trial，要多个视图的 arm 还得评估，只要一个的已经齐了
     to_evaluate = {(trial.key, trial.views) for trial in on_record.to_evaluate(plan.trials)}
@@ -144,11 +147,20 @@ def arm_lines(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> li
     for arm in plan.study.arms:
         arm_keys = keys[arm.name]
         left = sum(key in to_train or (key, arm.views) in to_evaluate for key in arm_keys)
-        same = [name for name, theirs in {**keys, **elsewhere}.items() if name != arm.name and theirs & arm_keys]
+        common = {key for key in arm_keys if times[key] > 1}
+        same = [name for name, theirs in everyone.items() if name != arm.name and common & theirs] if common else []
         shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
         shared += f"; the same trials as {', '.join(same)}" if same else ""
         lines.append(f"    {arm.name}: {len(arm_keys)} trials, {len(arm_keys) - left} on record, {left} to run{shared}")
     return lines
+
+
+def _keys_by_arm(plan: Plan) -> dict[str, set[str]]:
+    keys: dict[str, set[str]] = {arm.name: set() for arm in plan.study.arms}
+    for trial in plan.trials:
+        if trial.arm in keys:
+            keys[trial.arm].add(trial.key)
+    return keys
 
 
 def _evaluations(plan: Plan, on_record: OnRecord) -> Iterator[str]:
