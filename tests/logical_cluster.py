@@ -16,7 +16,7 @@ for name, value in {"RAY_AUTH_MODE": "token", "RAY_worker_maximum_startup_concur
     os.environ[name] = value
 from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.running.cluster.environment import prepare_environment
-prepare_environment()
+prepare_environment(joins=True)
 ensure_private_token()
 from ray.cluster_utils import Cluster
 gpus = json.loads(sys.argv[1])
