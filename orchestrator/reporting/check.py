@@ -21,8 +21,8 @@ from orchestrator.reporting.check_sources import changed_keys, changed_looks, ch
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, TEXT, data_files, shown_files
 from orchestrator.reporting.material import Details, Material, Provenance, details, sha256, sha256_of
-from orchestrator.tables.rows import MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows
-from orchestrator.tables.tables import TrialTables, load_tables, read_table, record_stamps, trials_from_records
+from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows
+from orchestrator.tables.tables import TrialTables, read_table, record_stamps, trials_from_records
 from search_spaces.study import load_study, study_names
 
 # 比较判据时看这几项；其余的差别合成一句
@@ -47,6 +47,10 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     trials = trials_from_records(results, sorted({*keys, *(row.key for row in plan_file.trials)}))
     # 到达阈值的时间出自 epochs.jsonl，不信那张可能没跟上的表
     epochs = epoch_rows(results, trials["key"].to_list())
+    # 表可能还没跟上新的 trial，但已有的行必须与记录相同
+    on_disk = read_table(results, "epochs", EPOCH_COLUMNS)
+    table = epochs if on_disk is None else on_disk
+    shown = sorted(set(table["key"]).intersection(keys))
     again = judged_material(plan, plan_file, folder, results, TrialTables(trials, members), epochs=epochs)
     return [
         *_changed_records(source, results),
@@ -63,9 +67,7 @@ def found_differences(folder: Path, results: Path) -> list[str]:
             pl.col("study") == folder.name,
             ("arm", "seed"),
         ),
-        *_changed_rows(
-            "epochs.parquet", load_tables(results).epochs, epochs, pl.col("key").is_in(keys), ("key", "epoch")
-        ),
+        *_changed_rows("epochs.parquet", table, epochs, pl.col("key").is_in(shown), ("key", "epoch")),
         *_changed_answer(answer, again.answer),
         *_changed_files(folder, again, results),
     ]

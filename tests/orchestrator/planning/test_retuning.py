@@ -66,6 +66,8 @@ def retuning_plan(
 def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState = TrialState.FINISHED) -> None:
     """Puts a trial on record whose running training errors were so many percent, the last one to its end."""
     folder = trial_record.open_record(results, trial.config)
+    if not (folder / "attempts.jsonl").is_file():
+        trial_record.next_attempt(folder)
     finished = state is TrialState.FINISHED
     if finished:
         errors = [*errors, *[errors[-1]] * (trial.config.training.epochs - len(errors))]

@@ -68,6 +68,7 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
     search = Search("lrn/sweep", plan.study.sweep, plan.base, 2)
     for place, trial in enumerate(plan.trials):
         put(results, trial.config, 30 + place % 7)
+    trial_record.join_members(results, "lrn", "digits", plan.trials)
     asks, ended = [], {}
     for position, k in enumerate((1.0, 1.5)):
         parameters = {**PARAMETERS, "network.lrn*.k": k}

@@ -50,7 +50,8 @@ def test_the_view_says_of_every_trial_what_its_record_says(tmp_path: Path) -> No
     arms = optuna.load_study(study_name="lrn/arms", storage=f"sqlite:///{path}")
     assert [(t.params["arm"], t.params["seed"]) for t in arms.trials] == [(t.arm, t.seed) for t in PLAN.trials]
     assert [trial.value for trial in arms.trials] == [(20 + place) / 360 for place in range(6)]
-    assert arms.trials[0].intermediate_values == {1: 21 / 360, 2: 20 / 360}
+    last = PLAN.base.training.epochs
+    assert arms.trials[0].intermediate_values == {epoch: (20 + last - epoch) / 360 for epoch in range(1, last + 1)}
     sweep = optuna.load_study(study_name="lrn/sweep", storage=f"sqlite:///{path}")
     assert [trial.state.name for trial in sweep.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     # 基线就在空间里：它的两个种子取平均，作为第一个点
