@@ -98,6 +98,10 @@ def put(
         "finished_at": "2026-01-01T00:00:01+00:00",
         "environment": {"device": "cpu", "torch": "2", "threads": 1},
     }
+    if fields.get("weights") is not None:
+        # 有权重的记录必有它们的 SHA-256
+        weights = folder / fields["weights"]
+        values["weights_sha256"] = hashlib.sha256(weights.read_bytes() if weights.exists() else b"").hexdigest()
     trial_record.write_result(folder, TrialResult(**{**values, **fields}))
     return trial_key(config)
 

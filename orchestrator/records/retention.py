@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.trial_record import TrialState
 
@@ -46,7 +47,7 @@ def stored_files(results: Path, needed: Mapping[str, str]) -> list[StoredFile]:
         needed: What the final weights of a trial are needed for: `VERDICT` or `EXPORT` by key.
 
     Raises:
-        LabError: A record is damaged (named).
+        LabError: A record is damaged, or not that of the trial its folder is named after (named).
     """
     stored = []
     for key in trial_record.recorded_keys(results):
@@ -54,7 +55,9 @@ def stored_files(results: Path, needed: Mapping[str, str]) -> list[StoredFile]:
         files = sorted(path for path in (folder / "checkpoint").glob("*") if path.is_file())
         if not files:
             continue
-        result = trial_record.read_result(folder)
+        # 不合身份的记录不算数，但它的权重也不能当作没人要
+        record = read_record(folder)
+        result = None if record is None else record.result
         goes_on = result is None or result.state is TrialState.FAILED
         for path in files:
             kind = LEFT_OVER

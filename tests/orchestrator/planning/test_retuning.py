@@ -172,7 +172,7 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
     said = {(outcome.arm, outcome.seed): outcome.said for outcome in outcomes}
     assert said["baseline", 1001] == "3 epochs"
     assert said["tanh", 1002] == "diverged"
-    assert said["tanh", 1001] == "> 25 epochs, 20.0 % at the end"
+    assert said["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
     known = with_retuning(plan, tmp_path)
     for trial in known.further:
         if trial.phase == "retuned":

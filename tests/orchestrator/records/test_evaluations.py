@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from io import StringIO
@@ -28,7 +29,7 @@ from orchestrator.records.evaluations import (
     write_evaluation,
 )
 from orchestrator.records.layout import trial_folder
-from orchestrator.records.trial_record import TrialState, read_result
+from orchestrator.records.trial_record import TrialState, join_members, read_result
 from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Question, Request, Store
@@ -61,6 +62,7 @@ recipes:
     margin: 0.3
     smallest_effect: 1.0
 """
+WEIGHTS_SHA256 = hashlib.sha256(b"weights").hexdigest()
 WRONG = {0: (30, 24), 1: (31, 26), 2: (28, 21), 3: (33, 27)}
 
 
@@ -70,13 +72,13 @@ def views_plan(seeds: int = 4, text: str = VIEWS) -> Plan:
 
 def put_evaluated(results: Path, config: TrainConfig, one: int, ten: int | None, **fields: Any) -> Path:
     """A finished trial with its weights, wrong on so many of 359 test images in one view and in ten."""
-    weights = {"weights": "checkpoint/final.safetensors", "weights_sha256": "1" * 64}
+    weights = {"weights": "checkpoint/final.safetensors", "weights_sha256": WEIGHTS_SHA256}
     folder = trial_folder(results, put(results, config, test_wrong=one, **weights))
     (folder / "checkpoint").mkdir()
     (folder / "checkpoint" / "final.safetensors").write_bytes(b"weights")
     if ten is not None:
         values = {
-            "weights_sha256": "1" * 64,
+            "weights_sha256": WEIGHTS_SHA256,
             "retrained": False,
             "same_network": True,
             "metrics": errors(ten, 359),
@@ -116,6 +118,7 @@ def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views
 def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check(tmp_path: Path) -> None:
     put_all(tmp_path)
     plan, folder = views_plan(), tmp_path / "studies" / "views"
+    join_members(tmp_path, "views", plan.dataset, plan.trials)
     content = write_plan(folder, plan, ["ablate"])
     conclude(plan, tmp_path, folder, content, Console(file=StringIO()))
     assert found_differences(folder, tmp_path) == []
