@@ -19,7 +19,7 @@ from orchestrator.planning.retuning import retuned_trials, tuning_trials
 from orchestrator.planning.variants import combined_plan
 from orchestrator.records import checked_record, trial_record
 from orchestrator.running.notification import Notifier
-from orchestrator.running.session import _called
+from orchestrator.running.session import _under_arm_name
 from orchestrator.running.slots.broker import Broker
 from orchestrator.running.slots.messages import End, Job, Submission
 from orchestrator.running.steering import (
@@ -274,7 +274,9 @@ def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, together: bool) ->
     ask(folder, "skip_arm", tanh)
     steering.update()
     chosen = {arm.name: 0.02 for arm in study.arms}
-    for trial in (_called(plan, one, together) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))):
+    for trial in (
+        _under_arm_name(plan, one, together) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))
+    ):
         assert (trial.arm in steering.skipped) == ("tanh" in trial.arm)
 
 

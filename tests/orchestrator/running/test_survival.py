@@ -199,6 +199,8 @@ def test_a_controller_killed_as_soon_as_it_is_there_is_renewed_and_a_dead_agent_
     wait_until(lambda: list(lab.results.glob("trials/*/epochs.jsonl")), 240, "an epoch in the renewed slot")
     assert process.poll() is None
     # Ray 的 raylet 没有它的代理就自己退出
+    # 代理进程起得晚，名字也是起来之后才改的
+    wait_until(lambda: lab.processes("ray::RuntimeEnvAgent"), 120, "the runtime environment's agent")
     kill(lab, lambda title: "ray::RuntimeEnvAgent" in title)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 3, output + errors
