@@ -74,7 +74,8 @@ class Lab:
             try:
                 if process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if f"{MARKER}={self.marker}" not in _environ(process):
+                # Ray 的代理进程改了标题，环境也随之抹去，只剩工作目录认得出
+                if f"{MARKER}={self.marker}" not in _environ(process) and process.cwd() != str(self.home):
                     continue
                 if title in " ".join(process.cmdline()) or title in process.name():
                     found.append(process)

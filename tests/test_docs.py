@@ -56,9 +56,8 @@ def test_its_parser_takes_every_command_that_is_shown(
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
     monkeypatch.setattr(sys, "argv", [module, *arguments])
-    if "." in module:
-        # 别的测试也许导入过它，runpy 会为此警告
-        monkeypatch.delitem(sys.modules, module, raising=False)
+    # 别的测试也许导入过它，runpy 会为此警告
+    monkeypatch.delitem(sys.modules, module if "." in module else f"{module}.__main__", raising=False)
     with pytest.raises(_Parsed):
         runpy.run_module(module, run_name="__main__", alter_sys=False)
 

@@ -34,7 +34,7 @@ recipes:
   digits: {seeds: 8, margin: 1.0, smallest_effect: 1.0}
 arms:
 """
-TABLES = "import sys; from pathlib import Path; from orchestrator.tables import update_tables; "
+TABLES = "import sys; from pathlib import Path; from orchestrator.tables.tables import update_tables; "
 
 
 def write_study(path: Path) -> None:

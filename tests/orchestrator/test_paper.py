@@ -49,6 +49,8 @@ def test_every_claim_is_asked_in_one_session_and_again_from_the_records(lab: Lab
     assert numbers(together) == [len(trials), 0, len(trials)]
     for name in ASKED:
         report = (lab.results / "studies" / name / "report.md").read_text()
+        # 每个研究的答案写在自己的文件夹里
+        assert report.splitlines()[0] == f"# {name} on digits".replace("_", "\\_")
         for arm in load_study(name).arms:
             assert arm.name.replace("_", "\\_") in report
     page = (lab.results / "studies" / "paper" / "report.md").read_text()

@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[3]
 WRITER = """
 import sys
 from pathlib import Path
-from orchestrator.records import write_atomically
+from orchestrator.records.files import write_atomically
 path, number = Path(sys.argv[1]), 0
 print("ready", flush=True)
 while True:
