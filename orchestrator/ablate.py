@@ -213,13 +213,13 @@ def _export(agenda: Agenda, answers: Sequence[Answer], request: Request, console
 
 def _has_failed(agenda: Agenda, request: Request) -> bool:
     """Whether a trial failed: of the arms, of a re-tuning, or chosen by a sampler."""
-    ended = [agenda.on_record.done.get(trial.key) for trial in agenda.plan.trials]
+    states = [agenda.on_record.done.get(trial.key) for trial in agenda.plan.trials]
     if further := {trial.key for study in agenda.studies for trial in study.plan.further}:
-        ended += done_states(request.store.results, further).values()
+        states += done_states(request.store.results, further).values()
     for study in agenda.studies:
         if study.sweep.search is not None:
-            ended += study.sweep.states().values()
-    return TrialState.FAILED in ended
+            states += study.sweep.states().values()
+    return TrialState.FAILED in states
 
 
 def _exit_code(agenda: Agenda, request: Request) -> int:

@@ -55,39 +55,39 @@ def framed(body: Callable[[], int], at_end: AtEnd = lambda code, trouble: None, 
     terminal.setLevel(logging.WARNING)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[terminal])
     with _each_warning_once():
-        stoppable = partial(_ended, body, at_end)
+        stoppable = partial(_exit_code, body, at_end)
         return int(run_stoppable(stoppable, lambda: at_end(ExitCode.INTERRUPTED, None), interrupted))
 
 
 @contextmanager
 def _each_warning_once() -> Iterator[None]:
     """Lets a command say each warning once, however often it reads what the warning is about."""
-    filters = [(handler, _Unsaid()) for handler in logging.getLogger().handlers]
-    for handler, unsaid in filters:
-        handler.addFilter(unsaid)
+    filters = [(handler, _EachTextOnce()) for handler in logging.getLogger().handlers]
+    for handler, each_once in filters:
+        handler.addFilter(each_once)
     try:
         yield
     finally:
-        for handler, unsaid in filters:
-            handler.removeFilter(unsaid)
+        for handler, each_once in filters:
+            handler.removeFilter(each_once)
 
 
-class _Unsaid(logging.Filter):
+class _EachTextOnce(logging.Filter):
     """Lets each text pass once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._texts: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record's text is new."""
         text = record.getMessage()
-        is_new = text not in self._said
-        self._said.add(text)
+        is_new = text not in self._texts
+        self._texts.add(text)
         return is_new
 
 
-def _ended(body: Callable[[], int], at_end: AtEnd) -> int:
+def _exit_code(body: Callable[[], int], at_end: AtEnd) -> int:
     try:
         code, trouble = _code_and_trouble(body)
     except OSError:
@@ -104,9 +104,9 @@ def _code_and_trouble(body: Callable[[], int]) -> tuple[int, str | None]:
     """The exit code, and the line about what went wrong, which is printed."""
     try:
         return body(), None
-    except SystemExit as ended:
+    except SystemExit as exit_request:
         # argparse 已经说过了：在别人的程序里只返回退出码
-        return (ended.code if isinstance(ended.code, int) else ExitCode.DONE), None
+        return (exit_request.code if isinstance(exit_request.code, int) else ExitCode.DONE), None
     except (LabError, StudyError, CoreError) as error:
         trouble, code = str(error), error.exit_code if isinstance(error, LabError) else ExitCode.WRONG_USE
     except OSError as error:

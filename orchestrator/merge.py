@@ -128,8 +128,8 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
 
 def _among_siblings(trials: list[ForeignTrial], results: Path, troubles: list[str]) -> list[ForeignTrial]:
     """Those whose numbers of images are those of the others on the same data, there and here; the rest is named."""
-    own = load_trials(results).trials if results.is_dir() else None
-    odd = strangers_among([(trial.key, trial.data, trial.result) for trial in trials], own)
+    table = load_trials(results).trials if results.is_dir() else None
+    odd = strangers_among([(trial.key, trial.data, trial.result) for trial in trials], table)
     troubles += [f"refused {line}" for line in left_out(odd)]
     return [trial for trial in trials if trial.key not in odd]
 

@@ -151,7 +151,9 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
 def _folders_on_record(options: argparse.Namespace) -> list[Path]:
     folders = sorted(path.parent for path in (options.results / "studies").glob("*/plan.json"))
     if options.dataset is not None:
-        folders = [folder for folder in folders if (plan := read_plan(folder)) and plan.dataset == options.dataset]
+        folders = [
+            folder for folder in folders if (plan_file := read_plan(folder)) and plan_file.dataset == options.dataset
+        ]
     if not folders:
         raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     return folders

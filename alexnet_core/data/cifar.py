@@ -99,11 +99,11 @@ def cifar10_source(root: Path) -> ImageSource:
 def _unique(names: Iterable[str]) -> list[str]:
     """The names, a repeated one with its number: each names one image."""
     seen: Counter[str] = Counter()
-    found = []
+    unique = []
     for name in names:
         seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return found
+        unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return unique
 
 
 def _class_names(path: Path) -> tuple[str, ...]:

@@ -26,10 +26,10 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
         CoreError: scikit-learn's data file is missing.
     """
     # 直接读包内文件，不导入 scikit-learn：它会带来第二个 OpenMP 运行时
-    found = importlib.util.find_spec("sklearn")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("sklearn")
+    if package is None or not package.submodule_search_locations:
         raise CoreError("the digits need scikit-learn's package data; install scikit-learn")
-    path = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.int64)

@@ -109,13 +109,13 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
         raise CoreError(f"data folder {root} has no train/; {SHOULD_HOLD}")
     files: dict[str, dict[str, dict[str, str]]] = {}
     for split, folder in folders.items():
-        found = _split_files(root, folder, left_out)
+        by_class = _split_files(root, folder, left_out)
         # 没有标签的 test/ 不能评判，其余照常
-        if split == "test" and "val" in folders and (why := _useless(found, files)):
+        if split == "test" and "val" in folders and (why := _useless(by_class, files)):
             left_out.folders.append(f"{folder}/, {why}")
             continue
-        _check_split(root, folder, found)
-        files[split] = found
+        _check_split(root, folder, by_class)
+        files[split] = by_class
     if list(files) == ["train"] and not evaluation:
         raise CoreError(f"data folder {root} has only train/; {SHOULD_HOLD}")
     return _tree(root, folders, files, left_out)
@@ -150,20 +150,20 @@ def _tree(
 def _split_folders(root: Path, left_out: LeftOut) -> dict[str, str]:
     """The folder of each split that is there, in the order of `SPLITS`."""
     entries = _folders_in(root)
-    found: dict[str, list[str]] = {
+    folders: dict[str, list[str]] = {
         split: [name for name in entries if name.lower() in known] for split, known in SPLITS.items()
     }
-    for split, several in found.items():
+    for split, several in folders.items():
         if len(several) > 1:
             named = " and ".join(f"{name}/" for name in several)
             raise CoreError(f"data folder {root} has {named}: which is {split}? Keep one of them, move the other away")
-    known = {name for names in found.values() for name in names}
+    known = {name for names in folders.values() for name in names}
     left_out.folders += [
         f"{shown(name)}/, which is none of {', '.join(SPLITS)}"
         for name in entries
         if name not in known and _has_images(root / name)
     ]
-    return {split: names[0] for split, names in found.items() if names}
+    return {split: names[0] for split, names in folders.items() if names}
 
 
 def _has_images(folder: Path) -> bool:
@@ -224,12 +224,12 @@ def _images_in(root: Path, folder: str, left_out: LeftOut) -> dict[str, str]:
 
 
 def _deeper_images(root: Path, folder: str) -> list[str]:
-    found = []
+    images = []
     for where, inner, files in os.walk(root / folder):
         inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in LITTER_FOLDERS)
         place = Path(where).relative_to(root).as_posix()
-        found += [shown(f"{place}/{name}") for name in sorted(files) if is_image(name)]
-    return found
+        images += [shown(f"{place}/{name}") for name in sorted(files) if is_image(name)]
+    return images
 
 
 def _label_file(root: Path, folder: str) -> Path | None:
@@ -253,27 +253,27 @@ def _labelled_files(root: Path, folder: str, label_file: Path) -> dict[str, dict
     else:
         pairs = [row for row in csv.reader(text.splitlines()) if len(row) > 1 and row[1].split()]
         class_of = {f"{row[0]}.JPEG": row[1].split()[0] for row in pairs[1:]}
-    found: dict[str, dict[str, str]] = {name: {} for name in sorted(set(class_of.values()))}
+    by_class: dict[str, dict[str, str]] = {name: {} for name in sorted(set(class_of.values()))}
     for name in _image_names(root / folder):
         if name not in class_of:
             raise CoreError(f"{label_file} gives {root / folder / shown(name)} no class")
-        found[class_of[name]][name] = f"{folder}/{name}"
-    return found
+        by_class[class_of[name]][name] = f"{folder}/{name}"
+    return by_class
 
 
-def _useless(found: Mapping[str, Mapping[str, str]], files: Mapping[str, Mapping[str, object]]) -> str:
+def _useless(by_class: Mapping[str, Mapping[str, str]], files: Mapping[str, Mapping[str, object]]) -> str:
     """Why a test set cannot be used; empty where it can, or where that is the user's mistake."""
-    if not any(found.values()):
+    if not any(by_class.values()):
         return "which has no class folders with images: without labels it cannot be a test set"
-    if len(found) == 1 and not found.keys() & files.get("train", {}).keys():
-        return f"which has no class of train, only {next(iter(found))}: without labels it cannot be a test set"
+    if len(by_class) == 1 and not by_class.keys() & files.get("train", {}).keys():
+        return f"which has no class of train, only {next(iter(by_class))}: without labels it cannot be a test set"
     return ""
 
 
-def _check_split(root: Path, folder: str, found: Mapping[str, Mapping[str, str]]) -> None:
+def _check_split(root: Path, folder: str, by_class: Mapping[str, Mapping[str, str]]) -> None:
     """Refuses a split that no classification can be made of."""
     by_look: dict[str, str] = {}
-    for name in found:
+    for name in by_class:
         twin = by_look.setdefault(normalize("NFC", name), name)
         if twin != name:
             points = [" ".join(f"U+{ord(letter):04X}" for letter in spelt) for spelt in (twin, name)]
@@ -281,10 +281,10 @@ def _check_split(root: Path, folder: str, found: Mapping[str, Mapping[str, str]]
                 f"{root / folder} has two class folders that look the same, {name}: {points[0]} and {points[1]}; "
                 "rename or join them"
             )
-    if len(found) < 2:
+    if len(by_class) < 2:
         images = len(_image_names(root / folder))
         flat = f"; its {images} images lie in none: {_remedy(root, folder)}" if images else ""
-        raise CoreError(f"{root / folder} has {len(found)} class folders; a classification needs at least two{flat}")
+        raise CoreError(f"{root / folder} has {len(by_class)} class folders; a classification needs at least two{flat}")
 
 
 def _remedy(root: Path, folder: str) -> str:

@@ -168,9 +168,9 @@ def _decoded(spec: DataSpec, folder: Path, progress: Callable[[int, int], None] 
     return folder
 
 
-def _check_digest(root: Path, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise CoreError(f"the images in {root} are not those of data.digest {wanted[:12]}: they are {found[:12]}")
+def _check_digest(root: Path, digest: str, expected: str) -> None:
+    if digest != expected:
+        raise CoreError(f"the images in {root} are not those of data.digest {expected[:12]}: they are {digest[:12]}")
 
 
 @dataclass(frozen=True)
@@ -218,10 +218,10 @@ def load_evaluation_set(
         return EvaluationSet(name, split, data.class_names, image_names(spec, name))
     tree = _tree(root, evaluation=True)
     if not any_data:
-        found = manifest_digest(tree_manifest(tree, None))
-        if found != spec.digest:
+        digest = manifest_digest(tree_manifest(tree, None))
+        if digest != spec.digest:
             raise CoreError(
-                f"the images in {root} are not those of data.digest {spec.digest[:12]}: they are {found[:12]}; "
+                f"the images in {root} are not those of data.digest {spec.digest[:12]}: they are {digest[:12]}; "
                 f"--dataset {root} evaluates other images than those of the training"
             )
     name = name or ("test" if "test" in tree.labels else "validation")

@@ -99,10 +99,10 @@ def _entry(tree: Tree, name: str, known: dict[str, list[str | int]]) -> tuple[st
 
 def manifest_digest(lines: Iterable[ManifestLine]) -> str:
     """Returns the SHA-256 that names the data's content, whatever the order of the lines."""
-    found = hashlib.sha256()
+    content_hash = hashlib.sha256()
     for name, size, digest in sorted(lines):
-        found.update(f"{name}\t{size}\t{digest}\n".encode("utf-8", "surrogateescape"))
-    return found.hexdigest()
+        content_hash.update(f"{name}\t{size}\t{digest}\n".encode("utf-8", "surrogateescape"))
+    return content_hash.hexdigest()
 
 
 def duplicates(

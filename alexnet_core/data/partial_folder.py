@@ -341,10 +341,10 @@ def _open_files(folder: PartialFolder, split: str, writers: ThreadPoolExecutor, 
 
 def _hash_of_kept(folder: PartialFolder, split: str) -> hashlib._Hash:
     """The running hash over the images that are in a split's array."""
-    found = hashlib.sha256()
+    running_hash = hashlib.sha256()
     for image in folder.images(split):
-        found.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
-    return found
+        running_hash.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
+    return running_hash
 
 
 def finish(
@@ -408,7 +408,7 @@ def _digest(folder: PartialFolder) -> str:
     """What `manifest_digest` gives for the lines; of a million only the places are sorted in memory."""
     names: list[str] = []
     places: list[tuple[BinaryIO, array[int]]] = []
-    found = hashlib.sha256()
+    content_hash = hashlib.sha256()
     with ExitStack() as stack:
         for split, all_names in folder.source.names.items():
             rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64).reshape(-1, _KEPT_FIELDS)
@@ -420,8 +420,8 @@ def _digest(folder: PartialFolder) -> str:
             split_number = bisect_right(ends, number)
             lines, starts = places[split_number]
             lines.seek(starts[number - (ends[split_number - 1] if split_number else 0)])
-            found.update(lines.readline())
-    return found.hexdigest()
+            content_hash.update(lines.readline())
+    return content_hash.hexdigest()
 
 
 def _store(descriptor: int, offset: int, images: Sequence[np.ndarray]) -> bytes:

@@ -233,12 +233,12 @@ def _locked(destination: Path) -> Iterator[None]:
 
 def _identity(source: ImageSource, image_size: int, preparation: int) -> str:
     """What a partial folder must have been begun with to be gone on with."""
-    found = hashlib.sha256(f"{FORMAT} {PARTIAL_FORMAT} {preparation} {image_size} {source.description}\n".encode())
+    identity = hashlib.sha256(f"{FORMAT} {PARTIAL_FORMAT} {preparation} {image_size} {source.description}\n".encode())
     for split, names in source.names.items():
-        found.update(f"{split}\n".encode())
+        identity.update(f"{split}\n".encode())
         for name in names:
-            found.update(name.encode("utf-8", "surrogateescape") + b"\n")
-    return found.hexdigest()
+            identity.update(name.encode("utf-8", "surrogateescape") + b"\n")
+    return identity.hexdigest()
 
 
 def _checked(
@@ -246,8 +246,8 @@ def _checked(
 ) -> PreparedManifest:
     """The manifest of what is prepared already, if it is of these images as they are now."""
     manifest = read_manifest(destination)
-    wanted = (preparation, image_size, source.class_names)
-    if (manifest.preparation, manifest.image_size, manifest.class_names) != wanted:
+    expected = (preparation, image_size, source.class_names)
+    if (manifest.preparation, manifest.image_size, manifest.class_names) != expected:
         raise CoreError(
             f"{destination} holds other prepared data ({manifest.image_size} pixels, {len(manifest.class_names)} "
             "classes); give a folder that is not there"

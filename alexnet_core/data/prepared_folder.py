@@ -199,11 +199,11 @@ def verify_prepared(folder: Path) -> None:
             if name == "train":
                 moments.add([image])
         labels = hashlib.sha256(data.labels[name].tobytes())
-        for path, found, expected in (
+        for path, computed, expected in (
             (folder / f"{name}.npy", images, split.array_sha256),
             (folder / f"{name}-labels.npy", labels, split.labels_sha256),
         ):
-            if found.hexdigest() != expected:
+            if computed.hexdigest() != expected:
                 raise CoreError(
                     f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew"
                 )

@@ -42,9 +42,9 @@ def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     kept, held = stratified(labels, (1 - HELD_OUT_FRACTION, HELD_OUT_FRACTION), seed)
     for label in np.setdiff1d(labels, labels[held]):
-        own = kept[labels[kept] == label]
-        if len(own) > 1:
-            kept, held = np.setdiff1d(kept, own[-1:]), np.union1d(held, own[-1:])
+        of_class = kept[labels[kept] == label]
+        if len(of_class) > 1:
+            kept, held = np.setdiff1d(kept, of_class[-1:]), np.union1d(held, of_class[-1:])
     if not len(held):
         raise CoreError("no class has two images, so none can be held out for validation: add val/")
     return kept, held
@@ -79,8 +79,8 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> 
     """
     if count > len(rows):
         raise CoreError(f"data.train_images {count} is more than the {len(rows)} training images there are")
-    own = labels[rows]
-    by_class = [_shuffled(rows[own == label], "subset", seed, int(label)) for label in np.unique(labels)]
+    row_labels = labels[rows]
+    by_class = [_shuffled(rows[row_labels == label], "subset", seed, int(label)) for label in np.unique(labels)]
     ranked = sorted((place, which) for which, group in enumerate(by_class) for place in range(len(group)))
     return np.sort(np.asarray([by_class[which][place] for place, which in ranked[:count]], dtype=np.int64))
 

@@ -163,8 +163,8 @@ def read_position(path: Path) -> Position:
     Raises:
         CoreError: If the file is missing, torn, or no checkpoint.
     """
-    notes = _header(path).get("__metadata__")
-    text = notes.get("position") if isinstance(notes, dict) else None
+    metadata = _header(path).get("__metadata__")
+    text = metadata.get("position") if isinstance(metadata, dict) else None
     if not isinstance(text, str):
         raise CoreError(f"{path} is not a checkpoint of a training: its header has no position")
     try:

@@ -70,8 +70,8 @@ def _measured(
         return Measured()
     pairs, apart = [], 0
     for base, row in zip(baseline, rows, strict=True):
-        ended = base["state"] == row["state"] == "finished" and base["key"] != row["key"]
-        top, bottom = (value(row), value(base)) if ended else (None, None)
+        both_finished = base["state"] == row["state"] == "finished" and base["key"] != row["key"]
+        top, bottom = (value(row), value(base)) if both_finished else (None, None)
         if top and bottom and top > 0 and bottom > 0:
             if place(base) == place(row):
                 pairs.append((top, bottom))

@@ -43,13 +43,13 @@ class Evidence:
 
     Attributes:
         study: The study.
-        wanted: What each planned (arm, seed) is.
+        planned: What each planned (arm, seed) is.
         ended: Row of the trials table of each trial that has ended, seen in as many views as is wanted.
         judged: How the primary metric is measured.
     """
 
     study: Study
-    wanted: Mapping[Cell, Seen]
+    planned: Mapping[Cell, Seen]
     ended: Mapping[Seen, Row]
     judged: Metric
 
@@ -60,7 +60,7 @@ class Evidence:
 
     def rows(self, arm: str, seeds: int) -> list[Row]:
         """Returns the rows of seeds 0 to `seeds` - 1, up to the first that has not ended."""
-        cells = (self.wanted[arm, seed] for seed in range(seeds) if (arm, seed) in self.wanted)
+        cells = (self.planned[arm, seed] for seed in range(seeds) if (arm, seed) in self.planned)
         return [self.ended[what] for what in takewhile(self.ended.__contains__, cells)]
 
     def of(self, arm: str, seeds: int) -> ArmEvidence:
@@ -77,41 +77,41 @@ class Evidence:
 
     def at(self, arm: str, seeds: int) -> ArmEvidence | None:
         """Returns the same, or None where one of those trials has not ended."""
-        ended = min(len(self.rows(name, seeds)) for name in (arm, self.study.baseline))
-        return self.of(arm, seeds) if ended == seeds else None
+        complete = min(len(self.rows(name, seeds)) for name in (arm, self.study.baseline))
+        return self.of(arm, seeds) if complete == seeds else None
 
     def complete_seeds(self) -> tuple[int, tuple[int, ...]]:
         """Returns how many seeds from 0 on have ended in all arms (never whichever finished first), and later ones."""
-        seeds = sorted({seed for _, seed in self.wanted})
+        seeds = sorted({seed for _, seed in self.planned})
         arms = [arm.name for arm in self.study.arms]
-        ended = {seed: all(self.wanted.get((arm, seed)) in self.ended for arm in arms) for seed in seeds}
+        is_complete = {seed: all(self.planned.get((arm, seed)) in self.ended for arm in arms) for seed in seeds}
         # 从 0 起连续齐全的才算：谁先跑完不能左右答案
-        complete = list(takewhile(lambda seed: ended[seed], ended))
-        return len(complete), tuple(seed for seed in ended if ended[seed] and seed not in complete)
+        complete = list(takewhile(lambda seed: is_complete[seed], is_complete))
+        return len(complete), tuple(seed for seed in is_complete if is_complete[seed] and seed not in complete)
 
     def _same_trials(self, arm: str) -> bool:
         baseline = self.study.baseline
-        return all(self.wanted.get((baseline, seed)) == it for (name, seed), it in self.wanted.items() if name == arm)
+        return all(self.planned.get((baseline, seed)) == it for (name, seed), it in self.planned.items() if name == arm)
 
 
 def gather_evidence(
-    study: Study, recipe: Recipe, wanted: Mapping[Cell, Seen], trials: pl.DataFrame, epochs: pl.DataFrame
+    study: Study, recipe: Recipe, planned: Mapping[Cell, Seen], trials: pl.DataFrame, epochs: pl.DataFrame
 ) -> Evidence:
     """Finds a study's arm trials in the tables.
 
     Args:
         study: The study.
         recipe: Its recipe on this data set.
-        wanted: What each planned (arm, seed) is.
+        planned: What each planned (arm, seed) is.
         trials: The trials table.
         epochs: The epochs table, which times to a threshold are read from.
     """
-    recorded = trials.filter(pl.col("key").is_in({key for key, _ in wanted.values()}))
+    recorded = trials.filter(pl.col("key").is_in({key for key, _ in planned.values()}))
     by_key = {row["key"]: row for row in with_metric_columns(recipe, recorded, epochs).iter_rows(named=True)}
-    seen = {(key, views): seen_in(by_key[key], views) for key, views in wanted.values() if key in by_key}
+    seen = {(key, views): seen_in(by_key[key], views) for key, views in planned.values() if key in by_key}
     ended = {what: row for what, row in seen.items() if row is not None}
     finished = [row for row in ended.values() if row["state"] == "finished"]
-    return Evidence(study, wanted, ended, judged_metric(study, recipe, finished))
+    return Evidence(study, planned, ended, judged_metric(study, recipe, finished))
 
 
 def _claimed_sign(arm: Arm) -> float | None:

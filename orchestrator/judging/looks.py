@@ -69,7 +69,7 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     verdicts = judge(arms, SCALES[evidence.judged.scale].size(recipe.margin), plan_file.alpha, ShareOfLevel(share))
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
-    missing = tuple(cell for cell, what in sorted(evidence.wanted.items()) if what not in evidence.ended)
+    missing = tuple(cell for cell, what in sorted(evidence.planned.items()) if what not in evidence.ended)
     return Look(_for_all(evidence, seeds), verdicts, before, share, None, missing, after_gap)
 
 
@@ -102,7 +102,7 @@ def next_trials(
     evidence, courses = _courses(plan, trials, ended, skipped)
     by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
     going_on = {name: course for name, course in courses.items() if name not in skipped}
-    cells = next_seeds(evidence.wanted, going_on, plan.study.baseline, evidence.ended)
+    cells = next_seeds(evidence.planned, going_on, plan.study.baseline, evidence.ended)
     return [by_cell[cell] for cell in cells]
 
 
@@ -138,7 +138,7 @@ def _sequential_look(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: 
         seeds = _for_all(evidence, complete)
     else:
         seeds = {name: course.seeds for name, course in courses.items()} | {evidence.study.baseline: looked}
-    missing = next_seeds(evidence.wanted, courses, evidence.study.baseline, evidence.ended)
+    missing = next_seeds(evidence.planned, courses, evidence.study.baseline, evidence.ended)
     verdicts = {name: course.verdict for name, course in courses.items()}
     return Look(seeds, verdicts, courses=courses, missing=tuple(missing))
 

@@ -58,7 +58,7 @@ class PlanFile(BaseModel):
     """What `plan.json` says; written back, it has the same fields as it was read with.
 
     What a study, its recipe and its baseline are is kept as plain data, so that a file of an earlier version keeps its
-    bytes; `asked`, `recipe`, `base`, `summary` and `retune` are the same, validated when they are first read.
+    bytes; `study_definition`, `recipe`, `base`, `summary` and `retune` are the same, validated when first read.
 
     Attributes:
         study: The study's name.
@@ -115,7 +115,7 @@ class PlanFile(BaseModel):
         return self
 
     @cached_property
-    def asked(self) -> Study:
+    def study_definition(self) -> Study:
         """The study, as it was asked."""
         return Study.model_validate(self.plain_asked)
 
@@ -332,12 +332,12 @@ def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:
     try:
         seeds = tuple(range(plan_file.planned_seeds))
         plan = Plan(
-            study=plan_file.asked,
+            study=plan_file.study_definition,
             dataset=plan_file.dataset,
             recipe=plan_file.recipe,
             summary=plan_file.summary,
             base=plan_file.base,
-            trials=unfold(plan_file.asked, plan_file.base, seeds),
+            trials=unfold(plan_file.study_definition, plan_file.base, seeds),
             seeds=seeds,
             sweep_points=plan_file.sweep_points,
             max_seeds=plan_file.max_seeds,

@@ -177,7 +177,7 @@ def _with_value(plan: Plan, trial: PlannedTrial, value: float, phase: Literal["t
 
 def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
     """Returns how the tuning trials ended, each arm's best marked; those that have not ended are not there."""
-    ended: dict[str, list[tuple[tuple[float, float], TuningTrial]]] = {arm.name: [] for arm in plan.study.arms}
+    scored: dict[str, list[tuple[tuple[float, float], TuningTrial]]] = {arm.name: [] for arm in plan.study.arms}
     trials = tuning_trials(plan)
     for trial in trials:
         folder = layout.trial_folder(results, trial.key)
@@ -187,13 +187,13 @@ def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
         arm = trial.arm.removesuffix(TUNING)
         score, outcome = _score(record.result, folder, plan.study, plan.recipe)
         value = float(getattr(trial.config.training, _field(plan.retune)))
-        ended[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=outcome)))
+        scored[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=outcome)))
     # 所有 arm 都调完才选：先调完的不能先得种子
-    complete = sum(map(len, ended.values())) == len(trials)
+    complete = sum(map(len, scored.values())) == len(trials)
     return tuple(
-        shown.model_copy(update={"chosen": complete and place == _best([score for score, _ in rows])})
-        for rows in ended.values()
-        for place, (_, shown) in enumerate(rows)
+        shown.model_copy(update={"chosen": complete and place == _best([score for score, _ in of_arm])})
+        for of_arm in scored.values()
+        for place, (_, shown) in enumerate(of_arm)
     )
 
 

@@ -135,7 +135,7 @@ def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) ->
     return states
 
 
-def ended(results: Path, key: str) -> tuple[str, float | None] | None:
+def outcome(results: Path, key: str) -> tuple[str, float | None] | None:
     """Returns (state, validation top-1 error in [0, 1]) of a trial on record, or None.
 
     Raises:

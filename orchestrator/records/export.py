@@ -42,12 +42,12 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
         )
     if folder.is_file() or (folder.exists() and not (folder / SUMS).is_file() and any(folder.iterdir())):
         raise LabError(f"{folder} is no export, so --force does not replace it", exit_code=ExitCode.WRONG_USE)
-    record = layout.trial_folder(results, key)
-    found = read_record(record)
-    if found is None:
+    trial_folder = layout.trial_folder(results, key)
+    record = read_record(trial_folder)
+    if record is None:
         raise LabError(f"trial {key} has no result", exit_code=ExitCode.NOTHING)
-    config, result = found
-    weights = _weights(record, result)
+    config, result = record
+    weights = _weights(trial_folder, result)
     dataset = load_dataset(_data_here(results, config.data))
     temporary = temporary_path(folder)
     try:

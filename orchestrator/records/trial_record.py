@@ -306,7 +306,7 @@ def join_members(results: Path, study: str, dataset: str, trials: Iterable[Plann
 def source_version() -> dict[str, str | int | None]:
     """Returns the git commit of the source tree, if it is one; recorded with each trial."""
     try:
-        found = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
             capture_output=True,
             text=True,
@@ -315,4 +315,4 @@ def source_version() -> dict[str, str | int | None]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return {"git_commit": None}
-    return {"git_commit": found.stdout.strip() or None}
+    return {"git_commit": completed.stdout.strip() or None}

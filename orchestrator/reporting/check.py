@@ -147,10 +147,10 @@ def _members_table(results: Path, members: pl.DataFrame) -> pl.DataFrame:
 
 
 def _changed_rows(
-    name: str, table: pl.DataFrame, records: pl.DataFrame, own: pl.Expr, cell: tuple[str, str]
+    name: str, table: pl.DataFrame, records: pl.DataFrame, of_report: pl.Expr, cell: tuple[str, str]
 ) -> Iterator[str]:
     """Rows of a table that are not as the records have them."""
-    ours, theirs = records.filter(own), table.filter(own)
+    ours, theirs = records.filter(of_report), table.filter(of_report)
     columns = ours.columns
     for rows, how in (
         (ours.join(theirs, on=columns, how="anti", nulls_equal=True), "the records differ from the table"),

@@ -270,7 +270,7 @@ def _environment(trials: pl.DataFrame) -> dict[str, tuple[str, ...]]:
         name.removeprefix("env_"): [value for value in trials[name].unique().sort().to_list() if value]
         for name in names
     }
-    return {name: tuple(map(str, found)) for name, found in values.items() if found}
+    return {name: tuple(map(str, distinct)) for name, distinct in values.items() if distinct}
 
 
 def _data(plan_file: PlanFile) -> dict[str, str]:

@@ -179,7 +179,7 @@ class MainLoop:
             LabError: With exit code 3 when Tune or a slot has failed.
         """
         stop_by = None
-        while not tuning.ended or self.recorder.running:
+        while not tuning.is_over or self.recorder.running:
             # 一圈：听事件、写记录、放锁、看有没有人要它停
             self.turn()
             side.free_points()

@@ -174,7 +174,7 @@ class Tuning:
         threading.Thread(target=self._run, name="tune", daemon=True).start()
 
     @property
-    def ended(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the thread has ended."""
         return self._end.done()
 

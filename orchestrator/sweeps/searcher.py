@@ -105,7 +105,7 @@ class ArmSearcher(PhaseSearcher):
         """
         super().__init__(runner)
         self.study = optuna.create_study(study_name=f"{study_name}/arms", direction="minimize")
-        self._asked: dict[str, optuna.trial.Trial] = {}
+        self._running: dict[str, optuna.trial.Trial] = {}
         self._by_point = {(trial.arm, trial.seed): trial for trial in trials}
         self._order = deque(self._by_point.values())
         self._opened: set[int] = set()
@@ -130,13 +130,13 @@ class ArmSearcher(PhaseSearcher):
             self._order.popleft()
             trial = self.study.ask(self._space)
             if trial.params["arm"] not in self._runner.skipped:
-                self._asked[trial_id] = trial
+                self._running[trial_id] = trial
                 return self._runner.launch(self._by_point[trial.params["arm"], trial.params["seed"]], None)
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the trial ended; an interrupted one stays untold, as it will go on."""
-        trial = self._asked.pop(trial_id, None)
+        trial = self._running.pop(trial_id, None)
         state = (result or {}).get("state", "failed")
         if trial is not None and state in TOLD:
             values = (result[VALIDATION_ERROR],) if result is not None and state == "finished" else None

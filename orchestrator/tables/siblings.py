@@ -35,12 +35,12 @@ def strangers(trials: pl.DataFrame) -> dict[str, str]:
     return reasons
 
 
-def strangers_among(trials: Iterable[tuple[str, DataSpec, TrialResult]], own: pl.DataFrame | None) -> dict[str, str]:
+def strangers_among(trials: Iterable[tuple[str, DataSpec, TrialResult]], table: pl.DataFrame | None) -> dict[str, str]:
     """Returns why some trials that are no rows of a table yet do not fit, by key.
 
     Args:
         trials: Key, data and result of each.
-        own: The trials table that they would join; None where there is none.
+        table: The trials table that they would join; None where there is none.
     """
     rows = [
         {
@@ -55,7 +55,9 @@ def strangers_among(trials: Iterable[tuple[str, DataSpec, TrialResult]], own: pl
     schema = {name: TRIAL_COLUMNS[name] for name in COMPARED}
     further = pl.DataFrame(rows, schema=schema)
     known = (
-        further.clear() if own is None else own.select(COMPARED).filter(~pl.col("key").is_in(further["key"].to_list()))
+        further.clear()
+        if table is None
+        else table.select(COMPARED).filter(~pl.col("key").is_in(further["key"].to_list()))
     )
     odd, keys = strangers(pl.concat([known, further])), set(further["key"])
     return {key: reason for key, reason in odd.items() if key in keys}

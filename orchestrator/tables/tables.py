@@ -246,9 +246,9 @@ def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, flo
     distinct = set(keys)
     outcomes = _unchanged(results, distinct)
     for key in distinct - outcomes.keys():
-        ended = checked_record.ended(results, key)
-        if ended is not None:
-            outcomes[key] = ended
+        outcome = checked_record.outcome(results, key)
+        if outcome is not None:
+            outcomes[key] = outcome
     return outcomes
 
 

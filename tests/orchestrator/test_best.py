@@ -253,7 +253,7 @@ def test_the_seed_of_median_error_is_exported_not_the_luckiest(
 ) -> None:
     results = tmp_path / "results"
     keys = [put_trained(results, make_config(seed, epochs=1)) for seed in range(3)]
-    ends = {key: checked_record.ended(results, key) for key in keys}
+    ends = {key: checked_record.outcome(results, key) for key in keys}
     middle = sorted((end[1], seed, key) for seed, (key, end) in enumerate(ends.items()) if end is not None)[1][2]
     code, output, _ = best(capsys, results, "--export")
     assert code == 0

@@ -32,8 +32,8 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         dataset: Its name.
     """
     # 比值和百分点不能画在同一条轴上
-    rows = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
-    panels = [[row for row in rows if (row[1].scale == "points") == in_points] for in_points in (True, False)]
+    claims = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    panels = [[claim for claim in claims if (claim[1].scale == "points") == in_points] for in_points in (True, False)]
     panels = [panel for panel in panels if any(arm.difference is not None for _, arm in panel)]
     if not panels:
         return None
@@ -51,17 +51,17 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         return picture(figure, name, f"All claims on {dataset}", f"The paper's numbers beside ours. {words}")
 
 
-def _draw_panel(axes: Axes, rows: Sequence[tuple[Answer, ArmAnswer]]) -> None:
+def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, ArmAnswer]]) -> None:
     axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
-    for place, (answer, arm) in enumerate(reversed(rows)):
+    for place, (answer, arm) in enumerate(reversed(claims)):
         _draw(axes, arm, place)
         if arm is next(other for other in answer.arms if not other.is_baseline):
             axes.axhline(place + 0.5, color=GRID, linewidth=0.8)
-    labels = [f"{answer.study}: {short(arm.name, 24)}" for answer, arm in reversed(rows)]
-    axes.set_yticks(range(len(rows)), labels)
-    axes.set_ylim(-0.6, len(rows) - 0.4)
+    labels = [f"{answer.study}: {short(arm.name, 24)}" for answer, arm in reversed(claims)]
+    axes.set_yticks(range(len(claims)), labels)
+    axes.set_ylim(-0.6, len(claims) - 0.4)
     axes.margins(x=0.08)
-    if rows[0][1].scale == "points":
+    if claims[0][1].scale == "points":
         axes.set_xlabel("difference to the study's baseline in percentage points of its own metric", color=MUTED)
     else:
         axes.set_xlabel("ratio to the study's baseline in its own metric", color=MUTED)

@@ -26,25 +26,25 @@ def slices_figure(points: pl.DataFrame) -> Picture | None:
     Args:
         points: Columns parameters (JSON), state, validation_error (percent), in the order asked.
     """
-    asked = [(json.loads(text), error) for text, error in points.select("parameters", "validation_error").iter_rows()]
-    finished = [(parameters, error) for parameters, error in asked if error is not None]
+    sampled = [(json.loads(text), error) for text, error in points.select("parameters", "validation_error").iter_rows()]
+    finished = [(parameters, error) for parameters, error in sampled if error is not None]
     if not finished:
         return None
-    paths = sorted({path for parameters, _ in asked for path in parameters})
+    paths = sorted({path for parameters, _ in sampled for path in parameters})
     columns = min(COLUMNS, len(paths))
     lines = math.ceil(len(paths) / columns)
     best, _ = min(finished, key=lambda point: point[1])
     with drawing(NAME, 0.7 + 2.3 * lines) as figure:
         panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
         for panel, path in zip(panels.flat, paths, strict=False):
-            _draw(panel, path, asked)
+            _draw(panel, path, sampled)
         if spans_decades([error for _, error in finished]):
             scale_by_decades(panels[0, 0].yaxis, panels[0, 0].set_yscale)
         for panel in panels.flat[len(paths) :]:
             panel.set_axis_off()
         figure.supylabel("validation error, percent", fontsize=10.5)
         at = ", ".join(f"{path} {_shown(best[path])}" for path in sorted(best))
-        alt = f"Validation error of {len(finished)} finished points of {len(asked)} by parameter; the best at {at}."
+        alt = f"Validation error of {len(finished)} finished points of {len(sampled)} by parameter; the best at {at}."
         return picture(figure, NAME, "The sweep, sliced by parameter", alt)
 
 

@@ -107,7 +107,7 @@ def check_address(address: str) -> None:
 
 def _started_here() -> str:
     """What `auto` stands for: RAY_ADDRESS, or the cluster that `ray start` noted last; empty where there is none."""
-    note = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    address_file = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
     with suppress(OSError, UnicodeDecodeError):
-        return os.environ.get("RAY_ADDRESS") or note.read_text().strip()
+        return os.environ.get("RAY_ADDRESS") or address_file.read_text().strip()
     return ""

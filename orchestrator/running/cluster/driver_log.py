@@ -41,9 +41,9 @@ def open_driver_log(folder: Path, session: Path | None = None) -> None:
         if name == "" or not logger.propagate:
             logger.addHandler(handler)
     if session is not None:
-        note = {"name": __name__, "levelno": logging.INFO, "levelname": "INFO", "args": (session,)}
+        fields = {"name": __name__, "levelno": logging.INFO, "levelname": "INFO", "args": (session,)}
         # 只进文件，不上终端
-        handler.handle(logging.makeLogRecord({**note, "msg": "Ray's session lies in %s until the end of this run"}))
+        handler.handle(logging.makeLogRecord({**fields, "msg": "Ray's session lies in %s until the end of this run"}))
 
 
 def quiet_ray(verbose: bool) -> None:

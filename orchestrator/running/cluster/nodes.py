@@ -108,12 +108,12 @@ def probe(results: Path, data: str | None, nodes: Iterable[Node]) -> None:
 def unseen(path: str, node: str, data: str | None, expected: list[str] | None) -> str:
     """Runs on a node; returns what it does not share with the driver: `results`, `data` or nothing."""
     file = Path(path)
-    own = file.with_name(f"{file.name}-{node[:8]}")
+    probe = file.with_name(f"{file.name}-{node[:8]}")
     try:
         if not file.is_file():
             return "results"
-        own.write_text("probe")
-        own.unlink()
+        probe.write_text("probe")
+        probe.unlink()
     except OSError:
         return "results"
     return "" if names_in(data) == expected else "data"

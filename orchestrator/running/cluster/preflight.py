@@ -106,24 +106,24 @@ def visible_gpus() -> int:
     return min(present, sum(1 for name in visible.split(",") if name.strip() not in ("", "-1")))
 
 
-def choose_gpus_per_worker(asked: float | None, present: int, where: str) -> float:
+def choose_gpus_per_worker(gpus: float | None, present: int, where: str) -> float:
     """Returns the GPUs a worker reserves: as asked, or two, one or none as there are.
 
     Args:
-        asked: `--gpus-per-worker` or `--gpu-share`, or None.
+        gpus: `--gpus-per-worker` or `--gpu-share`, or None.
         present: GPUs of the machine, or of the largest node.
         where: Named in the error.
 
     Raises:
         LabError: With exit code 3 when more are asked for than a machine has.
     """
-    if asked is None:
+    if gpus is None:
         return min(present, 2)
-    if asked > present:
-        option = "--gpus-per-worker" if asked >= 1 else "--gpu-share"
+    if gpus > present:
+        option = "--gpus-per-worker" if gpus >= 1 else "--gpu-share"
         raise LabError(
-            f"{option} {asked:g}, but {where} has {present}; "
+            f"{option} {gpus:g}, but {where} has {present}; "
             f"use --gpus-per-worker {min(present, 2)} or leave the option out",
             exit_code=ExitCode.ENVIRONMENT,
         )
-    return asked
+    return gpus

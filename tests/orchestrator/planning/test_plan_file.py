@@ -73,7 +73,7 @@ def test_asking_the_same_in_other_words_leaves_the_file_as_it_is(tmp_path: Path)
 
 def test_what_was_read_is_typed_and_never_changes(tmp_path: Path) -> None:
     plan_file = write_plan(tmp_path, PLAN, ["ablate"])
-    assert (plan_file.asked, plan_file.recipe, plan_file.base) == (PLAN.study, PLAN.recipe, PLAN.base)
+    assert (plan_file.study_definition, plan_file.recipe, plan_file.base) == (PLAN.study, PLAN.recipe, PLAN.base)
     assert plan_file.summary == PLAN.summary
     assert plan_file.base is plan_file.base, "validated once"
     with pytest.raises(ValidationError, match="frozen"):

@@ -321,12 +321,12 @@ def test_a_study_is_followed_loses_an_arm_gains_a_seed_and_tells_of_its_end(lab:
     assert "stopped at the budget" not in output, "the arm was left out because that was asked"
     plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
     ended = {
-        (row["arm"], row["seed"]): checked_record.ended(lab.results, row["key"]) is not None
+        (row["arm"], row["seed"]): checked_record.outcome(lab.results, row["key"]) is not None
         for row in plan["trials"]
         if row["arm"] != "no_lrn"
     }
     assert ended == {(arm, seed): True for arm in ("baseline", "as_run") for seed in range(3)}
-    assert not any(checked_record.ended(lab.results, row["key"]) for row in plan["trials"] if row["arm"] == "no_lrn")
+    assert not any(checked_record.outcome(lab.results, row["key"]) for row in plan["trials"] if row["arm"] == "no_lrn")
     assert not [line for line in output.splitlines() if line.startswith("(") or "WARNING" in line or " INFO " in line]
     log = (lab.results / "studies" / "lrn" / "driver.log").read_text()
     assert "INFO orchestrator.running.progress: asked to go on to 3 seeds per arm" in log

@@ -15,7 +15,7 @@ from tests.made_records import make_config, put
 
 
 def from_records(results: Path, keys: list[str]) -> dict[str, tuple[str, float | None]]:
-    ended = {key: checked_record.ended(results, key) for key in keys}
+    ended = {key: checked_record.outcome(results, key) for key in keys}
     return {key: answer for key, answer in ended.items() if answer is not None}
 
 
