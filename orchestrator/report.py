@@ -80,6 +80,7 @@ def _report(options: argparse.Namespace, console: Console) -> int:
         plan, plan_file = chosen_afterwards(plan, plan_file, first, others)
         target = folder / ("-".join(["compare", *options.compare]) if options.compare else f"baseline-{first}")
     is_writable = os.access(folder, os.W_OK)
+    # 事后另选的比较不算这个研究的一次看
     notes_look = target == folder and is_writable
     material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
     console.print(answer_table(material.answer, console.width))

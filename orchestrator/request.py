@@ -116,6 +116,7 @@ class SweepRequest:
         Raises:
             LabError: With exit code 2.
         """
+        # 默认值等于没说：只有改了它的才要有扫描
         of_sweep = {
             "--sweep-over": self.over is not None,
             "--sampler": self.sampler != DEFAULT_SAMPLER,

@@ -24,6 +24,7 @@ def stratified(labels: np.ndarray, fractions: Sequence[float], seed: int) -> lis
     """
     parts: list[list[np.ndarray]] = [[] for _ in fractions]
     bounds = np.cumsum(fractions)[:-1]
+    # 逐类按同样的比例切：小类也不会整个落在一边
     for label in np.unique(labels):
         rows = _shuffled(np.flatnonzero(labels == label), "split", seed, int(label))
         cuts = [round(bound * len(rows)) for bound in bounds]
@@ -40,6 +41,7 @@ def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         CoreError: No class has two images.
     """
+    # 验证集从训练图像里留出：测试集不参与任何选择
     kept, held = stratified(labels, (1 - HELD_OUT_FRACTION, HELD_OUT_FRACTION), seed)
     for label in np.setdiff1d(labels, labels[held]):
         of_class = kept[labels[kept] == label]
@@ -81,11 +83,13 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> 
         raise CoreError(f"data.train_images {count} is more than the {len(rows)} training images there are")
     row_labels = labels[rows]
     by_class = [_shuffled(rows[row_labels == label], "subset", seed, int(label)) for label in np.unique(labels)]
+    # 各类轮流取：小的子集总含在大的里面
     ranked = sorted((place, which) for which, group in enumerate(by_class) for place in range(len(group)))
     return np.sort(np.asarray([by_class[which][place] for place, which in ranked[:count]], dtype=np.int64))
 
 
 def _shuffled(rows: np.ndarray, *key: str | int) -> np.ndarray:
+    # 次序只由（用途，种子，类）决定：多一类，别类的划分不动
     digest = hashlib.sha256("\n".join(str(part) for part in key).encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:8], "big")))
     return generator.permutation(rows)

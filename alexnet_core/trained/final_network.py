@@ -65,6 +65,7 @@ def evaluate_trained(
         The split's name and its sums over all workers.
     """
     dataset = dataset if dataset is not None else load_dataset(config.data)
+    # 没有测试集才用验证集，并在名字里说出来
     name: SplitName = "validation" if dataset.test is None else "test"
     split = dataset.validation if dataset.test is None else dataset.test
     follows = config.training.mean_follows_crop

@@ -130,6 +130,7 @@ def evaluate_rows(
     first, last = workers.share(len(rows))
     for batch, log_probabilities in _evaluated(model, loader, rows[first:last], views, before_batch, precision):
         sums += batch_sums(log_probabilities, batch.labels.to(sums.device))
+    # 和可以相加，均值不能：份额不等时也是整体的数
     loss, top1, top5 = workers.sum(sums).tolist()
     return SplitMetrics.model_construct(
         loss_sum=loss, top1_errors=round(top1), top5_errors=round(top5), count=len(rows)

@@ -85,6 +85,7 @@ def prepare_run(config: TrainConfig, devices: Sequence[str], dataset: Dataset, w
         raise CoreError(f"the network has {config.network.classes} classes, the data has {len(dataset.class_names)}")
     model = AlexNet(config.network, devices)
     check_precision(config.training.precision, model.devices[0])
+    # 先按键初始化，再交给各 worker：起点在每个进程里都相同
     initialise(model, config.seed)
     model.train()
 

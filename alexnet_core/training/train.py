@@ -289,6 +289,7 @@ def _finish_epoch(run: TrainingRun, position: Position, should_stop: Callable[[]
     started = time.perf_counter()
     last = position.epoch + 1 == run.config.training.epochs
     validation = _evaluate(run, run.validation, should_stop)
+    # 测试集只在最后看一次：训练途中的选择用不到它
     test = _evaluate(run, run.test, should_stop) if last and run.test is not None else None
     train_final = _evaluate(run, run.train, should_stop, FINAL_TRAINING_IMAGES) if last else None
     for metrics in (validation, test, train_final):

@@ -25,6 +25,7 @@ def remarks(answer: Answer) -> tuple[str, ...]:
     Args:
         answer: The answer, without its notes.
     """
+    # 最能改变读法的在最前
     return (
         *_on_the_choice(answer),
         *_on_the_null(answer),

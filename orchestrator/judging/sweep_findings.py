@@ -153,6 +153,7 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
     by_key = _rows(plan, trials, epochs, {*planned.values(), *(point["key"] for point in content["points"])})
     by_seed = sorted({seed for _, seed in planned})
     names = [plan.study.baseline, *(point["name"] for point in content["points"])]
+    # 从头起连续齐全的种子才算，各点与基线同样多
     seeds = list(takewhile(lambda seed: all(planned[name, seed] in by_key for name in names), by_seed))
     cells = {name: [ConfirmationRecord(by_key[planned[name, seed]]) for seed in seeds] for name in names}
     finished = [record.row for records in cells.values() for record in records if record.row["state"] == "finished"]
@@ -199,6 +200,7 @@ def _verdicts(
         )
         for name in points
     ]
+    # 加种子再看，是同一个问题的又一次看：水平只花一次
     looks = looks_before([look for look in content["looks"] if look >= FEWEST_SEEDS], seeds)
     beyond = bool(looks) and looks[-1] > seeds
     share = 1.0 if beyond or not points else share_of_level(looks, seeds, ALPHA / len(points))

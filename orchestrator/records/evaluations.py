@@ -76,6 +76,7 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
         raise LabError(
             f"{path} is damaged: {reason}; delete it to evaluate this trial again", exit_code=ExitCode.ENVIRONMENT
         ) from error
+    # 拷错了地方的评估不能算在别人名下
     if (evaluation.key, evaluation.views) != (folder.name, views):
         raise LabError(
             f"{path}: its evaluation in {views} views is of another trial ({evaluation.key}); delete it",
@@ -127,6 +128,7 @@ def seen_in(row: Mapping[str, Any], views: int) -> dict[str, Any] | None:
     Returns:
         The row; None for a finished trial that was not evaluated so.
     """
+    # 没训练完的没有可评估的网络，照原样参与计数
     if views == 1 or row["state"] != "finished":
         return dict(row)
     seen = {

@@ -47,8 +47,10 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     if record is None:
         raise LabError(f"trial {key} has no result", exit_code=ExitCode.NOTHING)
     config, result = record
+    # 交出去的必须是记录里的那份权重
     weights = _weights(trial_folder, result)
     dataset = load_dataset(_data_here(results, config.data))
+    # 写全了再改名：半个导出不会露面
     temporary = temporary_path(folder)
     try:
         temporary.mkdir(parents=True)

@@ -104,6 +104,7 @@ def open_record(results: Path, config: TrainConfig) -> Path:
     """
     folder = trial_folder(results, trial_key(config))
     path = folder / "config.json"
+    # 文件夹名由配置算出：先写下配置，日后才验得了
     if not path.is_file():
         write_atomically(path, config.model_dump_json(indent=1).encode())
         return folder
@@ -155,12 +156,14 @@ def append_epoch(folder: Path, report: EpochReport) -> None:
 
 def rewrite_epochs(folder: Path, reports: Sequence[EpochReport]) -> None:
     """Replaces `epochs.jsonl` by the history of the checkpoint that a trial goes on from."""
+    # 续训之后的轮要重来：旧行先去掉，记录不走在检查点前面
     lines = "".join(json.dumps(report.model_dump(mode="json"), sort_keys=True) + "\n" for report in reports)
     write_atomically(folder / "epochs.jsonl", lines.encode())
 
 
 def read_epochs(folder: Path) -> list[EpochReport]:
     """Reads the epochs of a trial in order; a torn line is passed over, a repeated epoch counts once."""
+    # 被杀时可能留下半行，或同一轮写了两次
     by_epoch: dict[int, EpochReport] = {}
     for row in read_json_lines(folder / "epochs.jsonl"):
         try:
@@ -178,6 +181,7 @@ def append_log(folder: Path, text: str) -> None:
 
 def write_result(folder: Path, result: TrialResult) -> None:
     """Writes `result.json`: from now on the trial is done."""
+    # 一次替换：有 result.json 就有完整的结局，没有就还没完
     write_atomically(folder / "result.json", result.model_dump_json(indent=1).encode())
 
 
@@ -199,6 +203,7 @@ def read_result(folder: Path) -> TrialResult | None:
             f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
+    # 拷错了地方的结果不能算在别人名下
     if result.key != folder.name:
         raise LabError(
             f"{folder}: its result.json is that of another trial ({result.key}); move {folder} away",
@@ -235,6 +240,7 @@ def tidy(folder: Path, keep_weights: str = "all") -> None:
         keep_weights: `none` deletes the final weights too; `all` and `best` keep them (`best` is applied to a whole
             study at its end).
     """
+    # 没有结局的还要从检查点接着走，一个也不能删
     result = read_result(folder)
     if result is None:
         return
@@ -293,6 +299,7 @@ def membership(study: str, dataset: str, trial: PlannedTrial) -> dict[str, Any]:
 
 def join_members(results: Path, study: str, dataset: str, trials: Iterable[PlannedTrial]) -> None:
     """Adds the memberships that are not written down yet."""
+    # 只补缺的行：同一个 trial 可以属于几个研究
     known = {(row["arm"], row["seed"], row["key"], row["phase"]) for row in read_members(results, study)}
     fresh = [
         membership(study, dataset, trial)

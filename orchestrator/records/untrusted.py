@@ -78,6 +78,7 @@ def check_trial(folder: Path) -> ForeignTrial | None:
     Raises:
         Refused: Its name, its files, its configuration, its result or its weights are not what they must be.
     """
+    # 别人的记录：先看名字与文件，再读内容，最后才信
     if not KEY.fullmatch(folder.name):
         raise Refused("its name is no trial's key")
     _check_folder(folder)

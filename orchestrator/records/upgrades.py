@@ -63,6 +63,7 @@ def upgrade_results(results: Path, upgrades: Sequence[Upgrade] = UPGRADES) -> in
     if not steps:
         return 0
     try:
+        # 每一步都是改名：在哪里被杀，下次就从哪里接着
         if trials.is_dir() and not old.is_dir():
             _make_all(trials, results / "trials.new", steps)
             trials.rename(old)

@@ -67,6 +67,7 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
     datasets = sorted({answer.dataset for answer in answers})
     sections: list[Section] = []
     files: dict[str, bytes] = {}
+    # 不同数据集上的差不能画在一起：一个一节
     for dataset in datasets:
         both = [
             told

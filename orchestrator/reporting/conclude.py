@@ -38,7 +38,9 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
     Returns:
         The answer.
     """
+    # 表只是记录的缓存：先跟上记录，再判断
     tables = update_tables(results)
+    # 别的进程可能已扩到更多种子：按最新的计划判
     plan, plan_file = latest_plan(folder, plan, written)
     material = judged_material(plan, plan_file, folder, results, tables, notes_look=True)
     judged = material.answer
@@ -75,6 +77,7 @@ def judged_material(
     """
     points = _own_points(plan, tables.members, results, folder.name)
     epochs = _epochs(plan, results) if epochs is None else epochs
+    # 先判研究本身；重调与扫描只在后面添，不改它的词
     judged = answer(plan.study, plan.recipe, plan_file, tables.trials, points, epochs)
     if plan.retune is not None:
         outcomes = tuning_outcomes(plan, results)
@@ -82,6 +85,7 @@ def judged_material(
         more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
         judged = judged.model_copy(update={**more, "notes": (*judged.notes, *without_best(plan, outcomes))})
     judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
+    # 看过多少种子要记下：那次看已花掉一部分水平
     if notes_look:
         plan_file = add_look(folder, plan_file, judged.seeds)
         if judged.confirmation is not None:
@@ -113,6 +117,7 @@ def _retuned(
         for arm in plan.study.arms
         if arm.name in chosen
     )
+    # 各用自己最好的值，判法与研究本身一样
     study = plan.study.model_copy(update={"name": f"{plan.study.name}, re-tuned", "arms": arms})
     return answer(study, plan.recipe, plan_file.model_copy(update={"trials": rows}), trials, no_points, epochs)
 
@@ -128,6 +133,7 @@ def _own_points(plan: Plan, members: pl.DataFrame, results: Path, study: str) ->
     points = members.filter((pl.col("study") == study) & (pl.col("phase") == "sweep") & is_point)
     if plan.study.sweep is None or not points.height:
         return points.clear()
+    # 轮数或数据不同的点不能放在一起排名
     search = Search(name=f"{study}/sweep", space=plan.study.sweep, base=plan.base, points=plan.sweep_points)
     sweep_keys = {
         row["key"] for row in read_members(results, study) if row["phase"] == "sweep" and is_point_of(search, row)

@@ -156,6 +156,7 @@ def gather(
     fresh = pl.DataFrame(
         [{"arm": trial.arm, "phase": trial.phase, "key": trial.key} for trial in confirming], schema=planned.schema
     )
+    # 报告只列判断用过的 trial，每个都带记录的摘要
     used = pl.concat([planned, members.select("arm", "phase", "key"), fresh]).unique().join(trials, on="key")
     first = plan_file.base.network.layers[0]
     return Material(

@@ -74,6 +74,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
     def drawn(*names: str) -> list[Picture]:
         return [picture for name in names for picture in pictures if picture.name == name]
 
+    # 先是判词，后是凭据：读者从结论读到来源
     sections = [
         Section("Verdicts", "", drawn("differences"), [text_tables.verdict_table(answer)], answer.notes),
         *_retuned(answer),

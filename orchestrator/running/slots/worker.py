@@ -87,6 +87,7 @@ def slot_loop(config: dict[str, Any]) -> None:
         trials += 1
         memory = _memory_bytes()
         first_memory = first_memory or memory
+        # 内存缓慢上涨时换一个新进程，不等它用完
         renew = trials >= RENEW_AFTER_TRIALS or memory > RENEW_AT_MEMORY_RATIO * first_memory
         if _agreed(place, renew):
             return
