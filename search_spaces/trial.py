@@ -155,6 +155,18 @@ def base_config(
     Raises:
         StudyError: A value does not validate, or an override edits a field that an arm edits.
     """
+    base = _recipe_on_data(study, dataset, summary, data_root, cache, network_name)
+    if epochs is not None:
+        base = edited(base, {"training.epochs": epochs}, (), "--epochs")
+    if overrides:
+        base = _overridden(study, base, overrides)
+    return base
+
+
+def _recipe_on_data(
+    study: Study, dataset: str, summary: DataSummary, data_root: str | None, cache: str | None, network_name: str | None
+) -> TrainConfig:
+    """The recipe on the data that is there, before what the user changes of it."""
     recipe = study.recipes[dataset]
     try:
         spec = network(network_name or recipe.network)
@@ -182,12 +194,7 @@ def base_config(
         "data": data.model_dump(mode="json"),
         "seed": 0,
     }
-    base = validated(plain, f"network {spec.name} on {dataset}")
-    if epochs is not None:
-        base = edited(base, {"training.epochs": epochs}, (), "--epochs")
-    if overrides:
-        base = _overridden(study, base, overrides)
-    return base
+    return validated(plain, f"network {spec.name} on {dataset}")
 
 
 def _sizes_for(spec: NetworkSpec, data: RecipeData) -> tuple[int, int]:

@@ -56,24 +56,14 @@ def answer(
     images = judged.images(measured[0]) if measured else 0
     budgets = {row["epochs"] for row in measured}
     bare = Answer(
-        study=study.name,
-        dataset=plan_file.dataset,
-        question=study.question,
-        claim=study.claim.statement,
-        claim_source=study.claim.source,
+        **_question(study, recipe, plan_file),
         metric=judged.label,
-        statistic=study.statistic,
         budget=budgets.pop() if len(budgets) == 1 else None,
         judged_split=judged.split,
         images=images,
         split_error=judged.sampling_error(arms[0].mean, images),
-        margin=recipe.margin,
-        smallest_effect=recipe.smallest_effect,
-        alpha=plan_file.alpha,
         level_share=look.share,
         seeds=look.seeds[study.baseline],
-        planned_seeds=plan_file.planned_seeds,
-        max_seeds=plan_file.max_seeds,
         missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
         seeds_after_gap=look.after_gap,
         looks=look.before,
@@ -82,13 +72,30 @@ def answer(
         unlike=_unlike(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
-        null=plan_file.null,
         sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
-        chosen_afterwards=plan_file.chosen_afterwards,
     )
     # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
+
+
+def _question(study: Study, recipe: Recipe, plan_file: PlanFile) -> dict[str, Any]:
+    """What was asked, which no trial changes."""
+    return {
+        "study": study.name,
+        "dataset": plan_file.dataset,
+        "question": study.question,
+        "claim": study.claim.statement,
+        "claim_source": study.claim.source,
+        "statistic": study.statistic,
+        "margin": recipe.margin,
+        "smallest_effect": recipe.smallest_effect,
+        "alpha": plan_file.alpha,
+        "planned_seeds": plan_file.planned_seeds,
+        "max_seeds": plan_file.max_seeds,
+        "null": plan_file.null,
+        "chosen_afterwards": plan_file.chosen_afterwards,
+    }
 
 
 def _unlike(cells: Cells, study: Study) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
 from orchestrator.choices import AUTO
@@ -32,6 +33,31 @@ def plan_study(
     recipe = _recipe(study, question.dataset)
     study = _with_space(study.on(question.dataset), sweep)
     number, max_seeds = _planned_seeds(study, recipe, question)
+    summary, base = _summary_and_base(study, recipe, question, store, known)
+    if number > TUNING_SEED:
+        raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
+    seeds = tuple(range(number))
+    # 逐种子展开，同一种子的所有 arm 挨着：停在哪儿都是完整的对
+    trials = unfold(study, base, seeds)
+    check_images(study, base, trials, summary.train)
+    return Plan(
+        study=study,
+        dataset=question.dataset,
+        recipe=recipe,
+        summary=summary,
+        base=base,
+        trials=trials,
+        seeds=seeds,
+        sweep_points=sweep.points,
+        retune=retune_of(study, base, question.retune, question.tuning_trials),
+        max_seeds=max_seeds,
+    )
+
+
+def _summary_and_base(
+    study: Study, recipe: Recipe, question: Question, store: Store, known: DataSummary | None
+) -> tuple[DataSummary, TrainConfig]:
+    """What is in the data, and the configuration that all arms start from."""
     root = question.data_root
     if root is not None and recipe.data.source == "digits":
         raise LabError(
@@ -51,24 +77,7 @@ def plan_study(
         epochs=question.epochs,
         overrides=question.overrides,
     )
-    if number > TUNING_SEED:
-        raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
-    seeds = tuple(range(number))
-    # 逐种子展开，同一种子的所有 arm 挨着：停在哪儿都是完整的对
-    trials = unfold(study, base, seeds)
-    check_images(study, base, trials, summary.train)
-    return Plan(
-        study=study,
-        dataset=question.dataset,
-        recipe=recipe,
-        summary=summary,
-        base=base,
-        trials=trials,
-        seeds=seeds,
-        sweep_points=sweep.points,
-        retune=retune_of(study, base, question.retune, question.tuning_trials),
-        max_seeds=max_seeds,
-    )
+    return summary, base
 
 
 def _recipe(study: Study, dataset: str) -> Recipe:
