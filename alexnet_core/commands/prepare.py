@@ -9,10 +9,11 @@ from alexnet_core.commands.progress import progress_of
 
 def prepare(options: argparse.Namespace) -> int:
     """Makes a prepared folder of a tree of class folders or of CIFAR-10, or checks one."""
-    from alexnet_core.data import cifar, preparation
+    from alexnet_core.data import cifar
     from alexnet_core.data.image_tree import read_tree
     from alexnet_core.data.loading import summarise_data
     from alexnet_core.data.prepared_folder import is_prepared, verify_prepared
+    from alexnet_core.data.preparing import preparation
     from alexnet_core.errors import CoreError
 
     if options.verify:

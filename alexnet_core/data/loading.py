@@ -22,7 +22,6 @@ from alexnet_core.data.dataset import Dataset, DataSummary, Split
 from alexnet_core.data.digits import DIGITS_FRACTIONS, DIGITS_NAMES, digits_digest, read_digits
 from alexnet_core.data.image_tree import Tree, read_tree
 from alexnet_core.data.manifest import duplicates, manifest_digest, tree_manifest
-from alexnet_core.data.preparation import decode_all, prepare, tree_source
 from alexnet_core.data.prepared_folder import (
     PreparedData,
     is_prepared,
@@ -30,6 +29,7 @@ from alexnet_core.data.prepared_folder import (
     prepared_remarks,
     read_manifest,
 )
+from alexnet_core.data.preparing.preparation import decode_all, prepare, tree_source
 from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, stratified
 from alexnet_core.errors import CoreError
 

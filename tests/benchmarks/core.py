@@ -32,8 +32,8 @@ from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import TrainingSpec
 from alexnet_core.data.image_file import decode_image
 from alexnet_core.data.image_tree import read_tree
-from alexnet_core.data.preparation import prepare, tree_source
 from alexnet_core.data.prepared_folder import open_prepared
+from alexnet_core.data.preparing.preparation import prepare, tree_source
 from alexnet_core.model import alexnet
 from alexnet_core.model.alexnet import AlexNet, initialise
 from alexnet_core.model.layers import local_response_norm
@@ -361,7 +361,7 @@ LIMITED = """
 import resource, sys
 from pathlib import Path
 from alexnet_core.data.image_tree import read_tree
-from alexnet_core.data.preparation import prepare, tree_source
+from alexnet_core.data.preparing.preparation import prepare, tree_source
 resource.setrlimit(resource.RLIMIT_DATA, (400 * 2**20, 400 * 2**20))
 made = prepare(tree_source(read_tree(Path(sys.argv[1]))), Path(sys.argv[2]), 64, threads=2)
 # ru_maxrss 连着父进程的也算

@@ -15,7 +15,7 @@ from alexnet_core.commands.prepare import prepare as prepare_command
 from alexnet_core.data.image_file import centre_crop
 from alexnet_core.data.image_tree import read_tree
 from alexnet_core.data.loading import evaluation_digest, load_dataset, load_evaluation_set, summarise_data
-from alexnet_core.data.preparation import prepare, tree_source
+from alexnet_core.data.preparing.preparation import prepare, tree_source
 from alexnet_core.data.splits import held_out
 from alexnet_core.errors import CoreError
 from tests.alexnet_core.data.pictures import picture, spec_of, tree

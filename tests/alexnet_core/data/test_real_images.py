@@ -16,8 +16,8 @@ from alexnet_core import AlexNet, network, train, training_recipe
 from alexnet_core.configuration.train_config import DataSpec, StepSchedule, TrainConfig
 from alexnet_core.data.image_tree import read_tree
 from alexnet_core.data.loading import summarise_data
-from alexnet_core.data.preparation import prepare, tree_source
 from alexnet_core.data.prepared_folder import PreparedData, open_prepared
+from alexnet_core.data.preparing.preparation import prepare, tree_source
 from alexnet_core.model.alexnet import initialise
 from alexnet_core.training.evaluation import EVALUATION_BATCH
 

@@ -22,16 +22,6 @@ from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage, decode_and_look, decode_image, without_picture_warnings
 from alexnet_core.data.image_tree import Tree, some
 from alexnet_core.data.manifest import THREADS, Stamp, file_stamp
-from alexnet_core.data.partial_folder import (
-    MOST_NAMED,
-    PARTIAL_FORMAT,
-    BadImages,
-    PartialFolder,
-    Progress,
-    bad_message,
-    finish,
-    write_split,
-)
 from alexnet_core.data.prepared_folder import (
     FORMAT,
     MANIFEST,
@@ -40,6 +30,8 @@ from alexnet_core.data.prepared_folder import (
     read_lines,
     read_manifest,
 )
+from alexnet_core.data.preparing.finishing import MOST_NAMED, BadImages, bad_message, finish
+from alexnet_core.data.preparing.partial_folder import PARTIAL_FORMAT, PartialFolder, Progress, write_split
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import flush_folder, is_utf8, shown
 

@@ -13,44 +13,30 @@ import hashlib
 import json
 import os
 import shutil
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 
 from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage
-from alexnet_core.data.image_tree import some
 from alexnet_core.data.manifest import Stamp
 from alexnet_core.data.moments import PixelMoments
-from alexnet_core.data.prepared_folder import (
-    FORMAT,
-    MANIFEST,
-    PreparedManifest,
-    PreparedSplit,
-    read_lines,
-)
-from alexnet_core.errors import CoreError
 from alexnet_core.process.files import replaced, shown
 
-BadImages = Literal["fail", "skip"]
 Progress = Callable[[int, int], None]
 # 每部分约 32 MiB：内存与图像总数无关，中断最多重做这么多
 PART_BYTES = 32 * 1024**2
 # 每张一个任务时，线程之间的交接就要百分之一二的时间
 AT_ONCE = 8
-MOST_NAMED = 10
-_HEADER = 128
+HEADER_BYTES = 128
 # 旧版本开了头的，从头做
 PARTIAL_FORMAT = 2
-_KEPT_FIELDS = 5
+KEPT_FIELDS = 5
 
 
 @dataclass
@@ -123,7 +109,9 @@ class PartialFolder:
         """Returns what is in a split's array: uint8 (kept, size, size, 3), memory-mapped."""
         shape = (self.splits[split].kept, self.size, self.size, 3)
         # 空的映射会报错
-        return np.memmap(self.file(split), np.uint8, "r", _HEADER, shape) if shape[0] else np.empty(shape, np.uint8)
+        return (
+            np.memmap(self.file(split), np.uint8, "r", HEADER_BYTES, shape) if shape[0] else np.empty(shape, np.uint8)
+        )
 
     def file(self, split: str, ending: str = ".npy") -> Path:
         """Returns the path of one of a split's files."""
@@ -166,8 +154,8 @@ class PartialFolder:
 
     def _kept(self, split: str) -> np.ndarray:
         """int64 (kept, 5): of every image in the array its place among the names, and its file's stamp."""
-        count = self.splits[split].kept * _KEPT_FIELDS
-        return np.fromfile(self.file(split, "-kept.bin"), dtype=np.int64, count=count).reshape(-1, _KEPT_FIELDS)
+        count = self.splits[split].kept * KEPT_FIELDS
+        return np.fromfile(self.file(split, "-kept.bin"), dtype=np.int64, count=count).reshape(-1, KEPT_FIELDS)
 
     def _stamp(self, name: str) -> Stamp | None:
         try:
@@ -237,7 +225,7 @@ class _SplitFiles:
                 state.odd_bytes += self.odd.write(_line(shown(name), image.oddity))
         rows = [(start + place, *image.stamp) for place, image in enumerate(part) if isinstance(image, Decoded)]
         self.rows.write(np.asarray(rows, dtype=np.int64).tobytes())
-        offset = _HEADER + state.kept * folder.image_bytes
+        offset = HEADER_BYTES + state.kept * folder.image_bytes
         stored = [
             self.writers.submit(
                 _store,
@@ -329,11 +317,11 @@ def _open_files(folder: PartialFolder, split: str, writers: ThreadPoolExecutor, 
     """Opens a split's files where what is noted of them ends."""
     state = folder.splits[split]
     lengths = {
-        ".npy": _HEADER + state.kept * folder.image_bytes,
+        ".npy": HEADER_BYTES + state.kept * folder.image_bytes,
         "-files.tsv": state.files_bytes,
         "-bad.tsv": state.bad_bytes,
         "-odd.tsv": state.odd_bytes,
-        "-kept.bin": state.kept * 8 * _KEPT_FIELDS,
+        "-kept.bin": state.kept * 8 * KEPT_FIELDS,
     }
     opened = [stack.enter_context(_opened(folder.file(split, ending), length)) for ending, length in lengths.items()]
     return _SplitFiles(writers, *opened)
@@ -345,83 +333,6 @@ def _hash_of_kept(folder: PartialFolder, split: str) -> hashlib._Hash:
     for image in folder.images(split):
         running_hash.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
     return running_hash
-
-
-def finish(
-    folder: PartialFolder, array_sha256: dict[str, str], preparation: int, bad_images: BadImages
-) -> PreparedManifest:
-    """Checks what was found, and writes labels, statistics and the manifest.
-
-    Args:
-        folder: All splits are written.
-        array_sha256: By split, from `write_split`.
-        preparation: Version of the preparation, see `DataSpec`.
-        bad_images: `fail` raises where an image cannot be used.
-
-    Raises:
-        CoreError: Images cannot be used, or a class has none left.
-    """
-    source, path = folder.source, folder.path
-    bad = [line for split in source.names for line in read_lines(folder.file(split, "-bad.tsv"))]
-    if bad and bad_images == "fail":
-        raise CoreError(bad_message(source, bad, f"{path}/*-bad.tsv name them all"))
-    splits = {split: _finish_split(folder, split, array_sha256[split]) for split in source.labels}
-    odd = [line for split in source.names for line in read_lines(folder.file(split, "-odd.tsv"))]
-    (path / "bad_images.tsv").write_text("".join(f"{line}\n" for line in bad), errors="surrogateescape")
-    if odd:
-        (path / "odd_images.tsv").write_text("".join(f"{line}\n" for line in odd), errors="surrogateescape")
-    _save_array(path / "mean_image.npy", folder.moments.mean_image())
-    manifest = PreparedManifest(
-        format=FORMAT,
-        preparation=preparation,
-        source=source.description,
-        digest=_digest(folder),
-        image_size=folder.size,
-        class_names=source.class_names,
-        splits=splits,
-        covariance=tuple(tuple(row) for row in folder.moments.covariance().tolist()),
-        bad_images=len(bad),
-    )
-    # 清单最后写：有清单的文件夹一定是完整的
-    with replaced(path / MANIFEST) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1))
-    return manifest
-
-
-def _finish_split(folder: PartialFolder, split: str, array_sha256: str) -> PreparedSplit:
-    class_names = folder.source.class_names
-    rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64).reshape(-1, _KEPT_FIELDS)
-    labels = folder.source.labels[split][rows[:, 0]]
-    empty = sorted(set(range(len(class_names))) - set(np.unique(labels).tolist()))
-    if empty:
-        raise CoreError(f"{split} has no usable image of {some([class_names[label] for label in empty], 5)}")
-    with folder.file(split).open("r+b") as file:
-        file.write(_npy_header((len(labels), folder.size, folder.size, 3)))
-        os.fsync(file.fileno())
-    _save_array(folder.file(split, "-labels.npy"), labels)
-    return PreparedSplit(
-        images=len(labels), array_sha256=array_sha256, labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest()
-    )
-
-
-def _digest(folder: PartialFolder) -> str:
-    """What `manifest_digest` gives for the lines; of a million only the places are sorted in memory."""
-    names: list[str] = []
-    places: list[tuple[BinaryIO, array[int]]] = []
-    content_hash = hashlib.sha256()
-    with ExitStack() as stack:
-        for split, all_names in folder.source.names.items():
-            rows = np.fromfile(folder.file(split, "-kept.bin"), dtype=np.int64).reshape(-1, _KEPT_FIELDS)
-            names += [all_names[row] for row in rows[:, 0]]
-            file = stack.enter_context(folder.file(split, "-files.tsv").open("rb"))
-            places.append((file, array("q", accumulate(map(len, file), initial=0))))
-        ends = list(accumulate(len(starts) - 1 for _, starts in places))
-        for number in sorted(range(len(names)), key=names.__getitem__):
-            split_number = bisect_right(ends, number)
-            lines, starts = places[split_number]
-            lines.seek(starts[number - (ends[split_number - 1] if split_number else 0)])
-            content_hash.update(lines.readline())
-    return content_hash.hexdigest()
 
 
 def _store(descriptor: int, offset: int, images: Sequence[np.ndarray]) -> bytes:
@@ -446,22 +357,6 @@ def _lines_to(path: Path, length: int) -> list[str]:
         return file.read(length).decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with replaced(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-
-
-def bad_message(source: ImageSource, bad: Sequence[str], where_all: str) -> str:
-    """Returns the error that names images that cannot be used; `bad` are lines of `bad_images.tsv`."""
-    named = [f"{source.places.get(name, name)} ({reason})" for name, reason in (line.split("\t") for line in bad)]
-    plural = f"{len(bad)} images cannot be used" if len(bad) > 1 else "1 image cannot be used"
-    all_of_them = f" ({where_all})" if len(bad) > MOST_NAMED else ""
-    return (
-        f"{source.description}: {plural}: {some(named, MOST_NAMED)}{all_of_them}; mend them, or leave them out with "
-        "python -m alexnet_core prepare --bad-images skip"
-    )
-
-
 @contextmanager
 def _opened(path: Path, length: int) -> Iterator[BinaryIO]:
     """Opens a file for appending after its first `length` bytes; what a killed process wrote beyond goes."""
@@ -469,10 +364,3 @@ def _opened(path: Path, length: int) -> Iterator[BinaryIO]:
         file.truncate(length)
         file.seek(length)
         yield file
-
-
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """The header of an uint8 array in numpy's format, always of the same length."""
-    described = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
-    padded = described.ljust(_HEADER - 10 - 1) + "\n"
-    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("ascii")

@@ -23,13 +23,13 @@ from PIL import Image
 
 from alexnet_core.__main__ import main
 from alexnet_core.configuration.train_config import DataSpec
-from alexnet_core.data import partial_folder, preparation
 from alexnet_core.data.cifar import cifar10_source
 from alexnet_core.data.image_file import BadImage, centre_crop, decode_image
 from alexnet_core.data.image_tree import read_tree
 from alexnet_core.data.loading import image_names, load_dataset, summarise_data
-from alexnet_core.data.preparation import prepare, tree_source
 from alexnet_core.data.prepared_folder import open_prepared, verify_prepared
+from alexnet_core.data.preparing import partial_folder, preparation
+from alexnet_core.data.preparing.preparation import prepare, tree_source
 from alexnet_core.errors import CoreError
 
 
@@ -186,7 +186,8 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
     root = tree(tmp_path / "data", count=400)
     # 部分变小，才有很多个可以被杀的时刻
     program = (
-        "import sys; from pathlib import Path; from alexnet_core.data import partial_folder, preparation as p;"
+        "import sys; from pathlib import Path;"
+        "from alexnet_core.data.preparing import partial_folder, preparation as p;"
         "from alexnet_core.data.image_tree import read_tree; partial_folder.PART_BYTES = 24 * 24 * 3 * 20;"
         "p.prepare(p.tree_source(read_tree(Path(sys.argv[1]))), Path(sys.argv[2]), 24,"
         " progress=lambda done, total: print(done, flush=True))"
@@ -219,7 +220,8 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
     """Peak memory of a process that prepares 200 and 3,000 images of 96 pixels (83 MB of pixels)."""
     program = (
-        "import sys; from pathlib import Path; from alexnet_core.data import partial_folder, preparation as p;"
+        "import sys; from pathlib import Path;"
+        "from alexnet_core.data.preparing import partial_folder, preparation as p;"
         "from alexnet_core.data.image_tree import read_tree; partial_folder.PART_BYTES = 2**21;"
         "p.prepare(p.tree_source(read_tree(Path(sys.argv[1]))), Path(sys.argv[2]), 96, threads=2);"
         # ru_maxrss 连着父进程的也算，那就什么也测不出
