@@ -36,8 +36,6 @@ def shown_commands() -> list[tuple[str, tuple[str, ...]]]:
         (module, tuple(shlex.split(arguments.replace("--minutes M", "--minutes 1"))))
         for page in PAGES
         for module, arguments in SHOWN.findall(page.read_text().replace("\\\n", " ").replace('"$@"', ""))
-        # 它没有选项，一叫就跑
-        if module != "tests.benchmarks.sweeps"
     }
     return sorted(found)
 

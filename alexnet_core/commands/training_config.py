@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.named_networks import network_of_recipe, prepared_size, training_recipe
 from alexnet_core.configuration.train_config import DIGITS_SIZE, TrainConfig
 from alexnet_core.data.loading import summarise_data
@@ -34,13 +35,7 @@ def _read_config(path: Path) -> TrainConfig:
     except OSError as error:
         raise CoreError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise CoreError(f"{path} is not a training configuration: {_first_mistake(error)}") from error
-
-
-def _first_mistake(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+        raise CoreError(f"{path} is not a training configuration: {first_mistake(error)}") from error
 
 
 def named_config(options: argparse.Namespace) -> TrainConfig:
@@ -72,7 +67,7 @@ def named_config(options: argparse.Namespace) -> TrainConfig:
             }
         )
     except ValidationError as error:
-        raise CoreError(f"{options.network} on {options.dataset}: {_first_mistake(error)}") from error
+        raise CoreError(f"{options.network} on {options.dataset}: {first_mistake(error)}") from error
 
 
 def _digits(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,11 +1,20 @@
-"""The base of every configuration: frozen, without unknown fields, without infinities."""
+"""The base of every configuration (frozen, no unknown fields, no infinities), and what is wrong with one in a line."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Frozen(BaseModel):
     """Base of every configuration object: immutable, no unknown fields, no NaN and no infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=False)
+
+
+def first_mistake(error: ValidationError) -> str:
+    """Returns the first mistake of a configuration or record in one line: `training.epochs: Input should be ...`."""
+    mistake = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in mistake["loc"])
+    message = str(mistake["msg"]).removeprefix("Value error, ")
+    # 整个文件不成 JSON，或者错在几个字段之间：没有位置可说
+    return f"{where}: {message}" if where else message

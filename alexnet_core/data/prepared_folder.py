@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, ValidationError
 
-from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.frozen import Frozen, first_mistake
 from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.data.manifest import ManifestLine, manifest_digest
 from alexnet_core.data.moments import PixelMoments
@@ -146,9 +146,7 @@ def read_manifest(folder: Path) -> PreparedManifest:
             f"{path} cannot be read: {error.strerror}; prepare the data with alexnet_core prepare"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CoreError(f"{path} is no manifest of prepared data: {where}: {first['msg']}") from error
+        raise CoreError(f"{path} is no manifest of prepared data: {first_mistake(error)}") from error
     if manifest.format != FORMAT:
         raise CoreError(f"{path} has format {manifest.format}, this version reads {FORMAT}; prepare the data anew")
     return manifest

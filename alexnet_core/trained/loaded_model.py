@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.metrics import SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import Dataset, Split
@@ -116,7 +117,9 @@ def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> L
         mean_image = tensors.pop("mean_image").numpy()
         network = AlexNet(config.network, devices)
         network.load_state_dict(tensors)
-    except (ValidationError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except ValidationError as error:
+        raise CoreError(f"{folder} is not an export that this version can load: {first_mistake(error)}") from error
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise CoreError(f"{folder} is not an export that this version can load: {first}") from error
     _check_parts(folder, config, labels, mean_image)

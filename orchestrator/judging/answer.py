@@ -250,6 +250,7 @@ class Confirmation(Frozen):
         metric: The primary metric, as shown.
         seeds: The fresh seeds that are complete.
         missing: Planned trials that have not ended.
+        unlike: Trials without a pair: the baseline's had other workers or another kind of device.
         baseline_error: The baseline's mean validation error on them, percent.
         swept_baseline_error: Its mean validation error as the sweep saw it: over the arms' seeds.
         points: One Holm family, the sweep's best first.
@@ -258,6 +259,7 @@ class Confirmation(Frozen):
     metric: str
     seeds: tuple[int, ...]
     missing: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
     baseline_error: float | None
     swept_baseline_error: float | None
     points: tuple[ConfirmedPoint, ...]

@@ -158,11 +158,7 @@ def _on_looks(answer: Answer) -> str:
 
 def _on_the_seeds(answer: Answer) -> Iterator[str]:
     if answer.unlike:
-        yield (
-            f"{_counted(len(answer.unlike), 'trial')} could not be paired, since the baseline's was trained by another "
-            "number of workers or on another kind of device, which moves errors as another seed does: "
-            f"{'; '.join(_by_seed(answer.unlike))}."
-        )
+        yield not_paired(answer.unlike)
     if answer.unmeasured:
         yield (
             f"{_counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
@@ -184,6 +180,15 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
             f"Seeds needed: for 80 % power at the smallest effect worth finding, {effect}, at "
             "the arm's level, from the 95 % limits of the standard deviation."
         )
+
+
+def not_paired(unlike: Sequence[str]) -> str:
+    """Returns the sentence about trials, `arm seed k` each, whose baseline was trained another way."""
+    return (
+        f"{_counted(len(unlike), 'trial')} could not be paired, since the baseline's was trained by another "
+        "number of workers or on another kind of device, which moves errors as another seed does: "
+        f"{'; '.join(_by_seed(unlike))}."
+    )
 
 
 def _by_seed(missing: Sequence[str]) -> list[str]:

@@ -164,6 +164,7 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
         metric=judged.label,
         seeds=tuple(seeds),
         missing=tuple(f"{name} seed {seed}" for (name, seed), key in sorted(planned.items()) if key not in by_key),
+        unlike=_unlike(cells, plan.study.baseline, seeds),
         baseline_error=_mean_error(cells[plan.study.baseline]),
         swept_baseline_error=swept_baseline,
         points=tuple(
@@ -206,6 +207,13 @@ def _verdicts(
     share = 1.0 if beyond or not points else share_of_level(looks, seeds, ALPHA / len(points))
     verdicts = judge(evidence, SCALES[judged.scale].size(plan.recipe.margin), ALPHA, ShareOfLevel(share))
     return withhold(verdicts, f"already looked at {looks[-1]} seeds") if beyond else verdicts
+
+
+def _unlike(cells: Mapping[str, Sequence[ConfirmationRecord]], baseline: str, seeds: Sequence[int]) -> tuple[str, ...]:
+    """The trials that are compared with no baseline's, since other workers or devices trained that one."""
+    rows = {name: [record.row for record in records] for name, records in cells.items()}
+    pairs = {name: pairs_by_seed(rows[baseline], points) for name, points in rows.items()}
+    return tuple(f"{name} seed {seed}" for name in rows for place, seed in enumerate(seeds) if place not in pairs[name])
 
 
 def _swept_baseline(plan: Plan, trials: pl.DataFrame) -> float | None:

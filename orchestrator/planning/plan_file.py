@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.errors import ExitCode, LabError
@@ -344,7 +345,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:
             retune=plan_file.retune,
         )
     except (KeyError, ValidationError, StudyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
         raise LabError(
             f"{folder / 'plan.json'} is of an earlier version or damaged ({reason}); run the study again",
             exit_code=ExitCode.NOTHING,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.frozen import Frozen, first_mistake
 from alexnet_core.configuration.metrics import SplitErrors
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
@@ -72,9 +72,9 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
     except OSError as error:
         raise LabError(f"{path} cannot be read: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
         raise LabError(
-            f"{path} is damaged: {reason}; delete it to evaluate this trial again", exit_code=ExitCode.ENVIRONMENT
+            f"{path} is damaged: {first_mistake(error)}; delete it to evaluate this trial again",
+            exit_code=ExitCode.ENVIRONMENT,
         ) from error
     # 拷错了地方的评估不能算在别人名下
     if (evaluation.key, evaluation.views) != (folder.name, views):

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.frozen import Frozen, first_mistake
 from alexnet_core.configuration.metrics import Count, EpochReport, SplitErrors
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import ExitCode, LabError
@@ -131,13 +131,8 @@ def read_config(folder: Path) -> TrainConfig:
         raise read_error(path, error) from error
     except ValidationError as error:
         raise LabError(
-            f"{path} is damaged: {_first(error)}; move {folder} away", exit_code=ExitCode.ENVIRONMENT
+            f"{path} is damaged: {first_mistake(error)}; move {folder} away", exit_code=ExitCode.ENVIRONMENT
         ) from error
-
-
-def _first(error: ValidationError) -> str:
-    mistake = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']}"
 
 
 def next_attempt(folder: Path) -> int:
@@ -200,7 +195,7 @@ def read_result(folder: Path) -> TrialResult | None:
         raise read_error(path, error) from error
     except ValidationError as error:
         raise LabError(
-            f"{path} is damaged: {_first(error)}; delete it to train this trial again from its last checkpoint",
+            f"{path} is damaged: {first_mistake(error)}; delete it to train this trial again from its last checkpoint",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
     # 拷错了地方的结果不能算在别人名下

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
+from alexnet_core.configuration.frozen import first_mistake
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.planning.plan import Plan
@@ -78,7 +79,7 @@ def _reported(folder: Path) -> tuple[Answer, Provenance]:
         answer = Answer.model_validate_json((folder / ANSWER).read_bytes())
         return answer, Provenance.model_validate_json((folder / PROVENANCE).read_bytes())
     except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
         raise LabError(f"{folder} has no report to check ({reason})", exit_code=ExitCode.NOTHING) from error
 
 

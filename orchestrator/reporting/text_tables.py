@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
-from orchestrator.judging.notes import shown_value, top5_says_something
+from orchestrator.judging.notes import not_paired, shown_value, top5_says_something
 from orchestrator.judging.primary_metric import GAP
 from orchestrator.judging.scales import SCALES, STATISTICS
 from orchestrator.reporting.material import Provenance
@@ -349,6 +349,7 @@ def confirmation_lead(answer: Answer) -> str:
     if confirmation is None:
         return ""
     lost = f" Not complete: {', '.join(confirmation.missing)}." if confirmation.missing else ""
+    lost += f" {not_paired(confirmation.unlike)}" if confirmation.unlike else ""
     return (
         "The sweep's error chose these points, so it flatters them. Here they and the baseline are trained on fresh "
         f"seeds, and judged as one family of {len(confirmation.points)} (Holm). Lead: the baseline's validation error "

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.orchestration import STUDY, spin_seconds
@@ -21,7 +22,7 @@ from tests.lab import Lab, clear, wait_until
 from tests.logical_cluster import nodes
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 1 when a trial is missing or processes are left."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cluster")
     parser.add_argument("--nodes", type=int, default=8, help="nodes of two GPUs each, one GPU per slot")
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument(
         "--lose-a-node", action="store_true", help="remove a node when a fifth has ended, add one later"
     )
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print(f"spin loop: {spin_seconds():.2f} s")
     with tempfile.TemporaryDirectory() as text:
         lab = Lab(Path(text) / "home", Path(text) / "results")

@@ -3,7 +3,7 @@
 Ratios of interleaved runs with a spin loop beside them; prints, and asserts nothing.
 
     --parts norm,steps,towers,seeds,gather,prepare   (default: all; `limit` prepares 200,000 JPEGs in 400 MB)
-    --threads 1,2                                     --batch 32    --rounds 5
+    --threads 1,2    --batch 32    --rounds 5    --images 2400 (of gather and prepare)
 
 `python -m tests.benchmarks.device` measures a GPU.
 """
@@ -143,8 +143,8 @@ def grouped_step(batch: int) -> Run:
     return run
 
 
-def norm_part(rounds: int) -> None:
-    x = torch.randn(16, 96, 55, 55)
+def norm_part(images: int, rounds: int) -> None:
+    x = torch.randn(images, 96, 55, 55)
     last = x.contiguous(memory_format=torch.channels_last)
 
     def run(norm: Callable[..., torch.Tensor], given: torch.Tensor) -> Run:
@@ -168,12 +168,16 @@ def norm_part(rounds: int) -> None:
     )
     best = min(taken["torch"], taken["torch, channels_last"])
     for name, value in taken.items():
-        print(f"  response norm 16x96x55x55, {name}: {1e3 * value:.1f} ms")
+        print(f"  response norm {images}x96x55x55, {name}: {1e3 * value:.1f} ms")
     print(f"  torch's best over ours: {best / taken['ours']:.1f} (aim 4)")
 
 
 def steps_part(batch: int, rounds: int) -> None:
-    for name, aim, size in (("alexnet-paper", 1.2, batch), ("alexnet-mini", 1.1, 64), ("cifar-11pct", 1.1, 64)):
+    for name, aim, size in (
+        ("alexnet-paper", 1.2, batch),
+        ("alexnet-mini", 1.1, 2 * batch),
+        ("cifar-11pct", 1.1, 2 * batch),
+    ):
         spec = network(name)
         runs = {
             "ours": step_of(spec, size),
@@ -318,12 +322,13 @@ def pictures(folder: Path, count: int, size: tuple[int, int]) -> Path:
     return folder
 
 
-def gather_part(folder: Path, rounds: int) -> None:
-    made = prepare(tree_source(read_tree(pictures(folder / "tree", 2000, (300, 256)))), folder / "made", 256)
+def gather_part(folder: Path, rounds: int, count: int) -> None:
+    made = prepare(tree_source(read_tree(pictures(folder / "tree", count, (300, 256)))), folder / "made", 256)
     images = open_prepared(folder / "made").images["train"]
-    out = np.empty((128, 256, 256, 3), np.uint8)
+    size = min(128, len(images))
+    out = np.empty((size, 256, 256, 3), np.uint8)
     random = np.random.default_rng(0)
-    batches = [np.sort(random.permutation(len(images))[:128]) for _ in range(20)]
+    batches = [np.sort(random.permutation(len(images))[:size]) for _ in range(20)]
 
     def gather() -> None:
         for rows in batches:
@@ -331,15 +336,15 @@ def gather_part(folder: Path, rounds: int) -> None:
 
     taken = interleaved({"gather": gather}, rounds)["gather"]
     print(
-        f"  gathered from {made.splits['train'].images} images: {20 * 128 / taken:,.0f} images/s a thread (aim 30,000)"
+        f"  gathered from {made.splits['train'].images} images: {20 * size / taken:,.0f} images/s a thread (aim 30,000)"
     )
 
 
-def prepare_part(folder: Path, threads: int, rounds: int) -> None:
-    root = pictures(folder / "tree", 2400, (500, 375))
+def prepare_part(folder: Path, threads: int, rounds: int, count: int) -> None:
+    root = pictures(folder / "tree", count, (500, 375))
     tree = read_tree(root)
     paths = [root / name for names in tree.names.values() for name in names]
-    count = 0
+    preparations = 0
 
     def bare() -> None:
         with ThreadPoolExecutor(threads) as pool:
@@ -347,9 +352,9 @@ def prepare_part(folder: Path, threads: int, rounds: int) -> None:
                 pass
 
     def whole() -> None:
-        nonlocal count
-        count += 1
-        prepare(tree_source(tree), folder / f"made{count}", 256, threads=threads)
+        nonlocal preparations
+        preparations += 1
+        prepare(tree_source(tree), folder / f"made{preparations}", 256, threads=threads)
 
     taken = interleaved({"bare": bare, "prepare": whole}, rounds)
     rate = len(paths) / taken["prepare"]
@@ -387,6 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2400)
     options = parser.parse_args(arguments)
     fresh = "GOMP_SPINCOUNT" in os.environ
     settle_process()
@@ -398,22 +404,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(threads)
         print(f"{threads} threads; spin loop {spin():.3f} s", flush=True)
         if "norm" in parts:
-            norm_part(options.rounds)
+            norm_part(min(16, options.batch), options.rounds)
         if "steps" in parts:
             steps_part(options.batch, options.rounds)
         if "towers" in parts:
             towers_part(options.batch, options.rounds)
         if "prepare" in parts:
             with tempfile.TemporaryDirectory() as folder:
-                prepare_part(Path(folder), threads, options.rounds)
+                prepare_part(Path(folder), threads, options.rounds, options.images)
     if "limit" in parts:
         with tempfile.TemporaryDirectory() as folder:
             limit_part(Path(folder), 200_000)
     if "gather" in parts:
         with tempfile.TemporaryDirectory() as folder:
-            gather_part(Path(folder), options.rounds)
+            gather_part(Path(folder), options.rounds, options.images)
     if "seeds" in parts:
-        seeds_part(3)
+        seeds_part(min(3, options.rounds))
     print(f"spin loop {spin():.3f} s")
 
 

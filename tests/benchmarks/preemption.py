@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,11 @@ STUDY = ("--study", "pooling", "--network", "alexnet-paper", "--set", "training.
 IMAGES_PER_CLASS = {"train": 320, "val": 16}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 1 when a stop took longer than it may, or lost its checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.preemption")
     parser.add_argument("moments", type=float, nargs="*", default=[2.0, 6.0, 10.0], help="seconds after the first step")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as text:
         lab = Lab(Path(text) / "home", Path(text) / "results")
         lab.home.mkdir()

@@ -1,7 +1,8 @@
 """Times the commands on many records: `python -m tests.benchmarks.scale DIR --trials 1000,10000,100000`.
 
-Each size gets a results folder of its own under DIR: one study of 100 arms, every trial on record with ten epochs. Each
-command runs as a process; printed are its wall and CPU seconds and its largest memory. Folders are used again.
+Each size gets a results folder of its own under DIR: one study of 100 arms (`--arms`), every trial on record with ten
+epochs. Each command runs as a process; printed are its wall and CPU seconds and its largest memory. Folders are used
+again.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexnet_core.data.loading import summarise_data
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import write_plan
 from orchestrator.records import trial_record
 from search_spaces.study import load_study
-from search_spaces.trial import PlannedTrial, base_config, unfold
+from search_spaces.trial import PlannedTrial
 from tests.benchmarks.generated_records import curve, made_result
+from tests.made_plans import make_plan
 
 ARMS = 100
 EPOCHS = 10
@@ -37,35 +40,24 @@ arms:
 TABLES = "import sys; from pathlib import Path; from orchestrator.tables.tables import update_tables; "
 
 
-def write_study(path: Path) -> None:
-    arms = [
+def write_study(path: Path, arms: int) -> None:
+    lines = [
         f"  - {{name: arm_{number}, title: arm {number}, set: {{training.weight_decay: {number / 1000 + 0.0005}}}}}\n"
-        for number in range(ARMS)
+        for number in range(arms)
     ]
-    path.write_text(HEAD + "".join(arms))
+    path.write_text(HEAD + "".join(lines))
 
 
-def planned(study_file: Path, trials: int) -> tuple[PlannedTrial, ...]:
-    study = load_study(str(study_file))
-    base = base_config(
-        study, "digits", summary=summarise_data("digits"), data_root=None, cache=None, epochs=EPOCHS, overrides={}
-    )
-    return unfold(study, base, range(trials // ARMS))
-
-
-def generate(results: Path, trials: Sequence[PlannedTrial]) -> None:
+def generate(results: Path, plan: Plan) -> None:
     """Writes every trial's record, and the plan and members of the study."""
     lines = curve(EPOCHS)
     texts: dict[str, str] = {}
-    for number, trial in enumerate(trials):
+    for number, trial in enumerate(plan.trials):
         record(results, trial, lines, texts, wrong=5 + number % 50)
-    folder = results / "studies" / "scale"
-    folder.mkdir(parents=True)
-    members = [json.dumps(trial_record.membership("scale", "digits", trial)) + "\n" for trial in trials]
+    folder = results / "studies" / plan.study.name
+    write_plan(folder, plan, ["ablate.py", "--study", "scale.yaml"])
+    members = [json.dumps(trial_record.membership(folder.name, "digits", trial)) + "\n" for trial in plan.trials]
     (folder / "members.jsonl").write_text("".join(members))
-    rows = [{"arm": trial.arm, "seed": trial.seed, "phase": "arm", "key": trial.key} for trial in trials]
-    plan = {"dataset": "digits", "arms": sorted({trial.arm for trial in trials}), "trials": rows}
-    (folder / "plan.json").write_text(json.dumps(plan))
 
 
 def record(results: Path, trial: PlannedTrial, lines: str, texts: dict[str, str], wrong: int) -> None:
@@ -107,29 +99,30 @@ def commands(results: Path, study_file: Path, seeds: int, empty: Path) -> dict[s
     }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints a table; 1 when a command with nothing new is over its bounds at the largest size."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", default="1000,10000,100000")
-    options = parser.parse_args()
+    parser.add_argument("--arms", type=int, default=ARMS)
+    options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     study_file = options.folder / "scale.yaml"
-    write_study(study_file)
+    write_study(study_file, options.arms)
     over = False
     print(f"{'trials':>7}  {'command':26} {'wall s':>7} {'CPU s':>7} {'MB':>6}")
     for size in [int(text) for text in options.trials.split(",")]:
         results = options.folder / str(size)
-        trials = planned(study_file, size)
+        plan = make_plan(load_study(str(study_file)), size // options.arms, epochs=EPOCHS)
         if not results.exists():
-            generate(results, trials)
-        for name, arguments in commands(results, study_file, size // ARMS, options.folder / "empty").items():
+            generate(results, plan)
+        for name, parts in commands(results, study_file, size // options.arms, options.folder / "empty").items():
             if name == "the whole answer again" and size > LARGEST_ANSWER:
                 continue  # not asked for: it draws a figure of 100 arms by 1,000 seeds
             if name == "tables, ten new":
-                for trial in trials[:10]:
+                for trial in plan.trials[:10]:
                     (results / "trials" / trial.key / "result.json").touch()
-            wall, processor, memory = measure(arguments)
+            wall, processor, memory = measure(parts)
             print(f"{size:>7}  {name:26} {wall:7.2f} {processor:7.2f} {memory / 1e6:6.0f}", flush=True)
             bound = name.endswith("nothing new") or name in ("best", "status")
             over |= bound and (wall > BOUND_SECONDS or memory > BOUND_BYTES)

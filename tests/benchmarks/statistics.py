@@ -373,11 +373,11 @@ def _bar(value: float, full: float = 1.2) -> str:
     return "#" * round(width * min(1.0, value / full)) + "." * (width - round(width * min(1.0, value / full)))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=STUDIES, help=f"studies per case (default: {STUDIES})")
-    studies = parser.parse_args().studies
+    studies = parser.parse_args(arguments).studies
     started = time.monotonic()
     print_savings(studies)
     print()

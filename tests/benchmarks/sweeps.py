@@ -1,12 +1,15 @@
 """How long a sampler takes for one ask, by how much it was told: why TPE and GP hand over to random points.
 
-`python -m tests.benchmarks.sweeps` prints a table of milliseconds per ask, in memory, beside a spin loop's time.
+`python -m tests.benchmarks.sweeps [--told 100,1000]` prints a table of milliseconds per ask, in memory, beside a spin
+loop's time.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import time
+from collections.abc import Sequence
 
 import optuna
 from optuna.trial import create_trial
@@ -52,13 +55,17 @@ def _blank() -> optuna.trial.FrozenTrial:
     return create_trial(state=optuna.trial.TrialState.RUNNING)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints the table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.sweeps")
+    parser.add_argument("--told", help="numbers of points for every sampler (default: up to 10,000, GP up to 100)")
+    told = parser.parse_args(arguments).told
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     started = time.perf_counter()
     sum(range(10_000_000))
     print(f"spin loop: {time.perf_counter() - started:.2f} s; random from: {MOST_TOLD}")
-    for sampler, sizes in TOLD.items():
+    for sampler, usual in TOLD.items():
+        sizes = usual if told is None else tuple(int(text) for text in told.split(","))
         found = ", ".join(f"{told}: {milliseconds_per_ask(sampler, told):.1f}" for told in sizes)
         print(f"{sampler}: ms per ask after so many points: {found}", flush=True)
 

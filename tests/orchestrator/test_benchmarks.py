@@ -1,7 +1,11 @@
-"""Benchmarks of real studies run, in small."""
+"""Every benchmark that the page lists runs, in small."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,47 @@ import pytest
 from tests.lab import Lab
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "tests" / "benchmarks" / "README.md"
+# 名称：(最小的参数, 必有的输出)；DIR 换成一个新文件夹
+SMALL = {
+    "core": (
+        "--parts norm,steps,towers,seeds,gather,prepare --threads 1 --batch 2 --rounds 1 --images 8",
+        "torch's best over ours",
+    ),
+    "device": (
+        "--device cpu --batches 1 --precisions float32 --rounds 1 --steps 1 --images 2",
+        "Loader, from the page cache through one thread",
+    ),
+    "scale": ("DIR --trials 8 --arms 2", "the whole answer again"),
+    "generated_records": ("DIR --trials 80 --epochs 2 --rounds 1", "report:"),
+    "statistics": ("--studies 20", "highest rate:"),
+    "sweeps": ("--told 5", "gp: ms per ask after so many points: 5:"),
+}
+# 真起 Ray 的：orchestration 在下面；其余要几分钟，参数由 tests/test_docs.py 交给它们的解析器
+WITH_RAY = {"orchestration", "cluster", "chaos", "preemption"}
+
+
+def test_every_benchmark_of_the_page_has_a_small_run() -> None:
+    shown = set(re.findall(r"^\| `python -m tests\.benchmarks\.(\w+)", PAGE.read_text(), re.MULTILINE))
+    assert shown == SMALL.keys() | WITH_RAY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
+    arguments, line = SMALL[name]
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments.replace("DIR", str(tmp_path / "new")).split()],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # 1 是比界限慢：这里不量时间
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert line in done.stdout
 
 
 @pytest.mark.slow

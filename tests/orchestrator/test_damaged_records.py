@@ -36,7 +36,9 @@ def make_results(results: Path, study: str) -> Path:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Results of a sound study, and the key of a trial of it."""
     results = tmp_path_factory.mktemp("sound") / "results"
-    return results, make_results(results, "lrn").name
+    key = make_results(results, "lrn").name
+    assert report.main(["--study", "lrn", "--results", str(results)]) == 0
+    return results, key
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     [
         (best.main, ["--results", "RESULTS"], WHATS_LEFT),
         (report.main, ["--study", "lrn", "--results", "RESULTS"], WHATS_LEFT),
+        (report.main, ["--check", "--study", "lrn", "--results", "RESULTS"], LEFT_OUT),
         (status.main, ["--results", "RESULTS"], WHATS_LEFT),
         (publish.main, ["--to", "tensorboard", "RUNS", "--results", "RESULTS"], WHATS_LEFT),
         (status.main, ["KEY", "--results", "RESULTS"], THE_TRIAL_ITSELF),
@@ -51,7 +54,17 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         (ablate.main, ["--seeds", "3", "--epochs", "2", "--results", "RESULTS"], THE_TRIAL_ITSELF),
         (merge.main, ["RESULTS", "--results", "OWN"], LEFT_OUT),
     ],
-    ids=["best", "report", "status", "publish", "status of it", "ablate --dry-run", "ablate", "merge"],
+    ids=[
+        "best",
+        "report",
+        "report --check",
+        "status",
+        "publish",
+        "status of it",
+        "ablate --dry-run",
+        "ablate",
+        "merge",
+    ],
 )
 def test_a_damaged_result_is_named_with_one_word_by_every_command(
     tmp_path: Path,
@@ -72,7 +85,8 @@ def test_a_damaged_result_is_named_with_one_word_by_every_command(
     lines = [*captured.out.splitlines(), *captured.err.splitlines(), *caplog.messages]
     named = {line.partition(f"{path} ")[2] for line in lines if str(path) in line}
     assert len(named) == 1
-    assert named.pop().startswith("is damaged: ")
+    assert named.pop().startswith("is damaged: Invalid JSON: ")
+    assert len(caplog.messages) <= 1, "a warning is said once"
     assert "Traceback" not in captured.err
 
 

@@ -7,7 +7,9 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +30,7 @@ def ray_folder() -> Path:
     """Makes the folder of a Ray of this driver's own, which nobody else may enter.
 
     It lies in RAY_TMPDIR, or else in the temporary folder, or in `/tmp` where that one's path is too long for Ray's
-    sockets.
+    sockets. Those of dead drivers of this user on this host, which lie beside it, are removed.
 
     Raises:
         LabError: With exit code 3 where none of them will do.
@@ -47,12 +49,48 @@ def ray_folder() -> Path:
             reasons.append(f"{parent} cannot be written: {error.strerror}")
             continue
         _made.append(folder)
+        _remove_orphans(parent)
+        _keep(folder)
         return folder
     raise LabError(
         f"Ray has no folder for its sockets: {'; '.join(reasons)}; set RAY_TMPDIR to a folder that can be written and "
         f"whose path has at most {LONGEST_TEMPORARY} bytes",
         exit_code=ExitCode.ENVIRONMENT,
     )
+
+
+def _remove_orphans(parent: Path) -> None:
+    """Removes the folders of drivers that were killed together with their reaper."""
+    for lock in parent.glob(f"{_PREFIX}*/{_lock_name()}"):
+        # 别人的文件夹不碰，也不跟着链接走到别处
+        with suppress(OSError, LabError):
+            status = lock.parent.lstat()
+            if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+                continue
+            with lock.open("a") as file:
+                if _is_free(lock, file):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _keep(folder: Path) -> None:
+    """Locks a folder of this driver's for as long as it lives; without locks it only is never taken for an orphan."""
+    lock, new = folder / _lock_name(), folder / f"{_lock_name()}.new"
+    with suppress(LabError, OSError):
+        _lock(new, lock)
+
+
+def _lock_name() -> str:
+    # 共享的文件夹里，别的主机的锁可能看不见
+    return f"{socket.gethostname()}.lock"
+
+
+def _lock(new: Path, lock: Path) -> None:
+    """Makes a lock that nobody sees before it is taken, and holds it until this process ends."""
+    file = new.open("a")
+    _is_free(new, file)
+    # 先上锁再改名：别人扫到它时，锁已经在了
+    new.rename(lock)
+    _locks.append(file)
 
 
 def scratch_folder(results: Path) -> Path:
@@ -73,11 +111,7 @@ def scratch_folder(results: Path) -> Path:
                 lock.unlink(missing_ok=True)
     folder = parent / f"{host}-{os.getpid()}-{secrets.token_hex(4)}"
     lock, new = (folder.with_name(f"{folder.name}{suffix}") for suffix in (".lock", ".lock.new"))
-    file = new.open("a")
-    _is_free(new, file)
-    # 先上锁再改名：别人扫到它时，锁已经在了
-    new.rename(lock)
-    _locks.append(file)
+    _lock(new, lock)
     folder.mkdir()
     _made.extend((folder, lock))
     return folder
@@ -101,3 +135,7 @@ def remove_folders() -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+    for lock in _locks:
+        lock.close()
+    _made.clear()
+    _locks.clear()

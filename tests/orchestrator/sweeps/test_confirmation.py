@@ -19,7 +19,7 @@ from orchestrator.judging.sweep_findings import confirm
 from orchestrator.planning.plan import Plan
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
-from orchestrator.reporting.text_tables import confirmation_table
+from orchestrator.reporting.text_tables import confirmation_lead, confirmation_table
 from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps import planned_sweep
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, fresh_seeds
@@ -31,6 +31,7 @@ from search_spaces.study import load_study
 from tests.lab import Lab
 from tests.made_plans import make_plan
 from tests.made_records import put
+from tests.made_reports import make_answer
 
 SWEPT = load_study("weight_decay")
 DECAY = "training.weight_decay"
@@ -152,6 +153,28 @@ def test_a_seed_counts_when_all_points_have_it_and_what_lacks_is_named() -> None
     assert found is not None
     assert found.seeds == (2000, 2001)
     assert found.missing == ("point-1 seed 2002",)
+
+
+def test_fresh_seeds_across_workers_are_not_paired_and_are_named_as_a_studys_are() -> None:
+    history, rows = swept([9, 8, 7])
+    content = confirmation_plan(SEARCH, history, 2, 4, {})
+    trials = confirmation_trials(PLAN, content)
+    rows += [row(trial.key, trial.seed, 20 if trial.arm == "baseline" else 5 + trial.seed % 2) for trial in trials]
+    two = {trial.key for trial in trials if (trial.arm, trial.seed) in {("point-2", 2001), ("point-1", 2003)}}
+    table = pl.DataFrame(rows, schema={name: TRIAL_COLUMNS[name] for name in rows[0]})
+    workers = pl.when(pl.col("key").is_in(list(two))).then(pl.lit("2")).otherwise(pl.lit("1"))
+    found = confirm(PLAN, content, table.with_columns(workers.alias("env_workers")), NO_EPOCHS)
+    assert found is not None
+    assert found.seeds == (2000, 2001, 2002, 2003)
+    assert found.unlike == ("point-2 seed 2001", "point-1 seed 2003")
+    assert [sorted(point.differences) for point in found.points] == [["2000", "2002", "2003"], ["2000", "2001", "2002"]]
+    assert found.points[0].difference == pytest.approx(100 / IMAGES * (-15 - 15 - 14) / 3)
+    lead = confirmation_lead(make_answer().model_copy(update={"confirmation": found}))
+    assert "2 trials could not be paired" in lead
+    assert "seed 2001 (point-2); seed 2003 (point-1)." in lead
+    alike = confirm(PLAN, content, table, NO_EPOCHS)
+    assert alike is not None
+    assert alike.unlike == ()
 
 
 def test_points_confirmed_before_stay_in_the_family_and_another_question_starts_anew() -> None:

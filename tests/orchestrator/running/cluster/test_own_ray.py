@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,6 +224,44 @@ def test_a_scratch_folder_lives_as_long_as_its_drivers_lock_whatever_its_number(
     assert not living.exists()
     assert not second.exists()
     assert {path.name for path in (tmp_path / ".ray").iterdir()} == {third.name, f"{third.name}.lock"}
+
+
+def test_rays_folder_of_a_driver_that_was_killed_with_its_reaper_goes_at_the_next_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parent = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    monkeypatch.setenv("RAY_TMPDIR", str(parent))
+    program = (
+        "import sys; from orchestrator.running.cluster import folders; "
+        "print(folders.ray_folder(), flush=True); sys.stdin.read()"
+    )
+
+    def driver() -> tuple[subprocess.Popen[str], Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    try:
+        (first, living), (second, dying) = driver(), driver()
+        # 别的程序的、别的主机的、链接：都不是我们的
+        others = [parent / "ray-theirs", parent / "ray-elsewhere"]
+        for other in others:
+            other.mkdir()
+        (others[1] / "elsewhere.lock").touch()
+        (tmp_path / f"{socket.gethostname()}.lock").touch()
+        (parent / "ray-link").symlink_to(tmp_path)
+        (dying / "r").mkdir()
+        second.kill()
+        second.communicate()
+        third, latest = driver()
+        assert {*parent.iterdir()} == {living, latest, *others, parent / "ray-link"}
+        assert (tmp_path / f"{socket.gethostname()}.lock").exists()
+        for process in (first, third):
+            process.communicate("")
+    finally:
+        shutil.rmtree(parent)
 
 
 @pytest.mark.parametrize("home", [None, "", "/", "relative", "missing"])
