@@ -1,7 +1,7 @@
 """Silence: slots that are heard no more, and trials that reach no slot; a study says so and goes on.
 
 A worker that trains asks the broker between two batches, one that waits asks for a trial every ten seconds, and one
-whose batches stop ends its own process after `worker.QUIET_LIMIT_SECONDS`. What stays silent for longer is stopped
+whose batches stop ends its own process after `watchdog.QUIET_LIMIT_SECONDS`. What stays silent for longer is stopped
 itself, hangs before its first batch, or is cut off from the broker by a raylet that is not ours.
 """
 

@@ -12,27 +12,21 @@ import hashlib
 import os
 import platform
 import socket
-import sys
 import time
-import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.running.slots.broker_clients import SlotClient
 from orchestrator.running.slots.messages import (
     End,
-    EndState,
     Epoch,
     Evaluated,
-    FirstStep,
     Job,
     Joined,
-    Log,
     Started,
-    TrialNews,
 )
-from orchestrator.running.slots.peak_memory import peak_mb, start_measuring
+from orchestrator.running.slots.watchdog import Place, Watch
 
 if TYPE_CHECKING:
     from alexnet_core.configuration.metrics import EpochReport
@@ -43,10 +37,6 @@ RENEW_AFTER_TRIALS = 200
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RENEW_AT_MEMORY_RATIO = 1.5
 TAKE_WAIT_SECONDS = 10.0
-ASK_EVERY_SECONDS = 0.2
-# 设计规定：超过 max(120 s, 最慢一批的十倍) 没有进展即视为卡死
-QUIET_LIMIT_SECONDS = 120.0
-QUIET_LIMIT_RATIO = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,27 +81,6 @@ def slot_loop(config: dict[str, Any]) -> None:
         renew = trials >= RENEW_AFTER_TRIALS or memory > RENEW_AT_MEMORY_RATIO * first_memory
         if _agreed(place, renew):
             return
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where this worker stands.
-
-    Attributes:
-        slot: Its slot.
-        rank: Its number in the slot's group.
-        workers: How many the group has.
-        devices: The two towers' devices.
-        broker: What it speaks with.
-        gpus: GPUs that it reserves.
-    """
-
-    slot: int
-    rank: int
-    workers: int
-    devices: tuple[str, str]
-    broker: SlotClient
-    gpus: float = 0.0
 
 
 def _place(settings: WorkerSettings) -> Place:
@@ -170,6 +139,8 @@ def _agreed(place: Place, renew: bool) -> bool:
 
 def _run_and_report(place: Place, job: Job, first_in_process: bool) -> None:
     """Trains one trial and reports its end."""
+    from alexnet_core.training.peak_memory import peak_mb, start_measuring
+
     watch = Watch(place, job)
     memory = start_measuring(place.devices, first_in_process)
     try:
@@ -306,62 +277,6 @@ class _Stopped(Exception):
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class Watch:
-    """Speaks with the broker for one trial: posts news, learns of a stop, and ends a process that hangs."""
-
-    def __init__(self, place: Place, job: Job) -> None:
-        self._place = place
-        self._job = job
-        self._question: Any = None
-        self._answered_at = 0.0
-        self._last_batch = time.monotonic()
-        self._slowest = 0.0
-        self._armed_at = 0.0
-        self._first_step_posted = False
-        self.stop_state: EndState | None = None
-        self._arm()
-
-    def post(self, news: TrialNews) -> None:
-        """Sends news and takes the answer; only rank 0 speaks."""
-        if self._place.rank == 0:
-            answer = self._place.broker.post(self._job, news)
-            self.stop_state = self.stop_state or answer
-
-    def report_and_end(self) -> NoReturn:
-        """Posts the traceback of the exception being handled, then ends the process."""
-        self.post(Log(traceback.format_exc()))
-        sys.stderr.flush()
-        os._exit(1)
-
-    def should_stop(self) -> bool:
-        """Called between batches: re-arms the watchdog, and asks the broker without waiting for it."""
-        import ray
-
-        now = time.monotonic()
-        self._slowest = max(self._slowest, now - self._last_batch)
-        self._last_batch = now
-        if now - self._armed_at > 1.0:
-            self._arm()
-        if not self._first_step_posted:
-            self._first_step_posted = True
-            self.post(FirstStep())
-        if self._place.rank == 0 and now - self._answered_at > ASK_EVERY_SECONDS:
-            # 只问不等：训练不能为一句话停下来
-            if self._question is None:
-                self._question = self._place.broker.question(self._job)
-            if ray.wait([self._question], timeout=0)[0]:
-                self.stop_state = self.stop_state or ray.get(self._question)
-                self._question = None
-                self._answered_at = now
-        return self.stop_state is not None
-
-    def _arm(self) -> None:
-        # faulthandler 的计时线程不需要 GIL，卡死在 C 代码里也能结束进程
-        limit = max(QUIET_LIMIT_SECONDS, QUIET_LIMIT_RATIO * self._slowest)
-        faulthandler.dump_traceback_later(limit, exit=True)
-        self._armed_at = time.monotonic()
 
 
 def _memory_bytes() -> int:

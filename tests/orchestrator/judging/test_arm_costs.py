@@ -13,9 +13,9 @@ from scipy import stats
 
 from alexnet_core.configuration.named_networks import network
 from alexnet_core.configuration.network_spec import layer_shapes
+from alexnet_core.training.peak_memory import ON_CPU, peak_mb, start_measuring
 from orchestrator.judging.answer import ArmAnswer
 from orchestrator.judging.arm_costs import arm_costs, pace
-from orchestrator.running.slots.peak_memory import ON_CPU, peak_mb, start_measuring
 from orchestrator.tables.tables import load_tables
 from tests.made_records import make_config, put
 

@@ -13,15 +13,15 @@ ROOT = Path(__file__).parents[4]
 WORKER = """
 import ctypes, time
 import ray
-from orchestrator.running.slots import worker
-worker.QUIET_LIMIT_SECONDS = 3.0
-place = worker.Place(slot=0, rank=1, workers=2, devices=("cpu", "cpu"), broker=None)
-watch = worker.Watch(place, worker.Job("a", "{}", "", 1))
+from orchestrator.running.slots import watchdog
+watchdog.QUIET_LIMIT_SECONDS = 3.0
+place = watchdog.Place(slot=0, rank=1, workers=2, devices=("cpu", "cpu"), broker=None)
+watch = watchdog.Watch(place, watchdog.Job("a", "{}", "", 1))
 for pause in PAUSES:
     time.sleep(pause)
     watch.should_stop()
     print("batch", flush=True)
-worker.faulthandler.cancel_dump_traceback_later() if ENDS else ctypes.PyDLL(None).sleep(60)
+watchdog.faulthandler.cancel_dump_traceback_later() if ENDS else ctypes.PyDLL(None).sleep(60)
 print("end", flush=True)
 """
 
