@@ -103,7 +103,7 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
         print(shown_config(plans[0], request.show), flush=True)
         return ExitCode.DONE
     agenda = make_agenda(plans, request)
-    trains = agenda.left > 0
+    trains = agenda.work.left() > 0
     if trains and not request.dry_run:
         lifecycle.check_process_is_ours()
     _say(console, agenda_lines(agenda, request))
@@ -160,7 +160,7 @@ def _is_cut_short(agenda: Agenda, request: Request, console: Console) -> bool:
     left_out = LeftOut(
         plan=agenda.plan,
         on_record=agenda.on_record,
-        tuning=sum(study.tuning_left for study in agenda.studies),
+        tuning=sum(study.work.left("tuning", "retuned") for study in agenda.studies),
         points=points,
         confirming=confirming,
         confirms=bool(request.sweep.confirm),

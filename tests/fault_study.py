@@ -35,6 +35,7 @@ from alexnet_core.data.loading import summarise_data
 from alexnet_core.model.draws import permutation
 from alexnet_core.training.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
 from orchestrator.errors import LabError
+from orchestrator.planning.estimate import EpochSeconds
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.figures import gallery as gallery_module
@@ -46,6 +47,7 @@ from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import RunningTrials
 from orchestrator.running.recording.opening import RecordOpener, RecordSettings
 from orchestrator.running.recording.recorder import Recorder
+from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
 from orchestrator.running.slots.trial_queue import Trial
@@ -139,11 +141,12 @@ def run_without_ray(agenda: Agenda, request: Request, console: Console, *_: obje
     )
     place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
     with TrialLocks(store.results) as locks:
-        display = Progress(console, "", None)
+        remaining = Remaining(agenda.work, EpochSeconds(), lambda: 1)
+        display = Progress(console, "", None, remaining.count, remaining.time_left)
         opener = RecordOpener(plan, agenda.on_record, settings, RunningTrials())
-        tally = Tally(opener, display)
+        tally = Tally(opener, display, remaining)
         recorder = Recorder(opener, tally, display)
-        tally.begin(plan.trials)
+        tally.begin("arm", plan.trials)
         for trial in agenda.on_record.to_run(plan.trials):
             assert locks.try_lock(trial.key)
             job = Trial(submission := opener.open(trial, None), submission.attempt).begin()

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
 from alexnet_core.configuration.train_config import TrainConfig
-from orchestrator.planning.on_record import OnRecord
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.on_record import Begun
+from orchestrator.planning.work_left import Training, WorkLeft
 from orchestrator.tables.rows import TRIAL_COLUMNS, network_key
-from orchestrator.tables.tables import read_table
+from orchestrator.tables.tables import read_table, trials_from_records
 
-COLUMNS = ("state", "data_digest", "data.train_images", "network_key", "network.name", "epochs", "seconds")
+COLUMNS = (
+    "key",
+    "state",
+    "data_digest",
+    "data.train_images",
+    "network_key",
+    "network.name",
+    "epochs",
+    "seconds",
+    "env_device_name",
+)
+RECORDS_READ = 200
 Likeness = tuple[str | int | None, ...]
 
 
@@ -77,17 +88,24 @@ def likenesses_of(config: TrainConfig) -> tuple[Likeness, Likeness]:
     return (*data, network_key(config.network)), (*data, "name", config.network.name)
 
 
-def measured_epochs(results: Path, on_gpu: bool) -> EpochSeconds:
+def measured_epochs(results: Path, on_gpu: bool, done: Collection[str] = ()) -> EpochSeconds:
     """Reads what epochs took, from the tables of the finished trials.
 
     Args:
         results: The results folder.
         on_gpu: Whether trials on GPUs count, or those on the CPU.
+        done: Keys of trials on record whose records are read where no table has them: the last command was stopped.
     """
     measured = EpochSeconds()
-    trials = read_table(results, "trials", TRIAL_COLUMNS, (*COLUMNS, "env_device_name"))
-    if trials is None:
+    table = read_table(results, "trials", TRIAL_COLUMNS, COLUMNS)
+    tabled = set() if table is None else set(table["key"])
+    # 上次命令被打断，还没来得及写表；平均值用不着成千上万条
+    untabled = sorted(set(done) - tabled)[:RECORDS_READ]
+    frames = [] if table is None else [table]
+    frames += [trials_from_records(results, untabled).select(COLUMNS)] if untabled else []
+    if not frames:
         return measured
+    trials = pl.concat(frames, how="vertical_relaxed")
     device = pl.col("env_device_name")
     alike = device.is_null() | ((device != "cpu") == on_gpu)
     for row in trials.filter(alike & (pl.col("state") == "finished") & (pl.col("epochs") > 0)).iter_rows(named=True):
@@ -96,6 +114,19 @@ def measured_epochs(results: Path, on_gpu: bool) -> EpochSeconds:
         names = ((*data, row["network_key"]), (*data, "name", row["network.name"]))
         measured.add(names, row["seconds"] / row["epochs"])
     return measured
+
+
+def add_begun(measured: EpochSeconds, work: WorkLeft, begun: Mapping[str, Begun]) -> None:
+    """Adds what trials have measured that were stopped in the middle; no table has them.
+
+    Args:
+        measured: Where it is added.
+        work: What is left, those trials with it.
+        begun: How far they had come, by key.
+    """
+    for phase in work.phases.values():
+        for key in phase.known.keys() & begun.keys():
+            measured.add(likenesses_of(phase.known[key].config), begun[key].seconds / begun[key].epochs)
 
 
 @dataclass(frozen=True)
@@ -125,32 +156,33 @@ class Estimate:
     place: Place
 
 
-Price = Callable[[Sequence[TrainConfig]], Estimate]
+Price = Callable[[Sequence[Training]], Estimate]
 
 
-def estimate(configs: Sequence[TrainConfig], measured: EpochSeconds, place: Place) -> Estimate:
-    """Prices trials.
+def estimate(trainings: Sequence[Training], measured: EpochSeconds, place: Place) -> Estimate:
+    """Prices what is to be trained; what is evaluated only costs nothing.
 
     Args:
-        configs: Their configurations, in the order in which they start.
+        trainings: In the order in which they start.
         measured: From `measured_epochs`.
         place: Where they train.
     """
+    trained = [training for training in trainings if training.epochs]
     seconds: list[float] = []
     records: list[int] = []
     one_tower, idle = 0, 0.0
-    for config in configs:
-        epoch = measured.of(config)
+    for training in trained:
+        epoch = measured.of(training.config)
         if epoch is not None:
-            seconds.append(epoch[0] * config.training.epochs)
+            seconds.append(epoch[0] * training.epochs)
             records.append(epoch[1])
-        if config.network.towers == 1 and place.towers_apart:
+        if training.config.network.towers == 1 and place.towers_apart:
             one_tower += 1
             idle += 0.0 if epoch is None else seconds[-1]
     return Estimate(
-        trials=len(configs),
-        epochs=sum(config.training.epochs for config in configs),
-        unknown=len(configs) - len(seconds),
+        trials=len(trained),
+        epochs=sum(training.epochs for training in trained),
+        unknown=len(trained) - len(seconds),
         records=min(records, default=0),
         slot_seconds=sum(seconds),
         wall_seconds=ends_after((), seconds, place.slots),
@@ -173,9 +205,3 @@ def ends_after(running: Sequence[float], waiting: Sequence[float], slots: int) -
     for seconds in (*running, *waiting):
         heapq.heappush(ends, heapq.heappop(ends) + seconds)
     return max(ends)
-
-
-def configs_to_train(plan: Plan, on_record: OnRecord, sweep_left: int = 0) -> list[TrainConfig]:
-    """Returns the configurations that a plan still trains; sweep points count as its baseline."""
-    again = [trial for trial in on_record.to_evaluate(plan.trials) if trial.key in on_record.lost_weights]
-    return [trial.config for trial in (*on_record.missing(plan.trials), *again)] + [plan.base] * sweep_left

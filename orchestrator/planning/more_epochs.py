@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -21,17 +22,29 @@ from orchestrator.tables.tables import read_table
 from search_spaces.trial import PlannedTrial, trial_key
 
 
+class Start(NamedTuple):
+    """Where a trial goes on from.
+
+    Attributes:
+        checkpoint: The final one of a trial of fewer epochs.
+        epochs: Of that.
+    """
+
+    checkpoint: Path
+    epochs: int
+
+
 @dataclass(frozen=True)
 class Extensions:
     """What is known of trials that ran for fewer epochs.
 
     Attributes:
-        starts: The final checkpoint that a missing trial goes on from, by its key.
+        starts: Where a missing trial goes on from, by its key.
         other_rates: Missing trials that ran shorter, but at other learning rates than their beginning would have.
         not_kept: Missing trials that ran shorter, and whose weights and velocities are not there any more.
     """
 
-    starts: Mapping[str, Path] = field(default_factory=dict)
+    starts: Mapping[str, Start] = field(default_factory=dict)
     other_rates: frozenset[str] = frozenset()
     not_kept: frozenset[str] = frozenset()
 
@@ -44,7 +57,8 @@ def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extension
         missing: Trials that are not on record.
     """
     lengths = _epochs_on_record(results)
-    starts, other_rates, not_kept = {}, set(), set()
+    starts: dict[str, Start] = {}
+    other_rates, not_kept = set(), set()
     for trial in missing:
         for epochs in (length for length in lengths if length < trial.config.training.epochs):
             shorter = _with_epochs(trial.config, epochs)
@@ -60,7 +74,7 @@ def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extension
             elif not (path.is_file() and has_velocities(path)):
                 not_kept.add(trial.key)
             else:
-                starts[trial.key] = path
+                starts[trial.key] = Start(path, epochs)
                 break
     return Extensions(starts, frozenset(other_rates - starts.keys()), frozenset(not_kept - starts.keys()))
 
@@ -77,12 +91,12 @@ def _with_epochs(config: TrainConfig, epochs: int) -> TrainConfig:
     return config.model_copy(update={"training": config.training.model_copy(update={"epochs": epochs})})
 
 
-def go_on(folder: Path, start: Path) -> str:
+def go_on(folder: Path, start: Start) -> str:
     """Puts the state that a trial goes on from into its folder, unless it has one of its own; returns a log line.
 
     Args:
         folder: The trial's folder.
-        start: The final checkpoint of the shorter trial.
+        start: Where the shorter trial has ended.
 
     Raises:
         LabError: With exit code 3 when the folder cannot be written.
@@ -91,17 +105,17 @@ def go_on(folder: Path, start: Path) -> str:
     if latest_checkpoint(checkpoints) is not None:
         return ""
     try:
-        path = reopen(start, checkpoints)
+        path = reopen(start.checkpoint, checkpoints)
     except CoreError as error:
         return f"it trains from the beginning: {error}"
     except OSError as error:
         raise LabError(f"{checkpoints} cannot be written: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
-    return f"it goes on from epoch {len(read_history(path))} of trial {start.parents[1].name}"
+    return f"it goes on from epoch {len(read_history(path))} of trial {start.checkpoint.parents[1].name}"
 
 
 def extensions_together(extensions: Iterable[Extensions]) -> Extensions:
     """Returns what several plans know, as one."""
     known = tuple(extensions)
-    starts = {key: path for one in known for key, path in one.starts.items()}
+    starts = {key: start for one in known for key, start in one.starts.items()}
     other_rates = frozenset[str]().union(*(one.other_rates for one in known))
     return Extensions(starts, other_rates, frozenset[str]().union(*(one.not_kept for one in known)))

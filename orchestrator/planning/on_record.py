@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from orchestrator.planning.more_epochs import Extensions, extensions_together, find_extensions
+from orchestrator.records import layout, trial_record
 from orchestrator.records.evaluations import evaluations_on_record, lost_weights
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.tables import done_states
 from search_spaces.trial import PlannedTrial
+
+
+class Begun(NamedTuple):
+    """What a trial has trained that was stopped in the middle.
+
+    Attributes:
+        epochs: Finished ones.
+        seconds: Wall seconds of those.
+    """
+
+    epochs: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -22,16 +36,24 @@ class OnRecord:
         evaluated: (key, views) of the evaluations in more views than one that are on record.
         lost_weights: Keys of the trials on record that must be trained again to be evaluated so.
         extensions: Missing trials that ran for fewer epochs.
+        begun: Missing trials that were stopped in the middle, by key.
     """
 
     done: Mapping[str, TrialState] = field(default_factory=dict)
     evaluated: frozenset[tuple[str, int]] = frozenset()
     lost_weights: frozenset[str] = frozenset()
     extensions: Extensions = field(default_factory=Extensions)
+    begun: Mapping[str, Begun] = field(default_factory=dict)
 
     def refreshed(self, states: Mapping[str, TrialState]) -> OnRecord:
         """Returns the same with trials that have ended meanwhile, or that were read beside; none of them runs again."""
         return replace(self, done={**self.done, **states})
+
+    def epochs_left(self, trial: PlannedTrial) -> int:
+        """Returns how many epochs a missing trial still trains; at least 1, since its last step is there no more."""
+        begun, start = self.begun.get(trial.key), self.extensions.starts.get(trial.key)
+        done = begun.epochs if begun is not None else start.epochs if start is not None else 0
+        return max(1, trial.config.training.epochs - done)
 
     def missing(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
         """Returns those of the trials that are not on record, each key once, in their order."""
@@ -74,8 +96,28 @@ def read_on_record(results: Path, trials: Sequence[PlannedTrial], retry_failed: 
         evaluated=evaluations_on_record(results, trials),
         lost_weights=lost_weights(results, trials),
     )
+    missing = on_record.missing(trials)
     # 只有还缺的 trial 才找得到可接着练的短跑
-    return replace(on_record, extensions=find_extensions(results, on_record.missing(trials)))
+    return replace(on_record, extensions=find_extensions(results, missing), begun=read_begun(results, missing))
+
+
+def read_begun(results: Path, missing: Sequence[PlannedTrial]) -> dict[str, Begun]:
+    """Reads which of the missing trials were stopped in the middle, and how far they had come.
+
+    Args:
+        results: The results folder.
+        missing: Trials that are not on record.
+    """
+    if not missing:
+        return {}
+    # 缺的可以有十万个：先看有哪些文件夹，再读文件
+    folders = set(trial_record.recorded_keys(results))
+    begun = {}
+    for key in (trial.key for trial in missing if trial.key in folders):
+        reports = trial_record.read_epochs(layout.trial_folder(results, key))
+        if reports:
+            begun[key] = Begun(len(reports), sum(report.seconds for report in reports))
+    return begun
 
 
 def together(parts: Iterable[OnRecord]) -> OnRecord:
@@ -86,4 +128,5 @@ def together(parts: Iterable[OnRecord]) -> OnRecord:
         evaluated=frozenset[tuple[str, int]]().union(*(one.evaluated for one in known)),
         lost_weights=frozenset[str]().union(*(one.lost_weights for one in known)),
         extensions=extensions_together(one.extensions for one in known),
+        begun={key: begun for one in known for key, begun in one.begun.items()},
     )

@@ -274,20 +274,7 @@ def further_missing(plan: Plan, ended: Collection[str]) -> tuple[PlannedTrial, .
     return tuple({trial.key: trial for trial in plan.further if trial.key not in not_trained}.values())
 
 
-def retuning_configs(plan: Plan, ended: Collection[str]) -> list[TrainConfig]:
-    """What the re-tuning still trains; while the best values are not known, as much as if no arm kept its own."""
-    if plan.retune is None:
-        return []
-    known = [trial.config for trial in further_missing(plan, ended)]
-    return known if is_tuned(plan, ended) else [*known, *(trial.config for trial in plan.trials)]
-
-
 def is_tuned(plan: Plan, ended: Collection[str]) -> bool:
     """Whether it is known what is trained with the best values, be it nothing."""
     all_ended = all(trial.key in ended for trial in plan.further if trial.phase == "tuning")
     return any(trial.phase == "retuned" for trial in plan.further) or (bool(plan.further) and all_ended)
-
-
-def retuning_left(plan: Plan, ended: Collection[str]) -> int:
-    """How many trials the re-tuning still needs; at most, while the best values are not known."""
-    return len(retuning_configs(plan, ended))

@@ -12,7 +12,8 @@ from orchestrator.planning.estimate import Estimate
 from orchestrator.planning.more_epochs import Extensions
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import TUNING_SEED, Plan
-from orchestrator.planning.retuning import is_tuned, retuning_left
+from orchestrator.planning.retuning import is_tuned
+from orchestrator.planning.work_left import WorkLeft
 
 SHOWN_SEEDS = 12
 
@@ -101,18 +102,18 @@ def extension_parts(extensions: Extensions) -> list[str]:
     return parts
 
 
-def plan_line(plan: Plan, on_record: OnRecord, wall_time: str, outlook: str, sweep_left: int) -> str:
+def plan_line(plan: Plan, on_record: OnRecord, work: WorkLeft, wall_time: str, outlook: str) -> str:
     """Returns the one line printed before anything runs.
 
     Args:
         plan: The plan.
         on_record: What of it is on record.
-        wall_time: How long the rest takes, see `estimate.py`.
+        work: What it has still to do.
+        wall_time: How long that takes, see `estimate.py`.
         outlook: What so many seeds can decide.
-        sweep_left: Points of the sweep still to train.
     """
     planned = plan.unique_keys + plan.sweep_points
-    missing = len(on_record.missing(plan.trials)) + sweep_left
+    missing = len(on_record.missing(plan.trials)) + work.left("sweep")
     parts = [
         f"{planned} trials wanted",
         f"{planned - missing} on record",
@@ -180,10 +181,16 @@ def readable_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def retuning_line(plan: Plan, on_record: OnRecord) -> str:
-    """Says what the re-tuning wants."""
+def retuning_line(plan: Plan, on_record: OnRecord, left: int) -> str:
+    """Says what the re-tuning wants.
+
+    Args:
+        plan: The plan.
+        on_record: What of it is on record.
+        left: Trials of the re-tuning still to train, at most while the best values are not known.
+    """
     assert plan.retune is not None
-    arms, left = len(plan.study.arms), retuning_left(plan, on_record.done)
+    arms = len(plan.study.arms)
     tuned = is_tuned(plan, on_record.done)
     best = sum(trial.phase == "retuned" for trial in plan.further) if tuned else len(plan.trials)
     lost = "; of some arm no tuning trial finished" if best < len(plan.trials) else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
-from orchestrator.planning.estimate import Estimate, Price, configs_to_train, estimate, measured_epochs
-from orchestrator.planning.on_record import OnRecord, read_on_record, together
+from orchestrator.planning.estimate import EpochSeconds, Estimate, Price, add_begun, estimate, measured_epochs
+from orchestrator.planning.on_record import OnRecord, read_begun, read_on_record, together
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import check_rule
-from orchestrator.planning.retuning import retuning_configs, retuning_left, with_retuning
+from orchestrator.planning.retuning import further_missing, with_retuning
 from orchestrator.planning.summary import (
     arm_lines,
     cost_line,
@@ -29,6 +29,7 @@ from orchestrator.planning.summary import (
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import plan_study
 from orchestrator.planning.variants import combined_plan, null_plan
+from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import study_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
@@ -77,15 +78,11 @@ class PlannedStudy:
         """Where the study is written down."""
         return self.sweep.folder
 
-    @property
-    def chosen_left(self) -> int:
-        """Points of the sweep, and trials that confirm them, still to train."""
-        return self.sweep.points_left + self.sweep.confirmation_left
-
-    @property
-    def tuning_left(self) -> int:
-        """Trials of the re-tuning still to train; at most, while the best values are not known."""
-        return retuning_left(self.plan, self.on_record.done)
+    @cached_property
+    def work(self) -> WorkLeft:
+        """What it has still to do."""
+        arms = arms_left(self.plan, self.on_record)
+        return WorkLeft({"arm": arms, **self.sweep.work_left, **retuning_left(self.plan, self.on_record)})
 
 
 @dataclass(frozen=True)
@@ -108,11 +105,23 @@ class Agenda:
     together: bool = False
     not_asked: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def left(self) -> int:
-        """How many trials are still to be run, at most."""
-        further = sum(study.chosen_left + study.tuning_left for study in self.studies)
-        return len(self.on_record.to_run(self.plan.trials)) + further
+    @cached_property
+    def work(self) -> WorkLeft:
+        """What it has still to do; a trial that studies share is trained once."""
+        if not self.together:
+            return self.studies[0].work
+        return work_together([study.work for study in self.studies], arms_left(self.plan, self.on_record))
+
+    def measured(self, results: Path, on_gpu: bool) -> EpochSeconds:
+        """Returns what epochs took: of the trials on record, and of those that were stopped in the middle.
+
+        Args:
+            results: The results folder.
+            on_gpu: Whether trials on GPUs count, or those on the CPU.
+        """
+        measured = measured_epochs(results, on_gpu, self.on_record.done)
+        add_begun(measured, self.work, self.on_record.begun)
+        return measured
 
 
 def plan_studies(request: Request) -> list[Plan]:
@@ -205,7 +214,9 @@ def _planned_study(plan: Plan, request: Request) -> PlannedStudy:
 def _records_of(plan: Plan, store: Store) -> OnRecord:
     """What is on record of a plan's trials, and of its re-tuning."""
     further = done_states(store.results, [trial.key for trial in plan.further], store.retry_failed)
-    return read_on_record(store.results, plan.trials, store.retry_failed).refreshed(further)
+    on_record = read_on_record(store.results, plan.trials, store.retry_failed).refreshed(further)
+    begun = read_begun(store.results, further_missing(plan, on_record.done))
+    return replace(on_record, begun={**on_record.begun, **begun})
 
 
 def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
@@ -244,7 +255,7 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
         request: Where and how.
     """
     place = likely_place(request.placement)
-    measured = measured_epochs(request.store.results, place.gpus > 0)
+    measured = agenda.measured(request.store.results, place.gpus > 0)
     price: Price = partial(estimate, measured=measured, place=place)
     takes = partial(time_and_memory, placement=request.placement)
     for study in agenda.studies:
@@ -253,12 +264,10 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
         if request.dry_run:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
             yield from arm_lines(plan, study.on_record, others)
-            tuning = retuning_configs(plan, study.on_record.done)
-            cost = price([*configs_to_train(plan, study.on_record, study.chosen_left), *tuning])
-            yield f"{'    ' if agenda.together else ''}{cost_line(cost)}"
+            yield f"{'    ' if agenda.together else ''}{cost_line(price(study.work.of()))}"
     # 数据对所有研究都一样，只说一次
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
-    if agenda.left:
+    if agenda.work.left():
         on_gpu = place.gpus > 0 and request.placement.device != "cpu"
         yield from other_ways(request.store.results, list(agenda.on_record.done), request.placement.workers, on_gpu)
     for name, reason in agenda.not_asked.items():
@@ -268,24 +277,23 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
 
 
 def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
-    plan, on_record = study.plan, study.on_record
-    time_and_room = takes(price(configs_to_train(plan, on_record, study.chosen_left)))
-    yield plan_line(plan, on_record, time_and_room, resolution_outlook(plan, study.folder), study.sweep.points_left)
+    plan, on_record, work = study.plan, study.on_record, study.work
+    time_and_room = takes(price(work.of("arm", "sweep", "confirmation")))
+    yield plan_line(plan, on_record, work, time_and_room, resolution_outlook(plan, study.folder))
     if plan.retune is not None:
-        tuning = price(retuning_configs(plan, on_record.done))
-        yield f"{retuning_line(plan, on_record)}, time {format_time(tuning)}"
+        tuning = work.of("tuning", "retuned")
+        yield f"{retuning_line(plan, on_record, len(tuning))}, time {format_time(price(tuning))}"
     yield from large_batches(plan)
     if confirm:
-        confirming = study.sweep.confirmation_left
-        most = "at most " if study.sweep.points_left and confirming else ""
-        yield f"confirmation on fresh seeds: {most}{confirming} trials to train"
+        confirming = work.phases.get("confirmation", PhaseLeft())
+        most = "" if confirming.exact or not confirming.left else "at most "
+        yield f"confirmation on fresh seeds: {most}{confirming.left} trials to train"
 
 
 def _lines_together(agenda: Agenda, dry_run: bool, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
-    tuning = [config for study in agenda.studies for config in retuning_configs(study.plan, study.on_record.done)]
-    cost = price([*configs_to_train(agenda.plan, agenda.on_record), *tuning])
-    more = f", and {len(tuning)} of re-tunings at most" if tuning else ""
+    tuning, cost = agenda.work.left("tuning", "retuned"), price(agenda.work.of())
+    more = f", and {tuning} of re-tunings at most" if tuning else ""
     shared = f"shared trials once{more}"
-    yield f"together: {plan_line(agenda.plan, agenda.on_record, takes(cost), shared, 0)}"
+    yield f"together: {plan_line(agenda.plan, agenda.on_record, agenda.work, takes(cost), shared)}"
     if dry_run:
         yield f"    {cost_line(cost)}"

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from alexnet_core.data.loading import prepare_data
 from orchestrator.judging.looks import run_looks
-from orchestrator.planning.estimate import measured_epochs
-from orchestrator.planning.on_record import read_on_record
+from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, with_retuning
 from orchestrator.planning.variants import name_together
+from orchestrator.planning.work_left import retuning_left
 from orchestrator.records import trial_record
 from orchestrator.records.files import locked
 from orchestrator.request import Request, Store
@@ -32,14 +32,13 @@ from orchestrator.running.cluster import access, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import place_of
-from orchestrator.running.progress import POINTS
 from orchestrator.running.ray_start import start_ray
 from orchestrator.sweeps.confirmation import write_confirmation
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.pruning import make_pruner
 from orchestrator.sweeps.search import Search
 from orchestrator.tables.tables import done_states
-from search_spaces.trial import PlannedTrial
+from search_spaces.trial import Phase, PlannedTrial
 
 if TYPE_CHECKING:
     from orchestrator.running.cluster.lifecycle import ClusterFacts
@@ -64,7 +63,7 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
         What it leaves, or None when the user stopped it.
     """
     access.check_dashboard_host(request.placement.dashboard_host)
-    slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.left)
+    slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.work.left())
     open_driver_log(agenda.folder, facts.session)
     from orchestrator.running.main_loop import Interrupted
     from orchestrator.running.study_run import StudyRun
@@ -101,6 +100,7 @@ def _settings(
     from orchestrator.running.study_run import RunSettings
 
     store = request.store
+    measured = agenda.measured(store.results, slot_plan.gpus_per_worker > 0)
     return RunSettings(
         record=RecordSettings(
             results=store.results,
@@ -113,9 +113,11 @@ def _settings(
         slot_plan=slot_plan,
         facts=facts,
         worker_environment=environment.WORKER_ENVIRONMENT,
+        work=agenda.work,
+        measured=measured,
         budget=Budget(
             request.limits,
-            measured_epochs(store.results, slot_plan.gpus_per_worker > 0),
+            measured,
             place_of(slot_plan.slots, request.placement.workers, slot_plan.gpus_per_worker),
             started,
         ),
@@ -136,7 +138,7 @@ def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, Plan
         The plan as it has grown, and the sweep as it stands now.
     """
     plan, folder, sweep, tally = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.tally
-    tally.begin(plan.trials)
+    tally.begin("arm", plan.trials)
     train = partial(run.run_arms, folder.name)
     if plan.max_seeds is not None:
         # 逐个种子看，只训练下一次看还缺的
@@ -189,11 +191,14 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         together: Whether several studies run, so that an arm is called by its study too.
     """
     tally = run.tally
-    for phase in ("tuning", "retuned"):
+    unchosen = len(retuning_left(plan, OnRecord(done=tally.states))["retuned"].unchosen)
+    phases: tuple[tuple[Phase, int], ...] = (("tuning", 0), ("retuned", unchosen))
+    for phase, instead_of in phases:
         # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, store.results)
         tally.states.update(done_states(store.results, [trial.key for trial in plan.further], store.retry_failed))
-        tally.begin([_under_arm_name(plan, trial, together) for trial in plan.further if trial.phase == phase])
+        trials = [_under_arm_name(plan, trial, together) for trial in plan.further if trial.phase == phase]
+        tally.begin(phase, trials, instead_of)
         run.run_arms(name, [_under_arm_name(plan, trial, together) for trial in further_missing(plan, tally.states)])
 
 
@@ -218,7 +223,8 @@ def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSwe
     # 问过而没做完的点先做，位置不变
     open_positions = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(open_positions))
-    run.display.expect([(POINTS, position) for position in (*open_positions, *fresh)], {})
+    ended = {ask.position: ask.key for ask in history.asks if ask.position in history.ended}
+    run.tally.begin_points(ended, (*open_positions, *fresh))
     make_searcher = partial(SweepSearcher, search, history, read=sweep.read)
     run.run_sweep(make_searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
     return sweep.refreshed(sweep.plan)
@@ -236,7 +242,7 @@ def _run_confirmation(run: StudyRun, sweep: PlannedSweep) -> None:
             return
         write_confirmation(folder, sweep.confirmation)
     run.tally.states.update(done_states(store.results, [trial.key for trial in trials], store.retry_failed))
-    run.tally.begin(trials)
+    run.tally.begin("confirmation", trials)
     # 与基线配置相同的点共用同一批 trial
     missing = {trial.key: trial for trial in reversed(trials) if trial.key not in run.tally.states}
     first = [trial for trial in trials if missing.get(trial.key) is trial]

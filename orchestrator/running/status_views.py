@@ -20,6 +20,7 @@ from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_own_config, read_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.layout import KEY, STUDY_FOLDER
+from orchestrator.running.progress import cell_text
 from orchestrator.running.steering import read_runs
 from orchestrator.tables.rows import say_missing_curve
 from orchestrator.tables.tables import ended_trials
@@ -148,12 +149,10 @@ def _cell(results: Path, key: str | None, states: Mapping[str, str], ended: Ende
     if key is None:
         return Text("")
     state, error = ended.get(key, (states[key], None))
-    if state == "finished" and error is not None:
-        return Text(f"{100 * error:.1f} %")
     epochs = trial_record.read_epochs(layout.trial_folder(results, key)) if state in ("running", "interrupted") else []
     if not epochs:
-        return Text(state)
-    return Text(f"{100 * epochs[-1].validation.top1_error:.1f} % @{epochs[-1].epoch}")
+        return Text(cell_text(state, error))
+    return Text(cell_text(state, epochs[-1].validation.top1_error, epochs[-1].epoch))
 
 
 def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:

@@ -20,8 +20,10 @@ from rich.console import Console
 from alexnet_core.process.files import pid_namespace
 from alexnet_core.process.interruption import say
 from orchestrator.errors import ExitCode
+from orchestrator.planning.estimate import EpochSeconds
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.files import TrialLocks
 from orchestrator.running.budget import Budget
 from orchestrator.running.cluster import death_watch, lifecycle
@@ -31,6 +33,7 @@ from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import RunningTrials
 from orchestrator.running.recording.opening import RecordOpener, RecordSettings, now
 from orchestrator.running.recording.recorder import Recorder
+from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.broker_clients import DriverClient
 from orchestrator.running.slots.silence import Silence
@@ -54,6 +57,8 @@ class RunSettings:
         slot_plan: Slots and what they reserve.
         facts: The Ray that was started or joined.
         worker_environment: Environment variables of the workers.
+        work: What there is to do, of all phases.
+        measured: What epochs took that were trained before.
         budget: What the run may spend.
         may_grow: Whether more seeds may be asked for while it runs.
         notifier: Told when Ray dies, as that ends the process.
@@ -64,6 +69,8 @@ class RunSettings:
     slot_plan: SlotPlan
     facts: lifecycle.ClusterFacts
     worker_environment: Mapping[str, str]
+    work: WorkLeft
+    measured: EpochSeconds
     budget: Budget
     may_grow: bool
     notifier: Notifier
@@ -88,9 +95,11 @@ class StudyRun:
         slots = Slots(settings.slot_plan, plan.study.name, storage, environment)
         self._locks = TrialLocks(record.results)
         title = f"{record.folder.name}: {plan.study.question}"
-        self.display = Progress(console, title, _dashboard_line(settings.facts))
+        remaining = Remaining(settings.work, settings.measured, lambda: slots.count)
+        dashboard = _dashboard_line(settings.facts)
+        self.display = Progress(console, title, dashboard, remaining.count, remaining.time_left)
         self.opener = RecordOpener(plan, on_record, record, RunningTrials())
-        self.tally = Tally(self.opener, self.display)
+        self.tally = Tally(self.opener, self.display, remaining)
         facts = _run_facts(plan, settings)
         self.steering = Steering(record.folder, facts.run)
         self._loop = MainLoop(
@@ -227,7 +236,7 @@ class StudyRun:
         self.opener.grow(plan, on_record)
         known = self._loop.presence.grow(len(plan.seeds))
         self.tally.states.update(on_record.done)
-        self.tally.begin([trial for trial in plan.trials if trial.seed >= known])
+        self.tally.begin("arm", [trial for trial in plan.trials if trial.seed >= known])
 
 
 def _run_facts(plan: Plan, settings: RunSettings) -> RunFacts:

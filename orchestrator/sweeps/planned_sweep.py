@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
+from orchestrator.planning.work_left import PhaseLeft, Training, trainings_of
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Store, SweepRequest
@@ -29,7 +31,7 @@ from orchestrator.sweeps.search import (
     search_history,
 )
 from orchestrator.tables.tables import done_states
-from search_spaces.trial import PlannedTrial
+from search_spaces.trial import Phase, PlannedTrial
 
 
 def search_of(plan: Plan, study: str, sweep: SweepRequest) -> Search | None:
@@ -117,17 +119,33 @@ class PlannedSweep:
         return confirmation_trials(self.plan, self.confirmation)
 
     @cached_property
-    def confirmation_left(self) -> int:
-        """How many trials the confirmation still needs; at most so many while the sweep is not at its end."""
-        if not self.confirmation:
-            return 0
-        # 扫描没完：还可能另选 K 个点，而现在选的可能一个也不用
-        others = self.request.confirm * int(self.confirmation["seeds"]) if self.points_left else 0
-        return self._confirming_left(()) + others
+    def work_left(self) -> dict[Phase, PhaseLeft]:
+        """What points and confirmation have still to do; empty where no point is asked for.
 
-    def _confirming_left(self, ended: Collection[str]) -> int:
-        keys = {trial.key for trial in self.confirmation_trials} - set(ended)
-        return len(keys) - len(done_states(self.store.results, sorted(keys), self.store.retry_failed))
+        A point costs as much as the baseline does. While the sweep is not at its end, its best points are not known.
+        """
+        if self.search is None:
+            return {}
+        whole = Training(self.plan.base, self.plan.base.training.epochs)
+        ended = frozenset(ask.key for ask in self.history.asks if ask.position in self.history.ended)
+        points = PhaseLeft(ended, unchosen=(whole,) * self.points_left)
+        if not self.confirmation:
+            return {"sweep": points}
+        confirming = self._confirming(())
+        if self.points_left:
+            # 扫描没完：还可能另选 K 个点，而现在选的可能一个也不用
+            others = self.request.confirm * int(self.confirmation["seeds"])
+            at_most = (*confirming.trainings, *(whole,) * others)
+            confirming = PhaseLeft(confirming.on_record, unchosen=at_most, exact=False)
+        return {"sweep": points, "confirmation": confirming}
+
+    def _confirming(self, ended: Collection[str]) -> PhaseLeft:
+        """What the confirmation has still to do, after a run in which the trials `ended` have ended."""
+        trials = self.confirmation_trials
+        keys = {trial.key for trial in trials} - set(ended)
+        on_record = OnRecord(done=done_states(self.store.results, sorted(keys), self.store.retry_failed))
+        left = trainings_of([trial for trial in trials if trial.key in keys], on_record)
+        return PhaseLeft(frozenset(trial.key for trial in trials) - left.keys(), left)
 
     def left_out(self, ended: Collection[str]) -> tuple[int, int]:
         """Returns how many points a run has left out, and how many trials that confirm the chosen ones.
@@ -137,7 +155,7 @@ class PlannedSweep:
         """
         points = self.points_missing(ended)
         # 扫描没完，要确认哪些点还没选定
-        return (points, 0) if points else (0, self._confirming_left(ended))
+        return (points, 0) if points else (0, self._confirming(ended).left)
 
     def states(self) -> dict[str, TrialState]:
         """Returns how the points and the trials that confirm some of them ended, as far as they have."""

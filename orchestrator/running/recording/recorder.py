@@ -60,7 +60,7 @@ class Recorder:
                 if not running.evaluated_only:
                     trial_record.rewrite_epochs(running.folder, running.history)
                 self._log(running, event, f"started at epoch {len(running.history)}")
-                self._tally.show(running)
+                self._tally.starts(running)
             case FirstStep():
                 self._say_first_step()
             case Epoch(report=report):

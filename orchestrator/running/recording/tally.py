@@ -6,16 +6,18 @@ A Prometheus, or Ray's dashboard, can draw the metrics while the study runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from alexnet_core.configuration.metrics import EpochReport
+from orchestrator.planning.work_left import trainings_of
 from orchestrator.records import layout, trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
-from orchestrator.running.progress import Progress
+from orchestrator.running.progress import POINTS, Cell, Progress, Shown, cell_text
 from orchestrator.running.recording.launched import Running
 from orchestrator.running.recording.opening import RecordOpener
+from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.slots.messages import EndState
-from search_spaces.trial import PlannedTrial
+from search_spaces.trial import Phase, PlannedTrial
 
 
 class StudyGauges:
@@ -57,36 +59,58 @@ class Tally:
         states: How every trial ended that is on record, by key; Tune's thread may look at it.
     """
 
-    def __init__(self, opener: RecordOpener, display: Progress) -> None:
+    def __init__(self, opener: RecordOpener, display: Progress, remaining: Remaining) -> None:
         """Starts from what is on record.
 
         Args:
             opener: Who writes memberships down.
             display: What the user sees.
+            remaining: Told of what has ended.
         """
         self._opener, self._settings, self._display = opener, opener.settings, display
+        self._remaining = remaining
         self._gauges = StudyGauges(opener.settings.folder.name)
+        # 几个 arm 共用一个 trial：它的消息要写进每一格
+        self._cells: dict[str, list[Cell]] = {}
         self.states: dict[str, TrialState] = dict(opener.on_record.done)
 
-    def begin(self, trials: Sequence[PlannedTrial]) -> None:
-        """Shows the wanted trials, and counts and joins those that are on record."""
-        done: dict[tuple[str, int], str] = {}
-        waiting: dict[str, tuple[str, int]] = {}
-        for trial in trials:
-            on_record = trial.key in self.states
-            if on_record and self._opener.missing_views(trial.key) == 1:
-                done[trial.arm, trial.seed] = self.states[trial.key].value
-            else:
-                # 与别的 arm 是同一个 trial 的不单独等，否则它的格子永远停在 waiting
-                waiting.setdefault(trial.key, (trial.arm, trial.seed))
-        shown = {*done, *waiting.values()}
-        self._display.expect([cell for trial in trials if (cell := (trial.arm, trial.seed)) in shown], done)
-        for trial in trials:
-            if trial.key in self.states:
-                self._opener.join(trial, None)
-                result = trial_record.read_result(layout.trial_folder(self._settings.results, trial.key))
-                if result is not None:
-                    self._gauges.ended(trial.arm, result)
+    def begin(self, phase: Phase, trials: Sequence[PlannedTrial], instead_of: int | None = None) -> None:
+        """Shows the trials of a phase, and counts and joins those that are on record.
+
+        Args:
+            phase: The phase.
+            trials: Its trials.
+            instead_of: How many of those that were not chosen yet they stand for; None for all of the phase.
+        """
+        on_record: dict[Cell, Shown] = {}
+        cells = [(trial.arm, trial.seed) for trial in trials]
+        for trial, cell in zip(trials, cells, strict=True):
+            self._cells.setdefault(trial.key, []).append(cell)
+            if trial.key not in self.states:
+                continue
+            self._opener.join(trial, None)
+            result = trial_record.read_result(layout.trial_folder(self._settings.results, trial.key))
+            if result is not None:
+                self._gauges.ended(trial.arm, result)
+            if self._opener.missing_views(trial.key) == 1:
+                on_record[cell] = _shown(result) if result is not None else _bare(self.states[trial.key])
+        self._display.expect(cells, on_record)
+        left = trainings_of(trials, self._opener.on_record.refreshed(self.states))
+        self._remaining.expect(phase, left, instead_of)
+
+    def begin_points(self, ended: Mapping[int, str], positions: Sequence[int]) -> None:
+        """Shows the points of a sweep.
+
+        Args:
+            ended: Keys of those on record, by position.
+            positions: Of those that are still to be trained.
+        """
+        on_record: dict[Cell, Shown] = {}
+        for position, key in ended.items():
+            result = trial_record.read_result(layout.trial_folder(self._settings.results, key))
+            if result is not None:
+                on_record[POINTS, position] = _shown(result)
+        self._display.expect([*on_record, *((POINTS, position) for position in positions)], on_record)
 
     def taken_from_record(self, trial: PlannedTrial) -> bool:
         """Takes a trial that has come on record since planning; says whether there was one."""
@@ -98,35 +122,38 @@ class Tally:
             return False
         self.states[trial.key] = result.state
         self._opener.join(trial, None)
-        self._display.update(trial.arm, trial.seed, result.state, error_text(result.validation))
+        self._ended(trial, (trial.arm, trial.seed), _shown(result))
         return True
 
     def epoch(self, running: Running) -> None:
         """Shows the last epoch of a trial that runs."""
         report = running.history[-1]
         self._gauges.epoch(running.trial.arm, report)
-        self.show(running)
+        self._remaining.epoch(running.trial, report.seconds)
+        self._show(running)
 
-    def show(self, running: Running) -> None:
-        """Shows that a trial runs, and how far it is."""
-        history = running.history
-        text = f"{100 * history[-1].validation.top1_error:.1f} % @{history[-1].epoch}" if history else "starting"
-        self._display.update(*running.cell, "running", text)
+    def starts(self, running: Running) -> None:
+        """Shows that a worker has begun a trial, and how far that had come."""
+        self._remaining.starts(running.trial, len(running.history))
+        self._show(running)
+
+    def _show(self, running: Running) -> None:
+        last = running.history[-1] if running.history else None
+        text = cell_text("running", last.validation.top1_error, last.epoch) if last is not None else "starting"
+        self._update(running.trial.key, running.cell, Shown("running", text))
 
     def ended(self, running: Running, result: TrialResult) -> None:
         """Counts and shows a trial whose record is written."""
         self.states[result.key] = result.state
         self._gauges.ended(running.trial.arm, result)
-        finished = result.state is TrialState.FINISHED
-        self._display.update(
-            *running.cell, result.state.value, error_text(result.validation) if finished else result.state
-        )
+        self._ended(running.trial, running.cell, _shown(result))
         if result.state in (TrialState.DIVERGED, TrialState.FAILED):
             self._display.say(_trouble_line(result, running))
 
     def interrupted(self, running: Running) -> None:
         """Shows a trial that will go on the next time."""
-        self._display.update(*running.cell, "interrupted", "interrupted")
+        self._remaining.stops(running.trial)
+        self._update(running.trial.key, running.cell, _bare("interrupted"))
 
     def evaluated(self, running: Running, state: EndState, trouble: str | None) -> None:
         """Shows a trial on record that was to be evaluated only.
@@ -142,12 +169,29 @@ class Tally:
                 f"{trial.key} ({trial.arm} seed {trial.seed}) could not be evaluated: {trouble}; "
                 f"log: {running.folder / 'log.txt'}"
             )
-        self._display.update(trial.arm, trial.seed, state, "evaluated" if trouble is None else state)
+        result = trial_record.read_result(running.folder)
+        shown = _shown(result) if trouble is None and result is not None else _bare(state)
+        self._ended(trial, running.cell, shown, "evaluated" if trouble is None else "not evaluated")
+
+    def _ended(self, trial: PlannedTrial, cell: Cell, shown: Shown, what: str = "") -> None:
+        self._remaining.ends(trial)
+        self._update(trial.key, cell, shown)
+        error = f", validation error {shown.text}" if shown.text != shown.state else ""
+        self._display.ended(cell, what or f"{shown.state}{error}")
+
+    def _update(self, key: str, cell: Cell, shown: Shown) -> None:
+        for other in {*self._cells.get(key, ()), cell}:
+            self._display.update(other, shown)
 
 
-def error_text(validation: SplitMetrics | None) -> str:
-    """Returns a validation error in percent, as it is shown."""
-    return f"{100 * validation.top1_error:.1f} %" if validation is not None else ""
+def _shown(result: TrialResult) -> Shown:
+    """What a cell says of a trial on record."""
+    error = None if result.validation is None else result.validation.top1_error
+    return Shown(result.state, cell_text(result.state, error))
+
+
+def _bare(state: str) -> Shown:
+    return Shown(state, state)
 
 
 def _trouble_line(result: TrialResult, running: Running) -> str:

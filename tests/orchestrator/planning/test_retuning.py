@@ -20,19 +20,20 @@ from rich.console import Console
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
-from orchestrator.planning.on_record import read_on_record
+from orchestrator.planning.estimate import EpochSeconds
+from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.retuning import (
     chosen_values,
     further_missing,
     retune_of,
-    retuning_left,
     tuning_outcomes,
     tuning_trials,
     tuning_values,
     with_retuning,
 )
+from orchestrator.planning.work_left import WorkLeft, retuning_left
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.reporting.check import found_differences
@@ -42,6 +43,7 @@ from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import RunningTrials
 from orchestrator.running.recording.opening import RecordOpener, RecordSettings
 from orchestrator.running.recording.recorder import Recorder
+from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.session import run_retuning
 from orchestrator.running.slots.messages import End, Started, TrialEvent, TrialNews
@@ -105,6 +107,10 @@ def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState
 
 def ended_further(plan: Plan, results: Path) -> dict[str, TrialState]:
     return done_states(results, [trial.key for trial in plan.further])
+
+
+def further_left(plan: Plan, ended: dict[str, TrialState]) -> int:
+    return WorkLeft(retuning_left(plan, OnRecord(done=ended))).left()
 
 
 def there(epoch: int, budget: int = 12) -> list[int]:
@@ -178,7 +184,7 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
         if trial.phase == "retuned":
             assert rate(trial) == chosen[trial.arm.removesuffix("-retuned")]
     ended = ended_further(known, tmp_path)
-    assert retuning_left(known, ended) == len(further_missing(known, ended)) == 2 * SEEDS
+    assert further_left(known, ended) == len(further_missing(known, ended)) == 2 * SEEDS
 
 
 def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_value_keeps_its_trials(
@@ -208,7 +214,7 @@ def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
         state = TrialState.DIVERGED if trial.arm.startswith(lost) else TrialState.FINISHED
         put(tmp_path, trial, there(4), state)
     known = with_retuning(plan, tmp_path)
-    assert retuning_left(known, ended_further(known, tmp_path)) == 0
+    assert further_left(known, ended_further(known, tmp_path)) == 0
     command = ["--study", "activation", "--tuning-trials", "2", "--seeds", str(SEEDS), "--results", str(tmp_path)]
     assert main(command) == 0
     output = capsys.readouterr().out
@@ -389,9 +395,10 @@ class Slots:
     def __init__(self, plan: Plan, results: Path) -> None:
         folder = results / "studies" / "activation"
         settings = RecordSettings(results, folder, retry_failed=False, keep_weights="none", started=0.0)
-        display = Progress(Console(file=StringIO()), "test", None)
+        remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
+        display = Progress(Console(file=StringIO()), "test", None, remaining.count, remaining.time_left)
         self.opener = RecordOpener(plan, read_on_record(results, plan.trials), settings, RunningTrials())
-        self.tally = Tally(self.opener, display)
+        self.tally = Tally(self.opener, display, remaining)
         self.recorder = Recorder(self.opener, self.tally, display)
         self.trained: list[str] = []
 

@@ -23,6 +23,7 @@ from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.summary import arm_lines, plan_line
 from orchestrator.planning.variants import combined_plan
+from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.evaluations import (
     Evaluation,
     read_evaluation,
@@ -147,7 +148,7 @@ def test_only_what_lacks_its_views_is_evaluated_and_lost_weights_are_said(tmp_pa
     plan = views_plan()
     fresh = read_on_record(tmp_path, plan.trials)
     assert [(trial.arm, trial.seed) for trial in fresh.to_run(plan.trials)] == [("ten", seed) for seed in range(4)]
-    line = plan_line(plan, fresh, "unknown", "", 0)
+    line = plan_line(plan, fresh, WorkLeft(), "unknown", "")
     assert line.startswith("4 trials wanted, 0 on record, 4 to train, time unknown")
     assert arm_lines(plan, fresh, {})[0] == (
         "    ten: 4 trials, 0 on record, 4 to run, evaluated in 10 views; the same trials as one"
@@ -160,7 +161,7 @@ def test_only_what_lacks_its_views_is_evaluated_and_lost_weights_are_said(tmp_pa
     (folders[1] / "checkpoint" / "final.safetensors").unlink()
     later = read_on_record(tmp_path, plan.trials)
     assert [trial.seed for trial in later.to_evaluate(plan.trials)] == [0, 1]
-    line = plan_line(plan, later, "none", "", 0)
+    line = plan_line(plan, later, WorkLeft(), "none", "")
     assert "4 on record, 0 to train, 2 to evaluate in more views (1 of them trained again for it: " in line
 
 

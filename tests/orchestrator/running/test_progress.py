@@ -5,49 +5,61 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from io import StringIO
 
-import pytest
 from rich.console import Console
 
-from orchestrator.running.progress import Progress
+from orchestrator.running.progress import POINTS, Progress, Shown, cell_text
 
 
-def test_the_time_left_counts_from_the_first_training_and_running_trials_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: clock)
+def test_a_terminal_shows_errors_of_trials_on_record_and_says_of_which_set_they_are() -> None:
     output = StringIO()
-    with Progress(Console(file=output, width=200), "title", None) as shown:
-        shown.expect([("arm", seed) for seed in range(10)], {})
-        clock += 30
-        for seed in (0, 1):
-            shown.update("arm", seed, "running", "")
-        clock += 4
-        shown.update("arm", 0, "finished", "1 %")
-        shown.update("arm", 2, "running", "")
-        clock += 1
-        shown.update("arm", 1, "finished", "1 %")
-    lines = output.getvalue().splitlines()
-    # 4 秒里完成了 1 个和半个；剩 9 个，其中一个已过半
-    assert lines[0].endswith(f"finished, validation error 1 %, {4 / 1.5 * 8.5:.0f} s left")
-    assert lines[1].endswith(f"finished, validation error 1 %, {5 / 2.5 * 7.5:.0f} s left")
+    console = Console(file=output, force_terminal=True, width=100)
+    shown = Progress(console, "title", None, lambda: "4/9", lambda: "9 s left")
+    with shown:
+        shown.expect([("arm", 0), ("arm", 1), (POINTS, 0)], {("arm", 0): Shown("finished", "12.5 %")})
+        shown.update(("arm", 1), Shown("running", "50.0 % @2"))
+    lines = output.getvalue().splitlines()[-7:]
+    assert "12.5 %" in "".join(lines)
+    assert "50.0 % @2" in "".join(lines)
+    assert "waiting" in "".join(lines)
+    caption = "validation errors; trials ended: 4/9, 9 s left; in the row sweep, points instead of seeds"
+    assert caption in output.getvalue()
+
+
+def test_without_a_terminal_a_line_says_how_a_trial_ended_and_how_far_the_command_is() -> None:
+    output, left = StringIO(), "3 min left"
+    with Progress(Console(file=output, width=200), "title", None, lambda: "4/9", lambda: left) as shown:
+        shown.ended(("arm", 3), "finished, validation error 12.5 %")
+        left = ""
+        shown.ended((POINTS, 5), "diverged")
+    assert output.getvalue().splitlines() == [
+        "[4/9] arm seed 3: finished, validation error 12.5 %, 3 min left",
+        "[4/9] sweep point 5: diverged",
+    ]
+
+
+def test_a_cell_says_the_same_live_and_in_status() -> None:
+    assert cell_text("finished", 0.125) == "12.5 %"
+    assert cell_text("running", 0.125, 3) == cell_text("interrupted", 0.125, 3) == "12.5 % @3"
+    assert cell_text("diverged", 0.9) == "diverged"
+    assert cell_text("waiting", None) == "waiting"
 
 
 CLOSED_TERMINAL = """
 import os, pty, time
 from orchestrator.command import make_console
-from orchestrator.running.progress import Progress
+from orchestrator.running.progress import Progress, Shown
 ours, theirs = pty.openpty()
 os.dup2(theirs, 1)
 os.close(theirs)
 console = make_console(goes_on=True)
 assert console.is_terminal
-with Progress(console, "title", None) as shown:
+with Progress(console, "title", None, lambda: "0/1", lambda: "") as shown:
     shown.expect([("arm", 0)], {})
     os.close(ours)
     time.sleep(0.6)
-    shown.update("arm", 0, "finished", "1 %")
+    shown.update(("arm", 0), Shown("finished", "1 %"))
 console.print("the answer")
 """
 
