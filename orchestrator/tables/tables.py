@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -93,11 +93,16 @@ def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
         scan = _scan(results, rebuild=rebuild, with_epochs=True)
         if scan.changed:
             # trials.parquet 里的时间戳说明哪些记录已读，所以最后写：中途被杀只会重读，不会漏掉 epoch
-            for name, frame in (("epochs", _epochs(results, scan)), ("members", scan.members), ("trials", scan.trials)):
-                buffer = BytesIO()
-                frame.write_parquet(buffer)
-                files.write_atomically(table_folder(results) / f"{name}.parquet", buffer.getvalue())
+            _write(results, "epochs", _epochs(results, scan))
+            _write(results, "members", scan.members)
+            _write(results, "trials", scan.trials)
     return TrialTables(scan.trials, scan.members)
+
+
+def _write(results: Path, name: str, frame: pl.DataFrame) -> None:
+    buffer = BytesIO()
+    frame.write_parquet(buffer)
+    files.write_atomically(table_folder(results) / f"{name}.parquet", buffer.getvalue())
 
 
 def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
@@ -117,11 +122,13 @@ def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
     gone = [key for key in known if key not in stamps]
     changed = not whole or members_on_disk is None or not members.equals(members_on_disk)
     if stale or gone:
-        before = trials
-        grown = _grown(trials, trial_rows(results, stale, stamps), stale + gone, ("key",))
-        trials = _in_order(_among_siblings(grown), TRIAL_COLUMNS)
+        height = trials.height
+        # 旧表在排序前就放掉：十万行时每份拷贝上百兆
+        trials = _without(trials, stale + gone)
+        trials = _grown(trials, trial_rows(results, stale, stamps), ("key",))
+        trials = _in_order(_among_siblings(trials), TRIAL_COLUMNS)
         # 损坏的、不合群的记录每次都会重读；没有读出新行时不必重写表
-        changed |= bool(gone) or any(key in known for key in stale) or trials.height != before.height
+        changed |= bool(gone) or any(key in known for key in stale) or trials.height != height
     return _Scan(trials, members, stale, gone, changed)
 
 
@@ -138,12 +145,13 @@ def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
     old = read_table(results, "epochs", EPOCH_COLUMNS) if len(scan.stale) < scan.trials.height else None
     if old is None:
         old = pl.DataFrame(schema=EPOCH_COLUMNS)
-        return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
+        return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), ("key", "epoch"))
     if not scan.stale and not scan.gone:
         return old
     counted = set(scan.trials["key"])
+    old = _without(old, {*scan.stale, *scan.gone, *set(old["key"].unique()).difference(counted)})
     fresh = epoch_rows(results, [key for key in scan.stale if key in counted])
-    return _grown(old, fresh, scan.stale + scan.gone, ("key", "epoch")).filter(pl.col("key").is_in(counted))
+    return _grown(old, fresh, ("key", "epoch"))
 
 
 def read_table(
@@ -221,9 +229,13 @@ def _evaluated_at(folder: str) -> str:
         return ""
 
 
-def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Sequence[str], order: Sequence[str]) -> pl.DataFrame:
-    kept = old.filter(~pl.col("key").is_in(out))
-    parts = [frame for frame in (kept, fresh) if frame.height] or [old.clear()]
+def _without(frame: pl.DataFrame, out: Collection[str]) -> pl.DataFrame:
+    """The rows of other trials than these."""
+    return frame.filter(~pl.col("key").is_in(list(out)))
+
+
+def _grown(kept: pl.DataFrame, fresh: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
+    parts = [frame for frame in (kept, fresh) if frame.height] or [kept.clear()]
     # Polars 2 的流式引擎不保证行序，所以总是排序
     return pl.concat(parts, how="diagonal_relaxed").sort(order)
 
