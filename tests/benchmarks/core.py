@@ -280,7 +280,7 @@ def seeds_part(rounds: int) -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
         started = [
             subprocess.Popen(
-                [sys.executable, "-c", SEEDS, kind, str(min(60, 20 * rounds))],
+                [sys.executable, "-c", SEEDS, kind, str(min(60, 12 * rounds))],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
