@@ -228,7 +228,7 @@ def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
         store: Where the records are.
     """
 
-    def ended(study: PlannedStudy, plan: Plan, sweep: PlannedSweep) -> PlannedStudy:
+    def updated(study: PlannedStudy, plan: Plan, sweep: PlannedSweep) -> PlannedStudy:
         if plan.max_seeds is None:
             plan = with_retuning(plan, store.results)
         # 本次已结束的不论成败都算有了，即使有 --retry-failed
@@ -239,11 +239,11 @@ def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
 
     if agenda.together:
         # 合问的研究都不扫描，各自的扫描（和文件夹）不变
-        studies = tuple(ended(study, study.plan, study.sweep) for study in agenda.studies)
+        studies = tuple(updated(study, study.plan, study.sweep) for study in agenda.studies)
         on_record = together(study.on_record for study in studies)
         return replace(agenda, studies=studies, plan=ran.plan, on_record=on_record)
     study = agenda.studies[0]
-    study = ended(study, ran.plan, ran.sweep or study.sweep)
+    study = updated(study, ran.plan, ran.sweep or study.sweep)
     return replace(agenda, studies=(study,), plan=study.plan, on_record=study.on_record)
 
 
