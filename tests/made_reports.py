@@ -82,20 +82,20 @@ def _row(key: str, seed: int, wrong: int | str) -> dict[str, Any]:
     return {**cells, "state": "finished"}
 
 
-def make_details(found: Answer, epochs: int = 4) -> Details:
+def make_details(judged: Answer, epochs: int = 4) -> Details:
     """Learning curves that fall over so many epochs; no kernels."""
     curves = [
         {"arm": arm.name, "seed": int(seed), "epoch": epoch, "train_error": 60 / epoch, "validation_error": 50 / epoch}
-        for arm in found.arms
+        for arm in judged.arms
         for seed in arm.errors
         for epoch in range(1, epochs + 1)
     ]
     return Details(pl.DataFrame(curves, schema=CURVE_COLUMNS), None)
 
 
-def make_material(found: Answer, points: list[dict[str, Any]] | None = None) -> Material:
+def make_material(judged: Answer, points: list[dict[str, Any]] | None = None) -> Material:
     """The material of a report on `found`."""
-    seeds = [(arm, int(seed)) for arm in found.arms for seed in arm.errors]
+    seeds = [(arm, int(seed)) for arm in judged.arms for seed in arm.errors]
     used = [
         RecordUsed(arm=arm.name, seed=seed, phase="arm", key=f"{arm.name}-{seed}", state="finished", sha256="0" * 64)
         for arm, seed in seeds
@@ -103,7 +103,7 @@ def make_material(found: Answer, points: list[dict[str, Any]] | None = None) -> 
     source = Provenance(
         command="python -m orchestrator.ablate --study lrn",
         environment={"torch": ("2.15",), "device_name": ("cpu",)},
-        data={"name": found.dataset},
+        data={"name": judged.dataset},
         first_started=None,
         last_finished=None,
         trials=len(used),
@@ -114,7 +114,7 @@ def make_material(found: Answer, points: list[dict[str, Any]] | None = None) -> 
         plan_sha256="0" * 64,
     )
     return Material(
-        answer=found,
+        answer=judged,
         provenance=source,
         points=pl.DataFrame(points or [], schema=POINT_COLUMNS),
         used=pl.DataFrame(),
@@ -122,11 +122,11 @@ def make_material(found: Answer, points: list[dict[str, Any]] | None = None) -> 
     )
 
 
-def write(folder: Path, found: Answer, **more: Any) -> list[Path]:
+def write(folder: Path, judged: Answer, **more: Any) -> list[Path]:
     """Writes the report on `found`."""
-    return write_report(folder, make_material(found, **more), lambda: make_details(found))
+    return write_report(folder, make_material(judged, **more), lambda: make_details(judged))
 
 
-def markdown(found: Answer) -> str:
+def markdown(judged: Answer) -> str:
     """The report in Markdown, without figures."""
-    return study_markdown(found, story(make_material(found), ()))
+    return study_markdown(judged, story(make_material(judged), ()))

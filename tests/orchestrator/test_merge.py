@@ -61,8 +61,8 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     folder = trial_record.open_record(there, make_config(3))
     trial_record.append_epoch(folder, make_report(1, 9))
     before = files(here / "trials" / own)
-    said = merge(capsys, there, here, "--dry-run")
-    assert said == (
+    line = merge(capsys, there, here, "--dry-run")
+    assert line == (
         0,
         "2 trials would be taken (1 diverged, 1 finished), 1 on record here already, 1 not ended there, "
         "0 failed or stopped there, 0 left out (named above)\n",

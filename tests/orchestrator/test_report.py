@@ -76,8 +76,8 @@ def test_the_report_says_where_it_comes_from(made: Path) -> None:
     assert source["command"] == "python -m orchestrator.ablate --study lrn --set 'training.epochs=a b'"
     assert source["trials"] == len(source["records"]) == 24
     assert source["hours"] == pytest.approx(24 / 3600)
-    for said in (source["plan_sha256"], source["data"]["content (SHA-256 of the manifest)"], "No trial failed"):
-        assert said in page
+    for fact in (source["plan_sha256"], source["data"]["content (SHA-256 of the manifest)"], "No trial failed"):
+        assert fact in page
     assert all(record["sha256"] in page for record in source["records"])
     assert "correlation with baseline" in page
 
@@ -270,9 +270,9 @@ def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFix
     key = plan_on_record(results / "studies" / "lrn")[1].trials[0].key
     shutil.rmtree(trial_folder(results, key))
     assert report(results, "--paper", "--check") == 1
-    said = capsys.readouterr().out
-    assert f"record {key} (baseline seed 0): result.json is gone" in said
-    assert "complete seeds: 8 in the report, 0 from the records" in said
+    output = capsys.readouterr().out
+    assert f"record {key} (baseline seed 0): result.json is gone" in output
+    assert "complete seeds: 8 in the report, 0 from the records" in output
 
 
 def curve(reached: int) -> list[EpochReport]:
@@ -296,17 +296,17 @@ def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys
         trial_record.rewrite_epochs(trial_folder(tmp_path, trial.key), curve(1))
     capsys.readouterr()
     assert report(tmp_path, "--study", "activation", "--check") == 1
-    said = capsys.readouterr().out
-    assert f"record {tanh[0].key} (tanh seed 0): epochs.jsonl was changed after the report" in said
-    assert "verdict on tanh: word 'supports' in the report, 'contradicts' from the records" in said
+    output = capsys.readouterr().out
+    assert f"record {tanh[0].key} (tanh seed 0): epochs.jsonl was changed after the report" in output
+    assert "verdict on tanh: word 'supports' in the report, 'contradicts' from the records" in output
     source = json.loads((folder / "provenance.json").read_text())
     for record in source["records"]:
         del record["epochs_sha256"]
     (folder / "provenance.json").write_text(json.dumps(source))
     assert report(tmp_path, "--study", "activation", "--check") == 1
-    said = capsys.readouterr().out
-    assert "epochs.jsonl" not in said
-    assert "verdict on tanh: word" in said
+    output = capsys.readouterr().out
+    assert "epochs.jsonl" not in output
+    assert "verdict on tanh: word" in output
 
 
 def test_comparisons_chosen_afterwards_are_marked_and_leave_the_answer_alone(
@@ -357,8 +357,8 @@ def test_the_page_of_all_claims_has_no_noise_floor_and_outlives_a_damaged_plan(
     damaged.parent.mkdir()
     damaged.write_text("{")
     assert report(tmp_path, "--paper") == 0
-    said = capsys.readouterr()
-    assert said.err == f"warning: {damaged} is missing or damaged; run the study again; left out\n"
+    output = capsys.readouterr()
+    assert output.err == f"warning: {damaged} is missing or damaged; run the study again; left out\n"
     page = (tmp_path / "studies" / "paper" / "report.md").read_text()
     assert "other\\_seeds" not in page
     assert "no\\_lrn" in page
@@ -399,14 +399,14 @@ def test_the_sweep_its_importance_front_and_confirmation_are_shown(tmp_path: Pat
     confirmed = Confirmation(
         metric="top-1 test error", seeds=(2000, 2001), baseline_error=4.2, swept_baseline_error=4.3, points=(point,)
     )
-    found = make_answer().model_copy(
+    result = make_answer().model_copy(
         update={"sweep": tuple(points), "sweep_asked": 3, "sweep_facts": facts, "confirmation": confirmed}
     )
-    write(tmp_path, found)
+    write(tmp_path, result)
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
-    for said in ("point-0", "+1.25", "+0.15"):
-        assert said in page
-        assert said in text
+    for fact in ("point-0", "+1.25", "+0.15"):
+        assert fact in page
+        assert fact in text
     for name in ("importance", "front"):
         assert f"figures/{name}.svg" in text
         assert (tmp_path / f"figures/{name}.png").is_file()

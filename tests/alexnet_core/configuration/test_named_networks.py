@@ -175,8 +175,8 @@ def test_two_devices_one_device_and_double_precision_agree_in_float32() -> None:
         with torch.inference_mode():
             expected = exact(images)
             for model in (single, again):
-                found = model(images.float()).double()
-                assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+                logits = model(images.float()).double()
+                assert float((logits - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 ODD = st.sampled_from([1, 2, 3, 5, 7])

@@ -15,11 +15,11 @@ from alexnet_core.model.layers import local_response_norm
 
 def normed(x: torch.Tensor, size: int, beta: float = 0.75) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm and the gradient of a weighted sum of it."""
-    own = x.clone(memory_format=torch.preserve_format).requires_grad_()
-    result = local_response_norm(own, size, 3e-2, beta, 1.5)
+    leaf = x.clone(memory_format=torch.preserve_format).requires_grad_()
+    result = local_response_norm(leaf, size, 3e-2, beta, 1.5)
     (result * torch.linspace(-1, 1, result.numel()).to(result.dtype).view(result.shape)).sum().backward()
-    assert own.grad is not None
-    return result.detach(), own.grad
+    assert leaf.grad is not None
+    return result.detach(), leaf.grad
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 40])
@@ -46,14 +46,14 @@ def test_threads_share_the_pixels_and_change_no_bit() -> None:
     x = torch.randn(8, 48, 31, 29).contiguous(memory_format=torch.channels_last)
     assert x.numel() >= 2 * norm_on_cpu.ELEMENTS_PER_THREAD
     before = torch.get_num_threads()
-    found = []
+    results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        found.append(normed(x, 5))
+        results.append(normed(x, 5))
     torch.set_num_threads(before)
-    for result, gradient in found[1:]:
-        assert torch.equal(result, found[0][0])
-        assert torch.equal(gradient, found[0][1])
+    for result, gradient in results[1:]:
+        assert torch.equal(result, results[0][0])
+        assert torch.equal(gradient, results[0][1])
 
 
 @pytest.mark.parametrize("count", [5, 256, 700])

@@ -84,14 +84,14 @@ def test_pairs_across_workers_or_devices_are_not_formed_and_are_named(column: st
     errors["no_lrn"][:2] = [0, 0]
     unlike = pl.col("key").is_in(["no_lrn-0", "no_lrn-1"])
     table = trials(errors).with_columns(pl.when(unlike).then(pl.lit(other)).otherwise(pl.lit(one)).alias(column))
-    found = answer(STUDY, RECIPE, make_plan_file(plan(8)), table, NO_SWEEP, NO_EPOCHS)
-    no_lrn = found.arms[1]
+    result = answer(STUDY, RECIPE, make_plan_file(plan(8)), table, NO_SWEEP, NO_EPOCHS)
+    no_lrn = result.arms[1]
     alike = [(a - b) / 3.6 for a, b in zip(GOOD["no_lrn"][2:], GOOD["baseline"][2:], strict=True)]  # type: ignore[operator]
     assert no_lrn.differences == pytest.approx(dict(zip("234567", alike, strict=True)))
     assert no_lrn.difference == pytest.approx(sum(alike) / 6)
-    assert found.unlike == ("no_lrn seed 0", "no_lrn seed 1")
-    assert any(note.startswith("2 trials could not be paired") and "no_lrn" in note for note in found.notes)
-    assert found.arms[2].differences.keys() == set("01234567")
+    assert result.unlike == ("no_lrn seed 0", "no_lrn seed 1")
+    assert any(note.startswith("2 trials could not be paired") and "no_lrn" in note for note in result.notes)
+    assert result.arms[2].differences.keys() == set("01234567")
 
 
 def test_records_that_do_not_say_how_they_were_trained_are_paired() -> None:
@@ -103,8 +103,8 @@ def test_records_that_do_not_say_how_they_were_trained_are_paired() -> None:
 
 
 def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
-    found = judged(GOOD)
-    baseline, no_lrn, as_run = found.arms
+    result = judged(GOOD)
+    baseline, no_lrn, as_run = result.arms
     assert baseline.is_baseline
     assert no_lrn.word == "supports"
     assert no_lrn.claimed_points == 1.4
@@ -112,39 +112,39 @@ def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
         sum(a - b for a, b in zip(GOOD["no_lrn"], GOOD["baseline"], strict=True)) / 8 / 3.6
     )  # type: ignore[operator, misc]
     assert as_run.word == "equivalent"
-    assert found.judged_split == "test"
-    assert found.split_error == pytest.approx(100 * (6.25 / 360 * (1 - 6.25 / 360) / 360) ** 0.5, rel=1e-6)
-    assert any("top-5 error says nothing" in note for note in found.notes)
-    assert found.seeds == 8
+    assert result.judged_split == "test"
+    assert result.split_error == pytest.approx(100 * (6.25 / 360 * (1 - 6.25 / 360) / 360) ** 0.5, rel=1e-6)
+    assert any("top-5 error says nothing" in note for note in result.notes)
+    assert result.seeds == 8
 
 
 def test_only_complete_seeds_up_to_the_first_gap_enter() -> None:
     errors = {**GOOD, "no_lrn": [*GOOD["no_lrn"][:5], None, *GOOD["no_lrn"][6:]]}
-    found = judged(errors)
-    assert found.seeds == 5
-    assert found.missing == ("no_lrn seed 5",)
-    assert all(arm.n == 5 for arm in found.arms)
-    assert "Not complete, so not in this answer: seed 5 (no_lrn)." in found.notes
-    assert "Complete, but after the first gap, so not in this answer: seed 6, 7." in found.notes
-    assert any("no sign-flip p is below 0.062" in note and "from 7 seeds on" in note for note in found.notes)
+    result = judged(errors)
+    assert result.seeds == 5
+    assert result.missing == ("no_lrn seed 5",)
+    assert all(arm.n == 5 for arm in result.arms)
+    assert "Not complete, so not in this answer: seed 5 (no_lrn)." in result.notes
+    assert "Complete, but after the first gap, so not in this answer: seed 6, 7." in result.notes
+    assert any("no sign-flip p is below 0.062" in note and "from 7 seeds on" in note for note in result.notes)
 
 
 def test_a_diverged_seed_takes_the_word_but_not_the_others() -> None:
-    found = judged({**GOOD, "no_lrn": ["diverged", *GOOD["no_lrn"][1:]]})
-    assert found.arms[1].word == "diverged on 1 of 8"
-    assert found.arms[1].n == 7
-    assert found.arms[2].word == judged(GOOD).arms[2].word
-    assert "Outside the family of tests: no_lrn (diverged on 1 of 8)." in found.notes
-    assert found.arms[2].interval_level == 96.0
-    assert found.arms[1].interval is None
-    assert found.arms[1].seeds_needed is None
+    result = judged({**GOOD, "no_lrn": ["diverged", *GOOD["no_lrn"][1:]]})
+    assert result.arms[1].word == "diverged on 1 of 8"
+    assert result.arms[1].n == 7
+    assert result.arms[2].word == judged(GOOD).arms[2].word
+    assert "Outside the family of tests: no_lrn (diverged on 1 of 8)." in result.notes
+    assert result.arms[2].interval_level == 96.0
+    assert result.arms[1].interval is None
+    assert result.arms[1].seeds_needed is None
 
 
 def test_a_diverged_baseline_leaves_no_words_and_the_sets_own_error() -> None:
-    found = judged({**GOOD, "baseline": ["diverged", *GOOD["baseline"][1:]]})
-    assert [arm.word for arm in found.arms[1:]] == ["baseline diverged on 1 of 8"] * 2
-    assert found.split_error is not None
-    assert any("standard error" in note for note in found.notes)
+    result = judged({**GOOD, "baseline": ["diverged", *GOOD["baseline"][1:]]})
+    assert [arm.word for arm in result.arms[1:]] == ["baseline diverged on 1 of 8"] * 2
+    assert result.split_error is not None
+    assert any("standard error" in note for note in result.notes)
 
 
 def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
@@ -152,10 +152,10 @@ def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
     for row in same["trials"]:
         if row["arm"] == "as_run":
             row["key"] = f"baseline-{row['seed']}"
-    found = answer(STUDY, RECIPE, make_plan_file(same), trials(GOOD), NO_SWEEP, NO_EPOCHS)
-    assert found.arms[2].word == "same trials"
-    assert "Outside the family of tests: as_run (same trials)." in found.notes
-    assert found.arms[1].interval_level == 96.0
+    result = answer(STUDY, RECIPE, make_plan_file(same), trials(GOOD), NO_SWEEP, NO_EPOCHS)
+    assert result.arms[2].word == "same trials"
+    assert "Outside the family of tests: as_run (same trials)." in result.notes
+    assert result.arms[1].interval_level == 96.0
 
 
 def test_only_arm_trials_enter_a_verdict() -> None:
@@ -166,21 +166,21 @@ def test_only_arm_trials_enter_a_verdict() -> None:
 
 
 def test_without_a_test_set_validation_is_judged_and_said() -> None:
-    found = judged(GOOD, split="validation")
-    assert found.judged_split == "validation"
-    assert any("no test set" in note for note in found.notes)
-    assert "on this validation set" in found.arms[1].sentence
+    result = judged(GOOD, split="validation")
+    assert result.judged_split == "validation"
+    assert any("no test set" in note for note in result.notes)
+    assert "on this validation set" in result.arms[1].sentence
     nothing = judged({arm: [None] * 8 for arm in GOOD})
     assert not any("no test set" in note for note in nothing.notes)
 
 
 def test_a_study_extended_after_looking_is_judged_more_strictly_and_marked() -> None:
-    first, found = judged(GOOD), judged(GOOD, looks=(1, 2, 3, 5, 8))
+    first, result = judged(GOOD), judged(GOOD, looks=(1, 2, 3, 5, 8))
     assert first.level_share == 0.8
-    assert found.looks == (3, 5)
-    assert found.level_share < 0.2
-    assert found.arms[1].interval_level > first.arms[1].interval_level == 98.0
-    assert any("Extended after looking at 3, 5 seeds" in note for note in found.notes)
+    assert result.looks == (3, 5)
+    assert result.level_share < 0.2
+    assert result.arms[1].interval_level > first.arms[1].interval_level == 98.0
+    assert any("Extended after looking at 3, 5 seeds" in note for note in result.notes)
     assert any("20% are kept for an extension" in note for note in first.notes)
 
 
@@ -198,12 +198,13 @@ def test_the_sweeps_points_are_shown_as_no_verdict() -> None:
         {**member, "key": f"baseline-{place}", "parameters": '{"network.lrn*.k": 1.5}', "position": place}
         for place in range(2)
     ]
-    found = answer(
+    result = answer(
         STUDY, RECIPE, make_plan_file(plan(8)), trials(GOOD), pl.DataFrame(members, schema=MEMBER_COLUMNS), NO_EPOCHS
     )
-    assert [point.validation_error for point in found.sweep] == sorted(point.validation_error for point in found.sweep)  # type: ignore[type-var]
-    assert "This is not a verdict" in markdown(found)
-    assert any(note.startswith("Best of 2 sweep points") and "Not a verdict" in note for note in found.notes)
+    errors = [point.validation_error for point in result.sweep]
+    assert errors == sorted(errors)  # type: ignore[type-var]
+    assert "This is not a verdict" in markdown(result)
+    assert any(note.startswith("Best of 2 sweep points") and "Not a verdict" in note for note in result.notes)
 
 
 def test_markdown_escapes_every_name() -> None:
@@ -226,27 +227,27 @@ WIDE: dict[str, list[int | str | None]] = {
 @pytest.mark.parametrize("errors", [GOOD, WIDE], ids=["small errors", "large errors"])
 def test_the_table_is_whole_at_any_width(width: int, errors: dict[str, list[int | str | None]]) -> None:
     output = StringIO()
-    found = judged(errors)
-    Console(file=output, width=width).print(answer_table(found, width))
+    result = judged(errors)
+    Console(file=output, width=width).print(answer_table(result, width))
     text = output.getvalue()
     assert all(arm in text for arm in ARMS)
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
     # 被切掉的表会丢字：每个词、每个数都要在
     shown = set(text.replace("(", " ").replace(")", " ").split())
-    for arm in found.arms:
+    for arm in result.arms:
         assert set(arm.word.split()) <= shown
         if arm.interval is not None:
             assert f"{arm.interval[1]:+.2f}" in shown
         if arm.seeds_needed is not None and width >= 100:
             assert any(word.startswith(f"{arm.seeds_needed[0]}-{arm.seeds_needed[1]}") for word in shown)
-    assert set(found.claim.split()) <= shown
+    assert set(result.claim.split()) <= shown
 
 
 def test_names_are_never_read_as_the_terminals_markup() -> None:
     wild = Study.model_construct(**{**dict(STUDY), "question": "[/bold] is [red]this[/red] markup?"})
     output = StringIO()
-    found = answer(wild, RECIPE, make_plan_file(plan(8)), trials(GOOD), NO_SWEEP, NO_EPOCHS)
-    Console(file=output, width=120).print(answer_table(found, 120))
+    result = answer(wild, RECIPE, make_plan_file(plan(8)), trials(GOOD), NO_SWEEP, NO_EPOCHS)
+    Console(file=output, width=120).print(answer_table(result, 120))
     assert "[/bold] is [red]this[/red] markup?" in output.getvalue()
 
 
@@ -270,8 +271,8 @@ def test_equivalent_and_inconclusive_never_share_a_colour() -> None:
 def test_reports_and_figures_are_written_for_whatever_there_is(
     tmp_path: Path, errors: dict[str, list[int | str | None]]
 ) -> None:
-    found = judged(errors)
-    written = {str(path.relative_to(tmp_path)) for path in write(tmp_path, found)}
+    result = judged(errors)
+    written = {str(path.relative_to(tmp_path)) for path in write(tmp_path, result)}
     assert {"answer.json", "provenance.json", "report.html", "report.md", "tables/verdicts.tex"} <= written
     assert {f"{name}.{kind}" for name in ("differences", "seeds") for kind in ("png", "svg")} <= {
         path.removeprefix("figures/") for path in written
@@ -279,10 +280,10 @@ def test_reports_and_figures_are_written_for_whatever_there_is(
     assert Image.open(BytesIO((tmp_path / "figures/differences.png").read_bytes())).size[0] > 800
     for path in tmp_path.glob("figures/*.svg"):
         ElementTree.fromstring(path.read_text())
-    assert Answer.model_validate_json((tmp_path / "answer.json").read_bytes()) == found
-    assert write(tmp_path, found) == []
+    assert Answer.model_validate_json((tmp_path / "answer.json").read_bytes()) == result
+    assert write(tmp_path, result) == []
     (tmp_path / "figures/differences.svg").unlink()
-    assert write(tmp_path, found)
+    assert write(tmp_path, result)
 
 
 def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:

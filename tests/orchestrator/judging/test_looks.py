@@ -77,18 +77,18 @@ def answered(plan: Plan, results: Path) -> Answer:
 def test_seed_by_seed_until_every_arm_is_closed(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     plan = lab.run()
-    found = answered(plan, tmp_path)
-    _, no_lrn, as_run = found.arms
+    result = answered(plan, tmp_path)
+    _, no_lrn, as_run = result.arms
     assert lab.phases[0] == [f"{arm}-{seed}" for seed in range(4) for arm in ("baseline", "no_lrn", "as_run")]
     assert (no_lrn.word, no_lrn.closed) == ("supports", "decided")
-    assert no_lrn.n < as_run.n == found.seeds
+    assert no_lrn.n < as_run.n == result.seeds
     assert lab.phases[1:] == [
         [f"{arm}-{seed}" for arm in ("baseline", "no_lrn", "as_run") if arm != "no_lrn" or seed < no_lrn.n]
-        for seed in range(4, found.seeds)
+        for seed in range(4, result.seeds)
     ]
     assert as_run.closed in ("futile", "maximum", "decided")
-    assert found.missing == ()
-    assert any(f"no_lrn at {no_lrn.n} (decided)" in note for note in found.notes)
+    assert result.missing == ()
+    assert any(f"no_lrn at {no_lrn.n} (decided)" in note for note in result.notes)
     assert all(trial.key in ended(plan, tmp_path) for trial in lab.left_over().trials)
 
 
@@ -127,8 +127,8 @@ def test_a_killed_study_trains_the_same_trials_and_gives_the_same_answer(tmp_pat
 
 def test_a_diverged_seed_closes_its_arm_and_records_beyond_a_look_change_nothing(tmp_path: Path) -> None:
     lab = Lab(tmp_path, no_lrn_2=TrialState.DIVERGED)
-    found = answered(lab.run(), tmp_path)
-    assert (found.arms[1].word, found.arms[1].closed, found.arms[1].looked_at) == (
+    result = answered(lab.run(), tmp_path)
+    assert (result.arms[1].word, result.arms[1].closed, result.arms[1].looked_at) == (
         "diverged on 1 of 4",
         "untested",
         4,
@@ -137,7 +137,7 @@ def test_a_diverged_seed_closes_its_arm_and_records_beyond_a_look_change_nothing
     plan = sequential_plan()
     for trial in read_on_record(tmp_path, plan.trials).missing(plan.trials):
         put(tmp_path, trial.config, 20, test_wrong=WRONG[trial.arm][trial.seed])
-    assert answered(sequential_plan(), tmp_path).arms == found.arms
+    assert answered(sequential_plan(), tmp_path).arms == result.arms
 
 
 def test_the_plan_holds_the_maximum_and_another_rule_is_refused_after_a_look(tmp_path: Path) -> None:
@@ -166,8 +166,8 @@ def test_an_arm_that_is_left_out_ends_the_looks_without_an_endless_loop(tmp_path
 
 
 def test_the_outlook_says_that_looks_are_taken_and_what_the_maximum_can_reach(tmp_path: Path) -> None:
-    said = resolution_outlook(sequential_plan(), tmp_path)
-    assert said == "at most, with a look at each from 4 seeds on; 8 seeds can reach a verdict"
+    line = resolution_outlook(sequential_plan(), tmp_path)
+    assert line == "at most, with a look at each from 4 seeds on; 8 seeds can reach a verdict"
     (tmp_path / "answer.json").write_text(json.dumps({"arms": [{"difference_sd": 0.6}]}))
     assert "can resolve 1.0 points" in resolution_outlook(sequential_plan(), tmp_path)
     few = replace(sequential_plan(5), max_seeds=5)
@@ -175,7 +175,7 @@ def test_the_outlook_says_that_looks_are_taken_and_what_the_maximum_can_reach(tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--seeds", "auto"], "needs --max-seeds from 4 to 200"),
         (["--seeds", "auto", "--max-seeds", "3"], "needs --max-seeds from 4 to 200"),
@@ -187,9 +187,9 @@ def test_the_outlook_says_that_looks_are_taken_and_what_the_maximum_can_reach(tm
     ],
 )
 def test_what_does_not_go_together_is_refused_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main([*arguments, "--results", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
-    assert said in errors
+    assert message in errors
     assert len(errors.strip().splitlines()) == 1

@@ -67,21 +67,21 @@ def judged(study: str | Study, errors: dict[str, list[tuple[int, int | None]]]) 
 
 
 def test_the_gap_is_validation_minus_training_error_and_its_claim_has_only_a_direction() -> None:
-    found = judged(
+    result = judged(
         "dropout",
         {
             "baseline": [(100 + seed, 300 + 4 * seed) for seed in range(8)],
             "no_dropout": [(125 + 2 * seed, 100 + 3 * seed) for seed in range(8)],
         },
     )
-    baseline, without = found.arms
-    assert found.metric == "gap between validation and training error"
+    baseline, without = result.arms
+    assert result.metric == "gap between validation and training error"
     assert baseline.mean == pytest.approx(sum((100 + s) / 5 - (300 + 4 * s) / 20 for s in range(8)) / 8)
     assert list(without.differences.values()) == pytest.approx([(25 + s) / 5 - (-200 - s) / 20 for s in range(8)])
     assert without.word == "supports"
     assert without.claimed_points is None
-    assert found.split_error is None
-    text = markdown(found)
+    assert result.split_error is None
+    text = markdown(result)
     assert "gap between validation and training error %" in text
     assert "top-5 difference on validation (95 %)" in text
     assert "centre crop, no dropout, no noise" in text
@@ -103,13 +103,13 @@ def test_the_training_error_is_that_of_training_images_seen_as_in_evaluation() -
 
 
 def test_trials_from_before_the_metric_was_measured_do_not_enter() -> None:
-    found = judged(
+    result = judged(
         "weight_decay",
         {"baseline": [(100, None)] * 8, "no_decay": [(100, 200 + 5 * seed) for seed in range(8)]},
     )
-    assert found.arms[0].n == 0
-    assert found.arms[1].word == "no verdict: fewer than 3 seeds"
-    assert "8 finished trials ran before the top-1 training error was measured" in markdown(found)
+    assert result.arms[0].n == 0
+    assert result.arms[1].word == "no verdict: fewer than 3 seeds"
+    assert "8 finished trials ran before the top-1 training error was measured" in markdown(result)
 
 
 @pytest.mark.parametrize(("name", "sign"), [("weight_decay", 1), ("dropout", -1)])
@@ -125,11 +125,11 @@ def test_rates_are_subtracted_where_an_arm_has_other_training_images(tmp_path: P
     plan = {"dataset": "digits", "alpha": 0.05, "planned_seeds": 3, "looks": [], "trials": rows}
     tables = load_trials(tmp_path)
     none = tables.members.clear(), pl.DataFrame(schema=EPOCH_COLUMNS)
-    base, found = answer(study, study.recipes["digits"], make_plan_file(plan), tables.trials, *none).arms
-    assert list(found.differences.values()) == pytest.approx([sign * points for points in (2.0, 2.2, 2.4)])
-    assert found.difference == pytest.approx((found.mean or 0) - (base.mean or 0))
+    base, result = answer(study, study.recipes["digits"], make_plan_file(plan), tables.trials, *none).arms
+    assert list(result.differences.values()) == pytest.approx([sign * points for points in (2.0, 2.2, 2.4)])
+    assert result.difference == pytest.approx((result.mean or 0) - (base.mean or 0))
     if name == "weight_decay":
-        assert found.top5_difference == pytest.approx(100 * ((11 + 12 + 12) / 1500 - 18 / 1080))
+        assert result.top5_difference == pytest.approx(100 * ((11 + 12 + 12) / 1500 - 18 / 1080))
 
 
 def timed(times: dict[str, list[int | None]], budget: int = 30) -> Answer:
@@ -160,8 +160,8 @@ def timed(times: dict[str, list[int | None]], budget: int = 30) -> Answer:
 
 
 def test_the_time_is_the_first_epoch_at_the_threshold_and_never_is_longer_than_the_budget() -> None:
-    found = timed({"baseline": [5, 6, 4, 5, 6, 5, 4, 5], "tanh": [10, 18, 12, 10, None, 20, 8, None]})
-    relu, tanh = found.arms
+    result = timed({"baseline": [5, 6, 4, 5, 6, 5, 4, 5], "tanh": [10, 18, 12, 10, None, 20, 8, None]})
+    relu, tanh = result.arms
     assert list(relu.errors.values()) == [5, 6, 4, 5, 6, 5, 4, 5]
     assert (relu.median, relu.never, relu.n) == (5, (), 8)
     # 八个比值：2, 3, 3, 2, > 31/6, 4, 2, > 31/5；中位数在 3 与 3 之间
@@ -171,7 +171,7 @@ def test_the_time_is_the_first_epoch_at_the_threshold_and_never_is_longer_than_t
     assert tanh.p == pytest.approx(2 / 2**8)
     assert tanh.interval_open == (False, True)
     assert math.exp(tanh.interval[0]) == pytest.approx(2.0)  # type: ignore[index]
-    text = markdown(found)
+    text = markdown(result)
     assert "| ×3.00 | ×2.00, ∞ | 96 % |" in text
     assert "| seed 4 | 6 | &gt; 30 |" in text
     assert "×6" in text
@@ -180,25 +180,25 @@ def test_the_time_is_the_first_epoch_at_the_threshold_and_never_is_longer_than_t
 
 
 def test_a_median_that_is_only_bounded_says_at_least() -> None:
-    found = timed({"baseline": [5] * 8, "tanh": [10] * 3 + [None] * 5})
-    assert found.arms[1].difference_is == "at least"
-    assert "at least ×6.20" in markdown(found)
-    assert found.arms[1].median is None
-    assert found.arms[1].word == "supports"
-    assert "most never, 3 of 8" in markdown(found)
+    result = timed({"baseline": [5] * 8, "tanh": [10] * 3 + [None] * 5})
+    assert result.arms[1].difference_is == "at least"
+    assert "at least ×6.20" in markdown(result)
+    assert result.arms[1].median is None
+    assert result.arms[1].word == "supports"
+    assert "most never, 3 of 8" in markdown(result)
 
 
 def test_half_of_the_runs_there_is_not_called_never() -> None:
-    found = timed({"baseline": [5] * 8, "tanh": [10] * 4 + [None] * 4})
-    assert found.arms[1].median is None
-    assert "| half never, 4 of 8 |" in markdown(found)
+    result = timed({"baseline": [5] * 8, "tanh": [10] * 4 + [None] * 4})
+    assert result.arms[1].median is None
+    assert "| half never, 4 of 8 |" in markdown(result)
 
 
 def test_when_neither_arm_came_there_nothing_is_said() -> None:
-    found = timed({"baseline": [None] * 8, "tanh": [None] * 8})
-    assert found.arms[1].word == "inconclusive"
-    assert found.arms[1].difference is None
-    assert "never, 0 of 8" in markdown(found)
+    result = timed({"baseline": [None] * 8, "tanh": [None] * 8})
+    assert result.arms[1].word == "inconclusive"
+    assert result.arms[1].difference is None
+    assert "never, 0 of 8" in markdown(result)
 
 
 @pytest.mark.parametrize("looks", [(), (3,), (5,), (3, 4, 5)])
@@ -209,9 +209,9 @@ def test_the_seeds_that_the_sign_test_is_said_to_need_are_the_first_that_reach_a
     def word(seeds: int) -> str:
         ratios = tuple(Between(1.0 + seed, 1.0 + seed) for seed in range(seeds))
         differences = tuple(ratio.low for ratio in ratios)
-        found = [ArmEvidence(str(n), differences, seeds, claimed_points=1.0, ratios=ratios) for n in range(arms)]
+        evidence = [ArmEvidence(str(n), differences, seeds, claimed_points=1.0, ratios=ratios) for n in range(arms)]
         share = share_of_level(looks, seeds, 0.05 / arms)
-        return judge(found, math.log(1.25), 0.05, ShareOfLevel(share))["0"].word
+        return judge(evidence, math.log(1.25), 0.05, ShareOfLevel(share))["0"].word
 
     need = seeds_for_a_word(looks, arms, 0.05)
     assert (word(need - 1), word(need)) == ("inconclusive", "supports")
@@ -222,8 +222,8 @@ def test_the_seeds_that_the_sign_test_is_said_to_need_are_the_first_that_reach_a
 
 
 def test_the_remark_names_the_seeds_that_reach_a_word_after_this_look() -> None:
-    found = timed({"baseline": [5] * 5, "tanh": [10, 11, 12, 10, 11]})
-    assert any("only inconclusive is possible; from 8 seeds on, a word is" in note for note in found.notes)
+    result = timed({"baseline": [5] * 5, "tanh": [10, 11, 12, 10, 11]})
+    assert any("only inconclusive is possible; from 8 seeds on, a word is" in note for note in result.notes)
     assert not any("is possible" in note for note in timed({"baseline": [5] * 6, "tanh": list(range(10, 16))}).notes)
 
 
@@ -243,15 +243,15 @@ def test_trials_without_their_epochs_on_record_do_not_enter() -> None:
     plan["trials"] = [{"arm": a, "seed": 0, "phase": "arm", "key": f"{a}-0"} for a in ("baseline", "tanh")]
     trials = pl.DataFrame(rows, schema=TRIAL_COLUMNS)
     none = pl.DataFrame(schema=MEMBER_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
-    found = answer(study, study.recipes["cifar10"], make_plan_file(plan), trials, *none)
-    assert (found.unmeasured, found.arms[1].n) == (2, 0)
+    result = answer(study, study.recipes["cifar10"], make_plan_file(plan), trials, *none)
+    assert (result.unmeasured, result.arms[1].n) == (2, 0)
 
 
 def test_the_log_ratio_of_errors_is_judged_by_t_and_shown_as_a_ratio() -> None:
     plain = load_study("weight_decay")
     recipe = plain.recipes["cifar10"].model_copy(update={"margin": 1.1, "smallest_effect": 1.2})
     study = plain.model_copy(update={"statistic": "log_ratio", "recipes": {"cifar10": recipe}}).on("cifar10")
-    found = judged(
+    result = judged(
         study,
         {
             "baseline": [(100, 100 + seed) for seed in range(8)],
@@ -259,11 +259,11 @@ def test_the_log_ratio_of_errors_is_judged_by_t_and_shown_as_a_ratio() -> None:
         },
     )
     logs = [math.log((200.5 + 3 * seed) / (100.5 + seed)) for seed in range(8)]
-    assert list(found.arms[1].differences.values()) == pytest.approx(logs)
-    assert found.arms[1].p == pytest.approx(ttest_1samp(logs, 0).pvalue)
-    assert found.arms[1].word == "supports"
-    assert f"×{math.exp(sum(logs) / 8):.2f}" in markdown(found)
-    assert "a ratio between 0.909 and 1.1" in markdown(found)
+    assert list(result.arms[1].differences.values()) == pytest.approx(logs)
+    assert result.arms[1].p == pytest.approx(ttest_1samp(logs, 0).pvalue)
+    assert result.arms[1].word == "supports"
+    assert f"×{math.exp(sum(logs) / 8):.2f}" in markdown(result)
+    assert "a ratio between 0.909 and 1.1" in markdown(result)
 
 
 @settings(max_examples=40)
@@ -282,9 +282,9 @@ def test_swapping_baseline_and_arm_swaps_the_words(pairs: list[tuple[int | None,
 
 
 def test_the_report_draws_times_that_were_never_reached(tmp_path: Path) -> None:
-    found = timed({"baseline": [5, 6, 4, 5, 6, 5, 4, None], "tanh": [10, 18, 12, 10, None, 20, 8, None]})
-    assert found.arms[1].interval_open[1]
-    written = {path.name for path in write(tmp_path, found)}
+    result = timed({"baseline": [5, 6, 4, 5, 6, 5, 4, None], "tanh": [10, 18, 12, 10, None, 20, 8, None]})
+    assert result.arms[1].interval_open[1]
+    written = {path.name for path in write(tmp_path, result)}
     assert {"differences.svg", "seeds.svg", "report.html"} <= written
     svg = next(path for path in tmp_path.rglob("differences.svg")).read_text()
     assert "∞" in svg

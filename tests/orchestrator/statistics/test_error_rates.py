@@ -32,7 +32,7 @@ def followed(errors: np.ndarray, rule: SequentialRule) -> list[ArmCourse]:
 def words_of(courses: simulated.Courses, study: int) -> list[str]:
     named = {"supports": courses.supports, "contradicts": courses.contradicts, "equivalent": courses.equivalent}
     return [
-        next((word for word, found in named.items() if found[study, arm]), "inconclusive")
+        next((word for word, result in named.items() if result[study, arm]), "inconclusive")
         for arm in range(courses.open.shape[1])
     ]
 
@@ -46,12 +46,12 @@ def test_the_simulated_fixed_rule_gives_the_products_words(
 ) -> None:
     errors = simulated.draw(kind, np.random.default_rng(11), (200, 4, SEEDS), np.array(effects))
     for share in (1.0, 0.8, 0.1):
-        found = simulated.fixed(errors, margin, share)
+        result = simulated.fixed(errors, margin, share)
         for study, row in enumerate(errors):
             arms = [evidence(row, arm, SEEDS) for arm in (1, 2, 3)]
             verdicts = judge(arms, margin, 0.05, ShareOfLevel(share)).values()
             words = ["inconclusive" if "in 8 seeds" in verdict.word else verdict.word for verdict in verdicts]
-            assert words == words_of(found, study)
+            assert words == words_of(result, study)
 
 
 @pytest.mark.parametrize("stops_futile", [True, False])
@@ -61,14 +61,14 @@ def test_the_simulated_sequential_rule_gives_the_products_courses(
 ) -> None:
     errors = simulated.draw(kind, np.random.default_rng(12), (60, 4, 14), np.array(effects))
     rule = SequentialRule(14, 0.05, margin, 2 * margin, stops_futile)
-    found = simulated.sequential(errors, rule)
+    result = simulated.sequential(errors, rule)
     closings = set()
     for study, row in enumerate(errors):
         courses = followed(row, rule)
         closings |= {course.closed for course in courses}
         words = [course.verdict.word if course.closed == "decided" else "inconclusive" for course in courses]
-        assert words == words_of(found, study)
-        assert [course.seeds for course in courses] == found.seeds[study].tolist()
+        assert words == words_of(result, study)
+        assert [course.seeds for course in courses] == result.seeds[study].tolist()
     assert closings == {"decided", "maximum", *(["futile"] if stops_futile else [])}
 
 
@@ -99,12 +99,12 @@ def test_the_tolerance_is_narrow_enough_to_find_the_uncorrected_rules() -> None:
 
 def test_power_is_that_planned_and_grows_with_the_effect() -> None:
     effect = detectable_effect(math.sqrt(2.0), SEEDS, 0.05)
-    found = []
+    powers = []
     for times in (0.0, 0.5, 1.0, 1.5, 2.0):
         errors = simulated.draw("normal", np.random.default_rng(7), (20_000, 2, SEEDS), np.array([times * effect]))
-        found.append(float(simulated.fixed(errors, 0.01, 1.0).supports.mean()))
-    assert found == sorted(found)
-    assert found[2] == pytest.approx(0.8, abs=0.015)
+        powers.append(float(simulated.fixed(errors, 0.01, 1.0).supports.mean()))
+    assert powers == sorted(powers)
+    assert powers[2] == pytest.approx(0.8, abs=0.015)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_swapping_baseline_and_arm_swaps_the_words_of_whole_studies() -> None:
     errors = simulated.draw("normal", np.random.default_rng(3), (STUDIES, 2, 20), np.array([0.6]))
     for design in DESIGNS:
         pairs = zip(simulated.judged(design, errors, 0.5), simulated.judged(design, errors[:, ::-1], 0.5), strict=True)
-        for found, swapped in pairs:
-            assert (found.supports == swapped.contradicts).all()
-            assert (found.equivalent == swapped.equivalent).all()
-            assert found.supports.any()
+        for result, swapped in pairs:
+            assert (result.supports == swapped.contradicts).all()
+            assert (result.equivalent == swapped.equivalent).all()
+            assert result.supports.any()

@@ -32,10 +32,10 @@ def test_the_words_come_in_their_order() -> None:
 
 
 def test_equivalent_comes_before_significance_and_says_so() -> None:
-    found = verdict(arm(0.25, claimed_points=1.4))
-    assert found.word == "equivalent"
-    assert found.differs_from_zero
-    assert "different from zero all the same" in sentence(found.word, found.differs_from_zero)
+    result = verdict(arm(0.25, claimed_points=1.4))
+    assert result.word == "equivalent"
+    assert result.differs_from_zero
+    assert "different from zero all the same" in sentence(result.word, result.differs_from_zero)
 
 
 def test_without_enough_or_without_spread_there_is_no_test() -> None:
@@ -49,23 +49,23 @@ def test_without_enough_or_without_spread_there_is_no_test() -> None:
 def test_arms_that_cannot_be_tested_leave_the_family() -> None:
     alone = judge([arm(1.0)], 0.1, 0.05)["x"]
     family = [arm(1.0), ArmEvidence("y", NOISE, 8, same_trials=True), ArmEvidence("z", NOISE, 8, diverged=1)]
-    found = judge(family, 0.1, 0.05)
-    assert found["x"] == alone
-    assert [verdict.in_family for verdict in found.values()] == [True, False, False]
+    verdicts = judge(family, 0.1, 0.05)
+    assert verdicts["x"] == alone
+    assert [verdict.in_family for verdict in verdicts.values()] == [True, False, False]
 
 
 def test_an_arm_with_equal_differences_keeps_its_place_in_the_family() -> None:
-    found = judge([arm(1.0), ArmEvidence("y", (0.0,) * 8, 8)], 0.1, 0.05)
-    assert found["x"].level == 0.025
-    assert found["y"].in_family
-    assert found["y"].adjusted_p is None
+    verdicts = judge([arm(1.0), ArmEvidence("y", (0.0,) * 8, 8)], 0.1, 0.05)
+    assert verdicts["x"].level == 0.025
+    assert verdicts["y"].in_family
+    assert verdicts["y"].adjusted_p is None
 
 
 def test_a_baseline_that_diverged_leaves_a_biased_choice_of_pairs_and_no_word() -> None:
-    found = judge([arm(5.0, baseline_diverged=1), ArmEvidence("y", NOISE, 8, baseline_failed=2)], 0.5, 0.05)
-    assert found["x"].word == "baseline diverged on 1 of 8"
-    assert found["y"].word == "baseline failed on 2 of 8"
-    assert all(verdict.interval is None for verdict in found.values())
+    verdicts = judge([arm(5.0, baseline_diverged=1), ArmEvidence("y", NOISE, 8, baseline_failed=2)], 0.5, 0.05)
+    assert verdicts["x"].word == "baseline diverged on 1 of 8"
+    assert verdicts["y"].word == "baseline failed on 2 of 8"
+    assert all(verdict.interval is None for verdict in verdicts.values())
 
 
 @given(
@@ -76,16 +76,16 @@ def test_word_and_interval_never_disagree(differences: list[list[float]], margin
     arms = [ArmEvidence(str(place), tuple(values), 8, claimed_points=1.0) for place, values in enumerate(differences)]
     swapped = [ArmEvidence(one.name, tuple(-value for value in one.differences), 8, claimed_points=1.0) for one in arms]
     mirror = judge(swapped, margin, 0.05)
-    for name, found in judge(arms, margin, 0.05).items():
-        if found.interval is None or found.adjusted_p is None:
+    for name, result in judge(arms, margin, 0.05).items():
+        if result.interval is None or result.adjusted_p is None:
             continue
-        low, high = found.interval
-        if abs(found.adjusted_p - 0.05) > 1e-9:
-            assert (low > 0 or high < 0) == (found.adjusted_p <= 0.05)
-        if found.word == "equivalent":
+        low, high = result.interval
+        if abs(result.adjusted_p - 0.05) > 1e-9:
+            assert (low > 0 or high < 0) == (result.adjusted_p <= 0.05)
+        if result.word == "equivalent":
             assert -margin < low <= high < margin
         # 交换基线与 arm，词也随之交换
-        assert mirror[name].word == {"supports": "contradicts", "contradicts": "supports"}.get(found.word, found.word)
+        assert mirror[name].word == {"supports": "contradicts", "contradicts": "supports"}.get(result.word, result.word)
 
 
 def test_every_sentence_about_a_tested_arm_speaks_of_this_test_set() -> None:

@@ -86,9 +86,9 @@ def simulated(generator: np.random.Generator, effect: int = 0) -> Confirmation:
     for trial in PLAN.trials:
         rows.append(row(trial.key, trial.seed, int(generator.binomial(IMAGES, 0.05))))
     trials = pl.DataFrame(rows, schema={name: TRIAL_COLUMNS[name] for name in rows[0]}).unique("key")
-    found = confirm(PLAN, content, trials, NO_EPOCHS)
-    assert found is not None
-    return found
+    result = confirm(PLAN, content, trials, NO_EPOCHS)
+    assert result is not None
+    return result
 
 
 def test_a_sweep_over_a_field_without_effect_loses_its_lead_at_confirmation() -> None:
@@ -107,8 +107,8 @@ def test_a_sweep_over_a_field_without_effect_loses_its_lead_at_confirmation() ->
 
 
 def test_a_real_effect_is_still_there_on_fresh_seeds() -> None:
-    found = simulated(np.random.default_rng(2), effect=16)
-    best = found.points[0]
+    result = simulated(np.random.default_rng(2), effect=16)
+    best = result.points[0]
     assert best.name == f"point-{POINTS - 1}"
     assert best.word == "lower"
     assert best.lead == pytest.approx(-best.difference)
@@ -149,10 +149,10 @@ def test_a_seed_counts_when_all_points_have_it_and_what_lacks_is_named() -> None
     ]
     ended = [trial for trial in trials if (trial.arm, trial.seed) != ("point-1", 2002)]
     rows += [row(trial.key, trial.seed, 5) for trial in ended]
-    found = confirm(PLAN, content, pl.DataFrame(rows, schema={n: TRIAL_COLUMNS[n] for n in rows[0]}), NO_EPOCHS)
-    assert found is not None
-    assert found.seeds == (2000, 2001)
-    assert found.missing == ("point-1 seed 2002",)
+    result = confirm(PLAN, content, pl.DataFrame(rows, schema={n: TRIAL_COLUMNS[n] for n in rows[0]}), NO_EPOCHS)
+    assert result is not None
+    assert result.seeds == (2000, 2001)
+    assert result.missing == ("point-1 seed 2002",)
 
 
 def test_fresh_seeds_across_workers_are_not_paired_and_are_named_as_a_studys_are() -> None:
@@ -163,13 +163,16 @@ def test_fresh_seeds_across_workers_are_not_paired_and_are_named_as_a_studys_are
     two = {trial.key for trial in trials if (trial.arm, trial.seed) in {("point-2", 2001), ("point-1", 2003)}}
     table = pl.DataFrame(rows, schema={name: TRIAL_COLUMNS[name] for name in rows[0]})
     workers = pl.when(pl.col("key").is_in(list(two))).then(pl.lit("2")).otherwise(pl.lit("1"))
-    found = confirm(PLAN, content, table.with_columns(workers.alias("env_workers")), NO_EPOCHS)
-    assert found is not None
-    assert found.seeds == (2000, 2001, 2002, 2003)
-    assert found.unlike == ("point-2 seed 2001", "point-1 seed 2003")
-    assert [sorted(point.differences) for point in found.points] == [["2000", "2002", "2003"], ["2000", "2001", "2002"]]
-    assert found.points[0].difference == pytest.approx(100 / IMAGES * (-15 - 15 - 14) / 3)
-    lead = confirmation_lead(make_answer().model_copy(update={"confirmation": found}))
+    result = confirm(PLAN, content, table.with_columns(workers.alias("env_workers")), NO_EPOCHS)
+    assert result is not None
+    assert result.seeds == (2000, 2001, 2002, 2003)
+    assert result.unlike == ("point-2 seed 2001", "point-1 seed 2003")
+    assert [sorted(point.differences) for point in result.points] == [
+        ["2000", "2002", "2003"],
+        ["2000", "2001", "2002"],
+    ]
+    assert result.points[0].difference == pytest.approx(100 / IMAGES * (-15 - 15 - 14) / 3)
+    lead = confirmation_lead(make_answer().model_copy(update={"confirmation": result}))
     assert "2 trials could not be paired" in lead
     assert "seed 2001 (point-2); seed 2003 (point-1)." in lead
     alike = confirm(PLAN, content, table, NO_EPOCHS)
@@ -194,13 +197,13 @@ def test_fresh_seeds_are_enough_for_a_word() -> None:
 
 
 def test_the_report_shows_what_the_sweep_said_beside_what_the_fresh_seeds_say() -> None:
-    found = simulated(np.random.default_rng(3))
-    table = confirmation_table(found)
-    assert [row[0] for row in table.rows] == [point.name for point in found.points]
-    best = found.points[0]
+    result = simulated(np.random.default_rng(3))
+    table = confirmation_table(result)
+    assert [row[0] for row in table.rows] == [point.name for point in result.points]
+    best = result.points[0]
     assert table.rows[0][3] == f"{best.swept_lead:+.2f}"
     assert table.rows[0][5] == f"{best.lead:+.2f}"
-    assert table.words == [point.word for point in found.points]
+    assert table.words == [point.word for point in result.points]
 
 
 def test_a_confirmation_of_another_question_leaves_points_and_looks_of_the_first() -> None:
