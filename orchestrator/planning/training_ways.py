@@ -18,7 +18,7 @@ def other_ways(results: Path, keys: Sequence[str], workers: int, on_gpu: bool) -
 
     Args:
         results: The results folder.
-        keys: Of the trials that are wanted and on record.
+        keys: Of the trials that are wanted; those that are not on record are passed over.
         workers: Data-parallel workers of each slot.
         on_gpu: Whether the slots reserve GPUs.
     """

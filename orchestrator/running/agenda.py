@@ -269,7 +269,9 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     if agenda.work.left():
         on_gpu = place.gpus > 0 and request.placement.device != "cpu"
-        yield from other_ways(request.store.results, list(agenda.on_record.done), request.placement.workers, on_gpu)
+        confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
+        keys = [*agenda.on_record.done, *confirming]
+        yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
     if agenda.together:

@@ -293,6 +293,20 @@ def test_a_command_that_only_answers_reads_what_a_sweep_knows_once(
         assert readings == ["weight_decay/sweep"]
 
 
+def test_the_plan_says_which_confirming_trials_another_number_of_workers_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, search, store = swept_on_record(tmp_path, 20, 25, 5, 6)
+    sweep = PlannedSweep(plan, search, tmp_path / "studies" / "weight_decay", CONFIRMED, store)
+    two = {"workers": 2, "device_name": "cpu"}
+    for trial in sweep.confirmation_trials[:3]:
+        put(tmp_path, trial.config, 20, epochs=11, environment=two)
+    update_tables(tmp_path)
+    asked = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--gpus-per-worker", "0", "--results", str(tmp_path)]
+    assert main([*asked, "--dry-run"]) == 0
+    assert "note: 3 trials on record were trained by 2 workers on the CPU, the rest" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_budget_that_ends_in_a_sweep_confirms_none_of_its_points_and_names_what_is_missing(lab: Lab) -> None:
     swept_on_record(lab.results, 20, 25)
