@@ -123,9 +123,7 @@ def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
     changed = not whole or members_on_disk is None or not members.equals(members_on_disk)
     if stale or gone:
         height = trials.height
-        # 旧表在排序前就放掉：十万行时每份拷贝上百兆
-        trials = _without(trials, stale + gone)
-        trials = _grown(trials, trial_rows(results, stale, stamps), ("key",))
+        trials = _grown(trials, trial_rows(results, stale, stamps), stale + gone, ("key",))
         trials = _in_order(_among_siblings(trials), TRIAL_COLUMNS)
         # 损坏的、不合群的记录每次都会重读；没有读出新行时不必重写表
         changed |= bool(gone) or any(key in known for key in stale) or trials.height != height
@@ -145,13 +143,13 @@ def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
     old = read_table(results, "epochs", EPOCH_COLUMNS) if len(scan.stale) < scan.trials.height else None
     if old is None:
         old = pl.DataFrame(schema=EPOCH_COLUMNS)
-        return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), ("key", "epoch"))
+        return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
     if not scan.stale and not scan.gone:
         return old
     counted = set(scan.trials["key"])
-    old = _without(old, {*scan.stale, *scan.gone, *set(old["key"].unique()).difference(counted)})
+    out = {*scan.stale, *scan.gone, *set(old["key"].unique()).difference(counted)}
     fresh = epoch_rows(results, [key for key in scan.stale if key in counted])
-    return _grown(old, fresh, ("key", "epoch"))
+    return _grown(old, fresh, out, ("key", "epoch"))
 
 
 def read_table(
@@ -229,15 +227,15 @@ def _evaluated_at(folder: str) -> str:
         return ""
 
 
-def _without(frame: pl.DataFrame, out: Collection[str]) -> pl.DataFrame:
-    """The rows of other trials than these."""
-    return frame.filter(~pl.col("key").is_in(list(out)))
-
-
-def _grown(kept: pl.DataFrame, fresh: pl.DataFrame, order: Sequence[str]) -> pl.DataFrame:
-    parts = [frame for frame in (kept, fresh) if frame.height] or [kept.clear()]
-    # Polars 2 的流式引擎不保证行序，所以总是排序
-    return pl.concat(parts, how="diagonal_relaxed").sort(order)
+def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Collection[str], order: Sequence[str]) -> pl.DataFrame:
+    """The old rows but for those of the trials `out`, and the fresh ones, in order."""
+    parts = [frame for frame in (old, fresh) if frame.height] or [old]
+    joined = pl.concat(parts, how="diagonal_relaxed")
+    rows = joined.select(order).with_row_index("row")
+    is_kept = (pl.col("row") >= joined.height - fresh.height) | ~pl.col("key").is_in(list(out))
+    # Polars 2 的流式引擎不保证行序，所以总是排序；逐列取行，因为整表筛选再排序要再多两份拷贝
+    places = rows.filter(is_kept).sort(order)["row"]
+    return pl.DataFrame([column.gather(places) for column in joined.iter_columns()])
 
 
 def _in_order(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
