@@ -110,7 +110,8 @@ def _slots_of_cluster(plan: Plan, placement: Placement, results: Path, trials: i
             exit_code=ExitCode.ENVIRONMENT,
         )
     # 没有写明槽位数时，节点来了就多开几个
-    return SlotPlan(slots, placement.workers, per_worker, placement.device, follows=placement.slots is None)
+    follows = placement.slots is None
+    return SlotPlan(slots, placement.workers, per_worker, placement.device, follows=follows, joined=True)
 
 
 def _import_meanwhile(workers: int) -> threading.Thread:

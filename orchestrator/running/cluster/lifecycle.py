@@ -101,7 +101,10 @@ def _start_again_where_slow(folder: Path, verbose: bool, options: dict[str, Any]
 
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            with ray_processes.apart_and_awaited(folder, say):
+            with (
+                ray_processes.apart_and_awaited(folder, say),
+                ray_processes.without_monitors(options["include_dashboard"], verbose),
+            ):
                 return _init("Ray does not start here", verbose, options)
         except ray_processes.TooSlow as error:
             if attempt == START_ATTEMPTS:

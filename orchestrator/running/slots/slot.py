@@ -34,6 +34,7 @@ class SlotPlan:
         device: `auto`, or `cpu` to train on the CPU whatever is reserved (a rehearsal of a placement).
         threads: CPU threads per worker.
         follows: Whether further slots start when nodes join the cluster.
+        joined: Whether the cluster was there before, so that an autoscaler may have to bring nodes.
     """
 
     slots: int
@@ -42,6 +43,7 @@ class SlotPlan:
     device: str
     threads: int = 1
     follows: bool = False
+    joined: bool = False
 
 
 class Slots:
@@ -151,22 +153,31 @@ def _trainer(plan: SlotPlan) -> Any:
         from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
         # 单个 worker 不需要进程组；TorchTrainer 会让每个控制器都载入 torch（两秒、三百多兆）
-        return _without_helpers(DataParallelTrainer)
+        return _without_helpers(DataParallelTrainer, plan.joined)
     from ray.train.torch import TorchConfig, TorchTrainer
 
     backend = "nccl" if plan.gpus_per_worker > 0 and plan.device != "cpu" else "gloo"
-    return partial(_without_helpers(TorchTrainer), torch_config=TorchConfig(backend=backend))
+    return partial(_without_helpers(TorchTrainer, plan.joined), torch_config=TorchConfig(backend=backend))
 
 
-def _without_helpers(trainer: Any) -> Any:
-    """A trainer without two actors that a slot does not need, of 1.5 s of CPU and 120 MB each.
+def _without_helpers(trainer: Any, joined: bool) -> Any:
+    """A trainer without the actors that a slot does not need, of some seconds of CPU and 120 to 200 MB each.
 
-    One hands out Ray Data sets. The other removes the placement group of a dead controller, which `Slots` does itself:
+    One hands out Ray Data sets. Another removes the placement group of a dead controller, which `Slots` does itself:
     it asks the dashboard once a second, where there is none in vain, and outlives a driver that joined a cluster.
+    The third asks an autoscaler for nodes, and the controller waits for it before it starts a worker: a Ray of this
+    machine's own has none.
     """
     helpers = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
+    from orchestrator.running.slots.scaling import OwnMachinePolicy
+
     class SlotTrainer(trainer):  # type: ignore[misc]
+        def _initialize_and_run_controller(self, **parts: Any) -> Any:
+            if not joined:
+                parts["scaling_policy"] = OwnMachinePolicy(scaling_config=self.scaling_config)
+            return super()._initialize_and_run_controller(**parts)
+
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ not in helpers]
