@@ -170,12 +170,10 @@ def _without_helpers(trainer: Any, joined: bool) -> Any:
     """
     helpers = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
-    from orchestrator.running.slots.scaling import OwnMachinePolicy
-
     class SlotTrainer(trainer):  # type: ignore[misc]
         def _initialize_and_run_controller(self, **parts: Any) -> Any:
             if not joined:
-                parts["scaling_policy"] = OwnMachinePolicy(scaling_config=self.scaling_config)
+                parts["scaling_policy"] = _policy_without_autoscaler(self.scaling_config)
             return super()._initialize_and_run_controller(**parts)
 
         def _create_default_callbacks(self) -> list[Any]:
@@ -183,3 +181,19 @@ def _without_helpers(trainer: Any, joined: bool) -> Any:
             return [callback for callback in callbacks if type(callback).__name__ not in helpers]
 
     return SlotTrainer
+
+
+def _policy_without_autoscaler(scaling_config: Any) -> Any:
+    """Ray's fixed scaling policy without its requests to an autoscaler."""
+    from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+
+    class OwnMachinePolicy(FixedScalingPolicy):  # type: ignore[misc]  # ray is untyped here
+        """Lives in the controller of one slot."""
+
+        def after_controller_start(self, train_run_context: Any) -> None:
+            """Asks for no nodes."""
+
+        def _maybe_send_resource_request(self) -> None:
+            """Asks for no nodes."""
+
+    return OwnMachinePolicy(scaling_config=scaling_config)
