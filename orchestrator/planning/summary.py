@@ -20,13 +20,13 @@ SHOWN_SEEDS = 12
 
 def large_batches(plan: Plan) -> list[str]:
     """Says of which arms a batch holds more than the training set: they make one update an epoch."""
-    notes = []
+    lines = []
     for trial in plan.trials[: len(plan.study.arms)]:
         images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
         batch = trial.config.training.batch_size
         if batch > images:
-            notes.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
-    return notes
+            lines.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
+    return lines
 
 
 def data_remarks(plan: Plan) -> list[str]:

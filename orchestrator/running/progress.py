@@ -119,7 +119,7 @@ class Progress:
                 row.append(seed)
             self._cells[cell] = shown
 
-    def ended(self, cell: Cell, what: str) -> None:
+    def say_end(self, cell: Cell, what: str) -> None:
         """Says in a line that a trial has ended, and how, where no table is drawn."""
         if self._live is None:
             left = self._time_left()

@@ -50,7 +50,7 @@ def _paper_view(results: Path, name: str) -> Group:
     parts += _run_lines(folder)
     for study in studies:
         plan = _read_plan(results / "studies" / study)
-        ended = _ended(results, [row["key"] for row in plan["trials"]])
+        ended = _outcomes(results, [row["key"] for row in plan["trials"]])
         parts.append(_line(f"{study}: {_counts(plan, study_states(results, plan['trials'], ended))}"))
     if (folder / "report.html").is_file():
         parts.append(_line(f"report: {folder / 'report.html'}"))
@@ -77,16 +77,16 @@ def _study_view(results: Path, name: str) -> Group:
     plan = _read_plan(folder)
     further = {row["key"] for row in plan["trials"] if row.get("phase") in ("tuning", "retuned")}
     plan["trials"] = [row for row in plan["trials"] if row.get("phase") not in ("tuning", "retuned")]
-    ended = _ended(results, [row["key"] for row in plan["trials"]])
+    ended = _outcomes(results, [row["key"] for row in plan["trials"]])
     states = study_states(results, plan["trials"], ended)
     parts: list[RenderableType] = [Text(f"{name} on {plan['dataset']}: {_counts(plan, states)}", style="bold")]
     parts += _run_lines(folder)
     parts.append(_study_table(results, plan, states, ended))
     if further:
-        parts.append(_line(f"re-tuning: {len(_ended(results, further))} of {len(further)} trials ended"))
+        parts.append(_line(f"re-tuning: {len(_outcomes(results, further))} of {len(further)} trials ended"))
     sweep = [row for row in trial_record.read_members(results, name) if row["phase"] == "sweep"]
     if sweep:
-        points = _ended(results, [row["key"] for row in sweep])
+        points = _outcomes(results, [row["key"] for row in sweep])
         parts.append(_line(f"sweep: {len(points)} of {len(sweep)} asked points ended"))
     if (folder / "report.html").is_file():
         parts.append(_line(f"report: {folder / 'report.html'}"))
@@ -165,7 +165,7 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     return content
 
 
-def _ended(results: Path, keys: Iterable[str]) -> Ended:
+def _outcomes(results: Path, keys: Iterable[str]) -> Ended:
     """What has ended of these trials; what is damaged or lacks its curve is named as the tables name it."""
     ended = _readable(results, list(dict.fromkeys(keys)))
     for key, (_, error) in ended.items():
@@ -225,7 +225,7 @@ def trial_view(results: Path, key: str) -> Group:
     folder = layout.trial_folder(results, key)
     record = read_record(folder)
     config, result = record or (read_own_config(folder), None)
-    states = study_states(results, [{"key": key}], _ended(results, [key]))
+    states = study_states(results, [{"key": key}], _outcomes(results, [key]))
     parts: list[RenderableType] = [Text(f"trial {key}: {states[key]}", style="bold")]
     if result is not None and result.message:
         parts.append(_line(result.message))

@@ -98,7 +98,7 @@ class Recorder:
     def _record_end(self, running: Running, end: End) -> None:
         self.running.remove(running.trial.key)
         if end.state == "interrupted":
-            self._tally.interrupted(running)
+            self._tally.record_interruption(running)
             if end.message:
                 raise LabError(
                     f"{end.message}; finished trials are on record, make room and go on", exit_code=ExitCode.ENVIRONMENT
@@ -117,7 +117,7 @@ class Recorder:
         if result.state is not TrialState.FAILED:
             # 失败的 trial 留着检查点，--retry-failed 可以接着训练
             trial_record.tidy(running.folder, self._settings.keep_weights)
-        self._tally.ended(running, result)
+        self._tally.record_end(running, result)
 
     def _record_evaluation(self, running: Running, end: End) -> None:
         """Writes the evaluation of a trial on record; whatever happened, its own record stays as it is."""
@@ -128,7 +128,7 @@ class Recorder:
             trouble = end.message or end.state
         # 只为评估而重训出的权重不留下
         trial_record.tidy(running.folder)
-        self._tally.evaluated(running, end.state, trouble)
+        self._tally.record_evaluation(running, end.state, trouble)
 
 
 def unknown_event(event: object) -> LabError:

@@ -42,7 +42,7 @@ class StudyGauges:
         """Publishes the rate of an epoch."""
         self._rate.set(report.images_per_second, tags=self._tags(arm))
 
-    def ended(self, arm: str, result: TrialResult) -> None:
+    def count(self, arm: str, result: TrialResult) -> None:
         """Counts a trial that ended; only a finished one can be the best."""
         self._counts[arm, result.state.value] += 1
         self._trials.set(self._counts[arm, result.state.value], tags=self._tags(arm, state=result.state.value))
@@ -91,7 +91,7 @@ class Tally:
             self._opener.join(trial, None)
             result = trial_record.read_result(layout.trial_folder(self._settings.results, trial.key))
             if result is not None:
-                self._gauges.ended(trial.arm, result)
+                self._gauges.count(trial.arm, result)
             if self._opener.missing_views(trial.key) == 1:
                 on_record[cell] = _shown(result) if result is not None else _bare(self.states[trial.key])
         self._display.expect(cells, on_record)
@@ -122,7 +122,7 @@ class Tally:
             return False
         self.states[trial.key] = result.state
         self._opener.join(trial, None)
-        self._ended(trial, (trial.arm, trial.seed), _shown(result))
+        self._show_end(trial, (trial.arm, trial.seed), _shown(result))
         return True
 
     def epoch(self, running: Running) -> None:
@@ -142,20 +142,20 @@ class Tally:
         text = cell_text("running", last.validation.top1_error, last.epoch) if last is not None else "starting"
         self._update(running.trial.key, running.cell, Shown("running", text))
 
-    def ended(self, running: Running, result: TrialResult) -> None:
+    def record_end(self, running: Running, result: TrialResult) -> None:
         """Counts and shows a trial whose record is written."""
         self.states[result.key] = result.state
-        self._gauges.ended(running.trial.arm, result)
-        self._ended(running.trial, running.cell, _shown(result))
+        self._gauges.count(running.trial.arm, result)
+        self._show_end(running.trial, running.cell, _shown(result))
         if result.state in (TrialState.DIVERGED, TrialState.FAILED):
             self._display.say(_trouble_line(result, running))
 
-    def interrupted(self, running: Running) -> None:
+    def record_interruption(self, running: Running) -> None:
         """Shows a trial that will go on the next time."""
         self._remaining.stops(running.trial)
         self._update(running.trial.key, running.cell, _bare("interrupted"))
 
-    def evaluated(self, running: Running, state: EndState, trouble: str | None) -> None:
+    def record_evaluation(self, running: Running, state: EndState, trouble: str | None) -> None:
         """Shows a trial on record that was to be evaluated only.
 
         Args:
@@ -171,13 +171,13 @@ class Tally:
             )
         result = trial_record.read_result(running.folder)
         shown = _shown(result) if trouble is None and result is not None else _bare(state)
-        self._ended(trial, running.cell, shown, "evaluated" if trouble is None else "not evaluated")
+        self._show_end(trial, running.cell, shown, "evaluated" if trouble is None else "not evaluated")
 
-    def _ended(self, trial: PlannedTrial, cell: Cell, shown: Shown, what: str = "") -> None:
+    def _show_end(self, trial: PlannedTrial, cell: Cell, shown: Shown, what: str = "") -> None:
         self._remaining.ends(trial)
         self._update(trial.key, cell, shown)
         error = f", validation error {shown.text}" if shown.text != shown.state else ""
-        self._display.ended(cell, what or f"{shown.state}{error}")
+        self._display.say_end(cell, what or f"{shown.state}{error}")
 
     def _update(self, key: str, cell: Cell, shown: Shown) -> None:
         for other in {*self._cells.get(key, ()), cell}:

@@ -30,9 +30,9 @@ def test_a_terminal_shows_errors_of_trials_on_record_and_says_of_which_set_they_
 def test_without_a_terminal_a_line_says_how_a_trial_ended_and_how_far_the_command_is() -> None:
     output, left = StringIO(), "3 min left"
     with Progress(Console(file=output, width=200), "title", None, lambda: "4/9", lambda: left) as shown:
-        shown.ended(("arm", 3), "finished, validation error 12.5 %")
+        shown.say_end(("arm", 3), "finished, validation error 12.5 %")
         left = ""
-        shown.ended((POINTS, 5), "diverged")
+        shown.say_end((POINTS, 5), "diverged")
     assert output.getvalue().splitlines() == [
         "[4/9] arm seed 3: finished, validation error 12.5 %, 3 min left",
         "[4/9] sweep point 5: diverged",
