@@ -55,7 +55,8 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
             if baseline is not None and not arm.is_baseline:
                 _draw(panel, baseline, INK, runs=0)
             _draw(panel, by_arm[arm.name], _colour(arm), runs=runs)
-            panel.set_title(short(arm.name), loc="left", fontsize=10.5, color=_colour(arm))
+            # 给定高度，matplotlib 就不必每次量遍刻度才放标题
+            panel.set_title(short(arm.name), loc="left", y=1.0, fontsize=10.5, color=_colour(arm))
             _scale(panel, epochs)
             panel.tick_params(labelleft=place % columns == 0, labelbottom=place >= len(arms) - columns)
         for panel in panels.flat[len(arms) :]:
