@@ -113,15 +113,12 @@ def its_raylet_dies(lab: Lab, finished: int) -> None:
     small = [*lab.processes("ray::Broker"), *lab.processes("ray::ImplicitFunc")]
     assert len(small) >= 2
     assert not any(map(loads_torch, small)), names(small)
-    # raylet 没有这个代理就自己退出；直接杀 raylet 在它刚起来时试过
-    wait_until(lambda: lab.processes("ray::DashboardAgent"), 120, "the dashboard's agent")
-    kill(lab, lambda title: "ray::DashboardAgent" in title)
+    kill(lab, lambda title: title.startswith("raylet"))
     killed_at = time.monotonic()
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 3, output + errors
     assert time.monotonic() - killed_at < 60
-    ends = ("error: Ray's raylet died", "error: Ray stopped answering")
-    assert [line for line in errors.splitlines() if line.startswith(ends)], errors
+    assert [line for line in errors.splitlines() if line.startswith("error: Ray's raylet died")]
     assert "Traceback" not in errors
     assert_gone(lab, 30)
 
