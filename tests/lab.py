@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 
 MARKER = "ABLATION_TEST_MARKER"
+# 慢的机器上 Ray 要一分半才起来；等不到才算错，等多久不算
+PATIENCE = 400.0
 
 
 @dataclass

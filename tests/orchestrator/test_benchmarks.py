@@ -57,7 +57,7 @@ def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_slots_that_only_sleep_end_their_trials_and_the_benchmark_says_what_each_cost(lab: Lab) -> None:
     arguments = ("--parts", "scheduler", "--sleepers", "6")
     code, output, errors = lab.run(*arguments, module="tests.benchmarks.orchestration", PYTHONPATH=str(ROOT))

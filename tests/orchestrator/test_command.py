@@ -170,7 +170,7 @@ print("goes on", codes, "ray" in sys.modules)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_program_that_trains_by_calling_main_goes_on_afterwards(lab: Lab) -> None:
     study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--slots", "1", "--no-dashboard")
     process = lab.start_program(

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from search_spaces.study import load_study
-from tests.lab import Lab, interrupt, wait_until
+from tests.lab import PATIENCE, Lab, interrupt, wait_until
 from tests.made_plans import make_plan
 from tests.made_records import put
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 BOTH = [signal.SIGINT, signal.SIGTERM]
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2", "--slots", "1", "--no-dashboard")
@@ -107,7 +107,7 @@ def starting(title: str) -> Callable[[Lab], bool]:
 )
 def test_while_ray_starts(lab: Lab, which: signal.Signals, reached: Callable[[Lab], bool]) -> None:
     process = lab.start(*STUDY, "--results", str(lab.results))
-    wait_until(lambda: reached(lab), 90, "Ray starting")
+    wait_until(lambda: reached(lab), PATIENCE, "Ray starting")
     interrupt(process, which)
     wait_until(lambda: not lab.processes(), 15, "all processes gone")
     assert not list((lab.results / ".ray").glob("*"))

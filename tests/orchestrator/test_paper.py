@@ -38,7 +38,7 @@ def test_paper_takes_no_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_claim_is_asked_in_one_session_and_again_from_the_records(lab: Lab) -> None:
     short = ("--seeds", "3", "--epochs", "1", "--tuning-trials", "0")
     arguments = ("--study", "paper", *short, "--slots", "1", "--no-dashboard")

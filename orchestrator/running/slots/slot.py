@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -171,16 +172,44 @@ def _without_helpers(trainer: Any, joined: bool) -> Any:
     helpers = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
     class SlotTrainer(trainer):  # type: ignore[misc]
-        def _initialize_and_run_controller(self, **parts: Any) -> Any:
-            if not joined:
-                parts["scaling_policy"] = _policy_without_autoscaler(self.scaling_config)
-            return super()._initialize_and_run_controller(**parts)
+        def fit(self) -> None:
+            """As Ray's own, which puts the training function into the object store."""
+            from ray.train.v2._internal.execution.failure_handling import create_failure_policy
+            from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
+
+            scaling_policy = create_scaling_policy if joined else _policy_without_autoscaler
+            result = self._initialize_and_run_controller(
+                # 对象存储里若有驱动放的东西，raylet 一死，Ray 去找它，就抢先以 1 结束进程
+                train_fn_ref=_Sent(self._get_train_func()),
+                scaling_policy=scaling_policy(self.scaling_config),
+                failure_policy=create_failure_policy(self.run_config.failure_config),
+                train_run_context=self.train_run_context,
+                callbacks=self._create_default_callbacks(),
+                validation_config=self.validation_config,
+            )
+            if result.error:
+                raise result.error
 
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ not in helpers]
 
     return SlotTrainer
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """Stands where Ray Train has a reference to its training function: it travels with the call, in no object store.
+
+    Attributes:
+        function: The training function.
+    """
+
+    function: Callable[[], Any]
+
+    def get(self) -> Callable[[], Any]:
+        """Returns the function."""
+        return self.function
 
 
 def _policy_without_autoscaler(scaling_config: Any) -> Any:

@@ -313,7 +313,7 @@ def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_slots_evaluate_trials_on_record_measure_memory_and_stop_at_a_budget(lab: Lab) -> None:
     run(lab.results)
     first = sorted(lab.results.glob("trials/*/evaluations/10.json"))[0]

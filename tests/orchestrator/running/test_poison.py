@@ -1,16 +1,18 @@
-"""Processes that are poisoned in the middle of a trial, in a real run: an illegal access, and memory that ran out."""
+"""Processes that fail in a real run: one that is too slow to start, an illegal access, and memory that ran out."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.lab import Lab
+from tests.lab import PATIENCE, Lab, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # 让 Ray 的 worker 在某些 trial 里中毒：no_lrn 每次都非法访问；as_run 第一次把内存用尽
 POISON = """
@@ -46,13 +48,16 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-def test_a_trial_that_always_dies_takes_neither_its_slot_nor_the_study_with_it(lab: Lab) -> None:
+def test_a_slow_start_and_a_trial_that_always_dies_take_neither_a_slot_nor_the_study_with_them(lab: Lab) -> None:
     (lab.home / "poison").mkdir()
     (lab.home / "poison" / "sitecustomize.py").write_text(POISON)
     paths = [str(lab.home / "poison"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     arguments = ("--seeds", "1", "--epochs", "2", "--slots", "1", "--no-dashboard", "--results", str(lab.results))
-    code, output, errors = lab.run("--study", "lrn", *arguments, PYTHONPATH=os.pathsep.join(paths))
-    assert code == 1, output + errors
+    process = lab.start("--study", "lrn", *arguments, PYTHONPATH=os.pathsep.join(paths))
+    an_agent_is_stopped_while_ray_starts(lab)
+    output, errors = process.communicate(timeout=900)
+    assert process.returncode == 1, output + errors
+    assert "this machine is busy" in errors
     assert "Traceback" not in output + errors
     results = {path.parent: json.loads(path.read_text()) for path in lab.results.glob("trials/*/result.json")}
     by_state = {result["state"]: folder for folder, result in results.items()}
@@ -74,6 +79,15 @@ def test_a_trial_that_always_dies_takes_neither_its_slot_nor_the_study_with_it(l
     code, output, errors = lab.run("--study", "lrn", *arguments)
     assert code == 1, output + errors
     assert "3 on record, 0 to train" in output
+
+
+def an_agent_is_stopped_while_ray_starts(lab: Lab) -> None:
+    def agents() -> list[psutil.Process]:
+        return [one for one in lab.processes("dashboard/agent.py") if one.name() != "raylet"]
+
+    # raylet 等它的代理只等十几秒，忙的机器上不够：那不是坏了
+    wait_until(agents, PATIENCE, "an agent of the raylet")
+    agents()[0].send_signal(signal.SIGSTOP)
 
 
 def assert_same_numbers_in_a_fresh_process(lab: Lab, folder: Path) -> None:

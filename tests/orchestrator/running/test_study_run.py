@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from orchestrator.records.files import TrialLocks
-from tests.lab import Lab, interrupted, wait_until
+from tests.lab import PATIENCE, Lab, interrupted, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def members(lab: Lab, study: str = "lrn") -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ def test_what_diverged_before_an_interruption_is_kept_shown_never_best_and_not_r
         return (lab.results / "tables" / "trials.parquet").is_file()
 
     # 最后一个 trial 之后，Ray 还开着
-    wait_until(has_tables, 150, "the tables")
+    wait_until(has_tables, PATIENCE, "the tables")
     line, output = interrupted(process, signal.SIGINT)
     assert "go on with the same command" in line
     wait_until(lambda: not lab.processes(), 15, "all processes gone")
@@ -107,11 +107,11 @@ def test_what_diverged_before_an_interruption_is_kept_shown_never_best_and_not_r
     assert "NaN or infinite" in output
 
 
-def test_two_studies_over_one_grid_train_each_point_once_and_a_running_point_is_called_so(lab: Lab) -> None:
+def test_ablates_at_once_of_one_study_and_of_two_over_one_grid_train_each_key_once(lab: Lab) -> None:
     grid = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true, steps: 4}"
     common = ("--seeds", "1", "--epochs", "6", "--no-dashboard", "--slots", "1", "--sweep", "4", "--sampler", "grid")
     where = ("--sweep-over", grid, "--results", str(lab.results))
-    both = [lab.start("--study", study, *common, *where) for study in ("lrn", "weight_decay")]
+    at_once = [lab.start("--study", study, *common, *where) for study in ("lrn", "lrn", "weight_decay")]
 
     def running_point() -> str | None:
         # 先到扫描的那个研究训练全部的点，另一个只是取用：两份名单都要看
@@ -120,13 +120,13 @@ def test_two_studies_over_one_grid_train_each_point_once_and_a_running_point_is_
         return min(keys - lab.finished(), default=None)
 
     points: list[str] = []
-    wait_until(lambda: points.extend(filter(None, [running_point()])) or points, 200, "a point")
+    wait_until(lambda: points.extend(filter(None, [running_point()])) or points, PATIENCE, "a point")
     seen = points[0]
     code, output, errors = lab.run(seen, "--results", str(lab.results), module="orchestrator.status")
     assert code == 0, output + errors
     assert f"trial {seen}: running" in output or f"trial {seen}: finished" in output
-    for process in both:
-        output, errors = process.communicate(timeout=400)
+    for process in at_once:
+        output, errors = process.communicate(timeout=600)
         assert process.returncode == 0, output + errors
     assert len({row["key"] for row in members(lab) if row["phase"] == "sweep"}) == 4
     attempts = [path.read_text().count("\n") for path in lab.results.glob("trials/*/attempts.jsonl")]

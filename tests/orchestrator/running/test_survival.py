@@ -14,9 +14,9 @@ import polars as pl
 import psutil
 import pytest
 
-from tests.lab import Lab, names, wait_until
+from tests.lab import PATIENCE, Lab, names, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # 每个 trial 约 2-3 秒：够长，杀得到一半
 EPOCHS = 8
@@ -70,7 +70,7 @@ def start_and_wait(lab: Lab, *arguments: str, finished: int, running: bool = Tru
             for folder in lab.results.glob("trials/*")
         )
 
-    wait_until(in_the_middle, 150, f"{finished} finished trials and one in the middle")
+    wait_until(in_the_middle, PATIENCE, f"{finished} finished trials and one in the middle")
     return process
 
 
@@ -157,10 +157,24 @@ def its_driver_is_killed(lab: Lab, finished: int) -> subprocess.Popen[str]:
     return again
 
 
-def test_a_study_whose_raylet_dies_that_is_stopped_and_killed_loses_nothing(lab: Lab, undisturbed: Lab) -> None:
+def its_disk_is_torn(lab: Lab, undisturbed: Lab) -> None:
+    """Leaves what a power failure may leave: half a checkpoint, a torn line, no result, and half a table."""
+    key = sorted(lab.finished())[0]
+    folder = lab.results / "trials" / key
+    curve = (folder / "epochs.jsonl").read_bytes()
+    (folder / "epochs.jsonl").write_bytes(curve + curve[:40])
+    (folder / "checkpoint" / "0009-000003-00000000.safetensors").write_bytes(b"half a checkpoint")
+    (folder / "result.json").unlink()
+    (lab.results / "tables").mkdir(exist_ok=True)
+    table = (undisturbed.results / "tables" / "trials.parquet").read_bytes()
+    (lab.results / "tables" / "trials.parquet").write_bytes(table[:100])
+
+
+def test_a_study_whose_raylet_dies_that_is_stopped_torn_and_killed_loses_nothing(lab: Lab, undisturbed: Lab) -> None:
     its_raylet_dies(lab, finished=1)
     # SIGINT 在 test_interruption.py 的每个时刻都试过
     it_is_asked_to_stop(lab, len(lab.finished()) + 1)
+    its_disk_is_torn(lab, undisturbed)
     before = stamps(lab)
     again = its_driver_is_killed(lab, len(before) + 1)
     output, errors = again.communicate(timeout=400)
@@ -174,9 +188,9 @@ def test_a_study_whose_raylet_dies_that_is_stopped_and_killed_loses_nothing(lab:
 def test_killed_workers_controllers_and_tune_actors_are_taken_in_stride(lab: Lab, undisturbed: Lab) -> None:
     process = start_and_wait(lab, finished=1)
     kill(lab, lambda title: "ray::ImplicitFunc" in title)
-    wait_until(lambda: len(lab.finished()) >= 2, 90, "a trial finished after the Tune actor's death")
+    wait_until(lambda: len(lab.finished()) >= 2, PATIENCE, "a trial finished after the Tune actor's death")
     kill(lab, lambda title: "ray::RayTrainWorker" in title)
-    wait_until(lambda: len(lab.finished()) >= 3, 90, "a trial finished after the workers' death")
+    wait_until(lambda: len(lab.finished()) >= 3, PATIENCE, "a trial finished after the workers' death")
     # 资源组若不放掉，两个槽位就再也排不下
     kill(lab, lambda title: "ray::TrainController" in title)
     output, errors = process.communicate(timeout=400)
@@ -194,14 +208,14 @@ def test_a_controller_killed_as_soon_as_it_is_there_is_renewed_and_a_dead_agent_
 ) -> None:
     long = ("--study", "lrn", "--seeds", "1", "--epochs", "300", "--no-dashboard", *ONE_SLOT)
     process = lab.start(*long, "--results", str(lab.results))
-    wait_until(lambda: lab.processes("ray::TrainController"), 240, "a controller")
+    wait_until(lambda: lab.processes("ray::TrainController"), PATIENCE, "a controller")
     kill(lab, lambda title: "ray::TrainController" in title)
-    wait_until(lambda: list(lab.results.glob("trials/*/epochs.jsonl")), 240, "an epoch in the renewed slot")
+    wait_until(lambda: list(lab.results.glob("trials/*/epochs.jsonl")), PATIENCE, "an epoch in the renewed slot")
     assert process.poll() is None
     # Ray 的 raylet 没有它的代理就自己退出
     # 代理进程起得晚，名字也是起来之后才改的
-    wait_until(lambda: lab.processes("ray::RuntimeEnvAgent"), 120, "the runtime environment's agent")
-    kill(lab, lambda title: "ray::RuntimeEnvAgent" in title)
+    wait_until(lambda: lab.processes("ray::DashboardAgent"), PATIENCE, "an agent of the raylet")
+    kill(lab, lambda title: "ray::DashboardAgent" in title)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 3, output + errors
     # 谁先发现：守望线程，或者问代理而没有回答的主线程
@@ -210,10 +224,10 @@ def test_a_controller_killed_as_soon_as_it_is_there_is_renewed_and_a_dead_agent_
     assert_gone(lab, 30)
 
 
-def test_a_ray_that_is_slow_to_start_is_started_again_and_one_that_dies_is_named_at_once(lab: Lab) -> None:
+def test_a_raylet_that_dies_while_ray_starts_is_named_at_once(lab: Lab) -> None:
     study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", *ONE_SLOT)
     broken = lab.start(*study, "--results", str(lab.results))
-    wait_until(lambda: lab.processes("raylet/raylet"), 120, "a raylet")
+    wait_until(lambda: lab.processes("raylet/raylet"), PATIENCE, "a raylet")
     lab.processes("raylet/raylet")[0].send_signal(signal.SIGKILL)
     output, errors = broken.communicate(timeout=60)
     assert broken.returncode == 3, output + errors
@@ -221,30 +235,6 @@ def test_a_ray_that_is_slow_to_start_is_started_again_and_one_that_dies_is_named
     assert "raylet ended with -9" in errors or "Ray's raylet died" in errors
     assert "Traceback" not in output + errors
     assert_gone(lab, 30)
-    process = lab.start(*study, "--results", str(lab.results))
-
-    def agents() -> list[psutil.Process]:
-        return [one for one in lab.processes("dashboard/agent.py") if one.name() != "raylet"]
-
-    # raylet 等它的代理只等十几秒，忙的机器上不够：那不是坏了
-    wait_until(agents, 120, "an agent of the raylet")
-    agents()[0].send_signal(signal.SIGSTOP)
-    output, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, output + errors
-    assert "this machine is busy" in errors
-    assert len(lab.finished()) == 3
-    assert "Traceback" not in output + errors
-
-
-def test_two_ablates_at_once_train_each_key_once(lab: Lab, undisturbed: Lab) -> None:
-    # 一个种子就够：两个进程争的是同样的三个 trial
-    arguments = ("--study", "lrn", "--seeds", "1", "--epochs", str(EPOCHS), "--no-dashboard", *ONE_SLOT)
-    first, second = (lab.start(*arguments, "--results", str(lab.results)) for _ in range(2))
-    for process in (first, second):
-        output, errors = process.communicate(timeout=400)
-        assert process.returncode == 0, output + errors
-    assert [attempts(lab, key) for key in lab.finished()] == [1, 1, 1]
-    assert error_table(lab).equals(error_table(undisturbed).filter(pl.col("seed") == 0))
 
 
 def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed: Lab) -> None:
@@ -262,23 +252,6 @@ def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed
     assert "0 to train" in output
     assert "loaded: []" in output
     assert report.stat().st_mtime_ns == before
-
-
-def test_a_torn_record_and_a_truncated_table_are_mended(undisturbed: Lab, lab: Lab) -> None:
-    import shutil
-
-    shutil.copytree(undisturbed.results, lab.results)
-    key = sorted(lab.finished())[0]
-    folder = lab.results / "trials" / key
-    whole = (folder / "epochs.jsonl").read_bytes()
-    (folder / "epochs.jsonl").write_bytes(whole + whole[:40])
-    (folder / "checkpoint" / "0009-000003-00000000.safetensors").write_bytes(b"half a checkpoint")
-    (folder / "result.json").unlink()
-    table = lab.results / "tables" / "trials.parquet"
-    table.write_bytes(table.read_bytes()[:100])
-    code, output, errors = lab.ablate(*STUDY, *ONE_SLOT)
-    assert code == 0, output + errors
-    assert_same_table(lab, undisturbed)
 
 
 def test_repeating_a_trial_outside_ray_gives_the_same_numbers(undisturbed: Lab, tmp_path: Path) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.lab import Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 from tests.logical_cluster import nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def witnessed(lab: Lab) -> dict[int, str]:
@@ -48,34 +49,22 @@ def attempts(lab: Lab) -> list[int]:
     return sorted(json.loads(path.read_text())["attempts"] for path in lab.results.glob("trials/*/result.json"))
 
 
-def test_the_workers_of_a_slot_may_stand_on_two_nodes(lab: Lab) -> None:
-    with nodes(lab, "[2, 2]") as cluster:
-        process = ablate(lab, cluster.address, "--workers", "2", "--seeds", "1", "--epochs", "4")
-        wait_until(lambda: in_the_middle(lab, process) and len(witnessed(lab)) == 2, 150, "two train workers")
-        seen = witnessed(lab)
-        raylets = {psutil.Process(worker).ppid() for worker in seen}
-        output, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, output + errors
-    # 每个节点只有一对 GPU：两个 worker 只能分处两处
-    assert sorted(seen.values()) == ["0,1", "0,1"]
-    assert len(raylets) == 2
-    results = [json.loads(path.read_text()) for path in lab.results.glob("trials/*/result.json")]
-    assert [result["environment"]["workers"] for result in results] == [2, 2, 2]
-    assert {result["state"] for result in results} == {"finished"}
-
-
-def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its_node(lab: Lab) -> None:
+def test_workers_of_a_slot_stand_on_two_nodes_and_slots_follow_a_node_that_joins_and_outlive_one_that_goes(
+    lab: Lab,
+) -> None:
+    others = replace(lab, results=lab.results.with_name("others"))
     with nodes(lab, "[3, 1, 2]") as cluster:
+        its_workers_stand_on_two_nodes(others, cluster.address)
         process = ablate(lab, cluster.address, "--seeds", "3", "--epochs", "20")
-        wait_until(lambda: len(in_the_middle(lab, process)) == 2, 150, "two slots: none on the node of one GPU")
+        wait_until(lambda: len(in_the_middle(lab, process)) == 2, PATIENCE, "two slots: none on the node of one GPU")
         cluster.tell("add", 4)
-        wait_until(lambda: len(in_the_middle(lab, process)) == 4, 120, "two further slots on the node that joined")
+        wait_until(lambda: len(in_the_middle(lab, process)) == 4, PATIENCE, "two further slots on the node that joined")
         wait_until(lambda: len(witnessed(lab)) == 4, 10, "the witnesses of four train workers")
         by_node: dict[int, list[str]] = {}
         for worker, devices in witnessed(lab).items():
             by_node.setdefault(psutil.Process(worker).ppid(), []).append(devices)
         cluster.tell("remove", 2)
-        output, errors = process.communicate(timeout=500)
+        output, errors = process.communicate(timeout=900)
     assert process.returncode == 0, output + errors
     assert "raylet" not in output + errors
     assert "joined; 2 further slots" in output
@@ -88,6 +77,21 @@ def test_on_uneven_nodes_slots_follow_a_node_that_joins_and_a_trial_outlives_its
     assert len(places) in (3, 4)
     assert len({node for node, _ in places}) == len(places) - 1
     assert sorted(devices for _, devices in places)[-2:] == ["0,1", "2,3"]
+
+
+def its_workers_stand_on_two_nodes(lab: Lab, address: str) -> None:
+    process = ablate(lab, address, "--workers", "2", "--seeds", "1", "--epochs", "4")
+    wait_until(lambda: in_the_middle(lab, process) and len(witnessed(lab)) == 2, PATIENCE, "two train workers")
+    seen = witnessed(lab)
+    raylets = {psutil.Process(worker).ppid() for worker in seen}
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    # 没有节点容得下两对 GPU：两个 worker 只能分处两处
+    assert sorted(seen.values()) == ["0,1", "0,1"]
+    assert len(raylets) == 2
+    results = [json.loads(path.read_text()) for path in lab.results.glob("trials/*/result.json")]
+    assert [result["environment"]["workers"] for result in results] == [2, 2, 2]
+    assert {result["state"] for result in results} == {"finished"}
 
 
 def place(path: Path) -> tuple[str, str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator.running.steering import read_runs
-from tests.lab import Lab, wait_until
+from tests.lab import PATIENCE, Lab, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 METRIC = re.compile(r"^ray_ablation_(\w+?)\{(.*)\} (\S+)$", re.MULTILINE)
 
@@ -49,7 +49,7 @@ def metrics_port(dashboard: str, token: str) -> int:
 def test_a_running_study_can_be_watched(lab: Lab) -> None:
     process = lab.start("--study", "lrn", "--seeds", "2", "--epochs", "12", "--slots", "1", "--results", "../results")
     study = lab.results / "studies" / "lrn"
-    wait_until(lambda: read_runs(study) or process.poll() is not None, 150, "the study runs")
+    wait_until(lambda: read_runs(study) or process.poll() is not None, PATIENCE, "the study runs")
     dashboard = read_runs(study)[0].dashboard
     assert dashboard is not None
     assert dashboard.startswith("http://127.0.0.1:")
@@ -64,7 +64,7 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
     assert code == 0
     assert "running: process" in output
     assert dashboard in output
-    wait_until(lambda: len(lab.finished()) >= 2 or process.poll() is not None, 120, "two finished trials")
+    wait_until(lambda: len(lab.finished()) >= 2 or process.poll() is not None, PATIENCE, "two finished trials")
     assert process.poll() is None, process.communicate()
     status, text = get(f"{dashboard}/api/train/v2/runs/v1", token)
     assert status == 200

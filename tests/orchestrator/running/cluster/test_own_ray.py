@@ -24,7 +24,7 @@ from orchestrator.running.cluster.ray_processes import check_interpreter, interp
 from tests.lab import Lab, names, wait_until
 from tests.made_records import read_only
 
-RAY_STARTS = [pytest.mark.slow, pytest.mark.timeout(900)]
+RAY_STARTS = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 def listening(lab: Lab) -> set[str]:
