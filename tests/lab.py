@@ -71,7 +71,7 @@ class Lab:
 
     def processes(self, title: str = "") -> list[psutil.Process]:
         """The living processes that this lab started, at any depth, whose title has `title` in it."""
-        found = []
+        living = []
         for process in psutil.process_iter():
             try:
                 if process.status() == psutil.STATUS_ZOMBIE:
@@ -80,10 +80,10 @@ class Lab:
                 if f"{MARKER}={self.marker}" not in _environ(process) and process.cwd() != str(self.home):
                     continue
                 if title in " ".join(process.cmdline()) or title in process.name():
-                    found.append(process)
+                    living.append(process)
             except (psutil.Error, OSError):
                 continue
-        return found
+        return living
 
     def finished(self) -> set[str]:
         return {path.parent.name for path in self.results.glob("trials/*/result.json")}

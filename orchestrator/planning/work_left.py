@@ -73,7 +73,7 @@ class WorkLeft:
 
 
 def work_together(works: Iterable[WorkLeft], arms: PhaseLeft) -> WorkLeft:
-    """Returns what several studies have still to do in one session, where a trial that they share is trained once.
+    """Returns what several studies have still to do in one session, where a known trial that they share counts once.
 
     Args:
         works: Theirs.
@@ -123,8 +123,8 @@ def retuning_left(plan: Plan, on_record: OnRecord) -> dict[Phase, PhaseLeft]:
     names: tuple[Phase, ...] = ("tuning", "retuned")
     for name in names:
         known = {trial.key: _training(trial, on_record) for trial in missing if trial.phase == name}
-        planned = frozenset(trial.key for trial in plan.further if trial.phase == name)
-        phases[name] = PhaseLeft(planned - known.keys(), known)
+        ended = frozenset(trial.key for trial in plan.further if trial.phase == name and trial.key in on_record.done)
+        phases[name] = PhaseLeft(ended, known)
     retuned = phases["retuned"]
     phases["retuned"] = PhaseLeft(retuned.on_record, retuned.known, unchosen, exact=tuned)
     return phases

@@ -63,7 +63,7 @@ class TrialResult(Frozen):
         test: After the last epoch of a finished trial, where the data has a test set.
         seconds: Training seconds, summed over the epochs.
         images_per_second: Steady rate over the epochs after the first.
-        peak_memory_mb: Peak memory of the last attempt in MB (10^6 bytes), see `memory.py`; None where not measured.
+        peak_memory_mb: Peak memory of the last attempt in MB (10^6 bytes, `peak_memory.py`); None where not measured.
         memory_kind: Of what it is the peak.
         attempts: How many attempts were made, over all drivers.
         started_at: ISO time (UTC) of the last launch.

@@ -112,15 +112,17 @@ class Agenda:
             return self.studies[0].work
         return work_together([study.work for study in self.studies], arms_left(self.plan, self.on_record))
 
-    def measured(self, results: Path, on_gpu: bool) -> EpochSeconds:
+    def measured(self, results: Path, on_gpu: bool, *, begun: bool = True) -> EpochSeconds:
         """Returns what epochs took: of the trials on record, and of those that were stopped in the middle.
 
         Args:
             results: The results folder.
             on_gpu: Whether trials on GPUs count, or those on the CPU.
+            begun: Whether those stopped in the middle count, of which no record says where they were trained.
         """
         measured = measured_epochs(results, on_gpu, self.on_record.done)
-        add_begun(measured, self.work, self.on_record.begun)
+        if begun:
+            add_begun(measured, self.work, self.on_record.begun)
         return measured
 
 

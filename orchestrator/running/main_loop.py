@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -80,6 +80,7 @@ class MainLoop:
         presence: Says there that the driver lives.
         signals: What is asked for in this shell.
         say: Prints a line.
+        leave_out: Told which arms are skipped or stopped.
     """
 
     broker: DriverClient
@@ -90,6 +91,7 @@ class MainLoop:
     presence: Presence
     signals: StopSignals
     say: Callable[[str], None]
+    leave_out: Callable[[Collection[str]], None]
     _next_event: int = 0
 
     def turn(self) -> None:
@@ -140,6 +142,7 @@ class MainLoop:
         self.presence.beat()
         for line in self.steering.update():
             self.say(line)
+            self.leave_out({*self.steering.skipped, *self.steering.stopped})
         if self.steering.stop:
             self.signals.note()
         for running in self.recorder.running.all():

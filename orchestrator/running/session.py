@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from alexnet_core.data.loading import prepare_data
-from orchestrator.judging.looks import run_looks
+from orchestrator.judging.looks import run_looks, without_closed
 from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
@@ -100,7 +100,7 @@ def _settings(
     from orchestrator.running.study_run import RunSettings
 
     store = request.store
-    measured = agenda.measured(store.results, slot_plan.gpus_per_worker > 0)
+    measured = partial(agenda.measured, store.results, slot_plan.gpus_per_worker > 0)
     return RunSettings(
         record=RecordSettings(
             results=store.results,
@@ -114,10 +114,11 @@ def _settings(
         facts=facts,
         worker_environment=environment.WORKER_ENVIRONMENT,
         work=agenda.work,
-        measured=measured,
+        measured=measured(),
         budget=Budget(
             request.limits,
-            measured,
+            # 预算只信记录：停在半路的不知道在哪种设备上量的
+            measured(begun=False),
             place_of(slot_plan.slots, request.placement.workers, slot_plan.gpus_per_worker),
             started,
         ),
@@ -140,9 +141,13 @@ def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, Plan
     plan, folder, sweep, tally = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.tally
     tally.begin("arm", plan.trials)
     train = partial(run.run_arms, folder.name)
+
+    def skipped() -> Collection[str]:
+        return run.steering.skipped
+
     if plan.max_seeds is not None:
         # 逐个种子看，只训练下一次看还缺的
-        run_looks(plan, store.results, lambda: tally.states, train, lambda: run.steering.skipped)
+        run_looks(plan, store.results, lambda: tally.states, partial(_train_of, run, plan, train), skipped)
         return plan, sweep
     train(agenda.on_record.to_run(plan.trials))
     plan = _with_asked_seeds(run, plan, folder, store, train)
@@ -160,6 +165,15 @@ def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, Plan
             run_retuning(run, tuned, folder.name, store, together=agenda.together)
         plan = _with_asked_seeds(run, plan, folder, store, train)
     return plan, sweep
+
+
+def _train_of(
+    run: StudyRun, plan: Plan, train: Callable[[Sequence[PlannedTrial]], None], trials: Sequence[PlannedTrial]
+) -> None:
+    """Trains what the next look needs; what no look needs any more is not waited for."""
+    needed = {trial.key for trial in without_closed(plan, run.tally.states, run.opener.settings.results).trials}
+    run.tally.leave_out_trials({trial.key for trial in plan.trials} - needed)
+    train(trials)
 
 
 def _with_asked_seeds(
@@ -199,7 +213,8 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         tally.states.update(done_states(store.results, [trial.key for trial in plan.further], store.retry_failed))
         trials = [_under_arm_name(plan, trial, together) for trial in plan.further if trial.phase == phase]
         tally.begin(phase, trials, instead_of)
-        run.run_arms(name, [_under_arm_name(plan, trial, together) for trial in further_missing(plan, tally.states)])
+        missing = [trial for trial in further_missing(plan, tally.states) if trial.phase == phase]
+        run.run_arms(name, [_under_arm_name(plan, trial, together) for trial in missing])
 
 
 def _under_arm_name(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
@@ -223,11 +238,13 @@ def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSwe
     # 问过而没做完的点先做，位置不变
     open_positions = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(open_positions))
-    ended = {ask.position: ask.key for ask in history.asks if ask.position in history.ended}
-    run.tally.begin_points(ended, (*open_positions, *fresh))
+    run.tally.show_points(sweep.ended_keys, (*open_positions, *fresh), sweep.work_left["sweep"].known)
     make_searcher = partial(SweepSearcher, search, history, read=sweep.read)
     run.run_sweep(make_searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
-    return sweep.refreshed(sweep.plan)
+    sweep = sweep.refreshed(sweep.plan)
+    # 有的点早已在案，或由别的驱动训练：它们也要显示出来
+    run.tally.show_points(sweep.ended_keys, (), {})
+    return sweep
 
 
 def _run_confirmation(run: StudyRun, sweep: PlannedSweep) -> None:

@@ -49,9 +49,9 @@ def _paper_view(results: Path, name: str) -> Group:
     parts: list[RenderableType] = [Text(f"{name} on {content['dataset']}: {len(studies)} studies", style="bold")]
     parts += _run_lines(folder)
     for study in studies:
-        plan = _read_plan(results / "studies" / study)
-        ended = _outcomes(results, [row["key"] for row in plan["trials"]])
-        parts.append(_line(f"{study}: {_counts(plan, study_states(results, plan['trials'], ended))}"))
+        written = _read_plan(results / "studies" / study)
+        ended = _outcomes(results, [row["key"] for row in written["trials"]])
+        parts.append(_line(f"{study}: {_counts(written, study_states(results, written['trials'], ended))}"))
     if (folder / "report.html").is_file():
         parts.append(_line(f"report: {folder / 'report.html'}"))
     return Group(*parts)
@@ -74,14 +74,14 @@ def _counts(plan: Mapping[str, Any], states: Mapping[str, str]) -> str:
 
 def _study_view(results: Path, name: str) -> Group:
     folder = results / "studies" / name
-    plan = _read_plan(folder)
-    further = {row["key"] for row in plan["trials"] if row.get("phase") in ("tuning", "retuned")}
-    plan["trials"] = [row for row in plan["trials"] if row.get("phase") not in ("tuning", "retuned")]
-    ended = _outcomes(results, [row["key"] for row in plan["trials"]])
-    states = study_states(results, plan["trials"], ended)
-    parts: list[RenderableType] = [Text(f"{name} on {plan['dataset']}: {_counts(plan, states)}", style="bold")]
+    written = _read_plan(folder)
+    further = {row["key"] for row in written["trials"] if row.get("phase") in ("tuning", "retuned")}
+    written["trials"] = [row for row in written["trials"] if row.get("phase") not in ("tuning", "retuned")]
+    ended = _outcomes(results, [row["key"] for row in written["trials"]])
+    states = study_states(results, written["trials"], ended)
+    parts: list[RenderableType] = [Text(f"{name} on {written['dataset']}: {_counts(written, states)}", style="bold")]
     parts += _run_lines(folder)
-    parts.append(_study_table(results, plan, states, ended))
+    parts.append(_study_table(results, written, states, ended))
     if further:
         parts.append(_line(f"re-tuning: {len(_outcomes(results, further))} of {len(further)} trials ended"))
     sweep = [row for row in trial_record.read_members(results, name) if row["phase"] == "sweep"]

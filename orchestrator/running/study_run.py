@@ -111,6 +111,7 @@ class StudyRun:
             presence=Presence(record.folder, facts),
             signals=StopSignals(),
             say=self.display.say,
+            leave_out=self.tally.leave_out,
         )
         self._shared = Shared(
             opener=self.opener,

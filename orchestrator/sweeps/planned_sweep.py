@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator.planning.on_record import OnRecord
+from orchestrator.planning.on_record import OnRecord, read_begun
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.work_left import PhaseLeft, Training, trainings_of
 from orchestrator.records import files, layout, trial_record
@@ -127,8 +127,9 @@ class PlannedSweep:
         if self.search is None:
             return {}
         whole = Training(self.plan.base, self.plan.base.training.epochs)
-        ended = frozenset(ask.key for ask in self.history.asks if ask.position in self.history.ended)
-        points = PhaseLeft(ended, unchosen=(whole,) * self.points_left)
+        begun = self._begun_points(self.search)
+        fresh = (whole,) * (self.points_left - len(begun))
+        points = PhaseLeft(frozenset(self.ended_keys.values()), begun, fresh)
         if not self.confirmation:
             return {"sweep": points}
         confirming = self._confirming(())
@@ -139,12 +140,24 @@ class PlannedSweep:
             confirming = PhaseLeft(confirming.on_record, unchosen=at_most, exact=False)
         return {"sweep": points, "confirmation": confirming}
 
+    @property
+    def ended_keys(self) -> dict[int, str]:
+        """Keys of the points that have ended, by position."""
+        return {ask.position: ask.key for ask in self.history.asks if ask.position in self.history.ended}
+
+    def _begun_points(self, search: Search) -> dict[str, Training]:
+        """What is left of the points that were asked and have not ended, by key."""
+        asks = [ask for ask in self.history.asks if ask.position not in self.history.ended]
+        trials = [search.trial(ask.parameters) for ask in asks]
+        return trainings_of(trials, OnRecord(begun=read_begun(self.store.results, trials)))
+
     def _confirming(self, ended: Collection[str]) -> PhaseLeft:
         """What the confirmation has still to do, after a run in which the trials `ended` have ended."""
         trials = self.confirmation_trials
         keys = {trial.key for trial in trials} - set(ended)
         on_record = OnRecord(done=done_states(self.store.results, sorted(keys), self.store.retry_failed))
-        left = trainings_of([trial for trial in trials if trial.key in keys], on_record)
+        missing = on_record.missing([trial for trial in trials if trial.key in keys])
+        left = trainings_of(missing, replace(on_record, begun=read_begun(self.store.results, missing)))
         return PhaseLeft(frozenset(trial.key for trial in trials) - left.keys(), left)
 
     def left_out(self, ended: Collection[str]) -> tuple[int, int]:

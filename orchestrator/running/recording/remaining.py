@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 
-from alexnet_core.configuration.train_config import TrainConfig
-from orchestrator.planning.estimate import EpochSeconds, ends_after, likenesses_of
+from orchestrator.planning.estimate import EpochSeconds, Likeness, ends_after, likenesses_of
 from orchestrator.planning.summary import readable_seconds
 from orchestrator.planning.work_left import Training, WorkLeft
 from search_spaces.trial import Phase, PlannedTrial
@@ -18,26 +18,47 @@ UNKNOWN = "time left unknown"
 
 
 @dataclass
-class _Started:
-    """A trial that trains.
+class _Left:
+    """A training that is left, and how far it has come since it began.
 
     Attributes:
-        training: What was left of it when it began.
-        at: When it began, or its last epoch ended, on the clock.
-        began: When it began.
+        training: What was left of it when it began, or is while it waits.
+        began: When it began, on the clock.
+        at: When it began, or its last epoch ended.
         epochs: Finished since then.
         seconds: Of those.
     """
 
     training: Training
-    at: float
-    began: float
+    began: float = 0.0
+    at: float = 0.0
     epochs: int = 0
     seconds: float = 0.0
 
+    @cached_property
+    def likenesses(self) -> tuple[Likeness, ...]:
+        """What makes its epochs like others; reckoned once, since it hashes the network."""
+        return likenesses_of(self.training.config)
+
+    @property
+    def rest(self) -> int:
+        """Epochs that are left of it now."""
+        return max(0, self.training.epochs - self.epochs)
+
+
+@dataclass
+class _Beside:
+    """Seconds that trials took beside their epochs, and evaluations of trained networks in all."""
+
+    trainings: list[float] = field(default_factory=list)
+    evaluations: list[float] = field(default_factory=list)
+
 
 class Remaining:
-    """Follows what a command has still to do. The main thread tells it, and the display's thread asks."""
+    """Follows what a command has still to do. The main thread tells it, and the display's thread asks.
+
+    A trial counts once, whatever phases want it.
+    """
 
     def __init__(
         self,
@@ -55,31 +76,47 @@ class Remaining:
             clock: Tells the time.
         """
         self._lock = threading.RLock()
-        self._measured, self._here = measured, EpochSeconds()
+        self._measured, self._here, self._beside = measured, EpochSeconds(), _Beside()
         self._slots, self._clock = slots, clock
-        self._waiting = {key: training for phase in work.phases.values() for key, training in phase.known.items()}
-        self._unchosen = {name: list(phase.unchosen) for name, phase in work.phases.items()}
-        self._inexact = {name for name, phase in work.phases.items() if not phase.exact}
-        self._started: dict[str, _Started] = {}
-        self._ended = sum(len(phase.on_record) for phase in work.phases.values())
-        self._beside_epochs: list[float] = []
+        phases = work.phases
+        self._waiting = {key: _Left(one) for phase in phases.values() for key, one in phase.known.items()}
+        self._unchosen = {name: [_Left(one) for one in phase.unchosen] for name, phase in phases.items()}
+        self._inexact = {name for name, phase in phases.items() if not phase.exact}
+        self._started: dict[str, _Left] = {}
+        self._ended = {key for phase in phases.values() for key in phase.on_record} - self._waiting.keys()
 
-    def expect(self, phase: Phase, trainings: Mapping[str, Training], instead_of: int | None = None) -> None:
-        """Learns which trials a phase has still to do.
+    def expect(
+        self,
+        phase: Phase,
+        trainings: Mapping[str, Training],
+        on_record: Collection[str] = (),
+        instead_of: int | None = None,
+    ) -> None:
+        """Learns which trials a phase has, in place of those that were reckoned with before they were chosen.
 
         Args:
             phase: The phase.
-            trainings: What is left of each of its trials, by key.
-            instead_of: How many of those that were not chosen yet they stand for; None for all of the phase.
+            trainings: What is left of each of its trials that are not on record, by key.
+            on_record: Keys of the others.
+            instead_of: How many of those that were not chosen yet all of them stand for; None for all of the phase.
         """
         with self._lock:
             unchosen = self._unchosen.setdefault(phase, [])
-            chosen = len(unchosen) if instead_of is None else min(instead_of, len(unchosen))
-            del unchosen[:chosen]
-            new = {key: training for key, training in trainings.items() if key not in self._waiting}
-            # 事先估的多于真要训的：其余的已在记录里，或者不用了，总数不变
-            self._ended += max(0, chosen - len(new))
-            self._waiting |= new
+            del unchosen[: len(unchosen) if instead_of is None else instead_of]
+            known = self._ended | self._waiting.keys() | self._started.keys()
+            self._ended |= set(on_record) - known
+            self._waiting |= {key: _Left(one) for key, one in trainings.items() if key not in known}
+
+    def unchosen(self, phase: Phase) -> int:
+        """Returns how many trials of a phase are not chosen yet."""
+        with self._lock:
+            return len(self._unchosen.get(phase, ()))
+
+    def leave_out(self, keys: Collection[str]) -> None:
+        """Hears that trials will not be trained by this command: their arm was skipped, stopped, or is decided."""
+        with self._lock:
+            for key in self._waiting.keys() & set(keys):
+                del self._waiting[key]
 
     def starts(self, trial: PlannedTrial, epochs: int) -> None:
         """Hears that a trial has begun, or begun again.
@@ -89,57 +126,52 @@ class Remaining:
             epochs: Of which it has so many behind it.
         """
         with self._lock:
-            known = self._take(trial.key, trial.phase)
-            evaluated_only = known is not None and not known.epochs
-            left = 0 if evaluated_only else trial.config.training.epochs - epochs
+            known = self._take(trial)
+            evaluated_only = known is not None and not known.training.epochs
+            left = 0 if evaluated_only else max(0, trial.config.training.epochs - epochs)
             now = self._clock()
-            self._started[trial.key] = _Started(Training(trial.config, left), now, now)
+            self._started[trial.key] = _Left(Training(trial.config, left), began=now, at=now)
 
-    def _take(self, key: str, phase: Phase) -> Training | None:
-        started = self._started.pop(key, None)
-        if started is not None:
-            return started.training
-        if key in self._waiting:
-            return self._waiting.pop(key)
-        unchosen = self._unchosen.get(phase)
-        return unchosen.pop(0) if unchosen else None
+    def _take(self, trial: PlannedTrial) -> _Left | None:
+        known = self._started.pop(trial.key, None) or self._waiting.pop(trial.key, None)
+        if known is None and (unchosen := self._unchosen.get(trial.phase)):
+            return unchosen.pop(0)
+        return known
 
     def epoch(self, trial: PlannedTrial, seconds: float) -> None:
         """Hears of an epoch that has ended, and of its seconds."""
         with self._lock:
-            self._here.add(likenesses_of(trial.config), seconds)
             started = self._started.get(trial.key)
-            if started is not None:
-                started.epochs += 1
-                started.seconds += seconds
-                started.at = self._clock()
+            if started is None:
+                return
+            self._here.add(started.likenesses, seconds)
+            started.epochs += 1
+            started.seconds += seconds
+            started.at = self._clock()
 
     def ends(self, trial: PlannedTrial) -> None:
         """Hears that a trial has ended, trained here or taken from another's record."""
         with self._lock:
             started = self._started.get(trial.key)
             if started is not None:
-                self._beside_epochs.append(max(0.0, self._clock() - started.began - started.seconds))
-            self._take(trial.key, trial.phase)
-            self._ended += 1
+                took = max(0.0, self._clock() - started.began - started.seconds)
+                (self._beside.trainings if started.training.epochs else self._beside.evaluations).append(took)
+            self._take(trial)
+            self._ended.add(trial.key)
 
     def stops(self, trial: PlannedTrial) -> None:
         """Hears that a trial was stopped in the middle; it is still to be done."""
         with self._lock:
             started = self._started.pop(trial.key, None)
             if started is not None:
-                self._waiting[trial.key] = self._rest(started)
-
-    @staticmethod
-    def _rest(started: _Started) -> Training:
-        return Training(started.training.config, max(0, started.training.epochs - started.epochs))
+                self._waiting[trial.key] = _Left(Training(started.training.config, started.rest))
 
     def count(self) -> str:
         """Returns how many trials have ended, on record or here, of all: `4/9`, or `4 of at most 14`."""
         with self._lock:
-            waiting = len(self._waiting) + sum(map(len, self._unchosen.values()))
-            total = self._ended + len(self._started) + waiting
-            return f"{self._ended} of at most {total}" if self._may_be_less() else f"{self._ended}/{total}"
+            ended = len(self._ended)
+            total = ended + len(self._started) + len(self._waiting) + sum(map(len, self._unchosen.values()))
+            return f"{ended} of at most {total}" if self._may_be_less() else f"{ended}/{total}"
 
     def _may_be_less(self) -> bool:
         arms = "arm" in self._inexact and bool(self._waiting)
@@ -148,36 +180,40 @@ class Remaining:
     def time_left(self) -> str:
         """Returns how long the rest takes, in words; empty where nothing is left."""
         with self._lock:
+            started = list(self._started.values())
             waiting = [*self._waiting.values(), *(one for ones in self._unchosen.values() for one in ones)]
-            if not waiting and not self._started:
+            if not waiting and not started:
                 return ""
-            seconds = self._seconds(waiting)
+            seconds = self._seconds(started, waiting)
             if seconds is None:
                 return UNKNOWN
             at_most = "at most " if self._may_be_less() else ""
             return f"{at_most}{readable_seconds(seconds)} left"
 
-    def _seconds(self, waiting: Sequence[Training]) -> float | None:
+    def _seconds(self, started: Sequence[_Left], waiting: Sequence[_Left]) -> float | None:
         """Seconds to the end of all; None while nothing alike has been measured."""
-        started = list(self._started.values())
-        trainings = [*(self._rest(one) for one in started), *waiting]
-        prices = [self._price(training.config) for training in trainings]
+        prices = [self._price(one) for one in (*started, *waiting)]
         known = [price for price in prices if price is not None]
         if not known:
             return None
         # 没量过的网络先按量过的平均算，量到了就换
-        usual, beside = fmean(known), fmean(self._beside_epochs or [0.0])
+        usual = fmean(known)
         priced = [usual if price is None else price for price in prices]
-        seconds = [price * training.epochs for price, training in zip(priced, trainings, strict=True)]
-        now, running = self._clock(), len(started)
-        for place, one in enumerate(started):
-            # 正在走的一轮已过去的部分
-            seconds[place] = max(0.0, seconds[place] - min(now - one.at, priced[place]))
-        return ends_after(seconds[:running], [beside + one for one in seconds[running:]], self._slots())
+        now = self._clock()
+        # 正在走的一轮已过去的部分不再算
+        running = [
+            max(0.0, price * one.rest - min(now - one.at, price)) for one, price in zip(started, priced, strict=False)
+        ]
+        beside, evaluating = fmean(self._beside.trainings or [0.0]), fmean(self._beside.evaluations or [0.0])
+        later = [
+            price * one.rest + (beside if one.rest else evaluating)
+            for one, price in zip(waiting, priced[len(started) :], strict=True)
+        ]
+        return ends_after(running, later, self._slots())
 
-    def _price(self, config: TrainConfig) -> float | None:
+    def _price(self, left: _Left) -> float | None:
         """Seconds of an epoch: of the same network before one of the same name, and here before on record."""
-        for likeness in likenesses_of(config):
+        for likeness in left.likenesses:
             for source in (self._here, self._measured):
                 if likeness in source.measured:
                     total, count = source.measured[likeness]

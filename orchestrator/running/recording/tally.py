@@ -6,10 +6,10 @@ A Prometheus, or Ray's dashboard, can draw the metrics while the study runs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from alexnet_core.configuration.metrics import EpochReport
-from orchestrator.planning.work_left import trainings_of
+from orchestrator.planning.work_left import Training, trainings_of
 from orchestrator.records import layout, trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.running.progress import POINTS, Cell, Progress, Shown, cell_text
@@ -70,6 +70,7 @@ class Tally:
         self._opener, self._settings, self._display = opener, opener.settings, display
         self._remaining = remaining
         self._gauges = StudyGauges(opener.settings.folder.name)
+        self._left_out: frozenset[str] = frozenset()
         # 几个 arm 共用一个 trial：它的消息要写进每一格
         self._cells: dict[str, list[Cell]] = {}
         self.states: dict[str, TrialState] = dict(opener.on_record.done)
@@ -92,19 +93,37 @@ class Tally:
             result = trial_record.read_result(layout.trial_folder(self._settings.results, trial.key))
             if result is not None:
                 self._gauges.count(trial.arm, result)
-            if self._opener.missing_views(trial.key) == 1:
+            if trial.views == 1 or self._opener.missing_views(trial.key) == 1:
                 on_record[cell] = _shown(result) if result is not None else _bare(self.states[trial.key])
         self._display.expect(cells, on_record)
         left = trainings_of(trials, self._opener.on_record.refreshed(self.states))
-        self._remaining.expect(phase, left, instead_of)
+        self._remaining.expect(phase, left, {trial.key for trial in trials} - left.keys(), instead_of)
 
-    def begin_points(self, ended: Mapping[int, str], positions: Sequence[int]) -> None:
-        """Shows the points of a sweep.
+    def leave_out(self, arms: Collection[str]) -> None:
+        """Hears which arms are skipped or stopped from now on; a trial that another arm wants too is trained.
+
+        Args:
+            arms: All of them by now.
+        """
+        self._left_out = frozenset(arms)
+        wanted_by = {key: {arm for arm, _ in cells} for key, cells in self._cells.items()}
+        self.leave_out_trials({key for key, names in wanted_by.items() if names <= self._left_out})
+
+    def leave_out_trials(self, keys: Collection[str]) -> None:
+        """Hears which trials this command does not train any more."""
+        self._remaining.leave_out(keys)
+
+    def show_points(self, ended: Mapping[int, str], positions: Sequence[int], left: Mapping[str, Training]) -> None:
+        """Shows the points of a sweep, before it goes on and after.
 
         Args:
             ended: Keys of those on record, by position.
             positions: Of those that are still to be trained.
+            left: What is left of those of them that are chosen, by key.
         """
+        # 还没选的点不多于这些：空间也许先用完，别的驱动也许已训练了几个
+        fresh = len(positions) - len(left)
+        self._remaining.expect("sweep", left, ended.values(), max(0, self._remaining.unchosen("sweep") - fresh))
         on_record: dict[Cell, Shown] = {}
         for position, key in ended.items():
             result = trial_record.read_result(layout.trial_folder(self._settings.results, key))
@@ -153,6 +172,8 @@ class Tally:
     def record_interruption(self, running: Running) -> None:
         """Shows a trial that will go on the next time."""
         self._remaining.stops(running.trial)
+        if running.trial.arm in self._left_out:
+            self._remaining.leave_out({running.trial.key})
         self._update(running.trial.key, running.cell, _bare("interrupted"))
 
     def record_evaluation(self, running: Running, state: EndState, trouble: str | None) -> None:

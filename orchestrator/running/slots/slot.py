@@ -173,7 +173,7 @@ def _without_helpers(trainer: Any, joined: bool) -> Any:
 
     class SlotTrainer(trainer):  # type: ignore[misc]
         def fit(self) -> None:
-            """As Ray's own, which puts the training function into the object store."""
+            """As Ray's own, but that the training function travels with the call and not through the object store."""
             from ray.train.v2._internal.execution.failure_handling import create_failure_policy
             from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -307,13 +308,43 @@ def test_the_plan_says_which_confirming_trials_another_number_of_workers_trained
     assert "note: 3 trials on record were trained by 2 workers on the CPU, the rest" in capsys.readouterr().out
 
 
+# 在命令自己的进程里数：每读一次历史，就在家里记一行
+COUNTS_READINGS = """
+import importlib.abc, importlib.machinery, os, sys
+
+def count(module):
+    read = module.search_history
+    def counted(*arguments):
+        with open(os.path.join(os.environ["HOME"], "readings"), "a") as readings:
+            readings.write("one\\n")
+        return read(*arguments)
+    module.search_history = counted
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "orchestrator.sweeps.planned_sweep":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), count(module))
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_budget_that_ends_in_a_sweep_confirms_none_of_its_points_and_names_what_is_missing(lab: Lab) -> None:
     swept_on_record(lab.results, 20, 25)
     update_tables(lab.results)
+    (lab.home / "sitecustomize.py").write_text(COUNTS_READINGS)
+    paths = os.pathsep.join([str(lab.home), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
     common = ("--study", "weight_decay", "--seeds", "3", "--slots", "1", "--no-dashboard", *ASKED)
-    code, output, errors = lab.ablate(*common, "--max-gpu-hours", "1e-6")
+    code, output, errors = lab.run(*common, "--max-gpu-hours", "1e-6", "--results", str(lab.results), PYTHONPATH=paths)
     assert code == 0, output + errors
+    # 计划时一次，拿到搜索的锁之后一次，点都跑完之后一次：别的驱动可能刚写过
+    assert (lab.home / "readings").read_text().split() == ["one"] * 3
     missing = "2 points of the sweep; the confirmation of its best"
     assert f"stopped at the budget: 3 of 3 seeds are complete; missing: {missing}." in output
     folder = lab.results / "studies" / "weight_decay"

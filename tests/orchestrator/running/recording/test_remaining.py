@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,7 +49,6 @@ def test_the_time_left_is_unknown_only_until_something_alike_was_measured() -> N
     remaining.epoch(trials[0], 6.0)
     # 一个还剩 9 轮，三个各 10 轮，每轮 6 秒，两个槽：54 + 60 与 60 + 60
     assert remaining.time_left() == "2 min left"
-    assert remaining._seconds(list(left(*trials[1:]).values())) == pytest.approx(max(54 + 60, 60 + 60))
 
 
 def test_trials_on_record_count_from_the_start_and_a_stopped_one_costs_only_its_rest() -> None:
@@ -82,7 +80,7 @@ def test_what_is_measured_here_stands_before_what_is_on_record_and_time_beside_t
     assert (remaining.count(), remaining.time_left()) == ("1/3", "70 s left")
 
 
-def test_later_phases_are_in_the_total_from_the_start_and_it_does_not_change_when_less_is_needed() -> None:
+def test_later_phases_are_in_the_total_from_the_start_and_at_most_goes_once_they_are_known() -> None:
     clock, arm = Clock(), trial(0)
     whole = Training(arm.config, EPOCHS)
     tuning = [trial(seed, "tuning") for seed in (1000, 1001)]
@@ -98,22 +96,63 @@ def test_later_phases_are_in_the_total_from_the_start_and_it_does_not_change_whe
         remaining.starts(one, 0)
         remaining.ends(one)
     assert remaining.count() == "5 of at most 8"
-    # 三个里只有一个 arm 换了值，其余两个已有各自的 trial
+    # 三个里只有一个 arm 换了值；另两个的 trial 就是 arm 自己的，不再数一遍
     other = trial(3, "retuned", without="lrn1")
-    remaining.expect("retuned", left(other), 3)
-    assert (remaining.count(), remaining.time_left()) == ("7/8", "10 s left")
+    remaining.expect("retuned", left(other), {arm.key}, 3)
+    assert (remaining.count(), remaining.time_left()) == ("5/6", "10 s left")
     remaining.ends(other)
-    assert (remaining.count(), remaining.time_left()) == ("8/8", "")
+    assert (remaining.count(), remaining.time_left()) == ("6/6", "")
+
+
+def test_what_is_never_trained_is_not_counted_as_ended() -> None:
+    whole = Training(trial(0).config, EPOCHS)
+    work: dict[Phase, PhaseLeft] = {
+        "arm": PhaseLeft(known=left(trial(0), trial(1))),
+        "sweep": PhaseLeft(unchosen=(whole,) * 4),
+        "retuned": PhaseLeft(unchosen=(whole,) * 6, exact=False),
+    }
+    remaining = Remaining(WorkLeft(work), EpochSeconds(), lambda: 1)
+    assert remaining.count() == "0 of at most 12"
+    # 预算停在调参途中：没有一个 arm 有最佳值
+    remaining.expect("retuned", {}, (), 6)
+    assert remaining.count() == "0/6"
+    # 一个点别的研究已经训练，空间里再没有别的点
+    remaining.expect("sweep", {}, {trial(9).key})
+    assert remaining.count() == "1/3"
+    remaining.ends(trial(0))
+    remaining.leave_out({trial(0).key, trial(1).key})
+    assert (remaining.count(), remaining.time_left()) == ("2/2", "")
+
+
+def test_a_trial_that_several_phases_want_counts_once_and_further_seeds_on_record_count() -> None:
+    arms, point = PhaseLeft(known=left(trial(0))), trial(0, "sweep")
+    remaining = Remaining(WorkLeft({"arm": arms}), EpochSeconds(), lambda: 1)
+    remaining.ends(trial(0))
+    remaining.expect("sweep", left(point), {point.key})
+    assert remaining.count() == "1/1"
+    remaining.expect("arm", left(trial(2)), {trial(1).key})
+    assert remaining.count() == "2/3"
 
 
 def test_each_study_of_a_session_says_only_what_its_own_retuning_needs() -> None:
     whole = Training(trial(0).config, EPOCHS)
     retuned = PhaseLeft(unchosen=(whole,) * 5, exact=False)
     remaining = Remaining(WorkLeft({"retuned": retuned}), EpochSeconds(), lambda: 1)
-    remaining.expect("retuned", left(trial(0, "retuned")), 2)
-    assert remaining.count() == "1 of at most 5"
-    remaining.expect("retuned", left(trial(1, "retuned"), trial(2, "retuned")), 3)
-    assert remaining.count() == "2/5"
+    remaining.expect("retuned", left(trial(0, "retuned")), (), 2)
+    assert remaining.count() == "0 of at most 4"
+    remaining.expect("retuned", left(trial(1, "retuned"), trial(2, "retuned")), (), 3)
+    assert remaining.count() == "0/3"
+
+
+def test_a_long_evaluation_makes_no_training_longer_and_prices_the_evaluations_to_come() -> None:
+    clock, (first, second, trained) = Clock(), (trial(seed) for seed in range(3))
+    known = {**left(first, second, epochs=0), **left(trained)}
+    work = WorkLeft({"arm": PhaseLeft(known=known)})
+    remaining = Remaining(work, measured(first.config, 1.0), lambda: 1, clock)
+    remaining.starts(first, EPOCHS)
+    clock.now += 60
+    remaining.ends(first)
+    assert (remaining.count(), remaining.time_left()) == ("1/3", "70 s left")
 
 
 def test_an_evaluation_counts_as_a_trial_and_takes_no_time_and_further_seeds_raise_the_total() -> None:
