@@ -52,7 +52,7 @@ def test_a_pruned_sweep_goes_on_where_it_stopped_and_trains_just_the_epochs_that
     assert code == 0, output + errors
     assert "11 trials wanted, 5 on record, 6 to train" in output
     lines = [line for line in output.splitlines() if line.startswith("[")]
-    assert [line.split("]")[0] for line in lines] == [f"[{number}/6" for number in range(1, 7)]
+    assert [line.split("]")[0] for line in lines] == [f"[{number}/11" for number in range(6, 12)]
     named = [line.split("] ")[1].split(":")[0] for line in lines]
     assert named == [f"sweep point {place}" for place in range(2, 8)]
     points = sorted((row for row in members(lab) if row["phase"] == "sweep"), key=lambda row: row["position"])
