@@ -134,6 +134,7 @@ def ended(process: subprocess.Popen[bytes]) -> int:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("told", "state", "code", "expected", "requeued"),
     [
@@ -164,6 +165,7 @@ def test_the_slurm_script_passes_a_preemption_on_and_goes_back_into_the_queue(
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_the_slurm_script_ends_when_ray_does_not_start(tmp_path: Path) -> None:
     assert ended(slurm(tmp_path, RAY=1)) == 3
     assert "orchestrator.ablate" not in (tmp_path / "calls").read_text()

@@ -293,6 +293,7 @@ def test_every_file_that_contributing_names_is_there() -> None:
 HEAVY = ("torch", "ray", "optuna", "matplotlib", "sklearn", "scipy.stats")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [

@@ -27,6 +27,7 @@ def test_describing_needs_no_torch() -> None:
     assert loaded == {module: set() for module in modules}
 
 
+@pytest.mark.slow
 def test_training_loads_no_compiler_and_no_orchestration() -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})

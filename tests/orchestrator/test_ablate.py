@@ -41,6 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str, 
     return errors
 
 
+@pytest.mark.slow
 def test_output_into_a_pipe_that_closes_ends_without_a_traceback(tmp_path: Path) -> None:
     command = (
         f"{sys.executable} -m orchestrator.ablate --show --results {tmp_path} | head -c 1; exit ${{PIPESTATUS[0]}}"
@@ -311,6 +312,7 @@ def test_bad_data_is_refused_naming_what_is_wrong(capsys: pytest.CaptureFixture[
     assert f"{empty / 'train' / 'dog'} has no images" in refused(capsys, tmp_path / "r", *common, str(empty))
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_before_anything_is_trained(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -321,6 +323,7 @@ def test_an_unreadable_image_is_named_before_anything_is_trained(
     assert f"{root}: 1 image cannot be used: train/cat/3.png (image file is truncated); mend" in errors
 
 
+@pytest.mark.slow
 def test_more_gpus_than_there_are_is_exit_code_3(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from orchestrator.running.cluster.preflight import visible_gpus
 
@@ -338,6 +341,7 @@ def test_results_that_cannot_be_written_are_exit_code_3(capsys: pytest.CaptureFi
     refused(capsys, blocked / "results", "--dry-run", code=3)
 
 
+@pytest.mark.slow
 def test_a_public_dashboard_without_token_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

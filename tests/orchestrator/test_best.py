@@ -40,6 +40,7 @@ def refused(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) 
     return code, lines[0]
 
 
+@pytest.mark.slow
 @given(
     wrong=st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 360), st.booleans()),
@@ -248,6 +249,7 @@ def test_nothing_there_is_exit_code_4(tmp_path: Path, capsys: pytest.CaptureFixt
     assert refused(capsys, tmp_path)[0] == 4
 
 
+@pytest.mark.slow
 def test_the_seed_of_median_error_is_exported_not_the_luckiest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,6 +297,7 @@ def test_rebuild_mends_the_tables(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "tables" / "trials.parquet").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_command_loads_neither_ray_nor_torch_nor_matplotlib(tmp_path: Path) -> None:
     put(tmp_path, make_config(0))
     program = (

@@ -80,6 +80,7 @@ def without_privileges() -> None:
         ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_results_folder_that_may_not_be_read_is_exit_code_3(tmp_path: Path) -> None:
     results = tmp_path / "results"
     put(results, make_config(0))
@@ -144,6 +145,7 @@ def test_every_exit_code_is_given_by_its_name() -> None:
     assert not numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "koi8-r", "utf-8"])
 def test_any_encoding_of_the_terminal_gets_the_verdict(tmp_path: Path, encoding: str) -> None:
     from search_spaces.study import load_study

@@ -41,6 +41,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return results, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("main", "arguments", "code"),
     [

@@ -47,6 +47,7 @@ def ranking(results: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_results_copied_elsewhere_answer_the_same(
     answered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_looking_at_read_only_results_works_and_running_says_what_is_wrong(
     assert f"{answered / 'studies' / 'lrn'} is read-only: " in errors
 
 
+@pytest.mark.slow
 def test_times_are_cosmetic(answered: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before, order = answer(answered), ranking(answered, capsys)
     draw = random.Random(7)
@@ -123,6 +125,7 @@ def test_a_result_written_after_the_clock_was_set_back_is_seen(tmp_path: Path) -
     assert load_trials(tmp_path).trials["validation_top1_errors"].to_list() == [21]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns"])
 def test_times_are_written_in_utc_in_every_time_zone(zone: str) -> None:
     program = (

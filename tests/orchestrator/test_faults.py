@@ -26,6 +26,7 @@ def campaign(folder: Path, *arguments: str) -> dict[str, float]:
     return counts
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     assert campaign(tmp_path, "--every", "120", "--kinds", "kill")["kill"] >= 2
 

@@ -78,6 +78,7 @@ def commands(results: Path, key: str, own: Path) -> list[int]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @FUZZ
@@ -115,6 +116,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plan.json", "answer.json"])
 @given(data=st.data())
 @FUZZ
@@ -219,6 +221,7 @@ def test_a_strange_file_or_a_folder_in_its_place_is_one_line(
         assert said in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -289,6 +292,7 @@ def test_a_negative_measurement_is_a_damaged_result(
     assert f"{field}: Input should be greater than or equal to 0" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_strange_time_does_not_spoil_the_view_for_optuna(
     tmp_path: Path, answered: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +343,7 @@ def test_a_name_longer_than_a_file_may_have_is_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["x", True, None, [], 10**400, float("nan")])
 def test_a_membership_whose_value_is_no_number_is_no_point_of_the_sweep(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], value: object
@@ -431,6 +436,7 @@ class Bomb:
         return Path.touch, (self.target,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["every file", "checkpoint"])
 def test_no_pickle_and_no_code_in_a_results_folder_is_loaded(tmp_path: Path, sound: Path, name: str) -> None:
     import pickle

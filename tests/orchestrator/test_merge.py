@@ -354,6 +354,7 @@ def test_a_strange_membership_or_study_folder_is_passed_over(
     assert trial_record.read_members(here) == [good]
 
 
+@pytest.mark.slow
 def test_looks_of_the_other_machine_come_along_with_the_trials_that_they_saw(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

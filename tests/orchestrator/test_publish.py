@@ -69,6 +69,7 @@ def test_tensorboard_shows_every_epoch_and_a_second_time_nothing_new(
 
 
 # mlflow 自己对 sqlalchemy 的用法会报弃用，与我们无关
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_reads_back_the_record(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: uv run --group mlflow pytest")
@@ -102,6 +103,7 @@ def log_records(content: bytes) -> Iterator[bytes]:
             parts = []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_offline_reads_back_the_record(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed: uv run --group wandb pytest")

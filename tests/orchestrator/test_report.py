@@ -69,6 +69,7 @@ def results(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "results"))
 
 
+@pytest.mark.slow
 def test_the_report_says_where_it_comes_from(made: Path) -> None:
     folder = made / "studies" / "lrn"
     page = (folder / "report.html").read_text()
@@ -82,6 +83,7 @@ def test_the_report_says_where_it_comes_from(made: Path) -> None:
     assert "correlation with baseline" in page
 
 
+@pytest.mark.slow
 def test_gpus_that_are_reserved_are_paid_for_also_where_one_idles(tmp_path: Path) -> None:
     plan = put_on_record(tmp_path, seeds=3)
     on_gpus = {"devices": "cuda:0", "reserved_gpus": "0,1", "workers": 2}
@@ -96,6 +98,7 @@ def test_gpus_that_are_reserved_are_paid_for_also_where_one_idles(tmp_path: Path
     assert page.count("out of memory") == 9
 
 
+@pytest.mark.slow
 def test_slots_that_share_a_gpu_pay_their_share(tmp_path: Path) -> None:
     plan = put_on_record(tmp_path, seeds=3)
     shared = {"devices": "cuda:0", "reserved_gpus": "0", "workers": 1, "gpu_share": _share(0.25)}
@@ -113,6 +116,7 @@ def test_slots_that_share_a_gpu_pay_their_share(tmp_path: Path) -> None:
     assert source["gpu_hours"] == pytest.approx(9)
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(results: Path) -> None:
     folder = results / "studies" / "lrn"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -248,6 +252,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_an_honest_report_passes_also_after_its_weights_are_gone(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,6 +262,7 @@ def test_an_honest_report_passes_also_after_its_weights_are_gone(
         shutil.rmtree(second_record(results) / "checkpoint", ignore_errors=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change", "named"), EDITS)
 def test_an_edited_record_margin_or_table_is_named(
     results: Path, change: Callable[[Path], None], named: str, capsys: pytest.CaptureFixture[str]
@@ -266,6 +272,7 @@ def test_an_edited_record_margin_or_table_is_named(
     assert re.search(named, capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = plan_on_record(results / "studies" / "lrn")[1].trials[0].key
     shutil.rmtree(trial_folder(results, key))
@@ -280,6 +287,7 @@ def curve(reached: int) -> list[EpochReport]:
     return [make_report(epoch, 5 if epoch >= reached else 300) for epoch in range(1, 26)]
 
 
+@pytest.mark.slow
 def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(load_study("activation"), 8)
     for trial in plan.trials:
@@ -309,6 +317,7 @@ def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys
     assert "verdict on tanh: word" in output
 
 
+@pytest.mark.slow
 def test_comparisons_chosen_afterwards_are_marked_and_leave_the_answer_alone(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -367,6 +376,7 @@ def test_the_page_of_all_claims_has_no_noise_floor_and_outlives_a_damaged_plan(
     assert "no study is on record" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_sweep_its_importance_front_and_confirmation_are_shown(tmp_path: Path) -> None:
     space = {"training.learning_rate": 0.01, "network.lrn*.k": 2.0}
     points = [

@@ -111,6 +111,7 @@ def test_a_request_never_changes() -> None:
             part.anything = 1  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_request_is_made_without_polars() -> None:
     program = "import orchestrator.options, sys; print([n for n in ('polars', 'ray', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -221,6 +221,7 @@ def run_facts(pid: int) -> RunFacts:
     return RunFacts(pid=pid, host=socket.gethostname(), started_at="noon", dashboard=None)
 
 
+@pytest.mark.slow
 def test_follow_without_a_name_follows_the_one_study_that_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def try_study(path: Path) -> None:
     assert 0 < len(refused) < 20_000
 
 
+@pytest.mark.slow
 @given(st.data())
 @FUZZ
 def test_a_study_with_a_value_changed_is_valid_or_refused(tmp_path: Path, data: st.DataObject) -> None:

@@ -142,6 +142,7 @@ def test_an_override_of_what_an_arm_edits_is_refused() -> None:
         base(overrides={"network.lrn*.divide_alpha_by_size": True})
 
 
+@pytest.mark.slow
 @given(value=st.floats(min_value=1e-6, max_value=1e-2))
 def test_every_value_of_a_field_is_a_trial_of_its_own(value: float) -> None:
     path, parsed = parse_override(f"network.lrn1.alpha={value!r}")

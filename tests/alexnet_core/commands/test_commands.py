@@ -60,6 +60,7 @@ def run(*arguments: str | Path) -> int:
     return main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_numbers_of_the_generator(
     config: TrainConfig, config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +248,7 @@ def test_an_interrupted_command_goes_on(
 # ---- the other commands --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_named_network_is_trained_as_its_source_did_and_logged_for_tensorboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -249,6 +249,7 @@ def specs(draw: st.DrawFn) -> NetworkSpec:
         raise
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(specs(), st.integers(0, 3))
 def test_any_network_is_its_specification_on_one_device(spec: NetworkSpec, seed: int) -> None:

@@ -25,6 +25,7 @@ from tests.hostile import changed_bytes, changed_file, changed_json
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["config.json", "labels.json", "preprocessing.json", "model.safetensors", "SHA256SUMS"]
 )

@@ -53,6 +53,7 @@ def digits(**more: object) -> DataSpec:
     )
 
 
+@pytest.mark.slow
 def test_digits_are_scikit_learns_digits_enlarged() -> None:
     program = (
         "import numpy as np; from sklearn.datasets import load_digits; d = load_digits();"
@@ -156,6 +157,7 @@ def test_images_are_decoded_once_and_then_mapped(tmp_path: Path) -> None:
     assert seen[-1] == (80, 80)
 
 
+@pytest.mark.slow
 def test_two_processes_may_prepare_the_same_data_at_once(tmp_path: Path) -> None:
     spec = spec_of(tree(tmp_path / "data", ("train", "val")), tmp_path / "cache")
     workers = [get_context("spawn").Process(target=prepare_data, args=(spec,)) for _ in range(2)]

@@ -122,6 +122,7 @@ def test_the_papers_network_has_the_papers_parameters() -> None:
     assert sizes == [55, 27, 27, 13, 13, 13, 6]
 
 
+@pytest.mark.slow
 def test_the_papers_network_is_built_as_specified() -> None:
     with torch.device("meta"):
         model = AlexNet(network("alexnet-paper"), ("meta", "meta"))

@@ -73,6 +73,7 @@ def test_moments_are_exact_for_any_number_of_images_and_channels(count: int) -> 
         assert np.array_equal(moments.total, images.astype(np.int64).sum(axis=0))
 
 
+@pytest.mark.slow
 def test_without_a_folder_for_machine_code_it_is_compiled_anew(tmp_path: Path) -> None:
     """Neither the package's folder nor a home can be written: a file without a place on disk stands for both."""
     program = (

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import os, sys
 import alexnet_core.__main__
@@ -24,6 +26,7 @@ def spin_count(**variables: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_idle_threads_sleep_sooner_unless_the_user_says_otherwise() -> None:
     assert spin_count() == "10000"
     assert spin_count(GOMP_SPINCOUNT="7") == "7"

@@ -27,6 +27,7 @@ def model(config_of: Callable[..., TrainConfig], dataset: Dataset) -> LoadedMode
     return LoadedModel(made.eval(), config, dataset.class_names, dataset.mean_image)
 
 
+@pytest.mark.slow
 def test_every_kernel_stands_in_its_towers_panel() -> None:
     made = AlexNet(network("alexnet-paper"))
     initialise(made, 0)

@@ -79,6 +79,7 @@ def test_a_network_is_updated_by_the_rates_and_decays_of_each_layer(
         np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-11, err_msg=name)
 
 
+@pytest.mark.slow
 def test_torchs_rule_agrees_until_the_rate_drops_and_not_after() -> None:
     ours = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
     theirs = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))

@@ -258,6 +258,7 @@ def test_equivalent_and_inconclusive_never_share_a_colour() -> None:
     assert WORD_STYLES["equivalent"] != WORD_STYLES["inconclusive"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "errors",
     [
@@ -286,6 +287,7 @@ def test_reports_and_figures_are_written_for_whatever_there_is(
     assert write(tmp_path, result)
 
 
+@pytest.mark.slow
 def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
     write(tmp_path, judged(GOOD))
     program = (

@@ -92,6 +92,7 @@ def test_seed_by_seed_until_every_arm_is_closed(tmp_path: Path) -> None:
     assert all(trial.key in ended(plan, tmp_path) for trial in lab.left_over().trials)
 
 
+@pytest.mark.slow
 def test_a_skipped_arm_holds_up_no_other_and_catches_up_later(tmp_path: Path) -> None:
     undisturbed = tmp_path / "undisturbed"
     whole = answered(Lab(undisturbed).run(), undisturbed)
@@ -110,6 +111,7 @@ def test_a_skipped_arm_holds_up_no_other_and_catches_up_later(tmp_path: Path) ->
     assert answered(Lab(results).run(), results).arms == whole.arms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_after", [2, 12, 14])
 def test_a_killed_study_trains_the_same_trials_and_gives_the_same_answer(tmp_path: Path, dies_after: int) -> None:
     undisturbed = tmp_path / "undisturbed"

@@ -266,6 +266,7 @@ def test_the_log_ratio_of_errors_is_judged_by_t_and_shown_as_a_ratio() -> None:
     assert "a ratio between 0.909 and 1.1" in markdown(result)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(st.tuples(st.none() | st.integers(1, 30), st.none() | st.integers(1, 30)), min_size=8, max_size=8))
 def test_swapping_baseline_and_arm_swaps_the_words(pairs: list[tuple[int | None, int | None]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ def drawn(count: int) -> list[tuple[dict[str, float], float]]:
     return [(point, 9 * point["training.a"] + 3 * point["training.b"]) for point in points]
 
 
+@pytest.mark.slow
 def test_importance_finds_the_shares_of_a_known_sum_and_shows_their_spread() -> None:
     found = importance(SPACE, drawn(40))
     assert [entry.parameter for entry in found] == ["training.a", "training.b", "training.c"]

@@ -53,6 +53,7 @@ def results(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "results"))
 
 
+@pytest.mark.slow
 def test_a_trial_that_goes_on_ends_as_a_straight_run_bit_for_bit(results: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     config = make_config(epochs=4, schedule=PLATEAU)

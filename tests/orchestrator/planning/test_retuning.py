@@ -203,6 +203,7 @@ def test_other_studies_choose_by_validation_error_and_an_arm_that_keeps_its_valu
     assert len(further_missing(known, ended_further(known, tmp_path))) == SEEDS * (len(plan.study.arms) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["tanh", "baseline"])
 def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, lost: str
@@ -259,6 +260,7 @@ def test_what_cannot_be_tuned_is_refused(capsys: pytest.CaptureFixture[str], tmp
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -307,6 +309,7 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
     assert json.loads((folder / "answer.json").read_text())["retuned"] is None
 
 
+@pytest.mark.slow
 def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

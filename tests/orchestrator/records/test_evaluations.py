@@ -116,6 +116,7 @@ def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views
     assert found.missing == ()
 
 
+@pytest.mark.slow
 def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check(tmp_path: Path) -> None:
     put_all(tmp_path)
     plan, folder = views_plan(), tmp_path / "studies" / "views"
@@ -248,6 +249,7 @@ def read_all(results: Path, pattern: str) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in results.glob(pattern)}
 
 
+@pytest.mark.slow
 def test_evaluations_are_made_with_the_training_or_later_and_never_twice(tmp_path: Path) -> None:
     run(tmp_path)
     folders = [trial_folder(tmp_path, trial.key) for trial in PLAN_TO_RUN.trials[::2]]
@@ -273,6 +275,7 @@ def test_evaluations_are_made_with_the_training_or_later_and_never_twice(tmp_pat
     assert run(tmp_path).to_run(PLAN_TO_RUN.trials) == ()
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_kept_are_evaluated_before_they_go(tmp_path: Path) -> None:
     run(tmp_path, "none")
     assert not list(tmp_path.glob("trials/*/checkpoint/*"))
@@ -280,6 +283,7 @@ def test_weights_that_are_not_kept_are_evaluated_before_they_go(tmp_path: Path) 
     assert run(tmp_path, "none").to_run(PLAN_TO_RUN.trials) == ()
 
 
+@pytest.mark.slow
 def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

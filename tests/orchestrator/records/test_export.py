@@ -63,6 +63,7 @@ def test_the_core_alone_reproduces_the_recorded_error(trained: tuple[Path, str],
     assert counted == [(metrics.top1_errors, metrics.count), (metrics.top5_errors, metrics.count)]
 
 
+@pytest.mark.slow
 def test_sha256sum_itself_agrees_until_a_byte_is_flipped(model: Path) -> None:
     def check() -> subprocess.CompletedProcess[str]:
         return subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=model, capture_output=True, text=True, check=False)

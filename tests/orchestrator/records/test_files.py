@@ -50,6 +50,7 @@ def test_a_lock_that_fails_is_not_one_that_another_has(tmp_path: Path, code: int
     assert without_locks(program, 0, errno.EAGAIN) == (0, "False\n")
 
 
+@pytest.mark.slow
 @needs_seccomp
 @pytest.mark.parametrize(("flock", "record"), [(errno.ENOSYS, 0), (0, errno.ENOLCK)])
 def test_a_study_on_a_file_system_without_either_kind_of_lock_is_one_line(

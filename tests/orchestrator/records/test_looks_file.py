@@ -39,6 +39,7 @@ def looked(folder: Path, plan: Plan, seeds: int) -> None:
     add_look(folder, write_plan(folder, plan, ["ablate"]), seeds)
 
 
+@pytest.mark.slow
 def test_the_command_remembers_its_looks_over_a_detour(tmp_path: Path) -> None:
     for trial in (*plan_of(5).trials, *plan_of(3, epochs=3).trials):
         put(tmp_path, trial.config, 20 + trial.seed, epochs=trial.config.training.epochs)

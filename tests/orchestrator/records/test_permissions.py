@@ -30,6 +30,7 @@ assert merge(["results", "--results", "other"]) == 0
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("umask", "forbidden"), [("077", 0o077), ("022", 0o022), ("000", 0)])
 def test_results_follow_the_umask_and_the_token_is_private(tmp_path: Path, umask: str, forbidden: int) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -187,6 +187,7 @@ def put_arms(results: Path, study: str, seeds: int, first_wrong: int = 30) -> di
     return keys
 
 
+@pytest.mark.slow
 def test_keeping_the_best_weights_keeps_what_an_export_takes_of_all_seeds_on_record(tmp_path: Path) -> None:
     keys = put_arms(tmp_path, "lrn", 9)
     code = ablate(["--study", "lrn", "--seeds", "8", "--keep-weights", "best", "--results", str(tmp_path)])

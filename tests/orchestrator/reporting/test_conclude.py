@@ -62,6 +62,7 @@ def test_points_of_another_base_are_not_ranked_among_a_sweeps_own(tmp_path: Path
     assert _own_points(plans[1], members, tmp_path, "another").is_empty()
 
 
+@pytest.mark.slow
 def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirmation_fails_it(tmp_path: Path) -> None:
     results, plan = tmp_path / "results", replace(lrn_plan(11), sweep_points=2)
     assert plan.study.sweep is not None
@@ -99,6 +100,7 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
     assert f"record {fresh.key} ({fresh.arm} seed 2000): result.json was changed after the report" in named
 
 
+@pytest.mark.slow
 def test_edited_epochs_and_memberships_fail_the_check(tmp_path: Path) -> None:
     plan = lrn_plan(2)
     for place, trial in enumerate(plan.trials):

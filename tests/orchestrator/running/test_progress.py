@@ -7,6 +7,7 @@ import subprocess
 import sys
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from orchestrator.running.progress import POINTS, Progress, Shown, cell_text
@@ -64,6 +65,7 @@ console.print("the answer")
 """
 
 
+@pytest.mark.slow
 def test_a_study_whose_terminal_is_closed_goes_on_in_silence() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CLOSED_TERMINAL],

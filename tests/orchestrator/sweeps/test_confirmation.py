@@ -92,6 +92,7 @@ def simulated(generator: np.random.Generator, effect: int = 0) -> Confirmation:
     return result
 
 
+@pytest.mark.slow
 def test_a_sweep_over_a_field_without_effect_loses_its_lead_at_confirmation() -> None:
     generator = np.random.default_rng(1)
     studies = [simulated(generator) for _ in range(25)]
@@ -260,6 +261,7 @@ def test_what_a_sweep_or_its_confirmation_lacks_is_counted(tmp_path: Path) -> No
     assert again.left_out({failed_again})[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failed", ["a point", "a confirming trial", "none"])
 def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_path: Path, failed: str) -> None:
     states = {"p1": TrialState.FAILED} if failed == "a point" else {}
@@ -272,6 +274,7 @@ def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_
     assert main(asked) == (0 if failed == "none" else 1)
 
 
+@pytest.mark.slow
 def test_a_command_that_only_answers_reads_what_a_sweep_knows_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

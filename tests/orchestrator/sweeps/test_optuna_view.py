@@ -44,6 +44,7 @@ def recorded(results: Path) -> tuple[Plan, Search, SearchHistory]:
     return PLAN, SEARCH, search_history(SEARCH, members, read, arms)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_view_says_of_every_trial_what_its_record_says(tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "lrn"
     path = write_view(folder, tmp_path, *recorded(tmp_path))
@@ -63,6 +64,7 @@ def test_the_view_says_of_every_trial_what_its_record_says(tmp_path: Path) -> No
     assert [file.name for file in folder.iterdir()] == ["optuna.db"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed")
 def test_the_view_opens_in_optuna_dashboard(tmp_path: Path) -> None:
     path = write_view(tmp_path / "studies" / "lrn", tmp_path, *recorded(tmp_path))

@@ -59,6 +59,7 @@ curves_of_points = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(curves_of_points)
 @settings(deadline=None)
 def test_asha_lets_the_best_third_pass_at_a_ninth_and_a_third_of_the_budget(curves: list[list[float]]) -> None:

@@ -153,6 +153,7 @@ def test_three_interruptions_change_neither_the_sequence_nor_what_was_told(sampl
     assert len(points) == len(set(points)) == len(arms) + count - failed
 
 
+@pytest.mark.slow
 @given(
     ends=st.lists(st.integers(0, 6), max_size=4),
     slots=st.integers(1, 3),

@@ -77,6 +77,7 @@ def test_networks_of_different_layers_stand_in_one_table(tmp_path: Path) -> None
     assert without_pool["network.pool1.size"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", range(4))
 def test_tables_that_grew_equal_tables_made_at_once(tmp_path: Path, order: int) -> None:
     results = tmp_path / "results"

@@ -143,6 +143,7 @@ def bad_files(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_every_bad_file_is_named_and_can_be_left_out(tmp_path: Path) -> None:
     root = tree(tmp_path / "data")
     reasons = bad_files(root)
@@ -249,6 +250,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_start(tmp_path: Path) -> No
     assert not list(tmp_path.glob("made*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_what_is_prepared_stays(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", count=40)
 
@@ -424,6 +426,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_one_folder_once(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", count=60)
     command = [sys.executable, "-m", "alexnet_core", "prepare", str(root), str(tmp_path / "made"), "--size", "24"]
@@ -441,6 +444,7 @@ def same_content(first: Path, second: Path) -> bool:
     return one.keys() == other.keys() and all(one[name] == other[name] for name in one if name != "manifest.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [1, 5, 1000])
 def test_a_mended_image_is_looked_at_again_and_ends_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int

@@ -196,6 +196,7 @@ def test_a_ray_folder_that_cannot_be_made_names_the_way_out(monkeypatch: pytest.
         folders.ray_folder()
 
 
+@pytest.mark.slow
 def test_a_scratch_folder_lives_as_long_as_its_drivers_lock_whatever_its_number(tmp_path: Path) -> None:
     program = (
         "import os, sys; from pathlib import Path; from orchestrator.running.cluster import folders; "
@@ -226,6 +227,7 @@ def test_a_scratch_folder_lives_as_long_as_its_drivers_lock_whatever_its_number(
     assert {path.name for path in (tmp_path / ".ray").iterdir()} == {third.name, f"{third.name}.lock"}
 
 
+@pytest.mark.slow
 def test_rays_folder_of_a_driver_that_was_killed_with_its_reaper_goes_at_the_next_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.lab import wait_until
 
@@ -32,6 +33,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_what_a_killed_driver_started_goes_with_it() -> None:
     bystander = subprocess.Popen(["sleep", "60"])
     driver = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -50,6 +52,7 @@ def test_what_a_killed_driver_started_goes_with_it() -> None:
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_gone_before_the_reaper_looks_costs_nobody_else_anything() -> None:
     """Its parent is then another process: as if that were init, whose descendants are the whole machine."""
     bystander = subprocess.Popen(["sleep", "60"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,7 @@ def test_the_epochs_of_a_checkpoint_are_reported_once_before_new_ones() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(["ask0", "ask1", "die0", "die1", "submit", "end0", "end1"]), max_size=40))
 def test_every_trial_ends_once_whatever_dies(actions: list[str]) -> None:
     """Workers of two slots ask, die, and end trials in any order; afterwards living ones finish all the rest."""

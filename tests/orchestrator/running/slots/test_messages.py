@@ -17,7 +17,7 @@ from orchestrator.running.slots.messages import Died, End, Epoch, Evaluated, Slo
 
 def deaf_loop() -> MainLoop:
     parts: dict[str, Any] = dict.fromkeys(
-        ("broker", "recorder", "slots", "silence", "steering", "presence", "signals", "say"), None
+        ("broker", "recorder", "slots", "silence", "steering", "presence", "signals", "say", "leave_out"), None
     )
     return MainLoop(**parts)
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[4]
 
 # 只有 0 号 worker 同代理说话，1 号不需要 Ray；PyDLL 的 sleep 一直握着 GIL
@@ -35,6 +37,7 @@ def worker(pauses: list[float], *, ends: bool) -> tuple[int, list[str], str, flo
     return done.returncode, done.stdout.split(), done.stderr, time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_in_c_code_ends_with_its_stack() -> None:
     code, said, errors, seconds = worker([0.1, 1.2], ends=False)
     assert code == 1
@@ -44,6 +47,7 @@ def test_a_process_that_hangs_in_c_code_ends_with_its_stack() -> None:
     assert seconds < 45
 
 
+@pytest.mark.slow
 def test_batches_that_come_in_time_are_left_alone_and_slow_ones_widen_the_limit() -> None:
     # 第三个间隔超过 3 秒，但不到最慢一批（1 秒）的十倍
     code, said, _, _ = worker([1.0, 1.0, 4.5], ends=True)
