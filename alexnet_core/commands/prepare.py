@@ -28,8 +28,8 @@ def prepare(options: argparse.Namespace) -> int:
         if is_prepared(options.source):
             raise CoreError(f"{options.source} is prepared already: train with it, or give the images it was made of")
         tree = read_tree(options.source)
-        if tree.left_out:
-            print(tree.left_out)
+        for remark in tree.remarks:
+            print(remark)
         source = preparation.tree_source(tree)
     size = options.size or (cifar.SIDE if cifar.is_cifar10(options.source) else 256)
     images = sum(len(names) for names in source.names.values())

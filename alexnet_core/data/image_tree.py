@@ -74,7 +74,7 @@ class Tree:
         names: `split/class/file`, by split: train, val, test.
         labels: int64 (N,), by split.
         places: Path relative to the root of every image that does not lie at `split/class/file`.
-        left_out: What else lies there, in one line; empty where there is nothing.
+        remarks: Folders of other names that are taken as a split, and what else lies there; a line each.
     """
 
     root: Path
@@ -82,7 +82,7 @@ class Tree:
     names: dict[str, list[str]]
     labels: dict[str, np.ndarray]
     places: Mapping[str, str] = field(default_factory=dict)
-    left_out: str = ""
+    remarks: tuple[str, ...] = ()
 
     def path(self, name: str) -> Path:
         """Returns where an image lies."""
@@ -144,7 +144,9 @@ def _tree(
                     places[names[split][-1]] = place
         counts = [len(same[name]) for name in class_names]
         labels[split] = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
-    return Tree(root, tuple(class_names), names, labels, places, left_out.line())
+    taken = [f"{folders[split]}/ is taken as {split}/" for split in files if folders[split] != split]
+    remarks = tuple(line for line in (", ".join(taken), left_out.line()) if line)
+    return Tree(root, tuple(class_names), names, labels, places, remarks)
 
 
 def _split_folders(root: Path, left_out: LeftOut) -> dict[str, str]:

@@ -70,7 +70,7 @@ def summarise_data(
         lines = {split: list(islice(rows, len(names))) for split, names in tree.names.items()}
         # 摘要只看内容与名字，不看放在哪里
         digest, class_names, labels_of = manifest_digest(every), tree.class_names, tree.labels
-        remarks = [tree.left_out] if tree.left_out else []
+        remarks = list(tree.remarks)
     present = {name: len(labels) for name, labels in labels_of.items()}
     return DataSummary(
         digest=digest,

@@ -32,9 +32,11 @@ def test_validation_images_may_go_by_other_names_and_are_the_same_data(tmp_path:
     root = tree(tmp_path / "data", ("train", "val", "test"))
     usual = summarise_data("imagefolder", root)
     (root / "val").rename(root / name)
-    assert summarise_data("imagefolder", root) == usual
+    remarks = (f"{name}/ is taken as val/",)
+    assert summarise_data("imagefolder", root) == usual.model_copy(update={"remarks": remarks})
     (root / "train").rename(root / "Train")
-    assert summarise_data("imagefolder", root) == usual
+    remarks = (f"Train/ is taken as train/, {name}/ is taken as val/",)
+    assert summarise_data("imagefolder", root) == usual.model_copy(update={"remarks": remarks})
     assert len(load_dataset(spec_of(root)).validation) == usual.validation == 20
     prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
     assert summarise_data("imagefolder", tmp_path / "made") == usual

@@ -84,7 +84,7 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
         assert all(value > 0 for (name, _, _), value in seen.items() if name == "images_per_second")
         return True
 
-    wait_until(agree, 60, "the metrics agree with the records")
+    wait_until(agree, PATIENCE, "the metrics agree with the records")
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert "Ray dashboard: http://127.0.0.1:" in output
