@@ -73,8 +73,11 @@ def changed_looks(plan_file: PlanFile, folder: Path, answer: Answer) -> Iterator
     seeds = looks_file.seeds_at(looks, plan_file.question)
     if seeds != list(plan_file.looks):
         yield f"{looks_file.FILE}: looked at {seeds} seeds, {list(plan_file.looks)} in plan.json"
-    rules = {look.max_seeds for look in looks_file.sharing(looks, plan_file.question) if look.seeds == answer.seeds}
-    if answer.seeds and plan_file.max_seeds not in rules:
+    sharing = looks_file.sharing(looks, plan_file.question)
+    here = [look for look in sharing if (look.seeds, look.max_seeds) == (answer.seeds, plan_file.max_seeds)]
+    # 每个比较都要在这次看过的里面，少一个也是改过的
+    seen = {arm for look in here for arm in look.question.arms}
+    if answer.seeds and not (here and seen.issuperset(plan_file.question.arms)):
         yield f"{looks_file.FILE} lacks the look at {answer.seeds} seeds that answer.json is"
 
 

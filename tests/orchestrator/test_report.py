@@ -242,6 +242,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (drop_member, r"members.jsonl lacks baseline seed 0"),
     (swap_plan, r"plan.json, as_run seed 0: trial \w{20}, its configuration is that of trial \w{20}"),
     (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl lacks the look at 8 seeds"),
+    (edit("looks.jsonl", ", 1], [", ", 2], ["), r"looks.jsonl lacks the look at 8 seeds"),
     (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl: looked at \[7\] seeds, \[8\] in plan.json"),
     (edit("looks.jsonl", '"seeds": 8', '"seed": 8'), r"looks.jsonl has a line that is no look"),
     (add_attempt, r"record \w{20}: attempts.jsonl has 2 attempts, its result.json 1"),
