@@ -74,12 +74,15 @@ def test_a_running_study_can_be_watched(lab: Lab) -> None:
 
     def agree() -> bool:
         seen = metrics(port)
-        results = [json.loads((lab.results / "trials" / key / "result.json").read_text()) for key in lab.finished()]
-        counted = sum(value for (name, _, _), value in seen.items() if name == "trials")
-        if counted != len(results):
+        # Ray 隔几秒才送一次：看到的可以比记录少，但必须是记录的开头
+        counted = int(sum(value for (name, _, _), value in seen.items() if name == "trials"))
+        if counted < 2:
             return False
+        results = [json.loads((lab.results / "trials" / key / "result.json").read_text()) for key in lab.finished()]
+        results.sort(key=lambda result: result["finished_at"])
+        assert counted <= len(results)
         best = min(value for (name, _, _), value in seen.items() if name == "best_validation_error")
-        errors = [row["validation"]["top1_errors"] / row["validation"]["count"] for row in results]
+        errors = [row["validation"]["top1_errors"] / row["validation"]["count"] for row in results[:counted]]
         assert best == pytest.approx(min(errors))
         assert all(value > 0 for (name, _, _), value in seen.items() if name == "images_per_second")
         return True
