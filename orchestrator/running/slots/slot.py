@@ -134,16 +134,22 @@ def free_reservations(actor: str | None) -> None:
     """Removes the placement groups that an actor which has died made; Ray keeps them as long as the driver lives.
 
     Args:
-        actor: Ray's ID of the actor in hex, or None where Ray did not say which; then those of all that have died.
+        actor: Ray's ID of the actor in hex, or None where Ray did not say which; then those of all actors of this
+            driver that have died.
     """
+    import ray
     from ray._private.state import state
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
     from ray.util.placement_group import PlacementGroup, PlacementGroupID, remove_placement_group
 
+    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
     # 公开的表不说是谁建的
     for entry in state._connect_and_get_accessor().get_placement_group_table():
         group = PlacementGroupTableData.FromString(entry)
-        is_theirs = group.creator_actor_id.hex() == actor if actor is not None else group.creator_actor_dead
+        creator = ray.ActorID(group.creator_actor_id)
+        # 驱动自己建的（Tune 的）没有建它的 actor，表上却也写着“已死”：删了它们，Tune 就永远等下去
+        dead_of_ours = group.creator_actor_dead and not creator.is_nil() and group.creator_job_id == job
+        is_theirs = creator.hex() == actor if actor is not None else dead_of_ours
         if is_theirs and group.state != PlacementGroupTableData.REMOVED:
             remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 

@@ -1,0 +1,68 @@
+"""What a dead controller reserved is freed, and nothing of what others reserved."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.lab import Lab
+
+RESERVATIONS = """
+import json
+import ray
+from ray.util.placement_group import placement_group, placement_group_table
+from orchestrator.running.slots.slot import free_reservations
+
+ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+
+
+@ray.remote(num_cpus=0)
+class Controller:
+    def reserve(self):
+        self.group = placement_group([{"CPU": 1}])
+        ray.get(self.group.ready())
+        return self.group
+
+
+tunes = placement_group([{"CPU": 1}])
+ray.get(tunes.ready())
+controllers = {name: Controller.remote() for name in ("named", "unnamed", "alive")}
+groups = {name: ray.get(controller.reserve.remote()) for name, controller in controllers.items()}
+groups["tunes"] = tunes
+
+
+def left():
+    return sorted(name for name, group in groups.items() if placement_group_table(group)["state"] == "CREATED")
+
+
+def killed(name):
+    controller = controllers[name]
+    ray.kill(controller)
+    try:
+        ray.get(controller.reserve.remote())
+    except ray.exceptions.RayActorError:
+        return controller._actor_id.hex()
+
+
+steps = [left()]
+free_reservations(killed("named"))
+steps.append(left())
+killed("unnamed")
+free_reservations(None)
+steps.append(left())
+print(json.dumps(steps))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_reservations_of_dead_controllers_are_freed_and_never_those_of_tune(lab: Lab) -> None:
+    process = lab.start_program(RESERVATIONS)
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    before, after_the_named, after_all_dead = json.loads(output.splitlines()[-1])
+    assert before == ["alive", "named", "tunes", "unnamed"]
+    # 死了的 actor 建的资源组，Ray 自己也会放，只是晚一些
+    assert set(after_the_named) - {"unnamed"} == {"alive", "tunes"}
+    assert after_all_dead == ["alive", "tunes"]
