@@ -17,6 +17,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.records.files import locked, read_error, write_atomically
 from orchestrator.records.looks_file import (
+    FILE,
     Question,
     RecordedLook,
     append_looks,
@@ -388,7 +389,7 @@ def join_looks(folder: Path, looks: Sequence[RecordedLook]) -> None:
 
 def add_look(folder: Path, plan_file: PlanFile, seeds: int) -> PlanFile:
     """Writes down that the study was judged at `seeds` complete seeds; returns the plan after that look."""
-    if not seeds or seeds in plan_file.looks:
+    if not seeds or (seeds in plan_file.looks and (folder / FILE).is_file()):
         return plan_file
     question = plan_file.question
     look = RecordedLook(question=question, seeds=seeds, max_seeds=plan_file.max_seeds)

@@ -59,7 +59,7 @@ def found_differences(folder: Path, results: Path) -> list[str]:
         *_changed_plan(plan, folder, source, answer),
         *changed_keys(plan, plan_file),
         *changed_members(plan, plan_file, folder, results, source),
-        *changed_looks(plan_file, folder, answer),
+        *changed_looks(plan_file, folder, answer, source),
         *_changed_table(results, trials.filter(pl.col("key").is_in(keys))),
         *_changed_rows(
             "members.parquet",
@@ -203,7 +203,7 @@ def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str
         digest, _, name = line.partition("  ")
         written[name] = digest
     if not written:
-        yield f"{SUMS} is gone: whether the report's files were edited cannot be told"
+        yield f"{SUMS} is gone, so that an edit of the report's files cannot be told"
     edited = {
         name
         for name, digest in written.items()
@@ -212,7 +212,7 @@ def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str
     shown = shown_files(again, _with_kernels(details(again, results), folder))
     listed_nowhere = sorted({*shown, *data_files(again)} - written.keys()) if written else []
     if listed_nowhere:
-        yield f"{SUMS} lacks {listed(listed_nowhere)}: whether they were edited cannot be told"
+        yield f"{SUMS} has no sum of {listed(listed_nowhere)}, so that an edit there cannot be told"
     # 图随 matplotlib 的版本而变，网页里有图：只有文字与表格能逐字节重算
     made_again = {name for name in shown if name == TEXT or name.endswith((".csv", ".tex"))}
     edited |= {name for name in shown if not (folder / name).is_file()}

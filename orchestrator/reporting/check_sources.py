@@ -62,11 +62,13 @@ def changed_members(plan: Plan, plan_file: PlanFile, folder: Path, results: Path
         yield f"members.jsonl lacks {listed(lacking)}"
 
 
-def changed_looks(plan_file: PlanFile, folder: Path, answer: Answer) -> Iterator[str]:
-    """Yields what `looks.jsonl` says otherwise than the plan and the answer."""
+def changed_looks(plan_file: PlanFile, folder: Path, answer: Answer, source: Provenance) -> Iterator[str]:
+    """Yields what `looks.jsonl` says otherwise than the plan and the answer, or that it is gone."""
     looks = looks_file.read_looks(folder)
-    # 更早的版本没有这个文件，看过几次只写在 plan.json 里
     if looks is None:
+        # 更早的版本没有这个文件，看过几次只写在 plan.json 里
+        if source.looks_kept:
+            yield f"{looks_file.FILE} is gone, on which the answer rests: earlier looks cannot be told"
         return
     if len(looks) != sum(bool(line.strip()) for line in (folder / looks_file.FILE).read_bytes().split(b"\n")):
         yield f"{looks_file.FILE} has a line that is no look"

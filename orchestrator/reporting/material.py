@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import Field
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.errors import CoreError
@@ -20,6 +21,7 @@ from alexnet_core.trained.kernels import kernels_of_checkpoint, kernels_picture
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.planning.plan_file import PlanFile
+from orchestrator.records import looks_file
 from orchestrator.records.layout import evaluation_path, trial_folder
 from orchestrator.tables.tables import load_tables
 from search_spaces.trial import PlannedTrial
@@ -67,6 +69,7 @@ class Provenance(Frozen):
         idle_gpu_hours: Of those, hours of GPUs that a network of one tower left idle.
         records: The trials used, in order of phase, seed and arm.
         plan_sha256: Of `plan.json`.
+        looks_kept: Whether the looks lay in `looks.jsonl`; reports of earlier versions do not say so.
     """
 
     schema_version: int = 1
@@ -81,6 +84,8 @@ class Provenance(Frozen):
     idle_gpu_hours: float
     records: tuple[RecordUsed, ...]
     plan_sha256: str
+    # 旧报告的字节不变：没有就不写
+    looks_kept: bool = Field(default=False, exclude_if=lambda kept: not kept)
 
     @property
     def lost(self) -> tuple[RecordUsed, ...]:
@@ -248,6 +253,7 @@ def provenance(plan_file: PlanFile, folder: Path, results: Path, used: pl.DataFr
         idle_gpu_hours=idle,
         records=_records(results, used, plan_file),
         plan_sha256=sha256((folder / "plan.json").read_bytes()),
+        looks_kept=(folder / looks_file.FILE).is_file(),
     )
 
 

@@ -20,6 +20,7 @@ from orchestrator.planning.plan_file import plan_on_record, write_plan
 from orchestrator.planning.variants import null_plan
 from orchestrator.records import trial_record
 from orchestrator.records.layout import trial_folder
+from orchestrator.records.looks_file import read_looks
 from orchestrator.records.trial_record import join_members
 from orchestrator.report import main
 from orchestrator.running.slots.worker import _share
@@ -198,6 +199,10 @@ def swap_plan(results: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def delete_looks(results: Path) -> None:
+    (results / "studies" / "lrn" / "looks.jsonl").unlink()
+
+
 def second_record(results: Path) -> Path:
     return trial_folder(results, plan_on_record(results / "studies" / "lrn")[1].trials[1].key)
 
@@ -236,7 +241,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit("tables/verdicts.tex", "supports", "contradicts"), r"tables/verdicts.tex is not what the records say"),
     (edit("report.md", "supports", "contradicts"), r"report.md is not what the records say"),
     (edit("report.html", "supports the", "contradicts the"), r"report.html is not what the records say"),
-    (take_out_of_sums, r"SHA256SUMS lacks report.md: whether"),
+    (take_out_of_sums, r"SHA256SUMS has no sum of report.md, so that an edit there cannot be told"),
     (edit_with_its_sum, r"report.md is not what the records say"),
     (swap_members, r"members.jsonl, as_run seed 0: trial \w{20} is no_lrn seed 0 in plan.json"),
     (drop_member, r"members.jsonl lacks baseline seed 0"),
@@ -245,6 +250,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit("looks.jsonl", ", 1], [", ", 2], ["), r"looks.jsonl lacks the look at 8 seeds"),
     (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl: looked at \[7\] seeds, \[8\] in plan.json"),
     (edit("looks.jsonl", '"seeds": 8', '"seed": 8'), r"looks.jsonl has a line that is no look"),
+    (delete_looks, r"looks.jsonl is gone, on which the answer rests"),
     (add_attempt, r"record \w{20}: attempts.jsonl has 2 attempts, its result.json 1"),
     (add_row, r"trials.parquet, 0{20}: there is no such record"),
     (swap_configs, r"its configuration is that of trial \w{20}"),
@@ -261,6 +267,28 @@ def test_an_honest_report_passes_also_after_its_weights_are_gone(
         assert report(results, "--study", "lrn", "--check") == 0
         assert "every verdict is what the records say" in capsys.readouterr().out
         shutil.rmtree(second_record(results) / "checkpoint", ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_report_from_before_looks_had_a_file_passes_without_one(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = results / "studies" / "lrn"
+    before = hashlib.sha256((folder / "provenance.json").read_bytes()).hexdigest()
+    edit("provenance.json", ' "looks_kept": true,\n', "")(results)
+    edit("SHA256SUMS", before, hashlib.sha256((folder / "provenance.json").read_bytes()).hexdigest())(results)
+    delete_looks(results)
+    assert report(results, "--study", "lrn", "--check") == 0
+    assert "every verdict is what the records say" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_report_written_anew_puts_deleted_looks_back(results: Path) -> None:
+    kept = read_looks(results / "studies" / "lrn")
+    delete_looks(results)
+    assert report(results, "--study", "lrn") == 0
+    assert read_looks(results / "studies" / "lrn") == kept
+    assert report(results, "--study", "lrn", "--check") == 0
 
 
 @pytest.mark.slow
