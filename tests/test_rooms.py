@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("alexnet_core", "search_spaces", "orchestrator")
-COMMANDS = ("ablate", "best", "merge", "publish", "report", "status")
+COMMANDS = ("ablate", "best", "check_core", "merge", "publish", "report", "status")
 MOST_FILES = 13  # a dozen, and `__init__.py`
 
 # 每个房间可以引用的房间；没写的一律不许。core 是 alexnet_core，不带包名的是同一个包的
@@ -34,9 +34,10 @@ MAY_IMPORT = {
     "alexnet_core.commands": "core configuration data errors model process trained training",
     "alexnet_core.__main__": "commands configuration errors process",
     "search_spaces": "core core.configuration core.data core.errors core.process",
-    "orchestrator": "core tables",
+    "orchestrator": "core cores tables",
     "orchestrator.errors": "",
     "orchestrator.choices": "",
+    "orchestrator.cores": "core.process",
     "orchestrator.statistics": "",
     "orchestrator.command": "core.errors core.process errors search_spaces",
     "orchestrator.request": "choices errors search_spaces statistics",
@@ -69,7 +70,7 @@ LIBRARIES = {
     + " ".join(sorted(ANY_ROOM)),
     "scipy": "orchestrator.statistics",
     "torch": "alexnet_core.model alexnet_core.training alexnet_core.trained alexnet_core.commands "
-    "orchestrator.running.slots",
+    "orchestrator.cores orchestrator.running.slots",
 }
 
 

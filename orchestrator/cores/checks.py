@@ -1,0 +1,250 @@
+"""Whether a core keeps what records, pairing and resuming rely on: found out by training its first reports a few times.
+
+Each time in a fresh process: one seed, another and the first again, and on from the state of the first report.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from orchestrator.cores.contract import Core
+from orchestrator.cores.loading import CoreName
+from orchestrator.cores.rehearsal import Outcome, Rehearsed, Request
+from orchestrator.cores.states import states_in
+
+LARGE_STATE = 100 * 10**6
+SLOW_REPORT_SECONDS = 20.0
+Word = Literal["ok", "note", "fault"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check.
+
+    Attributes:
+        word: `fault` where records, pairing or resuming would be untrue.
+        text: What was found.
+    """
+
+    word: Word
+    text: str
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """How a core is rehearsed.
+
+    Attributes:
+        name: The core.
+        fields: Fields of its configuration that are not at their defaults.
+        reports: How many reports each time.
+        data_root: Folder of the data, or None.
+    """
+
+    name: CoreName
+    fields: dict[str, JsonValue]
+    reports: int
+    data_root: Path | None = None
+
+
+def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
+    """Checks a core; it ends where the next check would tell nothing.
+
+    Args:
+        core: The core.
+        rehearsal: How it is rehearsed.
+
+    Yields:
+        The findings, as they are made.
+    """
+    yield from _declaration(core, rehearsal)
+    with tempfile.TemporaryDirectory(prefix="check-core-") as scratch:
+        folder = Path(scratch)
+        first, left = _rehearse(rehearsal, folder, states=folder / "states")
+        yield from _reports(core, first, rehearsal)
+        if left:
+            names = ", ".join(left)
+            yield Finding("fault", f"train leaves processes behind when it ends: {names}; end what it starts")
+        if first.mistake:
+            return
+        findings = list(_seeds(core, rehearsal, folder, first))
+        yield from findings
+        if not any(finding.word == "fault" for finding in findings[:1]):
+            yield from _resume(core, rehearsal, folder, first)
+
+
+def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
+    """What needs no training."""
+    metrics = ", ".join(core.metrics)
+    yield Finding("ok", f"{core.name}, version {core.version}, reports {metrics}")
+    config = core.config.model_validate(rehearsal.fields)
+    yield _survives_json(config)
+    if core.chosen_by == core.judged_by:
+        yield Finding(
+            "note",
+            f"{core.chosen_by} both chooses and judges: what a sweep chose by it, it flatters; "
+            "judge by data that nothing was chosen on",
+        )
+    if "seed" in core.config.model_fields:
+        yield Finding("note", "config has a field called seed, which is only a field: a trial's seed is run.seed")
+    if not core.deterministic:
+        yield Finding("note", "it declares that the same seed may give other numbers; reports will say so")
+
+
+def _survives_json(config: BaseModel) -> Finding:
+    try:
+        same = type(config).model_validate_json(config.model_dump_json()) == config
+    except (ValidationError, ValueError, TypeError) as error:
+        return Finding("fault", f"config does not survive JSON: {str(error).splitlines()[0]}")
+    if not same:
+        return Finding("fault", "config does not survive JSON: read back it is another configuration")
+    return Finding("ok", "config survives JSON")
+
+
+def _reports(core: Core, first: Rehearsed, rehearsal: Rehearsal) -> Iterator[Finding]:
+    if first.mistake:
+        after = f" (after {len(first.reports)} reports)" if first.reports else ""
+        yield Finding("fault", f"{first.mistake}{after}")
+        return
+    count = len(first.reports)
+    all_of_it = "" if count == rehearsal.reports else ", which is all of it"
+    yield Finding("ok", f"{count} reports{all_of_it}; each has every metric, as a finite number")
+    if not first.beats:
+        rule = "a study can stop it, and notice that it hangs, only between two reports"
+        yield Finding("note", f"it never calls run.beat(): {rule} ({first.seconds:.1f} s here)")
+
+
+def _seeds(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> Iterator[Finding]:
+    """Another seed, and the first one after it in the same process; the first of the findings is on the first seed."""
+    other, warm = _run(rehearsal, folder, seeds=(1, 0))[0]
+    if warm.reports == first.reports:
+        yield Finding("ok", "the same seed gives the same numbers, in a fresh process and after another trial in one")
+    elif not core.deterministic:
+        yield Finding("note", "the same seed gave other numbers, as declared")
+    elif _rehearse(rehearsal, folder)[0].reports == first.reports:
+        what = warm.mistake or "something outlives a trial in its process, such as a global, a cache or a generator"
+        yield Finding("fault", f"after another trial in the same process the same seed gives other numbers: {what}")
+    else:
+        yield Finding(
+            "fault",
+            "the same seed gives other numbers in a second process: something random is not seeded with run.seed, or "
+            "follows the order of a set or of files",
+        )
+        return
+    if other.reports == first.reports:
+        yield Finding(
+            "fault",
+            "another seed gives the same numbers: train does not use run.seed (a seed of its own?), so that its seeds "
+            "are one run, counted often",
+        )
+    else:
+        yield Finding("ok", "another seed gives other numbers")
+
+
+def _resume(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> Iterator[Finding]:
+    """On from the state of the first report in a new process."""
+    if not first.saves:
+        yield Finding("note", "it never calls run.save(): a trial that is interrupted begins again; records stay true")
+        return
+    states = states_in(folder / "states")
+    largest = max((path.stat().st_size for path in states), default=0)
+    if largest >= LARGE_STATE:
+        size = f"{largest / 10**9:.1f} GB" if largest >= 10**9 else f"{largest / 10**6:.0f} MB"
+        yield Finding("note", f"a state is {size}, written with a report at most once a second; two are kept per trial")
+    if len(first.reports) < 2 or not states:
+        yield Finding("note", "going on from a state was not checked: that takes two reports, of which the first saves")
+        return
+    for path in states[:-1]:
+        # 只留第一个报告的状态
+        path.unlink()
+    resumed, _ = _rehearse(rehearsal, folder, states=folder / "states")
+    if resumed.mistake:
+        yield Finding("fault", f"going on from a state: {resumed.mistake}")
+    elif [number for number, _ in resumed.reports][:1] == [1]:
+        yield Finding("note", "it saves, but never calls run.load(): a trial that is interrupted begins again")
+    elif resumed.reports[: len(first.reports) - 1] != first.reports[1:] and not core.deterministic:
+        yield Finding("note", "stopped and gone on it gives other numbers, as declared")
+    elif resumed.reports[: len(first.reports) - 1] != first.reports[1:]:
+        yield Finding(
+            "fault",
+            "stopped after the first report and gone on, it gives other numbers than straight on: the state lacks "
+            "something (optimizer, schedule, a generator of its own, the epoch), or random numbers are drawn after "
+            "run.load() and before the first batch",
+        )
+    else:
+        yield Finding("ok", "stopped and gone on it gives the numbers of a straight run")
+
+
+def _rehearse(rehearsal: Rehearsal, folder: Path, states: Path | None = None) -> tuple[Rehearsed, list[str]]:
+    (rehearsed,), left = _run(rehearsal, folder, states=states)
+    return rehearsed, left
+
+
+def _run(
+    rehearsal: Rehearsal, folder: Path, seeds: Sequence[int] = (0,), states: Path | None = None
+) -> tuple[list[Rehearsed], list[str]]:
+    """Rehearses in a fresh process; returns what came of it, and the names of what it left behind."""
+    outcome = folder / "outcome.json"
+    outcome.unlink(missing_ok=True)
+    name = rehearsal.name
+    assert name.folder is not None
+    request = Request(
+        core=name.text,
+        folder=name.folder,
+        fields=rehearsal.fields,
+        seeds=tuple(seeds),
+        reports=rehearsal.reports,
+        data_root=rehearsal.data_root,
+        states=states,
+        outcome=outcome,
+    )
+    with (folder / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.cores.rehearsal"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(name.folder), *filter(None, sys.path)])},
+            start_new_session=True,
+        )
+        try:
+            process.communicate(request.model_dump_json().encode())
+        finally:
+            left = _end_group(process)
+    if not outcome.is_file():
+        return [_died(process.returncode, folder / "output.txt")] * len(seeds), left
+    rehearsed = Outcome.model_validate_json(outcome.read_bytes()).rehearsed
+    return (rehearsed if len(rehearsed) == len(seeds) else rehearsed * len(seeds)), left
+
+
+def _died(code: int, output: Path) -> Rehearsed:
+    """What is said of a process that ended without an outcome."""
+    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+    lines = output.read_text(errors="replace").splitlines()
+    last = f"; its last line: {lines[-1][:200]}" if lines else ""
+    return Rehearsed(mistake=f"train ended its process {how}{last}")
+
+
+def _end_group(process: subprocess.Popen[Any]) -> list[str]:
+    """Kills what is left of a process and its group; returns what their commands are called."""
+    left = []
+    for other in psutil.process_iter():
+        with suppress(psutil.Error, ProcessLookupError):
+            if other.pid != process.pid and os.getsid(other.pid) == process.pid:
+                left.append(other.name())
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return sorted(set(left))

@@ -1,0 +1,211 @@
+"""The contract: what a core offers, and what its training is given. Loads no library but pydantic.
+
+A core is a training of one's own. It keeps its loop; from the core the orchestrator takes the numbers that it yields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, JsonValue, ValidationError
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+State = Any
+
+
+class ContractError(Exception):
+    """What a core lacks or has wrong, in one line."""
+
+
+class Stopped(Exception):
+    """The study stops this trial; a training lets it pass through."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that every report has.
+
+    Attributes:
+        unit: What it is shown in, such as `%`; empty for a plain number.
+        better: Which way is good.
+        scale: What a value is multiplied with to be shown: 100 for a share in [0, 1] that is shown in percent.
+    """
+
+    unit: str = ""
+    better: Literal["lower", "higher"] = "lower"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses what nothing can be shown in."""
+        if self.better not in ("lower", "higher"):
+            raise ContractError(f"a metric's better is lower or higher, not {self.better!r}")
+        if not isinstance(self.unit, str):
+            raise ContractError(f"a metric's unit is a text, such as '%', not {self.unit!r}")
+        if not (isinstance(self.scale, (int, float)) and 0 < self.scale < float("inf")):
+            raise ContractError(f"a metric's scale is a number above 0, not {self.scale!r}")
+
+
+class Run:
+    """What a training is given beside its configuration. Made by hand it stands for a run that nobody watches.
+
+    Attributes:
+        seed: Of this trial; all that is random follows from it. `random`, numpy and torch are seeded with it before.
+        devices: Where to train, such as `("cuda:0",)`; `("cpu",)` where there is no GPU.
+        data_root: The folder given with `--data-root`, or None.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        devices: tuple[str, ...] = ("cpu",),
+        data_root: Path | None = None,
+        *,
+        load_last: Callable[[], State | None] = lambda: None,
+        goes_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Starts a run.
+
+        Args:
+            seed: See `Run`.
+            devices: See `Run`.
+            data_root: See `Run`.
+            load_last: Returns what an earlier attempt saved last.
+            goes_on: Says whether the study goes on.
+        """
+        self.seed, self.devices, self.data_root = seed, devices, data_root
+        self.beats, self.saves = 0, 0
+        self._load_last, self._goes_on = load_last, goes_on
+        self._saved: State | None = None
+
+    def load(self) -> State | None:
+        """Returns the state that was saved last, on the CPU; None for a training from its beginning.
+
+        Call it after the model is made: from here on random numbers go on where that state was written.
+        """
+        return self._load_last()
+
+    def save(self, state: State) -> None:
+        """Keeps a state to go on from: call it before the report that it belongs to is yielded.
+
+        It is written with that report, beside the random states of `random`, numpy and torch, unless the last one was
+        written less than a second before.
+
+        Args:
+            state: Tensors, arrays, numbers, texts and None, in dictionaries, lists and tuples; the `state_dict` of a
+                model or an optimizer is such.
+        """
+        self.saves += 1
+        self._saved = state
+
+    def beat(self) -> None:
+        """Says that the training lives; call it now and then, such as once per batch.
+
+        Raises:
+            Stopped: The study stops this trial.
+        """
+        self.beats += 1
+        if not self._goes_on():
+            raise Stopped
+
+    def take_saved(self) -> State | None:
+        """Returns what was saved since the last report, once; for who runs the training."""
+        saved, self._saved = self._saved, None
+        return saved
+
+
+Train = Callable[[Any, Run], Iterator[Mapping[str, float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core:
+    """A training as the orchestrator sees it. Its fields may also stand at the top of a module, which then is the core.
+
+    Attributes:
+        name: Short name; part of every key.
+        version: Part of every key: raise it when a change of the code moves numbers.
+        config: A frozen pydantic model of which every field has a default. The seed is none of them.
+        train: Takes a configuration and a `Run`, and yields one mapping of metric names to numbers per report.
+        metrics: What every report has, by name.
+        chosen_by: The metric by which sweeps, pruning, re-tuning and `best` choose.
+        judged_by: The metric that verdicts are about; it should be of data that `chosen_by` is not of.
+        gpus: GPUs per worker; the CPU is used where there is none.
+        data: Returns a text that stands for the data's content, such as a SHA-256; part of every key.
+        sizes: Returns `parameters` and `multiply_adds` of a configuration.
+        export: Writes a trained model into a folder, from configuration, last state and folder.
+        pictures: Writes pictures of a trained model into a folder, from configuration, last state and folder.
+        added_later: Fields of `config` that came after the first version, with the values that leave keys as they are.
+        deterministic: Whether the same seed gives the same numbers; a core that cannot promise it says so here.
+    """
+
+    name: str
+    version: int
+    config: type[BaseModel]
+    train: Train
+    metrics: Mapping[str, Metric]
+    chosen_by: str
+    judged_by: str
+    gpus: int = 1
+    data: Callable[[Any, Path | None], str] | None = None
+    sizes: Callable[[Any], Mapping[str, float]] | None = None
+    export: Callable[[Any, State, Path], None] | None = None
+    pictures: Callable[[Any, State, Path], None] | None = None
+    added_later: Mapping[str, JsonValue] = field(default_factory=dict)
+    deterministic: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses what breaks the contract, in one line."""
+        for check in (_check_identity, _check_config, _check_metrics, _check_functions):
+            check(self)
+
+
+def _check_identity(core: Core) -> None:
+    if not isinstance(core.name, str) or not NAME.fullmatch(core.name):
+        raise ContractError(f"name is short, of lower-case letters, digits, - and _, not {core.name!r}")
+    for name, value, least in (("version", core.version, 1), ("gpus", core.gpus, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ContractError(f"{name} is a whole number from {least} on, not {value!r}")
+
+
+def _check_config(core: Core) -> None:
+    if not (isinstance(core.config, type) and issubclass(core.config, BaseModel)):
+        raise ContractError(f"config is a pydantic model (a class), not {core.config!r}")
+    if not core.config.model_config.get("frozen"):
+        # 可变的配置，训练时一改，key 就名不副实
+        raise ContractError("config must be frozen: model_config = ConfigDict(frozen=True, extra='forbid')")
+    if core.config.model_config.get("extra") != "forbid":
+        raise ContractError("config must forbid unknown fields: model_config = ConfigDict(frozen=True, extra='forbid')")
+    without = [name for name, info in core.config.model_fields.items() if info.is_required()]
+    if without:
+        raise ContractError(f"config: {without[0]} has no default; every field needs one")
+    try:
+        core.config()
+    except ValidationError as error:
+        raise ContractError(f"config: its own defaults are not valid: {error.errors()[0]['msg']}") from error
+    strangers = sorted(set(core.added_later) - set(core.config.model_fields))
+    if strangers:
+        raise ContractError(f"added_later: {strangers[0]!r} is no field of config")
+
+
+def _check_metrics(core: Core) -> None:
+    if not isinstance(core.metrics, Mapping) or not core.metrics:
+        raise ContractError("metrics names what every report has, such as {'validation_error': Metric('%', scale=100)}")
+    for name, metric in core.metrics.items():
+        if not isinstance(name, str) or not METRIC_NAME.fullmatch(name):
+            raise ContractError(f"metrics: {name!r} is no name; use letters, digits, _, . and -")
+        if not isinstance(metric, Metric):
+            raise ContractError(f"metrics: {name} is a Metric, not {metric!r}")
+    for which, name in (("chosen_by", core.chosen_by), ("judged_by", core.judged_by)):
+        if name not in core.metrics:
+            raise ContractError(f"{which}: {name!r} is none of the metrics: {', '.join(core.metrics)}")
+
+
+def _check_functions(core: Core) -> None:
+    for name in ("train", "data", "sizes", "export", "pictures"):
+        value = getattr(core, name)
+        if not (callable(value) or (value is None and name != "train")):
+            raise ContractError(f"{name} is a function, not {value!r}")

@@ -1,0 +1,108 @@
+"""Finding a core by its name, and importing it: what goes wrong there is one line that says where."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cores.contract import ContractError, Core
+
+
+@dataclass(frozen=True)
+class CoreName:
+    """Where a core is.
+
+    Attributes:
+        module: Its module, such as `my_package.my_core`.
+        attribute: Its name in that module; `core` where none is given.
+        folder: Where the module's package, or its file, lies; None to look along Python's path.
+    """
+
+    module: str
+    attribute: str | None = None
+    folder: Path | None = None
+
+    @property
+    def text(self) -> str:
+        """The name as a study file has it."""
+        return self.module if self.attribute is None else f"{self.module}:{self.attribute}"
+
+
+def core_name(text: str) -> CoreName:
+    """Parses `my_package.my_core`, `my_package.my_core:small`, or the path of a file, `examples/my_core.py`.
+
+    Raises:
+        ContractError: It is no such name.
+    """
+    module, _, attribute = text.partition(":")
+    folder = Path.cwd()
+    if module.endswith(".py"):
+        path = Path(module)
+        folder, module = path.resolve().parent, path.stem
+    parts = [*module.split("."), *([attribute] if attribute else [])]
+    if not all(part.isidentifier() for part in parts):
+        raise ContractError(
+            f"{text!r} is no core's name: give a module such as my_package.my_core, one of several cores in it as "
+            "my_package.my_core:small, or a file such as my_core.py"
+        )
+    return CoreName(module, attribute or None, folder)
+
+
+def load_core(name: CoreName) -> Core:
+    """Imports a core.
+
+    Args:
+        name: Where it is.
+
+    Raises:
+        ContractError: It cannot be imported, is not there, or breaks the contract.
+    """
+    if name.folder is not None and str(name.folder) not in sys.path:
+        sys.path.insert(0, str(name.folder))
+    try:
+        module = importlib.import_module(name.module)
+    except ContractError as error:
+        raise ContractError(f"core {name.text}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise ContractError(f"core {name.text} cannot be imported: {mistake(error)}") from error
+    return _core_in(module, name)
+
+
+def _core_in(module: Any, name: CoreName) -> Core:
+    """The core that a module holds, or is."""
+    core = getattr(module, name.attribute or "core", None)
+    if isinstance(core, Core):
+        return core
+    if name.attribute is not None:
+        raise ContractError(f"core {name.text}: {name.module} has no Core called {name.attribute}")
+    given = {field.name: getattr(module, field.name) for field in fields(Core) if hasattr(module, field.name)}
+    lacking = [field for field in ("name", "version", "config", "train", "metrics") if field not in given]
+    if lacking:
+        raise ContractError(
+            f"core {name.text}: the module has no `core = Core(...)`, and is none itself, since it lacks "
+            f"{', '.join(lacking)}"
+        )
+    try:
+        return Core(**given)
+    except ContractError as error:
+        raise ContractError(f"core {name.text}: {error}") from error
+    except TypeError as error:
+        raise ContractError(f"core {name.text}: {str(error).removeprefix('Core.__init__() ')}") from error
+
+
+def mistake(error: BaseException) -> str:
+    """Returns an exception in one line, with the place in the code that raised it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame.filename)]
+    text = " ".join(str(error).split())
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno})"
+    return f"{what} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else what
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith("<frozen") or Path(filename).parent == Path(__file__).parent

@@ -1,0 +1,121 @@
+"""`python -m orchestrator.cores.rehearsal`: a core's first reports, trained in a process of their own.
+
+It reads a `Request` from its standard input and writes an `Outcome` to the file that the request names.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from orchestrator.cores.contract import ContractError, Core
+from orchestrator.cores.loading import core_name, load_core, mistake
+from orchestrator.cores.training import Counts, Diverged, Place, StateFolder, train_core
+
+ENDLESS = 2**31
+
+
+class Request(BaseModel):
+    """What is to be rehearsed.
+
+    Attributes:
+        core: The core's name.
+        folder: Where its module lies.
+        fields: Fields of its configuration that are not at their defaults.
+        seeds: One after the other, in this process.
+        reports: How many of each.
+        data_root: Folder of the data, or None.
+        states: Where states are read and written, or None for nowhere.
+        outcome: The file that the outcome is written to.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    core: str
+    folder: Path
+    fields: dict[str, JsonValue] = {}
+    seeds: tuple[int, ...] = (0,)
+    reports: int
+    data_root: Path | None = None
+    states: Path | None = None
+    outcome: Path
+
+
+class Rehearsed(BaseModel):
+    """The first reports of one seed.
+
+    Attributes:
+        reports: (number, metrics) of each.
+        seconds: The longest time to a report.
+        beats: Calls of `run.beat()`.
+        saves: Calls of `run.save()`.
+        mistake: What ended it, in one line; empty where nothing did.
+    """
+
+    reports: list[tuple[int, dict[str, float]]] = []
+    seconds: float = 0.0
+    beats: int = 0
+    saves: int = 0
+    mistake: str = ""
+
+
+class Outcome(BaseModel):
+    """What came of a request: the seeds' reports, in order."""
+
+    rehearsed: list[Rehearsed] = []
+
+
+def main() -> int:
+    """Rehearses what its standard input asks for."""
+    import torch
+
+    request = Request.model_validate_json(sys.stdin.read())
+    # 与槽位里一样：线程数不同，和的次序就不同
+    torch.set_num_threads(1)
+    outcome = Outcome()
+    try:
+        core = load_core(core_name(request.core))
+        config = core.config.model_validate(request.fields)
+        outcome.rehearsed = [_rehearsed(core, config, seed, request) for seed in request.seeds]
+    except ContractError as error:
+        outcome.rehearsed = [Rehearsed(mistake=str(error))]
+    request.outcome.write_text(outcome.model_dump_json())
+    return 0
+
+
+def _rehearsed(core: Core, config: Any, seed: int, request: Request) -> Rehearsed:
+    states = None
+    if request.states is not None:
+        states = StateFolder(request.states, keep=ENDLESS, least_seconds=0.0)
+    counts, rehearsed = Counts(), Rehearsed()
+    began = time.perf_counter()
+    try:
+        with closing(train_core(core, config, _place(core, seed, request), states, counts=counts)) as training:
+            for report in islice(training, request.reports):
+                rehearsed.reports.append((report.number, report.metrics))
+                now = time.perf_counter()
+                rehearsed.seconds, began = max(rehearsed.seconds, now - began), now
+    except (ContractError, Diverged) as error:
+        rehearsed.mistake = str(error)
+    except Exception as error:
+        rehearsed.mistake = f"train raised {mistake(error)}"
+    rehearsed.beats, rehearsed.saves = counts.beats, counts.saves
+    return rehearsed
+
+
+def _place(core: Core, seed: int, request: Request) -> Place:
+    import torch
+
+    count = min(core.gpus, torch.cuda.device_count())
+    devices = tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+    return Place(seed, devices, request.data_root)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

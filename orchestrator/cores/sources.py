@@ -1,0 +1,143 @@
+"""The sources of a core: found without importing them, named by a fingerprint, and kept beside the results.
+
+Workers import from the kept copy, so that an edit during a study changes nothing in it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import shutil
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from alexnet_core.process.files import temporary_path
+from orchestrator.cores.contract import ContractError
+from orchestrator.cores.loading import CoreName
+
+FINGERPRINT_LENGTH = 20
+CODE = "code"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The Python files that make a core what it is.
+
+    Attributes:
+        root: The folder from which they are imported.
+        files: Their paths below it, sorted.
+    """
+
+    root: Path
+    files: tuple[Path, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """20 hex digits of the SHA-256 of all names and contents."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            content = hashlib.sha256((self.root / file).read_bytes()).hexdigest()
+            digest.update(f"{file.as_posix()}\n{content}\n".encode())
+        return digest.hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def sources_of(name: CoreName) -> Sources:
+    """Returns a core's own sources: its module or the whole package, and what these import from beside it.
+
+    Nothing is imported. Packages that are installed (not beside the core) are not followed.
+
+    Raises:
+        ContractError: There is no such module.
+    """
+    top = name.module.split(".")[0]
+    root, seeds = _located(top, name)
+    files: set[Path] = set()
+    waiting = list(seeds)
+    # 装在 site-packages 里的包，旁边是别人的包，不算它的代码
+    alone = root in _installed_folders()
+    while waiting:
+        path = waiting.pop()
+        if path in files:
+            continue
+        files.add(path)
+        if not alone:
+            waiting += [other for module in _imports(path) for other in _beside(root, module)]
+    return Sources(root, tuple(sorted(path.relative_to(root) for path in files)))
+
+
+def _located(top: str, name: CoreName) -> tuple[Path, list[Path]]:
+    """The folder from which a core's top-level module is imported, and that module's files."""
+    folders = [*([str(name.folder)] if name.folder is not None else []), *sys.path]
+    spec = PathFinder.find_spec(top, folders)
+    if spec is None:
+        raise ContractError(
+            f"core {name.text}: there is no module {top} in {name.folder or 'the current folder'} or among the "
+            "installed packages"
+        )
+    if spec.submodule_search_locations:
+        root = Path(next(iter(spec.submodule_search_locations))).resolve().parent
+    elif spec.origin is not None and spec.origin.endswith(".py"):
+        root = Path(spec.origin).resolve().parent
+    else:
+        raise ContractError(f"core {name.text}: {top} is no Python source, so that its version cannot be kept")
+    return root, list(_beside(root, top))
+
+
+def _installed_folders() -> set[Path]:
+    named = (sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return {Path(folder).resolve() for folder in (*named, *site.getsitepackages(), site.getusersitepackages())}
+
+
+def _beside(root: Path, module: str) -> Iterator[Path]:
+    """The files of a top-level module that lies in a folder."""
+    if (root / module).is_dir():
+        yield from sorted((root / module).rglob("*.py"))
+    elif (root / f"{module}.py").is_file():
+        yield root / f"{module}.py"
+
+
+def _imports(path: Path) -> set[str]:
+    """The top-level modules that a file imports anywhere in it; nothing of a file that is no Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def keep_sources(sources: Sources, results: Path) -> Path:
+    """Copies sources to `code/<fingerprint>/` of a results folder, unless they lie there; returns that folder.
+
+    Raises:
+        ContractError: What lies there is not what its name says.
+    """
+    folder = results / CODE / sources.fingerprint
+    if not folder.is_dir():
+        temporary = temporary_path(folder)
+        for file in sources.files:
+            (temporary / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(sources.root / file, temporary / file)
+        try:
+            # 先写在旁边再改名：谁看到这个文件夹，里面就是齐的
+            temporary.rename(folder)
+        except OSError:
+            # 另一个命令刚好先放好了同样的
+            shutil.rmtree(temporary)
+            if not folder.is_dir():
+                raise
+    files = (path.relative_to(folder) for path in folder.rglob("*.py"))
+    if Sources(folder, tuple(sorted(files))).fingerprint != sources.fingerprint:
+        raise ContractError(f"{folder} was edited; delete it, and it is copied anew")
+    return folder

@@ -1,0 +1,109 @@
+"""`check_core` names each planted fault, passes a core that keeps its word, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lab import Lab
+
+# 没有一处用 torch，只为快；种子、状态、报告都是合约里的
+CORE = """
+import random, subprocess, sys
+from pydantic import BaseModel, ConfigDict
+from orchestrator import Core, Metric, Run
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    epochs: int = 4
+    step: float = 1.0
+
+def train(config, run):
+    SEED
+    place, start, own = 0.0, 0, random.Random(run.seed)
+    print("garbage", {1, 2})
+    if (state := run.load()) is not None:
+        place, start = state["place"], state["epoch"]
+        RESTORE
+    for epoch in range(start, config.epochs):
+        run.beat()
+        place += config.step * (random.random() + own.random())
+        run.save({"place": place, "epoch": epoch + 1, "own": own.getstate()})
+        yield {METRIC: place, "test_place": place / 2}
+
+metrics = {"validation_place": Metric(), "test_place": Metric("%", scale=100, better="higher")}
+core = Core(name="walk", version=1, config=Config, train=train, metrics=metrics, chosen_by="validation_place",
+            judged_by="test_place", gpus=0)
+"""
+GOOD = {"SEED": "", "RESTORE": "own.setstate(state['own'])", "METRIC": "'validation_place'"}
+
+
+def checked(lab: Lab, *arguments: str, **changes: str) -> tuple[int, str, str]:
+    text = CORE
+    for word, code in (GOOD | changes).items():
+        text = text.replace(word, code)
+    (lab.home / "walk.py").write_text(text)
+    return lab.run("walk", *arguments, module="orchestrator.check_core")
+
+
+def lines(output: str, word: str) -> list[str]:
+    return [line.removeprefix(word).strip() for line in output.splitlines() if line.startswith(word)]
+
+
+@pytest.mark.slow
+def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: Lab) -> None:
+    code, output, errors = checked(lab)
+    assert (code, errors) == (0, "")
+    assert lines(output, "fault") + lines(output, "note") == []
+    assert lines(output, "ok") == [
+        "walk, version 1, reports validation_place, test_place",
+        "config survives JSON",
+        "3 reports; each has every metric, as a finite number",
+        "the same seed gives the same numbers, in a fresh process and after another trial in one",
+        "another seed gives other numbers",
+        "stopped and gone on it gives the numbers of a straight run",
+    ]
+    assert output.splitlines()[-1] == "core walk keeps its word"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "faults"),
+    [
+        (
+            {"SEED": "random.seed(3); run.seed = 3"},
+            ["another seed gives the same numbers: train does not use run.seed"],
+        ),
+        ({"SEED": "random.seed()"}, ["the same seed gives other numbers in a second process: something random is not"]),
+        (
+            # 第二个毛病与第一个同时说出
+            {"RESTORE": "", "SEED": "subprocess.Popen(['sleep', '600'])"},
+            ["train leaves processes behind when it ends: sleep", "stopped after the first report and gone on"],
+        ),
+        ({"METRIC": "'valid_place'"}, ["a report lacks the metric 'validation_place'; it has 'valid_place'"]),
+        ({"METRIC": "'validation_place': 1 / 0, 'x'"}, ["train raised ZeroDivisionError: division by zero (walk.py, "]),
+        ({"SEED": "import os; os.kill(os.getpid(), 9)"}, ["train ended its process by signal SIGKILL"]),
+    ],
+    ids=["constant seed", "unseeded", "generator not restored and a child left", "misspelt", "raises", "killed"],
+)
+def test_each_planted_fault_is_named(lab: Lab, changes: dict[str, str], faults: list[str]) -> None:
+    code, output, errors = checked(lab, **changes)
+    assert (code, errors) == (1, "")
+    said = lines(output, "fault")
+    assert len(said) == len(faults), output
+    assert all(line.startswith(fault) for line, fault in zip(said, faults, strict=True)), output
+    assert "Traceback" not in output
+    assert lab.processes() == []
+
+
+def test_a_core_that_cannot_be_used_is_one_line_and_exit_code_2(lab: Lab) -> None:
+    code, output, errors = lab.run("nowhere", module="orchestrator.check_core")
+    assert (code, output) == (2, "")
+    assert errors.startswith("error: core nowhere cannot be imported: ModuleNotFoundError: No module named 'nowhere'")
+    code, _, errors = checked(lab, "--set", "stepp=2")
+    assert (code, errors) == (2, "error: --set: stepp: Extra inputs are not permitted\n")
+    (lab.home / "thawed.py").write_text(CORE.replace("frozen=True, ", ""))
+    code, _, errors = lab.run("thawed.py", module="orchestrator.check_core")
+    assert code == 2
+    assert errors == (
+        "error: core thawed: config must be frozen: model_config = ConfigDict(frozen=True, extra='forbid')\n"
+    )

@@ -1,0 +1,156 @@
+"""A training is seeded, checked report by report, and goes on where its state was written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from orchestrator import Core, Metric, Run
+from orchestrator.cores.contract import ContractError, Stopped
+from orchestrator.cores.states import states_in
+from orchestrator.cores.training import Counts, Diverged, Place, Report, StateFolder, train_core
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reports: int = 5
+
+
+def walk(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+    """A random walk that draws from all three generators; its place is its state."""
+    place, start = 0.0, 0
+    if (state := run.load()) is not None:
+        place, start = state["place"], state["report"]
+    for report in range(start, config.reports):
+        run.beat()
+        place += random.random() + np.random.normal() + torch.randn(1).item()
+        run.save({"place": place, "report": report + 1})
+        yield {"place": place}
+
+
+CORE = Core(
+    name="walk", version=1, config=Config, train=walk, metrics={"place": Metric()}, chosen_by="place", judged_by="place"
+)
+
+
+def trained(
+    core: Core, folder: Path | None = None, seed: int = 0, stop_after: int = 99, attempt: int = 1
+) -> list[Report]:
+    states = None if folder is None else StateFolder(folder, attempt, least_seconds=0.0)
+    with closing(train_core(core, core.config(), Place(seed), states)) as training:
+        return list(islice(training, stop_after))
+
+
+def numbers(reports: list[Report]) -> list[tuple[int, float]]:
+    return [(report.number, report.metrics["place"]) for report in reports]
+
+
+def test_a_seed_decides_all_numbers_and_another_gives_others() -> None:
+    assert numbers(trained(CORE)) == numbers(trained(CORE))
+    assert numbers(trained(CORE)) != numbers(trained(CORE, seed=1))
+    # 与种子本身的含义无关：三个生成器各自的第一个数
+    random.seed(7), np.random.seed(7), torch.manual_seed(7)
+    first = random.random() + np.random.normal() + torch.randn(1).item()
+    assert numbers(trained(CORE, seed=7))[0] == (1, first)
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_stopped_after_any_report_and_gone_on_it_gives_the_same_numbers(tmp_path: Path, stop_after: int) -> None:
+    straight = numbers(trained(CORE))
+    before = trained(CORE, tmp_path, stop_after=stop_after)
+    random.random(), np.random.normal(), torch.randn(3)
+    after = trained(CORE, tmp_path, attempt=2)
+    assert numbers(before) + numbers(after) == straight
+
+
+def test_a_torn_state_is_passed_over_and_two_are_kept(tmp_path: Path) -> None:
+    straight = numbers(trained(CORE))
+    trained(CORE, tmp_path, stop_after=3)
+    assert [path.name for path in states_in(tmp_path)] == ["0001-00000003.safetensors", "0001-00000002.safetensors"]
+    newest = states_in(tmp_path)[0]
+    newest.write_bytes(newest.read_bytes()[:200])
+    assert numbers(trained(CORE, tmp_path, attempt=2)) == straight[2:]
+
+
+def test_a_state_within_a_second_of_the_last_is_skipped_but_for_the_last_of_all(tmp_path: Path) -> None:
+    now = [0.0]
+    states = StateFolder(tmp_path, keep=99, clock=lambda: now[0])
+    for report in train_core(CORE, Config(reports=6), Place(0), states):
+        now[0] += 0.4 if report.number != 3 else 1.2
+    numbers_written = [int(path.stem.split("-")[1]) for path in reversed(states_in(tmp_path))]
+    assert numbers_written == [1, 4, 6]
+
+
+def test_a_finished_training_gone_on_with_is_finished_still(tmp_path: Path) -> None:
+    trained(CORE, tmp_path)
+    assert trained(CORE, tmp_path, attempt=2) == []
+
+
+def test_a_training_that_does_not_load_begins_at_report_one(tmp_path: Path) -> None:
+    def deaf(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+        run.load = lambda: None  # type: ignore[method-assign]
+        yield from walk(config, run)
+
+    core = replace(CORE, train=deaf)
+    straight = numbers(trained(CORE))
+    trained(core, tmp_path, stop_after=2)
+    assert numbers(trained(core, tmp_path, attempt=2)) == straight
+
+
+def test_an_early_end_is_an_end_and_none_at_all_is_a_mistake() -> None:
+    def early(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+        yield from islice(walk(config, run), config.reports // 2)
+
+    assert len(trained(replace(CORE, train=early))) == 2
+
+    def silent(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+        yield from ()
+
+    with pytest.raises(ContractError, match="train has ended without a report"):
+        trained(replace(CORE, train=silent))
+
+    def no_generator(config: Config, run: Run) -> Any:
+        return {"place": 1.0}
+
+    with pytest.raises(ContractError, match="train is no generator: yield a mapping"):
+        trained(replace(CORE, train=no_generator))
+
+
+def test_a_number_that_is_not_finite_is_a_divergence_that_says_where() -> None:
+    def exploding(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+        yield {"place": 1.0}
+        yield {"place": float("nan")}
+
+    training = train_core(replace(CORE, train=exploding), Config(), Place(0))
+    assert next(training).number == 1
+    with pytest.raises(Diverged, match="place is nan in report 2"):
+        next(training)
+
+
+def test_a_stop_reaches_the_training_at_its_next_beat_and_its_own_clean_up_runs() -> None:
+    trail: list[str] = []
+
+    def tidy(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+        try:
+            yield from walk(config, run)
+        finally:
+            trail.append("tidied")
+
+    counts = Counts()
+    training = train_core(
+        replace(CORE, train=tidy), Config(), Place(0), goes_on=lambda: counts.beats < 2, counts=counts
+    )
+    with pytest.raises(Stopped):
+        list(training)
+    assert (counts.beats, counts.saves, trail) == (2, 2, ["tidied"])
