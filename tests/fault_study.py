@@ -247,8 +247,8 @@ def export_facts(results: Path) -> dict[str, Any]:
 
 def leftovers(results: Path) -> list[str]:
     """Temporary files that nobody will use again."""
-    own = (".locks", ".schema")
-    return sorted(str(path.relative_to(results)) for path in results.rglob(".*") if path.name not in own)
+    expected = (".locks", ".schema")
+    return sorted(str(path.relative_to(results)) for path in results.rglob(".*") if path.name not in expected)
 
 
 # ---- every fault --------------------------------------------------------------------------------
@@ -265,13 +265,13 @@ class Campaign:
 
     def run(self, kinds: Sequence[FaultKind], every: int) -> None:
         """Lets every fault of these kinds happen, each at every `every`-th operation at which it can."""
-        whole, wanted = self._to_the_end(self._fresh())
+        whole, expected = self._to_the_end(self._fresh())
         assert whole.code == 0, self._output.read_text()
         self.counts["operations"] = len(whole.operations)
         for kind in kinds:
             places = [at for at, operation in enumerate(whole.operations) if _can_happen(kind, at, operation)]
             for at in places[::every]:
-                trouble = self._survives(Fault(kind, at), wanted)
+                trouble = self._survives(Fault(kind, at), expected)
                 self.counts[kind] += 1
                 if trouble:
                     self.troubles.append(f"{kind} at {at}, {whole.operations[at]}: {trouble}")
@@ -298,7 +298,7 @@ class Campaign:
         outcome = run(command_and_facts, results, None, self._output)
         return outcome, json.loads(path.read_text()) if path.is_file() else {}
 
-    def _survives(self, fault: Fault, wanted: Mapping[str, Any]) -> str:
+    def _survives(self, fault: Fault, expected: Mapping[str, Any]) -> str:
         """Lets a fault happen and the command run again; returns what went wrong."""
         results = self._fresh()
         code = run(lambda: self._scenario.command(results), results, fault, self._output).code
@@ -321,8 +321,8 @@ class Campaign:
         self.counts["epochs trained twice"] += len(repeated)
         if len(repeated) > 1 or any(count > 2 for count in repeated):
             return f"{len(repeated)} epochs were trained more than once"
-        unlike = [name for name in wanted if facts.get(name) != wanted[name]]
-        return "; ".join(f"{name}: {_difference(facts.get(name), wanted[name])}"[:400] for name in unlike)
+        unlike = [name for name in expected if facts.get(name) != expected[name]]
+        return "; ".join(f"{name}: {_difference(facts.get(name), expected[name])}"[:400] for name in unlike)
 
     def _trained(self) -> Counter[tuple[str, str]]:
         lines = self._log.read_text().splitlines() if self._log.is_file() else []
@@ -373,10 +373,10 @@ def _can_happen(kind: FaultKind, at: int, operation: Operation) -> bool:
     return kind == "kill" or at == 0
 
 
-def _difference(got: Any, wanted: Any) -> str:
-    if isinstance(got, list) and isinstance(wanted, list):
-        return f"{[x for x in got if x not in wanted]} instead of {[x for x in wanted if x not in got]}"
-    return f"{got} instead of {wanted}"
+def _difference(got: Any, expected: Any) -> str:
+    if isinstance(got, list) and isinstance(expected, list):
+        return f"{[x for x in got if x not in expected]} instead of {[x for x in expected if x not in got]}"
+    return f"{got} instead of {expected}"
 
 
 def _scenario(name: str, folder: Path) -> Scenario:

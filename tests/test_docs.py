@@ -32,12 +32,12 @@ class _Parsed(Exception):
 
 def shown_commands() -> list[tuple[str, tuple[str, ...]]]:
     """(module, arguments) of every command in the pages, continued lines joined, comments cut off."""
-    found = {
+    commands = {
         (module, tuple(shlex.split(arguments.replace("--minutes M", "--minutes 1"))))
         for page in PAGES
         for module, arguments in SHOWN.findall(page.read_text().replace("\\\n", " ").replace('"$@"', ""))
     }
-    return sorted(found)
+    return sorted(commands)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,11 @@ def test_the_dashboard_asks_for_metrics_that_studies_export() -> None:
     dashboard: dict[str, Any] = json.loads((DOCS / "grafana-study.json").read_text())
     source = (ROOT / "orchestrator" / "running" / "recording" / "tally.py").read_text()
     exported = {f"ray_{name}" for name in re.findall(r'Gauge\("(\w+)"', source)}
-    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    assert {name for text in asked for name in re.findall(r"ray_\w+", text)} == exported
-    labels = {label for text in asked for group in re.findall(r"by \(([\w, ]+)\)", text) for label in group.split(", ")}
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert {name for text in expressions for name in re.findall(r"ray_\w+", text)} == exported
+    labels = {
+        label for text in expressions for group in re.findall(r"by \(([\w, ]+)\)", text) for label in group.split(", ")
+    }
     assert labels == {"study", "arm", "state"}
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
@@ -157,11 +159,11 @@ def test_the_slurm_script_passes_a_preemption_on_and_goes_back_into_the_queue(
         time.sleep(0.5)
         os.kill(process.pid if told == "script" else int(step.read_text()), signal.SIGTERM)
     assert ended(process) == expected
-    said = calls.read_text()
-    assert "--address first:20021" in said
-    assert "uv run ray start --head --node-ip-address=first --port=20021" in said
-    assert "--nodes=1 --ntasks=1 --exclude=first" in said
-    assert ("scontrol requeue 7" in said) == requeued
+    calls_made = calls.read_text()
+    assert "--address first:20021" in calls_made
+    assert "uv run ray start --head --node-ip-address=first --port=20021" in calls_made
+    assert "--nodes=1 --ntasks=1 --exclude=first" in calls_made
+    assert ("scontrol requeue 7" in calls_made) == requeued
     assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 

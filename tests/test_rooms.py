@@ -222,7 +222,7 @@ def test_a_planted_trespass_is_named(tmp_path: Path, planted: str, line: str, co
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / planted).open("a") as file:
         file.write(f"\n{line}\n")
-    assert any(complaint in found for found in trespasses(tmp_path))
+    assert any(complaint in trespass for trespass in trespasses(tmp_path))
 
 
 def test_a_circle_of_rooms_is_found() -> None:

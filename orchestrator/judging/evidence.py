@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from orchestrator.judging.primary_metric import Metric, Pair, Row, judged_metric, with_metric_columns
+from orchestrator.judging.primary_metric import JudgedMetric, Pair, Row, judged_metric, with_metric_columns
 from orchestrator.records.evaluations import seen_in
 from orchestrator.statistics.verdict import ArmEvidence
 from search_spaces.study import Arm, Recipe, Study
@@ -51,7 +51,7 @@ class Evidence:
     study: Study
     planned: Mapping[Cell, Seen]
     ended: Mapping[Seen, Row]
-    judged: Metric
+    judged: JudgedMetric
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def paired_evidence(
     name: str,
     baseline: Sequence[Judgeable],
     records: Sequence[Judgeable],
-    judged: Metric,
+    judged: JudgedMetric,
     *,
     same_trials: bool = False,
     claimed_points: float | None = None,
@@ -195,7 +195,7 @@ def _device_kind(row: Row) -> str | None:
     return None if devices is None else str(devices).split(":")[0].split(",")[0]
 
 
-def differences_by_seed(pairs: Mapping[int, Pair], judged: Metric) -> dict[str, float]:
+def differences_by_seed(pairs: Mapping[int, Pair], judged: JudgedMetric) -> dict[str, float]:
     """Returns arm against baseline of the seeds where both have the metric.
 
     Args:

@@ -16,7 +16,7 @@ from orchestrator.judging.arm_costs import arm_costs
 from orchestrator.judging.evidence import count, differences_by_seed, gather_evidence, pairs_by_seed
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
-from orchestrator.judging.primary_metric import Metric, Row
+from orchestrator.judging.primary_metric import JudgedMetric, Row
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.statistics.verdict import Verdict, sentence
@@ -114,7 +114,7 @@ def _arm(
     arm: Arm,
     study: Study,
     cells: Cells,
-    judged: Metric,
+    judged: JudgedMetric,
     look: Look,
     recipe: Recipe,
 ) -> ArmAnswer:
@@ -158,7 +158,7 @@ def _claimed(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _judged(verdict: Verdict, judged: Metric, recipe: Recipe, seen: Sequence[float]) -> dict[str, Any]:
+def _judged(verdict: Verdict, judged: JudgedMetric, recipe: Recipe, seen: Sequence[float]) -> dict[str, Any]:
     """What the verdict knows, beside the differences seen; seeds are needed at the Holm level that the arm faced."""
     facts: dict[str, Any] = {
         "word": verdict.word,

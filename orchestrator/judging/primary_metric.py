@@ -1,7 +1,7 @@
 """What a study judges: the primary metric of each trial from its row of the trials table, and how two are compared.
 
 Errors are in percent, and so are their differences; ratios are natural logarithms; times are whole epochs. A metric
-answers for itself: whoever judges or shows an answer asks the `Metric`, never which one it is.
+answers for itself: whoever judges or shows an answer asks the `JudgedMetric`, never which one it is.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Comparison:
     correlation: float | None = None
 
 
-class Metric(Protocol):
+class JudgedMetric(Protocol):
     """A primary metric: read from a trial's row, compared by seed with the baseline's."""
 
     @property
@@ -296,7 +296,7 @@ class TimeToThreshold:
         return log_ratio(base["epochs_to_threshold"], row["epochs_to_threshold"], (base["epochs"], row["epochs"]))
 
 
-def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row]) -> Metric:
+def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row]) -> JudgedMetric:
     """Returns how a study's primary metric is measured on these trials.
 
     Args:

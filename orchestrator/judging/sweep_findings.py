@@ -16,7 +16,7 @@ import polars as pl
 from orchestrator.choices import SecondObjective
 from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.judging.evidence import ConfirmationRecord, differences_by_seed, paired_evidence, pairs_by_seed
-from orchestrator.judging.primary_metric import Metric, Row, judged_metric, with_metric_columns
+from orchestrator.judging.primary_metric import JudgedMetric, Row, judged_metric, with_metric_columns
 from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
 from orchestrator.records.files import write_atomically
@@ -183,7 +183,7 @@ def _verdicts(
     plan: Plan,
     content: Mapping[str, Any],
     cells: Mapping[str, Sequence[ConfirmationRecord]],
-    judged: Metric,
+    judged: JudgedMetric,
     planned: Mapping[tuple[str, int], str],
 ) -> dict[str, Verdict]:
     """The points as one family; a confirmation that is extended is judged like an extended study."""
@@ -232,7 +232,7 @@ def _point(
     point: Mapping[str, Any],
     cells: Mapping[str, Sequence[ConfirmationRecord]],
     verdict: Verdict,
-    judged: Metric,
+    judged: JudgedMetric,
     swept: Row | None,
     swept_baseline: float | None,
     plan: Plan,

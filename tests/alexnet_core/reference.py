@@ -185,9 +185,9 @@ def _per_tower(
             continue
         weight, bias = parameters[f"{layer.name}.{tower}.weight"], parameters[f"{layer.name}.{tower}.bias"]
         last = isinstance(layer, FullyConnected) and layer.on_last_device
-        own = x if layer.reads == "both" and not image else towers[-1 if last else tower]
+        source = x if layer.reads == "both" and not image else towers[-1 if last else tower]
         if isinstance(layer, FullyConnected):
-            outputs.append(F.linear(own.flatten(1), weight, bias))
+            outputs.append(F.linear(source.flatten(1), weight, bias))
         else:
-            outputs.append(local(own, weight, bias, layer.stride, layer.padding))
+            outputs.append(local(source, weight, bias, layer.stride, layer.padding))
     return torch.cat(outputs, dim=1)

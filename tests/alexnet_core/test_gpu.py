@@ -49,8 +49,8 @@ def test_devices_agree_with_the_cpu_in_float32(name: str) -> None:
         for devices in placements():
             model = AlexNet(spec, devices).eval()
             initialise(model, 0)
-            found = model(images.to(devices[0])).cpu()
-            assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
+            logits = model(images.to(devices[0])).cpu()
+            assert float((logits - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def test_towers_side_by_side_train_to_the_same_bits() -> None:
@@ -81,10 +81,10 @@ def test_norm_of_one_kernel_equals_the_cpu(layout: torch.memory_format, kind: to
     upstream = torch.randn(x.shape).to(kind)
     expected = local_response_norm(here, 5, 0.02, 0.75, 1.5)
     expected.backward(upstream.double())
-    found = local_response_norm(there, 5, 0.02, 0.75, 1.5)
-    found.backward(upstream.cuda())
+    on_gpu = local_response_norm(there, 5, 0.02, 0.75, 1.5)
+    on_gpu.backward(upstream.cuda())
     limit = 2e-6 if kind == torch.float32 else 1e-2
-    for ours, theirs in ((found.detach(), expected.detach()), (there.grad, here.grad)):
+    for ours, theirs in ((on_gpu.detach(), expected.detach()), (there.grad, here.grad)):
         assert ours is not None
         assert theirs is not None
         assert float((ours.cpu() - theirs).abs().max() / theirs.abs().max()) < limit

@@ -75,10 +75,10 @@ class Chaos:
 
     def run(self, seconds: float) -> None:
         """Studies under faults until the time is over; the last one is brought to its end without any."""
-        wanted = self._undisturbed()
+        undisturbed = self._undisturbed()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self._study(wanted, end)
+            self._study(undisturbed, end)
 
     def _new_lab(self) -> Lab:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
@@ -93,7 +93,7 @@ class Chaos:
         assert command.ended() == 0, command.output + command.errors
         return _table(lab)
 
-    def _study(self, wanted: pl.DataFrame, end: float) -> None:
+    def _study(self, undisturbed: pl.DataFrame, end: float) -> None:
         """One study from its first command to its answer."""
         lab, finished, code = self._new_lab(), dict[str, int](), None
         while code != 0:
@@ -117,7 +117,7 @@ class Chaos:
                 self._trouble(f"exit {code}: {command.output[-1500:]} {command.errors[-1500:]}")
             finished = self._compare(lab, finished)
         self.counts["studies"] += 1
-        if not _table(lab).equals(wanted):
+        if not _table(lab).equals(undisturbed):
             self._trouble(f"another table than undisturbed: {lab.results}")
 
     def _pause(self, command: Command) -> None:

@@ -95,9 +95,9 @@ def trial_results(results: Path) -> list[dict[str, object]]:
 
 def bench_study(folder: Path) -> None:
     seconds, output = ablate(folder / "study", "--study", "lrn")
-    found = re.search(r"first training step after ([\d.]+) s", output)
+    first_step = re.search(r"first training step after ([\d.]+) s", output)
     print(f"default study, fresh results: {seconds:.0f} s wall (aim: at most 180)")
-    print(f"first training step after {found.group(1) if found else '?'} s (aim: 25)")
+    print(f"first training step after {first_step.group(1) if first_step else '?'} s (aim: 25)")
 
 
 def bench_warm(folder: Path) -> float:
@@ -108,7 +108,7 @@ def bench_warm(folder: Path) -> float:
     rows = trial_results(results)
     ended = [_seconds(str(row["finished_at"])) for row in rows]
     trained = [float(str(row["seconds"])) for row in rows]
-    beyond = [end - before - own for before, end, own in zip(ended, ended[1:], trained[1:], strict=False)]
+    beyond = [end - before - seconds for before, end, seconds in zip(ended, ended[1:], trained[1:], strict=False)]
     beyond.sort()
     middle = beyond[len(beyond) // 2]
     print(f"a further trial in a warm slot: {middle:.3f} s beyond its training (median of {len(beyond)}; aim 0.2)")
@@ -156,9 +156,9 @@ def bench_scheduler(folder: Path, sleepers: int) -> None:
     study.write_text(STUDY.format(epochs=1))
     results = folder / "scheduler"
     place = ("--results", str(results), "--no-dashboard", "--slots", str(SCHEDULED_SLOTS))
-    asked = ("--study", str(study), "--seeds", str(sleepers // 2))
+    arguments = ("--study", str(study), "--seeds", str(sleepers // 2))
     busy = busy_seconds()
-    seconds, _ = command("-m", "tests.benchmarks.instant_slots", str(SECONDS_ASLEEP), *place, *asked)
+    seconds, _ = command("-m", "tests.benchmarks.instant_slots", str(SECONDS_ASLEEP), *place, *arguments)
     busy = busy_seconds() - busy
     ended = [_seconds(str(row["finished_at"])) for row in trial_results(results)]
     trials, loop = len(ended), ended[-1] - ended[0]

@@ -126,11 +126,11 @@ def look(differences: Floats, courses: Courses, margin: float, boundary: Boundar
     unrejected = arms - courses.rejected.sum(1, keepdims=True)
     rank = p.argsort(1).argsort(1)
     passes = np.sort(p, 1) <= alpha / np.maximum(unrejected - np.arange(arms), arms / 2)
-    found = np.logical_and.accumulate(passes, axis=1).sum(1, keepdims=True)
-    level = alpha / np.maximum(unrejected - np.minimum(rank, found), arms / 2)
+    passed = np.logical_and.accumulate(passes, axis=1).sum(1, keepdims=True)
+    level = alpha / np.maximum(unrejected - np.minimum(rank, passed), arms / 2)
     half = _half_width(level, boundary, seeds) * error
     tested = courses.open & ~constant
-    courses.rejected |= tested & (rank < found)
+    courses.rejected |= tested & (rank < passed)
     courses.equivalent |= tested & (mean - half > -margin) & (mean + half < margin)
     courses.positive = np.where(courses.open, mean > 0, courses.positive)
     courses.seeds = np.where(courses.open, seeds, courses.seeds)
@@ -314,10 +314,10 @@ def one_arm(effect: float, rule: SequentialRule, studies: int) -> Courses:
     return sequential(errors, rule)
 
 
-def planned_maximum(effect: float, wanted: float, studies: int) -> int:
+def planned_maximum(effect: float, target: float, studies: int) -> int:
     """Returns the smallest maximum at which a sequential study finds the effect as often as wanted."""
-    seeds = fixed_seeds(effect, wanted)
-    while one_arm(effect, SequentialRule(seeds, ALPHA, 0.0, effect, False), studies).rejected.mean() < wanted:
+    seeds = fixed_seeds(effect, target)
+    while one_arm(effect, SequentialRule(seeds, ALPHA, 0.0, effect, False), studies).rejected.mean() < target:
         seeds += 1
     return seeds
 
@@ -332,16 +332,16 @@ def savings(effect: float, target: float, studies: int) -> dict[str, dict[float,
     """
     seeds = fixed_seeds(effect, target)
     maximum = planned_maximum(effect, power(effect, 1.0, seeds, ALPHA), studies)
-    found: dict[str, dict[float, tuple[float, float]]] = {}
+    saved: dict[str, dict[float, tuple[float, float]]] = {}
     for name, rule in (
         ("words only", SequentialRule(maximum, ALPHA, 0.0, effect, stops_futile=False)),
         ("futility too", SequentialRule(maximum, ALPHA, effect / 2.0, effect)),
     ):
-        found[name] = {}
+        saved[name] = {}
         for times in (0.0, 0.5, 1.0, 1.5, 2.0):
             courses = one_arm(times * effect, rule, studies)
-            found[name][times] = (float(courses.supports.mean()), float(courses.seeds.mean()) / seeds)
-    return found
+            saved[name][times] = (float(courses.supports.mean()), float(courses.seeds.mean()) / seeds)
+    return saved
 
 
 def print_savings(studies: int) -> None:

@@ -66,8 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"spin loop: {time.perf_counter() - started:.2f} s; random from: {MOST_TOLD}")
     for sampler, usual in TOLD.items():
         sizes = usual if told is None else tuple(int(text) for text in told.split(","))
-        found = ", ".join(f"{told}: {milliseconds_per_ask(sampler, told):.1f}" for told in sizes)
-        print(f"{sampler}: ms per ask after so many points: {found}", flush=True)
+        line = ", ".join(f"{told}: {milliseconds_per_ask(sampler, told):.1f}" for told in sizes)
+        print(f"{sampler}: ms per ask after so many points: {line}", flush=True)
 
 
 if __name__ == "__main__":

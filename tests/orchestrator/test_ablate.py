@@ -113,7 +113,7 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "complaint"),
     [
         (["--study", "lrm"], "did you mean lrn or"),
         (["--study", "../x"], "is no study's name"),
@@ -183,9 +183,9 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_wrong_input_gets_one_line_and_exit_code_2(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], said: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
-    assert said in refused(capsys, tmp_path / "results", *arguments)
+    assert complaint in refused(capsys, tmp_path / "results", *arguments)
 
 
 def test_a_wrong_study_file_is_refused_at_line_and_column(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

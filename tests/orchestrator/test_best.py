@@ -72,10 +72,12 @@ def test_the_ranking_is_that_of_a_plain_calculation(
     for row, (digest, mean, name, seeds) in zip(ranking.iter_rows(named=True), expected, strict=True):
         assert (row["data_digest"], row["seeds"]) == (digest, seeds)
         assert row["validation_error"] == pytest.approx(mean, abs=1e-12)
-        own = sorted(errors[digest, row["configuration"]])
-        if len(own) > 1:
-            assert row["validation_sd"] == pytest.approx(statistics.stdev(e for e, _, _ in own), abs=1e-12)
-        assert median_trial(finished_rows, row["configuration"]) == own[(len(own) - 1) // 2][2]
+        of_configuration = sorted(errors[digest, row["configuration"]])
+        if len(of_configuration) > 1:
+            assert row["validation_sd"] == pytest.approx(statistics.stdev(e for e, _, _ in of_configuration), abs=1e-12)
+        assert (
+            median_trial(finished_rows, row["configuration"]) == of_configuration[(len(of_configuration) - 1) // 2][2]
+        )
         assert name in errors_of(errors, digest, mean)
 
 
@@ -83,8 +85,8 @@ def errors_of(errors: dict[tuple[str, str], list[tuple[float, int, str]]], diges
     """The configurations that have this mean, for ties that differ in the last bit."""
     return [
         name
-        for (own, name), rows in errors.items()
-        if own == digest and abs(statistics.fmean(error for error, _, _ in rows) - mean) < 1e-9
+        for (other, name), rows in errors.items()
+        if other == digest and abs(statistics.fmean(error for error, _, _ in rows) - mean) < 1e-9
     ]
 
 

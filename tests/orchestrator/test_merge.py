@@ -52,7 +52,7 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    own = put(here, make_config(0), 20)
+    local = put(here, make_config(0), 20)
     put(there, make_config(0), 20, seconds=99.0, finished_at="2027-01-01T00:00:00+00:00")
     trained = put_trained(there, make_config(1))
     diverged = put(there, make_config(2), None, state=TrialState.DIVERGED)
@@ -60,21 +60,21 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
         join(there, seed)
     folder = trial_record.open_record(there, make_config(3))
     trial_record.append_epoch(folder, make_report(1, 9))
-    before = files(here / "trials" / own)
+    before = files(here / "trials" / local)
     line = merge(capsys, there, here, "--dry-run")
     assert line == (
         0,
         "2 trials would be taken (1 diverged, 1 finished), 1 on record here already, 1 not ended there, "
         "0 failed or stopped there, 0 left out (named above)\n",
     )
-    assert files(here) == {f"trials/{own}/{name}": content for name, content in before.items()}, "a dry run writes"
+    assert files(here) == {f"trials/{local}/{name}": content for name, content in before.items()}, "a dry run writes"
     code, output = merge(capsys, there, here)
     assert (code, output.startswith("2 trials taken (1 diverged, 1 finished), 1 on record here already")) == (0, True)
-    assert files(here / "trials" / own) == before
+    assert files(here / "trials" / local) == before
     assert files(here / "trials" / trained) == files(there / "trials" / trained)
     trials, members, epochs = load_tables(here)
-    assert sorted(trials["key"]) == sorted([own, trained, diverged])
-    assert sorted(members["key"]) == sorted([own, trained, diverged]), "no membership of a trial that is not here"
+    assert sorted(trials["key"]) == sorted([local, trained, diverged])
+    assert sorted(members["key"]) == sorted([local, trained, diverged]), "no membership of a trial that is not here"
     assert epochs.height == 5, "the diverged trial ended in its second epoch"
     whole = files(here)
     assert merge(capsys, there, here)[1].startswith("0 trials taken, 3 on record here already")
@@ -120,8 +120,8 @@ def test_an_evaluation_of_a_trial_that_is_on_record_here_comes_along_and_its_rec
     put(here, make_config(0), 20, seconds=5.0)
     write_evaluation(there / "trials" / key, evaluation(key))
     before = files(here / "trials" / key)
-    said = "0 trials taken, 1 on record here already (1 evaluations of them taken)"
-    assert merge(capsys, there, here)[1].startswith(said)
+    line = "0 trials taken, 1 on record here already (1 evaluations of them taken)"
+    assert merge(capsys, there, here)[1].startswith(line)
     assert read_evaluation(here / "trials" / key, 10) == evaluation(key)
     after = files(here / "trials" / key)
     assert {name: after[name] for name in before} == before
@@ -133,7 +133,7 @@ def test_what_failed_there_is_no_answer_here_and_a_stopped_trial_is_one_only_in_
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
-    own = put(here, make_config(0), 20)
+    local = put(here, make_config(0), 20)
     put(there, make_config(0), None, state=TrialState.FAILED, message="CUDA error")
     put(there, make_config(1), None, state=TrialState.FAILED, message="CUDA error")
     put(there, make_config(2), state=TrialState.STOPPED)
@@ -148,7 +148,7 @@ def test_what_failed_there_is_no_answer_here_and_a_stopped_trial_is_one_only_in_
         "1 trials taken (1 stopped), 0 on record here already, 0 not ended there, "
         "3 failed or stopped there, 0 left out (named above)\n",
     )
-    assert trial_record.recorded_keys(here) == sorted([own, point])
+    assert trial_record.recorded_keys(here) == sorted([local, point])
 
 
 def test_memberships_of_every_phase_come_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -364,15 +364,15 @@ def test_looks_of_the_other_machine_come_along_with_the_trials_that_they_saw(
         for trial in (trial for trial in plan.trials if trial.seed < seeds):
             put(results, trial.config, 20 + trial.seed + 9 * (trial.arm != "baseline") + trial.seed % 3, epochs=2)
         assert ablate.main(["--results", str(results), "--seeds", str(seeds), "--epochs", "2"]) == 0
-    folder, own = here / "studies" / "lrn", read_looks(here / "studies" / "lrn")
-    assert own is not None
+    folder, local = here / "studies" / "lrn", read_looks(here / "studies" / "lrn")
+    assert local is not None
     elsewhere = there / "studies" / "lrn" / FILE
-    unknown = {**own[0].model_dump(mode="json"), "question": {"baseline": ["0" * 16, 1], "arms": []}}
+    unknown = {**local[0].model_dump(mode="json"), "question": {"baseline": ["0" * 16, 1], "arms": []}}
     with elsewhere.open("a") as file:
         file.write("".join(f"{line}\n" for line in ("{}", "[]", "nothing", json.dumps(unknown))))
     (there / "studies" / "linked").symlink_to(there / "studies" / "lrn")
     assert merge(capsys, there, here, "--dry-run")[0] == 0
-    assert read_looks(folder) == own
+    assert read_looks(folder) == local
     for _ in range(2):
         assert merge(capsys, there, here)[0] == 0
         assert [look.seeds for look in read_looks(folder) or ()] == [6, 8]

@@ -42,15 +42,15 @@ def expected() -> dict[str, list[float]]:
 def scalars(folder: Path) -> dict[str, list[float]]:
     from tensorboardX.proto.event_pb2 import Event
 
-    found = dict[str, list[float]]()
+    values = dict[str, list[float]]()
     for path in sorted(folder.glob("events*")):
         content = path.read_bytes()
         while content:
             (length,) = struct.unpack("<Q", content[:8])
             for value in Event.FromString(content[12 : 12 + length]).summary.value:
-                found.setdefault(value.tag, []).append(value.simple_value)
+                values.setdefault(value.tag, []).append(value.simple_value)
             content = content[16 + length :]
-    return found
+    return values
 
 
 def test_tensorboard_shows_every_epoch_and_a_second_time_nothing_new(
@@ -117,13 +117,13 @@ def test_wandb_offline_reads_back_the_record(tmp_path: Path, results: Path, caps
     )
     for key, errors in expected().items():
         (path,) = folder.glob(f"wandb/offline-run-*-{key}/run-{key}.wandb")
-        found = []
+        rows = []
         for content in log_records(path.read_bytes()):
             record = Record.FromString(content)
             items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
             if "validation/top1_error" in items:
-                found.append(float(items["validation/top1_error"]))
-        assert found == errors
+                rows.append(float(items["validation/top1_error"]))
+        assert rows == errors
 
 
 def test_without_the_package_or_without_a_trial_one_line_says_so(

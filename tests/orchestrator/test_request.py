@@ -17,16 +17,16 @@ from orchestrator.request import Limits, Placement, Question, Request, Store, Sw
 STORE = Store(Path("results"))
 
 
-def asked(*arguments: str) -> Request:
+def requested(*arguments: str) -> Request:
     return request_of(parser().parse_args(arguments))
 
 
 def test_a_command_without_options_asks_what_the_defaults_of_a_request_say() -> None:
-    assert asked() == Request(Question("lrn"), STORE)
+    assert requested() == Request(Question("lrn"), STORE)
 
 
 def test_every_option_of_the_question_and_its_place_is_in_the_request(tmp_path: Path) -> None:
-    request = asked(
+    request = requested(
         *("--study", "towers", "--dataset", "cifar10", "--data-root", str(tmp_path), "--network", "cifar-11pct"),
         *("--epochs", "7", "--set", "training.momentum=0.5", "--set", "training.momentum=0.8", "--seeds", "4"),
         *("--retune", "learning_rate", "--tuning-trials", "5", "--slots", "3", "--workers", "2"),
@@ -68,18 +68,18 @@ def test_every_option_of_the_question_and_its_place_is_in_the_request(tmp_path: 
 def test_every_option_of_the_sweep_is_in_the_request() -> None:
     space = "training.momentum={kind: float, low: 0.5, high: 0.9}"
     options = ("--sampler", "random", "--sweep-seed", "4", "--pruner", "asha", "--confirm", "2", "--confirm-seeds", "9")
-    sweep = asked("--sweep", "12", "--sweep-over", space, "--sweep-over", "dropout", *options).sweep
+    sweep = requested("--sweep", "12", "--sweep-over", space, "--sweep-over", "dropout", *options).sweep
     assert sweep.over is not None
     assert "training.momentum" in sweep.over.parameters
     assert len(sweep.over.parameters) > 1
     assert sweep == SweepRequest(12, sweep.over, "random", 4, None, "asha", 2, 9)
-    assert asked("--sweep", "3", "--multi", "images_per_second").sweep.second == "images_per_second"
+    assert requested("--sweep", "3", "--multi", "images_per_second").sweep.second == "images_per_second"
 
 
 def test_a_share_of_a_gpu_is_the_gpus_of_a_worker() -> None:
-    assert asked("--gpu-share", "0.25").placement.gpus_per_worker == 0.25
-    assert asked("--gpu-share", "1", "--workers", "2").placement.gpus_per_worker == 1
-    assert asked("--gpus-per-worker", "0", "--workers", "2").placement.gpus_per_worker == 0
+    assert requested("--gpu-share", "0.25").placement.gpus_per_worker == 0.25
+    assert requested("--gpu-share", "1", "--workers", "2").placement.gpus_per_worker == 1
+    assert requested("--gpus-per-worker", "0", "--workers", "2").placement.gpus_per_worker == 0
     with pytest.raises(LabError, match="--gpu-share is for slots of one worker; leave --workers out"):
         Placement(gpus_per_worker=0.25, workers=2)
 
@@ -105,7 +105,7 @@ def test_objects_that_contradict_one_another_make_no_request(parts: dict[str, An
 
 
 def test_a_request_never_changes() -> None:
-    request = asked()
+    request = requested()
     for part in (request, request.question, request.store, request.sweep, request.placement, request.limits):
         with pytest.raises(FrozenInstanceError):
             part.anything = 1  # type: ignore[union-attr]

@@ -31,7 +31,7 @@ def test_every_study_of_the_package_fits_the_schema(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "complaint"),
     [
         (lambda study: study.pop("question"), "'question' is a required property"),
         (lambda study: study.update(nothing=1), "nothing"),
@@ -41,11 +41,11 @@ def test_every_study_of_the_package_fits_the_schema(name: str) -> None:
         (lambda study: study["arms"][1].update(remove="lrn1"), "is not of type 'array'"),
     ],
 )
-def test_mistakes_do_not_fit(change: Any, said: str) -> None:
+def test_mistakes_do_not_fit(change: Any, complaint: str) -> None:
     study = content("lrn")
     change(study)
     errors = [error.message for error in jsonschema.Draft202012Validator(study_schema()).iter_errors(study)]
-    assert any(said in error for error in errors), errors
+    assert any(complaint in error for error in errors), errors
 
 
 def test_the_command_prints_it() -> None:

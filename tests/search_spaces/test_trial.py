@@ -68,8 +68,8 @@ def test_only_the_seed_separates_trial_from_configuration() -> None:
 
 
 @given(st.sets(st.integers(0, 2**32 - 1), max_size=5), st.integers(0, 3))
-def test_the_keys_of_many_seeds_are_those_of_each_alone(seeds: set[int], own: int) -> None:
-    assert keys_by_seed(pinned(seed=own), sorted(seeds)) == {seed: trial_key(pinned(seed=seed)) for seed in seeds}
+def test_the_keys_of_many_seeds_are_those_of_each_alone(seeds: set[int], base_seed: int) -> None:
+    assert keys_by_seed(pinned(seed=base_seed), sorted(seeds)) == {seed: trial_key(pinned(seed=seed)) for seed in seeds}
 
 
 def test_minus_zero_is_zero_and_an_integral_number_is_itself() -> None:

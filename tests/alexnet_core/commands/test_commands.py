@@ -227,9 +227,9 @@ def test_an_interrupted_command_goes_on(
     assert process.stdout is not None
     first = process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    asked = time.monotonic()
+    stopped_at = time.monotonic()
     rest, errors = process.communicate(timeout=60)
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - stopped_at < 5
     assert process.returncode == 130
     assert "--resume goes on" in errors
     assert 1 <= len((first + rest).splitlines()) < 60
@@ -284,14 +284,14 @@ def scalars(path: Path) -> dict[str, list[float]]:
     """Reads an event file: records of length, checksum, message, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
-    content, found = path.read_bytes(), dict[str, list[float]]()
+    content, values = path.read_bytes(), dict[str, list[float]]()
     while content:
         (length,) = struct.unpack("<Q", content[:8])
         event = Event.FromString(content[12 : 12 + length])
         for value in event.summary.value:
-            found.setdefault(value.tag, []).append(value.simple_value)
+            values.setdefault(value.tag, []).append(value.simple_value)
         content = content[16 + length :]
-    return found
+    return values
 
 
 def test_a_network_that_does_not_fit_its_images_is_one_line(

@@ -143,13 +143,13 @@ def test_alexnet_is_the_literal_network_on_one_device(name: str, literal: str) -
 @pytest.mark.parametrize("name", ["alexnet-half", "alexnet-mini"])
 def test_the_other_alexnets_are_their_specifications_on_one_device(name: str) -> None:
     spec = network(name)
-    assert_same(ready(spec), lambda own, x: reference.of_spec(spec, own, x), pixels(spec, 2))
+    assert_same(ready(spec), lambda weights, x: reference.of_spec(spec, weights, x), pixels(spec, 2))
 
 
 @pytest.mark.parametrize("name", ["cifar-18pct", "cifar-mini", "cifar-13pct", "cifar-11pct"])
 def test_the_cifar_nets_are_the_literal_networks(name: str) -> None:
     spec = network(name)
-    assert_same(ready(spec), lambda own, x: reference.cifar(own, x, name), pixels(spec, 3))
+    assert_same(ready(spec), lambda weights, x: reference.cifar(weights, x, name), pixels(spec, 3))
 
 
 def test_a_norm_over_the_whole_layer_reaches_into_the_other_tower() -> None:
@@ -158,7 +158,7 @@ def test_a_norm_over_the_whole_layer_reaches_into_the_other_tower() -> None:
         layer.update({"span": "layer", "alpha": 0.1} if layer["kind"] == "response_norm" else {})
     whole = NetworkSpec.model_validate(plain)
     model = ready(whole)
-    assert_same(model, lambda own, x: reference.of_spec(whole, own, x), pixels(whole, 2))
+    assert_same(model, lambda weights, x: reference.of_spec(whole, weights, x), pixels(whole, 2))
     apart = ready(network("alexnet-mini"))
     apart.load_state_dict(model.state_dict())
     assert not torch.allclose(model(pixels(whole, 2)), apart(pixels(whole, 2)))
@@ -253,7 +253,7 @@ def specs(draw: st.DrawFn) -> NetworkSpec:
 @settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(specs(), st.integers(0, 3))
 def test_any_network_is_its_specification_on_one_device(spec: NetworkSpec, seed: int) -> None:
-    assert_same(ready(spec, seed), lambda own, x: reference.of_spec(spec, own, x), pixels(spec, 2) / 60)
+    assert_same(ready(spec, seed), lambda weights, x: reference.of_spec(spec, weights, x), pixels(spec, 2) / 60)
 
 
 # ---- the variants of the claims table -----------------------------------------------------------------------
@@ -276,8 +276,8 @@ def test_z2_pooling_has_its_own_paddings() -> None:
 
 def test_towers_that_do_not_talk_have_fewer_weights() -> None:
     spec = network("alexnet-paper")
-    own = edited(spec, conv3={"reads": "own"})
-    assert layer_shapes(own)[8].parameters == 442_752
+    apart = edited(spec, conv3={"reads": "own"})
+    assert layer_shapes(apart)[8].parameters == 442_752
     silent = edited(spec, **{name: {"reads": "own"} for name in ("conv3", "fc6", "fc7")})
     model = AlexNet(silent, ("meta", "meta"))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters() if name.endswith("0.weight")}

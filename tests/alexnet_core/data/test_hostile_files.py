@@ -58,10 +58,10 @@ def test_a_changed_checkpoint_is_read_or_passed_over(tmp_path: Path, export: Pat
     header = changed_json(json.loads(content[8 : 8 + length])).map(lambda changed: json.dumps(changed).encode())
     rebuilt = header.map(lambda text: struct.pack("<Q", len(text)) + text + content[8 + length :])
     path.write_bytes(data.draw(changed_bytes(content) | st.binary(max_size=40) | rebuilt))
-    found = latest_checkpoint(folder)
-    if found is not None:
-        assert is_final(found) in (True, False)
-        assert isinstance(read_history(found), tuple)
+    latest = latest_checkpoint(folder)
+    if latest is not None:
+        assert is_final(latest) in (True, False)
+        assert isinstance(read_history(latest), tuple)
 
 
 def picture(form: str) -> bytes:

@@ -226,11 +226,11 @@ def test_evaluation_decodes_no_training_image_and_takes_a_test_set_alone(tmp_pat
     shutil.rmtree(root / "train")
     spec = spec_of(root, digest=evaluation_digest(root, None))
     alone = load_evaluation_set(spec, "test")
-    for found in (whole, alone):
-        assert (found.name, found.class_names) == ("test", ("a", "b"))
-        assert np.array_equal(found.split.images, usual.test.images)
-        assert np.array_equal(found.split.labels, usual.test.labels)
-        assert found.files[11] == "test/b/1.jpg"
+    for prepared in (whole, alone):
+        assert (prepared.name, prepared.class_names) == ("test", ("a", "b"))
+        assert np.array_equal(prepared.split.images, usual.test.images)
+        assert np.array_equal(prepared.split.labels, usual.test.labels)
+        assert prepared.files[11] == "test/b/1.jpg"
     with pytest.raises(CoreError, match="has no validation images, only test/"):
         load_evaluation_set(spec, "validation")
     picture(root / "test" / "a" / "new.jpg")

@@ -55,8 +55,8 @@ def test_the_signal_at_the_start_has_the_original_size(caltech: PreparedData, na
     initialise(model, 0)
     with torch.inference_mode():
         logits = torch.cat([model(part) for part in views.split(16)])
-    found = float(logits.std(dim=0).mean())
-    assert expected / 2 < found < expected * 2, found
+    size = float(logits.std(dim=0).mean())
+    assert expected / 2 < size < expected * 2, size
 
 
 def test_alexnet_145_learns_photographs_at_full_size(caltech: PreparedData) -> None:

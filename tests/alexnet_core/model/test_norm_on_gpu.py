@@ -72,12 +72,12 @@ def run(code: str, **environment: str) -> str:
 
 
 def test_kernel_equals_torch_in_both_directions_and_layouts() -> None:
-    found = json.loads(run(INTERPRETED, TRITON_INTERPRET="1"))
-    assert len(found["errors"]) == 10
-    assert max(found["errors"].values()) < 2e-6
-    assert found["half"] < 1e-2
+    outcome = json.loads(run(INTERPRETED, TRITON_INTERPRET="1"))
+    assert len(outcome["errors"]) == 10
+    assert max(outcome["errors"].values()) < 2e-6
+    assert outcome["half"] < 1e-2
     # 平方溢出时窗口内都归零，而不是 NaN
-    assert found["huge"] == [[0.0, 0.0, 0.0]]
+    assert outcome["huge"] == [[0.0, 0.0, 0.0]]
 
 
 def test_kernels_compile_for_gpus(tmp_path: Path) -> None:

@@ -49,5 +49,5 @@ def test_the_onnx_file_agrees_with_the_network(name: str, tmp_path: Path) -> Non
         images = 50 * torch.randn(count, 3, spec.input_size, spec.input_size)
         with torch.inference_mode():
             expected = made(images).numpy()
-        (found,) = session.run(None, {"images": images.numpy()})
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        (logits,) = session.run(None, {"images": images.numpy()})
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -44,7 +44,7 @@ def test_every_kernel_stands_in_its_towers_panel() -> None:
 def test_neighbours_are_the_nearest_in_the_last_hidden_layer(model: LoadedModel, dataset: Dataset) -> None:
     assert dataset.test is not None
     queries = np.array([0, 5, 19])
-    found = nearest_neighbours(model, dataset.test, dataset.train, queries, 4)
+    neighbours = nearest_neighbours(model, dataset.test, dataset.train, queries, 4)
 
     def features(images: np.ndarray) -> np.ndarray:
         centred = (images.astype(np.float32) - dataset.mean_image)[:, 1:11, 1:11].transpose(0, 3, 1, 2)
@@ -53,17 +53,17 @@ def test_neighbours_are_the_nearest_in_the_last_hidden_layer(model: LoadedModel,
     test, train = features(dataset.test.images[queries]), features(dataset.train.images)
     distances = np.sqrt(((test[:, None] - train[None]) ** 2).sum(-1))
     expected = np.sort(distances, axis=1)[:, :4]
-    np.testing.assert_allclose(found.distances, expected, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(np.take_along_axis(distances, found.nearest, 1), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(neighbours.distances, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(distances, neighbours.nearest, 1), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(CoreError, match="71 neighbours were asked for, there are 70"):
         nearest_neighbours(model, dataset.test, dataset.train, queries, 71)
 
 
 def test_a_training_image_is_its_own_nearest_neighbour(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
     queries = np.arange(0, 70, 7)
-    found = nearest_neighbours(model, dataset.train, dataset.train, queries, 3)
-    np.testing.assert_allclose(found.distances[:, 0], 0, atol=2e-2)
-    picture = neighbours_picture(found, dataset.train, dataset.train)
+    neighbours = nearest_neighbours(model, dataset.train, dataset.train, queries, 3)
+    np.testing.assert_allclose(neighbours.distances[:, 0], 0, atol=2e-2)
+    picture = neighbours_picture(neighbours, dataset.train, dataset.train)
     save_picture(picture, tmp_path / "sub" / "picture.png")
     assert (tmp_path / "sub" / "picture.png").stat().st_size > 100
     with pytest.raises(CoreError, match="cannot be written"):

@@ -21,13 +21,13 @@ def crops_of(dataset: Dataset, image: int, crop: int) -> dict[tuple[int, int, bo
     """Every crop of one image by slicing, the mean subtracted first."""
     centred = dataset.train.images[image].astype(np.float32) - dataset.mean_image
     room = centred.shape[0] - crop
-    found = {}
+    crops = {}
     for top in range(room + 1):
         for left in range(room + 1):
             window = centred[top : top + crop, left : left + crop]
-            found[top, left, False] = window.transpose(2, 0, 1)
-            found[top, left, True] = window[:, ::-1].transpose(2, 0, 1)
-    return found
+            crops[top, left, False] = window.transpose(2, 0, 1)
+            crops[top, left, True] = window[:, ::-1].transpose(2, 0, 1)
+    return crops
 
 
 def views_of(

@@ -70,11 +70,11 @@ def test_writing_a_large_checkpoint_gives_a_sign_of_life_after_every_piece(
 
 def test_what_an_older_attempt_tore_goes_and_what_this_one_writes_stays(tmp_path: Path) -> None:
     write(tmp_path, attempt=2)
-    torn, own = ".0001-000001-00000000.safetensors.ab.1@x.tmp", ".0002-000002-00000000.safetensors.ab.1@x.tmp"
-    for name in (torn, own):
+    torn, growing = ".0001-000001-00000000.safetensors.ab.1@x.tmp", ".0002-000002-00000000.safetensors.ab.1@x.tmp"
+    for name in (torn, growing):
         (tmp_path / name).write_bytes(b"half")
     prune_checkpoints(tmp_path, 2, 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [own, "0002-000001-00000000.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [growing, "0002-000001-00000000.safetensors"]
 
 
 def test_the_final_checkpoint_has_no_velocities(tmp_path: Path) -> None:

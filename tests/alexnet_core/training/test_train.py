@@ -191,9 +191,9 @@ def test_a_run_stopped_within_a_slow_batch_trains_it_anew_and_goes_on_bit_identi
     stopped = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "SLOW_FORWARD_SECONDS", 0.0)
-        asked = StopBefore(question)
-        before = run(config, dataset, stopped, should_stop=asked)
-    assert asked.asked in (question + 1, question + 2), "it left at once, and asked once more for its checkpoint"
+        stop = StopBefore(question)
+        before = run(config, dataset, stopped, should_stop=stop)
+    assert stop.asked in (question + 1, question + 2), "it left at once, and asked once more for its checkpoint"
     path = latest_checkpoint(stopped)
     assert path is not None
     after = run(config, dataset, stopped, resume_from=path, attempt=2)

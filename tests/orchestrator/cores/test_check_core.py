@@ -88,9 +88,9 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
 def test_each_planted_fault_is_named(lab: Lab, changes: dict[str, str], faults: list[str]) -> None:
     code, output, errors = checked(lab, **changes)
     assert (code, errors) == (1, "")
-    said = lines(output, "fault")
-    assert len(said) == len(faults), output
-    assert all(line.startswith(fault) for line, fault in zip(said, faults, strict=True)), output
+    complaints = lines(output, "fault")
+    assert len(complaints) == len(faults), output
+    assert all(line.startswith(fault) for line, fault in zip(complaints, faults, strict=True)), output
     assert "Traceback" not in output
     assert lab.processes() == []
 

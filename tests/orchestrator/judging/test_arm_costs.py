@@ -96,16 +96,16 @@ def test_records_that_name_no_session_are_told_apart_by_the_node_of_their_ray_or
     assert [one.seconds_per_epoch.pairs for one in (together, apart, unknown)] == [1, 0, 0]
 
 
-def said(base: list[float], arm: list[float]) -> str:
+def cost_remark(base: list[float], arm: list[float]) -> str:
     costs = arm_costs(rows("base", base), rows("arm", arm))
     return pace(ArmAnswer(name="arm", title="", is_baseline=False, n=len(arm), costs=costs))
 
 
 def test_faster_and_slower_are_said_only_where_the_interval_leaves_one_out() -> None:
-    assert said([4.0, 4.4, 4.2], [3.28, 3.61, 3.44]).startswith("18 % faster per epoch (18 to 18 %)")
-    assert said([3.0, 3.0, 3.0], [4.5, 4.4, 4.6]).startswith("50 % slower per epoch (")
-    assert said([4.0, 4.0, 4.0], [3.0, 5.0, 4.1]).startswith("seconds per epoch -")
-    assert said([4.0], [3.0]) == ""
+    assert cost_remark([4.0, 4.4, 4.2], [3.28, 3.61, 3.44]).startswith("18 % faster per epoch (18 to 18 %)")
+    assert cost_remark([3.0, 3.0, 3.0], [4.5, 4.4, 4.6]).startswith("50 % slower per epoch (")
+    assert cost_remark([4.0, 4.0, 4.0], [3.0, 5.0, 4.1]).startswith("seconds per epoch -")
+    assert cost_remark([4.0], [3.0]) == ""
 
 
 def test_the_table_knows_the_size_of_each_network_and_the_memory(tmp_path: Any) -> None:

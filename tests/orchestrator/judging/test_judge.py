@@ -159,10 +159,10 @@ def test_an_arm_with_the_baselines_configuration_is_the_same_trials() -> None:
 
 
 def test_only_arm_trials_enter_a_verdict() -> None:
-    asked = plan(8)
-    tuned = [{**row, "phase": "sweep", "seed": 1000, "key": "no_lrn-0"} for row in asked["trials"]]
-    asked["trials"] += tuned
-    assert answer(STUDY, RECIPE, make_plan_file(asked), trials(GOOD), NO_SWEEP, NO_EPOCHS) == judged(GOOD)
+    planned = plan(8)
+    tuned = [{**row, "phase": "sweep", "seed": 1000, "key": "no_lrn-0"} for row in planned["trials"]]
+    planned["trials"] += tuned
+    assert answer(STUDY, RECIPE, make_plan_file(planned), trials(GOOD), NO_SWEEP, NO_EPOCHS) == judged(GOOD)
 
 
 def test_without_a_test_set_validation_is_judged_and_said() -> None:
@@ -311,9 +311,9 @@ def test_an_unchanged_answer_loads_no_matplotlib(tmp_path: Path) -> None:
 def test_the_outlook_says_what_so_many_seeds_can_do() -> None:
     assert verdict_outlook(8, 2, 1.0, None) == "8 seeds can reach a verdict"
     assert "of 1 arm needs 6 (--seeds 6)" in verdict_outlook(5, 1, 1.0, None)
-    said = verdict_outlook(8, 2, 2.0, 0.9)
-    assert said.startswith("8 seeds can reach a verdict; can resolve 1.")
-    assert said.endswith("points")
+    outlook = verdict_outlook(8, 2, 2.0, 0.9)
+    assert outlook.startswith("8 seeds can reach a verdict; can resolve 1.")
+    assert outlook.endswith("points")
     assert "worth finding: 0.5" in verdict_outlook(8, 2, 0.5, 0.9)
     assert verdict_outlook(5, 2, 1.0, None) == (
         "5 seeds cannot reach a verdict that sign flips confirm: their exact test of 2 arms needs 7 (--seeds 7); "

@@ -162,9 +162,9 @@ def test_the_plan_holds_the_maximum_and_another_rule_is_refused_after_a_look(tmp
 
 
 def test_an_arm_that_is_left_out_ends_the_looks_without_an_endless_loop(tmp_path: Path) -> None:
-    plan, asked = sequential_plan(), []
-    run_looks(plan, tmp_path, dict, asked.append)
-    assert len(asked) == 1
+    plan, requests = sequential_plan(), []
+    run_looks(plan, tmp_path, dict, requests.append)
+    assert len(requests) == 1
 
 
 def test_the_outlook_says_that_looks_are_taken_and_what_the_maximum_can_reach(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import pytest
 from orchestrator.judging import primary_metric
 from orchestrator.judging.evidence import ArmRecord, Evidence, paired_evidence
 from orchestrator.judging.looks import follow_records
-from orchestrator.judging.primary_metric import Comparison, Metric, Pair, Row, Spread
+from orchestrator.judging.primary_metric import Comparison, JudgedMetric, Pair, Row, Spread
 from orchestrator.judging.scales import STATISTICS, ScaleName
 from orchestrator.statistics.paired import PairedTest
 from orchestrator.statistics.verdict import judge
 from search_spaces.study import Statistic, load_study
 
 ROOM = Path(primary_metric.__file__).parents[1]
-METRICS = {"Metric"} | {
+METRICS = {"JudgedMetric"} | {
     name
     for name, thing in vars(primary_metric).items()
     if isinstance(thing, type) and {"compare", "spread", "difference"} <= vars(thing).keys()
@@ -30,20 +30,20 @@ METRICS = {"Metric"} | {
 def asks_which(tree: ast.AST) -> Iterator[int]:
     """Lines that ask of which class something is, one of them a metric's."""
     for node in ast.walk(tree):
-        asked: Sequence[ast.AST] = ()
+        classes: Sequence[ast.AST] = ()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "type"):
-            asked = node.args
+            classes = node.args
         elif isinstance(node, ast.MatchClass):
-            asked = [node.cls]
-        if any(isinstance(name, ast.Name) and name.id in METRICS for part in asked for name in ast.walk(part)):
+            classes = [node.cls]
+        if any(isinstance(name, ast.Name) and name.id in METRICS for part in classes for name in ast.walk(part)):
             assert isinstance(node, ast.Call | ast.MatchClass)
             yield node.lineno
 
 
 def test_nobody_asks_which_metric_it_is() -> None:
-    assert {"Metric", "ErrorRate", "GeneralisationGap", "TimeToThreshold"} == METRICS
-    found = [f"{path.name}:{line}" for path in ROOM.rglob("*.py") for line in asks_which(ast.parse(path.read_text()))]
-    assert found == []
+    assert {"JudgedMetric", "ErrorRate", "GeneralisationGap", "TimeToThreshold"} == METRICS
+    places = [f"{path.name}:{line}" for path in ROOM.rglob("*.py") for line in asks_which(ast.parse(path.read_text()))]
+    assert places == []
     assert list(asks_which(ast.parse("isinstance(judged, ErrorRate | TimeToThreshold)"))) == [1]
 
 
@@ -96,7 +96,7 @@ class WordsPerSecond:
 
 
 def test_a_metric_that_the_orchestrator_does_not_know_is_judged_like_its_own() -> None:
-    metric: Metric = WordsPerSecond()
+    metric: JudgedMetric = WordsPerSecond()
     base = [ArmRecord({"state": "finished", "seed": seed, "words": 100.0 + seed}) for seed in range(8)]
     fast = [ArmRecord({"state": "finished", "seed": seed, "words": 200.0 + 3 * seed}) for seed in range(8)]
     evidence = paired_evidence("fast", base, fast, metric)

@@ -53,12 +53,12 @@ def errors_by_seed(root: Path) -> list[float]:
     torch.set_num_threads(1)
     digest = summarise_data("imagefolder", root, None).digest
     data = {"name": "planted", "source": "imagefolder", "root": str(root), "digest": digest}
-    found = []
+    errors = []
     for seed in range(SEEDS):
         *_, last = train(small_network(seed, data))
         assert last.test is not None
-        found.append(100.0 * last.test.top1_error)
-    return found
+        errors.append(100.0 * last.test.top1_error)
+    return errors
 
 
 def verdict(arm: list[float], baseline: list[float]) -> Verdict:

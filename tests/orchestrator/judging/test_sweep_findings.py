@@ -32,12 +32,12 @@ def drawn(count: int) -> list[tuple[dict[str, float], float]]:
 
 @pytest.mark.slow
 def test_importance_finds_the_shares_of_a_known_sum_and_shows_their_spread() -> None:
-    found = importance(SPACE, drawn(40))
-    assert [entry.parameter for entry in found] == ["training.a", "training.b", "training.c"]
-    assert 0.84 < found[0].mean < 0.98
-    assert 0.02 < found[1].mean < 0.16
-    assert found[2].mean < 0.02
-    assert all(0 < entry.sd < 0.05 and len(entry.by_seed) == 5 for entry in found[:2])
+    shares = importance(SPACE, drawn(40))
+    assert [entry.parameter for entry in shares] == ["training.a", "training.b", "training.c"]
+    assert 0.84 < shares[0].mean < 0.98
+    assert 0.02 < shares[1].mean < 0.16
+    assert shares[2].mean < 0.02
+    assert all(0 < entry.sd < 0.05 and len(entry.by_seed) == 5 for entry in shares[:2])
     assert importance(SPACE, drawn(9)) == ()
 
 
@@ -65,7 +65,7 @@ def test_the_front_is_what_nobody_dominates(pairs: list[tuple[int, int]], faster
     front = front_of([*points, lost], "images_per_second" if faster_is_better else "multiply_adds")
     signed = [(error, -second if faster_is_better else second) for error, second in pairs]
     undominated = {
-        own for own in signed if not any(other[0] <= own[0] and other[1] <= own[1] and other != own for other in signed)
+        one for one in signed if not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in signed)
     }
     shown = [(point.validation_error, -point.second if faster_is_better else point.second) for point in front]
     assert len(shown) == len(set(shown))

@@ -57,10 +57,10 @@ def results(trained: Path, tmp_path: Path) -> Path:
 def test_a_trial_that_goes_on_ends_as_a_straight_run_bit_for_bit(results: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     config = make_config(epochs=4, schedule=PLATEAU)
-    found = find_extensions(results, [planned(config)])
-    assert extension_parts(found) == ["1 of them go on from fewer epochs"]
+    extensions = find_extensions(results, [planned(config)])
+    assert extension_parts(extensions) == ["1 of them go on from fewer epochs"]
     folder = trial_record.open_record(results, config)
-    note = go_on(folder, found.starts[trial_key(config)])
+    note = go_on(folder, extensions.starts[trial_key(config)])
     assert note == f"it goes on from epoch 2 of trial {trial_key(make_config(epochs=2, schedule=PLATEAU))}"
     start = latest_checkpoint(folder / "checkpoint")
     assert start is not None
@@ -89,9 +89,9 @@ def test_a_trial_with_a_state_of_its_own_keeps_it(results: Path) -> None:
 
 def test_a_schedule_by_fractions_trains_anew_and_keeps_no_velocities(results: Path) -> None:
     config = make_config(epochs=4, schedule=STEPS)
-    found = find_extensions(results, [planned(config)])
-    assert (found.starts, found.other_rates) == ({}, {trial_key(config)})
-    assert extension_parts(found) == ["1 anew, as their schedule drops at other epochs"]
+    extensions = find_extensions(results, [planned(config)])
+    assert (extensions.starts, extensions.other_rates) == ({}, {trial_key(config)})
+    assert extension_parts(extensions) == ["1 anew, as their schedule drops at other epochs"]
     (path,) = (layout.trial_folder(results, trial_key(make_config(epochs=2, schedule=STEPS))) / "checkpoint").iterdir()
     assert not has_velocities(path)
     with pytest.raises(CoreError, match="has no velocities"):
@@ -106,8 +106,8 @@ def test_weights_that_were_deleted_are_said_and_fewer_epochs_never_come_from_mor
     )
     for path in results.glob("trials/*/checkpoint/*"):
         path.unlink()
-    found = find_extensions(results, [planned(config)])
-    assert extension_parts(found) == ["1 anew, as the state of the shorter run is not kept"]
+    extensions = find_extensions(results, [planned(config)])
+    assert extension_parts(extensions) == ["1 anew, as the state of the shorter run is not kept"]
 
 
 def test_trials_that_did_not_finish_are_no_start(tmp_path: Path) -> None:

@@ -59,10 +59,10 @@ SEEDS = 6
 
 
 def retuning_plan(
-    name: str = "activation", trials: int | None = 4, asked: str | None = None, epochs: int | None = None
+    name: str = "activation", trials: int | None = 4, parameter: str | None = None, epochs: int | None = None
 ) -> Plan:
     plan = make_plan(load_study(name), SEEDS, epochs=epochs)
-    return replace(plan, retune=retune_of(plan.study, plan.base, asked, trials))
+    return replace(plan, retune=retune_of(plan.study, plan.base, parameter, trials))
 
 
 def put(results: Path, trial: PlannedTrial, errors: list[int], state: TrialState = TrialState.FINISHED) -> None:
@@ -129,12 +129,12 @@ def test_values_begin_with_the_recipes_own_and_cover_the_range_evenly(trials: in
     values = tuning_values(0.003, retune)
     assert values[0] == 0.003
     assert len(values) == trials
-    own, *others = (math.log(value / low) / math.log(factor) for value in values)
+    first, *others = (math.log(value / low) / math.log(factor) for value in values)
     # 三位有效数字的舍入
     room = 0.006 / math.log(factor)
     assert all(-room <= share <= 1 + room for share in others)
     # 序列里与菜谱自己的值相同的那个不重复试
-    shares = sorted([*others, *([own] if 0 <= own <= 1 else [])])
+    shares = sorted([*others, *([first] if 0 <= first <= 1 else [])])
     gaps = [b - a for a, b in zip([0.0, *shares], [*shares, 1.0], strict=True)]
     assert max(gaps) <= 2.0 ** -math.floor(math.log2(trials)) + 2 * room
     longer = tuning_values(0.003, Retune(low=low, high=low * factor, trials=trials + 1))
@@ -175,10 +175,10 @@ def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_pat
         "baseline": rate(by_arm["baseline-tuning"][1]),
         "tanh": rate(by_arm["tanh-tuning"][1]),
     }
-    said = {(outcome.arm, outcome.seed): outcome.said for outcome in outcomes}
-    assert said["baseline", 1001] == "3 epochs"
-    assert said["tanh", 1002] == "diverged"
-    assert said["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
+    remarks = {(outcome.arm, outcome.seed): outcome.said for outcome in outcomes}
+    assert remarks["baseline", 1001] == "3 epochs"
+    assert remarks["tanh", 1002] == "diverged"
+    assert remarks["tanh", 1001] == "> 12 epochs, 20.0 % at the end"
     known = with_retuning(plan, tmp_path)
     for trial in known.further:
         if trial.phase == "retuned":
@@ -220,14 +220,14 @@ def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
     assert main(command) == 0
     output = capsys.readouterr().out
     assert "then 0 trials with each arm's best; of some arm no tuning trial finished; 0 to train" in output
-    said = f"No tuning trial of {lost} finished (2 diverged), so that it has no best learning_rate: "
-    assert said in output
+    remark = f"No tuning trial of {lost} finished (2 diverged), so that it has no best learning_rate: "
+    assert remark in output
     folder = tmp_path / "studies" / "activation"
     answer = json.loads((folder / "answer.json").read_text())
     assert [arm["word"] for arm in answer["arms"]] == ["baseline", "supports"]
     assert answer["retuned"] is None
     report = (folder / "report.md").read_text()
-    assert said.replace("_", "\\_") in report
+    assert remark.replace("_", "\\_") in report
     assert "there is no verdict with each arm's best" in report
     assert found_differences(folder, tmp_path) == []
 
@@ -243,10 +243,10 @@ def test_the_other_arms_are_compared_retuned_where_one_has_no_best_value(tmp_pat
         put(tmp_path, trial, [9, 3 + trial.seed % 2])
     folder = tmp_path / "studies" / "lrn"
     content = write_plan(folder, with_retuning(plan, tmp_path), ["ablate"])
-    found = judged_material(plan, content, folder, tmp_path, update_tables(tmp_path)).answer
-    assert found.retuned is not None
-    assert [arm.name for arm in found.retuned.arms] == ["baseline", "no_lrn"]
-    assert "its re-tuned comparison is missing" in found.notes[-1]
+    answer = judged_material(plan, content, folder, tmp_path, update_tables(tmp_path)).answer
+    assert answer.retuned is not None
+    assert [arm.name for arm in answer.retuned.arms] == ["baseline", "no_lrn"]
+    assert "its re-tuned comparison is missing" in answer.notes[-1]
 
 
 def test_what_cannot_be_tuned_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "complaint"),
     [
         (["--null", "--seeds", "600"], "takes seeds up to 1199, and those from 1000 on are for tuning; ask for 500"),
         (["--null", "--seeds", "501"], "ask for 500 at most"),
@@ -345,11 +345,11 @@ def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     ],
 )
 def test_seeds_that_tune_and_seeds_that_judge_never_overlap(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], said: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], complaint: str
 ) -> None:
     assert main([*arguments, "--dry-run", "--results", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
-    assert said in errors
+    assert complaint in errors
     assert len(errors.strip().splitlines()) == 1
 
 

@@ -198,7 +198,7 @@ def test_keeping_the_best_weights_keeps_what_an_export_takes_of_all_seeds_on_rec
     winner = rank(finished, members)["configuration"][0]
     assert median_trial(finished, winner) == keys["baseline"][4]
     # 第九个种子不在这次的计划里，不去碰它
-    assert kept == {own[place] for own in keys.values() for place in (4, 8)}
+    assert kept == {weights[place] for weights in keys.values() for place in (4, 8)}
 
 
 def test_a_study_may_be_exported_by_its_own_seeds_too(tmp_path: Path) -> None:

@@ -208,9 +208,9 @@ def test_every_state_is_read_back_and_failed_ones_can_be_asked_for_again(tmp_pat
     }
     waiting = trial_key(make_config(99))
     interrupted = trial_record.open_record(tmp_path, make_config(98)).name
-    asked = [*keys.values(), waiting, interrupted]
-    assert checked_record.done_keys(tmp_path, asked) == {key: state for state, key in keys.items()}
-    again = checked_record.done_keys(tmp_path, asked, retry_failed=True)
+    requested = [*keys.values(), waiting, interrupted]
+    assert checked_record.done_keys(tmp_path, requested) == {key: state for state, key in keys.items()}
+    again = checked_record.done_keys(tmp_path, requested, retry_failed=True)
     assert again == {key: state for state, key in keys.items() if state is not TrialState.FAILED}
     assert checked_record.outcome(tmp_path, keys[TrialState.FINISHED]) == ("finished", 20 / 360)
     assert checked_record.outcome(tmp_path, keys[TrialState.DIVERGED]) == ("diverged", None)

@@ -77,21 +77,21 @@ def test_the_first_releases_records_are_found_under_their_keys(
 
 
 def test_records_of_an_older_schema_are_found_under_todays_keys(golden: Path) -> None:
-    wanted = facts(golden)
+    expected = facts(golden)
     old_keys = older(golden)
     (golden / "trials" / old_keys["07b5d374bfbd42364672"] / "checkpoint").mkdir()
     weights = golden / "trials" / old_keys["07b5d374bfbd42364672"] / "checkpoint" / "0001-000002-00000000.safetensors"
     weights.write_bytes(b"weights")
     assert upgrade_results(golden, (UPGRADE,)) == 6
-    assert facts(golden) == wanted
+    assert facts(golden) == expected
     linked = golden / "trials" / "07b5d374bfbd42364672" / "checkpoint" / weights.name
     assert linked.stat().st_ino == (golden / "trials.v1" / weights.relative_to(golden / "trials")).stat().st_ino
     assert upgrade_results(golden, (UPGRADE,)) == 0, "once is enough"
-    assert facts(golden) == wanted
+    assert facts(golden) == expected
 
 
 def test_an_upgrade_that_was_killed_goes_on(golden: Path) -> None:
-    wanted = facts(golden)
+    expected = facts(golden)
     older(golden)
     trials = golden / "trials"
     # 写了一半的新记录
@@ -101,10 +101,10 @@ def test_an_upgrade_that_was_killed_goes_on(golden: Path) -> None:
     (golden / ".schema").unlink()
     trials.rename(golden / "trials.new")
     upgrade_results(golden, (UPGRADE,))
-    assert facts(golden) == wanted
+    assert facts(golden) == expected
     (golden / ".schema").unlink()
     upgrade_results(golden, (UPGRADE,))
-    assert facts(golden) == wanted
+    assert facts(golden) == expected
 
 
 def test_a_record_that_cannot_be_upgraded_is_named_and_nothing_moves(golden: Path) -> None:

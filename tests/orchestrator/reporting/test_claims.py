@@ -9,7 +9,7 @@ from orchestrator.reporting.figures.claims import claims_figure
 from tests.made_reports import make_answer
 
 
-def as_ratios(found: Answer) -> Answer:
+def as_ratios(answer: Answer) -> Answer:
     arms = [
         arm.model_copy(
             update={
@@ -21,9 +21,9 @@ def as_ratios(found: Answer) -> Answer:
                 "claimed_ratio": 6.0,
             }
         )
-        for arm in found.arms
+        for arm in answer.arms
     ]
-    return found.model_copy(update={"study": "ratios", "statistic": "time_to_threshold", "arms": tuple(arms)})
+    return answer.model_copy(update={"study": "ratios", "statistic": "time_to_threshold", "arms": tuple(arms)})
 
 
 def test_points_and_ratios_have_an_axis_each() -> None:

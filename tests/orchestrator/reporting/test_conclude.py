@@ -87,9 +87,9 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
     for place, trial in enumerate(confirmation_trials(plan, confirmation)):
         put(results, trial.config, 25 + place % 5)
         trial_record.join_members(results, "lrn", "digits", [trial])
-    found = conclude(plan, results, folder, content, Console(file=StringIO()))
-    assert found.confirmation is not None
-    assert found.confirmation.seeds == (2000, 2001, 2002, 2003)
+    answer = conclude(plan, results, folder, content, Console(file=StringIO()))
+    assert answer.confirmation is not None
+    assert answer.confirmation.seeds == (2000, 2001, 2002, 2003)
     assert found_differences(folder, results) == []
     copy = shutil.copytree(results, tmp_path / "copy", copy_function=shutil.copyfile)
     assert found_differences(copy / "studies" / "lrn", copy) == []
@@ -160,8 +160,8 @@ def test_the_outlook_of_times_to_a_threshold_counts_the_share_of_each_look(tmp_p
     more = (tanh.model_copy(update={"name": f"tanh{n}", "set": {"training.momentum": n / 9}}) for n in (1, 2))
     arms = (*study.arms, *more)
     plan = make_plan(study.model_copy(update={"arms": arms}), 7)
-    said = resolution_outlook(plan, tmp_path)
-    assert said == "7 seeds cannot reach a verdict: the sign test of 3 arms needs 8 (--seeds 8)"
+    outlook = resolution_outlook(plan, tmp_path)
+    assert outlook == "7 seeds cannot reach a verdict: the sign test of 3 arms needs 8 (--seeds 8)"
     assert resolution_outlook(make_plan(plan.study, 8), tmp_path) == "8 seeds can reach a verdict"
     add_look(tmp_path, write_plan(tmp_path, plan, ["ablate"]), 7)
     assert "needs 10 (--seeds 10)" in resolution_outlook(make_plan(plan.study, 8), tmp_path)

@@ -68,7 +68,7 @@ def opened(browser: Any, path: Path, width: int = 1100, scheme: str = "light") -
     page.on("console", lambda message: heard.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: heard.append(f"error: {error}"))
     page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}"))
-    page.on("request", lambda asked: heard.append(f"request: {asked.url}"))
+    page.on("request", lambda request: heard.append(f"request: {request.url}"))
     try:
         page.goto(path.as_uri())
         yield page, heard

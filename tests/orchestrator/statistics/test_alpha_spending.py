@@ -35,9 +35,9 @@ def within(rate: float, level: float) -> bool:
 @pytest.mark.parametrize("max_seeds", [4, 12, 25])
 def test_a_look_at_every_seed_keeps_the_level_and_uses_all_of_it(max_seeds: int) -> None:
     looks = tuple(range(FIRST_LOOK, max_seeds + 1))
-    boundary, found = WangTsiatis(max_seeds), p_at(looks)
+    boundary, p_values = WangTsiatis(max_seeds), p_at(looks)
     for level in (0.05, 0.01):
-        crossed = np.any([found[n] <= boundary.nominal_level(level, n) for n in looks], axis=0).mean()
+        crossed = np.any([p_values[n] <= boundary.nominal_level(level, n) for n in looks], axis=0).mean()
         assert abs(crossed - level) < 3.5 * math.sqrt(level / STUDIES)
 
 
@@ -52,10 +52,10 @@ def test_the_boundary_has_wang_and_tsiatis_shape() -> None:
 @pytest.mark.parametrize("level", [0.05, 0.01])
 def test_whoever_extends_until_the_first_word_stays_within_the_level(looks: tuple[int, ...], level: float) -> None:
     shares = [share_of_level(looks[:place], n, level) for place, n in enumerate(looks)]
-    found = p_at(looks)
+    p_values = p_at(looks)
     assert shares[0] == 0.8
     for tested in {level, 0.05}:
-        crossed = np.any([found[n] <= share * tested for n, share in zip(looks, shares, strict=True)], axis=0)
+        crossed = np.any([p_values[n] <= share * tested for n, share in zip(looks, shares, strict=True)], axis=0)
         assert within(float(crossed.mean()), tested)
         assert crossed.mean() > 0.75 * tested
 

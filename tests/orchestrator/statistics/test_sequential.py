@@ -39,8 +39,8 @@ class Records:
 
     def run(self) -> dict[str, ArmCourse]:
         """Trains what is asked until nothing is."""
-        while wanted := next_seeds(WANTED, self.follow(), "baseline", self.ended):
-            self.ended |= {WANTED[cell] for cell in wanted}
+        while requested := next_seeds(WANTED, self.follow(), "baseline", self.ended):
+            self.ended |= {WANTED[cell] for cell in requested}
         return self.follow()
 
 
@@ -78,8 +78,8 @@ def test_the_first_look_needs_four_seeds_of_every_arm_and_the_next_only_the_open
     assert all("first look is at 4 seeds" in course.verdict.word for course in study.follow().values())
     courses = {"same": ArmCourse(6, closed="decided"), "large": ArmCourse(5, closed="futile"), "none": ArmCourse(6)}
     study.ended = {f"{arm}-{seed}" for arm in ("baseline", *ARMS) for seed in range(6)} | {"baseline-6"}
-    asked = next_seeds(WANTED, courses, "baseline", study.ended)
-    assert asked == [("none", 6)]
+    requested = next_seeds(WANTED, courses, "baseline", study.ended)
+    assert requested == [("none", 6)]
 
 
 def test_a_rejected_arm_hands_on_its_level_and_one_closed_without_a_word_keeps_it() -> None:

@@ -40,10 +40,10 @@ def test_without_ties_it_is_the_textbook_sign_test() -> None:
 def test_the_interval_leaves_one_out_exactly_when_the_p_is_below_the_level(
     pairs: list[tuple[int | None, int | None]], level: float
 ) -> None:
-    found = ratios(pairs)
-    low, high = median_interval(found, level)
-    assert (low > 0 or high < 0) == (sign_test_p(found) <= level)
-    middle = median(found)
+    tested = ratios(pairs)
+    low, high = median_interval(tested, level)
+    assert (low > 0 or high < 0) == (sign_test_p(tested) <= level)
+    middle = median(tested)
     assert low <= middle.high
     assert middle.low <= high
 
@@ -52,9 +52,9 @@ def test_the_interval_leaves_one_out_exactly_when_the_p_is_below_the_level(
 def test_swapping_the_arms_keeps_the_p_and_mirrors_the_interval(
     pairs: list[tuple[int | None, int | None]],
 ) -> None:
-    found, swapped = ratios(pairs), ratios([(arm, base) for base, arm in pairs])
-    assert sign_test_p(found) == sign_test_p(swapped)
-    low, high = median_interval(found, 0.05)
+    straight, swapped = ratios(pairs), ratios([(arm, base) for base, arm in pairs])
+    assert sign_test_p(straight) == sign_test_p(swapped)
+    low, high = median_interval(straight, 0.05)
     assert median_interval(swapped, 0.05) == pytest.approx((-high, -low))
 
 

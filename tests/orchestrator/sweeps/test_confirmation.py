@@ -123,9 +123,9 @@ def test_what_chose_a_point_is_refused_as_evidence_by_its_type() -> None:
     fresh = [ConfirmationRecord(row("b", seed, 12)) for seed in range(3)]
     chosen = [SweepPoint(parameters={}, state="finished", validation_error=8.0, key="c")] * 3
     assert paired_evidence("x", arms, arms, metric).differences == (0.0,) * 3
-    for baseline, own in ((arms, chosen), (chosen, chosen), (fresh, chosen), (arms, fresh)):
+    for baseline, rows in ((arms, chosen), (chosen, chosen), (fresh, chosen), (arms, fresh)):
         with pytest.raises(TypeError, match="are evidence for x"):
-            paired_evidence("x", baseline, own, metric)  # type: ignore[type-var]
+            paired_evidence("x", baseline, rows, metric)  # type: ignore[type-var]
 
 
 def test_of_two_objectives_the_points_of_the_front_are_confirmed_first() -> None:
@@ -270,8 +270,8 @@ def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_
     for place, trial in enumerate(sweep.confirmation_trials):
         lost = failed == "a confirming trial" and place == 3
         put(tmp_path, trial.config, 20, state=TrialState.FAILED if lost else TrialState.FINISHED, epochs=11)
-    asked = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--results", str(tmp_path)]
-    assert main(asked) == (0 if failed == "none" else 1)
+    arguments = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--results", str(tmp_path)]
+    assert main(arguments) == (0 if failed == "none" else 1)
 
 
 @pytest.mark.slow
@@ -306,8 +306,18 @@ def test_the_plan_says_which_confirming_trials_another_number_of_workers_trained
     for trial in sweep.confirmation_trials[:3]:
         put(tmp_path, trial.config, 20, epochs=11, environment=two)
     update_tables(tmp_path)
-    asked = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--gpus-per-worker", "0", "--results", str(tmp_path)]
-    assert main([*asked, "--dry-run"]) == 0
+    arguments = [
+        "--study",
+        "weight_decay",
+        "--seeds",
+        "3",
+        *ASKED,
+        "--gpus-per-worker",
+        "0",
+        "--results",
+        str(tmp_path),
+    ]
+    assert main([*arguments, "--dry-run"]) == 0
     assert "note: 3 trials on record were trained by 2 workers on the CPU, the rest" in capsys.readouterr().out
 
 

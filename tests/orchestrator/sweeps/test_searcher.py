@@ -96,14 +96,14 @@ class Laboratory:
         searcher = self.searcher()
         running: list[tuple[str, dict[str, Any]]] = []
         left = math.inf if ends is None else ends
-        asked = 0
+        questions = 0
         while True:
             while len(running) < slots:
-                job = searcher.suggest(f"tune-{asked}")
+                job = searcher.suggest(f"tune-{questions}")
                 if job == Searcher.FINISHED:
                     break
-                running.append((f"tune-{asked}", job))
-                asked += 1
+                running.append((f"tune-{questions}", job))
+                questions += 1
             if not running or left == 0:
                 return searcher.study
             left -= 1
@@ -131,12 +131,12 @@ def search(sampler: SamplerName, points: int, space: Sweep = FLOATS, seed: int =
 def test_three_interruptions_change_neither_the_sequence_nor_what_was_told(sampler: SamplerName, slots: int) -> None:
     # 高斯过程每问一次要一秒：开头的随机点之后只看一个
     count = 11 if sampler == "gp" else 24
-    asked = search(sampler, count)
+    straight = search(sampler, count)
     states = {3: "diverged", 5: "stopped", 8: "failed", 11: "diverged"}
     arms = [({RATE: 0.01, DECAY: 0.0005, SIZE: 5}, Ended("finished", (0.12,)))]
-    whole = Laboratory(asked, arms, states)
+    whole = Laboratory(straight, arms, states)
     told = whole.run(slots=slots)
-    parts = Laboratory(asked, arms, states)
+    parts = Laboratory(straight, arms, states)
     for ends in (3, 5, 0, 2):
         parts.run(ends, slots)
     again = parts.run(slots=slots)
@@ -252,14 +252,14 @@ def test_a_grid_is_each_combination_of_its_steps_once() -> None:
     laboratory = Laboratory(search("grid", 1000))
     laboratory.run(5)
     laboratory.run()
-    wanted = [
+    expected = [
         {RATE: pytest.approx(rate), DECAY: pytest.approx(decay), SIZE: size}
         for decay in (0.0, 0.05, 0.1)
         for rate in (1e-4, 1e-3, 1e-2, 1e-1)
         for size in (1, 5, 9)
     ]
     assert len(laboratory.sequence) == 36
-    assert all(point in laboratory.sequence for point in wanted)
+    assert all(point in laboratory.sequence for point in expected)
     assert laboratory.sequence != grid_points(FLOATS)
 
 
@@ -268,10 +268,10 @@ def test_a_grid_is_each_combination_of_its_steps_once() -> None:
 def test_two_objectives_go_on_as_uninterrupted_and_are_told_their_own_ways(
     sampler: SamplerName, second: SecondObjective
 ) -> None:
-    asked = replace(search(sampler, 45 if sampler == "nsga2" else 20), second=second)
-    whole = Laboratory(asked)
+    straight = replace(search(sampler, 45 if sampler == "nsga2" else 20), second=second)
+    whole = Laboratory(straight)
     study = whole.run()
-    parts = Laboratory(asked)
+    parts = Laboratory(straight)
     for ends in (9, 0, 13):
         parts.run(ends)
     parts.run()

@@ -33,13 +33,13 @@ def test_the_answer_is_that_of_the_records_whatever_the_tables_are(tmp_path: Pat
         keys.append(put(tmp_path, make_config(5), 8))
     if tables == "damaged":
         (table_folder(tmp_path) / "trials.parquet").write_bytes(b"PAR1 no")
-    asked = [*keys, "0" * 20]
-    assert ended_trials(tmp_path, asked) == from_records(tmp_path, asked)
-    assert ended_trials(tmp_path, asked[:2]) == from_records(tmp_path, asked[:2])
+    requested = [*keys, "0" * 20]
+    assert ended_trials(tmp_path, requested) == from_records(tmp_path, requested)
+    assert ended_trials(tmp_path, requested[:2]) == from_records(tmp_path, requested[:2])
     for retry_failed in (False, True):
-        expected = checked_record.done_keys(tmp_path, asked, retry_failed)
-        assert done_states(tmp_path, asked, retry_failed) == expected
-    assert len(done_states(tmp_path, asked)) == 5
+        expected = checked_record.done_keys(tmp_path, requested, retry_failed)
+        assert done_states(tmp_path, requested, retry_failed) == expected
+    assert len(done_states(tmp_path, requested)) == 5
 
 
 def test_a_record_damaged_after_the_tables_were_made_is_named(tmp_path: Path) -> None:

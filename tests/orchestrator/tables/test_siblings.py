@@ -73,9 +73,9 @@ def test_a_record_of_other_numbers_of_images_is_left_out_and_named_once(
     assert trials_from_records(tmp_path, keys)["key"].to_list() == expected
     caplog.clear()
     assert best.main(["--results", str(tmp_path), "--rebuild"]) == 0
-    (said,) = caplog.messages
-    assert re.search(reason, said)
-    assert keys[1] in said
+    (line,) = caplog.messages
+    assert re.search(reason, line)
+    assert keys[1] in line
     before = {path.name: path.stat().st_mtime_ns for path in table_folder(tmp_path).iterdir()}
     assert update_tables(tmp_path).trials["key"].to_list() == expected
     assert {path.name: path.stat().st_mtime_ns for path in table_folder(tmp_path).iterdir()} == before

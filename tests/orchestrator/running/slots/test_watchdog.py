@@ -39,9 +39,9 @@ def worker(pauses: list[float], *, ends: bool) -> tuple[int, list[str], str, flo
 
 @pytest.mark.slow
 def test_a_process_that_hangs_in_c_code_ends_with_its_stack() -> None:
-    code, said, errors, seconds = worker([0.1, 1.2], ends=False)
+    code, output, errors, seconds = worker([0.1, 1.2], ends=False)
     assert code == 1
-    assert said == ["batch", "batch"]
+    assert output == ["batch", "batch"]
     assert "Timeout" in errors
     assert "line" in errors
     assert seconds < 45
@@ -50,6 +50,6 @@ def test_a_process_that_hangs_in_c_code_ends_with_its_stack() -> None:
 @pytest.mark.slow
 def test_batches_that_come_in_time_are_left_alone_and_slow_ones_widen_the_limit() -> None:
     # 第三个间隔超过 3 秒，但不到最慢一批（1 秒）的十倍
-    code, said, _, _ = worker([1.0, 1.0, 4.5], ends=True)
+    code, output, _, _ = worker([1.0, 1.0, 4.5], ends=True)
     assert code == 0
-    assert said == ["batch", "batch", "batch", "end"]
+    assert output == ["batch", "batch", "batch", "end"]
