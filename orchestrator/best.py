@@ -14,6 +14,7 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.command import add_results_option, check_has_results, command, make_console, natural
 from orchestrator.errors import ExitCode, LabError
@@ -140,7 +141,7 @@ def _prune(options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFr
 
 
 def _size(files: Sequence[StoredFile]) -> str:
-    return f"{sum(file.size for file in files) / 1e6:.1f} MB in {len(files)} files"
+    return f"{sum(file.size for file in files) / 1e6:.1f} MB in {counted(len(files), 'file')}"
 
 
 def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:

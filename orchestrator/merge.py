@@ -15,8 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
-from alexnet_core.process.files import replaced
+from alexnet_core.process.files import replaced, shown
 from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command, make_console
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan_file import join_looks
@@ -88,11 +89,12 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     verb = "would be taken" if dry_run else "taken"
     states = Counter(trial.result.state.value for trial in fresh)
     kinds = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    evaluated = f" ({len(known)} evaluations of them {verb})" if known else ""
+    evaluated = f" ({counted(len(known), 'evaluation')} of them {verb})" if known else ""
     console.print(
-        f"{len(fresh)} trials {verb}{f' ({kinds})' if kinds else ''}, "
+        f"{counted(len(fresh), 'trial')} {verb}{f' ({kinds})' if kinds else ''}, "
         f"{counts['here']} on record here already{evaluated}, {counts['unfinished']} not ended there, "
-        f"{counts['no_answer']} failed or stopped there, {len(troubles)} left out (named above)",
+        f"{counts['no_answer']} failed or stopped there, {len(troubles)} left "
+        f"out{' (named above)' if troubles else ''}",
         soft_wrap=True,
     )
     return ExitCode.SOME_FAILED if troubles else ExitCode.DONE
@@ -105,7 +107,7 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
         try:
             trial = check_trial(folder)
         except (Refused, OSError) as error:
-            troubles.append(f"refused {folder.name!r}: {error}")
+            troubles.append(f"refused {shown(folder.name)}: {error}")
             continue
         if trial is None:
             counts["unfinished"] += 1

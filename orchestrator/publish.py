@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.command import add_results_option, check_has_results, command, make_console
 from orchestrator.errors import ExitCode, LabError
@@ -50,7 +51,8 @@ def _publish(options: argparse.Namespace) -> int:
             f"{options.folder} cannot be written: {error.strerror or error}", exit_code=ExitCode.ENVIRONMENT
         ) from error
     make_console().print(
-        f"{fresh} runs published, {len(ended) - fresh} were there; open them: {hint.format(folder=options.folder)}",
+        f"{counted(fresh, 'run')} published, {len(ended) - fresh} there already; open them: "
+        f"{hint.format(folder=options.folder)}",
         markup=False,
         soft_wrap=True,
     )

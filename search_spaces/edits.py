@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from fnmatch import fnmatchcase
@@ -11,9 +10,9 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.wording import explain, nearest
 from search_spaces.errors import StudyError
 from search_spaces.study import Arm
-from search_spaces.yaml_file import explain
 
 Plain = dict[str, Any]
 # 路径会让别人的文件读写任意目录；其余几项说的是数据本身是什么，不是怎样用它
@@ -56,7 +55,7 @@ def validated(plain: Plain, what: str) -> TrainConfig:
         lines = []
         for mistake in error.errors(include_url=False):
             where = f"{_readable(plain, mistake['loc'])}: " if mistake["loc"] else ""
-            lines.append(f"{where}{explain(mistake)}")
+            lines.append(f"{where}{explain(mistake, TrainConfig)}")
         raise StudyError(f"{what}: {'; '.join(lines)}") from error
 
 
@@ -107,7 +106,7 @@ def _places(plain: Plain, path: str, what: str) -> list[tuple[str, ...]]:
     for depth, part in enumerate(rest):
         if not isinstance(content, dict) or part not in content or (room == "network" and part == "layers"):
             known = sorted(content) if isinstance(content, dict) else []
-            raise StudyError(f"{what}: unknown field {path}{_nearest(part, known)}")
+            raise StudyError(f"{what}: unknown field {path}{nearest(part, known)}")
         if depth + 1 < len(rest):
             content = content[part]
     return [(room, *rest)]
@@ -117,13 +116,8 @@ def _layer_place(plain: Plain, name: str, field: str, what: str) -> tuple[str, .
     layer = next(layer for layer in plain["network"]["layers"] if layer["name"] == name)
     if field not in layer or field in ("kind", "name"):
         known = sorted(set(layer) - {"kind", "name"})
-        raise StudyError(f"{what}: layer {name} has no field {field}{_nearest(field, known)}")
+        raise StudyError(f"{what}: layer {name} has no field {field}{nearest(field, known)}")
     return ("network", name, field)
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else (f"; it has: {', '.join(known)}" if known else "")
 
 
 def _assign(plain: Plain, place: tuple[str, ...], value: JsonValue, what: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from alexnet_core.configuration.wording import explain
 from search_spaces.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -89,7 +90,7 @@ def parse_model(text: str, model: type[Model], name: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise StudyError("\n".join(_lines(error, root, name))) from error
+        raise StudyError("\n".join(_lines(error, root, name, model))) from error
 
 
 def parse_scalar(text: str, what: str) -> Any:
@@ -133,7 +134,7 @@ def _parts(node: yaml.Node) -> Iterable[yaml.Node]:
     return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
-def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:
+def _lines(error: ValidationError, root: yaml.Node, name: str, model: type[BaseModel]) -> list[str]:
     lines = []
     mistakes = error.errors(include_url=False)
     for mistake in mistakes:
@@ -145,45 +146,13 @@ def _lines(error: ValidationError, root: yaml.Node, name: str) -> list[str]:
             continue
         location = [part for part in mistake["loc"] if part not in ("[key]",)]
         mark = _find(root, location, at_key=mistake["type"] == "extra_forbidden")
-        field, message = ".".join(str(part) for part in location), explain(mistake)
+        field, message = ".".join(str(part) for part in location), explain(mistake, model)
         if not field:
             # 跨字段的错误自己写明字段：“baseline: ...”
             field, _, rest = message.partition(": ")
             mark, message = _find(root, field.split("."), at_key=True), rest
         lines.append(f"{_place(name, mark)}: {field}: {message}")
     return lines
-
-
-_PATTERNS = {
-    "^(network|": "must be a field, such as network.lrn*.alpha, training.epochs or data.train_images",
-    "^[a-z0-9][a-z0-9_-]": "must be lower-case letters, digits, - and _, 48 at most, the first a letter or digit",
-    "^[a-z0-9_*?]": "must be a layer's name, globs allowed, such as conv4 or lrn*",
-    "^training": "must be a number of the training, such as training.learning_rate",
-}
-
-
-def explain(mistake: Any) -> str:
-    """Says a pydantic mistake in one line, with the value that was given."""
-    message = str(mistake["msg"]).removeprefix("Value error, ")
-    if mistake["type"] == "extra_forbidden":
-        return "unknown field"
-    if mistake["type"] == "missing":
-        return "this field is missing"
-    given = mistake.get("input")
-    if mistake["type"] == "string_pattern_mismatch":
-        pattern = str(mistake["ctx"]["pattern"])
-        known = next((text for start, text in _PATTERNS.items() if pattern.startswith(start)), None)
-        message = known or message
-    if mistake["type"] in ("tuple_type", "list_type"):
-        message = "must be a list, such as [conv4, conv5]"
-    if mistake["type"] == "too_short":
-        message = f"must have at least {mistake['ctx']['min_length']} entries, not {mistake['ctx']['actual_length']}"
-        given = None
-    elif given is None:
-        return f"{message.replace('Input should be', 'must be')}, but nothing is given"
-    if isinstance(given, (str, int, float, bool)) and mistake["type"] != "value_error":
-        return f"{message}, not {given!r}"
-    return message
 
 
 def _find(node: yaml.Node, location: Sequence[str | int], *, at_key: bool) -> yaml.Mark | None:

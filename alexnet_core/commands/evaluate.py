@@ -15,6 +15,7 @@ import numpy as np
 from alexnet_core.commands.devices import devices_of
 from alexnet_core.commands.progress import data_at, errors_text, progress_of
 from alexnet_core.configuration.train_config import DataSpec
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.data.loading import (
     EvaluationSet,
@@ -49,7 +50,7 @@ def evaluate(options: argparse.Namespace) -> int:
     split = _with_labels_of(model, data)
     if options.predictions is not None:
         _write_predictions(options.predictions, model, split, data.files, options.views)
-        print(f"predictions of {len(split)} images: {options.predictions}")
+        print(f"predictions of {counted(len(split), 'image')}: {options.predictions}")
     metrics = _evaluated(model, split, options.views)
     views = "10 views" if options.views == 10 else "centre crop"
     print(f"{data.name}, {views}: {errors_text(metrics)}")
@@ -172,7 +173,10 @@ def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec,
 
 def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> tuple[DataSpec, bool]:
     """The data, and whether they are others than those of the training."""
-    if options.dataset is None or options.dataset == trained_on.name:
+    # 名字相同又没说在哪里：当前目录里的同名文件夹就是用户说的
+    unknown = trained_on.source == "imagefolder" and trained_on.root is None and options.data_root is None
+    is_folder = unknown and options.dataset is not None and Path(options.dataset).is_dir()
+    if options.dataset is None or (options.dataset == trained_on.name and not is_folder):
         return data_at(trained_on, options.data_root), False
     if options.dataset == "digits":
         update: dict[str, Any] = {"source": "digits", "root": None, "digest": summarise_data("digits").digest}
@@ -199,7 +203,7 @@ def sanity(options: argparse.Namespace) -> int:
         word = "ok  " if check.passed else "FAIL"
         print(f"{word} {check.name}: {check.figure:.3g} (at most {check.limit:g})", flush=True)
         failed += not check.passed
-    print("all checks passed" if not failed else f"{failed} checks failed")
+    print("all checks passed" if not failed else f"{counted(failed, 'check')} failed")
     return 1 if failed else 0
 
 

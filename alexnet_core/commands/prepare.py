@@ -29,7 +29,7 @@ def prepare(options: argparse.Namespace) -> int:
             raise CoreError(f"{options.source} is prepared already: train with it, or give the images it was made of")
         tree = read_tree(options.source)
         for remark in tree.remarks:
-            print(remark)
+            print(f"note: {remark}")
         source = preparation.tree_source(tree)
     size = options.size or (cifar.SIDE if cifar.is_cifar10(options.source) else 256)
     images = sum(len(names) for names in source.names.values())
@@ -47,6 +47,10 @@ def prepare(options: argparse.Namespace) -> int:
     for name, split in manifest.splits.items():
         print(f"{name}: {split.images} images")
     for remark in summarise_data("imagefolder", options.destination).remarks:
-        print(remark)
-    print(f"{options.destination}: ready; train with --data-root or --dataset {options.destination}")
+        print(f"note: {remark}")
+    made = options.destination
+    print(
+        f"{made}: ready; python -m orchestrator.ablate --dataset imagefolder --data-root {made}, or "
+        f"python -m alexnet_core train --network NAME --dataset {made}"
+    )
     return 0

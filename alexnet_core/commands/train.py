@@ -17,6 +17,7 @@ from alexnet_core.commands.training_config import given_config, named_config
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.schedule import same_rates
 from alexnet_core.configuration.train_config import DataSpec, TrainConfig, TrainingSpec
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset, prepare_data
 from alexnet_core.errors import CoreError
@@ -146,7 +147,9 @@ def _checkpoint_to_resume(
         return None, attempt, ()
     history = read_history(latest)
     if len(history) > training.epochs:
-        raise CoreError(f"{folder} has {len(history)} epochs already, more than the {training.epochs} asked for")
+        raise CoreError(
+            f"{folder} has {counted(len(history), 'epoch')} already, more than the {training.epochs} asked for"
+        )
     return _reopened(latest, history, training), attempt, history
 
 
@@ -160,7 +163,8 @@ def _reopened(final: Path, history: Sequence[EpochReport], training: TrainingSpe
     errors = [report.validation.top1_error for report in history]
     if not has_velocities(final) or not same_rates(shorter, training, errors):
         raise CoreError(
-            f"{final.parent} holds a training of {len(history)} epochs that has ended, and one of {training.epochs} "
+            f"{final.parent} holds a training of {counted(len(history), 'epoch')} that has ended, and one of "
+            f"{training.epochs} "
             "does not begin as it did: the schedule depends on the number of epochs; give another --out"
         )
     return reopen(final, final.parent)

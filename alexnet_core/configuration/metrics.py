@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.wording import counted
 
 # 记录会进 64 位整数的表；2^53 以内在 JSON 里也不失真
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -45,7 +46,8 @@ class SplitMetrics(Frozen):
 
 def _of_images(metrics: SplitMetrics) -> SplitMetrics:
     if metrics.count < max(1, metrics.top1_errors, metrics.top5_errors):
-        raise ValueError(f"{metrics.count} images cannot have {metrics.top1_errors} or {metrics.top5_errors} errors")
+        images = counted(metrics.count, "image")
+        raise ValueError(f"{images} cannot have {metrics.top1_errors} or {metrics.top5_errors} errors")
     return metrics
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,11 +97,12 @@ def decode_and_look(path: Path, size: int, content: bytes | None = None) -> tupl
                 raise BadImage(path, f"it is {width}x{height} pixels")
             # 不靠 Pillow 的警告：过滤器是全进程的，多个线程会互相改掉
             if width * height > MOST_PIXELS:
-                most = f"more than {MOST_PIXELS}; make it smaller"
-                raise BadImage(path, f"decompression bomb: {width}x{height} pixels, {most}")
+                raise BadImage(path, _too_large(f"{width}x{height} pixels"))
             image, oddity = _rgb(opened), image_oddity(opened)
     except Image.DecompressionBombError as error:
-        raise BadImage(path, f"decompression bomb: {error}") from error
+        # Pillow 在打开时就拒绝了，大小只在它的话里
+        count = re.search(r"\d+", str(error))
+        raise BadImage(path, _too_large(f"{count[0]} pixels" if count else "too many pixels")) from error
     except BadImage:
         raise
     except Exception as error:
@@ -108,6 +110,10 @@ def decode_and_look(path: Path, size: int, content: bytes | None = None) -> tupl
         reason = "not an image" if "cannot identify" in str(error) else str(error) or type(error).__name__
         raise BadImage(path, reason) from error
     return centre_crop(image, size), oddity
+
+
+def _too_large(pixels: str) -> str:
+    return f"decompression bomb: {pixels}, more than {MOST_PIXELS}; make it smaller"
 
 
 def image_oddity(image: Image.Image) -> str:

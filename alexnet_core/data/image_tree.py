@@ -16,6 +16,7 @@ from unicodedata import normalize
 
 import numpy as np
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_file import IMAGE_SUFFIXES
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import is_utf8, shown
@@ -49,6 +50,13 @@ class LeftOut:
     outside: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
 
+    def join(self, other: LeftOut) -> None:
+        """Adds what is left out elsewhere in the tree."""
+        self.deeper += other.deeper
+        self.endings += other.endings
+        self.outside += other.outside
+        self.folders += other.folders
+
     def line(self) -> str:
         """Returns all of it in one line with counts and first names; empty where there is nothing."""
         kinds = (
@@ -57,9 +65,7 @@ class LeftOut:
             (self.outside, "outside the class folders"),
         )
         parts = [
-            f"{len(names)} {'file' if len(names) == 1 else 'files'} {where} ({some(names, MOST_SHOWN)})"
-            for names, where in kinds
-            if names
+            f"{counted(len(names), 'file')} {where} ({some(names, MOST_SHOWN)})" for names, where in kinds if names
         ]
         return f"left out: {'; '.join([*parts, *self.folders])}" if parts or self.folders else ""
 
@@ -106,14 +112,18 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
     left_out = LeftOut()
     folders = _split_folders(root, left_out)
     if "train" not in folders and not (evaluation and folders):
-        raise CoreError(f"data folder {root} has no train/; {SHOULD_HOLD}")
+        alone = " and ".join(f"{name}/" for name in folders.values())
+        use = f"; to evaluate on {alone} alone: python -m alexnet_core eval --model MODEL --dataset {root}"
+        raise CoreError(f"data folder {root} has no train/; {SHOULD_HOLD}{use if alone else ''}")
     files: dict[str, dict[str, dict[str, str]]] = {}
     for split, folder in folders.items():
-        by_class = _split_files(root, folder, left_out)
-        # 没有标签的 test/ 不能评判，其余照常
+        here = LeftOut()
+        by_class = _split_files(root, folder, here)
+        # 没有标签的 test/ 不能评判，其余照常；整个不用的，不再数里面的图像
         if split == "test" and "val" in folders and (why := _useless(by_class, files)):
             left_out.folders.append(f"{folder}/, {why}")
             continue
+        left_out.join(here)
         _check_split(root, folder, by_class)
         files[split] = by_class
     if list(files) == ["train"] and not evaluation:
@@ -285,8 +295,10 @@ def _check_split(root: Path, folder: str, by_class: Mapping[str, Mapping[str, st
             )
     if len(by_class) < 2:
         images = len(_image_names(root / folder))
-        flat = f"; its {images} images lie in none: {_remedy(root, folder)}" if images else ""
-        raise CoreError(f"{root / folder} has {len(by_class)} class folders; a classification needs at least two{flat}")
+        flat = f"; its {counted(images, 'image lies', 'images lie')} in none: {_remedy(root, folder)}" if images else ""
+        raise CoreError(
+            f"{root / folder} has {counted(len(by_class), 'class folder')}; a classification needs at least two{flat}"
+        )
 
 
 def _remedy(root: Path, folder: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_tree import MOST_SHOWN, Tree, some
 from alexnet_core.data.splits import held_out
 from alexnet_core.errors import CoreError
@@ -150,8 +151,8 @@ def _said_of(groups: Sequence[Sequence[tuple[int, int, str]]]) -> Iterator[str]:
             if part == later
         ]
         if pairs:
-            are = "image is a" if len(pairs) == 1 else "images are"
             kind = f"{parts[earlier]} image" + ("" if len(pairs) == 1 else "s")
+            are = "image is a" if len(pairs) == 1 else "images are"
             yield (
                 f"{len(pairs)} {parts[later]} {are} {kind} too ({some(pairs, MOST_SHOWN)}): "
                 f"the {parts[later]} error is not that of new images"
@@ -159,8 +160,8 @@ def _said_of(groups: Sequence[Sequence[tuple[int, int, str]]]) -> Iterator[str]:
     mixed = [group for group in groups if len({label for _, label, _ in group}) > 1]
     if mixed:
         named = [_two_classes(group) for group in mixed]
-        stand = "image stands" if len(mixed) == 1 else "images stand"
-        yield f"{len(mixed)} {stand} in more than one class ({some(named, MOST_SHOWN)})"
+        stand = counted(len(mixed), "image stands", "images stand")
+        yield f"{stand} in more than one class ({some(named, MOST_SHOWN)})"
 
 
 def _two_classes(group: Sequence[tuple[int, int, str]]) -> str:

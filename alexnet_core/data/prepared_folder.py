@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen, first_mistake
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.data.manifest import ManifestLine, manifest_digest
 from alexnet_core.data.moments import PixelMoments
@@ -108,16 +109,16 @@ def prepared_remarks(data: PreparedData) -> list[str]:
     """Returns lines about images that were left out, and images that look other than in a viewer."""
     remarks = []
     if count := data.manifest.bad_images:
-        are = "image was" if count == 1 else "images were"
-        remarks.append(f"{count} {are} left out as unusable, named in {data.folder / 'bad_images.tsv'}")
+        are = counted(count, "image was", "images were")
+        remarks.append(f"{are} left out as unusable, named in {data.folder / 'bad_images.tsv'}")
     kinds: dict[str, list[str]] = {}
     odd = data.folder / "odd_images.tsv"
     for line in read_lines(odd) if odd.is_file() else []:
         name, _, oddity = line.partition("\t")
         kinds.setdefault(oddity, []).append(name)
     for oddity, names in kinds.items():
-        are = "image is" if len(names) == 1 else "images are"
-        remarks.append(f"{len(names)} {are} {oddity} ({some(names, MOST_SHOWN)})")
+        are = counted(len(names), "image is", "images are")
+        remarks.append(f"{are} {oddity} ({some(names, MOST_SHOWN)})")
     return remarks
 
 

@@ -26,6 +26,7 @@ from alexnet_core.configuration.network_spec import (
     Weighted,
     layer_shapes,
 )
+from alexnet_core.configuration.wording import counted
 from alexnet_core.errors import CoreError
 from alexnet_core.model.draws import draw_key, generator
 from alexnet_core.model.layers import dropout, local_response_norm, locally_connected
@@ -55,7 +56,8 @@ class AlexNet(nn.Module):
         """
         super().__init__()
         if len(devices) < spec.towers:
-            raise ValueError(f"{spec.name} has {spec.towers} towers, but only {len(devices)} devices were given")
+            given = counted(len(devices), "device")
+            raise ValueError(f"{spec.name} has {counted(spec.towers, 'tower')}, but only {given} given")
         self.spec = spec
         self.overlaps_towers = True
         self.devices = tuple(torch.device(device) for device in devices[: spec.towers])

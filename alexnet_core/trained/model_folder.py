@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from alexnet_core.configuration.metrics import SplitMetrics
 from alexnet_core.configuration.network_spec import layer_shapes
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import temporary_path
@@ -129,7 +130,7 @@ def model_card(
     training, size = config.training, config.data.image_size
     return f"""# {config.network.name} on {config.data.name}
 
-{parameters:,} parameters, {config.network.towers} towers, {config.network.classes} classes, input
+{parameters:,} parameters, {counted(config.network.towers, "tower")}, {config.network.classes} classes, input
 {config.network.input_size}x{config.network.input_size} pixels. {origin}
 
 ## Measured errors
@@ -150,7 +151,7 @@ probabilities = model.predict(images)  # uint8 (N, {size}, {size}, 3), RGB, 0..2
 
 ## Training
 
-{training.epochs} epochs, batch {training.batch_size}, learning rate {training.learning_rate:g}, momentum
+{counted(training.epochs, "epoch")}, batch {training.batch_size}, learning rate {training.learning_rate:g}, momentum
 {training.momentum:g}, weight decay {training.weight_decay:g}, {len(dataset.train.labels)} training images. Data digest
 `{config.data.digest}`. All of it is in `config.json`.
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from alexnet_core.configuration.network_spec import Convolution
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Split
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
@@ -81,7 +82,7 @@ def nearest_neighbours(
         CoreError: There are fewer training images than neighbours asked for.
     """
     if count > len(train):
-        raise CoreError(f"{count} neighbours were asked for, there are {len(train)} training images")
+        raise CoreError(f"{counted(count, 'neighbour')} asked for, of {counted(len(train), 'training image')}")
     query_features = torch.cat(_features(model, model.loader(test), queries))
     best = torch.full((len(queries), count), float("inf"), device=query_features.device)
     where = torch.zeros((len(queries), count), dtype=torch.int64, device=query_features.device)

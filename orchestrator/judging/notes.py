@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import pace
 from orchestrator.judging.scales import SCALES, STATISTICS
@@ -54,7 +55,8 @@ def _on_the_null(answer: Answer) -> Iterator[str]:
     difference = scale.difference_in_words(arm.difference or 0.0)
     yield (
         f"Noise floor: both sides are the same baseline on different seeds, and their difference, {difference}, is "
-        f"chance; with {answer.seeds} such seeds a difference within {scale.half_width(half)} is taken for none. Arms "
+        f"chance; with {counted(answer.seeds, 'such seed')} a difference within {scale.half_width(half)} is taken "
+        "for none. Arms "
         "are paired by seed, which these sides are not: a study's own interval is narrower where pairing helps."
     )
 
@@ -76,7 +78,7 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
 
 
 def _on_the_time(answer: Answer) -> Iterator[str]:
-    budget = "its budget" if answer.budget is None else f"its {answer.budget} epochs"
+    budget = "its budget" if answer.budget is None else f"its {counted(answer.budget, 'epoch')}"
     yield (
         f"Judged on {answer.metric}: the first epoch whose running error over the training images is at most that, as "
         f"they are trained on. A run that was not there within {budget} counts as longer: "
@@ -96,7 +98,7 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
     if family:
         yield (
             f"Equivalent means {scale.margin(answer.margin)}; intervals are at the level at which each arm was tested "
-            f"({statistic.test}, Holm over {_counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
+            f"({statistic.test}, Holm over {counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
         )
     outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
     if outside and answer.seeds >= FEWEST_SEEDS:
@@ -104,12 +106,14 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
     need = seeds_to_reach_a_verdict(len(family), answer.alpha * (answer.level_share if by_signs else 1.0))
     if family and answer.seeds < need and by_signs:
         yield (
-            f"With {answer.seeds} seeds no p of the sign test is below {sign_flip_floor(answer.seeds):.2g}: only "
+            f"With {counted(answer.seeds, 'seed')} no p of the sign test is below "
+            f"{sign_flip_floor(answer.seeds):.2g}: only "
             f"inconclusive is possible; from {_seeds_for_a_word(answer, len(family))} seeds on, a word is."
         )
     elif family and answer.seeds < need:
         yield (
-            f"With {answer.seeds} seeds no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the words rest on "
+            f"With {counted(answer.seeds, 'seed')} no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the "
+            "words rest on "
             f"the t test alone; from {need} seeds on, sign flips could confirm them."
         )
     if answer.max_seeds is not None:
@@ -161,12 +165,12 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
         yield not_paired(answer.unlike)
     if answer.unmeasured:
         yield (
-            f"{_counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
+            f"{counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
             "enter; move their folders out of trials/ and run the same command to train them anew."
         )
     if answer.other_networks:
         yield (
-            f"{_counted(answer.other_networks, 'trial')} had to be trained again to be evaluated in ten views and came "
+            f"{counted(answer.other_networks, 'trial')} had to be trained again to be evaluated in ten views and came "
             "out different in some bits (another machine or version): there the arms are not exactly the same networks."
         )
     if answer.missing:
@@ -185,7 +189,7 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
 def not_paired(unlike: Sequence[str]) -> str:
     """Returns the sentence about trials, `arm seed k` each, whose baseline was trained another way."""
     return (
-        f"{_counted(len(unlike), 'trial')} could not be paired, since the baseline's was trained by another "
+        f"{counted(len(unlike), 'trial')} could not be paired, since the baseline's was trained by another "
         "number of workers or on another kind of device, which moves errors as another seed does: "
         f"{'; '.join(_by_seed(unlike))}."
     )
@@ -210,7 +214,7 @@ def _on_the_rest(answer: Answer) -> Iterator[str]:
     if best is not None and best.validation_error is not None:
         point = ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(best.parameters.items()))
         yield (
-            f"Best of {_counted(answer.sweep_asked, 'sweep point')} by validation error: {best.validation_error:.2f} % "
+            f"Best of {counted(answer.sweep_asked, 'sweep point')} by validation error: {best.validation_error:.2f} % "
             f"at {point}. Not a verdict: chosen by the same numbers."
         )
 
@@ -224,7 +228,3 @@ def _with_word(arm: ArmAnswer, cost: str) -> str:
 def shown_value(value: object) -> str:
     """Returns a hyperparameter as shown."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"1 {what}" if number == 1 else f"{number} {what}s"

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.planning.plan_file import looks_on_record
@@ -44,7 +45,9 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     on_record = [look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS]
     looks = looks_before(on_record, seeds)
     if looks and looks[-1] > seeds:
-        return f"{seeds} seeds cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
+        return (
+            f"{counted(seeds, 'seed')} cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
+        )
     share = share_of_level(looks, seeds, ALPHA / max(1, compared))
     by_signs = STATISTICS[plan.study.statistic].by_signs
     need = seeds_to_reach_a_verdict(compared, share * ALPHA if by_signs else ALPHA)
@@ -78,20 +81,23 @@ def verdict_outlook(
     """
     need = need or seeds_to_reach_a_verdict(arms, share * alpha)
     if seeds < need:
-        tested = "1 arm" if arms == 1 else f"{arms} arms"
+        tested = counted(arms, "arm")
         if by_signs:
-            return f"{seeds} seeds cannot reach a verdict: the sign test of {tested} needs {need} (--seeds {need})"
+            signs = f"the sign test of {tested} needs {need} (--seeds {need})"
+            return f"{counted(seeds, 'seed')} cannot reach a verdict: {signs}"
         if seeds < FEWEST_SEEDS:
             return (
-                f"{seeds} seeds cannot reach a verdict: it takes {FEWEST_SEEDS}, and {need} for sign flips of {tested} "
+                f"{counted(seeds, 'seed')} cannot reach a verdict: it takes {FEWEST_SEEDS}, and {need} for sign "
+                f"flips of {tested} "
                 f"to confirm it (--seeds {need})"
             )
         return (
-            f"{seeds} seeds cannot reach a verdict that sign flips confirm: their exact test of {tested} needs {need} "
+            f"{counted(seeds, 'seed')} cannot reach a verdict that sign flips confirm: their exact test of {tested} "
+            f"needs {need} "
             f"(--seeds {need}); a word would rest on the t test alone"
         )
     if not standard_deviation:
-        return f"{seeds} seeds can reach a verdict"
+        return f"{counted(seeds, 'seed')} can reach a verdict"
     resolved = detectable_effect(standard_deviation, seeds, share * alpha / arms)
     worth_finding = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
-    return f"{seeds} seeds can reach a verdict; can resolve {resolved:.1f} points{worth_finding}"
+    return f"{counted(seeds, 'seed')} can reach a verdict; can resolve {resolved:.1f} points{worth_finding}"

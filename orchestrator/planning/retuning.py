@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
@@ -221,9 +222,9 @@ def _time_score(folder: Path, threshold: float) -> tuple[tuple[float, float], st
     errors = [100.0 * report.train.top1_error for report in trial_record.read_epochs(folder)]
     there = next((place for place, error in enumerate(errors) if error <= threshold + 1e-9), None)
     if there is not None:
-        return (there + 1.0, errors[there]), f"{there + 1} epochs"
+        return (there + 1.0, errors[there]), counted(there + 1, "epoch")
     last = errors[-1] if errors else math.inf
-    return (math.inf, last), f"> {len(errors)} epochs, {last:.1f} % at the end"
+    return (math.inf, last), f"> {counted(len(errors), 'epoch')}, {last:.1f} % at the end"
 
 
 def chosen_values(outcomes: Sequence[TuningTrial]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.estimate import Estimate
 from orchestrator.planning.more_epochs import Extensions
@@ -25,7 +26,7 @@ def large_batches(plan: Plan) -> list[str]:
         images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
         batch = trial.config.training.batch_size
         if batch > images:
-            lines.append(f"note: {trial.arm}: a batch of {batch} is more than all {images} training images")
+            lines.append(f"note: {trial.arm}: a batch of {batch} is more than all {counted(images, 'training image')}")
     return lines
 
 
@@ -71,22 +72,23 @@ def _about(cost: Estimate) -> str:
 
 def cost_line(cost: Estimate) -> str:
     """Says what the trials cost: epochs, GPU-hours, wall time, what that rests on, and GPUs that stay idle."""
-    line = f"cost: {cost.trials} trials, {cost.epochs} epochs"
+    line = f"cost: {counted(cost.trials, 'trial')}, {counted(cost.epochs, 'epoch')}"
     if cost.trials == 0:
         return "cost: nothing to train"
     if cost.unknown < cost.trials:
-        slots = "1 slot" if cost.place.slots == 1 else f"{cost.place.slots} slots"
         line += (
             f", {_about(cost)} {cost.place.hours(cost.slot_seconds):.3g} {cost.place.unit}, "
-            f"{readable_seconds(cost.wall_seconds)} on {slots} (each network measured on at least "
-            f"{cost.records} trial{'s' if cost.records > 1 else ''} on record)"
+            f"{readable_seconds(cost.wall_seconds)} on {counted(cost.place.slots, 'slot')} (each network measured on "
+            "at least "
+            f"{counted(cost.records, 'trial')} on record)"
         )
     else:
         line += f", {cost.place.unit} and time unknown: no epoch of their networks is on record"
     if cost.one_tower:
         idle = cost.place.hours(cost.idle_seconds) / 2
         hours = f": {idle:.3g} of the GPU-hours" if idle else ""
-        line += f"; {cost.one_tower} trials of one tower leave one of their slot's two GPUs idle{hours}"
+        leave = counted(cost.one_tower, "trial of one tower leaves", "trials of one tower leave")
+        line += f"; {leave} one of their slot's two GPUs idle{hours}"
     return line
 
 
@@ -115,7 +117,7 @@ def plan_line(plan: Plan, on_record: OnRecord, work: WorkLeft, wall_time: str, o
     planned = plan.unique_keys + plan.sweep_points
     missing = len(on_record.missing(plan.trials)) + work.left("sweep")
     parts = [
-        f"{planned} trials wanted",
+        f"{counted(planned, 'trial')} wanted",
         f"{planned - missing} on record",
         f"{missing} to train",
         *extension_parts(on_record.extensions),
@@ -152,7 +154,10 @@ def arm_lines(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> li
         same = [name for name, theirs in everyone.items() if name != arm.name and common & theirs] if common else []
         shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
         shared += f"; the same trials as {', '.join(same)}" if same else ""
-        lines.append(f"    {arm.name}: {len(arm_keys)} trials, {len(arm_keys) - left} on record, {left} to run{shared}")
+        lines.append(
+            f"    {arm.name}: {counted(len(arm_keys), 'trial')}, {len(arm_keys) - left} on record, {left} to "
+            f"run{shared}"
+        )
     return lines
 
 
@@ -196,8 +201,8 @@ def retuning_line(plan: Plan, on_record: OnRecord, left: int) -> str:
     lost = "; of some arm no tuning trial finished" if best < len(plan.trials) else ""
     at_most = "" if tuned or not left else " at most (an arm whose best is the recipe's value has its trials already)"
     return (
-        f"re-tuning {plan.retune.parameter}: {arms} arms x {plan.retune.trials} tuning trials on seeds from "
-        f"{TUNING_SEED}, then {best} trials with each arm's best{lost}; {left} to train{at_most}"
+        f"re-tuning {plan.retune.parameter}: {arms} arms x {counted(plan.retune.trials, 'tuning trial')} on seeds from "
+        f"{TUNING_SEED}, then {counted(best, 'trial')} with each arm's best{lost}; {left} to train{at_most}"
     )
 
 

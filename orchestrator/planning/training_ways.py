@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from orchestrator.tables.tables import read_table
 
@@ -33,14 +34,14 @@ def other_ways(results: Path, keys: Sequence[str], workers: int, on_gpu: bool) -
     now = way_in_words(workers, on_gpu)
     for (count, gpu), rows in ways.drop_nulls().group_by("workers", "gpu", maintain_order=True):
         if (count, gpu) != (workers, on_gpu):
-            trained = "trial on record was" if rows.height == 1 else "trials on record were"
+            trained = counted(rows.height, "trial on record was", "trials on record were")
             before = way_in_words(int(str(count)), bool(gpu))
             yield (
-                f"note: {rows.height} {trained} trained by {before}, the rest would be by {now}: pairs across the two "
+                f"note: {trained} trained by {before}, the rest would be by {now}: pairs across the two "
                 "are not compared"
             )
 
 
 def way_in_words(workers: int, on_gpu: bool) -> str:
     """Returns a way of training in words: `2 workers on the CPU`."""
-    return f"{workers} worker{'s' if workers > 1 else ''} on {'GPUs' if on_gpu else 'the CPU'}"
+    return f"{counted(workers, 'worker')} on {'GPUs' if on_gpu else 'the CPU'}"

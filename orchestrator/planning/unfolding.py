@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
@@ -80,6 +82,11 @@ def _summary_and_base(
     return summary, base
 
 
+def folder_hint(dataset: str) -> str:
+    """Returns how a folder is asked for that was given as the name of a data set; nothing for what is none."""
+    return f"; for a folder: --dataset imagefolder --data-root {dataset}" if Path(dataset).is_dir() else ""
+
+
 def _recipe(study: Study, dataset: str) -> Recipe:
     if dataset in study.not_asked:
         raise LabError(
@@ -89,7 +96,8 @@ def _recipe(study: Study, dataset: str) -> Recipe:
         )
     if dataset not in study.recipes:
         raise LabError(
-            f"study {study.name} has no recipe for data set {dataset!r}; it has: {', '.join(study.recipes)}",
+            f"study {study.name} has no recipe for data set {dataset!r}; it has: {', '.join(study.recipes)}"
+            f"{folder_hint(dataset)}",
             exit_code=ExitCode.WRONG_USE,
         )
     return study.recipes[dataset]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
@@ -126,7 +127,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
                 planned.add((trial.key, trial.views))
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
-    question = f"What do {len(plans)} studies of the paper's claims say?"
+    question = f"What do {counted(len(plans), 'study', 'studies')} of the paper's claims say?"
     first = plans[0]
     study = Study.model_construct(
         name=PAPER,

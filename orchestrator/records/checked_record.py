@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.layout import KEY, trial_folder
 from orchestrator.records.trial_record import TrialResult, TrialState, read_config, read_result
@@ -63,7 +64,7 @@ def read_own_config(folder: Path) -> TrainConfig:
 
 
 def _misfit(folder: Path, reason: str) -> LabError:
-    return LabError(f"{folder}: {reason}; move {folder} away", exit_code=ExitCode.ENVIRONMENT)
+    return LabError(f"{folder}: {reason}; move the folder away", exit_code=ExitCode.ENVIRONMENT)
 
 
 def config_misfit(name: str, config: TrainConfig) -> str:
@@ -89,14 +90,16 @@ def impossible(config: TrainConfig, result: TrialResult) -> str:
     planned = config.training.epochs
     complete = result.epochs == planned
     if result.epochs > planned or (result.state is TrialState.FINISHED and not complete):
-        return f"its result.json has {result.epochs} epochs, its configuration {planned} (state {result.state})"
+        return (
+            f"its result.json has {counted(result.epochs, 'epoch')}, its configuration {planned} (state {result.state})"
+        )
     # 发散的 trial 有此前各轮的有限数；走完全程的就不会发散
     if result.state is TrialState.DIVERGED and complete:
-        return f"its result.json says diverged after all {planned} epochs"
+        return f"its result.json says diverged after its last epoch ({planned})"
     if result.state is TrialState.FINISHED and result.validation is None:
         return "its result.json says finished, and has no validation error"
     if result.test is not None and not complete:
-        return f"its result.json has a test error after {result.epochs} of {planned} epochs"
+        return f"its result.json has a test error after {result.epochs} of {counted(planned, 'epoch')}"
     if not result.epochs and any(getattr(result, split) is not None for split in MEASURED):
         return "its result.json has errors after no epoch"
     if result.weights is not None and result.weights_sha256 is None:
@@ -110,7 +113,7 @@ def _impossible_metrics(result: TrialResult) -> str:
         # 最高的五个包括最高的一个
         if metrics is not None and metrics.top5_errors > metrics.top1_errors:
             return (
-                f"its result.json has {metrics.top5_errors} top-5 errors in {split}, "
+                f"its result.json has {counted(metrics.top5_errors, 'top-5 error')} in {split}, "
                 f"more than the {metrics.top1_errors} of top-1"
             )
     return ""

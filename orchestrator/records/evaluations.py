@@ -73,13 +73,13 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
         raise LabError(f"{path} cannot be read: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
     except ValidationError as error:
         raise LabError(
-            f"{path} is damaged: {first_mistake(error)}; delete it to evaluate this trial again",
+            f"{path} is damaged: {first_mistake(error, Evaluation)}; move it away to evaluate this trial again",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
     # 拷错了地方的评估不能算在别人名下
     if (evaluation.key, evaluation.views) != (folder.name, views):
         raise LabError(
-            f"{path}: its evaluation in {views} views is of another trial ({evaluation.key}); delete it",
+            f"{path}: its evaluation in {views} views is of another trial ({evaluation.key}); move it away",
             exit_code=ExitCode.ENVIRONMENT,
         )
     return evaluation

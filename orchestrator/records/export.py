@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from alexnet_core.configuration.train_config import DataSpec, TrainConfig
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset
 from alexnet_core.process.files import abandoned, temporary_path
@@ -100,7 +101,7 @@ def _card(config: TrainConfig, result: TrialResult, dataset: Dataset, ranking: M
         origin=f"Trial `{result.key}`, seed {result.seed}.",
         remarks=(
             f"One seed: the one with the median validation error among {seeds} of its configuration, not the luckiest. "
-            f"The configuration's mean validation error over {seeds} seeds: {mean:.2f} %. "
+            f"The configuration's mean validation error over {counted(seeds, 'seed')}: {mean:.2f} %. "
             "It was chosen by validation error; the test error played no part."
         ),
         facts={

@@ -110,7 +110,7 @@ def open_record(results: Path, config: TrainConfig) -> Path:
         return folder
     if canonical_json(read_config(folder)) != canonical_json(config):
         raise LabError(
-            f"{path} holds another configuration than its folder's name says; move {folder} away",
+            f"{path} holds another configuration than its folder's name says; move its folder away",
             exit_code=ExitCode.ENVIRONMENT,
         )
     return folder
@@ -131,7 +131,8 @@ def read_config(folder: Path) -> TrainConfig:
         raise read_error(path, error) from error
     except ValidationError as error:
         raise LabError(
-            f"{path} is damaged: {first_mistake(error)}; move {folder} away", exit_code=ExitCode.ENVIRONMENT
+            f"{path} is damaged: {first_mistake(error, TrainConfig)}; move its folder away",
+            exit_code=ExitCode.ENVIRONMENT,
         ) from error
 
 
@@ -195,13 +196,14 @@ def read_result(folder: Path) -> TrialResult | None:
         raise read_error(path, error) from error
     except ValidationError as error:
         raise LabError(
-            f"{path} is damaged: {first_mistake(error)}; delete it to train this trial again from its last checkpoint",
+            f"{path} is damaged: {first_mistake(error, TrialResult)}; move it away to train this trial again from its "
+            "last checkpoint",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
     # 拷错了地方的结果不能算在别人名下
     if result.key != folder.name:
         raise LabError(
-            f"{folder}: its result.json is that of another trial ({result.key}); move {folder} away",
+            f"{folder}: its result.json is that of another trial ({result.key}); move the folder away",
             exit_code=ExitCode.ENVIRONMENT,
         )
     return result
@@ -217,7 +219,9 @@ def recorded_keys(results: Path) -> list[str]:
     # 备份的副本不是又一个种子
     if len(keys) < len(names):
         others = sorted(set(names).difference(keys))
-        logger.warning("left out, since their names are no trials' keys: %s in %s", listed(others), results / "trials")
+        them, named = ("it", "a trial's key") if len(others) == 1 else ("them", "trials' keys")
+        place = results / "trials"
+        logger.warning("left out: %s in %s, not named by %s; move %s away", listed(others), place, named, them)
     return sorted(keys)
 
 

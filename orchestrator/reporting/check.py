@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ def found_differences(folder: Path, results: Path) -> list[str]:
             ("arm", "seed"),
         ),
         *_changed_rows("epochs.parquet", table, epochs, pl.col("key").is_in(shown), ("key", "epoch")),
-        *_changed_answer(answer, again.answer),
+        *_changed_provenance(source, again.provenance),
+        *_changed_answer(answer, again.answer, [key for key in keys if key not in set(trials["key"])]),
         *_changed_files(folder, again, results),
     ]
 
@@ -161,12 +162,22 @@ def _changed_rows(
         yield from (f"{name}, {first} {cell[1]} {second}: {how}" for first, second in named.iter_rows())
 
 
-def _changed_answer(before: Answer, now: Answer) -> Iterator[str]:
+def _changed_provenance(before: Provenance, now: Provenance) -> Iterator[str]:
+    """Trials that the answer rests on and `provenance.json` does not name: nothing of them would be checked."""
+    named = {(record.phase, record.arm, record.seed, record.key) for record in before.records}
+    lacking = [record for record in now.records if (record.phase, record.arm, record.seed, record.key) not in named]
+    if lacking:
+        yield f"{PROVENANCE} lacks {listed([f'{record.arm} seed {record.seed}' for record in lacking])}"
+
+
+def _changed_answer(before: Answer, now: Answer, not_counted: Sequence[str]) -> Iterator[str]:
     again = {arm.name: arm for arm in now.arms}
+    if before.seeds != now.seeds:
+        # 少了一格，这个种子和后面的就都不算：后面的 n 由此而来
+        why = f", which lack {listed(not_counted)} (see above)" if not_counted else ""
+        yield f"complete seeds: {before.seeds} in the report, {now.seeds} from the records{why}"
     for arm in before.arms:
         yield from _changed_arm(arm, again.get(arm.name))
-    if before.seeds != now.seeds:
-        yield f"complete seeds: {before.seeds} in the report, {now.seeds} from the records"
     plain, other = _plain(before), _plain(now)
     names = sorted(name for name in plain if name not in ("arms", "seeds") and plain[name] != other[name])
     if names:

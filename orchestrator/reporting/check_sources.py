@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import LabError
 from orchestrator.judging.answer import Answer
 from orchestrator.planning.plan import Plan
@@ -80,7 +81,7 @@ def changed_looks(plan_file: PlanFile, folder: Path, answer: Answer, source: Pro
     # 每个比较都要在这次看过的里面，少一个也是改过的
     seen = {arm for look in here for arm in look.question.arms}
     if answer.seeds and not (here and seen.issuperset(plan_file.question.arms)):
-        yield f"{looks_file.FILE} lacks the look at {answer.seeds} seeds that answer.json is"
+        yield f"{looks_file.FILE} lacks the look at {counted(answer.seeds, 'seed')} that answer.json is"
 
 
 def changed_trials(results: Path, source: Provenance) -> Iterator[str]:
@@ -104,7 +105,7 @@ def _changed_attempts(folder: Path, record: Record, is_evaluated: bool) -> Itera
     # 为评估重训、失败后再试，都会在结果之后再添一行
     goes_on = is_evaluated or record.result.state is TrialState.FAILED
     if numbers != list(range(1, len(numbers) + 1)) or len(numbers) < made or (len(numbers) > made and not goes_on):
-        yield f"record {folder.name}: attempts.jsonl has {len(numbers)} attempts, its result.json {made}"
+        yield f"record {folder.name}: attempts.jsonl has {counted(len(numbers), 'attempt')}, its result.json {made}"
 
 
 def _changed_weights(folder: Path, record: Record) -> Iterator[str]:

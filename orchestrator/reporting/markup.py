@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.judging.answer import Answer
 from orchestrator.reporting.story import Section
 from orchestrator.reporting.text_tables import TextTable
@@ -39,7 +40,7 @@ def study_markdown(answer: Answer, sections: Sequence[Section]) -> str:
         "",
         f"{escaped(answer.claim_source)}: {escaped(answer.claim)}",
         "",
-        f"{answer.seeds} complete seeds of {answer.planned_seeds} planned.",
+        f"{counted(answer.seeds, 'complete seed')} of {answer.planned_seeds} planned.",
     ]
     return _joined(lines, sections)
 

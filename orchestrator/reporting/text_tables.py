@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
 from orchestrator.judging.notes import not_paired, shown_value, top5_says_something
@@ -230,7 +231,8 @@ def retuned_lead(answer: Answer) -> str:
 def sweep_lead(answer: Answer) -> str:
     """Says that the sweep's points are no verdict."""
     return (
-        f"Best of {answer.sweep_asked} points by validation error, one tuning seed each. This is not a verdict: "
+        f"Best of {counted(answer.sweep_asked, 'point')} by validation error, one tuning seed each. This is not a "
+        "verdict: "
         "the points were chosen by the same numbers."
     )
 
@@ -319,7 +321,7 @@ def confirmation_table(confirmation: Confirmation) -> TextTable:
         "adjusted p",
         "word",
     )
-    caption = f"What the sweep said, and what {len(confirmation.seeds)} fresh seeds say"
+    caption = f"What the sweep said, and what {counted(len(confirmation.seeds), 'fresh seed says', 'fresh seeds say')}"
     return TextTable("confirmation", caption, headings, rows, [point.word for point in confirmation.points])
 
 

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
@@ -27,7 +28,7 @@ from orchestrator.planning.summary import (
     retuning_line,
 )
 from orchestrator.planning.training_ways import other_ways
-from orchestrator.planning.unfolding import plan_study
+from orchestrator.planning.unfolding import folder_hint, plan_study
 from orchestrator.planning.variants import combined_plan, null_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import study_folder
@@ -145,7 +146,9 @@ def plan_studies(request: Request) -> list[Plan]:
             known = next((plan.summary for plan in plans if plan.recipe.data.source == source), None)
             plans.append(plan_study(study, question, request.sweep, store, known))
     if not plans:
-        raise LabError(f"no study is asked on {question.dataset!r}", exit_code=ExitCode.WRONG_USE)
+        raise LabError(
+            f"no study is asked on {question.dataset!r}{folder_hint(question.dataset)}", exit_code=ExitCode.WRONG_USE
+        )
     return plans
 
 
@@ -260,6 +263,8 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
     measured = agenda.measured(request.store.results, place.gpus > 0)
     price: Price = partial(estimate, measured=measured, place=place)
     takes = partial(time_and_memory, placement=request.placement)
+    # 数据对所有研究都一样，只说一次；先说，再看计划
+    yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     for study in agenda.studies:
         prefix = f"{study.plan.study.name}: " if agenda.together else ""
         yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
@@ -267,8 +272,6 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
             yield from arm_lines(plan, study.on_record, others)
             yield f"{'    ' if agenda.together else ''}{cost_line(price(study.work.of()))}"
-    # 数据对所有研究都一样，只说一次
-    yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     if agenda.work.left():
         on_gpu = place.gpus > 0 and request.placement.device != "cpu"
         confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
@@ -291,7 +294,7 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
     if confirm:
         confirming = work.phases.get("confirmation", PhaseLeft())
         most = "" if confirming.exact or not confirming.left else "at most "
-        yield f"confirmation on fresh seeds: {most}{confirming.left} trials to train"
+        yield f"confirmation on fresh seeds: {most}{counted(confirming.left, 'trial')} to train"
 
 
 def _lines_together(agenda: Agenda, dry_run: bool, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.wording import counted
 from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, likenesses_of
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
@@ -132,12 +133,13 @@ class LeftOut:
         """Names what is missing, and how to go on."""
         plan, seeds = self.plan, complete_seeds(self.plan, self.on_record)
         missing = [format_missing(plan, self.on_record)] if self._arms else []
-        missing += [f"{self.points} points of the sweep"] if self.points else []
+        missing += [f"{counted(self.points, 'point')} of the sweep"] if self.points else []
         counts = {"re-tuning": self.tuning, "confirmation": self.confirming}
-        missing += [f"{count} trials of the {what}" for what, count in counts.items() if count]
+        missing += [f"{counted(count, 'trial')} of the {what}" for what, count in counts.items() if count]
         missing += ["the confirmation of its best"] if self.points and self.confirms else []
         yield (
-            f"stopped at the budget: {seeds} of {len(plan.seeds)} seeds are complete; missing: {'; '.join(missing)}."
+            f"stopped at the budget: {seeds} of {counted(len(plan.seeds), 'seed is', 'seeds are')} complete; "
+            f"missing: {'; '.join(missing)}."
         )
         if self.keeps_from_judging:
             shorter = self._arms and seeds and plan.max_seeds is None

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_core.configuration.wording import counted
+
 logger = logging.getLogger(__name__)
 _STYLES = {
     "finished": "green",
@@ -152,7 +154,7 @@ class Progress:
         caption = f"validation errors; trials ended: {self._count()}{left and ', '}{left}"
         if POINTS in arms:
             caption += f"; in the row {POINTS}, points instead of seeds"
-        return f"{caption}; {hidden} more columns not shown" if hidden > 0 else caption
+        return f"{caption}; {counted(hidden, 'more column')} not shown" if hidden > 0 else caption
 
 
 def _styled(shown: Shown) -> Text:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from alexnet_core.configuration.schedule import can_be_extended
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import Plan
 from orchestrator.request import Placement
@@ -71,7 +72,8 @@ def _warn_of_memory(placement: Placement, slots: int, console: Console) -> None:
     # 一个槽位也放不下时仍然试：估计是按小网络量的
     if need > memory:
         console.print(
-            f"warning: {slots} slots fill about {need / 1e9:.1f} GB, this machine or container gives "
+            f"warning: {counted(slots, 'slot fills', 'slots fill')} about {need / 1e9:.1f} GB, this machine or "
+            "container gives "
             f"{memory / 1e9:.1f} GB; fewer --slots need less",
             highlight=False,
         )
@@ -85,7 +87,8 @@ def _slots_here(placement: Placement, trials: int) -> SlotPlan:
     if per_worker and slots * placement.workers > workers_by_gpu(gpus, per_worker):
         need = slots * placement.workers * per_worker
         raise LabError(
-            f"{slots} slots of {placement.workers} workers with {per_worker:g} GPUs each need {need:g} GPUs, "
+            f"{counted(slots, 'slot')} of {counted(placement.workers, 'worker')} with {per_worker:g} GPUs each: "
+            f"{need:g} GPUs, "
             f"this machine has {gpus}; use fewer --slots or --workers",
             exit_code=ExitCode.ENVIRONMENT,
         )
@@ -105,7 +108,7 @@ def _slots_of_cluster(plan: Plan, placement: Placement, results: Path, trials: i
     slots = min(trials, placement.slots or slots_on(nodes, per_worker, placement.workers, 1))
     if slots == 0:
         raise LabError(
-            f"the cluster at {placement.address} cannot hold one slot of {placement.workers} workers with "
+            f"the cluster at {placement.address} cannot hold one slot of {counted(placement.workers, 'worker')} with "
             f"{per_worker:g} GPUs and 1 CPU each",
             exit_code=ExitCode.ENVIRONMENT,
         )

@@ -14,6 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan_file import STUDIES
 from orchestrator.records import layout, trial_record
@@ -46,7 +47,9 @@ def _paper_view(results: Path, name: str) -> Group:
     studies = content["studies"]
     if not isinstance(studies, list) or not all(STUDY_FOLDER.fullmatch(str(study)) for study in studies):
         raise LabError(f"{folder / STUDIES} is damaged: it names no studies", exit_code=ExitCode.NOTHING)
-    parts: list[RenderableType] = [Text(f"{name} on {content['dataset']}: {len(studies)} studies", style="bold")]
+    parts: list[RenderableType] = [
+        Text(f"{name} on {content['dataset']}: {counted(len(studies), 'study', 'studies')}", style="bold")
+    ]
     parts += _run_lines(folder)
     for study in studies:
         written = _read_plan(results / "studies" / study)
@@ -83,11 +86,11 @@ def _study_view(results: Path, name: str) -> Group:
     parts += _run_lines(folder)
     parts.append(_study_table(results, written, states, ended))
     if further:
-        parts.append(_line(f"re-tuning: {len(_outcomes(results, further))} of {len(further)} trials ended"))
+        parts.append(_line(f"re-tuning: {len(_outcomes(results, further))} of {counted(len(further), 'trial')} ended"))
     sweep = [row for row in trial_record.read_members(results, name) if row["phase"] == "sweep"]
     if sweep:
         points = _outcomes(results, [row["key"] for row in sweep])
-        parts.append(_line(f"sweep: {len(points)} of {len(sweep)} asked points ended"))
+        parts.append(_line(f"sweep: {len(points)} of {counted(len(sweep), 'asked point')} ended"))
     if (folder / "report.html").is_file():
         parts.append(_line(f"report: {folder / 'report.html'}"))
     return Group(*parts)
@@ -141,7 +144,7 @@ def _study_table(
         row = [_cell(results, cells.get((arm, seed)), states, ended) for seed in seeds[:10]]
         table.add_row(Text(arm), *row)
     if len(seeds) > 10:
-        table.caption = f"{len(seeds) - 10} more seeds not shown"
+        table.caption = f"{counted(len(seeds) - 10, 'more seed')} not shown"
     return table
 
 
@@ -182,7 +185,7 @@ def _readable(results: Path, distinct: Sequence[str]) -> Ended:
     except LabError:
         outcomes: dict[str, tuple[str, float | None]] = {}
     # 一条坏记录不该挡住整个研究
-    for key in distinct:
+    for key in sorted(distinct):
         try:
             outcomes |= ended_trials(results, [key])
         except LabError as error:
@@ -238,7 +241,7 @@ def trial_view(results: Path, key: str) -> Group:
         parts.append(_line(f"member of {', '.join(names)}"))
     parts.append(_line(config.model_dump_json(indent=1)))
     epochs = trial_record.read_epochs(folder)
-    table = Table(title=f"last of {len(epochs)} epochs", title_justify="left")
+    table = Table(title=f"last of {counted(len(epochs), 'epoch')}", title_justify="left")
     for heading in ("epoch", "learning rate", "train loss", "train %", "validation %", "images/s"):
         table.add_column(heading, justify="right")
     for report in epochs[-EPOCHS_SHOWN:]:

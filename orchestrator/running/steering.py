@@ -18,6 +18,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.wording import counted
 from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED
@@ -241,7 +242,7 @@ def _refusal(study: str, facts: RunFacts, kind: Kind, value: str | int | None) -
         why = "it is several studies at once, a noise floor, or decides seed by seed (--seeds auto)"
         return f"{study} takes no further seeds while it runs: {why}"
     if kind == "seeds" and int(value or 0) <= facts.seeds:
-        return f"study {study} runs {facts.seeds} seeds already; ask for more than that"
+        return f"study {study} runs {counted(facts.seeds, 'seed')} already; ask for more than that"
     if kind == "seeds" and int(value or 0) > TUNING_SEED:
         return f"{value} seeds: those from {TUNING_SEED} on are for tuning"
     return None
@@ -254,7 +255,7 @@ def words(request: Request) -> str:
         "stop": "stop between two batches, as Ctrl-C does",
         "stop_arm": f"stop the running trials of arm {request.arm} and begin no other of it; {later}",
         "skip_arm": f"begin no other trial of arm {request.arm}; {later}",
-        "seeds": f"go on to {request.seeds} seeds per arm",
+        "seeds": f"go on to {counted(request.seeds or 0, 'seed')} per arm",
     }[request.kind]
 
 

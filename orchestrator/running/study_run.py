@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.process.files import pid_namespace
 from alexnet_core.process.interruption import say
 from orchestrator.errors import ExitCode
@@ -183,7 +184,8 @@ class StudyRun:
             handled = {trial.key for trial in mine}
             waiting = [trial for trial in waiting if trial.key not in handled]
             if waiting and not mine:
-                what = f"{len(waiting)} trials are being trained by another ablate; waiting for their records"
+                trained = counted(len(waiting), "trial is", "trials are")
+                what = f"{trained} being trained by another ablate; waiting for its records"
                 self._loop.wait(what, partial(self._all_locked, tuple(waiting)))
 
     def _all_locked(self, trials: Sequence[PlannedTrial]) -> bool:

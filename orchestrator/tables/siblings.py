@@ -88,4 +88,7 @@ def left_out(reasons: dict[str, str]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for key, reason in reasons.items():
         by_reason.setdefault(reason, []).append(key)
-    return [f"{listed(sorted(keys))}: {reason}; move them away" for reason, keys in sorted(by_reason.items())]
+    return [
+        f"{listed(sorted(keys))}: {reason}; move {'it' if len(keys) == 1 else 'them'} away"
+        for reason, keys in sorted(by_reason.items())
+    ]

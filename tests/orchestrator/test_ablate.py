@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
 from search_spaces.trial import trial_key
 
+HERE = str(Path(__file__).parent)
 BATCH = "training.batch_size"
 RATE = "training.learning_rate={kind: float, low: 1e-3, high: 0.1, log: true}"
 
@@ -106,6 +108,27 @@ def test_spaces_are_combined_and_a_finite_one_has_no_more_points_than_its_own(
     assert output.startswith("31 trials wanted"), errors
 
 
+def test_what_to_know_of_the_data_is_said_once_and_before_the_plan(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+    shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "val" / "a" / "0.png")
+    data = ("--dataset", "imagefolder", "--data-root", str(tmp_path), "--results", str(tmp_path / "r"))
+    for study in ("lrn", "paper"):
+        code, output, errors = run(capsys, "--study", study, *data, "--dry-run")
+        assert code == 0, errors
+        lines = output.splitlines()
+        note = "note: 1 validation image is a training image too (val/a/0.png = train/a/0.png)"
+        assert [line.startswith(note) for line in lines].index(True) == 0
+        assert sum(line.startswith(note) for line in lines) == 1
+
+
 def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
     code, output, _ = run(capsys, "--list")
     assert code == 0
@@ -141,12 +164,14 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--set", "network.lrn1.alpa=1"], "did you mean alpha?"),
         (["--set", "training.learning_rate=.nan"], "finite number"),
         (["--set", "training.learning_rate=.inf"], "finite number"),
-        (["--set", "training.learning_rate=-1"], "greater than or equal to 0"),
+        (["--set", "training.learning_rate=-1"], "must be at least 0, not -1"),
         (["--set", "training.learning_rate"], "use FIELD=VALUE"),
-        (["--set", "training.learning_rate=fast"], "valid number"),
+        (["--set", "training.learning_rate=fast"], "must be a number, not 'fast'"),
         (["--set", "network.lrn1.divide_alpha_by_size=true"], "arm as_run of study lrn edits this field"),
         (["--network", "alexnet-huge"], "there is no network 'alexnet-huge'"),
         (["--dataset", "mnist"], "has no recipe for data set 'mnist'"),
+        (["--dataset", HERE], f"; for a folder: --dataset imagefolder --data-root {HERE}"),
+        (["--study", "paper", "--dataset", HERE], f"; for a folder: --dataset imagefolder --data-root {HERE}"),
         (["--dataset", "cifar10"], "--data-root"),
         (["--dataset", "cifar10", "--data-root", "/nowhere"], "/nowhere does not exist"),
         (["--show", "no_lrn:99"], "no such trial"),
@@ -172,7 +197,10 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
             ["--sweep", "3", "--sweep-over", "network.relu1.function={kind: categorical, choices: [relu, no, tanh]}"],
             "not 'no'",
         ),
-        (["--sweep", "3", "--sweep-over", "training.epochs={kind: float, low: 1, high: 3}"], "valid integer"),
+        (
+            ["--sweep", "3", "--sweep-over", "training.epochs={kind: float, low: 1, high: 3}"],
+            "must be a whole number, not",
+        ),
         (
             ["--sweep", "9", "--sampler=grid", "--sweep-over", f"{BATCH}={{kind: float, low: 1, high: 4, steps: 3}}"],
             "not 2.5",
@@ -262,13 +290,13 @@ recipes:
         ("baseline: one", "baseline: three", ":5:1: baseline: 'three' is none of the arms"),
         ("smallest_effect: 1.0", "smallest_effect: 0.1", ":12:25: recipes.digits.smallest_effect: 0.1 lies inside"),
         ("question: Does it help?", 'question: ""', ":2:11: question: "),
-        ("title: another", "title:", "must be a valid string, but nothing is given"),
-        ("    set: {", "    remove: conv4\n    set: {", "must be a list, such as [conv4, conv5], not 'conv4'"),
+        ("title: another", "title:", "must be text, but nothing is given"),
+        ("    set: {", "    remove: conv4\n    set: {", "must be a list, such as [a, b], not 'conv4'"),
         (
             "source: me\nclaim",
             "sweep: {parameters: {network.relu1.function: {kind: categorical, choices: [relu, banana, tanh]}}}\n"
             "source: me\nclaim",
-            ":3:9: point of mine/sweep: network.relu1.function: Input should be 'relu' or 'tanh', not 'banana'",
+            ":3:9: point of mine/sweep: network.relu1.function: must be 'relu' or 'tanh', not 'banana'",
         ),
         (
             "source: me\nclaim",

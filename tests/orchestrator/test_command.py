@@ -146,17 +146,23 @@ def test_every_exit_code_is_given_by_its_name() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "koi8-r", "utf-8"])
-def test_any_encoding_of_the_terminal_gets_the_verdict(tmp_path: Path, encoding: str) -> None:
+@pytest.mark.parametrize(
+    ("encoding", "variables"),
+    [
+        *[(encoding, {"PYTHONIOENCODING": encoding}) for encoding in ("ascii", "koi8-r", "utf-8")],
+        ("ascii", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
+    ],
+)
+def test_any_encoding_of_the_terminal_gets_the_verdict(
+    tmp_path: Path, encoding: str, variables: dict[str, str]
+) -> None:
     from search_spaces.study import load_study
     from tests.made_plans import make_plan
 
     for trial in make_plan(load_study("lrn"), 3, epochs=2).trials:
         put(tmp_path, trial.config, 20 + trial.seed)
     command = [sys.executable, "-m", "orchestrator.ablate", "--seeds", "3", "--epochs", "2", "--results", str(tmp_path)]
-    done = subprocess.run(
-        command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, cwd=ROOT, check=False
-    )
+    done = subprocess.run(command, capture_output=True, env={**os.environ, **variables}, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     output = done.stdout.decode(encoding)
     assert "baseline" in output

@@ -289,7 +289,7 @@ def test_a_negative_measurement_is_a_damaged_result(
     for path in results.glob("trials/*/result.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), field: -1.0}))
     assert report.main(["--results", str(results)]) == 0
-    assert f"{field}: Input should be greater than or equal to 0" in caplog.text
+    assert f"{field}: must be at least 0, not -1" in caplog.text
 
 
 @pytest.mark.slow

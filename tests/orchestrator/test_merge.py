@@ -65,7 +65,7 @@ def test_finished_trials_come_with_weights_and_memberships_and_a_second_merge_ta
     assert line == (
         0,
         "2 trials would be taken (1 diverged, 1 finished), 1 on record here already, 1 not ended there, "
-        "0 failed or stopped there, 0 left out (named above)\n",
+        "0 failed or stopped there, 0 left out\n",
     )
     assert files(here) == {f"trials/{local}/{name}": content for name, content in before.items()}, "a dry run writes"
     code, output = merge(capsys, there, here)
@@ -103,7 +103,7 @@ def test_evaluations_in_more_views_come_along_and_one_of_another_trial_does_not(
     write_evaluation(there / "trials" / good, evaluation(good))
     write_evaluation(there / "trials" / bad, evaluation(good))
     code, output = merge(capsys, there, here)
-    assert (code, f"refused '{bad}'" in output, "its evaluation in 10 views is of another trial" in output) == (
+    assert (code, f"refused {bad}:" in output, "its evaluation in 10 views is of another trial" in output) == (
         1,
         True,
         True,
@@ -120,7 +120,7 @@ def test_an_evaluation_of_a_trial_that_is_on_record_here_comes_along_and_its_rec
     put(here, make_config(0), 20, seconds=5.0)
     write_evaluation(there / "trials" / key, evaluation(key))
     before = files(here / "trials" / key)
-    line = "0 trials taken, 1 on record here already (1 evaluations of them taken)"
+    line = "0 trials taken, 1 on record here already (1 evaluation of them taken)"
     assert merge(capsys, there, here)[1].startswith(line)
     assert read_evaluation(here / "trials" / key, 10) == evaluation(key)
     after = files(here / "trials" / key)
@@ -145,8 +145,8 @@ def test_what_failed_there_is_no_answer_here_and_a_stopped_trial_is_one_only_in_
     code, output = merge(capsys, there, here)
     assert (code, output) == (
         0,
-        "1 trials taken (1 stopped), 0 on record here already, 0 not ended there, "
-        "3 failed or stopped there, 0 left out (named above)\n",
+        "1 trial taken (1 stopped), 0 on record here already, 0 not ended there, "
+        "3 failed or stopped there, 0 left out\n",
     )
     assert trial_record.recorded_keys(here) == sorted([local, point])
 
@@ -223,7 +223,7 @@ def test_a_merge_cut_off_before_any_result_goes_on(tmp_path: Path, capsys: pytes
             (here / "trials" / key / name).parent.mkdir(parents=True, exist_ok=True)
             (here / "trials" / key / name).write_bytes(whole[name])
         assert load_trials(here).trials.height == 0
-        assert merge(capsys, there, here)[1].startswith("1 trials taken")
+        assert merge(capsys, there, here)[1].startswith("1 trial taken")
         assert files(here / "trials" / key) == whole
 
 
@@ -307,9 +307,9 @@ def test_records_that_disagree_with_the_others_about_their_data_or_configuration
     edit_result(epochs=300)(there / "trials" / longer)
     edit_result(test=None)(there / "trials" / without)
     code, output = merge(capsys, there, here)
-    assert (code, "1 trials taken (1 finished)" in output, "3 left out (named above)" in output) == (1, True, True)
+    assert (code, "1 trial taken (1 finished)" in output, "3 left out (named above)" in output) == (1, True, True)
     assert f"refused {fewer}: 3 test images, where most trials on the same data have 359" in output
-    assert f"refused '{longer}': its result.json has 300 epochs, its configuration 2" in output
+    assert f"refused {longer}: its result.json has 300 epochs, its configuration 2" in output
     assert f"refused {without}: no test images, where most trials on the same data have 359" in output
     assert load_trials(here).trials["key"].to_list() == sorted([*trial_record.recorded_keys(here)])
     assert good in trial_record.recorded_keys(here)

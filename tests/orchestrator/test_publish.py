@@ -58,13 +58,15 @@ def test_tensorboard_shows_every_epoch_and_a_second_time_nothing_new(
 ) -> None:
     folder = tmp_path / "board"
     code, output = publish(capsys, results, "--to", "tensorboard", "--study", "lrn", str(folder))
-    assert (code, output.startswith("2 runs published, 0 were there")) == (0, True)
+    assert (code, output.startswith("2 runs published, 0 there already")) == (0, True)
     shown = {path.name: scalars(path)["validation/top1_error"] for path in folder.iterdir()}
     assert shown == {key: pytest.approx(errors, abs=1e-7) for key, errors in expected().items()}
     names = set(scalars(folder / next(iter(shown))))
     assert {"train/loss", "validation/loss", "learning_rate", "images_per_second"} <= names
     before = {path: path.read_bytes() for path in folder.rglob("events*")}
-    assert publish(capsys, results, "--to", "tensorboard", str(folder))[1].startswith("1 runs published, 2 were there")
+    assert publish(capsys, results, "--to", "tensorboard", str(folder))[1].startswith(
+        "1 run published, 2 there already"
+    )
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -74,8 +76,8 @@ def test_tensorboard_shows_every_epoch_and_a_second_time_nothing_new(
 def test_mlflow_reads_back_the_record(tmp_path: Path, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed: uv run --group mlflow pytest")
     folder = tmp_path / "mlflow"
-    assert publish(capsys, results, "--to", "mlflow", str(folder))[1].startswith("3 runs published, 0 were there")
-    assert publish(capsys, results, "--to", "mlflow", str(folder))[1].startswith("0 runs published, 3 were there")
+    assert publish(capsys, results, "--to", "mlflow", str(folder))[1].startswith("3 runs published, 0 there already")
+    assert publish(capsys, results, "--to", "mlflow", str(folder))[1].startswith("0 runs published, 3 there already")
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("alexnet-ablation")
     runs = {run.data.tags["trial"]: run for run in client.search_runs([experiment.experiment_id])}
@@ -111,9 +113,10 @@ def test_wandb_offline_reads_back_the_record(tmp_path: Path, results: Path, caps
 
     folder = tmp_path / "wandb"
     code, output = publish(capsys, results, "--to", "wandb", "--study", "lrn", str(folder))
-    assert (code, "2 runs published, 0 were there" in output) == (0, True)
+    assert (code, "2 runs published, 0 there already" in output) == (0, True)
     assert (
-        "0 runs published, 2 were there" in publish(capsys, results, "--to", "wandb", "--study", "lrn", str(folder))[1]
+        "0 runs published, 2 there already"
+        in publish(capsys, results, "--to", "wandb", "--study", "lrn", str(folder))[1]
     )
     for key, errors in expected().items():
         (path,) = folder.glob(f"wandb/offline-run-*-{key}/run-{key}.wandb")

@@ -199,6 +199,15 @@ def swap_plan(results: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def hide_an_arm(results: Path) -> None:
+    """Takes an arm's trials out of what is checked, its sum edited too."""
+    path = results / "studies" / "lrn" / "provenance.json"
+    before, content = hashlib.sha256(path.read_bytes()).hexdigest(), json.loads(path.read_text())
+    content["records"] = [record for record in content["records"] if record["arm"] != "no_lrn"]
+    path.write_text(json.dumps(content, indent=1, sort_keys=True))
+    edit("SHA256SUMS", before, hashlib.sha256(path.read_bytes()).hexdigest())(results)
+
+
 def delete_looks(results: Path) -> None:
     (results / "studies" / "lrn" / "looks.jsonl").unlink()
 
@@ -250,6 +259,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit("looks.jsonl", ", 1], [", ", 2], ["), r"looks.jsonl lacks the look at 8 seeds"),
     (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl: looked at \[7\] seeds, \[8\] in plan.json"),
     (edit("looks.jsonl", '"seeds": 8', '"seed": 8'), r"looks.jsonl has a line that is no look"),
+    (hide_an_arm, r"provenance.json lacks no_lrn seed 0, no_lrn seed 1, .* and 3 more"),
     (delete_looks, r"looks.jsonl is gone, on which the answer rests"),
     (add_attempt, r"record \w{20}: attempts.jsonl has 2 attempts, its result.json 1"),
     (add_row, r"trials.parquet, 0{20}: there is no such record"),
@@ -308,7 +318,7 @@ def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFix
     assert report(results, "--paper", "--check") == 1
     output = capsys.readouterr().out
     assert f"record {key} (baseline seed 0): result.json is gone" in output
-    assert "complete seeds: 8 in the report, 0 from the records" in output
+    assert f"complete seeds: 8 in the report, 0 from the records, which lack {key} (see above)" in output
 
 
 def curve(reached: int) -> list[EpochReport]:

@@ -133,7 +133,7 @@ def test_the_beginning_of_a_key_shows_the_trial(tmp_path: Path, capsys: pytest.C
     assert "loss is nan in epoch 2" in output
     assert "member of lrn/baseline seed 1 (arm)" in output
     assert '"learning_rate": 0.01' in output
-    assert "last of 1 epochs" in output
+    assert "last of 1 epoch" in output
     assert "the log's last line" in output
     assert f"python -m alexnet_core train --config {layout.trial_folder(tmp_path, key) / 'config.json'}" in output
     assert status(capsys, tmp_path, key)[1] == output
@@ -205,7 +205,7 @@ def test_all_claims_asked_together_are_shown_study_by_study(tmp_path: Path, caps
     write_run(folder, run_facts(os.getpid()))
     code, output, _ = status(capsys, tmp_path, "paper")
     assert code == 0
-    assert output.splitlines()[0] == "paper on digits: 1 studies"
+    assert output.splitlines()[0] == "paper on digits: 1 study"
     assert f"running: process {os.getpid()}" in output
     assert "lrn: 1 diverged, 2 finished, 2 interrupted, 1 waiting" in output
     assert output in status(capsys, tmp_path)[1]

@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import ImageSource
 from alexnet_core.data.image_tree import some
 from alexnet_core.data.prepared_folder import FORMAT, MANIFEST, PreparedManifest, PreparedSplit, read_lines
@@ -105,10 +106,11 @@ def _digest(folder: PartialFolder) -> str:
 def bad_message(source: ImageSource, bad: Sequence[str], where_all: str) -> str:
     """Returns the error that names images that cannot be used; `bad` are lines of `bad_images.tsv`."""
     named = [f"{source.places.get(name, name)} ({reason})" for name, reason in (line.split("\t") for line in bad)]
-    plural = f"{len(bad)} images cannot be used" if len(bad) > 1 else "1 image cannot be used"
+    them = "it" if len(bad) == 1 else "them"
     all_of_them = f" ({where_all})" if len(bad) > MOST_NAMED else ""
     return (
-        f"{source.description}: {plural}: {some(named, MOST_NAMED)}{all_of_them}; mend them, or leave them out with "
+        f"{source.description}: {counted(len(bad), 'image')} cannot be used: {some(named, MOST_NAMED)}{all_of_them}; "
+        f"mend {them}, or leave {them} out with "
         "python -m alexnet_core prepare --bad-images skip"
     )
 

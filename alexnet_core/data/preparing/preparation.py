@@ -15,9 +15,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage, decode_and_look, decode_image, without_picture_warnings
 from alexnet_core.data.image_tree import Tree, some
@@ -177,7 +179,8 @@ def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None
             os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
         except OSError as error:
             raise CoreError(
-                f"{len(paths)} images need {np.prod(shape) / 1e9:.2f} GB in {tempfile.gettempdir()}: {error.strerror}; "
+                f"{counted(len(paths), 'image needs', 'images need')} {np.prod(shape) / 1e9:.2f} GB in "
+                f"{tempfile.gettempdir()}: {error.strerror}; "
                 "make room, or set TMPDIR"
             ) from error
         images = np.memmap(file, np.uint8, "r+", shape=shape)
@@ -194,8 +197,7 @@ def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None
             if progress is not None and (done % 256 == 0 or done == len(paths)):
                 progress(done, len(paths))
     if bad:
-        images_are = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-        raise CoreError(f"{images_are} cannot be used: {some(sorted(bad), MOST_NAMED)}")
+        raise CoreError(f"{counted(len(bad), 'image')} cannot be used: {some(sorted(bad), MOST_NAMED)}")
     return images
 
 
@@ -215,11 +217,22 @@ def _locked(destination: Path) -> Iterator[None]:
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with (destination.parent / f".{destination.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _lock(lock, destination)
             yield
     except OSError as error:
         raise CoreError(
             f"{destination} cannot be written: {error.strerror}; what is prepared stays, go on later"
+        ) from error
+
+
+def _lock(lock: IO[str], destination: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise CoreError(
+            f"{destination} cannot be locked: {error.strerror}; prepare on a file system with locks (a local disk), "
+            "and "
+            "move what that makes"
         ) from error
 
 
@@ -271,7 +284,7 @@ def _check_left_out(destination: Path, source: ImageSource, image_size: int, lef
     if mended:
         raise CoreError(
             f"{destination} was prepared without {some(mended, MOST_NAMED)}, which can be used now; "
-            "delete it, or give a folder that is not there"
+            f"move {destination} away to prepare it anew, or give a folder that is not there"
         )
 
 

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.scales import SCALES, STATISTICS
@@ -112,7 +113,7 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
     else:
         axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
         ratio_ticks(axes)
-    seeds = "1 seed" if answer.seeds == 1 else f"{answer.seeds} seeds"
+    seeds = counted(answer.seeds, "seed")
     axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=12)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -11,6 +11,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.reporting.figures.style import INK, MUTED, Picture, drawing, picture, scale_by_decades, spans_decades
 
 NAME = "slices"
@@ -44,7 +45,8 @@ def slices_figure(points: pl.DataFrame) -> Picture | None:
             panel.set_axis_off()
         figure.supylabel("validation error, percent", fontsize=10.5)
         at = ", ".join(f"{path} {_shown(best[path])}" for path in sorted(best))
-        alt = f"Validation error of {len(finished)} finished points of {len(sampled)} by parameter; the best at {at}."
+        whole = counted(len(finished), "finished point")
+        alt = f"Validation error of {whole} of {len(sampled)} by parameter; the best at {at}."
         return picture(figure, NAME, "The sweep, sliced by parameter", alt)
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.slots.deaths import reason
 
@@ -119,7 +120,10 @@ def apart_and_awaited(folder: Path, say: Callable[[str], None]) -> Iterator[None
                     ) from error
             if waited > SAY_AFTER_SECONDS and not announced:
                 announced = True
-                say(f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores; waiting")
+                say(
+                    f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on "
+                    f"{counted(os.cpu_count() or 1, 'core')}; waiting"
+                )
             time.sleep(LOOK_EVERY_SECONDS)
 
     services.ConsolePopen, services.get_node = apart, awaited

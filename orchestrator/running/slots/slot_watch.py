@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.cluster.nodes import Node, NodeWatch, alive_nodes, probe, slots_on
 from orchestrator.running.slots.broker_clients import DriverClient
@@ -99,7 +100,7 @@ class SlotWatch:
         self._up -= slots
         for slot in sorted(slots):
             self._broker.release(slot)
-        self._say(f"node {node.address} left; {len(slots)} slots stood on it, their trials go on elsewhere")
+        self._say(f"node {node.address} left; {counted(len(slots), 'slot')} stood on it, the trials go on elsewhere")
 
     def _welcome(self, joined: Sequence[Node]) -> None:
         """Starts slots on nodes that have joined, once they have proved that they see our files."""
@@ -108,7 +109,7 @@ class SlotWatch:
         if plan.follows:
             self._slots.grow(slots_on(self._nodes.known.values(), plan.gpus_per_worker, plan.workers, plan.threads))
         names = ", ".join(node.address for node in joined)
-        self._say(f"node {names} joined; {self._slots.count - before} further slots")
+        self._say(f"node {names} joined; {counted(self._slots.count - before, 'further slot')}")
 
     def _name_missing(self) -> None:
         if len(self._up) == self._slots.count or time.monotonic() < self._patience_ends:
@@ -119,7 +120,8 @@ class SlotWatch:
         missing = sorted(set(range(self._slots.count)) - self._up)
         free = ray.available_resources()
         self._say(
-            f"slots {', '.join(map(str, missing))} are not up yet: each of {self._plan.workers} workers needs "
+            f"slots {', '.join(map(str, missing))} are not up yet: each of {counted(self._plan.workers, 'worker')} "
+            "needs "
             f"{self._plan.gpus_per_worker:g} GPUs and {self._plan.threads} CPUs; free now: {free.get('GPU', 0):g} "
             f"GPUs, {free.get('CPU', 0):g} CPUs"
         )

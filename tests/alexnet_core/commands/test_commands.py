@@ -137,7 +137,11 @@ def test_more_epochs_go_on_where_a_longer_run_would_have_begun_so(
 
 
 def test_a_trained_network_is_ready_for_the_other_commands(
-    config_file: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config_file: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
     assert run("train", "--config", config_file, "--device", "cpu", "--out", out) == 0
@@ -146,6 +150,12 @@ def test_a_trained_network_is_ready_for_the_other_commands(
         assert run("eval", "--model", model, "--data-root", picture_folder, "--device", "cpu") == 0
         shown = capsys.readouterr().out
         assert shown.split(": ")[1].strip() in trained
+    # 文件夹恰与训练数据同名，说的仍是这个文件夹
+    monkeypatch.chdir(tmp_path)
+    name = TrainConfig.model_validate_json((out / "model" / "config.json").read_bytes()).data.name
+    picture_folder.rename(name)
+    assert run("eval", "--model", out / "model", "--dataset", name, "--device", "cpu") == 0
+    assert capsys.readouterr().out.split(": ")[1].strip() in trained
     assert run("kernels", "--model", out, "--out", tmp_path / "kernels.png") == 0
     assert "Trained by" in (out / "model" / "README.md").read_text()
 

@@ -25,10 +25,10 @@ class Outer(Frozen):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('{"training": {"epochs": "x"}}', "training.epochs: Input should be a valid integer"),
+        ('{"training": {"epochs": "x"}}', "training.epochs: must be a whole number, not 'x'"),
         ('{"training": {"epochs": 10}}', "epochs: too many for the schedule"),
         ("{", "Invalid JSON: EOF while parsing an object at line 1 column 1"),
-        ("[]", "Input should be an object"),
+        ("[]", "must be a mapping of fields, not a list"),
     ],
 )
 def test_a_mistake_is_said_with_its_place_where_it_has_one(text: str, line: str) -> None:

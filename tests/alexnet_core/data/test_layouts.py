@@ -120,8 +120,9 @@ def test_a_test_set_without_labels_is_left_out_and_said(tmp_path: Path, kind: st
     (remark,) = summary.remarks
     assert "test/, which has no class" in remark
     assert "without labels it cannot be a test set" in remark
+    assert "outside the class folders" not in remark
     shutil.rmtree(root / "val")
-    assert "has only train/" in message(root) or "class folders" in message(root)
+    assert "has only train/" in message(root) or "class folder" in message(root)
 
 
 def test_a_flat_validation_set_of_tiny_imagenet_is_read_with_its_list(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_flat_validation_set_of_ilsvrc_is_read_with_kaggles_list_or_says_what_
             image.rename(moved)
             lines.append(f"{moved.stem},{name} 1 2 3 4 {name} 5 6 7 8\n")
         (root / "val" / name).rmdir()
-    assert "has 0 class folders" in message(root)
+    assert "has 0 class folders; a classification needs at least two" in message(root)
     assert "its 20 images lie in none: move them into one folder per class, or put the list" in message(root)
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
     assert "meta.mat" in message(root)

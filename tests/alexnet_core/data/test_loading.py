@@ -221,7 +221,11 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
 
     assert "--data-root" in message(None)
     assert "does not exist" in message(tmp_path / "none")
-    assert "has no train/" in message(tree(tmp_path / "a", ("val",)))
+    alone = tree(tmp_path / "a", ("val",))
+    assert message(alone).endswith(
+        "has no train/; it should hold train/ and val/ or test/; to evaluate on val/ alone: "
+        f"python -m alexnet_core eval --model MODEL --dataset {alone}"
+    )
     assert "only train/" in message(tree(tmp_path / "b", ("train",)))
     root = tree(tmp_path / "c", ("train", "val"))
     (root / "val" / "cow").mkdir()

@@ -47,10 +47,10 @@ def test_a_copy_under_another_key_is_named_by_every_reader(tmp_path: Path) -> No
         lambda: outcome(tmp_path, copy),
         lambda: read_ended(tmp_path, copy),
     ):
-        with pytest.raises(LabError, match=rf"its result.json is that of another trial \({key}\); move {folder} away"):
+        with pytest.raises(LabError, match=rf"result.json is that of another trial \({key}\); move the folder away"):
             read()
     edit(folder / "result.json", key=copy)
-    with pytest.raises(LabError, match=f"its configuration is that of trial {key}; move {folder} away"):
+    with pytest.raises(LabError, match=f"its configuration is that of trial {key}; move the folder away"):
         read_record(folder)
     (folder / "result.json").unlink()
     with pytest.raises(LabError, match=f"its configuration is that of trial {key}"):
@@ -63,7 +63,7 @@ def test_a_folder_of_another_name_is_no_trial_and_named(tmp_path: Path, caplog: 
         shutil.copytree(tmp_path / "trials" / key, tmp_path / "trials" / name)
     assert recorded_keys(tmp_path) == [key]
     assert caplog.messages == [
-        f"left out, since their names are no trials' keys: {key}.bak, copy in {tmp_path / 'trials'}"
+        f"left out: {key}.bak, copy in {tmp_path / 'trials'}, not named by trials' keys; move them away"
     ]
 
 
@@ -78,9 +78,9 @@ def test_two_records_whose_files_were_swapped_are_both_named(tmp_path: Path, nam
 
 IMPOSSIBLE: list[tuple[dict[str, Any], str]] = [
     ({"epochs": 300}, "has 300 epochs, its configuration 2"),
-    ({"epochs": 1}, "has 1 epochs, its configuration 2"),
+    ({"epochs": 1}, "has 1 epoch, its configuration 2"),
     ({"seed": 8}, "its result.json is that of another trial"),
-    ({"state": "diverged"}, "says diverged after all 2 epochs"),
+    ({"state": "diverged"}, r"says diverged after its last epoch \(2\)"),
     ({"state": "diverged", "epochs": 1}, "has a test error after 1 of 2 epochs"),
     ({"state": "diverged", "epochs": 0, "test": None}, "has errors after no epoch"),
     ({"validation": None}, "says finished, and has no validation error"),

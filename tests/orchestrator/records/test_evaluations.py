@@ -194,7 +194,7 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
     config = views_plan(1).trials[0].config
     path = put_evaluated(tmp_path, config, 30, 24) / "evaluations" / "10.json"
     path.write_text("{}")
-    with pytest.raises(LabError, match=r"evaluations/10.json is damaged.*delete it"):
+    with pytest.raises(LabError, match=r"evaluations/10.json is damaged.*move it away to evaluate"):
         read_on_record(tmp_path, views_plan(1).trials)
 
 

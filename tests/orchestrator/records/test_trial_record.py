@@ -172,7 +172,7 @@ def test_a_damaged_result_is_named_in_one_line(tmp_path: Path, content: bytes) -
         checked_record.done_keys(tmp_path, [key])
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged")
-    assert "delete it to train this trial again" in message
+    assert "move it away to train this trial again" in message
     assert "\n" not in message
     assert caught.value.exit_code == 3
 

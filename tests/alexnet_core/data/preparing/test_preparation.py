@@ -31,6 +31,9 @@ from alexnet_core.data.prepared_folder import open_prepared, verify_prepared
 from alexnet_core.data.preparing import partial_folder, preparation
 from alexnet_core.data.preparing.preparation import prepare, tree_source
 from alexnet_core.errors import CoreError
+from tests.no_locks import unavailable
+
+ROOT = Path(__file__).parents[4]
 
 
 def tree(root: Path, count: int = 12, splits: tuple[str, ...] = ("train", "val")) -> Path:
@@ -114,6 +117,29 @@ def test_a_prepared_folder_is_the_same_data_as_its_tree(tmp_path: Path) -> None:
     assert [name.split("/")[1] for name in names] == ["cat"] * 3 + ["dog"] * 3 + ["dog-a"] * 3
 
 
+def test_what_is_prepared_is_followed_by_how_to_use_it(tmp_path: Path) -> None:
+    root, made = tree(tmp_path / "data", splits=("train", "val")), tmp_path / "made"
+    shutil.copy(root / "train" / "cat" / "000.png", root / "val" / "cat" / "000.png")
+    lines = run(root, made).stdout.splitlines()
+    assert lines[-1] == (
+        f"{made}: ready; python -m orchestrator.ablate --dataset imagefolder --data-root {made}, or "
+        f"python -m alexnet_core train --network NAME --dataset {made}"
+    )
+    assert lines[-2].startswith("note: 1 validation image is a training image too")
+
+
+@pytest.mark.skipif(bool(unavailable()), reason=unavailable())
+def test_a_file_system_without_locks_is_named_and_no_image_decoded(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data", count=2)
+    program = (
+        "from tests.no_locks import forbid_locks; forbid_locks(); import sys; from alexnet_core.__main__ import main\n"
+        f"sys.exit(main(['prepare', {str(root)!r}, {str(tmp_path / 'made')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / 'made'} cannot be locked: Function not implemented; prepare on")
+
+
 def bad_files(root: Path) -> dict[str, str]:
     """Every kind of bad file, and a word of its reason."""
     folder = root / "train" / "cat"
@@ -135,7 +161,7 @@ def bad_files(root: Path) -> dict[str, str]:
         "b_text": "not an image",
         "c_torn": "truncated",
         "d_thin": "1x300 pixels",
-        "e_bomb": "decompression bomb",
+        "e_bomb": "decompression bomb: 400000000 pixels, more than 89478485; make it smaller",
         "e_large": "10000x9000 pixels, more than",
         "f_folder": "directory",
         "g_dangling": "No such file",
@@ -526,7 +552,7 @@ def test_a_folder_without_bad_images_is_not_short_once_they_are_mended(tmp_path:
         prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
     torn.write_bytes(whole)
     for bad_images in ("skip", "fail"):
-        with pytest.raises(CoreError, match=r"was prepared without val/dog/011\.png, which can be used now; delete it"):
+        with pytest.raises(CoreError, match=r"prepared without val/dog/011\.png, which can be used now; move .* away"):
             prepare(tree_source(read_tree(root)), tmp_path / "made", 24, bad_images=bad_images)  # type: ignore[arg-type]
 
 

@@ -68,7 +68,7 @@ def test_workers_of_a_slot_stand_on_two_nodes_and_slots_follow_a_node_that_joins
     assert process.returncode == 0, output + errors
     assert "raylet" not in output + errors
     assert "joined; 2 further slots" in output
-    assert "left; 1 slots stood on it, their trials go on elsewhere" in output
+    assert "left; 1 slot stood on it, the trials go on elsewhere" in output
     assert attempts(lab) == [1] * 8 + [2], "the trial of the lost node was tried again, and no other"
     # 进程外看到的：两个槽位在同一个节点上各占一对，互不重叠
     assert sorted(map(sorted, by_node.values())) == [["0,1"], ["0,1"], ["0,1", "2,3"]]
