@@ -35,7 +35,7 @@ def _read_config(path: Path) -> TrainConfig:
     except OSError as error:
         raise CoreError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        raise CoreError(f"{path} is not a training configuration: {first_mistake(error)}") from error
+        raise CoreError(f"{path} is not a training configuration: {first_mistake(error, TrainConfig)}") from error
 
 
 def named_config(options: argparse.Namespace) -> TrainConfig:
@@ -67,7 +67,7 @@ def named_config(options: argparse.Namespace) -> TrainConfig:
             }
         )
     except ValidationError as error:
-        raise CoreError(f"{options.network} on {options.dataset}: {first_mistake(error)}") from error
+        raise CoreError(f"{options.network} on {options.dataset}: {first_mistake(error, TrainConfig)}") from error
 
 
 def _digits(options: argparse.Namespace) -> dict[str, Any]:

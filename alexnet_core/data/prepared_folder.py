@@ -147,7 +147,7 @@ def read_manifest(folder: Path) -> PreparedManifest:
             f"{path} cannot be read: {error.strerror}; prepare the data with alexnet_core prepare"
         ) from error
     except ValidationError as error:
-        raise CoreError(f"{path} is no manifest of prepared data: {first_mistake(error)}") from error
+        raise CoreError(f"{path} is no manifest of prepared data: {first_mistake(error, PreparedManifest)}") from error
     if manifest.format != FORMAT:
         raise CoreError(f"{path} has format {manifest.format}, this version reads {FORMAT}; prepare the data anew")
     return manifest

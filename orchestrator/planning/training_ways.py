@@ -8,6 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.records.checked_record import read_record
+from orchestrator.records.layout import trial_folder
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from orchestrator.tables.tables import read_table
 
@@ -23,13 +25,14 @@ def other_ways(results: Path, keys: Sequence[str], workers: int, on_gpu: bool) -
         workers: Data-parallel workers of each slot.
         on_gpu: Whether the slots reserve GPUs.
     """
-    columns = {**TRIAL_COLUMNS, WORKERS: pl.String}
-    trials = read_table(results, "trials", columns, ("key", "env_device_name", WORKERS))
-    if trials is None:
-        return
     # 工人数和设备不在 key 里，却像换种子一样改变误差
-    ways = trials.filter(pl.col("key").is_in(list(keys)) & pl.col(WORKERS).is_not_null()).select(
-        pl.col(WORKERS).cast(pl.Int64, strict=False).alias("workers"), (pl.col("env_device_name") != "cpu").alias("gpu")
+    ways = (
+        _trained(results, keys)
+        .filter(pl.col(WORKERS).is_not_null())
+        .select(
+            pl.col(WORKERS).cast(pl.Int64, strict=False).alias("workers"),
+            (pl.col("env_device_name") != "cpu").alias("gpu"),
+        )
     )
     now = way_in_words(workers, on_gpu)
     for (count, gpu), rows in ways.drop_nulls().group_by("workers", "gpu", maintain_order=True):
@@ -40,6 +43,27 @@ def other_ways(results: Path, keys: Sequence[str], workers: int, on_gpu: bool) -
                 f"note: {trained} trained by {before}, the rest would be by {now}: pairs across the two "
                 "are not compared"
             )
+
+
+def _trained(results: Path, keys: Sequence[str]) -> pl.DataFrame:
+    """Key, device and workers of trials on record: of the table, and of records newer than it."""
+    names = ("key", "env_device_name", WORKERS)
+    table = read_table(results, "trials", {**TRIAL_COLUMNS, WORKERS: pl.String}, names)
+    schema = pl.Schema(dict.fromkeys(names, pl.String))
+    known = pl.DataFrame(schema=schema) if table is None else table.filter(pl.col("key").is_in(list(keys)))
+    # 被打断的研究还没有写表：只读表里没有的那些记录
+    listed = read_table(results, "trials", TRIAL_COLUMNS, ("key",)) if table is None else table
+    rows = []
+    for key in set(keys).difference([] if listed is None else listed["key"]):
+        record = read_record(trial_folder(results, key))
+        if record is not None:
+            environment = record.result.environment
+            rows.append((key, *(_text(environment.get(name.removeprefix("env_"))) for name in names[1:])))
+    return pl.concat([known, pl.DataFrame(rows, schema=schema, orient="row")]).sort("key")
+
+
+def _text(value: str | int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def way_in_words(workers: int, on_gpu: bool) -> str:

@@ -265,6 +265,11 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
     takes = partial(time_and_memory, placement=request.placement)
     # 数据对所有研究都一样，只说一次；先说，再看计划
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
+    if agenda.work.left():
+        on_gpu = place.gpus > 0 and request.placement.device != "cpu"
+        confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
+        keys = [*agenda.on_record.done, *confirming]
+        yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)
     for study in agenda.studies:
         prefix = f"{study.plan.study.name}: " if agenda.together else ""
         yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
@@ -272,11 +277,6 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
             yield from arm_lines(plan, study.on_record, others)
             yield f"{'    ' if agenda.together else ''}{cost_line(price(study.work.of()))}"
-    if agenda.work.left():
-        on_gpu = place.gpus > 0 and request.placement.device != "cpu"
-        confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
-        keys = [*agenda.on_record.done, *confirming]
-        yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
     if agenda.together:

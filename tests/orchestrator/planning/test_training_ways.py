@@ -30,13 +30,16 @@ def test_the_plan_says_which_trials_will_not_be_paired_with_those_it_trains(
         put(tmp_path, trial.config, environment=two)
     put(tmp_path, PLAN.trials[4].config, environment={"workers": 1, "device_name": "H100"})
     put(tmp_path, PLAN.trials[5].config, environment={"torch": "2"})
-    update_tables(tmp_path)
-    assert lines(tmp_path, capsys) == [
+    expected = [
         "note: 4 trials on record were trained by 2 workers on the CPU, the rest would be by 1 worker on the CPU: "
         "pairs across the two are not compared",
         "note: 1 trial on record was trained by 1 worker on GPUs, the rest would be by 1 worker on the CPU: "
         "pairs across the two are not compared",
     ]
+    # 一次是被打断的研究留下的，还没有写进表
+    assert sorted(lines(tmp_path, capsys)) == sorted(expected)
+    update_tables(tmp_path)
+    assert sorted(lines(tmp_path, capsys)) == sorted(expected)
     assert len(lines(tmp_path, capsys, "--workers", "2", "--slots", "1")) == 1
 
 
