@@ -199,6 +199,14 @@ def swap_plan(results: Path) -> None:
     path.write_text(json.dumps(content))
 
 
+def edit_parquet_with_its_sum(results: Path) -> None:
+    path = results / "studies" / "lrn" / "tables" / "trials.parquet"
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    table = pl.read_parquet(path)
+    table.with_columns(pl.col("seed") + 1).write_parquet(path)
+    edit("SHA256SUMS", before, hashlib.sha256(path.read_bytes()).hexdigest())(results)
+
+
 def hide_an_arm(results: Path) -> None:
     """Takes an arm's trials out of what is checked, its sum edited too."""
     path = results / "studies" / "lrn" / "provenance.json"
@@ -259,6 +267,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit("looks.jsonl", ", 1], [", ", 2], ["), r"looks.jsonl lacks the look at 8 seeds"),
     (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl: looked at \[7\] seeds, \[8\] in plan.json"),
     (edit("looks.jsonl", '"seeds": 8', '"seed": 8'), r"looks.jsonl has a line that is no look"),
+    (edit_parquet_with_its_sum, r"tables/trials.parquet is not what the records say"),
     (hide_an_arm, r"provenance.json lacks no_lrn seed 0, no_lrn seed 1, .* and 3 more"),
     (delete_looks, r"looks.jsonl is gone, on which the answer rests"),
     (add_attempt, r"record \w{20}: attempts.jsonl has 2 attempts, its result.json 1"),
