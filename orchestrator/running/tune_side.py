@@ -33,7 +33,7 @@ class Shared:
         states: How every trial ended that is on record.
         skipped: Arms of which no further trial is begun.
         locks: Of trials, against other drivers; the kernel keeps them by process.
-        broker: Where trials are stopped.
+        broker: Where trials are submitted and stopped.
         budget: What may be spent.
         say: Prints a line.
     """
@@ -97,11 +97,13 @@ class TuneSide:
         return may
 
     def launch(self, trial: PlannedTrial, ask: Ask | None) -> dict[str, Any]:
-        """Opens the record of a trial and returns the configuration of Tune's function."""
+        """Opens the record of a trial, has it trained and returns the configuration of Tune's function."""
         submission = self._shared.opener.open(trial, ask, judged=self._judged)
         if ask is not None:
             # 先登记为在跑，再让主线程看见：否则它会立刻放掉锁
             self._points.add(trial.key)
+        # Tune 的进程可能还没提交就死去，而 Tune 有时不再重来；再提交一次只是接着听
+        self._shared.broker.submit(submission)
         return asdict(submission)
 
     def join(self, trial: PlannedTrial, ask: Ask | None) -> None:

@@ -122,6 +122,10 @@ class DriverClient:
         heard: dict[int, LastHeard] = ray.get(self._broker.last_heard.remote(), timeout=timeout)
         return heard
 
+    def submit(self, submission: Submission) -> None:
+        """Has a trial trained; does not wait."""
+        self._broker.submit.remote(submission)
+
     def stop(self, key: str, state: EndState) -> None:
         """Ends a trial with a state; does not wait."""
         self._broker.stop.remote(key, state)

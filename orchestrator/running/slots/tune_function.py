@@ -1,4 +1,4 @@
-"""The thin function that Tune runs for a trial: it submits it to the broker and forwards its epochs.
+"""The thin function that Tune runs for a trial: it finds it at the broker and forwards its epochs.
 
 Its process trains nothing and loads no torch.
 """
@@ -23,7 +23,7 @@ def run_trial(config: dict[str, Any]) -> None:
     from ray import tune
 
     submission, broker = Submission(**config), TuneClient()
-    # 重复提交同一个 key 只是接着听：Tune 的进程死了会重来一次
+    # 驱动已经提交过：重复提交同一个 key 只是接着听
     broker.submit(submission)
     seen, curve = 0, _Curve()
     while True:
