@@ -16,7 +16,6 @@ import pytest
 from alexnet_core.process import interruption
 from orchestrator import ablate, best, merge, publish, report, status
 from orchestrator.errors import ExitCode
-from tests.lab import Lab
 from tests.made_records import make_config, put
 
 ROOT = Path(__file__).parents[2]
@@ -167,28 +166,6 @@ def test_any_encoding_of_the_terminal_gets_the_verdict(
     output = done.stdout.decode(encoding)
     assert "baseline" in output
     assert ("±" if encoding == "utf-8" else "?") in output
-
-
-PROGRAM = """
-import sys
-from orchestrator.ablate import main
-codes = [main(sys.argv[1:]), main(["--seeds", "none"]), main([*sys.argv[1:], "--dry-run"])]
-print("goes on", codes, "ray" in sys.modules)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_program_that_trains_by_calling_main_goes_on_afterwards(lab: Lab) -> None:
-    study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--slots", "1", "--no-dashboard")
-    process = lab.start_program(
-        PROGRAM, *study, "--results", str(lab.results), PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])
-    )
-    output, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, output + errors
-    assert "goes on [0, 2, 0] False" in output, output + errors
-    assert output.count("3 trials wanted") == 2, "once where it trained, once in the dry run"
-    assert len(lab.finished()) == 3
 
 
 def test_what_goes_to_the_drivers_log_is_not_said_on_the_terminal_a_second_time(tmp_path: Path) -> None:

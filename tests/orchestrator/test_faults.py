@@ -27,11 +27,6 @@ def campaign(folder: Path, *arguments: str) -> dict[str, float]:
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    assert campaign(tmp_path, "--every", "120", "--kinds", "kill")["kill"] >= 2
-
-
-@pytest.mark.slow
 def test_a_study_survives_every_fault_and_trains_nothing_twice(tmp_path: Path) -> None:
     # 每一处都试要几分钟（CONTRIBUTING.md 写了命令），这里隔几处试一次
     counts = campaign(tmp_path, "--every", "37")

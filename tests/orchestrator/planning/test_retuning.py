@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -361,12 +363,24 @@ def test_no_value_is_tuned_twice(trials: int) -> None:
     assert len({float(f"{value:.3g}") for value in values}) == len(values) == trials
 
 
+CALLS_MAIN = """
+import sys
+from orchestrator.ablate import main
+codes = [main(sys.argv[1:]), main(["--seeds", "none"]), main(sys.argv[1:])]
+print("goes on", codes, "ray" in sys.modules)
+"""
+
+
 @pytest.mark.slow
-def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab: Lab) -> None:
-    command = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2")
-    command += ("--slots", "1", "--no-dashboard")
-    code, output, errors = lab.ablate(*command)
-    assert code == 0, errors
+@pytest.mark.timeout(1200)
+def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts_and_its_program_goes_on(lab: Lab) -> None:
+    study = ("--study", "activation", "--epochs", "1", "--seeds", "2", "--tuning-trials", "2")
+    command = (*study, "--slots", "1", "--no-dashboard", "--results", str(lab.results))
+    process = lab.start_program(CALLS_MAIN, *command, PYTHONPATH=os.pathsep.join(sys.path))
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    assert "goes on [0, 2, 0] False" in output, output + errors
+    assert output.count("trials wanted") == 2, "once where it trained, once from the records"
     assert "activation, re-tuned" in output
     folder = lab.results / "studies" / "activation"
     answer = json.loads((folder / "answer.json").read_text())
@@ -381,12 +395,11 @@ def test_one_command_tunes_every_arm_trains_its_best_and_shows_both_verdicts(lab
         if row["phase"] == "retuned":
             assert trained["training"]["learning_rate"] == chosen[row["arm"].removesuffix("-retuned")]["value"]
     assert sorted(row["phase"] for row in members) == ["arm"] * 4 + ["retuned"] * 4 + ["tuning"] * 4
-    before = lab.finished()
-    code, output, errors = lab.ablate(*command)
-    assert code == 0, errors
     assert "0 to train" in output
     assert "unchanged" in output
-    assert lab.finished() == before == {row["key"] for row in members}
+    assert lab.finished() == {row["key"] for row in members}
+    attempts = [path.read_text().count("\n") for path in lab.results.glob("trials/*/attempts.jsonl")]
+    assert attempts == [1] * len(lab.finished())
 
 
 class Slots:

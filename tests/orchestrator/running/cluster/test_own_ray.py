@@ -11,117 +11,114 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from orchestrator.errors import LabError
 from orchestrator.running.cluster import folders
 from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.running.cluster.ray_processes import check_interpreter, interpreter_environment
-from tests.lab import Lab, names, wait_until
+from tests.lab import PATIENCE, Lab, names, wait_until
 from tests.made_records import read_only
 
-RAY_STARTS = [pytest.mark.slow, pytest.mark.timeout(1200)]
+# /proc/net/tcp 的状态
+LISTENS = "0A"
 
 
 def listening(lab: Lab) -> set[str]:
-    """The addresses on which this lab's processes listen."""
-    return {
-        connection.laddr.ip
-        for process in lab.processes()
-        for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
+    """The addresses on which this lab's processes listen, each in its own network namespace."""
+    addresses = set()
+    for process in lab.processes():
+        with suppress(OSError):
+            sockets = {str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir()}
+            for table in ("tcp", "tcp6"):
+                rows = Path(f"/proc/{process.pid}/net/{table}").read_text().splitlines()[1:]
+                for _, local, _, state, *_, inode in (row.split()[:10] for row in rows):
+                    if state == LISTENS and f"socket:[{inode}]" in sockets:
+                        addresses.add(readable(local.partition(":")[0]))
+    return addresses
+
+
+def readable(address: str) -> str:
+    """An address of /proc/net/tcp or tcp6: words of the machine's byte order, in hexadecimal."""
+    words = [bytes.fromhex(address[start : start + 8]) for start in range(0, len(address), 8)]
+    packed = b"".join(word[:: 1 if sys.byteorder == "big" else -1] for word in words)
+    family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, packed).removeprefix("::ffff:")
 
 
 def in_the_middle(lab: Lab) -> bool:
     return any(path.stat().st_size for path in lab.results.glob("trials/*/epochs.jsonl"))
 
 
-class TestARunningStudy:
-    pytestmark = RAY_STARTS
+# 在网络命名空间里启动研究；读到一行输入，网卡就没了。信号给整个组时，由研究自己来说怎么结束
+LOSES_ITS_NETWORK = """
+import os, signal, subprocess, sys
+for line in ('link set lo up', 'link add v0 type veth peer name v1', 'addr add 10.9.9.1/24 dev v0', 'link set v0 up',
+             'route add default via 10.9.9.254'):
+    subprocess.run(['ip', *line.split()], check=True)
+signal.signal(signal.SIGTERM, lambda *_: None)
+study = subprocess.Popen(sys.argv[1:])
+sys.stdin.readline()
+subprocess.run(['ip', 'link', 'del', 'v0'], check=True)
+sys.exit(study.wait())
+"""
+APART = "import os, sys; os.execvp('unshare', ['unshare', '-n', sys.executable, '-c', *sys.argv[1:]])"
 
-    def test_it_listens_on_loopback_in_a_private_folder_and_a_stop_of_its_group_is_a_stop(self, lab: Lab) -> None:
-        told, temporary = lab.home / "told.json", lab.home / ("long-" * 12)
-        temporary.mkdir()
-        process = lab.start(
-            *("--study", "lrn", "--seeds", "1", "--epochs", "30", "--slots", "1", "--results", str(lab.results)),
-            *("--notify", f"cat > {told}"),
-            HOME="",
-            TMPDIR=str(temporary),
-        )
-        wait_until(lambda: process.poll() is not None or in_the_middle(lab), 400, "an epoch")
-        assert process.poll() is None, process.communicate()
-        addresses = {address.removeprefix("::ffff:") for address in listening(lab)}
-        assert addresses == {"127.0.0.1"}
-        raylet = lab.processes("raylet/raylet")[0]
-        option = next(word for word in raylet.cmdline() if word.startswith("--temp_dir="))
-        folder = Path(option.partition("=")[2]).parent
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert folder.parent == Path("/tmp"), "the temporary folder's path is too long for sockets"
-        assert stat.S_IMODE((folder / "auth_token").stat().st_mode) == 0o600
-        assert not list(lab.home.glob("*/auth_token"))
-        assert os.getpgid(raylet.pid) != os.getpgid(process.pid)
-        # coreutils 的 timeout、Slurm 都这样：信号给整个进程组
-        os.killpg(process.pid, signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == 130, output + errors
-        assert f"its token: cat {folder}/auth_token" in output
-        assert json.loads(told.read_text())["exit_code"] == 130
-        assert "raylet" not in output + errors
-        assert "Traceback" not in output + errors
-        wait_until(lambda: not lab.processes(), 30, f"all processes gone: {names(lab.processes())}")
-        assert not folder.exists()
-        assert not list((lab.results / ".ray").iterdir())
 
-    def test_a_raylet_that_dies_of_the_same_signal_is_a_stop_too(self, lab: Lab) -> None:
-        """As systemd and Slurm do: they signal every process of the control group, whatever its session."""
-        process = lab.start(
-            *("--study", "lrn", "--seeds", "1", "--epochs", "30", "--slots", "1", "--no-dashboard"),
-            *("--results", str(lab.results)),
-        )
-        wait_until(lambda: process.poll() is not None or in_the_middle(lab), 400, "an epoch")
-        for one in lab.processes():
-            if "reaper" not in " ".join(one.cmdline()):
-                one.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
-        assert process.returncode == 130, output + errors
-        assert "died" not in errors
-        assert "Traceback" not in output + errors
+def start_in_a_network_of_its_own(lab: Lab, command: Sequence[str], **variables: str) -> subprocess.Popen[str]:
+    """Where a network namespace can be made (root): its only interface goes away after a line of input."""
+    if shutil.which("ip") is None or subprocess.run(["unshare", "-n", "true"], check=False).returncode:
+        return lab.start_program("import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command, **variables)
+    return lab.start_program(APART, LOSES_ITS_NETWORK, *command, **variables)
 
-    def test_it_needs_no_network_and_bears_a_space_in_its_path(self, lab: Lab) -> None:
-        """In a network namespace of its own, whose only interface goes away in the middle."""
-        if shutil.which("ip") is None or subprocess.run(["unshare", "-n", "true"], check=False).returncode:
-            pytest.skip("a network namespace cannot be made here (not root)")
-        project = lab.home / "my proj é%20 (a)&b;c$d"
-        project.mkdir()
-        (project / ".venv").symlink_to(Path(sys.executable).parents[1])
-        results = project / "results"
-        program = (
-            "import os, subprocess, sys\n"
-            "for line in ('link set lo up', 'link add v0 type veth peer name v1', 'addr add 10.9.9.1/24 dev v0', "
-            "'link set v0 up', 'route add default via 10.9.9.254'):\n"
-            "    subprocess.run(['ip', *line.split()], check=True)\n"
-            "study = subprocess.Popen(sys.argv[1:])\n"
-            "sys.stdin.readline()\n"
-            "subprocess.run(['ip', 'link', 'del', 'v0'], check=True)\n"
-            "sys.exit(study.wait())\n"
-        )
-        python = str(project / ".venv" / "bin" / "python")
-        study = ("-m", "orchestrator.ablate", "--study", "lrn", "--seeds", "1", "--epochs", "8", "--slots", "1")
-        wrapped = (
-            f"import os, sys; os.execvp('unshare', ['unshare', '-n', sys.executable, '-c', {program!r}, *sys.argv[1:]])"
-        )
-        process = lab.start_program(wrapped, python, *study, "--no-dashboard", "--results", str(results))
-        lab.results = results
-        wait_until(lambda: process.poll() is not None or in_the_middle(lab), 400, "an epoch")
-        assert process.poll() is None, process.communicate()
-        output, errors = process.communicate("the network goes\n", timeout=500)
-        assert process.returncode == 0, output + errors
-        assert len(lab.finished()) == 3
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_it_listens_on_loopback_in_a_private_folder_needs_no_network_and_stops_with_its_group(lab: Lab) -> None:
+    told, temporary, project = lab.home / "told.json", lab.home / ("long-" * 12), lab.home / "my proj é%20 (a)&b;c$d"
+    temporary.mkdir()
+    project.mkdir()
+    (project / ".venv").symlink_to(Path(sys.executable).parents[1])
+    lab.results = project / "results"
+    study = ("-m", "orchestrator.ablate", "--study", "lrn", "--seeds", "2", "--epochs", "5", "--slots", "1")
+    command = (str(project / ".venv" / "bin" / "python"), *study, "--results", str(lab.results))
+    process = start_in_a_network_of_its_own(
+        lab, (*command, "--notify", f"cat > {told}"), HOME="", TMPDIR=str(temporary)
+    )
+    wait_until(lambda: process.poll() is not None or in_the_middle(lab), PATIENCE, "an epoch")
+    assert process.poll() is None, process.communicate()
+    assert listening(lab) == {"127.0.0.1"}
+    raylet = lab.processes("raylet/raylet")[0]
+    option = next(word for word in raylet.cmdline() if word.startswith("--temp_dir="))
+    folder = Path(option.partition("=")[2]).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert folder.parent == Path("/tmp"), "the temporary folder's path is too long for sockets"
+    assert stat.S_IMODE((folder / "auth_token").stat().st_mode) == 0o600
+    assert not list(lab.home.glob("*/auth_token"))
+    assert os.getpgid(raylet.pid) != os.getpgid(process.pid)
+
+    assert process.stdin is not None
+    process.stdin.write("the network goes\n")
+    process.stdin.flush()
+    # 正在跑的也许只差一轮：再下一个是没有网络时才开始的
+    enough = len(lab.finished()) + 2
+    wait_until(lambda: process.poll() is not None or len(lab.finished()) >= enough, PATIENCE, "two further trials")
+    assert process.poll() is None, process.communicate()
+    # coreutils 的 timeout、Slurm 都这样：信号给整个进程组
+    os.killpg(process.pid, signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert f"its token: cat {folder}/auth_token" in output
+    assert json.loads(told.read_text())["exit_code"] == 130
+    assert "raylet" not in output + errors
+    assert "Traceback" not in output + errors
+    wait_until(lambda: not lab.processes(), 30, f"all processes gone: {names(lab.processes())}")
+    assert not folder.exists()
+    assert not list((lab.results / ".ray").iterdir())
 
 
 @pytest.mark.parametrize("character", ["'", '"', "\\", "\n", "\t"])
