@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,13 +15,14 @@ from pathlib import Path
 import polars as pl
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from tests.lab import PATIENCE, Lab, names, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-# 每个 trial 约 2-3 秒：够长，杀得到一半
-EPOCHS = 8
+# 每个 trial 约 2 秒：够长，杀得到一半
+EPOCHS = 5
 STUDY = ("--study", "lrn", "--seeds", "2", "--epochs", str(EPOCHS), "--no-dashboard")
 # 一个槽位的 Ray 少用三分之一的 CPU
 ONE_SLOT = ("--slots", "1")
@@ -30,10 +33,27 @@ ERRORS = ["key", "seed", "state", "epochs"] + [
 ]
 
 
+# 没有 Ray 的同一个命令：一个进程里一个接一个地训练
+OUTSIDE_RAY = """
+import sys
+import torch
+import orchestrator.ablate
+import orchestrator.running.cluster.lifecycle
+from tests.fault_study import run_without_ray
+torch.set_num_threads(1)
+orchestrator.ablate.run_missing = run_without_ray
+orchestrator.running.cluster.lifecycle.check_process_is_ours = lambda: None
+sys.exit(orchestrator.ablate.main(sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(module_lab: Lab) -> Lab:
-    code, output, errors = module_lab.ablate(*STUDY, *ONE_SLOT)
-    assert code == 0, output + errors
+    """The same study, trained by the same core without any of Ray."""
+    arguments = (*STUDY, "--results", str(module_lab.results))
+    process = module_lab.start_program(OUTSIDE_RAY, *arguments, PYTHONPATH=os.pathsep.join(sys.path))
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
     return module_lab
 
 
@@ -42,7 +62,7 @@ def error_table(lab: Lab) -> pl.DataFrame:
 
 
 def assert_same_table(lab: Lab, undisturbed: Lab) -> None:
-    """Key, state and every error column, bit for bit; each trial's epochs are there once, in order."""
+    """Key, state, every error column and weight, bit for bit; each trial's epochs are there once, in order."""
     assert error_table(lab).equals(error_table(undisturbed))
     for folder in sorted((lab.results / "trials").iterdir()):
         lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
@@ -51,6 +71,15 @@ def assert_same_table(lab: Lab, undisturbed: Lab) -> None:
         for line, other in zip(lines, map(json.loads, reference.read_text().splitlines()), strict=True):
             assert line["train"] == other["train"]
             assert line["validation"] == other["validation"]
+        assert_same_weights(folder, undisturbed.results / "trials" / folder.name)
+
+
+def assert_same_weights(folder: Path, other: Path) -> None:
+    first, second = (
+        load_file(trial / json.loads((trial / "result.json").read_text())["weights"]) for trial in (folder, other)
+    )
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 def start_and_wait(lab: Lab, *arguments: str, finished: int, running: bool = True):
@@ -123,24 +152,25 @@ def its_raylet_dies(lab: Lab, finished: int) -> None:
     assert_gone(lab, 30)
 
 
-def it_is_asked_to_stop(lab: Lab, finished: int) -> None:
+def every_process_is_asked_to_stop(lab: Lab, finished: int) -> None:
+    """As systemd and Slurm do: they signal every process of the control group, whatever its session."""
     process = start_and_wait(lab, *ONE_SLOT, finished=finished)
-    process.send_signal(signal.SIGTERM)
+    for one in lab.processes():
+        if "reaper" not in _title(one):
+            one.send_signal(signal.SIGTERM)
     asked_at = time.monotonic()
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, output + errors
     assert time.monotonic() - asked_at < 20
     assert "Go on with the same command" in output
+    assert "died" not in errors, "a raylet that ends by the same signal is a stop too"
     assert "Traceback" not in output + errors
     assert_gone(lab, 30)
-    # 在一轮中间停下的 trial 留有检查点
-    stopped = [folder for folder in (lab.results / "trials").iterdir() if not (folder / "result.json").exists()]
-    assert any(list(folder.glob("checkpoint/*.safetensors")) for folder in stopped)
 
 
 def its_driver_is_killed(lab: Lab, finished: int) -> subprocess.Popen[str]:
     """Kills the driver and starts the same command at once; returns it when nothing of the first is left."""
-    process = start_and_wait(lab, finished=finished)
+    process = start_and_wait(lab, *ONE_SLOT, finished=finished)
     orphans = {other.pid for other in lab.processes()} - {process.pid}
     process.send_signal(signal.SIGKILL)
     killed_at = time.monotonic()
@@ -150,7 +180,7 @@ def its_driver_is_killed(lab: Lab, finished: int) -> subprocess.Popen[str]:
     for pipe in (process.stdin, process.stdout, process.stderr):
         pipe.close()
     # 立刻再来一次：旧的 worker 可能还活着、还在写检查点
-    again = lab.start(*STUDY, "--results", str(lab.results))
+    again = lab.start(*STUDY, *ONE_SLOT, "--results", str(lab.results))
     while orphans & {other.pid for other in lab.processes()}:
         assert time.monotonic() - killed_at < 30, names(lab.processes())
         time.sleep(0.2)
@@ -172,8 +202,8 @@ def its_disk_is_torn(lab: Lab, undisturbed: Lab) -> None:
 
 def test_a_study_whose_raylet_dies_that_is_stopped_torn_and_killed_loses_nothing(lab: Lab, undisturbed: Lab) -> None:
     its_raylet_dies(lab, finished=1)
-    # SIGINT 在 test_interruption.py 的每个时刻都试过
-    it_is_asked_to_stop(lab, len(lab.finished()) + 1)
+    # 只给驱动的信号在 test_interruption.py 的每个时刻都试过，给整个进程组的在 test_own_ray.py
+    every_process_is_asked_to_stop(lab, len(lab.finished()) + 1)
     its_disk_is_torn(lab, undisturbed)
     before = stamps(lab)
     again = its_driver_is_killed(lab, len(before) + 1)
@@ -252,28 +282,3 @@ def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed
     assert "0 to train" in output
     assert "loaded: []" in output
     assert report.stat().st_mtime_ns == before
-
-
-def test_repeating_a_trial_outside_ray_gives_the_same_numbers(undisturbed: Lab, tmp_path: Path) -> None:
-    # 最后完成的 trial：它前面的已在同一个热槽位里跑过
-    key = max(stamps(undisturbed), key=stamps(undisturbed).__getitem__)
-    folder = undisturbed.results / "trials" / key
-    result = json.loads((folder / "result.json").read_text())
-    code, output, errors = undisturbed.run(
-        "train", "--config", str(folder / "config.json"), "--out", str(tmp_path), module="alexnet_core"
-    )
-    assert code == 0, output + errors
-    from alexnet_core.training.checkpoint import latest_checkpoint, read_history
-
-    path = latest_checkpoint(tmp_path / "checkpoint")
-    assert path is not None
-    last = read_history(path)[-1].model_dump(mode="json")
-    assert {split: last[split] for split in ("train", "validation", "test")} == {
-        split: result[split] for split in ("train", "validation", "test")
-    }
-    weights = folder / result["weights"]
-    from safetensors.numpy import load_file
-
-    again, recorded = load_file(path), load_file(weights)
-    assert again.keys() == recorded.keys()
-    assert all((again[name] == recorded[name]).all() for name in again)
