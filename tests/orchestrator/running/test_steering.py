@@ -17,7 +17,6 @@ from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import LabError
 from orchestrator.planning.retuning import retuned_trials, tuning_trials
 from orchestrator.planning.variants import combined_plan
-from orchestrator.records import checked_record, trial_record
 from orchestrator.running.notification import Notifier
 from orchestrator.running.session import _under_arm_name
 from orchestrator.running.slots.broker import Broker
@@ -37,7 +36,6 @@ from orchestrator.running.steering import (
 )
 from orchestrator.status import main
 from search_spaces.study import load_study
-from tests.lab import PATIENCE, Lab, wait_until
 from tests.made_plans import make_plan
 
 ARMS = ("baseline", "no_lrn", "as_run")
@@ -278,54 +276,3 @@ def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, together: bool) ->
         _under_arm_name(plan, one, together) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))
     ):
         assert (trial.arm in steering.skipped) == ("tanh" in trial.arm)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_study_is_followed_loses_an_arm_gains_seeds_also_while_it_sweeps_and_tells_of_its_end(lab: Lab) -> None:
-    heard = lab.home / "heard.json"
-    rate = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}"
-    process = lab.start(
-        *("--study", "lrn", "--seeds", "1", "--epochs", "6", "--no-dashboard", "--results", str(lab.results)),
-        *("--slots", "1", "--sweep", "2", "--sweep-over", rate),
-        *("--notify", f"cat > {heard}", "--time-budget", "10h"),
-    )
-    study = lab.results / "studies" / "lrn"
-    wait_until(lambda: read_runs(study), PATIENCE, "the study to run")
-    follower = lab.start("lrn", "--follow", "--results", str(lab.results), module="orchestrator.status")
-    for arguments in (["--stop", "no_lrn"], ["--seeds", "2"]):
-        assert main(["lrn", *arguments, "--results", str(lab.results)]) == 0
-
-    def sweeps() -> bool:
-        assert process.poll() is None, process.communicate()
-        return any(row["phase"] == "sweep" for row in trial_record.read_members(lab.results, "lrn"))
-
-    wait_until(sweeps, PATIENCE, "a point of the sweep")
-    assert main(["lrn", "--seeds", "3", "--results", str(lab.results)]) == 0
-    output, errors = process.communicate(timeout=600)
-    assert (process.returncode, errors) == (0, "")
-    assert "asked to stop the running trials of arm no_lrn" in output
-    assert "asked to go on to 2 seeds per arm" in output
-    assert "asked to go on to 3 seeds per arm" in output
-    assert "stopped at the budget" not in output, "the arm was left out because that was asked"
-    plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
-    outcomes = {
-        (row["arm"], row["seed"]): checked_record.outcome(lab.results, row["key"]) is not None
-        for row in plan["trials"]
-        if row["arm"] != "no_lrn"
-    }
-    assert outcomes == {(arm, seed): True for arm in ("baseline", "as_run") for seed in range(3)}
-    assert not any(checked_record.outcome(lab.results, row["key"]) for row in plan["trials"] if row["arm"] == "no_lrn")
-    assert len(lab.finished()) == 6 + 2
-    assert not [line for line in output.splitlines() if line.startswith("(") or "WARNING" in line or " INFO " in line]
-    log = (lab.results / "studies" / "lrn" / "driver.log").read_text()
-    assert "INFO orchestrator.running.progress: asked to go on to 3 seeds per arm" in log
-    assert " ray" in log, "what Ray says is in the log, not on the terminal"
-    summary = json.loads(heard.read_text())
-    assert (summary["outcome"], summary["trials"]) == ("done", {"finished": 6})
-    assert summary["report"] == str((lab.results / "studies" / "lrn" / "report.html").resolve())
-    assert not list(study.glob("run*")) + list(study.glob("requests*"))
-    seen, _ = follower.communicate(timeout=30)
-    assert follower.returncode == 0
-    assert f"running: process {process.pid}" in seen
-    assert "6 finished" in seen
