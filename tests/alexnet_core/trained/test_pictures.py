@@ -55,7 +55,7 @@ def test_neighbours_are_the_nearest_in_the_last_hidden_layer(model: LoadedModel,
     expected = np.sort(distances, axis=1)[:, :4]
     np.testing.assert_allclose(neighbours.distances, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(np.take_along_axis(distances, neighbours.nearest, 1), expected, rtol=1e-3, atol=1e-4)
-    with pytest.raises(CoreError, match="71 neighbours were asked for, there are 70"):
+    with pytest.raises(CoreError, match="71 neighbours asked for, of 70 training images"):
         nearest_neighbours(model, dataset.test, dataset.train, queries, 71)
 
 
