@@ -42,14 +42,10 @@ def download_cifar10(root: Path) -> None:
     """Downloads CIFAR-10 to `root` through torchvision, which checks its hashes.
 
     Raises:
-        CoreError: torchvision is not installed, or the download failed.
+        CoreError: The download failed.
     """
-    try:
-        from torchvision.datasets import CIFAR10
-    except ImportError as error:
-        raise CoreError(
-            "--download needs torchvision: uv sync --group torchvision, or pip install torchvision"
-        ) from error
+    from torchvision.datasets import CIFAR10
+
     try:
         CIFAR10(str(root), download=True)
     except (OSError, RuntimeError) as error:

@@ -11,6 +11,9 @@ from typing import Any
 
 from orchestrator.cores.contract import ContractError, Core
 
+# 随包带来的 core，短名即可
+BUILT_IN = {"torchvision": "orchestrator.cores.classifiers.core"}
+
 
 @dataclass(frozen=True)
 class CoreName:
@@ -33,12 +36,13 @@ class CoreName:
 
 
 def core_name(text: str) -> CoreName:
-    """Parses `my_package.my_core`, `my_package.my_core:small`, or the path of a file, `examples/my_core.py`.
+    """Parses `torchvision`, `my_package.my_core`, `my_package.my_core:small`, or the path of a file, `my_core.py`.
 
     Raises:
         ContractError: It is no such name.
     """
     module, _, attribute = text.partition(":")
+    module = BUILT_IN.get(module, module)
     folder = Path.cwd()
     if module.endswith(".py"):
         path = Path(module)

@@ -1,0 +1,48 @@
+"""`core: torchvision`: what the orchestrator sees of the classifiers. Loads torch only when they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from alexnet_core.data.loading import summarise_data
+from orchestrator.cores.classifiers.configuration import ClassifierConfig
+from orchestrator.cores.contract import Core, Metric, Run
+
+DIGITS_CLASSES = 10
+
+
+def _train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
+    from orchestrator.cores.classifiers.training import train
+
+    yield from train(config, run)
+
+
+def _data(config: ClassifierConfig, root: Path | None) -> str:
+    return summarise_data(config.source, root).digest
+
+
+def _sizes(config: ClassifierConfig) -> dict[str, float]:
+    from orchestrator.cores.classifiers.network import sizes
+
+    # 类别数只在最后一层：没有数据也能比较各 arm 的大小
+    return sizes(config, DIGITS_CLASSES)
+
+
+core = Core(
+    name="torchvision",
+    version=1,
+    config=ClassifierConfig,
+    train=_train,
+    metrics={
+        "train_loss": Metric("nats"),
+        "validation_error": Metric("%", scale=100),
+        "validation_loss": Metric("nats"),
+        "test_error": Metric("%", scale=100),
+        "test_loss": Metric("nats"),
+    },
+    chosen_by="validation_error",
+    judged_by="test_error",
+    data=_data,
+    sizes=_sizes,
+)

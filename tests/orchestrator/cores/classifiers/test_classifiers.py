@@ -1,0 +1,158 @@
+"""The torchvision core: its sizes are torchvision's own, its norms, rates and mixtures are what they are called."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import nn
+
+from orchestrator import Run
+from orchestrator.cores.classifiers.configuration import ClassifierConfig
+from orchestrator.cores.classifiers.core import core
+from orchestrator.cores.classifiers.network import build, sizes
+from orchestrator.cores.contract import ContractError
+from orchestrator.cores.loading import core_name, load_core
+from orchestrator.cores.training import Place, StateFolder, train_core
+
+
+@pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", "squeezenet1_1", "vit_b_16"])
+def test_parameters_and_multiply_adds_are_those_that_torchvision_publishes(model: str) -> None:
+    from torchvision import models
+
+    published = models.get_model_weights(model).IMAGENET1K_V1.meta  # type: ignore[attr-defined]
+    counted = sizes(ClassifierConfig(model=model, resolution=224), 1000)
+    assert counted["parameters"] == published["num_params"]
+    # torchvision 的数连偏置与注意力也算，我们只数卷积与矩阵乘
+    assert counted["multiply_adds"] == pytest.approx(published["_ops"] * 1e9, rel=0.03)
+
+
+def test_another_norm_leaves_the_draws_of_all_other_weights() -> None:
+    networks = {}
+    for norm in ("batch", "group", "none"):
+        torch.manual_seed(3)
+        networks[norm] = build(ClassifierConfig(norm=norm), 10)  # type: ignore[arg-type]
+    counts = {norm: [type(m) for m in network.modules()] for norm, network in networks.items()}
+    norms = counts["batch"].count(nn.BatchNorm2d)
+    assert norms > 10
+    assert (counts["group"].count(nn.GroupNorm), counts["group"].count(nn.BatchNorm2d)) == (norms, 0)
+    assert (counts["none"].count(nn.Identity), counts["none"].count(nn.BatchNorm2d)) == (norms, 0)
+    for name, weight in networks["none"].named_parameters():
+        for other in ("batch", "group"):
+            assert torch.equal(weight, networks[other].get_parameter(name)), name
+    # 每组至少四个通道
+    groups = [m for m in networks["group"].modules() if isinstance(m, nn.GroupNorm)]
+    assert all(m.num_channels % m.num_groups == 0 and m.num_channels // m.num_groups >= 4 for m in groups)
+
+
+@pytest.mark.parametrize("model", ["googlenet", "inception_v3", "densenet121", "mnasnet0_5", "vit_b_32"])
+def test_models_of_every_kind_give_one_row_of_logits_per_image(model: str) -> None:
+    with torch.device("meta"):
+        network = build(ClassifierConfig(model=model, resolution=96), 7).train()
+        assert network(torch.empty(2, 3, 96, 96)).shape == (2, 7)
+
+
+def test_a_wider_network_is_an_option_and_a_wrong_one_is_one_line() -> None:
+    wide = ClassifierConfig(model="mobilenet_v2", options={"width_mult": 2.0})
+    assert sizes(wide, 10)["parameters"] > 3 * sizes(ClassifierConfig(model="mobilenet_v2"), 10)["parameters"]
+    with pytest.raises(ContractError, match=r"torchvision's resnet18 cannot be made with \{'width_mult': 2.0\}: "):
+        build(ClassifierConfig(model="resnet18", options={"width_mult": 2.0}), 10)
+    with pytest.raises(ValidationError, match="no classifier 'resnet81'; did you mean resnet18"):
+        ClassifierConfig(model="resnet81")
+    with pytest.raises(ValidationError, match="image_size is 32, but the digits have 16 pixels"):
+        ClassifierConfig(image_size=32)
+
+
+def test_the_rate_rises_over_the_warm_up_and_falls_as_torch_has_it() -> None:
+    from orchestrator.cores.classifiers.training import rate_share
+
+    config = ClassifierConfig(epochs=11, warmup_epochs=1)
+    assert [rate_share(config, progress) for progress in (0.0, 0.25, 1.0)] == [0.0, 0.25, 1.0]
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+    for epoch in range(11):
+        assert rate_share(config, 1 + epoch) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+    steps = ClassifierConfig(epochs=9, warmup_epochs=0, schedule="step")
+    shares = [round(rate_share(steps, epoch + 0.5), 6) for epoch in range(9)]
+    assert shares == [1.0] * 3 + [0.1] * 3 + [0.01] * 3
+    assert rate_share(ClassifierConfig(schedule="constant"), 5.0) == 1.0
+
+
+def test_mixup_mixes_images_and_targets_in_one_proportion() -> None:
+    from orchestrator.cores.classifiers.training import _mixed
+
+    torch.manual_seed(0), np.random.seed(0)
+    # 图像就是它的类别：混合之后仍要一致
+    targets = torch.eye(6)
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    mixed, mixed_targets = _mixed(images, targets, 0.4)
+    assert torch.allclose(mixed_targets.sum(1), torch.ones(6))
+    assert torch.allclose(mixed[:, 0, 0, 0], mixed_targets @ torch.arange(6.0))
+    assert not torch.equal(mixed, images)
+    assert _mixed(images, targets, 0.0)[0] is images
+
+
+def test_each_image_is_distorted_for_itself_by_torchs_draws() -> None:
+    from orchestrator.cores.classifiers.training import augmentation
+
+    config = ClassifierConfig(crop="shift", flips=True, trivial_augment=True, erasing=0.5)
+    image = torch.arange(3 * 32 * 32, dtype=torch.int64).remainder(251).to(torch.uint8).view(3, 32, 32)
+    augment = augmentation(config)
+    torch.manual_seed(1)
+    first = [augment(image) for _ in range(4)]
+    torch.manual_seed(1)
+    again = [augment(image) for _ in range(4)]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert all(one.shape == image.shape and one.dtype == torch.uint8 for one in first)
+    assert not torch.equal(first[0], first[1])
+    assert augmentation(ClassifierConfig())(image) is image
+
+
+def test_image_folders_train_and_one_without_test_images_is_refused(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in "ab":
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(5):
+                pixels = draws.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{split}{number}.png")
+    config = ClassifierConfig(source="imagefolder", image_size=20, epochs=1, batch_size=4)
+    with pytest.raises(ContractError, match="has no test images: a verdict on a classifier is about those in test/"):
+        next(iter(core.train(config, Run(data_root=tmp_path / "images"))))
+    (tmp_path / "images" / "val").rename(tmp_path / "images" / "test")
+    (report,) = train_core(core, config, Place(0, data_root=tmp_path / "images"))
+    assert all(math.isfinite(value) for value in report.metrics.values())
+    assert report.metrics["test_error"] * 10 == pytest.approx(round(report.metrics["test_error"] * 10))
+    assert core.data is not None
+    assert len(core.data(config, tmp_path / "images")) == 64
+
+
+@pytest.mark.slow
+def test_it_reads_digits() -> None:
+    # 随机猜会错九成
+    *_, last = train_core(core, ClassifierConfig(epochs=4), Place(0))
+    assert last.metrics["test_error"] < 0.15
+
+
+@pytest.mark.slow
+def test_stopped_and_gone_on_it_gives_the_numbers_of_a_straight_run_and_another_seed_others(tmp_path: Path) -> None:
+    config = ClassifierConfig(
+        epochs=3, train_images=64, batch_size=16, trivial_augment=True, mixup=0.2, optimizer="adamw", learning_rate=1e-3
+    )
+    straight = [report.metrics for report in train_core(core, config, Place(0))]
+    with closing(train_core(core, config, Place(0), StateFolder(tmp_path, least_seconds=0.0))) as training:
+        first = next(training)
+    rest = list(train_core(core, config, Place(0), StateFolder(tmp_path, 2)))
+    assert [first.metrics, *(report.metrics for report in rest)] == straight
+    assert [report.metrics for report in train_core(core, config, Place(1))] != straight
+    assert load_core(core_name("torchvision")) is core
