@@ -67,14 +67,14 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
-def commands(results: Path, key: str, own: Path) -> list[int]:
+def commands(results: Path, key: str, local: Path) -> list[int]:
     where = ["--results", str(results)]
     return [
         status.main(["lrn", *where]),
         status.main([key[:10], *where]),
         status.main(["lrn", "--seeds", "9", *where]),
         best.main(where),
-        merge.main([str(results), "--results", str(own)]),
+        merge.main([str(results), "--results", str(local)]),
     ]
 
 
@@ -216,9 +216,9 @@ def test_a_strange_file_or_a_folder_in_its_place_is_one_line(
     got.append(ablate.main(["--dry-run", "--results", str(results)]))
     errors = capsys.readouterr().err
     assert set(got) <= {0, 1, 2, 3, 4}
-    for code, said in codes.items():
+    for code, expected in codes.items():
         assert code in got
-        assert said in errors
+        assert expected in errors
 
 
 @pytest.mark.slow
@@ -273,8 +273,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for position, decay in enumerate((0.001, 0.01)):
         trial = search.trial({"training.weight_decay": decay})
         put(results, trial.config, 15 + position)
-        asked = {"parameters": {"training.weight_decay": decay}, "position": position, "base": search.base_key}
-        row = {**trial_record.membership("weight_decay", "digits", trial), **asked}
+        point = {"parameters": {"training.weight_decay": decay}, "position": position, "base": search.base_key}
+        row = {**trial_record.membership("weight_decay", "digits", trial), **point}
         trial_record.append_members(results, "weight_decay", [row])
     assert ablate.main(["--study", "weight_decay", "--seeds", "3", "--results", str(results)]) == 0
     return results

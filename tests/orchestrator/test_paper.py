@@ -23,11 +23,11 @@ def numbers(line: str) -> list[int]:
 def test_the_plan_shares_trials_and_names_what_is_not_asked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--study", "paper", "--dry-run", "--seeds", "2", "--results", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    wanted = {line.split(":")[0]: numbers(line)[0] for line in lines if "trials wanted" in line}
-    assert set(wanted) == {*ASKED, "together"}
+    counts = {line.split(":")[0]: numbers(line)[0] for line in lines if "trials wanted" in line}
+    assert set(counts) == {*ASKED, "together"}
     # 每个研究 2 个种子；共同的基线只算一次，activation 另有自己的网络
     sharing = [name for name in ASKED if name != "activation"]
-    assert wanted["together"] == sum(wanted[name] for name in ASKED) - 2 * (len(sharing) - 1)
+    assert counts["together"] == sum(counts[name] for name in ASKED) - 2 * (len(sharing) - 1)
     assert any(line.startswith("colour: not asked on digits: ") for line in lines)
     assert not list(tmp_path.iterdir())
 

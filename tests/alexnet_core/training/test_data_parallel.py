@@ -55,13 +55,13 @@ def worker(
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous-{attempt}", rank=rank, world_size=workers
     )
-    asked = 0
+    questions = 0
 
     def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
+        nonlocal questions
+        questions += 1
         # only rank 0 knows that it is time
-        return rank == 0 and stop_at is not None and asked > stop_at
+        return rank == 0 and stop_at is not None and questions > stop_at
 
     place = folder / "checkpoint"
     reports = train(

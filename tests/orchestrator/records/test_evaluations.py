@@ -106,14 +106,14 @@ def judge(results: Path, plan: Plan) -> Answer:
 def test_both_arms_are_the_same_trials_and_the_difference_is_between_their_views(tmp_path: Path) -> None:
     put_all(tmp_path)
     plan = views_plan()
-    found = judge(tmp_path, plan)
-    ten, one = found.arms
+    answer = judge(tmp_path, plan)
+    ten, one = answer.arms
     assert ten.errors == pytest.approx({str(seed): 100 * ten / 359 for seed, (_, ten) in WRONG.items()})
     assert one.errors == pytest.approx({str(seed): 100 * one / 359 for seed, (one, _) in WRONG.items()})
     assert one.differences == pytest.approx({str(seed): 100 * (o - t) / 359 for seed, (o, t) in WRONG.items()})
     assert one.word == "supports"
     assert one.costs.seconds_per_epoch.pairs == 0
-    assert found.missing == ()
+    assert answer.missing == ()
 
 
 @pytest.mark.slow
@@ -126,9 +126,9 @@ def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check
     assert found_differences(folder, tmp_path) == []
     path = tmp_path / "trials" / plan.trials[0].key / "evaluations" / "10.json"
     path.write_text(path.read_text().replace('"top1_errors": 24', '"top1_errors": 23'))
-    found = found_differences(folder, tmp_path)
-    assert f"record {plan.trials[0].key} (ten seed 0): its evaluation was changed after the report" in found
-    assert any("one" in line for line in found)
+    differences = found_differences(folder, tmp_path)
+    assert f"record {plan.trials[0].key} (ten seed 0): its evaluation was changed after the report" in differences
+    assert any("one" in line for line in differences)
 
 
 def test_an_arm_that_is_not_evaluated_yet_is_missing_and_a_diverged_one_is_diverged(tmp_path: Path) -> None:
@@ -138,9 +138,9 @@ def test_an_arm_that_is_not_evaluated_yet_is_missing_and_a_diverged_one_is_diver
     put(tmp_path, configs[1], None, state=TrialState.DIVERGED, test_wrong=None)
     put_evaluated(tmp_path, configs[2], 30, None)
     plan = views_plan(3)
-    found = judge(tmp_path, plan)
-    assert found.missing == ("ten seed 2",)
-    assert found.arms[1].word == "diverged on 1 of 2"
+    answer = judge(tmp_path, plan)
+    assert answer.missing == ("ten seed 2",)
+    assert answer.arms[1].word == "diverged on 1 of 2"
     to_evaluate = read_on_record(tmp_path, plan.trials).to_evaluate(plan.trials)
     assert [trial.seed for trial in to_evaluate] == [2]
 

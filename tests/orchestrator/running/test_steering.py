@@ -80,8 +80,10 @@ def test_the_driver_hears_each_request_once_and_no_other_runs(folder: Path) -> N
     requests(folder).write_text(late + "no json\n\xff\n")
     assert steering.update() == []
     assert (steering.stop, steering.seeds) == (False, 0)
-    said = ask(folder, "skip_arm", "as_run")
-    assert said.startswith(f"asked process {os.getpid()} on {socket.gethostname()}: begin no other trial of arm as_run")
+    reply = ask(folder, "skip_arm", "as_run")
+    assert reply.startswith(
+        f"asked process {os.getpid()} on {socket.gethostname()}: begin no other trial of arm as_run"
+    )
     ask(folder, "stop_arm", "no_lrn")
     ask(folder, "seeds", 12)
     ask(folder, "seeds", 10)

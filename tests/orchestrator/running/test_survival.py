@@ -113,9 +113,9 @@ def attempts(lab: Lab, key: str) -> int:
 
 def kill(lab: Lab, matches: Callable[[str], bool]) -> None:
     """SIGKILLs the processes whose title matches."""
-    found = [process for process in lab.processes() if matches(_title(process))]
-    assert found, names(lab.processes())
-    for process in found:
+    matching = [process for process in lab.processes() if matches(_title(process))]
+    assert matching, names(lab.processes())
+    for process in matching:
         process.send_signal(signal.SIGKILL)
 
 

@@ -24,11 +24,11 @@ def metrics(port: int) -> dict[tuple[str, str, str], float]:
     """(name, arm, state) to value at a node's Prometheus endpoint."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
         text = page.read().decode()
-    found = {}
+    values = {}
     for name, labels, value in METRIC.findall(text):
         tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
-        found[name, tags.get("arm", ""), tags.get("state", "")] = float(value)
-    return found
+        values[name, tags.get("arm", ""), tags.get("state", "")] = float(value)
+    return values
 
 
 def get(url: str, token: str | None) -> tuple[int, str]:

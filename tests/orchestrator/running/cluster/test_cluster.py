@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 def witnessed(lab: Lab) -> dict[int, str]:
     """CUDA_VISIBLE_DEVICES in /proc/PID/environ of the child of each train worker, by the worker's process."""
-    found = {}
+    pids = {}
     for child in lab.processes("gpu-witness"):
         with suppress(psutil.Error, OSError):
             parent = child.parent()
@@ -27,8 +27,8 @@ def witnessed(lab: Lab) -> dict[int, str]:
                 continue
             environ = Path(f"/proc/{child.pid}/environ").read_bytes().decode().split("\0")
             values = [line.partition("=")[2] for line in environ if line.startswith("CUDA_VISIBLE_DEVICES=")]
-            found[parent.pid] = values[0]
-    return found
+            pids[parent.pid] = values[0]
+    return pids
 
 
 def in_the_middle(lab: Lab, process: subprocess.Popen[str]) -> list[Path]:
