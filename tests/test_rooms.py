@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "orchestrator": "core cores tables",
     "orchestrator.errors": "",
     "orchestrator.choices": "",
-    "orchestrator.cores": "core.configuration core.data core.process",
+    "orchestrator.cores": "core.configuration core.data core.process search_spaces",
     "orchestrator.statistics": "",
     "orchestrator.command": "core.errors core.process errors search_spaces",
     "orchestrator.request": "choices errors search_spaces statistics",

@@ -67,6 +67,8 @@ class Run:
         *,
         load_last: Callable[[], State | None] = lambda: None,
         goes_on: Callable[[], bool] = lambda: True,
+        log: Callable[[str], None] = print,
+        folder: Path | None = None,
     ) -> None:
         """Starts a run.
 
@@ -76,9 +78,12 @@ class Run:
             data_root: See `Run`.
             load_last: Returns what an earlier attempt saved last.
             goes_on: Says whether the study goes on.
+            log: Takes a line of a script's output.
+            folder: The trial's own, for the checkpoints of a script; None where it has none.
         """
-        self.seed, self.devices, self.data_root = seed, devices, data_root
-        self.beats, self.saves = 0, 0
+        self.seed, self.devices, self.data_root, self.folder = seed, devices, data_root, folder
+        self.beats, self.saves, self.last_line = 0, 0, ""
+        self._log = log
         self._load_last, self._goes_on = load_last, goes_on
         self._saved: State | None = None
 
@@ -109,8 +114,17 @@ class Run:
             Stopped: The study stops this trial.
         """
         self.beats += 1
+        self.check()
+
+    def check(self) -> None:
+        """Raises `Stopped` when the study stops this trial, as `beat` does, without saying that the training lives."""
         if not self._goes_on():
             raise Stopped
+
+    def log(self, line: str) -> None:
+        """Writes a line of a script's output to the trial's log."""
+        self.last_line = line if line.strip() else self.last_line
+        self._log(line)
 
     def take_saved(self) -> State | None:
         """Returns what was saved since the last report, once; for who runs the training."""

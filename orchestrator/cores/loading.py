@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cores.contract import ContractError, Core
+from orchestrator.cores.script import script_core, script_of
 
 # 随包带来的 core，短名即可
 BUILT_IN = {"torchvision": "orchestrator.cores.classifiers.core"}
@@ -23,24 +24,31 @@ class CoreName:
         module: Its module, such as `my_package.my_core`.
         attribute: Its name in that module; `core` where none is given.
         folder: Where the module's package, or its file, lies; None to look along Python's path.
+        study: The study file that declares a script, which is the core then; None for a module.
     """
 
     module: str
     attribute: str | None = None
     folder: Path | None = None
+    study: Path | None = None
 
     @property
     def text(self) -> str:
         """The name as a study file has it."""
+        if self.study is not None:
+            return str(self.study)
         return self.module if self.attribute is None else f"{self.module}:{self.attribute}"
 
 
 def core_name(text: str) -> CoreName:
-    """Parses `torchvision`, `my_package.my_core`, `my_package.my_core:small`, or the path of a file, `my_core.py`.
+    """Parses `torchvision`, `my_package.my_core`, `my_package.my_core:small`, or a file: `my_core.py`, `my_study.yaml`.
 
     Raises:
         ContractError: It is no such name.
     """
+    if text.endswith((".yaml", ".yml")):
+        path = Path(text).resolve()
+        return CoreName(path.stem, folder=path.parent, study=path)
     module, _, attribute = text.partition(":")
     module = BUILT_IN.get(module, module)
     folder = Path.cwd()
@@ -51,13 +59,13 @@ def core_name(text: str) -> CoreName:
     if not all(part.isidentifier() for part in parts):
         raise ContractError(
             f"{text!r} is no core's name: give a module such as my_package.my_core, one of several cores in it as "
-            "my_package.my_core:small, or a file such as my_core.py"
+            "my_package.my_core:small, or a file such as my_core.py or my_study.yaml"
         )
     return CoreName(module, attribute or None, folder)
 
 
 def load_core(name: CoreName) -> Core:
-    """Imports a core.
+    """Imports a core, or makes one of the script that a study file declares.
 
     Args:
         name: Where it is.
@@ -65,6 +73,8 @@ def load_core(name: CoreName) -> Core:
     Raises:
         ContractError: It cannot be imported, is not there, or breaks the contract.
     """
+    if name.study is not None:
+        return script_core(script_of(name.study), name.study.parent)
     if name.folder is not None and str(name.folder) not in sys.path:
         sys.path.insert(0, str(name.folder))
     try:

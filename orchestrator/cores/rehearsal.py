@@ -114,7 +114,8 @@ def _place(core: Core, seed: int, request: Request) -> Place:
 
     count = min(core.gpus, torch.cuda.device_count())
     devices = tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
-    return Place(seed, devices, request.data_root)
+    folder = None if request.states is None else request.states / "script"
+    return Place(seed, devices, request.data_root, folder)
 
 
 if __name__ == "__main__":

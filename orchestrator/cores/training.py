@@ -141,6 +141,8 @@ class Place:
     seed: int
     devices: tuple[str, ...] = ("cpu",)
     data_root: Path | None = None
+    folder: Path | None = None
+    log: Callable[[str], None] = print
 
 
 @dataclass
@@ -181,7 +183,15 @@ def train_core(
     """
     resume = _Resume(states.latest() if states is not None else None)
     seed_all(place.seed)
-    run = Run(place.seed, place.devices, place.data_root, load_last=resume.load, goes_on=goes_on)
+    run = Run(
+        place.seed,
+        place.devices,
+        place.data_root,
+        load_last=resume.load,
+        goes_on=goes_on,
+        log=place.log,
+        folder=place.folder,
+    )
     generator = core.train(config, run)
     if not isinstance(generator, Generator):
         raise ContractError("train is no generator: yield a mapping of metric names to numbers, one per report")

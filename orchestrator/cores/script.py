@@ -1,0 +1,304 @@
+"""A script as a core: a program of any language, unchanged but for one line of JSON per report.
+
+It is started from an argument list, never by a shell. A line of its output that is a JSON object with `report` is a
+report; all other output is the trial's log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
+
+from orchestrator.cores.contract import METRIC_NAME, NAME, ContractError, Core, Metric, Run
+from search_spaces.errors import StudyError
+from search_spaces.yaml_file import load_model
+
+REPORTS_FILE = "ABLATION_REPORTS"
+OUTPUT, REPORTS = "output.txt", "reports.jsonl"
+# linux/prctl.h
+PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.1
+# 先请它停，再杀：多数程序十秒内写得完检查点
+GRACE_SECONDS = 10.0
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+GIVEN = ("seed", "checkpoint", "data_root", "device")
+Scalar = bool | int | float | str
+
+
+class ScriptMetric(BaseModel):
+    """A metric as a study file declares it; see `Metric`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: str = ""
+    better: Literal["lower", "higher"] = "lower"
+    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+class Script(BaseModel):
+    """A script as a study file declares it, under `core:`.
+
+    Attributes:
+        name: Short name; part of every key.
+        version: Part of every key; raise it when a change of the script moves numbers.
+        command: The program and its arguments. `{learning_rate}` stands for a parameter, `{seed}` for the seed,
+            `{checkpoint}` for a folder that is the trial's own, `{data_root}` and `{device}` for what they say.
+        parameters: What studies may set, with its defaults.
+        metrics: What every report has, by name.
+        chosen_by: See `Core`.
+        judged_by: See `Core`.
+        files: The script's own files, globs allowed, below the folder of the study file.
+        gpus: See `Core`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=rf"^{NAME.pattern}$")] = "script"
+    version: int = Field(default=1, ge=1)
+    command: tuple[str, ...] = Field(min_length=1)
+    parameters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")], Scalar] = {}
+    metrics: dict[Annotated[str, Field(pattern=rf"^{METRIC_NAME.pattern}$")], ScriptMetric] = Field(min_length=1)
+    chosen_by: str
+    judged_by: str
+    files: tuple[str, ...] = Field(min_length=1)
+    gpus: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = {*GIVEN, *self.parameters}
+        used = {match[1] for part in self.command for match in PLACEHOLDER.finditer(part) if match[1] is not None}
+        for name in sorted(used - known):
+            raise ValueError(f"command: {{{name}}} is no parameter; there are: {', '.join(sorted(known))}")
+        for name in sorted(set(self.parameters) - used):
+            raise ValueError(f"parameters: {name} is nowhere in the command, so that setting it would change nothing")
+        if "seed" not in used:
+            raise ValueError("command: it lacks {seed}, without which all seeds are one run")
+        clash = sorted(set(GIVEN) & set(self.parameters))
+        if clash:
+            raise ValueError(f"parameters: {clash[0]} is given by the orchestrator; call yours otherwise")
+        for which, name in (("chosen_by", self.chosen_by), ("judged_by", self.judged_by)):
+            if name not in self.metrics:
+                raise ValueError(f"{which}: {name!r} is none of the metrics: {', '.join(self.metrics)}")
+        return self
+
+
+class _FileWithScript(BaseModel):
+    """A study file, of which only the core is read."""
+
+    core: Script
+
+
+def script_of(path: Path) -> Script:
+    """Reads the script that a study file declares.
+
+    Raises:
+        ContractError: The file cannot be read, or declares none that is right; the line says where.
+    """
+    try:
+        return load_model(path, _FileWithScript).core
+    except StudyError as error:
+        raise ContractError(str(error)) from error
+
+
+def script_core(script: Script, folder: Path) -> Core:
+    """Makes a core of a script.
+
+    Args:
+        script: As declared.
+        folder: Where it is run, and below which its files lie.
+    """
+    fields: dict[str, Any] = {name: (type(value), value) for name, value in script.parameters.items()}
+    config = create_model("ScriptConfig", __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
+
+    def train(config: BaseModel, run: Run) -> Iterator[Mapping[str, float]]:
+        yield from _reports(script, folder, config.model_dump(), run)
+
+    return Core(
+        name=script.name,
+        version=script.version,
+        config=config,
+        train=train,
+        metrics={name: Metric(metric.unit, metric.better, metric.scale) for name, metric in script.metrics.items()},
+        chosen_by=script.chosen_by,
+        judged_by=script.judged_by,
+        gpus=script.gpus,
+    )
+
+
+def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], run: Run) -> Iterator[dict[str, float]]:
+    """Runs the script and yields its reports; it goes on from its own checkpoint where it has one."""
+    with tempfile.TemporaryDirectory(prefix="script-") as scratch:
+        place = run.folder if run.folder is not None else Path(scratch)
+        (place / "checkpoint").mkdir(parents=True, exist_ok=True)
+        given = {
+            "seed": run.seed,
+            "checkpoint": place / "checkpoint",
+            "data_root": run.data_root or "",
+            "device": run.devices[0],
+        }
+        command = [filled(part, {**parameters, **given}) for part in script.command]
+        files = [place / OUTPUT, place / REPORTS]
+        numbers = _Numbers(run, _earlier(files))
+        # 启动之前就记下读到哪里：快的程序一启动就写完了
+        tails = [_Tail(path) for path in files]
+        process = _started(command, folder, *files)
+        try:
+            for line in _lines(process, tails, run):
+                report = _parsed(line)
+                if report is None:
+                    run.log(line)
+                    continue
+                yield from (_saved(new, run) for new in numbers.new(report))
+        finally:
+            _end(process)
+        if process.returncode:
+            raise ContractError(f"{command[0]} ended {_how(process.returncode)}; its last line: {run.last_line}")
+        yield from (_saved(new, run) for new in numbers.unheard())
+
+
+def _saved(report: Mapping[str, Any], run: Run) -> dict[str, float]:
+    """A report's metrics; what is saved with them is how far the script has come."""
+    run.save({"report": report["report"]})
+    return {name: value for name, value in report.items() if name != "report"}
+
+
+def filled(part: str, values: Mapping[str, Any]) -> str:
+    """Fills the placeholders of an argument; `{{` and `}}` are braces."""
+    return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else str(values[match[1]]), part)
+
+
+def _started(command: list[str], folder: Path, output: Path, reports: Path) -> subprocess.Popen[bytes]:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with output.open("ab") as file:
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, REPORTS_FILE: str(reports), "PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL,
+                # 写进文件而不是管道：worker 被杀时，已经写下的报告还在
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+            )
+        except OSError as error:
+            raise ContractError(f"{command[0]} cannot be started: {error.strerror}") from error
+
+
+def _lines(process: subprocess.Popen[bytes], tails: Sequence[_Tail], run: Run) -> Iterator[str]:
+    """Yields the lines that come into the output and into the file of reports, until the script has ended."""
+    ended = False
+    while not ended:
+        # 先看它结束没有，再读：结束前写下的一行也不会漏
+        ended = process.poll() is not None
+        for tail in tails:
+            yield from tail.lines(whole=ended)
+        run.check()
+        if not ended:
+            time.sleep(POLL_SECONDS)
+
+
+class _Tail:
+    """The lines that are written to the end of a file from now on."""
+
+    def __init__(self, path: Path) -> None:
+        path.touch()
+        self._path, self._read = path, path.stat().st_size
+
+    def lines(self, whole: bool) -> Iterator[str]:
+        """Yields the lines that are new; the last one only once it has its end, or nothing more comes."""
+        if self._path.stat().st_size <= self._read:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._read)
+            content = file.read()
+        if not whole:
+            content = content[: content.rfind(b"\n") + 1]
+        self._read += len(content)
+        yield from content.decode(errors="replace").splitlines()
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A report, or None for a line of the log."""
+    if line.lstrip().startswith("{"):
+        with suppress(ValueError):
+            content = json.loads(line)
+            if isinstance(content, dict) and "report" in content:
+                return content
+    return None
+
+
+def _earlier(files: Sequence[Path]) -> dict[Any, dict[str, Any]]:
+    """The reports that earlier attempts of this trial wrote, the last one of each number."""
+    lines = (line for path in files if path.is_file() for line in path.read_text(errors="replace").splitlines())
+    reports = (_parsed(line) for line in lines)
+    return {json.dumps(report["report"]): report for report in reports if report is not None}
+
+
+class _Numbers:
+    """Follows the numbers of a script's reports, which begin at 1, or after the script's own last checkpoint."""
+
+    def __init__(self, run: Run, earlier: Mapping[str, dict[str, Any]]) -> None:
+        self._run, self._earlier, self._begun, self._last = run, earlier, False, 0
+
+    def unheard(self) -> list[dict[str, Any]]:
+        """Returns what an earlier attempt wrote and nobody heard, where the script had nothing more to do."""
+        if self._begun or not self._earlier:
+            return []
+        state = self._run.load()
+        self._last = state["report"] if state is not None else 0
+        numbers = itertools.count(self._last + 1)
+        return [
+            self._earlier[str(number)] for number in itertools.takewhile(lambda n: str(n) in self._earlier, numbers)
+        ]
+
+    def new(self, report: dict[str, Any]) -> list[dict[str, Any]]:
+        """Returns what is new with a report: nothing, itself, or itself after those that an earlier attempt wrote.
+
+        Raises:
+            ContractError: It has no number, or one before it is missing.
+        """
+        number = report["report"]
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ContractError(f"a report's number is a whole number from 1 on, not {number!r}")
+        if not self._begun:
+            self._begun = True
+            # 从 1 报起的就是从头来过：以前的报告不再算数
+            state = self._run.load() if number > 1 else None
+            self._last = state["report"] if state is not None else 0
+        missing = [self._earlier.get(str(between)) for between in range(self._last + 1, number)]
+        if None in missing:
+            raise ContractError(f"report {number} follows report {self._last}; the reports between are missing")
+        reports = [*(one for one in missing if one is not None), *([report] if number > self._last else [])]
+        self._last = max(self._last, number)
+        return reports
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a script and all it has started to end, waits, and kills what is left of its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    end = time.monotonic() + GRACE_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(POLL_SECONDS / 10)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _how(code: int) -> str:
+    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
