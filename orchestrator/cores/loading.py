@@ -83,7 +83,16 @@ def load_core(name: CoreName) -> Core:
         raise ContractError(f"core {name.text}: {error}") from error
     except (Exception, SystemExit) as error:
         raise ContractError(f"core {name.text} cannot be imported: {mistake(error)}") from error
+    _check_place(module, name)
     return _core_in(module, name)
+
+
+def _check_place(module: Any, name: CoreName) -> None:
+    """Refuses a module of the same name from elsewhere, which this process has imported before."""
+    file = getattr(module, "__file__", None)
+    here = name.folder is not None and (name.folder / Path(*name.module.split("."))).with_suffix(".py").is_file()
+    if here and file is not None and name.folder is not None and not Path(file).resolve().is_relative_to(name.folder):
+        raise ContractError(f"core {name.text}: this process has {name.module} of {file} already; call yours otherwise")
 
 
 def _core_in(module: Any, name: CoreName) -> Core:

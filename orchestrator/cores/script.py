@@ -176,8 +176,13 @@ def _saved(report: Mapping[str, Any], run: Run) -> dict[str, float]:
 
 
 def filled(part: str, values: Mapping[str, Any]) -> str:
-    """Fills the placeholders of an argument; `{{` and `}}` are braces."""
-    return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else str(values[match[1]]), part)
+    """Fills the placeholders of an argument; `{{` and `}}` are braces, and truth is `true` or `false`."""
+    return PLACEHOLDER.sub(lambda match: match[0][0] if match[1] is None else _text(values[match[1]]), part)
+
+
+def _text(value: Any) -> str:
+    # 别的语言不认 True
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _started(command: list[str], folder: Path, output: Path, reports: Path) -> subprocess.Popen[bytes]:
@@ -242,11 +247,15 @@ def _parsed(line: str) -> dict[str, Any] | None:
     return None
 
 
-def _earlier(files: Sequence[Path]) -> dict[Any, dict[str, Any]]:
+def _earlier(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """The reports that earlier attempts of this trial wrote, the last one of each number."""
-    lines = (line for path in files if path.is_file() for line in path.read_text(errors="replace").splitlines())
-    reports = (_parsed(line) for line in lines)
-    return {json.dumps(report["report"]): report for report in reports if report is not None}
+    reports: dict[str, dict[str, Any]] = {}
+    for path in files:
+        if path.is_file():
+            with path.open(errors="replace") as file:
+                # 日志可以很长：一行一行地读
+                reports |= {str(one["report"]): one for one in map(_parsed, file) if one is not None}
+    return reports
 
 
 class _Numbers:

@@ -108,7 +108,7 @@ def test_arguments_are_what_they_are_whatever_a_shell_would_make_of_them(tmp_pat
     list(train_core(core, core.config(), Place(0, log=log.append)))
     assert log == [hostile]
     assert not (tmp_path / "pwned").exists()
-    assert filled("{{{rate}}}", {"rate": 0.1}) == "{0.1}"
+    assert filled("{{{rate}}} {fast}", {"rate": 0.1, "fast": True}) == "{0.1} true"
 
 
 @pytest.mark.slow

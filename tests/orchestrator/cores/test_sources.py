@@ -126,4 +126,8 @@ def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(
     assert load_core(core_name(f"{tmp_path}/flat_core.py:small")).name == "small"
     with pytest.raises(ContractError, match="flat_core has no Core called large"):
         load_core(core_name(f"{tmp_path}/flat_core.py:large"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "flat_core.py").write_text("")
+    with pytest.raises(ContractError, match=r"this process has flat_core of .* already"):
+        load_core(core_name(f"{tmp_path}/other/flat_core.py"))
     sys.path.remove(str(tmp_path))
