@@ -70,7 +70,7 @@ def _fields(config: type[BaseModel], overrides: dict[str, JsonValue]) -> dict[st
     try:
         config.model_validate(overrides)
     except ValidationError as error:
-        raise LabError(f"--set: {first_mistake(error)}", exit_code=ExitCode.WRONG_USE) from error
+        raise LabError(f"--set: {first_mistake(error, config)}", exit_code=ExitCode.WRONG_USE) from error
     return overrides
 
 

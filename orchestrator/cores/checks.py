@@ -19,6 +19,7 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.cores.contract import Core
 from orchestrator.cores.loading import CoreName
 from orchestrator.cores.rehearsal import Outcome, Rehearsed, Request
@@ -120,12 +121,12 @@ def _survives_json(config: BaseModel) -> Finding:
 
 def _reports(core: Core, first: Rehearsed, rehearsal: Rehearsal) -> Iterator[Finding]:
     if first.mistake:
-        after = f" (after {len(first.reports)} reports)" if first.reports else ""
+        after = f" (after {counted(len(first.reports), 'report')})" if first.reports else ""
         yield Finding("fault", f"{first.mistake}{after}")
         return
     count = len(first.reports)
     all_of_it = "" if count == rehearsal.reports else ", which is all of it"
-    yield Finding("ok", f"{count} reports{all_of_it}; each has every metric, as a finite number")
+    yield Finding("ok", f"{counted(count, 'report')}{all_of_it}; each has every metric, as a finite number")
     if not first.beats and rehearsal.name.study is None:
         rule = "a study can stop it, and notice that it hangs, only between two reports"
         yield Finding("note", f"it never calls run.beat(): {rule} ({first.seconds:.1f} s here)")

@@ -100,7 +100,7 @@ def test_a_core_that_cannot_be_used_is_one_line_and_exit_code_2(lab: Lab) -> Non
     assert (code, output) == (2, "")
     assert errors.startswith("error: core nowhere cannot be imported: ModuleNotFoundError: No module named 'nowhere'")
     code, _, errors = checked(lab, "--set", "stepp=2")
-    assert (code, errors) == (2, "error: --set: stepp: Extra inputs are not permitted\n")
+    assert (code, errors) == (2, "error: --set: stepp: unknown field; did you mean step?\n")
     (lab.home / "thawed.py").write_text(CORE.replace("frozen=True, ", ""))
     code, _, errors = lab.run("thawed.py", module="orchestrator.check_core")
     assert code == 2
