@@ -91,7 +91,7 @@ def check_trial(folder: Path) -> ForeignTrial | None:
         config, result = trial_record.read_config(folder), trial_record.read_result(folder)
     except LabError as error:
         # 拒绝的那一行已经写着它的名字
-        raise Refused(str(error).removeprefix(f"{folder}: ").removeprefix(f"{folder}/")) from error
+        raise Refused(str(error).removeprefix(f"{folder}: ")) from error
     if result is None:
         return None
     key = folder.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from alexnet_core.configuration.wording import counted
 from orchestrator.running.slots.messages import End, EndState, Epoch, Job, Log, Started, Submission, TrialNews
 
 ATTEMPTS_PER_TRIAL = 3
@@ -60,7 +59,7 @@ class Trial:
         if self.attempts_used < ATTEMPTS_PER_TRIAL:
             return None
         last = f", the last time with {self.last_words}" if self.last_words else ""
-        return End("failed", f"the worker died {counted(self.attempts_used, 'time')} in this trial{last}")
+        return End("failed", f"the worker died {self.attempts_used} times in this trial{last}")
 
 
 class TrialQueue:
