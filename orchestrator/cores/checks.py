@@ -23,6 +23,7 @@ from alexnet_core.configuration.wording import counted
 from orchestrator.cores.contract import Core
 from orchestrator.cores.loading import CoreName
 from orchestrator.cores.rehearsal import Outcome, Rehearsed, Request
+from orchestrator.cores.script import ending
 from orchestrator.cores.states import states_in
 
 LARGE_STATE = 100 * 10**6
@@ -238,10 +239,9 @@ def _run(
 
 def _died(code: int, output: Path) -> Rehearsed:
     """What is said of a process that ended without an outcome."""
-    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
     lines = output.read_text(errors="replace").splitlines()
     last = f"; its last line: {lines[-1][:200]}" if lines else ""
-    return Rehearsed(mistake=f"train ended its process {how}{last}")
+    return Rehearsed(mistake=f"train ended its process {ending(code)}{last}")
 
 
 def _end_group(process: subprocess.Popen[Any]) -> list[str]:

@@ -165,7 +165,7 @@ def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], 
         finally:
             _end(process)
         if process.returncode:
-            raise ContractError(f"{command[0]} ended {_how(process.returncode)}; its last line: {run.last_line}")
+            raise ContractError(f"{command[0]} ended {ending(process.returncode)}; its last line: {run.last_line}")
         yield from (_saved(new, run) for new in numbers.unheard())
 
 
@@ -309,5 +309,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _how(code: int) -> str:
+def ending(code: int) -> str:
+    """Returns how a process ended, from its return code: `by signal SIGKILL`, `with exit code 3`."""
     return f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -61,7 +61,7 @@ def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
         ContractError: There are no test images, or the model cannot be made so.
     """
     device = torch.device(run.devices[0])
-    data = _data(config.source, run.data_root, config.image_size, config.train_images, config.resolution)
+    data = _data(_spec(config, run.data_root), config.resolution)
     network = build(config, data.classes).to(device)
     optimizer = _optimizer(config, network)
     finished = 0
@@ -82,21 +82,24 @@ def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
         }
 
 
-# 同一槽位的下一个 trial 多半用同样的图像
-@lru_cache(maxsize=1)
-def _data(source: str, root: Path | None, image_size: int, train_images: int | None, resolution: int) -> _Data:
-    summary = summarise_data("digits" if source == "digits" else "imagefolder", root)
-    spec = DataSpec(
+def _spec(config: ClassifierConfig, root: Path | None) -> DataSpec:
+    """The data as it lies there now: its digest is taken anew for every trial."""
+    return DataSpec(
         name="images",
-        source="digits" if source == "digits" else "imagefolder",
-        image_size=image_size,
-        train_images=train_images,
-        digest=summary.digest,
+        source=config.source,
+        image_size=config.image_size,
+        train_images=config.train_images,
+        digest=summarise_data(config.source, root).digest,
         root=None if root is None else str(root),
     )
+
+
+# 同一槽位的下一个 trial 多半用同样的图像；摘要变了就是别的图像
+@lru_cache(maxsize=1)
+def _data(spec: DataSpec, resolution: int) -> _Data:
     dataset: Dataset = load_dataset(spec)
     if dataset.test is None:
-        raise ContractError(f"{root} has no test images: a verdict on a classifier is about those in test/")
+        raise ContractError(f"{spec.root} has no test images: a verdict on a classifier is about those in test/")
     training, validation, testing = (
         _on_resolution(split, resolution) for split in (dataset.train, dataset.validation, dataset.test)
     )

@@ -133,6 +133,10 @@ def test_image_folders_train_and_one_without_test_images_is_refused(tmp_path: Pa
     (report,) = train_core(core, config, Place(0, data_root=tmp_path / "images"))
     assert all(math.isfinite(value) for value in report.metrics.values())
     assert report.metrics["test_error"] * 10 == pytest.approx(round(report.metrics["test_error"] * 10))
+    # 同一进程里换了一张图：不能再用记着的旧图
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "images" / "train" / "a" / "train0.png")
+    (other,) = train_core(core, config, Place(0, data_root=tmp_path / "images"))
+    assert other.metrics["train_loss"] != report.metrics["train_loss"]
     assert core.data is not None
     assert len(core.data(config, tmp_path / "images")) == 64
 
