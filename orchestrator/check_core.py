@@ -10,11 +10,12 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.process.command_line import CommandParser, pathname
-from orchestrator.command import command, make_console, natural
+from orchestrator.command import command, natural
 from orchestrator.cores.checks import Rehearsal, check_core
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.console import make_console
 from search_spaces.trial import parse_override
 
 REPORTS = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import logging
 import os
 import subprocess
@@ -13,20 +12,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
+from typing import NamedTuple
 
 from alexnet_core.errors import CoreError
-from alexnet_core.process.command_line import pathname
+from alexnet_core.process.command_line import WrongUse, pathname
 from alexnet_core.process.interruption import run_stoppable, say, silence_output
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.channel import OPTION, Output, asks_for_json
+from orchestrator.output.console import printable
 from search_spaces.errors import StudyError
 
-PLAIN_WIDTH = 120
 AtEnd = Callable[[int, str | None], object]
-_UNPRINTABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160), *range(8234, 8239), *range(8294, 8298)), "�")
+
+
+class Beside(NamedTuple):
+    """How a command ended that ran in a process of its own.
+
+    Attributes:
+        code: Its exit code.
+        interrupted: Whether Ctrl-C came here meanwhile, and was passed on to it.
+    """
+
+    code: int
+    interrupted: bool
 
 
 def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
@@ -34,17 +42,29 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
     @wraps(main)
     def run(arguments: Sequence[str] | None = None) -> int:
-        return framed(partial(main, arguments))
+        return framed(partial(main, arguments), Output(as_json=False))
 
     return run
 
 
-def framed(body: Callable[[], int], at_end: AtEnd = lambda code, trouble: None, interrupted: str = "") -> int:
+def command_for_programs(main: Callable[[Sequence[str] | None, Output], int]) -> Callable[..., int]:
+    """Makes the main function of a command that takes `--json` too; see `command`."""
+
+    @wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        output = Output(as_json=asks_for_json(arguments))
+        return framed(partial(main, arguments, output), output)
+
+    return run
+
+
+def framed(body: Callable[[], int], output: Output, at_end: AtEnd | None = None, interrupted: str = "") -> int:
     """Runs a command: every foreseen mistake is one line on the standard error and an exit code.
 
     Args:
         body: Parses the arguments, does the work and returns the exit code.
-        at_end: Called with the exit code and with what went wrong, after that was printed.
+        output: What the command answers with `--json`.
+        at_end: Called with the exit code and with what went wrong, after that was printed; None for `output.end`.
         interrupted: What the line of an interrupted command says beside that it was.
 
     Returns:
@@ -54,9 +74,17 @@ def framed(body: Callable[[], int], at_end: AtEnd = lambda code, trouble: None, 
     # driver.log 要 INFO，终端只要警告：界限只能放在终端自己这里
     terminal.setLevel(logging.WARNING)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, handlers=[terminal])
+    end = output.end if at_end is None else at_end
+
+    def on_interrupt() -> None:
+        try:
+            end(ExitCode.INTERRUPTED, None)
+        except OSError:
+            # 已经在收尾：文档写不出去，退出码照旧
+            silence_output()
+
     with _each_warning_once():
-        stoppable = partial(_exit_code, body, at_end)
-        return int(run_stoppable(stoppable, lambda: at_end(ExitCode.INTERRUPTED, None), interrupted))
+        return int(run_stoppable(partial(_exit_code, body, output, end), on_interrupt, interrupted))
 
 
 @contextmanager
@@ -87,9 +115,10 @@ class _EachTextOnce(logging.Filter):
         return is_new
 
 
-def _exit_code(body: Callable[[], int], at_end: AtEnd) -> int:
+def _exit_code(body: Callable[[], int], output: Output, at_end: AtEnd) -> int:
     try:
-        code, trouble = _code_and_trouble(body)
+        with output.reserved():
+            code, trouble = _code_and_trouble(body)
     except OSError:
         raise
     except Exception as error:
@@ -103,27 +132,42 @@ def _exit_code(body: Callable[[], int], at_end: AtEnd) -> int:
 def _code_and_trouble(body: Callable[[], int]) -> tuple[int, str | None]:
     """The exit code, and the line about what went wrong, which is printed."""
     try:
-        return body(), None
+        with one_line_errors():
+            return body(), None
     except SystemExit as exit_request:
         # argparse 已经说过了：在别人的程序里只返回退出码
-        return (exit_request.code if isinstance(exit_request.code, int) else ExitCode.DONE), None
-    except (LabError, StudyError, CoreError) as error:
-        trouble, code = str(error), error.exit_code if isinstance(error, LabError) else ExitCode.WRONG_USE
+        line = exit_request.line if isinstance(exit_request, WrongUse) else None
+        return (exit_request.code if isinstance(exit_request.code, int) else ExitCode.DONE), line
+    except LabError as error:
+        print_error(error)
+        return error.exit_code, str(error)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Within it every foreseen mistake is a `LabError`, with the exit code of the command that it would end.
+
+    Raises:
+        LabError: In place of the errors of studies and of the core, and of files that cannot be read or written.
+    """
+    try:
+        yield
+    except (StudyError, CoreError) as error:
+        raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     except OSError as error:
         # 没有文件名的是标准输出写不出去，由外层判断
         if error.filename is None:
             raise
-        trouble, code = f"{error.filename}: {error.strerror}", ExitCode.ENVIRONMENT
-    print_error(trouble)
-    return code, trouble
+        raise LabError(f"{error.filename}: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
 
 
-def run_beside(module: str, arguments: Sequence[str]) -> int:
-    """Runs a command in a process of its own; what it prints is printed here. Returns its exit code.
+def run_beside(module: str, arguments: Sequence[str], take: Callable[[str], object]) -> Beside:
+    """Runs a command in a process of its own; what it says on its standard error is said here.
 
     Args:
         module: Of the command.
         arguments: Of the command.
+        take: Called with each line of its standard output.
     """
     # 自己的会话：终端的 Ctrl-C 只由我们转告一次
     with subprocess.Popen(
@@ -138,20 +182,23 @@ def run_beside(module: str, arguments: Sequence[str]) -> int:
     ) as child:
         complaints = threading.Thread(target=_say_lines, args=(child.stderr,))
         complaints.start()
-        _print_lines(child)
+        interrupted = _take_lines(child, take)
         complaints.join()
-    return child.returncode
+    return Beside(child.returncode, interrupted)
 
 
-def _print_lines(child: subprocess.Popen[str]) -> None:
-    """Prints what a command prints until it ends; Ctrl-C is passed on to it."""
+def _take_lines(child: subprocess.Popen[str], take: Callable[[str], object]) -> bool:
+    """Takes what a command prints until it ends; Ctrl-C is passed on to it. Returns whether there was one."""
+    interrupted = False
     while child.poll() is None:
         try:
             for line in child.stdout or ():
-                print(line, end="", flush=True)
+                take(line)
             child.wait()
         except KeyboardInterrupt:
+            interrupted = True
             child.terminate()
+    return interrupted
 
 
 def _say_lines(lines: Iterable[str]) -> None:
@@ -159,54 +206,16 @@ def _say_lines(lines: Iterable[str]) -> None:
         say(line.rstrip())
 
 
-class _SafeConsole(Console):
-    """A console on which text out of files (logs, names) cannot steer the terminal."""
-
-    def on_broken_pipe(self) -> None:
-        """Leaves the reader's end to the command, where rich would end the process."""
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Renders as rich does, its own codes untouched."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(printable(segment.text), segment.style)
-
-
-class _UnheardConsole(_SafeConsole):
-    """The console of a study, which does not end because its log's disk is full or `tee` has died."""
-
-    def __exit__(self, *exception: Any) -> None:
-        """Writes what was printed as rich does, until that fails."""
-        try:
-            super().__exit__(*exception)
-        except OSError as error:
-            if self.quiet:
-                return
-            self.quiet = True
-            silence_output()
-            say(f"warning: standard output: {error.strerror}; the study goes on")
-
-
-def make_console(*, goes_on: bool = False) -> Console:
-    """Returns the console of a command; without a terminal its lines may be 120 columns wide.
-
-    Args:
-        goes_on: Whether the command goes on in silence when its output cannot be written any more.
-    """
-    make = _UnheardConsole if goes_on else _SafeConsole
-    console = make(highlight=False)
-    return console if console.is_terminal else make(highlight=False, width=PLAIN_WIDTH)
-
-
-def printable(text: str) -> str:
-    """Replaces control characters, but for tabs and new lines, and marks that reverse the direction of writing."""
-    return text.translate(_UNPRINTABLE)
-
-
 def print_error(error: object) -> None:
     """Prints the one line of an error, after what went to the standard output."""
     sys.stdout.flush()
     say(f"error: {printable(str(error))}")
+
+
+def add_json_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Adds `--json`, which `Output` looks for itself."""
+    help_text = "print one JSON document for programs, and all else on the standard error (docs/programs.md)"
+    parser.add_argument(OPTION, action="store_true", help=help_text)
 
 
 def add_results_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -18,8 +18,9 @@ from rich.console import Console
 from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
 from alexnet_core.process.files import replaced, shown
-from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command, make_console
+from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.console import make_console
 from orchestrator.planning.plan_file import join_looks
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation

@@ -4,23 +4,47 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
-from orchestrator.command import add_results_option, natural, natural_or_zero
+from orchestrator.command import add_json_option, add_results_option, natural, natural_or_zero
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.channel import OPTION
 from orchestrator.request import Limits, Placement, Question, Request, Store, SweepRequest
 from search_spaces.space import Sweep
 from search_spaces.study import load_study
 from search_spaces.trial import parse_override
 from search_spaces.yaml_file import parse_model
 
+PROGRAM = "orchestrator.ablate"
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
-def request_of(options: argparse.Namespace) -> Request:
+def parsed_request(arguments: Sequence[str]) -> Request:
+    """Returns what a command line asks, for a program: a wrong option is an error like every other.
+
+    Args:
+        arguments: Of the command.
+
+    Raises:
+        LabError: An option is wrong, or does not go with another.
+        StudyError: See `request_of`.
+    """
+    try:
+        options = parser(exit_on_error=False).parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
+    return request_of(options, arguments)
+
+
+def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request:
     """Returns what the options ask.
+
+    Args:
+        options: As parsed.
+        arguments: What they were parsed from.
 
     Raises:
         LabError: Options do not go together.
@@ -66,6 +90,8 @@ def request_of(options: argparse.Namespace) -> Request:
         dry_run=options.dry_run,
         show=options.show,
         optuna_view=options.optuna_view,
+        # 给人看还是给程序看，问的是同一件事
+        command=(PROGRAM, *(word for word in arguments if word != OPTION)),
     )
 
 
@@ -87,10 +113,15 @@ def _space(text: str) -> Sweep:
     return sweep
 
 
-def parser() -> argparse.ArgumentParser:
-    """Returns the command's parser."""
+def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
+    """Returns the command's parser.
+
+    Args:
+        exit_on_error: Whether a wrong option ends the command; else it is an `argparse.ArgumentError`.
+    """
     made = CommandParser(
-        prog="python -m orchestrator.ablate",
+        prog=f"python -m {PROGRAM}",
+        exit_on_error=exit_on_error,
         description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
     )
     what = made.add_argument_group("the question")
@@ -180,6 +211,7 @@ def parser() -> argparse.ArgumentParser:
         default="all",
         help="which final weights stay (default: all)",
     )
+    add_json_option(made)
     made.add_argument("--verbose", action="store_true", help="Ray's messages and the workers' output too")
     made.add_argument(
         "--notify",

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
-from orchestrator.command import add_results_option, check_has_results, command, make_console
+from orchestrator.command import add_results_option, check_has_results, command
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.console import make_console
 from orchestrator.tables.tables import load_tables
 from orchestrator.tables.trackers import TRACKERS, runs
 

@@ -13,11 +13,22 @@ from pathlib import Path
 
 from rich.console import Console
 
+from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.process.command_line import CommandParser
 from alexnet_core.process.interruption import say
+from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
 from orchestrator.choices import DEFAULT_DATASET, PAPER
-from orchestrator.command import add_results_option, check_has_results, command, make_console, printable
+from orchestrator.command import (
+    add_json_option,
+    add_results_option,
+    check_has_results,
+    command_for_programs,
+    print_error,
+)
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.channel import Output
+from orchestrator.output.console import printable
+from orchestrator.output.document import Document
 from orchestrator.planning.plan_file import plan_on_record, read_plan
 from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, study_folder
@@ -33,10 +44,33 @@ from search_spaces.study import load_study, study_names
 DEFAULT_STUDY = "lrn"
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
+class CheckedReport(Frozen):
+    """A report that was computed again.
+
+    Attributes:
+        study: Name of its folder.
+        differences: What the records do not bear out, a line for each; none for an honest report.
+    """
+
+    study: str
+    differences: tuple[str, ...]
+
+
+class ChecksDocument(Document):
+    """What `report --check` answers with `--json`.
+
+    Attributes:
+        checked: The reports.
+    """
+
+    checked: tuple[CheckedReport, ...]
+
+
+@command_for_programs
+def main(arguments: Sequence[str] | None, output: Output) -> int:
     """Runs the command; returns its exit code."""
-    return _report(_parser().parse_args(arguments), make_console())
+    options = _parser().parse_args(arguments)
+    return output.answer(_report(options, output.console()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--study", help="a study on record, or its file (default: lrn)")
     add_results_option(parser)
+    add_json_option(parser)
     parser.add_argument("--dataset", help="data set of the study (default: digits; of --paper: all on record)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
@@ -57,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(options: argparse.Namespace, console: Console) -> int:
+def _report(options: argparse.Namespace, console: Console) -> Document:
     check_has_results(options.results)
     if options.check and (options.compare is not None or options.baseline is not None):
         raise LabError(
@@ -84,28 +119,31 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     notes_look = target == folder and is_writable
     material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
     console.print(answer_table(material.answer, console.width))
+    answered = AnswersDocument(answers=(study_answer(material, target),))
     if not is_writable:
         # 别人的只读目录：答案照样给，报告写不了就明说
-        raise LabError(
+        trouble = (
             f"{folder} is read-only: the answer is above, its report and this look are not written; "
-            "copy the results folder to where you may write",
-            exit_code=ExitCode.ENVIRONMENT,
+            "copy the results folder to where you may write"
         )
+        print_error(trouble)
+        return answered.model_copy(update={"exit_code": ExitCode.ENVIRONMENT, "error": trouble})
     write_report(target, material, lambda: details(material, options.results), always=True)
     console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
-    return ExitCode.DONE
+    return answered
 
 
-def _check(options: argparse.Namespace, console: Console) -> int:
+def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
     folders = _folders_on_record(options) if options.paper else [_folder(options)]
-    code = ExitCode.DONE
+    checked = []
     for folder in folders:
         lines = _differences(folder, options)
+        checked.append(CheckedReport(study=folder.name, differences=tuple(lines)))
         verdict = "differs from its records" if lines else "every verdict is what the records say"
         for line in (f"{folder.name}: {verdict}", *(f"  {line}" for line in lines)):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-        code = ExitCode.SOME_FAILED if lines else code
-    return code
+    differs = any(report.differences for report in checked)
+    return ChecksDocument(checked=tuple(checked), exit_code=ExitCode.SOME_FAILED if differs else ExitCode.DONE)
 
 
 def _differences(folder: Path, options: argparse.Namespace) -> list[str]:
@@ -118,10 +156,10 @@ def _differences(folder: Path, options: argparse.Namespace) -> list[str]:
         return [str(error)]
 
 
-def _paper(options: argparse.Namespace, console: Console) -> int:
+def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
     """Answers every study on record and writes one page."""
     tables = load_trials(options.results)
-    answers = []
+    studies: list[StudyAnswer] = []
     for folder in _folders_on_record(options):
         try:
             plan, plan_file = plan_on_record(folder)
@@ -133,20 +171,20 @@ def _paper(options: argparse.Namespace, console: Console) -> int:
         if not plan_file.null:
             notes_look = os.access(folder, os.W_OK)
             judged = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
-            answers.append(judged.answer)
-    if not answers:
+            studies.append(study_answer(judged, folder))
+    if not studies:
         raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)
     target = study_folder(options.results, PAPER, options.dataset or DEFAULT_DATASET, DEFAULT_DATASET)
-    studies = [load_study(name) for name in study_names()]
-    datasets = {answer.dataset for answer in answers}
+    known = [load_study(name) for name in study_names()]
     skipped = {
-        dataset: {study.name: study.not_asked[dataset] for study in studies if dataset in study.not_asked}
-        for dataset in datasets
+        dataset: {study.name: study.not_asked[dataset] for study in known if dataset in study.not_asked}
+        for dataset in {study.dataset for study in studies}
     }
+    answers = [study.answer for study in studies]
     console.print(summary_table(answers))
     write_claims(target, answers, skipped)
     console.print(f"all claims: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
-    return ExitCode.DONE
+    return AnswersDocument(answers=tuple(studies), page=(target / PAGE).resolve())
 
 
 def _folders_on_record(options: argparse.Namespace) -> list[Path]:

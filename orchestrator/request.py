@@ -217,6 +217,7 @@ class Request:
         dry_run: Whether to say what would run, and stop.
         show: `ARM[:SEED]` whose configuration is printed instead; None to go on.
         optuna_view: Whether the study is written as an Optuna storage, also when nothing is left to train.
+        command: The command line that asks this again, its name first; it is kept with the plan.
     """
 
     question: Question
@@ -227,6 +228,7 @@ class Request:
     dry_run: bool = False
     show: str | None = None
     optuna_view: bool = False
+    command: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         """Refuses what cannot be asked together.

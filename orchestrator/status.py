@@ -19,12 +19,22 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from alexnet_core.process.command_line import CommandParser
-from orchestrator.command import add_results_option, check_has_results, command, make_console, natural, printable
+from orchestrator.command import (
+    add_json_option,
+    add_results_option,
+    check_has_results,
+    command_for_programs,
+    natural,
+)
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.channel import Output
+from orchestrator.output.console import printable
+from orchestrator.output.document import Document
 from orchestrator.planning.plan_file import STUDIES
 from orchestrator.records import trial_record
 from orchestrator.records.layout import STUDY_FOLDER
-from orchestrator.running.status_views import trial_view, view
+from orchestrator.running.status.facts import StatusDocument, StudyStatus, study_status, trial_status
+from orchestrator.running.status.views import study_view, trial_view
 from orchestrator.running.steering import ask, read_runs
 from search_spaces.trial import KEY_LENGTH
 
@@ -33,10 +43,18 @@ FOLLOW_SECONDS = 2.0
 SHOWN = ("plan.json", STUDIES)
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> int:
+@command_for_programs
+def main(arguments: Sequence[str] | None, output: Output) -> int:
     """Runs the command; returns its exit code."""
-    return _status(_parser().parse_args(arguments), make_console())
+    options = _parser().parse_args(arguments)
+    if output.as_json and options.follow:
+        raise LabError(
+            "--follow shows a study again and again, --json is one document: leave one of them out",
+            exit_code=ExitCode.WRONG_USE,
+        )
+    # 程序换个目录读文档，其中的路径也要找得到
+    results = options.results.resolve() if output.as_json else options.results
+    return output.answer(_status(results, options, output.console()))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
     add_results_option(parser)
+    add_json_option(parser)
     steer = parser.add_argument_group("a running study").add_mutually_exclusive_group()
     steer.add_argument(
         "--follow",
@@ -64,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _status(options: argparse.Namespace, console: Console) -> int:
-    results, what = options.results, options.what
+def _status(results: Path, options: argparse.Namespace, console: Console) -> Document:
+    what = options.what
     check_has_results(results)
     studies = sorted({path.parent.name for name in SHOWN for path in results.glob(f"studies/*/{name}")})
     steers = options.stop is not None or options.skip is not None or options.seeds is not None
@@ -76,18 +95,22 @@ def _status(options: argparse.Namespace, console: Console) -> int:
             known = ", ".join(studies) or "none"
             raise LabError(f"name the study to follow or steer; studies: {known}", exit_code=ExitCode.WRONG_USE)
         if options.follow:
-            return _follow(results, what, console)
-        console.print(_steer(results / "studies" / what, options), markup=False, soft_wrap=True)
-    elif what is None:
+            _follow(results, what, console)
+            return Document()
+        asked = _steer(results / "studies" / what, options)
+        console.print(asked, markup=False, soft_wrap=True)
+        return StatusDocument(requests=tuple(asked.splitlines()))
+    if what is None:
         if not studies:
             console.print(f"no study in {results} yet", markup=False)
-        for name in studies:
-            _show_or_warn(results, name, console)
-    elif what in studies:
-        console.print(view(results, what))
-    else:
-        console.print(trial_view(results, _resolve(results, what, studies)), soft_wrap=True)
-    return ExitCode.DONE
+        return _all_studies(results, studies, console)
+    if what in studies:
+        status = study_status(results, what)
+        console.print(study_view(status))
+        return StatusDocument(studies=(status,))
+    document = trial_status(results, _resolve(results, what, studies))
+    console.print(trial_view(document), soft_wrap=True)
+    return document
 
 
 def _running_study(results: Path) -> str:
@@ -99,12 +122,18 @@ def _running_study(results: Path) -> str:
     return running[0]
 
 
-def _show_or_warn(results: Path, name: str, console: Console) -> None:
-    """Shows one of all studies; a damaged file of it does not hide the others."""
-    try:
-        console.print(view(results, name))
-    except LabError as error:
-        logger.warning("study %s is left out: %s", name, printable(str(error)))
+def _all_studies(results: Path, names: Sequence[str], console: Console) -> StatusDocument:
+    """Shows all studies; a damaged file of one does not hide the others."""
+    shown: list[StudyStatus] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            shown.append(study_status(results, name))
+            console.print(study_view(shown[-1]))
+        except LabError as error:
+            left_out[name] = str(error)
+            logger.warning("study %s is left out: %s", name, printable(str(error)))
+    return StatusDocument(studies=tuple(shown), left_out=left_out)
 
 
 def _steer(folder: Path, options: argparse.Namespace) -> str:
@@ -115,7 +144,7 @@ def _steer(folder: Path, options: argparse.Namespace) -> str:
     return ask(folder, "stop_arm", options.stop) if options.stop else ask(folder, "stop")
 
 
-def _follow(results: Path, name: str, console: Console) -> int:
+def _follow(results: Path, name: str, console: Console) -> None:
     """Shows a study anew every two seconds while somebody runs it; without a terminal, only when it has changed."""
     folder = results / "studies" / name
     shown = ""
@@ -123,7 +152,7 @@ def _follow(results: Path, name: str, console: Console) -> int:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
                 running = read_runs(folder)
-                shown_now = view(results, name)
+                shown_now = study_view(study_status(results, name))
                 text = _plain(shown_now)
                 if text != shown:
                     shown = text
@@ -132,10 +161,10 @@ def _follow(results: Path, name: str, console: Console) -> int:
                     else:
                         console.print(shown_now)
                 if not running:
-                    return ExitCode.DONE
+                    return
                 time.sleep(FOLLOW_SECONDS)
     except KeyboardInterrupt:
-        return ExitCode.DONE
+        return
 
 
 def _plain(view: Group) -> str:

@@ -34,14 +34,15 @@ MAY_IMPORT = {
     "alexnet_core.commands": "core configuration data errors model process trained training",
     "alexnet_core.__main__": "commands configuration errors process",
     "search_spaces": "core core.configuration core.data core.errors core.process",
-    "orchestrator": "core cores tables",
+    "orchestrator": "core asking cores errors tables",
     "orchestrator.errors": "",
     "orchestrator.choices": "",
     "orchestrator.cores": "core.configuration core.data core.process search_spaces",
     "orchestrator.statistics": "",
-    "orchestrator.command": "core.errors core.process errors search_spaces",
+    "orchestrator.output": "core.configuration core.process errors",
+    "orchestrator.command": "core.errors core.process errors output search_spaces",
     "orchestrator.request": "choices errors search_spaces statistics",
-    "orchestrator.options": "core.process choices command errors request search_spaces",
+    "orchestrator.options": "core.process choices command errors output request search_spaces",
     "orchestrator.records": "core core.configuration core.data core.process core.trained errors search_spaces",
     "orchestrator.tables": "core.configuration errors records search_spaces",
     "orchestrator.planning": "core.configuration core.data core.errors core.training choices errors records "
@@ -52,7 +53,9 @@ MAY_IMPORT = {
     "orchestrator.reporting": "core.configuration core.errors core.trained choices errors judging planning records "
     "request search_spaces statistics sweeps tables",
     "orchestrator.running": "core core.configuration core.data core.errors core.process core.trained core.training "
-    "choices errors judging planning records request search_spaces sweeps tables",
+    "choices errors judging output planning records request search_spaces sweeps tables",
+    "orchestrator.asking": "core.configuration core.process choices command errors judging options output planning "
+    "records reporting request running search_spaces sweeps tables",
 }
 # 命令可以引用任何房间，但谁也不引用命令
 ANY_ROOM = {f"orchestrator.{name}" for name in COMMANDS}
@@ -64,9 +67,10 @@ LIBRARIES = {
     "jinja2": "orchestrator.reporting",
     "matplotlib": "orchestrator.reporting",
     "optuna": "orchestrator.sweeps orchestrator.judging.parameter_importance",
-    "polars": "orchestrator.tables orchestrator.planning orchestrator.judging orchestrator.reporting orchestrator.best",
+    "polars": "orchestrator.tables orchestrator.planning orchestrator.judging orchestrator.reporting "
+    "orchestrator.asking.answers orchestrator.best",
     "ray": "orchestrator.running orchestrator.sweeps.searcher orchestrator.sweeps.pruning",
-    "rich": "alexnet_core.commands orchestrator.command orchestrator.reporting orchestrator.running "
+    "rich": "alexnet_core.commands orchestrator.asking orchestrator.output orchestrator.reporting orchestrator.running "
     + " ".join(sorted(ANY_ROOM)),
     "scipy": "orchestrator.statistics",
     "torch": "alexnet_core.model alexnet_core.training alexnet_core.trained alexnet_core.commands "

@@ -14,13 +14,26 @@ EXIT_WRONG_USE = 2
 LONGEST_NAME = 255
 
 
+class WrongUse(SystemExit):
+    """Ends a command whose options are wrong, with exit code 2.
+
+    Attributes:
+        line: What is wrong; it has been printed.
+    """
+
+    def __init__(self, line: str) -> None:
+        super().__init__(EXIT_WRONG_USE)
+        self.line = line
+
+
 class CommandParser(argparse.ArgumentParser):
     """argparse without the usage, which for a command of thirty options hides what is wrong."""
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and ends the process with exit code 2."""
-        print(f"error: {message}; {self.prog} --help lists the options", file=sys.stderr)
-        sys.exit(EXIT_WRONG_USE)
+        line = f"{message}; {self.prog} --help lists the options"
+        print(f"error: {line}", file=sys.stderr)
+        raise WrongUse(line)
 
 
 def pathname(text: str) -> Path:

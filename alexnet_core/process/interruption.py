@@ -135,12 +135,14 @@ def say(line: str) -> None:
 
 
 def ensure_output() -> None:
-    """Gives a command an output that takes every letter, and one that goes nowhere where there is none (`>&-`).
+    """Gives a command outputs that take every letter, and such as go nowhere where there are none (`>&-`).
 
     A letter that the terminal's encoding lacks ("±" in koi8-r) is shown as a question mark.
     """
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # C 语言环境里标准输出用的不是 strict，却也写不出 ±
         if isinstance(stream, TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):

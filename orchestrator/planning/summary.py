@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 from alexnet_core.configuration.wording import counted
@@ -15,6 +16,7 @@ from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import is_tuned
 from orchestrator.planning.work_left import WorkLeft
+from search_spaces.trial import PlannedTrial
 
 SHOWN_SEEDS = 12
 
@@ -128,8 +130,27 @@ def plan_line(plan: Plan, on_record: OnRecord, work: WorkLeft, wall_time: str, o
     return ", ".join(parts)
 
 
-def arm_lines(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> list[str]:
-    """Returns a line per arm: its trials on record and to run, and which other arms are the same trials.
+@dataclass(frozen=True)
+class ArmPlan:
+    """What one arm wants.
+
+    Attributes:
+        arm: Its name.
+        trials: Different trials.
+        to_run: How many of them are to be trained or evaluated; the others are on record.
+        views: In how many views they are evaluated.
+        same_trials_as: Arms that have some of them too; of other studies `<study> <arm>`.
+    """
+
+    arm: str
+    trials: int
+    to_run: int
+    views: int
+    same_trials_as: tuple[str, ...]
+
+
+def arm_plans(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> list[ArmPlan]:
+    """Returns what each arm wants, how much of it is on record, and which other arms are the same trials.
 
     Args:
         plan: The plan.
@@ -146,19 +167,24 @@ def arm_lines(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> li
     to_train = {trial.key for trial in on_record.missing(plan.trials)}
     # 同一个 trial，要多个视图的 arm 还得评估，只要一个的已经齐了
     to_evaluate = {(trial.key, trial.views) for trial in on_record.to_evaluate(plan.trials)}
-    lines = []
+    plans = []
     for arm in plan.study.arms:
         arm_keys = keys[arm.name]
         left = sum(key in to_train or (key, arm.views) in to_evaluate for key in arm_keys)
         common = {key for key in arm_keys if times[key] > 1}
         same = [name for name, theirs in everyone.items() if name != arm.name and common & theirs] if common else []
-        shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
-        shared += f"; the same trials as {', '.join(same)}" if same else ""
-        lines.append(
-            f"    {arm.name}: {counted(len(arm_keys), 'trial')}, {len(arm_keys) - left} on record, {left} to "
-            f"run{shared}"
-        )
-    return lines
+        plans.append(ArmPlan(arm.name, len(arm_keys), left, arm.views, tuple(same)))
+    return plans
+
+
+def arm_line(arm: ArmPlan) -> str:
+    """Returns an arm's line: its trials on record and to run, and which other arms are the same trials."""
+    shared = f", evaluated in {arm.views} views" if arm.views != 1 else ""
+    shared += f"; the same trials as {', '.join(arm.same_trials_as)}" if arm.same_trials_as else ""
+    return (
+        f"    {arm.arm}: {counted(arm.trials, 'trial')}, {arm.trials - arm.to_run} on record, {arm.to_run} to "
+        f"run{shared}"
+    )
 
 
 def _keys_by_arm(plan: Plan) -> dict[str, set[str]]:
@@ -206,8 +232,8 @@ def retuning_line(plan: Plan, on_record: OnRecord, left: int) -> str:
     )
 
 
-def shown_config(plan: Plan, which: str) -> str:
-    """Returns the resolved configuration of a trial as JSON.
+def shown_trial(plan: Plan, which: str) -> PlannedTrial:
+    """Returns the trial that is to be shown.
 
     Args:
         plan: The plan.
@@ -220,7 +246,7 @@ def shown_config(plan: Plan, which: str) -> str:
     cell = arm or plan.study.baseline, seed or "0"
     for trial in plan.trials:
         if (trial.arm, str(trial.seed)) == cell:
-            return trial.config.model_dump_json(indent=2)
+            return trial
     arms = ", ".join(arm.name for arm in plan.study.arms)
     raise LabError(
         f"--show {which}: no such trial; arms: {arms}; seeds: 0 to {len(plan.seeds) - 1}", exit_code=ExitCode.WRONG_USE

@@ -25,7 +25,7 @@ from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import TrialTables, load_tables, update_tables
 
 
-def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console: Console) -> Answer:
+def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console: Console) -> Material:
     """Updates the tables, judges the study, prints the verdict table and writes the report.
 
     Args:
@@ -36,7 +36,7 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
         console: Where to print.
 
     Returns:
-        The answer.
+        What the report is made of, the answer with it.
     """
     # 表只是记录的缓存：先跟上记录，再判断
     tables = update_tables(results)
@@ -51,7 +51,7 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
     what = "written" if write_report(folder, material, lambda: details(material, results)) else "unchanged"
     console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
-    return judged
+    return material
 
 
 def judged_material(

@@ -49,19 +49,20 @@ def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFram
     """
     answer = material.answer
     frames = {
-        "verdicts": _verdicts(answer.arms),
+        "verdicts": verdict_frame(answer.arms),
         "seeds": _seeds(material),
         "curves": _curves(details.curves),
         "trials": _trials(material),
     }
     if answer.retuned is not None:
-        frames["retuned"] = _verdicts(answer.retuned.arms)
+        frames["retuned"] = verdict_frame(answer.retuned.arms)
     if answer.tuning:
         frames["tuning"] = pl.DataFrame([trial.model_dump() for trial in answer.tuning])
     return {**frames, "sweep": material.points} if material.points.height else frames
 
 
-def _verdicts(arms: Sequence[ArmAnswer]) -> pl.DataFrame:
+def verdict_frame(arms: Sequence[ArmAnswer]) -> pl.DataFrame:
+    """Returns a row per arm; see `answer_frames` for the units."""
     return pl.DataFrame([_verdict_row(arm) for arm in arms], schema=_VERDICT_COLUMNS)
 
 

@@ -19,7 +19,8 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import check_rule
 from orchestrator.planning.retuning import further_missing, with_retuning
 from orchestrator.planning.summary import (
-    arm_lines,
+    arm_line,
+    arm_plans,
     cost_line,
     data_remarks,
     format_time,
@@ -252,21 +253,30 @@ def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
     return replace(agenda, studies=(study,), plan=study.plan, on_record=study.on_record)
 
 
-def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
-    """Says what would be trained, how long it takes and what it can decide; with `--dry-run` of each arm, too.
+def price_of(agenda: Agenda, request: Request) -> Price:
+    """Returns what prices trainings: epochs that were measured, and where trials would train on this machine.
 
     Args:
         agenda: What is asked.
         request: Where and how.
     """
     place = likely_place(request.placement)
-    measured = agenda.measured(request.store.results, place.gpus > 0)
-    price: Price = partial(estimate, measured=measured, place=place)
+    return partial(estimate, measured=agenda.measured(request.store.results, place.gpus > 0), place=place)
+
+
+def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str]:
+    """Says what would be trained, how long it takes and what it can decide; with `--dry-run` of each arm, too.
+
+    Args:
+        agenda: What is asked.
+        request: Where and how.
+        price: From `price_of`.
+    """
     takes = partial(time_and_memory, placement=request.placement)
     # 数据对所有研究都一样，只说一次；先说，再看计划
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     if agenda.work.left():
-        on_gpu = place.gpus > 0 and request.placement.device != "cpu"
+        on_gpu = likely_place(request.placement).gpus > 0 and request.placement.device != "cpu"
         confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
         keys = [*agenda.on_record.done, *confirming]
         yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)
@@ -275,7 +285,7 @@ def agenda_lines(agenda: Agenda, request: Request) -> Iterator[str]:
         yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
         if request.dry_run:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
-            yield from arm_lines(plan, study.on_record, others)
+            yield from (arm_line(arm) for arm in arm_plans(plan, study.on_record, others))
             yield f"{'    ' if agenda.together else ''}{cost_line(price(study.work.of()))}"
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"

@@ -9,15 +9,22 @@ import time
 from typing import Any
 
 from alexnet_core.process.interruption import say
+from orchestrator.output.channel import Output
 
+STANDARD_ERROR = 2
 SECONDS_ALLOWED = 60.0
 
 
 class Notifier:
     """Runs the command once, at the end or on failure, whichever comes first."""
 
-    def __init__(self) -> None:
-        """Begins to count the seconds; nobody is told yet."""
+    def __init__(self, output: Output | None = None) -> None:
+        """Begins to count the seconds; nobody is told yet.
+
+        Args:
+            output: Ended after the command, so that also a death of Ray leaves a document; None for nothing.
+        """
+        self._output = output
         self._command: str | None = None
         self._facts: dict[str, Any] = {}
         self._started = time.monotonic()
@@ -34,10 +41,17 @@ class Notifier:
         self._command, self._facts = command, facts
 
     def send(self, exit_code: int, error: str | None = None) -> None:
-        """Runs the command with `{study, dataset, results, exit_code, outcome, error, seconds, ...}`.
+        """Runs the command with `{study, dataset, results, exit_code, outcome, error, seconds, ...}`; ends the output.
 
         A command that fails or hangs is one line on the standard error; the study's exit code stays.
         """
+        try:
+            self._run_command(exit_code, error)
+        finally:
+            if self._output is not None:
+                self._output.end(exit_code, error)
+
+    def _run_command(self, exit_code: int, error: str | None) -> None:
         if self._command is None or not self._once.acquire(blocking=False):
             return
         outcome = _OUTCOMES.get(exit_code, "failed") if error is None else "failed"
@@ -50,6 +64,8 @@ class Notifier:
                 ["/bin/sh", "-c", self._command],
                 input=json.dumps(summary, sort_keys=True) + "\n",
                 text=True,
+                # 标准输出上只有那一份文档
+                stdout=STANDARD_ERROR if self._output is not None and self._output.as_json else None,
                 timeout=SECONDS_ALLOWED,
                 check=False,
             )

@@ -55,9 +55,14 @@ def cell_text(state: str, validation_error: float | None, epoch: int | None = No
         validation_error: Top-1 in [0, 1]; None where no epoch has ended.
         epoch: The epoch it is of, while the trial has not ended.
     """
-    if validation_error is None or (epoch is None and state != "finished"):
+    return value_text(state, None if validation_error is None else 100 * validation_error, epoch)
+
+
+def value_text(state: str, value: float | None, epoch: int | None = None) -> str:
+    """Returns what `cell_text` does of an error in percent."""
+    if value is None or (epoch is None and state != "finished"):
         return state
-    return f"{100 * validation_error:.1f} %" + ("" if epoch is None else f" @{epoch}")
+    return f"{value:.1f} %" + ("" if epoch is None else f" @{epoch}")
 
 
 class Progress:

@@ -5,7 +5,6 @@ Ray and torch are loaded only here, when something must be trained.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -74,7 +73,7 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
     settings = _settings(agenda, request, slot_plan, facts, started, notifier)
     try:
         with StudyRun(agenda.plan, agenda.on_record, settings, console) as run:
-            plan, sweep = _run_phases(run, agenda, request.store)
+            plan, sweep = _run_phases(run, agenda, request)
             return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep)
     except Interrupted:
         console.print(
@@ -127,18 +126,19 @@ def _settings(
     )
 
 
-def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, PlannedSweep]:
+def _run_phases(run: StudyRun, agenda: Agenda, request: Request) -> tuple[Plan, PlannedSweep]:
     """Trains arms, sweep, confirmation and re-tunings over the same warm slots.
 
     Args:
         run: What runs them.
         agenda: What is asked.
-        store: Where the records are.
+        request: As it was asked, and where the records are.
 
     Returns:
         The plan as it has grown, and the sweep as it stands now.
     """
     plan, folder, sweep, tally = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.tally
+    store = request.store
     tally.begin("arm", plan.trials)
     train = partial(run.run_arms, folder.name)
 
@@ -150,20 +150,20 @@ def _run_phases(run: StudyRun, agenda: Agenda, store: Store) -> tuple[Plan, Plan
         run_looks(plan, store.results, lambda: tally.states, partial(_train_of, run, plan, train), skipped)
         return plan, sweep
     train(agenda.on_record.to_run(plan.trials))
-    plan = _with_asked_seeds(run, plan, folder, store, train)
+    plan = _with_asked_seeds(run, plan, folder, request, train)
     if sweep.search is not None:
         # arm 在前：落在扫描空间里的 arm 也是采样器已知的点
         sweep = _run_sweep(run, sweep.refreshed(plan), sweep.search)
-        plan = _with_asked_seeds(run, plan, folder, store, train)
+        plan = _with_asked_seeds(run, plan, folder, request, train)
         _run_confirmation(run, sweep)
     before = None
     while before is not plan:
         # 后来要的种子也要按各 arm 的最佳值再训练
-        before = plan = _with_asked_seeds(run, plan, folder, store, train)
+        before = plan = _with_asked_seeds(run, plan, folder, request, train)
         plans = [study.plan for study in agenda.studies] if agenda.together else [plan]
         for tuned in (tuned for tuned in plans if tuned.retune is not None):
             run_retuning(run, tuned, folder.name, store, together=agenda.together)
-        plan = _with_asked_seeds(run, plan, folder, store, train)
+        plan = _with_asked_seeds(run, plan, folder, request, train)
     return plan, sweep
 
 
@@ -180,15 +180,16 @@ def _with_asked_seeds(
     run: StudyRun,
     plan: Plan,
     folder: Path,
-    store: Store,
+    request: Request,
     train: Callable[[Sequence[PlannedTrial]], None],
 ) -> Plan:
     """Trains the further seeds that `status --seeds` has asked for by now; returns the plan with them."""
+    store = request.store
     while run.seeds_asked() > len(plan.seeds):
         plan = with_seeds(plan, run.steering.seeds)
         # 本次已结束的不论成败都不再跑，即使有 --retry-failed
         on_record = read_on_record(store.results, plan.trials, store.retry_failed).refreshed(run.tally.states)
-        write_plan(folder, plan, sys.argv)
+        write_plan(folder, plan, request.command)
         run.grow(plan, on_record)
         train(on_record.to_run(plan.trials))
     return plan

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console
 
@@ -151,12 +151,17 @@ class StudyRun:
         if self._loop.signals.comes_within(STOP_NOTICE_SECONDS):
             self.display.__exit__()
             say("interrupted; finished trials are on record, go on with the same command")
-            self._settings.notifier.send(ExitCode.INTERRUPTED)
-            lifecycle.leave_dead_ray(ExitCode.INTERRUPTED)
+            self._leave(ExitCode.INTERRUPTED)
         self.display.__exit__()
         say(f"error: {what} died; every finished trial is on record, run the same command again to go on")
-        self._settings.notifier.send(ExitCode.ENVIRONMENT, f"{what} died")
-        lifecycle.leave_dead_ray(ExitCode.ENVIRONMENT)
+        self._leave(ExitCode.ENVIRONMENT, f"{what} died")
+
+    def _leave(self, code: ExitCode, trouble: str | None = None) -> NoReturn:
+        try:
+            self._settings.notifier.send(code, trouble)
+        finally:
+            # 输出写不出去，也不能留下一个没有 Ray 的进程
+            lifecycle.leave_dead_ray(code)
 
     # ---- phases -------------------------------------------------------------------------------------------
 

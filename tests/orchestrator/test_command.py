@@ -171,13 +171,14 @@ def test_any_encoding_of_the_terminal_gets_the_verdict(
 def test_what_goes_to_the_drivers_log_is_not_said_on_the_terminal_a_second_time(tmp_path: Path) -> None:
     program = (
         "import logging, sys; from pathlib import Path; from orchestrator.command import framed; "
+        "from orchestrator.output.channel import Output; "
         "from orchestrator.running.cluster.driver_log import open_driver_log\n"
         "def body():\n"
         "    open_driver_log(Path(sys.argv[1]))\n"
         "    logging.getLogger('orchestrator.running').info('a trial has ended')\n"
         "    logging.getLogger('orchestrator.running').warning('slow')\n"
         "    return 0\n"
-        "sys.exit(framed(body))"
+        "sys.exit(framed(body, Output(as_json=False)))"
     )
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "WARNING: slow\n")

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LabError
-from orchestrator.options import parser, request_of
+from orchestrator.options import parsed_request
 from orchestrator.request import Limits, Placement, Question, Request, Store, SweepRequest
 
 STORE = Store(Path("results"))
 
 
 def requested(*arguments: str) -> Request:
-    return request_of(parser().parse_args(arguments))
+    return parsed_request(arguments)
 
 
 def test_a_command_without_options_asks_what_the_defaults_of_a_request_say() -> None:

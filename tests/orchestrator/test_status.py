@@ -16,7 +16,7 @@ from orchestrator.planning.plan_file import write_studies
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.trial_record import TrialState
-from orchestrator.running.status_views import study_states
+from orchestrator.running.status.facts import study_states
 from orchestrator.running.steering import RunFacts, end_run, write_run
 from orchestrator.status import main
 from orchestrator.tables.tables import load_trials

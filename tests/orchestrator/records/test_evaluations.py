@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -21,7 +23,7 @@ from orchestrator.judging.judge import answer
 from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
-from orchestrator.planning.summary import arm_lines, plan_line
+from orchestrator.planning.summary import arm_line, arm_plans, plan_line
 from orchestrator.planning.variants import combined_plan
 from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.evaluations import (
@@ -151,7 +153,7 @@ def test_only_what_lacks_its_views_is_evaluated_and_lost_weights_are_said(tmp_pa
     assert [(trial.arm, trial.seed) for trial in fresh.to_run(plan.trials)] == [("ten", seed) for seed in range(4)]
     line = plan_line(plan, fresh, WorkLeft(), "unknown", "")
     assert line.startswith("4 trials wanted, 0 on record, 4 to train, time unknown")
-    assert arm_lines(plan, fresh, {})[0] == (
+    assert arm_line(arm_plans(plan, fresh, {})[0]) == (
         "    ten: 4 trials, 0 on record, 4 to run, evaluated in 10 views; the same trials as one"
     )
     put_all(tmp_path)
@@ -316,6 +318,31 @@ def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path
     assert views == {0: 10, 1: 10}
 
 
+ASKS_TWICE = """
+import json, logging, signal, sys
+from orchestrator import LabError, run_study
+
+def state():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    return handlers, list(logging.getLogger().handlers), sys.stdout, sys.stderr
+
+before = state()
+first = run_study(sys.argv[1], seeds=5, slots=1, results=sys.argv[2])
+again = run_study(sys.argv[1], seeds=5, slots=1, results=sys.argv[2])
+try:
+    run_study("lrm", results=sys.argv[2])
+except LabError as error:
+    print(error, file=sys.stderr)
+print(json.dumps({
+    "unchanged": state() == before,
+    "ray": "ray" in sys.modules,
+    "seeds": first.answer.seeds,
+    "rows": first.table.height,
+    "same": first == again,
+}))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_slots_evaluate_trials_on_record_measure_memory_and_stop_at_a_budget(lab: Lab) -> None:
@@ -330,17 +357,24 @@ def test_slots_evaluate_trials_on_record_measure_memory_and_stop_at_a_budget(lab
     study.write_text(VIEWS.replace("epochs: 2", "epochs: 1"))
     arguments = ("--study", str(study), "--seeds", "5", "--slots", "1", "--no-dashboard")
     heard = lab.home / "heard.json"
-    code, output, errors = lab.ablate(*arguments, "--max-gpu-hours", "1e-6", "--notify", f"cat > {heard}")
+    told = ("--notify", f"tee {heard}")
+    code, output, errors = lab.ablate(*arguments, "--max-gpu-hours", "1e-6", *told, "--json")
     assert code == 0, output + errors
     assert json.loads(heard.read_text())["outcome"] == "budget"
-    assert "5 trials wanted, 2 on record, 3 to train, 1 to evaluate in more views" in output
+    assert heard.read_text() in errors, "whatever is no document is on the standard error"
+    assert "5 trials wanted, 2 on record, 3 to train, 1 to evaluate in more views" in errors
+    document = json.loads(output)
+    assert document["answers"] == []
     # GPU 上的记录量不出这里的时间，所以先跑一个种子；量出来就知道下一个放不下
-    assert "stopped at the budget: 3 of 5 seeds are complete; missing: all arms of seeds 3, 4." in output
+    first_line = "stopped at the budget: 3 of 5 seeds are complete; missing: all arms of seeds 3, 4."
+    assert (document["left_out"][0], first_line in errors) == (first_line, True)
     assert not (lab.results / "studies" / "views" / "answer.json").exists()
-    code, output, errors = lab.ablate(*arguments, "--notify", f"cat > {heard}")
-    assert code == 0, output + errors
-    assert json.loads(heard.read_text())["outcome"] == "done"
-    assert "3 on record, 2 to train" in output
+    process = lab.start_program(ASKS_TWICE, str(study), str(lab.results), PYTHONPATH=os.pathsep.join(sys.path))
+    output, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, output + errors
+    assert "3 on record, 2 to train" in errors
+    assert "5 on record, 0 to train" in errors
+    assert json.loads(output) == {"unchanged": True, "ray": False, "seeds": 5, "rows": 2, "same": True}
     made = read_evaluation(first.parents[1], 10)
     assert before is not None
     assert made is not None

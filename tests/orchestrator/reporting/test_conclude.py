@@ -87,7 +87,7 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
     for place, trial in enumerate(confirmation_trials(plan, confirmation)):
         put(results, trial.config, 25 + place % 5)
         trial_record.join_members(results, "lrn", "digits", [trial])
-    answer = conclude(plan, results, folder, content, Console(file=StringIO()))
+    answer = conclude(plan, results, folder, content, Console(file=StringIO())).answer
     assert answer.confirmation is not None
     assert answer.confirmation.seeds == (2000, 2001, 2002, 2003)
     assert found_differences(folder, results) == []

@@ -49,7 +49,7 @@ def test_a_cell_says_the_same_live_and_in_status() -> None:
 
 CLOSED_TERMINAL = """
 import os, pty, time
-from orchestrator.command import make_console
+from orchestrator.output.console import make_console
 from orchestrator.running.progress import Progress, Shown
 ours, theirs = pty.openpty()
 os.dup2(theirs, 1)

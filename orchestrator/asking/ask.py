@@ -1,0 +1,230 @@
+"""Asking a study: it is planned, what is missing is trained, and the answer is judged from the records.
+
+Ray, torch and matplotlib are loaded only when something must be trained or drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from alexnet_core.process.files import abandoned
+from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
+from orchestrator.asking.plans import plans_document, trial_document
+from orchestrator.command import check_can_hold_results
+from orchestrator.errors import ExitCode
+from orchestrator.judging.answer import Answer
+from orchestrator.output.document import Document
+from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
+from orchestrator.planning.summary import readable_seconds, shown_trial
+from orchestrator.records import trial_record
+from orchestrator.records.retention import keep_weights_of, tidy_ended
+from orchestrator.records.trial_record import TrialState
+from orchestrator.records.upgrades import check_schema, upgrade_results
+from orchestrator.reporting.claims import summary_table, write_claims
+from orchestrator.reporting.conclude import conclude
+from orchestrator.reporting.files import PAGE
+from orchestrator.request import Request, Store
+from orchestrator.running.agenda import (
+    Agenda,
+    PlannedStudy,
+    after_run,
+    agenda_lines,
+    make_agenda,
+    plan_studies,
+    price_of,
+)
+from orchestrator.running.budget import LeftOut
+from orchestrator.running.cluster import lifecycle, preflight
+from orchestrator.running.notification import Notifier
+from orchestrator.running.session import prepare_images, run_missing
+from orchestrator.sweeps.search import OPTUNA_VIEW
+from orchestrator.tables.ranking import exported_if_best
+from orchestrator.tables.tables import done_states, load_trials
+
+
+def ask(request: Request, console: Console, started: float, notifier: Notifier) -> Document:
+    """Asks one study, or all in one Ray session: each is planned, trained and answered as it would be alone.
+
+    Args:
+        request: What is asked.
+        console: Where to print.
+        started: `time.monotonic()` at the command's start.
+        notifier: Told what comes of it.
+
+    Returns:
+        The answers; with `dry_run` the plans, with `show` a trial.
+
+    Raises:
+        lifecycle.CallersProcess: Something must be trained, and this process is a program's or a notebook's.
+    """
+    store = request.store
+    check_can_hold_results(store.results)
+    if request.dry_run or request.show is not None:
+        # 只看不训的命令什么也不写
+        check_schema(store.results)
+    elif store.results.is_dir():
+        upgrade_results(store.results)
+    # 计划：先说清要哪些 trial、多久、能判断什么，再动手
+    plans = plan_studies(request)
+    if request.show is not None:
+        trial = shown_trial(plans[0], request.show)
+        print(trial.config.model_dump_json(indent=2), flush=True)
+        return trial_document(plans[0].study.name, trial)
+    agenda = make_agenda(plans, request)
+    trains = agenda.work.left() > 0
+    if trains and not request.dry_run:
+        lifecycle.check_process_is_ours()
+    price = price_of(agenda, request)
+    _say(console, agenda_lines(agenda, request, price))
+    if request.dry_run:
+        return plans_document(agenda, price)
+    return _answered(agenda, request, console, started, notifier)
+
+
+def _answered(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Document:
+    """Trains what is missing, and answers."""
+    store, trains = request.store, agenda.work.left() > 0
+    # 问题在看到任何结果之前写下，之后不能再改
+    preflight.check_results(store.results)
+    contents = _write_plans(agenda, request)
+    left_out: tuple[str, ...] = ()
+    if trains:
+        # 运行：只训练记录里没有的
+        prepare_images(agenda.plan, console)
+        ran = run_missing(agenda, request, console, started, notifier)
+        if ran is None:
+            return Document(exit_code=ExitCode.INTERRUPTED)
+        agenda = after_run(agenda, ran, store)
+        contents = _complete_plans(agenda, request, contents)
+        lacks = _left_out(agenda, request) if ran.refused else None
+        if lacks is not None and lacks.anything:
+            left_out = tuple(lacks.lines())
+            _say(console, left_out)
+            if lacks.keeps_from_judging:
+                failed = any(_has_failed(study, store) for study in agenda.studies)
+                return AnswersDocument(answers=(), left_out=left_out, exit_code=_code(failed))
+    # 记录：判断只读记录，所以先整理好
+    _tidy_records(agenda, store)
+    # 回答：每个研究各自判断，与单独问时一样
+    answers = tuple(
+        _answer(study, content, store, console) for study, content in zip(agenda.studies, contents, strict=True)
+    )
+    notifier.add(**_summary(agenda, answers))
+    # 导出：报告之外，再写别的工具要读的
+    page = _export(agenda, [answer.answer for answer in answers], request, console, trains=trains)
+    where = f"all claims: {page}; " if page is not None else ""
+    _say(console, [f"{where}done in {readable_seconds(time.monotonic() - started)}"])
+    return AnswersDocument(
+        answers=answers,
+        page=None if page is None else page.resolve(),
+        not_asked=dict(agenda.not_asked),
+        left_out=left_out,
+        exit_code=_code(any(answer.some_failed for answer in answers)),
+    )
+
+
+def _code(failed: bool) -> ExitCode:
+    return ExitCode.SOME_FAILED if failed else ExitCode.DONE
+
+
+def _write_plans(agenda: Agenda, request: Request) -> list[PlanFile]:
+    """Writes down every study's plan; returns the contents."""
+    if agenda.together:
+        write_studies(agenda.folder, agenda.plan.dataset, [study.folder.name for study in agenda.studies])
+    return [write_plan(study.folder, study.complete, request.command) for study in agenda.studies]
+
+
+def _complete_plans(agenda: Agenda, request: Request, contents: Sequence[PlanFile]) -> list[PlanFile]:
+    """Writes down what a run has added to the plans; with `--seeds auto` the maximum was planned ahead."""
+    return [
+        write_plan(study.folder, study.plan, request.command, content) if study.plan.max_seeds is None else content
+        for study, content in zip(agenda.studies, contents, strict=True)
+    ]
+
+
+def _left_out(agenda: Agenda, request: Request) -> LeftOut:
+    """What a budget left out."""
+    # 合问的研究都不扫描
+    points, confirming = agenda.studies[0].sweep.left_out(agenda.on_record.done)
+    return LeftOut(
+        plan=agenda.plan,
+        on_record=agenda.on_record,
+        tuning=sum(study.work.left("tuning", "retuned") for study in agenda.studies),
+        points=points,
+        confirming=confirming,
+        confirms=bool(request.sweep.confirm),
+    )
+
+
+def _tidy_records(agenda: Agenda, store: Store) -> None:
+    """Completes the memberships, and deletes the checkpoints and weights that nobody needs any more."""
+    for study in agenda.studies:
+        planned, done = (*study.plan.trials, *study.plan.further), study.on_record.done
+        members = [trial for trial in planned if trial.key in done]
+        trial_record.join_members(store.results, study.folder.name, study.plan.dataset, members)
+    tidy_ended(store.results, agenda.on_record.done)
+    if store.keep_weights == "best":
+        kept = exported_if_best(*load_trials(store.results))
+        kept |= {trial.key for trial in agenda.on_record.to_evaluate(agenda.plan.trials)}
+        keep_weights_of(store.results, kept, {trial.key for trial in agenda.plan.trials})
+
+
+def _answer(study: PlannedStudy, content: PlanFile, store: Store, console: Console) -> StudyAnswer:
+    """Judges a study, prints its answer, and writes its report."""
+    material = conclude(study.plan, store.results, study.folder, content, console)
+    unevaluated = bool(study.on_record.to_evaluate(study.plan.trials))
+    failed = unevaluated or _has_failed(study, store)
+    return study_answer(material, study.folder, some_failed=failed)
+
+
+def _has_failed(study: PlannedStudy, store: Store) -> bool:
+    """Whether a trial failed: of the arms, of a re-tuning, or chosen by a sampler."""
+    states = [study.on_record.done.get(trial.key) for trial in study.plan.trials]
+    if further := {trial.key for trial in study.plan.further}:
+        states += done_states(store.results, further).values()
+    if study.sweep.search is not None:
+        states += study.sweep.states().values()
+    return TrialState.FAILED in states
+
+
+def _summary(agenda: Agenda, answers: Sequence[StudyAnswer]) -> dict[str, Any]:
+    """What `--notify` is told of the end."""
+    states = agenda.on_record.done
+    keys = {trial.key for trial in agenda.plan.trials} & states.keys()
+    verdicts = {
+        f"{answer.study}/{arm.name}" if agenda.together else arm.name: arm.word
+        for answer in answers
+        for arm in answer.arms
+        if not arm.is_baseline
+    }
+    report = str((agenda.folder / PAGE).resolve())
+    return {"trials": Counter(states[key].value for key in keys), "verdicts": verdicts, "report": report}
+
+
+def _export(
+    agenda: Agenda, answers: Sequence[Answer], request: Request, console: Console, *, trains: bool
+) -> Path | None:
+    """Writes the page of all claims, which is returned, or the study as an Optuna storage."""
+    if agenda.together:
+        console.print(summary_table(answers))
+        write_claims(agenda.folder, answers, {request.question.dataset: dict(agenda.not_asked)})
+        return agenda.folder / PAGE
+    if trains or request.optuna_view or abandoned(agenda.folder / OPTUNA_VIEW):
+        # Optuna 要一秒多：没有训练过就只在被要求时加载
+        from orchestrator.sweeps.optuna_view import write_view
+
+        sweep = agenda.studies[0].sweep
+        path = write_view(sweep.folder, sweep.store.results, sweep.plan, sweep.search, sweep.history)
+        _say(console, [f"for Optuna's own tools: {path}"])
+    return None
+
+
+def _say(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What `status` says: facts out of the files of a results folder, and their views."""

@@ -1,0 +1,328 @@
+"""Where a study or a trial stands, as data: what is on record of it, and who runs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alexnet_core.configuration.metrics import EpochReport
+from alexnet_core.configuration.train_config import TrainConfig
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.document import Document
+from orchestrator.planning.plan_file import STUDIES
+from orchestrator.records import layout, trial_record
+from orchestrator.records.checked_record import read_own_config, read_record
+from orchestrator.records.files import TrialLocks
+from orchestrator.records.layout import KEY, STUDY_FOLDER
+from orchestrator.running.steering import RunFacts, read_runs
+from orchestrator.tables.rows import say_missing_curve
+from orchestrator.tables.tables import ended_trials
+
+logger = logging.getLogger(__name__)
+LOG_LINES = 40
+BEGUN = ("running", "interrupted")
+FURTHER = ("tuning", "retuned")
+PAGE = "report.html"
+Ended = Mapping[str, tuple[str, float | None]]
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """Where a planned trial stands.
+
+    Attributes:
+        arm: The arm.
+        seed: The seed.
+        phase: `arm`, `tuning` or `retuned`.
+        key: The trial.
+        state: `finished`, `diverged`, `failed`, `stopped`, `damaged`, `running`, `interrupted` or `waiting`.
+        value: The metric of the document, after the last epoch; None where no epoch has ended.
+        epoch: The epoch that this is of, while the trial has not ended.
+    """
+
+    arm: str
+    seed: int
+    phase: str
+    key: str
+    state: str
+    value: float | None = None
+    epoch: int | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is on record, be it as damaged."""
+        return self.state not in (*BEGUN, "waiting")
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """Where a study stands.
+
+    Attributes:
+        study: Name of its folder.
+        dataset: The data set.
+        running: Who runs it now.
+        arms: Its arms; empty where several studies are asked together.
+        trials: Those of its arms and of their re-tuning.
+        states: How many different trials of its arms are in which state.
+        points: Points of its sweep that were asked for.
+        points_ended: Those of them that have ended.
+        report: The page of its report; None where there is none yet.
+        together: The studies that are asked together, where it is such a folder.
+    """
+
+    study: str
+    dataset: str
+    running: tuple[RunFacts, ...] = ()
+    arms: tuple[str, ...] = ()
+    trials: tuple[TrialStatus, ...] = ()
+    states: dict[str, int] = field(default_factory=dict)
+    points: int = 0
+    points_ended: int = 0
+    report: Path | None = None
+    together: tuple[StudyStatus, ...] = ()
+
+
+class StatusDocument(Document):
+    """What `status` answers with `--json`.
+
+    Attributes:
+        metric: What the trials' values are of.
+        unit: What they are in.
+        studies: The study that was named, or all.
+        left_out: Studies with a damaged file, and what is damaged.
+        requests: What drivers were asked for, by `--stop`, `--skip` or `--seeds`.
+    """
+
+    metric: str = "top-1 validation error"
+    unit: str = "%"
+    studies: tuple[StudyStatus, ...] = ()
+    left_out: dict[str, str] = {}
+    requests: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Membership:
+    """What a trial is for.
+
+    Attributes:
+        study: Name of the study's folder.
+        arm: The arm.
+        seed: The seed.
+        phase: Which part of the study wants it.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    phase: str
+
+
+class TrialStatusDocument(Document):
+    """What `status KEY` answers with `--json`.
+
+    Attributes:
+        key: The trial.
+        state: See `TrialStatus`.
+        message: What it ended with.
+        members: Which studies want it.
+        configuration: What is trained.
+        reports: Its epochs, as in `epochs.jsonl`.
+        log: Its log; None where there is none.
+        log_lines: The last lines of that.
+        repeat: The command that repeats it outside Ray, with the same numbers.
+    """
+
+    key: str
+    state: str
+    message: str = ""
+    members: tuple[Membership, ...]
+    configuration: TrainConfig
+    reports: tuple[EpochReport, ...]
+    log: Path | None
+    log_lines: tuple[str, ...]
+    repeat: str
+
+
+def study_status(results: Path, name: str) -> StudyStatus:
+    """Returns where a study stands, or all that are asked together by `--study paper`.
+
+    Raises:
+        LabError: Its plan is damaged.
+    """
+    folder = results / "studies" / name
+    if not (folder / STUDIES).is_file():
+        return _study_status(results, name)
+    content = _read_json(folder / STUDIES, {"dataset", "studies"})
+    studies = content["studies"]
+    if not isinstance(studies, list) or not all(STUDY_FOLDER.fullmatch(str(study)) for study in studies):
+        raise LabError(f"{folder / STUDIES} is damaged: it names no studies", exit_code=ExitCode.NOTHING)
+    return StudyStatus(
+        study=name,
+        dataset=content["dataset"],
+        running=tuple(read_runs(folder)),
+        report=_page(folder),
+        together=tuple(_study_status(results, study) for study in studies),
+    )
+
+
+def _study_status(results: Path, name: str) -> StudyStatus:
+    folder = results / "studies" / name
+    plan = _read_plan(folder)
+    trials = tuple(_trials(results, plan["trials"]))
+    arms = {trial.key: trial.state for trial in trials if trial.phase not in FURTHER}
+    points = [row["key"] for row in trial_record.read_members(results, name) if row["phase"] == "sweep"]
+    return StudyStatus(
+        study=name,
+        dataset=plan["dataset"],
+        running=tuple(read_runs(folder)),
+        arms=tuple(plan["arms"]),
+        trials=trials,
+        states=dict(sorted(Counter(arms.values()).items())),
+        points=len(points),
+        points_ended=len(_outcomes(results, points)) if points else 0,
+        report=_page(folder),
+    )
+
+
+def _page(folder: Path) -> Path | None:
+    return folder / PAGE if (folder / PAGE).is_file() else None
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    plan = _read_json(folder / "plan.json", {"dataset", "arms", "trials"})
+    if not _is_plan(plan):
+        raise LabError(
+            f"{folder / 'plan.json'} is damaged: a trial lacks arm, seed or key; run the study again",
+            exit_code=ExitCode.NOTHING,
+        )
+    return plan
+
+
+def _is_plan(plan: Mapping[str, Any]) -> bool:
+    """Whether arms and trials are what they must be; a key is also the name of a folder."""
+    trials, arms = plan["trials"], plan["arms"]
+    return (
+        isinstance(trials, list)
+        and isinstance(arms, list)
+        and all(isinstance(arm, str) for arm in arms)
+        and all(
+            isinstance(row, dict)
+            and isinstance(row.get("arm"), str)
+            and isinstance(row.get("seed"), int)
+            and isinstance(row.get("key"), str)
+            and KEY.fullmatch(row["key"])
+            for row in trials
+        )
+    )
+
+
+def _trials(results: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[TrialStatus]:
+    """Where each trial of a plan stands."""
+    ended = _outcomes(results, [row["key"] for row in rows])
+    states = study_states(results, rows, ended)
+    for row in rows:
+        key, state = row["key"], states[row["key"]]
+        error, epoch = ended[key][1] if key in ended else None, None
+        # 没跑完的只在它自己的 epochs.jsonl 里
+        if state in BEGUN and (epochs := trial_record.read_epochs(layout.trial_folder(results, key))):
+            error, epoch = epochs[-1].validation.top1_error, epochs[-1].epoch
+        value = None if error is None else 100.0 * error
+        yield TrialStatus(row["arm"], row["seed"], row.get("phase", "arm"), key, state, value, epoch)
+
+
+def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.NOTHING) from error
+    if not isinstance(content, dict) or not needed <= content.keys():
+        raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=ExitCode.NOTHING)
+    return content
+
+
+def _outcomes(results: Path, keys: Iterable[str]) -> Ended:
+    """What has ended of these trials; what is damaged or lacks its curve is named as the tables name it."""
+    ended = _readable(results, list(dict.fromkeys(keys)))
+    for key, (_, error) in ended.items():
+        # 有验证误差，就跑完过至少一个 epoch
+        if error is not None:
+            say_missing_curve(layout.trial_folder(results, key))
+    return ended
+
+
+def _readable(results: Path, distinct: Sequence[str]) -> Ended:
+    """What has ended of these trials; a damaged record is shown as damaged."""
+    try:
+        return ended_trials(results, distinct)
+    except LabError:
+        outcomes: dict[str, tuple[str, float | None]] = {}
+    # 一条坏记录不该挡住整个研究
+    for key in sorted(distinct):
+        try:
+            outcomes |= ended_trials(results, [key])
+        except LabError as error:
+            logger.warning("left out of the tables: %s", error)
+            outcomes[key] = ("damaged", None)
+    return outcomes
+
+
+def study_states(results: Path, trials: Sequence[Mapping[str, Any]], ended: Ended) -> dict[str, str]:
+    """Returns the state of each trial of a plan: a final state, `running`, `interrupted` or `waiting`.
+
+    Args:
+        results: The results folder.
+        trials: Rows of a plan, each with its `key`.
+        ended: What has ended of them (`ended_trials`).
+    """
+    states = {key: state for key, (state, _) in ended.items()}
+    locks = _open_locks(results)
+    for key in {row["key"] for row in trials} - ended.keys():
+        if not layout.trial_folder(results, key).is_dir():
+            states[key] = "waiting"
+        else:
+            states[key] = "running" if locks is not None and locks.is_locked(key) else "interrupted"
+    if locks is not None:
+        locks.close()
+    return states
+
+
+def _open_locks(results: Path) -> TrialLocks | None:
+    # 只读的结果目录也要能看
+    return TrialLocks(results) if os.access(results / ".locks", os.W_OK) else None
+
+
+def trial_status(results: Path, key: str) -> TrialStatusDocument:
+    """Returns where one trial stands: state, memberships, configuration, epochs, log, and how to repeat it.
+
+    Raises:
+        LabError: Its configuration or its result is damaged, or another trial's.
+    """
+    folder = layout.trial_folder(results, key)
+    record = read_record(folder)
+    config, result = record or (read_own_config(folder), None)
+    states = study_states(results, [{"key": key}], _outcomes(results, [key]))
+    members = {
+        Membership(row["study"], row["arm"], row["seed"], row["phase"])
+        for row in trial_record.read_members(results)
+        if row["key"] == key
+    }
+    log = folder / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return TrialStatusDocument(
+        key=key,
+        state=states[key],
+        message="" if result is None else result.message,
+        members=tuple(sorted(members, key=lambda one: (one.study, one.arm, one.seed, one.phase))),
+        configuration=config,
+        reports=tuple(trial_record.read_epochs(folder)),
+        log=log if log.is_file() else None,
+        log_lines=tuple(lines[-LOG_LINES:]),
+        repeat=f"python -m alexnet_core train --config {folder / 'config.json'}",
+    )

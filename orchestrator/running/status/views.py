@@ -1,0 +1,117 @@
+"""What `status` shows: a study with the state of every trial, all studies of one page, or one trial."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from alexnet_core.configuration.wording import counted
+from orchestrator.running.progress import value_text
+from orchestrator.running.status.facts import FURTHER, StudyStatus, TrialStatus, TrialStatusDocument
+
+EPOCHS_SHOWN, SEEDS_SHOWN = 5, 10
+
+
+def study_view(status: StudyStatus) -> Group:
+    """Returns what is shown of a study, or of all that are asked together by `--study paper`."""
+    heading = _counts(status.states) if not status.together else counted(len(status.together), "study", "studies")
+    parts: list[RenderableType] = [Text(f"{status.study} on {status.dataset}: {heading}", style="bold")]
+    parts += _run_lines(status)
+    parts += _parts_together(status) if status.together else _parts_alone(status)
+    if status.report is not None:
+        parts.append(_line(f"report: {status.report}"))
+    return Group(*parts)
+
+
+def _parts_together(status: StudyStatus) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for study in status.together:
+        # 合问时重调的 trial 也算在一行里
+        states = {trial.key: trial.state for trial in study.trials}
+        parts.append(_line(f"{study.study}: {_counts(Counter(states.values()))}"))
+    return parts
+
+
+def _parts_alone(status: StudyStatus) -> list[RenderableType]:
+    parts: list[RenderableType] = [_study_table(status)]
+    further = {trial.key: trial for trial in status.trials if trial.phase in FURTHER}
+    if further:
+        ended = sum(trial.has_ended for trial in further.values())
+        parts.append(_line(f"re-tuning: {ended} of {counted(len(further), 'trial')} ended"))
+    if status.points:
+        parts.append(_line(f"sweep: {status.points_ended} of {counted(status.points, 'asked point')} ended"))
+    return parts
+
+
+def _counts(states: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+
+
+def _run_lines(status: StudyStatus) -> list[Text]:
+    """Who runs a study now, a line or two for each."""
+    lines = []
+    for running in status.running:
+        lines.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
+        if running.dashboard:
+            lines.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
+    return lines
+
+
+def _line(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ignore")
+
+
+def _study_table(status: StudyStatus) -> Table:
+    trials = [trial for trial in status.trials if trial.phase not in FURTHER]
+    seeds = sorted({trial.seed for trial in trials})
+    table = Table()
+    table.add_column("arm")
+    for seed in seeds[:SEEDS_SHOWN]:
+        table.add_column(f"seed {seed}", justify="right")
+    cells = {(trial.arm, trial.seed): trial for trial in trials}
+    for arm in status.arms:
+        table.add_row(Text(arm), *(_cell(cells.get((arm, seed))) for seed in seeds[:SEEDS_SHOWN]))
+    if len(seeds) > SEEDS_SHOWN:
+        table.caption = f"{counted(len(seeds) - SEEDS_SHOWN, 'more seed')} not shown"
+    return table
+
+
+def _cell(trial: TrialStatus | None) -> Text:
+    return Text("" if trial is None else value_text(trial.state, trial.value, trial.epoch))
+
+
+def trial_view(status: TrialStatusDocument) -> Group:
+    """Returns what is shown of one trial: state, memberships, configuration, last epochs, log, and how to repeat it."""
+    parts: list[RenderableType] = [Text(f"trial {status.key}: {status.state}", style="bold")]
+    if status.message:
+        parts.append(_line(status.message))
+    names = sorted(f"{one.study}/{one.arm} seed {one.seed} ({one.phase})" for one in status.members)
+    if names:
+        parts.append(_line(f"member of {', '.join(names)}"))
+    parts.append(_line(status.configuration.model_dump_json(indent=1)))
+    parts.append(_epochs_table(status))
+    if status.log is not None:
+        parts.append(_line(f"log ({status.log}):"))
+        parts.append(_line("\n".join(status.log_lines)))
+    parts.append(_line("repeat it outside Ray, same numbers:"))
+    parts.append(_line(status.repeat))
+    return Group(*parts)
+
+
+def _epochs_table(status: TrialStatusDocument) -> Table:
+    table = Table(title=f"last of {counted(len(status.reports), 'epoch')}", title_justify="left")
+    for heading in ("epoch", "learning rate", "train loss", "train %", "validation %", "images/s"):
+        table.add_column(heading, justify="right")
+    for report in status.reports[-EPOCHS_SHOWN:]:
+        table.add_row(
+            str(report.epoch),
+            f"{report.learning_rate:g}",
+            f"{report.train.loss:.4f}",
+            f"{100 * report.train.top1_error:.2f}",
+            f"{100 * report.validation.top1_error:.2f}",
+            f"{report.images_per_second:.0f}",
+        )
+    return table
