@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, wraps
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from alexnet_core.errors import CoreError
@@ -22,6 +23,7 @@ from orchestrator.output.channel import OPTION, Output, asks_for_json
 from orchestrator.output.console import printable
 from search_spaces.errors import StudyError
 
+WAKE_SECONDS = 0.1
 AtEnd = Callable[[int, str | None], object]
 
 
@@ -189,16 +191,27 @@ def run_beside(module: str, arguments: Sequence[str], take: Callable[[str], obje
 
 def _take_lines(child: subprocess.Popen[str], take: Callable[[str], object]) -> bool:
     """Takes what a command prints until it ends; Ctrl-C is passed on to it. Returns whether there was one."""
+    lines: SimpleQueue[str | None] = SimpleQueue()
+    threading.Thread(target=_put_lines, args=(child.stdout, lines), daemon=True).start()
     interrupted = False
-    while child.poll() is None:
+    while True:
         try:
-            for line in child.stdout or ():
-                take(line)
-            child.wait()
+            # Polars 接管的 SIGINT 会让 read 重新开始：不在 read 里等，隔一会儿自己醒来
+            line = lines.get(timeout=WAKE_SECONDS)
+            if line is None:
+                return interrupted
+            take(line)
+        except Empty:
+            continue
         except KeyboardInterrupt:
             interrupted = True
             child.terminate()
-    return interrupted
+
+
+def _put_lines(lines: Iterable[str], queue: SimpleQueue[str | None]) -> None:
+    for line in lines:
+        queue.put(line)
+    queue.put(None)
 
 
 def _say_lines(lines: Iterable[str]) -> None:

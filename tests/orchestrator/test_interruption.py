@@ -99,7 +99,6 @@ def starting(title: str) -> Callable[[Lab], bool]:
     ("which", "reached"),
     [
         (signal.SIGINT, starting("gcs_server")),
-        (signal.SIGTERM, starting("gcs_server")),
         (signal.SIGINT, starting("raylet/raylet")),
         (signal.SIGTERM, starting("raylet/raylet")),
         (signal.SIGTERM, starting("ray::")),
@@ -109,6 +108,29 @@ def test_while_ray_starts(lab: Lab, which: signal.Signals, reached: Callable[[La
     process = lab.start(*STUDY, "--results", str(lab.results))
     wait_until(lambda: reached(lab), PATIENCE, "Ray starting")
     interrupt(process, which)
+    wait_until(lambda: not lab.processes(), 15, "all processes gone")
+    assert not list((lab.results / ".ray").glob("*"))
+
+
+CALLS = """
+import sys
+from orchestrator import run_study
+try:
+    run_study("lrn", seeds=1, epochs=1, results=sys.argv[1])
+except KeyboardInterrupt:
+    print("caught")
+"""
+
+
+def test_while_ray_starts_for_a_program_which_goes_on(lab: Lab) -> None:
+    process = lab.start_program(CALLS, str(lab.results), PYTHONPATH=os.pathsep.join(sys.path))
+    wait_until(lambda: lab.processes("gcs_server"), PATIENCE, "Ray starting")
+    # 程序只听到 Ctrl-C，旁边的进程听到的是它转告的 SIGTERM
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "caught\n"), errors
+    assert errors.count("interrupted") == 1
+    assert "Traceback" not in errors
     wait_until(lambda: not lab.processes(), 15, "all processes gone")
     assert not list((lab.results / ".ray").glob("*"))
 

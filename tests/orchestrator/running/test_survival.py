@@ -256,13 +256,16 @@ def test_a_controller_killed_as_soon_as_it_is_there_is_renewed_and_a_dead_agent_
 
 def test_a_raylet_that_dies_while_ray_starts_is_named_at_once(lab: Lab) -> None:
     study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", *ONE_SLOT)
-    broken = lab.start(*study, "--results", str(lab.results))
+    broken = lab.start(*study, "--results", str(lab.results), "--json")
     wait_until(lambda: lab.processes("raylet/raylet"), PATIENCE, "a raylet")
     lab.processes("raylet/raylet")[0].send_signal(signal.SIGKILL)
     output, errors = broken.communicate(timeout=60)
     assert broken.returncode == 3, output + errors
     # 正好起完才被杀的，由守望线程来说
     assert "raylet ended with -9" in errors or "Ray's raylet died" in errors
+    document = json.loads(output)
+    assert document["exit_code"] == 3
+    assert "raylet" in document["error"]
     assert "Traceback" not in output + errors
     assert_gone(lab, 30)
 
