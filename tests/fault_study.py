@@ -26,6 +26,7 @@ from safetensors.torch import load
 
 import alexnet_core.training.train as train_module
 import orchestrator.ablate
+import orchestrator.asking.ask
 import orchestrator.best
 import orchestrator.merge
 import orchestrator.running.cluster.lifecycle
@@ -346,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder: Path = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     summarise_data("digits")
-    orchestrator.ablate.run_missing = run_without_ray
+    orchestrator.asking.ask.run_missing = run_without_ray
     orchestrator.running.cluster.lifecycle.check_process_is_ours = lambda: None
     train_module.train = made_training(folder / "trained")
     gallery_module.gallery = drawn_once(folder)

@@ -38,10 +38,11 @@ OUTSIDE_RAY = """
 import sys
 import torch
 import orchestrator.ablate
+import orchestrator.asking.ask
 import orchestrator.running.cluster.lifecycle
 from tests.fault_study import run_without_ray
 torch.set_num_threads(1)
-orchestrator.ablate.run_missing = run_without_ray
+orchestrator.asking.ask.run_missing = run_without_ray
 orchestrator.running.cluster.lifecycle.check_process_is_ours = lambda: None
 sys.exit(orchestrator.ablate.main(sys.argv[1:]))
 """
