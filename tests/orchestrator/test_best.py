@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import subprocess
 import sys
@@ -269,7 +270,10 @@ def test_the_seed_of_median_error_is_exported_not_the_luckiest(
     assert code == 2
     assert "--force" in line
     before = (folder / "model.safetensors").read_bytes()
-    assert best(capsys, results, "--export", "--force")[0] == 0
+    code, output, errors = best(capsys, results, "--export", "--force", "--json")
+    assert code == 0
+    assert json.loads(output)["exported"] == {"key": middle, "folder": str(folder)}
+    assert f"exported {middle}" in errors
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "nothing temporary is left"
 

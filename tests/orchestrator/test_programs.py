@@ -332,6 +332,21 @@ def test_values_of_overrides_arrive_as_the_options_do(tmp_path: Path, capfd: pyt
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_ends_the_process_that_trains_beside_is_raised_and_is_in_the_document(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = "no Ray cluster answers at 127.0.0.1:1: Connection refused; start one there with ray start --head, or leave"
+    with pytest.raises(LabError, match=re.escape(line)) as raised:
+        run_study("lrn", seeds=1, epochs=1, address="127.0.0.1:1", results=tmp_path)
+    assert raised.value.exit_code == 3
+    asked = ("--seeds", "1", "--epochs", "1", "--address", "127.0.0.1:1", "--results", str(tmp_path))
+    code, content, errors = document(capfd, "ablate", *asked)
+    assert (code, content.keys()) == (3, {"schema_version", "exit_code", "error"})
+    assert content["error"] in errors
+
+
+@pytest.mark.slow
 def test_importing_the_entry_loads_no_torch_no_ray_no_polars() -> None:
     heavy = ("torch", "ray", "polars", "matplotlib", "scipy")
     program = (

@@ -198,6 +198,43 @@ def test_one_damaged_study_does_not_hide_the_others(
     assert status(capsys, tmp_path, "pooling")[0] == 4
 
 
+def test_the_document_has_every_trial_who_runs_what_is_damaged_and_what_was_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path)
+    folder, facts = tmp_path / "studies" / "lrn", run_facts(os.getpid())
+    write_run(folder, facts.model_copy(update={"arms": ("baseline", "no_lrn"), "baseline": "baseline"}))
+    write_studies(tmp_path / "studies" / "paper", "digits", ["lrn"])
+    files.write_atomically(tmp_path / "studies" / "pooling" / "plan.json", b"{")
+    document = json.loads(main_output(capsys, tmp_path, "--json"))
+    lrn, paper = document["studies"]
+    assert {
+        (trial["arm"], trial["seed"]): (trial["state"], trial["value"], trial["epoch"]) for trial in lrn["trials"]
+    } == {
+        ("baseline", 0): ("finished", 10.0, None),
+        ("no_lrn", 0): ("finished", 20.0, None),
+        ("baseline", 1): ("diverged", None, None),
+        ("no_lrn", 1): ("interrupted", 25.0, 1),
+        ("baseline", 2): ("interrupted", 25.0, 1),
+        ("no_lrn", 2): ("waiting", None, None),
+    }
+    assert lrn["states"] == {"diverged": 1, "finished": 2, "interrupted": 2, "waiting": 1}
+    assert [(run["pid"], run["host"]) for run in lrn["running"]] == [(os.getpid(), socket.gethostname())]
+    assert (paper["study"], paper["together"]) == ("paper", [lrn])
+    assert list(document["left_out"]) == ["pooling"]
+    asked = json.loads(main_output(capsys, tmp_path, "lrn", "--skip", "no_lrn", "--json"))
+    assert asked["requests"] == [f"asked process {os.getpid()} on {socket.gethostname()}: {SKIPPED}"]
+
+
+SKIPPED = "begin no other trial of arm no_lrn; the same command goes on with them later"
+
+
+def main_output(capsys: pytest.CaptureFixture[str], results: Path, *arguments: str) -> str:
+    capsys.readouterr()
+    assert main([*arguments, "--results", str(results)]) == 0
+    return capsys.readouterr().out
+
+
 def test_all_claims_asked_together_are_shown_study_by_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_study(tmp_path)
     folder = tmp_path / "studies" / "paper"

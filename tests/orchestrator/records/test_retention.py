@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from orchestrator.ablate import main as ablate
 from orchestrator.best import main
 from orchestrator.records import layout, trial_record
-from orchestrator.records.retention import keep_weights_of, tidy_ended
+from orchestrator.records.retention import LEFT_OVER, UNNEEDED, keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.ranking import exported_if_best, finished_trials, median_trial, rank
 from orchestrator.tables.tables import load_trials
@@ -83,7 +84,11 @@ def test_pruning_shows_first_and_deletes_what_nothing_needs(
     # 500 字节的旧检查点四个（三个完成的、一个发散的），发散的没有最终权重，另有 1000 字节的一个点
     assert "nothing is deleted yet; --prune --yes would free 0.0 MB in 6 files" in output
     assert all(left(folder) == [OLDER, FINAL] for folder in lab.values())
-    assert "freed 0.0 MB in 6 files" in prune(capsys, tmp_path, "--yes")
+    assert main(["--results", str(tmp_path), "--prune", "--yes", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["deleted_files"], document["freed_bytes"]) == (6, 4000)
+    goes = {kind["kind"]: (kind["files"], kind["bytes"]) for kind in document["stored"] if kind["goes"]}
+    assert goes == {LEFT_OVER: (5, 3000), UNNEEDED: (1, 1000)}
     assert {name: left(folder) for name, folder in lab.items()} == {
         "judged": [FINAL],
         "best point": [FINAL],
