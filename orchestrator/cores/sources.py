@@ -139,5 +139,5 @@ def keep_sources(sources: Sources, results: Path) -> Path:
                 raise
     files = (path.relative_to(folder) for path in folder.rglob("*.py"))
     if Sources(folder, tuple(sorted(files))).fingerprint != sources.fingerprint:
-        raise ContractError(f"{folder} was edited; delete it, and it is copied anew")
+        raise ContractError(f"{folder} was edited; move it away, and it is copied anew")
     return folder

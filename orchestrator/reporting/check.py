@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -13,6 +14,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from alexnet_core.configuration.frozen import first_mistake
+from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.planning.plan import Plan
@@ -30,6 +32,8 @@ from search_spaces.study import load_study, study_names
 # 比较判据时看这几项；其余的差别合成一句
 JUDGED = ("word", "n", "mean", "difference", "interval", "interval_level", "p", "adjusted_p", "claimed_points")
 MOST_CELLS = 20
+# 旧版把一个也写成复数：那不是改过
+_ONE_OF_MANY = re.compile(rb"(?<![\w.,])1 ((?:complete |such |fresh )?(?:seed|epoch|point))s\b(?: (say)\b)?")
 
 
 def found_differences(folder: Path, results: Path) -> list[str]:
@@ -97,8 +101,8 @@ def _changed_records(source: Provenance, results: Path) -> Iterator[str]:
             ("epochs.jsonl", epochs, record.epochs_sha256),
         ):
             if now != before:
-                how = "is gone" if now is None else "was changed"
-                yield f"record {record.key} ({record.arm} seed {record.seed}): {what} {how} after the report"
+                how = "is gone" if now is None else "was changed after the report"
+                yield f"record {record.key} ({record.arm} seed {record.seed}): {what} {how}"
 
 
 def _changed_plan(plan: Plan, folder: Path, source: Provenance, answer: Answer) -> Iterator[str]:
@@ -129,9 +133,12 @@ def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
     rows = {
         row["key"]: row for row in table.filter(pl.col("key").is_in(records["key"].to_list())).iter_rows(named=True)
     }
+    lacking = [key for key in records["key"].to_list() if key not in rows]
+    if lacking:
+        yield f"trials.parquet lacks {listed(lacking)}"
     named = 0
-    for record in records.iter_rows(named=True):
-        row = rows.get(record["key"], {})
+    for record in records.filter(~pl.col("key").is_in(lacking)).iter_rows(named=True):
+        row = rows[record["key"]]
         for column, value in record.items():
             # 文件复制到别处，时间戳就变了，内容没变
             if column != "record_stamp" and row.get(column) != value and named < MOST_CELLS:
@@ -159,8 +166,11 @@ def _changed_rows(
         (ours.join(theirs, on=columns, how="anti", nulls_equal=True), "the records differ from the table"),
         (theirs.join(ours, on=columns, how="anti", nulls_equal=True), "the table differs from the records"),
     ):
-        named = rows.select(cell).unique().sort(cell).head(MOST_CELLS)
-        yield from (f"{name}, {first} {cell[1]} {second}: {how}" for first, second in named.iter_rows())
+        grouped = rows.select(cell).unique().sort(cell).group_by(cell[0], maintain_order=True).agg(cell[1])
+        # 一条记录一行：坏了一条记录，它的每一轮都不同
+        for first, seconds in grouped.head(MOST_CELLS).iter_rows():
+            where = f" {cell[1]} {seconds[0]}" if len(seconds) == 1 else f", {counted(len(seconds), cell[1])}"
+            yield f"{name}, {first}{where}: {how}"
 
 
 def _changed_provenance(before: Provenance, now: Provenance) -> Iterator[str]:
@@ -228,12 +238,17 @@ def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str
     # 图随 matplotlib 的版本而变，网页里有图：只有文字与表格能逐字节重算
     made_again = {name for name in shown if name == TEXT or name.endswith((".csv", ".tex"))}
     edited |= {name for name in shown if not (folder / name).is_file()}
-    edited |= {name for name in made_again - edited if (folder / name).read_bytes() != shown[name]}
+    edited |= {name for name in made_again - edited if _worded((folder / name).read_bytes()) != _worded(shown[name])}
     # Parquet 的字节随 polars 的版本而变，行不变
     frames = {name for name in shown if name.endswith(".parquet")} - edited
     edited |= {name for name in frames if not _has_rows(folder / name, shown[name])}
     for name in sorted(edited):
         yield f"{name} is not what the records say"
+
+
+def _worded(content: bytes) -> bytes:
+    """A text of the report as it is worded today, where earlier versions said `1 complete seeds`."""
+    return _ONE_OF_MANY.sub(lambda match: b"1 " + match[1] + (b" says" if match[2] else b""), content)
 
 
 def _has_rows(path: Path, content: bytes) -> bool:

@@ -234,6 +234,21 @@ def add_row(results: Path) -> None:
     pl.concat([table, table.head(1).with_columns(key=pl.lit("0" * 20))]).write_parquet(path)
 
 
+def drop_row(results: Path) -> None:
+    path = results / "tables" / "trials.parquet"
+    table = pl.read_parquet(path)
+    table.filter(pl.col("key") != second_record(results).name).write_parquet(path)
+
+
+def cut_record(results: Path) -> None:
+    path = second_record(results) / "result.json"
+    path.write_text(path.read_text()[:40])
+
+
+def delete_epochs(results: Path) -> None:
+    (second_record(results) / "epochs.jsonl").unlink()
+
+
 def swap_configs(results: Path) -> None:
     keys = [row.key for row in plan_on_record(results / "studies" / "lrn")[1].trials[:2]]
     one, other = (trial_folder(results, key) / "config.json" for key in keys)
@@ -272,6 +287,9 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (delete_looks, r"looks.jsonl is gone, on which the answer rests"),
     (add_attempt, r"record \w{20}: attempts.jsonl has 2 attempts, its result.json 1"),
     (add_row, r"trials.parquet, 0{20}: there is no such record"),
+    (drop_row, r"trials.parquet lacks \w{20}\n$"),
+    (cut_record, r"(?m)^  epochs.parquet, \w{20}, 11 epochs: the table differs from the records\n  complete seeds"),
+    (delete_epochs, r"(?m)records\n  epochs.parquet, \w{20}, 11 epochs: the table differs from the records\n  [^e]"),
     (swap_configs, r"its configuration is that of trial \w{20}"),
     (change_weights, r"record \w{20}: checkpoint/\S+ is not the file that was recorded"),
     (edit("answer.json", '"word": "supports"', '"word": "contradicts"'), r"verdict on no_lrn: word 'contradicts' in"),
@@ -299,6 +317,22 @@ def test_a_report_from_before_looks_had_a_file_passes_without_one(
     delete_looks(results)
     assert report(results, "--study", "lrn", "--check") == 0
     assert "every verdict is what the records say" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_report_from_before_one_was_said_in_the_singular_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_on_record(tmp_path, seeds=1)
+    assert report(tmp_path, "--study", "lrn") == 0
+    text = tmp_path / "studies" / "lrn" / "report.md"
+    for edit_to, code in ((b"1 complete seeds of 1 planned", 0), (b"2 complete seeds of 1 planned", 1)):
+        before, content = text.read_bytes(), re.sub(rb"\d complete seeds? of 1 planned", edit_to, text.read_bytes())
+        assert content != before
+        text.write_bytes(content)
+        edit("SHA256SUMS", *(hashlib.sha256(one).hexdigest() for one in (before, content)))(tmp_path)
+        assert report(tmp_path, "--study", "lrn", "--check") == code
+    assert "report.md is not what the records say" in capsys.readouterr().out
 
 
 @pytest.mark.slow

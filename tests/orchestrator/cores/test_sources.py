@@ -72,7 +72,7 @@ def test_kept_sources_outlive_an_edit_and_an_edited_copy_is_refused(tmp_path: Pa
     assert (kept / "my_core.py").read_text() == "x = 1\n"
     (kept / "my_core.py").write_text("x = 3\n")
     (root / "my_core.py").write_text("x = 1\n")
-    with pytest.raises(ContractError, match="was edited; delete it"):
+    with pytest.raises(ContractError, match="was edited; move it away"):
         keep_sources(sources_of(CoreName("my_core", folder=root)), tmp_path / "results")
     assert not list((tmp_path / "results" / "code").glob(".*"))
 

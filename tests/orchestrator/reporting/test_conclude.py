@@ -120,7 +120,7 @@ def test_edited_epochs_and_memberships_fail_the_check(tmp_path: Path) -> None:
     members = pl.read_parquet(table)
     members.filter(pl.col("arm") != "no_lrn").write_parquet(table)
     named = found_differences(folder, tmp_path)
-    assert "members.parquet, no_lrn seed 0: the records differ from the table" in named
+    assert "members.parquet, no_lrn, 8 seeds: the records differ from the table" in named
 
 
 def test_an_arm_that_is_the_baseline_again_is_told_to_a_sweep_once(tmp_path: Path) -> None:
