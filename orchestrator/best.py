@@ -1,6 +1,7 @@
 """`python -m orchestrator.best`: ranks the configurations on record, and exports the winner.
 
-A configuration is judged by its mean validation error over seeds, within one data set; its test error is only shown.
+A configuration is judged by the mean over seeds of what chooses (AlexNet's validation error), within one core and data
+set; what judges (its test error) is only shown.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.console import Console
@@ -18,6 +20,7 @@ from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.trained.model_folder import SUMS
 from orchestrator.command import (
     add_json_option,
     add_results_option,
@@ -25,15 +28,30 @@ from orchestrator.command import (
     command_for_programs,
     natural,
 )
+from orchestrator.cores.contract import ContractError
+from orchestrator.cores.identity import kept_code, load_kept
+from orchestrator.cores.loading import mistake
+from orchestrator.cores.sources import CODE
+from orchestrator.cores.states import read_state
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import Output
 from orchestrator.output.document import Measure
 from orchestrator.output.rankings import Exported, RankedConfiguration, RankingDocument, StorageDocument, StoredKind
+from orchestrator.records import trial_record
+from orchestrator.records.checked_record import read_record
 from orchestrator.records.export import export
+from orchestrator.records.layout import trial_folder
 from orchestrator.records.retention import StoredFile, delete, stored_files, to_delete
 from orchestrator.statistics.limits import FEWEST_SEEDS
-from orchestrator.tables.ranking import finished_trials, median_trial, needed_weights, rank
+from orchestrator.tables.ranking import COMPARABLE, finished_trials, median_trial, needed_weights, rank
 from orchestrator.tables.tables import load_trials, update_tables
+from search_spaces.core_config import (
+    ALEXNET,
+    CoreConfig,
+    CoreDescription,
+    description_of,
+    readable,
+)
 
 UNCONFIRMED_LAST = (
     "Not confirmed: a point of a sweep comes last, since the error that chose it flatters it; --confirm judges it anew."
@@ -41,6 +59,7 @@ UNCONFIRMED_LAST = (
 FEW = f"Few seeds: below {FEWEST_SEEDS} the mean may be luck; more seeds of the study tell."
 # 是它自己才算没给名字：用户也可能真的写了 .
 DEFAULT_FOLDER = Path()
+Cores = Mapping[tuple[str, int], CoreDescription]
 
 
 @command_for_programs
@@ -84,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="replace an existing export; with --prune: also weights that a verdict or an export needs",
     )
+    parser.add_argument(
+        "--core",
+        metavar="NAME",
+        help="with --export: let this core, the winner's, write its own export too, which runs its code",
+    )
     parser.add_argument("--rebuild", action="store_true", help="make the tables again from all records")
     return parser
 
@@ -96,64 +120,133 @@ def _best(
     ranking = rank(candidates, members)
     if not ranking.height:
         raise LabError(_nothing(trials, options), exit_code=ExitCode.NOTHING)
-    for table in ranking_tables(ranking, options.top):
+    cores = _cores(options.results, candidates)
+    for table in ranking_tables(ranking, options.top, cores):
         console.print(table)
-    shown = ranking.group_by("data_name", "data_digest", maintain_order=True).head(options.top)
+    shown = ranking.group_by(*COMPARABLE, maintain_order=True).head(options.top)
     if shown["chosen"].any():
         console.print(UNCONFIRMED_LAST, highlight=False, soft_wrap=True)
     if (shown["seeds"] < FEWEST_SEEDS).any():
         console.print(FEW, highlight=False, soft_wrap=True)
-    exported = None if options.export is None else _export(options, ranking, candidates, console)
-    return RankingDocument(configurations=ranked_configurations(shown), exported=exported)
+    exported = None
+    if options.export is not None:
+        _check_comparable(ranking)
+        exported = _export(options, ranking, candidates, cores, console)
+    return RankingDocument(configurations=ranked_configurations(shown, cores), exported=exported)
 
 
-def ranked_configurations(ranking: pl.DataFrame) -> tuple[RankedConfiguration, ...]:
-    """Returns the rows of a ranking with their places; see `rank`."""
-    places: Counter[str] = Counter()
+def ranked_configurations(ranking: pl.DataFrame, cores: Cores) -> tuple[RankedConfiguration, ...]:
+    """Returns the rows of a ranking with their places; see `rank`.
+
+    Args:
+        ranking: From `rank`.
+        cores: What each core declares.
+    """
+    places: Counter[tuple[Any, ...]] = Counter()
     rows = []
     for row in ranking.iter_rows(named=True):
-        places[row["data_digest"]] += 1
+        group, core = tuple(row[column] for column in COMPARABLE), cores[row["core"], row["core_version"]]
+        places[group] += 1
         rows.append(
             RankedConfiguration(
+                core=core.name,
+                core_version=row["core_version"],
                 dataset=row["data_name"],
                 data_digest=row["data_digest"],
-                rank=places[row["data_digest"]],
+                rank=places[group],
                 configuration=row["configuration"],
                 arms=tuple(row["arms"].split(", ")) if row["arms"] else (),
                 seeds=row["seeds"],
                 few_seeds=row["seeds"] < FEWEST_SEEDS,
                 confirmed=row["confirmed"],
                 chosen=row["chosen"],
-                chosen_by=_measure("top-1 validation error", row["validation_error"], row["validation_sd"]),
-                judged_by=_measure("top-1 test error", row["test_error"]),
+                chosen_by=_measure(core, core.chosen_by, core.chosen.objective(row["objective"]), row["objective_sd"]),
+                judged_by=_measure(core, core.judged_by, row["judged"]),
             )
         )
     return tuple(rows)
 
 
-def _measure(metric: str, mean: float | None, sd: float | None = None) -> Measure:
-    percent = (None if value is None else 100.0 * value for value in (mean, sd))
-    return Measure(metric=metric, unit="%", **dict(zip(("mean", "sd"), percent, strict=True)))
+def _measure(core: CoreDescription, name: str, mean: float | None, sd: float | None = None) -> Measure:
+    """A metric's mean and standard deviation in the unit in which it is shown."""
+    metric = core.metrics[name]
+    shown = (None if value is None else metric.scale * value for value in (mean, sd))
+    label = f"top-1 {readable(name)}" if core is ALEXNET else readable(name)
+    return Measure(metric=label, unit=metric.unit, **dict(zip(("mean", "sd"), shown, strict=True)))
 
 
-def _export(options: argparse.Namespace, ranking: pl.DataFrame, candidates: pl.DataFrame, console: Console) -> Exported:
+def _export(
+    options: argparse.Namespace, ranking: pl.DataFrame, candidates: pl.DataFrame, cores: Cores, console: Console
+) -> Exported:
     """Exports the winner."""
-    datasets = ranking.select("data_name", "data_digest").unique().sort("data_name", "data_digest").rows()
+    winner = ranking.row(0, named=True)
+    key, core = median_trial(candidates, winner["configuration"]), cores[winner["core"], winner["core_version"]]
+    folder = _default_folder(options.results, winner) if options.export is DEFAULT_FOLDER else options.export
+    own = _export_of_core(options, options.results, key, core)
+    export(options.results, key, folder, force=options.force, ranking=winner, by_the_core=own)
+    line = f"exported {key} (seed of median {readable(core.chosen_by)}) to {folder}"
+    console.print(line, markup=False, soft_wrap=True)
+    whole = f"(cd {folder} && sha256sum -c {SUMS})"
+    line = f"check it: {f'python -m alexnet_core eval --model {folder}' if core is ALEXNET else whole}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return Exported(key=key, folder=folder.resolve())
+
+
+def _export_of_core(
+    options: argparse.Namespace, results: Path, key: str, core: CoreDescription
+) -> Callable[[Path, Path], None] | None:
+    """What lets a core write its own export, where the user allows its code to be run; None leaves it out."""
+    if options.core is None:
+        return None
+    if options.core != core.name:
+        raise LabError(f"--core {options.core}: the winner's core is {core.name}", exit_code=ExitCode.WRONG_USE)
+    record = read_record(trial_folder(results, key))
+    assert record is not None
+    config, code = record.config, kept_code(results, str(record.result.environment.get("code") or ""))
+    if not isinstance(config, CoreConfig) or code is None:
+        raise LabError(f"--core {core.name}: its code is not kept in {results / CODE}", exit_code=ExitCode.NOTHING)
+    try:
+        loaded = load_kept(code)
+        if loaded.export is None:
+            raise LabError(f"--core {core.name}: it offers no export; leave --core out", exit_code=ExitCode.WRONG_USE)
+        fields = loaded.config.model_validate(config.fields)
+    except ContractError as error:
+        raise LabError(str(error), exit_code=ExitCode.NOTHING) from error
+    write = loaded.export
+
+    def by_the_core(state: Path, folder: Path) -> None:
+        try:
+            write(fields, read_state(state)["state"], folder)
+        except Exception as error:
+            raise LabError(f"core {core.name}: export raised {mistake(error)}", exit_code=ExitCode.NOTHING) from error
+
+    return by_the_core
+
+
+def _check_comparable(ranking: pl.DataFrame) -> None:
+    """Refuses to choose among what is not compared: other data, another core or another version of one."""
+    groups = ranking.select(COMPARABLE).unique().sort(COMPARABLE).rows(named=True)
+    datasets = {(group["data_name"], group["data_digest"]) for group in groups}
     if len(datasets) > 1:
-        names = ", ".join(f"{name} or {digest[:8]}" for name, digest in datasets)
+        names = ", ".join(f"{name} or {digest[:8]}" if digest else name for name, digest in sorted(datasets))
         raise LabError(
             f"errors on different data are not compared: choose one with --dataset ({names})",
             exit_code=ExitCode.WRONG_USE,
         )
-    winner = ranking.row(0, named=True)
-    key = median_trial(candidates, winner["configuration"])
-    folder = _default_folder(options.results, winner) if options.export is DEFAULT_FOLDER else options.export
-    export(options.results, key, folder, force=options.force, ranking=winner)
-    line = f"exported {key} (seed of median validation error) to {folder}"
-    console.print(line, markup=False, soft_wrap=True)
-    line = f"check it: python -m alexnet_core eval --model {folder}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-    return Exported(key=key, folder=folder.resolve())
+    if len(groups) > 1:
+        names = ", ".join(f"{group['core']} version {group['core_version']}" for group in groups)
+        raise LabError(
+            f"different cores are not compared: choose a study with --study ({names})", exit_code=ExitCode.WRONG_USE
+        )
+
+
+def _cores(results: Path, finished: pl.DataFrame) -> Cores:
+    """What each core declares, as the records say; nothing of it is imported."""
+    first = finished.group_by("core", "core_version").agg(pl.col("key").first())
+    return {
+        (row["core"], row["core_version"]): description_of(trial_record.read_config(trial_folder(results, row["key"])))
+        for row in first.iter_rows(named=True)
+    }
 
 
 def _prune(
@@ -201,17 +294,26 @@ def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:
     return f"no finished trial matches; data sets with finished trials: {known}"
 
 
-def ranking_tables(ranking: pl.DataFrame, top: int) -> list[Table]:
-    """Returns a rich table per data set, errors in percent."""
+def ranking_tables(ranking: pl.DataFrame, top: int, cores: Cores) -> list[Table]:
+    """Returns a rich table per core and data set.
+
+    Args:
+        ranking: From `rank`.
+        top: How many configurations of each are shown.
+        cores: What each core declares, by name and version.
+    """
     tables = []
-    for (name, digest), rows in ranking.group_by("data_name", "data_digest", maintain_order=True):
-        table = Table(title=f"{name} ({str(digest)[:8]})", title_justify="left")
-        for heading in ("rank", "configuration", "as", "seeds", "confirmed", "validation %", "sd", "test %"):
+    for (name, digest, core_name, version), rows in ranking.group_by(*COMPARABLE, maintain_order=True):
+        core = cores[str(core_name), int(str(version))]
+        on = f"{name} ({str(digest)[:8]})" if digest else str(name)
+        of = "" if core is ALEXNET else f"{core.name} version {core.version} on "
+        table = Table(title=f"{of}{on}", title_justify="left")
+        for heading in ("rank", "configuration", "as", "seeds", "confirmed", *_metric_headings(core)):
             table.add_column(heading, justify="left" if heading in ("configuration", "as") else "right")
         for place, row in enumerate(rows.head(top).iter_rows(named=True), start=1):
             cells = [str(place), row["configuration"][:8], row["arms"] or "", _seeds(row["seeds"])]
             cells.append("yes" if row["confirmed"] else "no" if row["chosen"] else "")
-            cells += [_percent(row[column]) for column in ("validation_error", "validation_sd", "test_error")]
+            cells += _metric_cells(row, core)
             table.add_row(*(Text(cell) for cell in cells))
         tables.append(table)
     return tables
@@ -221,8 +323,22 @@ def _seeds(count: int) -> str:
     return f"{count} (few)" if count < FEWEST_SEEDS else str(count)
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.2f}"
+def _metric_headings(core: CoreDescription) -> tuple[str, ...]:
+    if core is ALEXNET:
+        return ("validation %", "sd", "test %")
+    chosen, judged = core.chosen, core.metrics[core.judged_by]
+    headings = (f"{readable(core.chosen_by)} {chosen.unit}".rstrip(), "sd")
+    same = core.judged_by == core.chosen_by
+    return headings if same else (*headings, f"{readable(core.judged_by)} {judged.unit}".rstrip())
+
+
+def _metric_cells(row: Mapping[str, Any], core: CoreDescription) -> list[str]:
+    """Mean and standard deviation of the metric that chooses, and the mean of the one that judges, as shown."""
+    chosen, judged = core.chosen, core.metrics[core.judged_by]
+    cells = [chosen.number(chosen.objective(row["objective"])), row["objective_sd"], row["judged"]]
+    cells[1] = "" if cells[1] is None else chosen.number(cells[1])
+    cells[2] = "" if cells[2] is None else judged.number(cells[2])
+    return cells if core.judged_by != core.chosen_by else cells[:2]
 
 
 def _default_folder(results: Path, winner: dict[str, object]) -> Path:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+import polars as pl
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.process.command_line import CommandParser, pathname
-from orchestrator.command import command, natural
-from orchestrator.cores.checks import Rehearsal, check_core
-from orchestrator.cores.contract import ContractError
-from orchestrator.cores.loading import core_name, load_core
+from orchestrator.command import add_results_option, check_has_results, command, natural
+from orchestrator.cores.checking.checks import Finding, Rehearsal, check_core
+from orchestrator.cores.checking.repeating import Recorded, repeated
+from orchestrator.cores.contract import ContractError, Core
+from orchestrator.cores.identity import accept, code_of, description_of_core, kept_code
+from orchestrator.cores.loading import CoreName, core_name, load_core
+from orchestrator.cores.script import script_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
+from orchestrator.records.checked_record import read_own_config
+from orchestrator.records.files import read_json_lines
+from orchestrator.records.layout import trial_folder
+from orchestrator.records.reports import CoreReport
+from orchestrator.records.trial_record import read_epochs
+from orchestrator.tables.tables import load_trials
+from search_spaces.core_config import CoreConfig
 from search_spaces.trial import parse_override
 
 REPORTS = 3
@@ -33,7 +45,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Check that a core repeats by seed, differs by seed, resumes, and reports what it declares. "
         "It is imported, and trained for a few reports some four times.",
     )
-    parser.add_argument("core", metavar="CORE", help="its module, such as my_package.my_core, or its file, my_core.py")
+    parser.add_argument(
+        "core",
+        metavar="CORE",
+        nargs="?",
+        help="its module, such as my_package.my_core, its file, my_core.py, or the study file that declares a script",
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -45,25 +62,110 @@ def _parser() -> argparse.ArgumentParser:
         "--reports", type=natural, default=REPORTS, metavar="N", help=f"reports each time (default: {REPORTS})"
     )
     parser.add_argument("--data-root", type=pathname, metavar="DIR", help="folder of its data")
+    parser.add_argument(
+        "--same-numbers",
+        action="store_true",
+        help="train the first reports of a trial on record again with the code as it is now; where all bits agree, the "
+        "code is accepted for trials of its version",
+    )
+    parser.add_argument(
+        "--trial",
+        type=pathname,
+        metavar="FOLDER",
+        help="train this trial on record again with the code that is kept of it, outside Ray, and compare its numbers",
+    )
+    add_results_option(parser)
     return parser
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.trial is not None:
+        return _repeat(options.trial, options.reports)
+    if options.core is None:
+        raise LabError("name a core, such as my_package.my_core or my_core.py", exit_code=ExitCode.WRONG_USE)
     try:
         name = core_name(options.core)
         core = load_core(name)
+        if options.same_numbers:
+            return _accept(options.results, name, core, options.reports)
     except ContractError as error:
         raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     fields = _fields(core.config, dict(map(parse_override, options.set)))
     root = options.data_root.resolve() if options.data_root is not None else None
-    console, faults = make_console(), 0
-    for finding in check_core(core, Rehearsal(name, fields, options.reports, root)):
+    if _faults(check_core(core, Rehearsal(name, fields, options.reports, root))):
+        return ExitCode.SOME_FAILED
+    _print(f"core {core.name} keeps its word")
+    return ExitCode.DONE
+
+
+def _faults(findings: Iterable[Finding]) -> int:
+    """Prints findings as they come; returns how many are faults."""
+    faults = 0
+    for finding in findings:
         faults += finding.word == "fault"
-        console.print(f"{finding.word:<6}{finding.text}", markup=False, highlight=False, soft_wrap=True)
-    if not faults:
-        console.print(f"core {core.name} keeps its word", markup=False, highlight=False)
-        return ExitCode.DONE
-    return ExitCode.SOME_FAILED
+        _print(f"{finding.word:<6}{finding.text}")
+    return faults
+
+
+def _print(line: str) -> None:
+    make_console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _repeat(folder: Path, reports: int) -> int:
+    """Trains a trial on record again with its own code."""
+    config = read_own_config(folder)
+    if not isinstance(config, CoreConfig):
+        raise LabError(
+            f"{folder} is a trial of AlexNet: python -m alexnet_core train --config {folder / 'config.json'}",
+            exit_code=ExitCode.WRONG_USE,
+        )
+    attempts = read_json_lines(folder / "attempts.jsonl")
+    fingerprint = str(attempts[-1].get("code") or "") if attempts else ""
+    code = kept_code(folder.resolve().parents[1], fingerprint)
+    if code is None and fingerprint:
+        raise LabError(
+            f"the code of trial {folder.name} ({fingerprint}) is not kept beside its results",
+            exit_code=ExitCode.NOTHING,
+        )
+    name = core_name(config.core.name) if code is None else CoreName(code.module, code.attribute, code.folder)
+    recorded = _recorded(folder, config)
+    if _faults(repeated(recorded, name, code, max(reports, len(recorded.reports)))):
+        return ExitCode.SOME_FAILED
+    _print(f"trial {folder.name} repeats")
+    return ExitCode.DONE
+
+
+def _recorded(folder: Path, config: CoreConfig) -> Recorded:
+    reports = [report.metrics for report in read_epochs(folder) if isinstance(report, CoreReport)]
+    return Recorded(config, reports)
+
+
+def _accept(results: Path, name: CoreName, core: Core, reports: int) -> int:
+    """Accepts the code as it is now for the trials of its version, where it gives the numbers of one of them."""
+    check_has_results(results)
+    description = description_of_core(core)
+    trials = load_trials(results).trials.filter(
+        (pl.col("core") == core.name) & (pl.col("core_version") == core.version) & (pl.col("state") == "finished")
+    )
+    if not trials.height:
+        raise LabError(
+            f"no finished trial of core {core.name}, version {core.version}, is on record in {results}: there is "
+            "nothing to compare with, and nothing that its code could contradict",
+            exit_code=ExitCode.NOTHING,
+        )
+    shortest = trials.sort("seconds", "key").row(0, named=True)
+    folder = trial_folder(results, shortest["key"])
+    config = read_own_config(folder)
+    assert isinstance(config, CoreConfig)
+    _print(f"trial {shortest['key']}, seed {config.seed}, the shortest of {trials.height} on record:")
+    if _faults(repeated(_recorded(folder, config), name, None, reports)):
+        _print(f"the code gives other numbers: raise the version of core {core.name}, and its trials are trained anew")
+        return ExitCode.SOME_FAILED
+    script = script_of(name.study) if name.study is not None else None
+    codes = [code for code in trials["env_code"].drop_nulls().unique().sort() if code]
+    accept(results, description, [*codes, code_of(name, script).fingerprint])
+    _print(f"the code as it is now is accepted for trials of core {core.name}, version {core.version}")
+    return ExitCode.DONE
 
 
 def _fields(config: type[BaseModel], overrides: dict[str, JsonValue]) -> dict[str, JsonValue]:

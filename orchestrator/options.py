@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet_core.process.command_line import CommandParser, pathname
-from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
+from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PAPER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
 from orchestrator.command import add_json_option, add_results_option, natural, natural_or_zero
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import OPTION
@@ -54,7 +54,7 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
     return Request(
         question=Question(
             study=options.study,
-            dataset=options.dataset,
+            dataset=options.dataset if options.dataset is not None else default_dataset(options.study),
             data_root=options.data_root.resolve() if options.data_root is not None else None,
             network=options.network,
             epochs=options.epochs,
@@ -64,6 +64,7 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
             retune=options.retune,
             tuning_trials=options.tuning_trials,
             null=options.null,
+            core=options.core,
         ),
         sweep=SweepRequest(
             points=options.sweep,
@@ -93,6 +94,14 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
         # 给人看还是给程序看，问的是同一件事
         command=(PROGRAM, *(word for word in arguments if word != OPTION)),
     )
+
+
+def default_dataset(study: str) -> str:
+    """Returns on which recipe a study is asked that is asked on none: its only one, else digits."""
+    if study == PAPER:
+        return DEFAULT_DATASET
+    recipes = load_study(study).recipes
+    return next(iter(recipes)) if len(recipes) == 1 else DEFAULT_DATASET
 
 
 def _sweep_over(texts: list[str]) -> Sweep | None:
@@ -170,9 +179,14 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     )
     _add_sweep_options(made)
     data = made.add_argument_group("data and network")
-    data.add_argument("--dataset", default=DEFAULT_DATASET, help="one of the study's recipes (default: digits)")
+    data.add_argument("--dataset", help="one of the study's recipes (default: its only one, or digits)")
     data.add_argument("--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/")
     data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
+    data.add_argument(
+        "--core",
+        metavar="NAME",
+        help="allow the code that the study names as its core to be run here; needed once, then remembered",
+    )
     limits = made.add_argument_group("what it may spend (it stops at a complete seed; the same command goes on)")
     limits.add_argument(
         "--max-gpu-hours",

@@ -43,6 +43,7 @@ class Question:
         retune: A field of the training that every arm tunes for itself; None leaves it to the study.
         tuning_trials: Of each arm; None leaves it to the study, 0 re-tunes nothing.
         null: Whether the baseline is judged against itself.
+        core: The core whose code the user allows to be run; None for those allowed before.
     """
 
     study: str
@@ -56,6 +57,7 @@ class Question:
     retune: str | None = None
     tuning_trials: int | None = None
     null: bool = False
+    core: str | None = None
 
     def __post_init__(self) -> None:
         """Refuses what does not go together.

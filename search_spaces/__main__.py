@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alexnet_core.process.command_line import CommandParser
 from alexnet_core.process.interruption import stoppable
-from search_spaces.study import CommonRecipe, Study, common_recipes
+from search_spaces.space import ALEXNET_FIELD
+from search_spaces.study import PRIMARY_METRICS, CommonRecipe, Study, common_recipes
 
 
 @stoppable
@@ -30,9 +31,7 @@ def study_schema() -> dict[str, Any]:
     schema = Study.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     full = schema["$defs"]["Recipe"]
-    shared = set(CommonRecipe.model_fields)
-    short = {**full, "required": [name for name in full["required"] if name not in shared]}
-    schema["$defs"]["SharedRecipe"] = {**short, "title": "SharedRecipe"}
+    schema["$defs"]["SharedRecipe"] = {**full, "title": "SharedRecipe"}
     # 训练可以只写要改的字段
     partial = {name: value for name, value in schema["$defs"]["TrainingSpec"].items() if name != "required"}
     schema["$defs"]["PartialTraining"] = {**partial, "title": "PartialTraining"}
@@ -46,7 +45,24 @@ def study_schema() -> dict[str, Any]:
             pattern.replace("^", f"^(?!(?:{names})$)", 1): value
             for pattern, value in recipes["patternProperties"].items()
         }
+        schema |= _of_alexnet(recipes["patternProperties"])
     return schema
+
+
+def _of_alexnet(recipes: Mapping[str, Any]) -> dict[str, Any]:
+    """What holds of a study that names no core: its recipes say network and training, its arms set their fields.
+
+    Args:
+        recipes: The patterns of the names of recipes that are not shared.
+    """
+    whole = {"required": sorted(CommonRecipe.model_fields)}
+    fields = {"properties": {"set": {"propertyNames": {"pattern": ALEXNET_FIELD}}}}
+    of_alexnet = {
+        "recipes": {"patternProperties": dict.fromkeys(recipes, whole)},
+        "arms": {"items": fields},
+        "primary_metric": {"enum": list(PRIMARY_METRICS)},
+    }
+    return {"if": {"not": {"required": ["core"]}}, "then": {"properties": of_alexnet}}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import JsonValue, ValidationError
 
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import explain, nearest
+from search_spaces.core_config import CoreConfig, TrialConfig, flattened, value_of
 from search_spaces.errors import StudyError
 from search_spaces.study import Arm
 
@@ -19,7 +21,7 @@ Plain = dict[str, Any]
 DATA_AS_IT_IS = ("name", "source", "digest", "root", "cache")
 
 
-def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> TrainConfig:
+def edited(config: TrialConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> TrialConfig:
     """Returns `config` with edits and without the removed layers.
 
     Args:
@@ -31,6 +33,8 @@ def edited(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence
     Raises:
         StudyError: An unknown field or layer, or a value that does not validate.
     """
+    if isinstance(config, CoreConfig):
+        return config.with_fields(edits, what)
     # 合并成普通数据再整体验证：pydantic 的 model_copy(update=...) 不验证
     plain: Plain = deepcopy(config.model_dump(mode="json"))
     gone = {name for pattern in remove for name in _layers(plain, pattern, what)}
@@ -68,16 +72,40 @@ def _readable(plain: Plain, location: tuple[str | int, ...]) -> str:
     return ".".join(parts)
 
 
-def concrete_fields(config: TrainConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> set[str]:
+def concrete_fields(config: TrialConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> set[str]:
     """Returns the fields an edit touches, `network.lrn1.alpha`; a removed layer stands as `network.lrn1`."""
+    if isinstance(config, CoreConfig):
+        return set(flattened(edits))
     plain = config.model_dump(mode="json")
     fields = {".".join(place) for path in edits for place in _places(plain, path, what)}
     return fields | {f"network.{name}" for pattern in remove for name in _layers(plain, pattern, what)}
 
 
-def arm_fields(config: TrainConfig, arm: Arm) -> set[str]:
+def arm_fields(config: TrialConfig, arm: Arm) -> set[str]:
     """Returns the fields that an arm edits in `config`."""
     return concrete_fields(config, arm.set, arm.remove, f"arm {arm.name}")
+
+
+def field_values(config: TrialConfig, path: str) -> list[Any]:
+    """Returns the values that a dotted field has in a configuration: one, or one of each layer that a glob names.
+
+    Args:
+        config: The configuration.
+        path: The field; of a configuration that lacks it nothing is returned.
+    """
+    if isinstance(config, CoreConfig):
+        with suppress(KeyError):
+            return [value_of(config, path)]
+        return []
+    room, *rest = path.split(".")
+    if room != "network" or len(rest) == 1:
+        return [getattr(getattr(config, room), rest[0])]
+    pattern, name = rest
+    return [
+        getattr(layer, name)
+        for layer in config.network.layers
+        if fnmatchcase(layer.name, pattern) and hasattr(layer, name)
+    ]
 
 
 def _layers(plain: Plain, pattern: str, what: str) -> list[str]:

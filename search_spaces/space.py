@@ -12,7 +12,10 @@ from pydantic import Field, model_validator
 from alexnet_core.configuration.frozen import Frozen
 from search_spaces.errors import StudyError
 
-FieldPath = Annotated[str, Field(pattern=r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$")]
+FieldPath = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_*?]+){0,5}$")]
+# AlexNet 的字段在网络、训练、数据三处；别的 core 的字段由它自己定
+ALEXNET_FIELD = r"^(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}$"
+ALEXNET_TRAINING_FIELD = r"^training\.[a-z_]+$"
 # 再大的网格没有人会跑完，而枚举它要占内存
 LARGEST_GRID = 100_000
 MOST_TRIED = 100

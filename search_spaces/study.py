@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, LiteralString, Self, get_args
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.named_networks import network_names
 from alexnet_core.configuration.train_config import TrainingSpec
 from search_spaces.errors import StudyError
-from search_spaces.space import FieldPath, Sweep
+from search_spaces.script import Script
+from search_spaces.space import ALEXNET_FIELD, ALEXNET_TRAINING_FIELD, FieldPath, Sweep
 from search_spaces.yaml_file import load_model, placed
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
@@ -24,10 +28,18 @@ Text = Annotated[str, Field(min_length=1)]
 RESERVED = ("paper",)
 # 这个数据集上的文件夹就叫研究的名字
 WITHOUT_SUFFIX = "digits"
+# 只有一个配方、不分数据集的研究常用的名字
+ONLY_RECIPE = "default"
 FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS = 2, 500
 PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "epochs_to_training_error"]
+PRIMARY_METRICS: tuple[str, ...] = get_args(PrimaryMetric)
 Statistic = Literal["difference", "log_ratio", "time_to_threshold"]
-Points = Annotated[float, Field(gt=0, le=100)]
+MOST_POINTS = 100.0
+
+
+def _is_absent(value: Any) -> bool:
+    """Whether a field that came later says nothing: left out, what was written before keeps its bytes."""
+    return value is None or value == {}
 
 
 class Claim(Frozen):
@@ -39,6 +51,7 @@ class Claim(Frozen):
         top1_points: Arm minus baseline, percentage points of top-1 error; None where there is no number.
         top5_points: The same for top-5 error.
         ratio: Arm over baseline, where the study's statistic is a ratio: 6 for six times as many epochs.
+        points: The same of the primary metric of another core than AlexNet, in the unit in which it is shown.
         direction: Where there is no number: whether the primary metric gets higher or lower.
     """
 
@@ -46,20 +59,30 @@ class Claim(Frozen):
     source: str
     top1_points: float | None = None
     top5_points: float | None = None
+    points: float | None = Field(default=None, exclude_if=_is_absent)
     ratio: float | None = Field(default=None, gt=0)
     direction: Literal["higher", "lower"] | None = None
 
     @model_validator(mode="after")
     def _check_direction(self) -> Self:
-        points = self.top1_points
+        points = self.difference
         implied = (
             "higher" if points is not None and points > 0 else "lower" if points is not None and points < 0 else None
         )
         if self.direction is not None and implied is not None and implied != self.direction:
             raise ValueError(
-                f"direction: {self.direction}, but top1_points {points:g} is {implied}; leave direction out"
+                f"direction: {self.direction}, but {self._number} {points:g} is {implied}; leave direction out"
             )
         return self
+
+    @property
+    def difference(self) -> float | None:
+        """The number that the source gives for the primary metric, arm minus baseline; None where it gives none."""
+        return self.top1_points if self.points is None else self.points
+
+    @property
+    def _number(self) -> str:
+        return "top1_points" if self.points is None else "points"
 
 
 class Arm(Frozen):
@@ -69,7 +92,7 @@ class Arm(Frozen):
         name: Short name.
         title: What it is, as shown.
         set: Dotted field to new value: `network.<layer or glob>.<field>`, `network.<field>`, `training.<field>`,
-            `data.<field>`.
+            `data.<field>`; of another core a field of its configuration.
         remove: Names of layers (globs allowed) that the arm does without.
         views: Views of a test image whose predictions are averaged after training: 1, the centre crop, or 10 (paper
             section 4.1). Arms that differ in nothing else are the same trained trials, evaluated twice.
@@ -88,13 +111,13 @@ class Retune(Frozen):
     """A nuisance parameter that every arm tunes for itself, with equal budgets, on seeds that no verdict uses.
 
     Attributes:
-        parameter: A number of the training.
+        parameter: A number of the training; of another core a field of its configuration.
         low: Lower end of the range, which is covered evenly on a logarithmic scale.
         high: Upper end.
         trials: Tuning trials of each arm; the first has the recipe's own value.
     """
 
-    parameter: Annotated[str, Field(pattern=r"^training\.[a-z_]+$")] = "training.learning_rate"
+    parameter: FieldPath = "training.learning_rate"
     low: float = Field(gt=0)
     high: float = Field(gt=0)
     trials: int = Field(default=8, ge=FEWEST_TUNING_TRIALS, le=MOST_TUNING_TRIALS)
@@ -131,30 +154,58 @@ class CommonRecipe(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.network not in network_names():
-            raise ValueError(f"there is no network {self.network!r}; networks: {', '.join(network_names())}")
-        if self.input_size > self.data.image_size:
-            raise ValueError(f"input_size {self.input_size} is larger than image_size {self.data.image_size}")
+        _check_network(self.network, self.input_size, self.data)
         return self
 
 
-class Recipe(CommonRecipe):
+def _check_network(network: str, input_size: int, data: RecipeData) -> None:
+    if network not in network_names():
+        raise ValueError(f"there is no network {network!r}; networks: {', '.join(network_names())}")
+    if input_size > data.image_size:
+        raise ValueError(f"input_size {input_size} is larger than image_size {data.image_size}")
+
+
+class Recipe(Frozen):
     """What a study asks on one data set; what it leaves out is that of the common recipe of the same name.
 
     Attributes:
+        data: See `CommonRecipe`; like the next three it is there for AlexNet, and for no other core.
+        network: See `CommonRecipe`.
+        input_size: See `CommonRecipe`.
+        training: See `CommonRecipe`.
+        set: Of another core: fields of its configuration that all arms share here.
         seeds: Seeds per arm.
-        margin: Differences inside plus or minus this many percentage points count as equivalent; where the study's
-            statistic is a ratio, ratios from 1 / margin to margin do.
-        smallest_effect: The smallest difference worth finding, in percentage points, or as a ratio above 1.
-        threshold: Running top-1 training error in percent, for `epochs_to_training_error`.
+        margin: Differences inside plus or minus this many percentage points (of another core: this much, in the unit in
+            which its metric is shown) count as equivalent; where the study's statistic is a ratio, ratios from
+            1 / margin to margin do.
+        smallest_effect: The smallest difference worth finding, in percentage points (or that unit), or as a ratio above
+            1.
+        threshold: Running top-1 training error in percent, for `epochs_to_training_error`; of another core the value
+            that its metric is to reach, in the unit in which it is shown.
         edits: Further fields of an arm on this data set, by the arm's name.
     """
 
+    data: RecipeData | None = Field(default=None, exclude_if=_is_absent)
+    network: str | None = Field(default=None, exclude_if=_is_absent)
+    input_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, exclude_if=_is_absent)
+    training: TrainingSpec | None = Field(default=None, exclude_if=_is_absent)
+    set: dict[FieldPath, JsonValue] = Field(default={}, exclude_if=_is_absent)
     seeds: int = Field(default=8, ge=1, le=1000)
-    margin: Points
-    smallest_effect: Points
-    threshold: Points | None = None
+    margin: float = Field(gt=0)
+    smallest_effect: float = Field(gt=0)
+    threshold: float | None = None
     edits: dict[Name, dict[FieldPath, JsonValue]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.network is not None and self.input_size is not None and self.data is not None:
+            _check_network(self.network, self.input_size, self.data)
+        return self
+
+    @property
+    def common(self) -> CommonRecipe:
+        """The data, the network and the training of AlexNet."""
+        return CommonRecipe.model_validate({name: getattr(self, name) for name in CommonRecipe.model_fields})
 
 
 class CommonRecipes(Frozen):
@@ -174,6 +225,8 @@ class Study(Frozen):
     """A question, its arms, and how it is asked on each data set.
 
     Attributes:
+        core: What is trained: a core's name (`torchvision`, `my_package.my_core`, `my_core.py`), or a script as it is
+            declared; None for AlexNet.
         name: Short name, also of its folder in the results.
         question: In words.
         source: Where it comes from.
@@ -183,7 +236,7 @@ class Study(Frozen):
         primary_metric: What is judged. After the final epoch: `top1_error` on test images, `training_error` (top-1, of
             training images seen as in evaluation), or `generalisation_gap` (validation minus that training error).
             Over the run: `epochs_to_training_error`, the first epoch whose running training error is at most the
-            recipe's threshold.
+            recipe's threshold. Of another core any metric that it declares; empty for the one that it is judged by.
         statistic: How an arm is compared with the baseline, seed by seed: by the `difference` in percentage points, by
             the `log_ratio` of the errors, or by the ratio of the `time_to_threshold`, where a run that never got there
             counts as longer than its budget.
@@ -193,13 +246,14 @@ class Study(Frozen):
         not_asked: Data sets on which the study makes no sense, and why.
     """
 
+    core: Text | Script | None = Field(default=None, exclude_if=_is_absent)
     name: Name
     question: Text
     source: Text
     claim: Claim
     baseline: Name
     arms: tuple[Arm, ...] = Field(min_length=2)
-    primary_metric: PrimaryMetric = "top1_error"
+    primary_metric: str = "top1_error"
     statistic: Statistic = "difference"
     retune: Retune | None = None
     sweep: Sweep | None = None
@@ -208,10 +262,18 @@ class Study(Frozen):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_recipes(cls, content: Any) -> Any:
-        if not isinstance(content, dict) or not isinstance(content.get("recipes"), dict):
+    def _fill(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
             return content
-        return {**content, "recipes": {name: _filled(name, recipe) for name, recipe in content["recipes"].items()}}
+        of_core = content.get("core") is not None
+        if of_core:
+            content = {"primary_metric": "", **content}
+        elif isinstance(content.get("recipes"), dict):
+            recipes = {name: _filled(name, recipe) for name, recipe in content["recipes"].items()}
+            content = {**content, "recipes": recipes}
+        if mistakes := list((_of_core_mistakes if of_core else _alexnet_mistakes)(content)):
+            raise ValidationError.from_exception_data("Study", mistakes)
+        return content
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -224,6 +286,10 @@ class Study(Frozen):
             raise ValueError(f"arms: their names must be unique: {', '.join(names)}")
         if self.baseline not in names:
             raise ValueError(f"baseline: {self.baseline!r} is none of the arms: {', '.join(names)}")
+        if set(self.recipes) >= {WITHOUT_SUFFIX, ONLY_RECIPE}:
+            raise ValueError(f"recipes: {WITHOUT_SUFFIX} and {ONLY_RECIPE} would share one folder; rename one of them")
+        if self.core is not None and any(arm.remove or arm.views != 1 for arm in self.arms):
+            raise ValueError("arms: remove and views are for the layers and the images of AlexNet; use set")
         if self.primary_metric != "top1_error" and any(arm.views != 1 for arm in self.arms):
             raise ValueError(f"primary_metric: views of 10 are evaluated for top1_error, not for {self.primary_metric}")
         both = sorted(set(self.recipes) & set(self.not_asked))
@@ -235,10 +301,8 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _check_statistic(self) -> Self:
-        if (self.primary_metric == "epochs_to_training_error") != (self.statistic == "time_to_threshold"):
-            raise ValueError("statistic: primary_metric epochs_to_training_error goes with statistic time_to_threshold")
-        if self.statistic == "log_ratio" and self.primary_metric == "generalisation_gap":
-            raise ValueError("statistic: log_ratio needs a metric that is never negative, not generalisation_gap")
+        if self.core is None:
+            self._check_alexnet_statistic()
         for dataset, recipe in self.recipes.items():
             if (recipe.threshold is not None) != (self.statistic == "time_to_threshold"):
                 raise ValueError(f"recipes.{dataset}.threshold: goes with statistic time_to_threshold")
@@ -252,6 +316,12 @@ class Study(Frozen):
                     f"recipes.{dataset}: margin and smallest_effect are ratios above 1 with statistic {self.statistic}"
                 )
         return self
+
+    def _check_alexnet_statistic(self) -> None:
+        if (self.primary_metric == "epochs_to_training_error") != (self.statistic == "time_to_threshold"):
+            raise ValueError("statistic: primary_metric epochs_to_training_error goes with statistic time_to_threshold")
+        if self.statistic == "log_ratio" and self.primary_metric == "generalisation_gap":
+            raise ValueError("statistic: log_ratio needs a metric that is never negative, not generalisation_gap")
 
     def arm(self, name: str) -> Arm:
         """Returns the arm called `name`; raises KeyError."""
@@ -274,6 +344,76 @@ def _filled(dataset: str, recipe: Any) -> Any:
     written = recipe.get("training")
     training = {**plain["training"], **written} if isinstance(written, dict) else plain["training"]
     return {**plain, **recipe, **({"training": training} if written is None or isinstance(written, dict) else {})}
+
+
+def _alexnet_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """What a study of AlexNet may not say, each at its place: its fields and metrics are known beforehand."""
+    for place, path in _paths(content):
+        if not re.fullmatch(ALEXNET_FIELD, path):
+            yield _mistake("string_pattern_mismatch", (*place, path, "[key]"), path, pattern=ALEXNET_FIELD)
+    retune = content.get("retune")
+    parameter = retune.get("parameter") if isinstance(retune, Mapping) else None
+    if isinstance(parameter, str) and not re.fullmatch(ALEXNET_TRAINING_FIELD, parameter):
+        place = ("retune", "parameter")
+        yield _mistake("string_pattern_mismatch", place, parameter, pattern=ALEXNET_TRAINING_FIELD)
+    metric = content.get("primary_metric", "top1_error")
+    if metric not in PRIMARY_METRICS:
+        names = [repr(name) for name in PRIMARY_METRICS]
+        expected = f"{', '.join(names[:-1])} or {names[-1]}"
+        yield _mistake("literal_error", ("primary_metric",), metric, expected=expected)
+    for place, recipe in _recipes(content):
+        for name in CommonRecipe.model_fields:
+            if recipe.get(name) is None:
+                yield _mistake("missing", (*place, name), recipe)
+        if "set" in recipe:
+            reason = "is for studies with a core of their own; AlexNet's recipe has data, network and training"
+            yield _mistake(PydanticCustomError("value_error", reason), (*place, "set"), recipe["set"])
+        for name in ("margin", "smallest_effect", "threshold"):
+            value = recipe.get(name)
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and MOST_POINTS < value < math.inf:
+                yield _mistake("less_than_equal", (*place, name), value, le=MOST_POINTS)
+        threshold = recipe.get("threshold")
+        if isinstance(threshold, (int, float)) and not isinstance(threshold, bool) and threshold <= 0:
+            yield _mistake("greater_than", (*place, "threshold"), threshold, gt=0.0)
+
+
+def _of_core_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """What only a study of AlexNet may say, each at its place."""
+    for place, recipe in _recipes(content):
+        for name in CommonRecipe.model_fields:
+            if name in recipe:
+                reason = "is for studies of AlexNet; the fields of another core stand under set"
+                yield _mistake(PydanticCustomError("value_error", reason), (*place, name), recipe[name])
+
+
+def _recipes(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    recipes = content.get("recipes")
+    for name, recipe in recipes.items() if isinstance(recipes, Mapping) else ():
+        if isinstance(recipe, Mapping):
+            yield ("recipes", name), recipe
+
+
+def _paths(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The fields that a study names, each with the place of the mapping that it is a key of."""
+    arms, sweep = content.get("arms"), content.get("sweep")
+    mappings: list[tuple[tuple[str | int, ...], Any]] = []
+    for number, arm in enumerate(arms if isinstance(arms, (list, tuple)) else ()):
+        mappings.append((("arms", number, "set"), arm.get("set") if isinstance(arm, Mapping) else None))
+    for place, recipe in _recipes(content):
+        edits = recipe.get("edits")
+        for arm_name, fields in edits.items() if isinstance(edits, Mapping) else ():
+            mappings.append(((*place, "edits", arm_name), fields))
+    mappings.append((("sweep", "parameters"), sweep.get("parameters") if isinstance(sweep, Mapping) else None))
+    for place, mapping in mappings:
+        for path in mapping if isinstance(mapping, Mapping) else ():
+            if isinstance(path, str):
+                yield place, path
+
+
+def _mistake(
+    kind: LiteralString | PydanticCustomError, place: tuple[str | int, ...], given: Any, **context: Any
+) -> InitErrorDetails:
+    return InitErrorDetails(type=kind, loc=place, input=given, ctx=context)
 
 
 def study_names() -> tuple[str, ...]:

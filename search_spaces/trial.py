@@ -18,6 +18,7 @@ from alexnet_core.configuration.named_networks import network, prepared_size
 from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.data.dataset import DataSummary
+from search_spaces.core_config import CoreConfig, TrialConfig, key_content
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
 from search_spaces.study import Arm, RecipeData, Study
@@ -52,12 +53,12 @@ class PlannedTrial:
     arm: str
     seed: int
     phase: Phase
-    config: TrainConfig
+    config: TrialConfig
     key: str
     views: int = 1
 
 
-def canonical_json(config: TrainConfig, added_later: Mapping[str, JsonValue] = ADDED_LATER) -> str:
+def canonical_json(config: TrialConfig, added_later: Mapping[str, JsonValue] = ADDED_LATER) -> str:
     """Returns the JSON that names a configuration: sorted, without spaces, without what does not decide numbers.
 
     Args:
@@ -65,6 +66,8 @@ def canonical_json(config: TrainConfig, added_later: Mapping[str, JsonValue] = A
         added_later: Dotted field to its introduction default; left out while it has it. A field of a layer is
             `network.layers.*.<field>`.
     """
+    if isinstance(config, CoreConfig):
+        return _canonical(key_content(config))
     plain = config.model_dump(mode="json")
     # 数据由内容的摘要代表：换一个地方放，仍是同一个 trial
     for path in FIELDS_OUTSIDE_THE_KEY:
@@ -72,6 +75,10 @@ def canonical_json(config: TrainConfig, added_later: Mapping[str, JsonValue] = A
         del plain[room][field]
     for path, default in added_later.items():
         _drop_default(plain, path.split("."), default)
+    return _canonical(plain)
+
+
+def _canonical(plain: Mapping[str, Any]) -> str:
     # 排序、不留空格、不许 NaN：同一个配置只有一种写法，哈希才能当名字
     return json.dumps(_positive_zeros(plain), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -97,12 +104,12 @@ def _positive_zeros(value: Any) -> Any:
     return 0.0 if isinstance(value, float) and value == 0.0 else value
 
 
-def trial_key(config: TrainConfig) -> str:
+def trial_key(config: TrialConfig) -> str:
     """Returns the name of a trial: 20 hex digits."""
     return _key(canonical_json(config))
 
 
-def configuration_key(config: TrainConfig) -> str:
+def configuration_key(config: TrialConfig) -> str:
     """Returns the name of a configuration whatever its seed: 20 hex digits."""
     return _key(canonical_json(config.model_copy(update={"seed": 0})))
 
@@ -111,8 +118,11 @@ def _key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def keys_by_seed(config: TrainConfig, seeds: Sequence[int]) -> dict[int, str]:
+def keys_by_seed(config: TrialConfig, seeds: Sequence[int]) -> dict[int, str]:
     """Returns the key of a configuration under each of many seeds; its own seed plays no part."""
+    if isinstance(config, CoreConfig):
+        # 字段也可以叫 seed：按文本去找种子会找错
+        return {seed: trial_key(config.model_copy(update={"seed": seed})) for seed in seeds}
     before, after = canonical_json(config.model_copy(update={"seed": 0})).split('"seed":0,')
     return {seed: _key(f'{before}"seed":{seed},{after}') for seed in seeds}
 
@@ -140,7 +150,7 @@ def base_config(
     epochs: int | None = None,
     overrides: Mapping[str, JsonValue] | None = None,
 ) -> TrainConfig:
-    """Returns the configuration all arms start from, with seed 0.
+    """Returns the configuration of AlexNet all arms start from, with seed 0.
 
     Args:
         study: The study.
@@ -155,11 +165,11 @@ def base_config(
     Raises:
         StudyError: A value does not validate, or an override edits a field that an arm edits.
     """
-    base = _recipe_on_data(study, dataset, summary, data_root, cache, network_name)
+    base: TrialConfig = _recipe_on_data(study, dataset, summary, data_root, cache, network_name)
     if epochs is not None:
         base = edited(base, {"training.epochs": epochs}, (), "--epochs")
-    if overrides:
-        base = _overridden(study, base, overrides)
+    base = overridden(study, base, overrides or {})
+    assert isinstance(base, TrainConfig)
     return base
 
 
@@ -167,7 +177,7 @@ def _recipe_on_data(
     study: Study, dataset: str, summary: DataSummary, data_root: str | None, cache: str | None, network_name: str | None
 ) -> TrainConfig:
     """The recipe on the data that is there, before what the user changes of it."""
-    recipe = study.recipes[dataset]
+    recipe = study.recipes[dataset].common
     try:
         spec = network(network_name or recipe.network)
     except ValueError as error:
@@ -204,7 +214,19 @@ def _sizes_for(spec: NetworkSpec, data: RecipeData) -> tuple[int, int]:
     return image_size, min(spec.input_size, image_size)
 
 
-def _overridden(study: Study, base: TrainConfig, overrides: Mapping[str, JsonValue]) -> TrainConfig:
+def overridden(study: Study, base: TrialConfig, overrides: Mapping[str, JsonValue]) -> TrialConfig:
+    """Returns the configuration that all arms start from with what `--set` changes of it.
+
+    Args:
+        study: The study.
+        base: The configuration.
+        overrides: Dotted field to value.
+
+    Raises:
+        StudyError: A value does not validate, or an arm edits the same field.
+    """
+    if not overrides:
+        return base
     fields = concrete_fields(base, overrides, (), "--set")
     for arm in study.arms:
         clash = sorted(fields & arm_fields(base, arm))
@@ -229,6 +251,7 @@ def check_images(study: Study, base: TrainConfig, trials: Sequence[PlannedTrial]
         StudyError: The base or an arm asks for more.
     """
     for arm, trial in zip(study.arms, trials, strict=False):
+        assert isinstance(trial.config, TrainConfig)
         limit = trial.config.data.train_images
         if limit is None or limit <= train_images:
             continue
@@ -238,7 +261,7 @@ def check_images(study: Study, base: TrainConfig, trials: Sequence[PlannedTrial]
         raise StudyError(f"arm {arm.name}: {message}", _location(study, base, arm, ("set", "data.train_images")))
 
 
-def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[PlannedTrial, ...]:
+def unfold(study: Study, base: TrialConfig, seeds: Sequence[int]) -> tuple[PlannedTrial, ...]:
     """Returns all arms' trials, seed by seed, so that complete pairs come early.
 
     Raises:
@@ -262,16 +285,16 @@ def unfold(study: Study, base: TrainConfig, seeds: Sequence[int]) -> tuple[Plann
     )
 
 
-def _arm_config(study: Study, base: TrainConfig, arm: Arm) -> TrainConfig:
+def _arm_config(study: Study, base: TrialConfig, arm: Arm) -> TrialConfig:
     """An arm's configuration; a mistake knows its place in the study's file."""
-    what = f"arm {arm.name} on network {base.network.name}"
+    what = f"arm {arm.name}" if isinstance(base, CoreConfig) else f"arm {arm.name} on network {base.network.name}"
     try:
         return edited(base, arm.set, arm.remove, what)
     except StudyError as error:
         raise StudyError(str(error), _location(study, base, arm, _mistaken_field(base, arm))) from error
 
 
-def _location(study: Study, base: TrainConfig, arm: Arm, field: tuple[str, ...]) -> tuple[str | int, ...]:
+def _location(study: Study, base: TrialConfig, arm: Arm, field: tuple[str, ...]) -> tuple[str | int, ...]:
     """The keys of an arm's field: in the arm, or in what the recipe of the data set adds to it."""
     recipe = study.recipes.get(base.data.name)
     edits = recipe.edits.get(arm.name, {}) if recipe is not None else {}
@@ -280,7 +303,7 @@ def _location(study: Study, base: TrainConfig, arm: Arm, field: tuple[str, ...])
     return ("arms", study.arms.index(arm), *field)
 
 
-def _mistaken_field(base: TrainConfig, arm: Arm) -> tuple[str, ...]:
+def _mistaken_field(base: TrialConfig, arm: Arm) -> tuple[str, ...]:
     """Where in an arm the mistake is: the field that alone is wrong already; nowhere where it takes several."""
     for pattern in arm.remove:
         try:
@@ -296,7 +319,7 @@ def _mistaken_field(base: TrainConfig, arm: Arm) -> tuple[str, ...]:
 
 
 def point_trial(
-    base: TrainConfig, parameters: Mapping[str, JsonValue], seed: int, *, arm: str, phase: Phase, what: str
+    base: TrialConfig, parameters: Mapping[str, JsonValue], seed: int, *, arm: str, phase: Phase, what: str
 ) -> PlannedTrial:
     """Returns the trial of a point that a sampler chose.
 
@@ -314,6 +337,6 @@ def point_trial(
     return _planned(arm, seed, phase, edited(base, parameters, (), what))
 
 
-def _planned(arm: str, seed: int, phase: Phase, config: TrainConfig) -> PlannedTrial:
+def _planned(arm: str, seed: int, phase: Phase, config: TrialConfig) -> PlannedTrial:
     seeded = config.model_copy(update={"seed": seed})
     return PlannedTrial(arm=arm, seed=seed, phase=phase, config=seeded, key=trial_key(seeded))

@@ -52,8 +52,8 @@ from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
 from orchestrator.running.slots.trial_queue import Trial
-from orchestrator.running.slots.watchdog import Place
-from orchestrator.running.slots.worker import trial_end
+from orchestrator.running.workers.slot_loop import trial_end
+from orchestrator.running.workers.watchdog import Place
 from search_spaces.trial import trial_key
 from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Operation, Outcome, run, unavailable
 from tests.orchestrator.records.test_upgrades import GOLDEN, UPGRADE, older

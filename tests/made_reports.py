@@ -79,7 +79,7 @@ def _row(key: str, seed: int, wrong: int | str) -> dict[str, Any]:
     for name in ("validation", "test"):
         cells |= {f"{name}_top1_errors": wrong, f"{name}_top1_error": wrong / 360, f"{name}_count": 360}
         cells |= {f"{name}_top5_errors": 1, f"{name}_top5_error": 1 / 360}
-    return {**cells, "state": "finished"}
+    return {**cells, "state": "finished", "objective": wrong / 360}
 
 
 def make_details(judged: Answer, epochs: int = 4) -> Details:

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "orchestrator.options": "core.process choices command errors output request search_spaces",
     "orchestrator.records": "core core.configuration core.data core.process core.trained errors search_spaces",
     "orchestrator.tables": "core.configuration errors records search_spaces",
-    "orchestrator.planning": "core.configuration core.data core.errors core.training choices errors records "
+    "orchestrator.planning": "core.configuration core.data core.errors core.training choices cores errors records "
     "request search_spaces statistics tables",
     "orchestrator.sweeps": "core.configuration choices errors planning records request search_spaces statistics tables",
     "orchestrator.judging": "core.configuration choices errors planning records request search_spaces statistics "
@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "orchestrator.reporting": "core.configuration core.errors core.trained choices errors judging planning records "
     "request search_spaces statistics sweeps tables",
     "orchestrator.running": "core core.configuration core.data core.errors core.process core.trained core.training "
-    "choices errors judging output planning records request search_spaces sweeps tables",
+    "choices cores errors judging output planning records request search_spaces sweeps tables",
     "orchestrator.asking": "core.configuration core.process choices command errors judging options output planning "
     "records reporting request running search_spaces sweeps tables",
 }
@@ -68,13 +68,13 @@ LIBRARIES = {
     "matplotlib": "orchestrator.reporting",
     "optuna": "orchestrator.sweeps orchestrator.judging.parameter_importance",
     "polars": "orchestrator.tables orchestrator.planning orchestrator.judging orchestrator.reporting "
-    "orchestrator.asking.answers orchestrator.best",
+    "orchestrator.asking.answers orchestrator.best orchestrator.check_core",
     "ray": "orchestrator.running orchestrator.sweeps.searcher orchestrator.sweeps.pruning",
     "rich": "alexnet_core.commands orchestrator.asking orchestrator.output orchestrator.reporting orchestrator.running "
     + " ".join(sorted(ANY_ROOM)),
     "scipy": "orchestrator.statistics",
     "torch": "alexnet_core.model alexnet_core.training alexnet_core.trained alexnet_core.commands "
-    "orchestrator.cores orchestrator.running.slots",
+    "orchestrator.cores orchestrator.running.slots orchestrator.running.workers",
 }
 
 

@@ -24,7 +24,8 @@ class StudyAnswer(Frozen):
         folder: Where its report lies, beside `answer.json`, figures and tables.
         states: How many of the trials that it rests on ended how: finished, diverged, failed, stopped.
         some_failed: Whether one failed, or could not be evaluated as an arm asks: exit code 1 of the command.
-        unit: What the values of the primary metric are in; differences are on the arms' `scale`.
+        unit: What the values of the primary metric are in, empty for plain numbers; differences are on the arms'
+            `scale`.
         answer: What the trials say.
     """
 
@@ -59,9 +60,9 @@ class StudyAnswer(Frozen):
         """A row per arm, as in the report's table `verdicts`.
 
         Columns are arm, title, n (seeds), mean, difference, interval_low, interval_high, p, adjusted_p, word (the
-        verdict), what the arm costs, and more. Numbers are in the units of the report: `mean` and `sd` in percent
-        (`median`, of times to a threshold, in epochs), `difference` and its interval in percentage points where `scale`
-        is `points`, as natural logarithms of ratios where it is `log_ratio`.
+        verdict), what the arm costs, and more. Numbers are in the units of the report: `mean` and `sd` in `unit`
+        (percent; `median`, of times to a threshold, in epochs), `difference` and its interval in that unit (percentage
+        points) where `scale` is `points`, as natural logarithms of ratios where it is `log_ratio`.
         """
         from orchestrator.reporting.frames import verdict_frame
 
@@ -99,6 +100,12 @@ def study_answer(material: Material, folder: Path, *, some_failed: bool | None =
         folder=folder.resolve(),
         states=counts,
         some_failed=failed,
-        unit="epochs" if STATISTICS[material.answer.statistic].by_signs else "%",
+        unit=_unit(material.answer),
         answer=material.answer,
     )
+
+
+def _unit(answer: Answer) -> str:
+    if STATISTICS[answer.statistic].by_signs:
+        return "epochs" if answer.core is None else "reports"
+    return answer.unit

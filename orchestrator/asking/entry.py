@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.choices import DEFAULT_DATASET, PAPER
+from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def run_study(
     study: str | Path,
     *,
-    dataset: str = DEFAULT_DATASET,
+    core: str | None = None,
+    dataset: str | None = None,
     data_root: str | Path | None = None,
     results: str | Path = "results",
     seeds: int | Literal["auto"] | None = None,
@@ -49,7 +50,8 @@ def run_study(
 
     Args:
         study: A study's name, or the path of a study file.
-        dataset: One of its recipes.
+        core: The core that the study names, to allow its code to be run here; needed once, then remembered.
+        dataset: One of its recipes; None for its only one, or the digits.
         data_root: Folder of the images.
         results: The results folder; finished trials in it are not trained again.
         seeds: Seeds per arm; None for the recipe's, `auto` for seed by seed until every arm is decided.
@@ -78,6 +80,7 @@ def run_study(
         raise LabError(reason, exit_code=ExitCode.WRONG_USE)
     values: dict[str, object] = {
         "study": study,
+        "core": core,
         "dataset": dataset,
         "data-root": data_root,
         "results": results,

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
-METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+from search_spaces.core_config import CORE_NAME, METRIC_NAME
+
 State = Any
 
 
@@ -67,6 +67,7 @@ class Run:
         *,
         load_last: Callable[[], State | None] = lambda: None,
         goes_on: Callable[[], bool] = lambda: True,
+        lives: Callable[[], None] = lambda: None,
         log: Callable[[str], None] = print,
         folder: Path | None = None,
     ) -> None:
@@ -78,13 +79,14 @@ class Run:
             data_root: See `Run`.
             load_last: Returns what an earlier attempt saved last.
             goes_on: Says whether the study goes on.
+            lives: Told at each beat.
             log: Takes a line of a script's output.
             folder: The trial's own, for the checkpoints of a script; None where it has none.
         """
         self.seed, self.devices, self.data_root, self.folder = seed, devices, data_root, folder
         self.beats, self.saves, self.last_line = 0, 0, ""
         self._log = log
-        self._load_last, self._goes_on = load_last, goes_on
+        self._load_last, self._goes_on, self._lives = load_last, goes_on, lives
         self._saved: State | None = None
 
     def load(self) -> State | None:
@@ -114,6 +116,7 @@ class Run:
             Stopped: The study stops this trial.
         """
         self.beats += 1
+        self._lives()
         self.check()
 
     def check(self) -> None:
@@ -178,7 +181,7 @@ class Core:
 
 
 def _check_identity(core: Core) -> None:
-    if not isinstance(core.name, str) or not NAME.fullmatch(core.name):
+    if not isinstance(core.name, str) or not re.fullmatch(CORE_NAME, core.name):
         raise ContractError(f"name is short, of lower-case letters, digits, - and _, not {core.name!r}")
     for name, value, least in (("version", core.version, 1), ("gpus", core.gpus, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -209,7 +212,7 @@ def _check_metrics(core: Core) -> None:
     if not isinstance(core.metrics, Mapping) or not core.metrics:
         raise ContractError("metrics names what every report has, such as {'validation_error': Metric('%', scale=100)}")
     for name, metric in core.metrics.items():
-        if not isinstance(name, str) or not METRIC_NAME.fullmatch(name):
+        if not isinstance(name, str) or not re.fullmatch(METRIC_NAME, name):
             raise ContractError(f"metrics: {name!r} is no name; use letters, digits, _, . and -")
         if not isinstance(metric, Metric):
             raise ContractError(f"metrics: {name} is a Metric, not {metric!r}")

@@ -14,6 +14,8 @@ from orchestrator.cores.script import script_core, script_of
 
 # 随包带来的 core，短名即可
 BUILT_IN = {"torchvision": "orchestrator.cores.classifiers.core"}
+# 文件第一次被看到时的时间与大小
+_STAMPS: dict[str, tuple[int, int]] = {}
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,25 @@ class CoreName:
         return self.module if self.attribute is None else f"{self.module}:{self.attribute}"
 
 
-def core_name(text: str) -> CoreName:
+def core_name(text: str, folder: Path | None = None) -> CoreName:
     """Parses `torchvision`, `my_package.my_core`, `my_package.my_core:small`, or a file: `my_core.py`, `my_study.yaml`.
+
+    Args:
+        text: The name.
+        folder: Where its module or file is looked for first; the current folder where it is None.
 
     Raises:
         ContractError: It is no such name.
     """
+    folder = folder or Path.cwd()
     if text.endswith((".yaml", ".yml")):
-        path = Path(text).resolve()
+        path = (folder / text).resolve()
         return CoreName(path.stem, folder=path.parent, study=path)
     module, _, attribute = text.partition(":")
     module = BUILT_IN.get(module, module)
-    folder = Path.cwd()
     if module.endswith(".py"):
-        path = Path(module)
-        folder, module = path.resolve().parent, path.stem
+        path = (folder / module).resolve()
+        folder, module = path.parent, path.stem
     parts = [*module.split("."), *([attribute] if attribute else [])]
     if not all(part.isidentifier() for part in parts):
         raise ContractError(
@@ -75,8 +81,10 @@ def load_core(name: CoreName) -> Core:
     """
     if name.study is not None:
         return script_core(script_of(name.study), name.study.parent)
-    if name.folder is not None and str(name.folder) not in sys.path:
-        sys.path.insert(0, str(name.folder))
+    if name.folder is not None:
+        _forget_edited(name.folder)
+        if str(name.folder) not in sys.path:
+            sys.path.insert(0, str(name.folder))
     try:
         module = importlib.import_module(name.module)
     except ContractError as error:
@@ -85,6 +93,19 @@ def load_core(name: CoreName) -> Core:
         raise ContractError(f"core {name.text} cannot be imported: {mistake(error)}") from error
     _check_place(module, name)
     return _core_in(module, name)
+
+
+def _forget_edited(folder: Path) -> None:
+    """Has modules of a folder imported again that were edited since: in a notebook one process plans many studies."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file is None or not Path(file).is_relative_to(folder) or not Path(file).is_file():
+            continue
+        status = Path(file).stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if _STAMPS.setdefault(file, stamp) != stamp:
+            del _STAMPS[file], sys.modules[name]
+            importlib.invalidate_caches()
 
 
 def _check_place(module: Any, name: CoreName) -> None:

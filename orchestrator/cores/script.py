@@ -10,7 +10,6 @@ import ctypes
 import itertools
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -18,12 +17,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 
-from orchestrator.cores.contract import METRIC_NAME, NAME, ContractError, Core, Metric, Run
+from orchestrator.cores.contract import ContractError, Core, Metric, Run
 from search_spaces.errors import StudyError
+from search_spaces.script import PLACEHOLDER, Script
 from search_spaces.yaml_file import load_model
 
 REPORTS_FILE = "ABLATION_REPORTS"
@@ -33,66 +33,6 @@ PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
 # 先请它停，再杀：多数程序十秒内写得完检查点
 GRACE_SECONDS = 10.0
-PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
-GIVEN = ("seed", "checkpoint", "data_root", "device")
-Scalar = bool | int | float | str
-
-
-class ScriptMetric(BaseModel):
-    """A metric as a study file declares it; see `Metric`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    unit: str = ""
-    better: Literal["lower", "higher"] = "lower"
-    scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-
-
-class Script(BaseModel):
-    """A script as a study file declares it, under `core:`.
-
-    Attributes:
-        name: Short name; part of every key.
-        version: Part of every key; raise it when a change of the script moves numbers.
-        command: The program and its arguments. `{learning_rate}` stands for a parameter, `{seed}` for the seed,
-            `{checkpoint}` for a folder that is the trial's own, `{data_root}` and `{device}` for what they say.
-        parameters: What studies may set, with its defaults.
-        metrics: What every report has, by name.
-        chosen_by: See `Core`.
-        judged_by: See `Core`.
-        files: The script's own files, globs allowed, below the folder of the study file.
-        gpus: See `Core`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, Field(pattern=rf"^{NAME.pattern}$")] = "script"
-    version: int = Field(default=1, ge=1)
-    command: tuple[str, ...] = Field(min_length=1)
-    parameters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")], Scalar] = {}
-    metrics: dict[Annotated[str, Field(pattern=rf"^{METRIC_NAME.pattern}$")], ScriptMetric] = Field(min_length=1)
-    chosen_by: str
-    judged_by: str
-    files: tuple[str, ...] = Field(min_length=1)
-    gpus: int = Field(default=1, ge=0)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        known = {*GIVEN, *self.parameters}
-        used = {match[1] for part in self.command for match in PLACEHOLDER.finditer(part) if match[1] is not None}
-        for name in sorted(used - known):
-            raise ValueError(f"command: {{{name}}} is no parameter; there are: {', '.join(sorted(known))}")
-        for name in sorted(set(self.parameters) - used):
-            raise ValueError(f"parameters: {name} is nowhere in the command, so that setting it would change nothing")
-        if "seed" not in used:
-            raise ValueError("command: it lacks {seed}, without which all seeds are one run")
-        clash = sorted(set(GIVEN) & set(self.parameters))
-        if clash:
-            raise ValueError(f"parameters: {clash[0]} is given by the orchestrator; call yours otherwise")
-        for which, name in (("chosen_by", self.chosen_by), ("judged_by", self.judged_by)):
-            if name not in self.metrics:
-                raise ValueError(f"{which}: {name!r} is none of the metrics: {', '.join(self.metrics)}")
-        return self
 
 
 class _FileWithScript(BaseModel):

@@ -20,6 +20,7 @@ from pathlib import Path
 from alexnet_core.process.files import temporary_path
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import CoreName
+from search_spaces.script import Script
 
 FINGERPRINT_LENGTH = 20
 CODE = "code"
@@ -117,6 +118,27 @@ def _imports(path: Path) -> set[str]:
     return names
 
 
+def script_sources(script: Script, folder: Path) -> Sources:
+    """Returns the files that a script declares as its own.
+
+    Args:
+        script: As declared.
+        folder: Of the study file; the files lie below it.
+
+    Raises:
+        ContractError: One of them is not there, or lies elsewhere.
+    """
+    files: set[Path] = set()
+    for pattern in script.files:
+        if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise ContractError(f"core.files: {pattern} is not below the folder of the study file")
+        matching = {path.relative_to(folder) for path in folder.glob(pattern) if path.is_file()}
+        if not matching:
+            raise ContractError(f"core.files: there is no {pattern} in {folder}")
+        files |= {path for path in matching if "__pycache__" not in path.parts}
+    return Sources(folder.resolve(), tuple(sorted(files)))
+
+
 def keep_sources(sources: Sources, results: Path) -> Path:
     """Copies sources to `code/<fingerprint>/` of a results folder, unless they lie there; returns that folder.
 
@@ -137,7 +159,7 @@ def keep_sources(sources: Sources, results: Path) -> Path:
             shutil.rmtree(temporary)
             if not folder.is_dir():
                 raise
-    files = (path.relative_to(folder) for path in folder.rglob("*.py"))
-    if Sources(folder, tuple(sorted(files))).fingerprint != sources.fingerprint:
+    copy = Sources(folder, sources.files)
+    if not all((folder / file).is_file() for file in copy.files) or copy.fingerprint != sources.fingerprint:
         raise ContractError(f"{folder} was edited; move it away, and it is copied anew")
     return folder

@@ -145,12 +145,32 @@ class Place:
     log: Callable[[str], None] = print
 
 
+@dataclass(frozen=True)
+class Watcher:
+    """Who watches a training.
+
+    Attributes:
+        goes_on: Says whether it is to go on.
+        lives: Told at each beat that it lives.
+    """
+
+    goes_on: Callable[[], bool] = lambda: True
+    lives: Callable[[], None] = lambda: None
+
+
 @dataclass
-class Counts:
-    """How often a training has called what it may leave out."""
+class TrainingFacts:
+    """What is known of a training beside its reports, as it goes.
+
+    Attributes:
+        beats: How often it has called `run.beat()`.
+        saves: How often it has saved a state.
+        resumed: The reports of an earlier attempt that it goes on from; known at its first report, or its end.
+    """
 
     beats: int = 0
     saves: int = 0
+    resumed: tuple[Report, ...] = ()
 
 
 def train_core(
@@ -158,8 +178,8 @@ def train_core(
     config: BaseModel,
     place: Place,
     states: StateFolder | None = None,
-    goes_on: Callable[[], bool] = lambda: True,
-    counts: Counts | None = None,
+    watcher: Watcher = Watcher(),
+    facts: TrainingFacts | None = None,
 ) -> Generator[Report]:
     """Trains a core, from the last state on where there is one.
 
@@ -170,14 +190,14 @@ def train_core(
         config: A configuration of it.
         place: Where, and with which seed.
         states: Where its states are written and read; None for nowhere.
-        goes_on: Asked at each beat; false stops the training.
-        counts: Counts beats and saves as they happen.
+        watcher: Told of each beat; it may stop the training there.
+        facts: Is kept up to date.
 
     Yields:
         The new reports.
 
     Raises:
-        Stopped: `goes_on` said no.
+        Stopped: The watcher stops it.
         ContractError: A report is not what was declared, or there was none.
         Diverged: A report is not finite.
     """
@@ -188,26 +208,36 @@ def train_core(
         place.devices,
         place.data_root,
         load_last=resume.load,
-        goes_on=goes_on,
+        goes_on=watcher.goes_on,
+        lives=watcher.lives,
         log=place.log,
         folder=place.folder,
     )
     generator = core.train(config, run)
     if not isinstance(generator, Generator):
         raise ContractError("train is no generator: yield a mapping of metric names to numbers, one per report")
+    facts = facts if facts is not None else TrainingFacts()
     history: list[Report] = []
     with closing(generator):
         began = time.perf_counter()
         for content in generator:
             history = history or resume.history
+            facts.beats, facts.saves = run.beats, run.saves
+            facts.resumed = tuple(resume.history)
             metrics = _finite(checked_report(content, core.metrics), len(history) + 1)
             history.append(Report(len(history) + 1, metrics, time.perf_counter() - began))
             if states is not None:
                 states.keep(run.take_saved(), history)
-            if counts is not None:
-                counts.beats, counts.saves = run.beats, run.saves
-            yield history[-1]
+            try:
+                yield history[-1]
+            except GeneratorExit:
+                # 停在两个报告之间：状态还是这个报告的，来得及写下
+                if states is not None:
+                    states.finish()
+                raise
             began = time.perf_counter()
+    facts.resumed = tuple(resume.history)
+    facts.saves = max(facts.saves, run.saves, len(facts.resumed))
     if not history and not resume.history:
         raise ContractError("train has ended without a report")
     if states is not None:

@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from alexnet_core.configuration.frozen import Frozen
-from orchestrator.judging.scales import ScaleName
+from orchestrator.judging.scales import Scale, ScaleName, scale_of
 from orchestrator.planning.retuning import TuningTrial
+from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, readable
 from search_spaces.study import Statistic
+
+
+def _is_percent(unit: str) -> bool:
+    return unit == PERCENT
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Measured(Frozen):
@@ -65,6 +76,7 @@ class ArmAnswer(Frozen):
         is_baseline: Whether it is the baseline.
         n: Finished seeds that enter.
         scale: What differences and intervals of the primary metric are in.
+        unit: In which the primary metric is shown; what is said below of percent and points is of this unit.
         mean: Mean of the primary metric in percent; None for times to a threshold.
         sd: Standard deviation over seeds, percentage points.
         median: Median time to the threshold in epochs; None where half of the seeds or more were not there in time.
@@ -105,6 +117,7 @@ class ArmAnswer(Frozen):
     is_baseline: bool
     n: int
     scale: ScaleName = "points"
+    unit: str = Field(default=PERCENT, exclude_if=_is_percent)
     mean: float | None = None
     sd: float | None = None
     median: float | None = None
@@ -145,7 +158,8 @@ class SweepPoint(Frozen):
     Attributes:
         parameters: Dotted field to value.
         state: How its trial ended.
-        validation_error: In percent; None where it did not finish.
+        validation_error: In percent; None where it did not finish. Of another core than AlexNet the metric that
+            chooses, in the unit in which it is shown; so are the other validation errors here.
         key: Of its trial.
         position: Its number in the sequence of asks.
         second: The second objective of a finished point: multiply-adds, or images per second.
@@ -304,6 +318,8 @@ class Answer(Frozen):
         tuning: Its tuning trials.
         retuned: The answer of the arms with their own best values; None while there is none.
         notes: Remarks shown under the table (`remarks.py`).
+        core: What was trained, where that is not AlexNet.
+        reports: Fewest and most reports of its finished trials, where its length is not known beforehand.
     """
 
     study: str
@@ -342,3 +358,26 @@ class Answer(Frozen):
     retuned: Answer | None = None
     chosen_afterwards: bool = False
     notes: tuple[str, ...] = ()
+    # 旧报告的字节不变：没有就不写
+    core: CoreDescription | None = Field(default=None, exclude_if=_is_none)
+    reports: tuple[int, int] | None = Field(default=None, exclude_if=_is_none)
+
+    @property
+    def description(self) -> CoreDescription:
+        """What was trained."""
+        return ALEXNET if self.core is None else self.core
+
+    @property
+    def chosen_by(self) -> str:
+        """The metric that chooses, in words: `validation error`."""
+        return readable(self.description.chosen_by)
+
+    @property
+    def unit(self) -> str:
+        """In which the primary metric is shown."""
+        return self.arms[0].unit
+
+    @property
+    def scale(self) -> Scale:
+        """How its differences are written."""
+        return scale_of(self.arms[0].scale, self.unit)

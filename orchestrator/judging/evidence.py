@@ -13,6 +13,7 @@ import polars as pl
 from orchestrator.judging.primary_metric import JudgedMetric, Pair, Row, judged_metric, with_metric_columns
 from orchestrator.records.evaluations import seen_in
 from orchestrator.statistics.verdict import ArmEvidence
+from search_spaces.core_config import CoreDescription
 from search_spaces.study import Arm, Recipe, Study
 
 Cell = tuple[str, int]
@@ -95,23 +96,30 @@ class Evidence:
 
 
 def gather_evidence(
-    study: Study, recipe: Recipe, planned: Mapping[Cell, Seen], trials: pl.DataFrame, epochs: pl.DataFrame
+    study: Study,
+    recipe: Recipe,
+    core: CoreDescription,
+    planned: Mapping[Cell, Seen],
+    trials: pl.DataFrame,
+    epochs: pl.DataFrame,
 ) -> Evidence:
     """Finds a study's arm trials in the tables.
 
     Args:
         study: The study.
         recipe: Its recipe on this data set.
+        core: What is trained.
         planned: What each planned (arm, seed) is.
         trials: The trials table.
         epochs: The epochs table, which times to a threshold are read from.
     """
     recorded = trials.filter(pl.col("key").is_in({key for key, _ in planned.values()}))
-    by_key = {row["key"]: row for row in with_metric_columns(recipe, recorded, epochs).iter_rows(named=True)}
+    measured = with_metric_columns(study, recipe, core, recorded, epochs)
+    by_key = {row["key"]: row for row in measured.iter_rows(named=True)}
     seen = {(key, views): seen_in(by_key[key], views) for key, views in planned.values() if key in by_key}
     ended = {what: row for what, row in seen.items() if row is not None}
     finished = [row for row in ended.values() if row["state"] == "finished"]
-    return Evidence(study, planned, ended, judged_metric(study, recipe, finished))
+    return Evidence(study, planned, ended, judged_metric(study, recipe, finished, core))
 
 
 def _claimed_sign(arm: Arm) -> float | None:
@@ -122,7 +130,7 @@ def _claimed_sign(arm: Arm) -> float | None:
         return 1.0 if arm.claim.direction == "higher" else -1.0
     if arm.claim.ratio is not None:
         return math.log(arm.claim.ratio)
-    return arm.claim.top1_points
+    return arm.claim.difference
 
 
 def paired_evidence(

@@ -20,6 +20,7 @@ from orchestrator.judging.primary_metric import JudgedMetric, Row
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.statistics.verdict import Verdict, sentence
+from search_spaces.core_config import ALEXNET, description_of
 from search_spaces.study import Arm, Recipe, Study
 
 SWEEP_POINTS_SHOWN = 10
@@ -45,7 +46,8 @@ def answer(
         epochs: The epochs table, which times to a threshold are read from.
     """
     planned = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
-    evidence = gather_evidence(study, recipe, planned, trials, epochs)
+    core = ALEXNET if study.core is None else description_of(plan_file.base)
+    evidence = gather_evidence(study, recipe, core, planned, trials, epochs)
     # 先定这次看哪些种子、花多少水平，再给词；数字与词出自同一批种子
     look, judged = take_look(evidence, recipe, plan_file), evidence.judged
     cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
@@ -54,11 +56,11 @@ def answer(
     arms.sort(key=lambda arm: not arm.is_baseline)
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
-    budgets = {row["epochs"] for row in measured}
+    lengths = {row["epochs"] for row in measured}
     bare = Answer(
         **_question(study, recipe, plan_file),
         metric=judged.label,
-        budget=budgets.pop() if len(budgets) == 1 else None,
+        budget=next(iter(lengths)) if len(lengths) == 1 else None,
         judged_split=judged.split,
         images=images,
         split_error=judged.sampling_error(arms[0].mean, images),
@@ -72,8 +74,10 @@ def answer(
         unlike=_unlike(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
-        sweep=tuple(ranked(sweep_points(sweep_members, trials))[:SWEEP_POINTS_SHOWN]),
+        sweep=tuple(ranked(sweep_points(sweep_members, trials, core), core)[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
+        core=None if core is ALEXNET else core,
+        reports=None if core is ALEXNET or not lengths else (min(lengths), max(lengths)),
     )
     # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
@@ -130,6 +134,7 @@ def _arm(
         "is_baseline": arm.name == study.baseline,
         "n": len(values),
         "scale": judged.scale,
+        "unit": judged.unit,
         "errors": errors,
         **vars(judged.spread(values)),
         "diverged": count(rows, "diverged"),
@@ -152,7 +157,7 @@ def _claimed(arm: Arm) -> dict[str, Any]:
     if arm.claim is None:
         return {}
     return {
-        "claimed_points": arm.claim.top1_points,
+        "claimed_points": arm.claim.difference,
         "claimed_top5_points": arm.claim.top5_points,
         "claimed_ratio": arm.claim.ratio,
     }

@@ -22,6 +22,7 @@ from orchestrator.statistics.sequential import ArmCourse, SequentialRule, follow
 from orchestrator.statistics.verdict import Verdict, judge, withhold
 from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import load_trials, update_tables
+from search_spaces.core_config import description_of
 from search_spaces.study import Recipe
 from search_spaces.trial import PlannedTrial
 
@@ -126,7 +127,9 @@ def _courses(
     planned = {(trial.arm, trial.seed): (trial.key, trial.views) for trial in plan.trials}
     ended_rows = trials.filter(pl.col("key").is_in(list(ended)))
     # 逐种子的研究不判到达阈值的时间，用不到最大的那张 epoch 表
-    evidence = gather_evidence(plan.study, plan.recipe, planned, ended_rows, pl.DataFrame(schema=EPOCH_COLUMNS))
+    evidence = gather_evidence(
+        plan.study, plan.recipe, description_of(plan.base), planned, ended_rows, pl.DataFrame(schema=EPOCH_COLUMNS)
+    )
     return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA, skipped)
 
 

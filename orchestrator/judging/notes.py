@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import pace
-from orchestrator.judging.scales import SCALES, STATISTICS
+from orchestrator.judging.scales import STATISTICS, number_in
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict, sign_flip_floor
@@ -31,6 +31,7 @@ def remarks(answer: Answer) -> tuple[str, ...]:
         *_on_the_choice(answer),
         *_on_the_null(answer),
         *_on_the_set(answer),
+        *_on_the_core(answer),
         *_on_the_family(answer),
         *_on_the_seeds(answer),
         *_on_the_rest(answer),
@@ -51,7 +52,7 @@ def _on_the_null(answer: Answer) -> Iterator[str]:
     if not answer.null or arm is None or arm.interval is None or any(arm.interval_open):
         return
     half = (arm.interval[1] - arm.interval[0]) / 2.0
-    scale = SCALES[arm.scale]
+    scale = answer.scale
     difference = scale.difference_in_words(arm.difference or 0.0)
     yield (
         f"Noise floor: both sides are the same baseline on different seeds, and their difference, {difference}, is "
@@ -69,15 +70,46 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
         )
     elif STATISTICS[answer.statistic].by_signs:
         yield from _on_the_time(answer)
+    elif answer.core is not None:
+        core = answer.core
+        yield f"Judged on the {answer.metric} of the last report of core {core.name}, version {core.version}."
     elif answer.images:
         yield f"Judged after the final epoch on the {answer.metric}, over {answer.images} validation images."
-    if "training" in answer.metric and not STATISTICS[answer.statistic].by_signs:
+    if answer.core is None and "training" in answer.metric and not STATISTICS[answer.statistic].by_signs:
         yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
 
 
+def _on_the_core(answer: Answer) -> Iterator[str]:
+    """What a core declares of itself, and how its trainings ended, that weakens what is said here."""
+    core = answer.core
+    if core is None:
+        return
+    if core.chosen_by == core.judged_by and answer.metric == answer.chosen_by:
+        yield (
+            f"THE SAME METRIC CHOOSES AND JUDGES: whatever was chosen by the {answer.chosen_by} (points, tuned values, "
+            "a stopping time of the training's own) is flattered by it here; judge by data that nothing was chosen on."
+        )
+    if not core.deterministic:
+        yield (
+            f"Core {core.name} declares that the same seed may give other numbers: a trial cannot be repeated bit for "
+            "bit, and pairing by seed removes less of the scatter."
+        )
+    if answer.reports is not None and answer.reports[0] != answer.reports[1]:
+        fewest, most = answer.reports
+        yield f"Trainings ended by themselves after {fewest} to {most} reports, and count as finished."
+
+
 def _on_the_time(answer: Answer) -> Iterator[str]:
+    if answer.core is not None:
+        budget = "its end" if answer.budget is None else f"its {counted(answer.budget, 'report')}"
+        yield (
+            f"Judged on {answer.metric}: the first report that is there. A run that was not there by {budget} counts "
+            f"as longer: {', '.join(_there(arm) for arm in answer.arms)}."
+        )
+        yield "Ratios are medians over seeds of arm over baseline; of a claimed number only the direction is judged."
+        return
     budget = "its budget" if answer.budget is None else f"its {counted(answer.budget, 'epoch')}"
     yield (
         f"Judged on {answer.metric}: the first epoch whose running error over the training images is at most that, as "
@@ -93,7 +125,7 @@ def _there(arm: ArmAnswer) -> str:
 
 def _on_the_family(answer: Answer) -> Iterator[str]:
     statistic = STATISTICS[answer.statistic]
-    by_signs, scale = statistic.by_signs, SCALES[statistic.scale]
+    by_signs, scale = statistic.by_signs, answer.scale
     family = [arm for arm in answer.arms if arm.in_family]
     if family:
         yield (
@@ -179,7 +211,7 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
         after = ", ".join(map(str, answer.seeds_after_gap))
         yield f"Complete, but after the first gap, so not in this answer: seed {after}."
     if any(arm.seeds_needed for arm in answer.arms):
-        effect = SCALES[STATISTICS[answer.statistic].scale].effect(answer.smallest_effect)
+        effect = answer.scale.effect(answer.smallest_effect)
         yield (
             f"Seeds needed: for 80 % power at the smallest effect worth finding, {effect}, at "
             "the arm's level, from the 95 % limits of the standard deviation."
@@ -205,7 +237,7 @@ def _by_seed(missing: Sequence[str]) -> list[str]:
 
 
 def _on_the_rest(answer: Answer) -> Iterator[str]:
-    if not top5_says_something(answer.classes):
+    if answer.core is None and not top5_says_something(answer.classes):
         yield f"With {answer.classes} classes the top-5 error says nothing here; it is shown without a word."
     paces = [_with_word(arm, words) for arm in answer.arms if (words := pace(arm))]
     if paces:
@@ -214,8 +246,9 @@ def _on_the_rest(answer: Answer) -> Iterator[str]:
     if best is not None and best.validation_error is not None:
         point = ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(best.parameters.items()))
         yield (
-            f"Best of {counted(answer.sweep_asked, 'sweep point')} by validation error: {best.validation_error:.2f} % "
-            f"at {point}. Not a verdict: chosen by the same numbers."
+            f"Best of {counted(answer.sweep_asked, 'sweep point')} by {answer.chosen_by}: "
+            f"{in_unit(best.validation_error, answer.description.chosen.unit)} at {point}. Not a verdict: chosen by "
+            "the same numbers."
         )
 
 
@@ -223,6 +256,11 @@ def _with_word(arm: ArmAnswer, cost: str) -> str:
     """`no_lrn: equivalent and 18 % faster per epoch (...)`."""
     word = "equivalent and " if arm.word == "equivalent" and arm.costs.seconds_per_epoch.differs else ""
     return f"{arm.name}: {word}{cost}"
+
+
+def in_unit(value: float, unit: str) -> str:
+    """Returns a metric's value with its unit: `12.34 %`, `0.1234 nats`."""
+    return f"{number_in(value, unit)} {unit}".rstrip()
 
 
 def shown_value(value: object) -> str:

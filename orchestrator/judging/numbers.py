@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator.judging.answer import ArmAnswer
-from orchestrator.judging.scales import SCALES
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.scales import number_in, scale_of
 from orchestrator.statistics.paired import MOST_SEEDS
+from search_spaces.core_config import PERCENT
 
 
 def metric(arm: ArmAnswer) -> str:
-    """Returns mean ± standard deviation of the primary metric in percent; of times the median, and how many came there.
+    """Returns mean ± standard deviation of the primary metric in its unit; of times the median, and how many came.
 
     `17, all of 8`; where there is no median `half never, 4 of 8`, `most never, 3 of 8` or `never, 0 of 8`.
     """
@@ -19,12 +20,13 @@ def metric(arm: ArmAnswer) -> str:
         return f"{time}, {'all' if not arm.never else there} of {arm.n}"
     if arm.mean is None:
         return ""
-    return f"{arm.mean:.2f}" + (f" ± {arm.sd:.2f}" if arm.sd is not None else "")
+    mean = number_in(arm.mean, arm.unit)
+    return mean + (f" ± {arm.sd:.{'2f' if arm.unit == PERCENT else '2g'}}" if arm.sd is not None else "")
 
 
 def difference(arm: ArmAnswer) -> str:
-    """Returns the arm's difference in percentage points with its sign, or as a ratio: `×2.40`, `at least ×2.40`."""
-    shown = SCALES[arm.scale].difference(arm.difference)
+    """Returns the arm's difference with its sign, in points or the metric's unit, or as a ratio: `at least ×2.40`."""
+    shown = scale_of(arm.scale, arm.unit).difference(arm.difference)
     return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
 
 
@@ -32,19 +34,28 @@ def interval(arm: ArmAnswer) -> str:
     """Returns the two ends of the arm's interval, or nothing; an unbounded end of a ratio is 0 or ∞."""
     if arm.interval is None:
         return ""
-    ends = [SCALES[arm.scale].difference(end) for end in arm.interval]
+    ends = [scale_of(arm.scale, arm.unit).difference(end) for end in arm.interval]
     low, high = ("×0" if arm.interval_open[0] else ends[0], "∞" if arm.interval_open[1] else ends[1])
     return f"{low}, {high}"
 
 
 def claimed(arm: ArmAnswer) -> str:
-    """Returns the paper's number."""
-    return points(arm.claimed_points, 1) if arm.claimed_ratio is None else f"×{arm.claimed_ratio:g}"
+    """Returns the source's number."""
+    if arm.claimed_ratio is not None:
+        return f"×{arm.claimed_ratio:g}"
+    if arm.unit != PERCENT:
+        return scale_of("points", arm.unit).difference(arm.claimed_points)
+    return points(arm.claimed_points, 1)
+
+
+def source_heading(answer: Answer) -> str:
+    """Returns what the source's numbers are called: the paper's, or what somebody claims of another core."""
+    return "paper" if answer.core is None else "claimed"
 
 
 def unit(arm: ArmAnswer) -> str:
-    """Returns what the arm's difference is in: `points` or `ratio`."""
-    return SCALES[arm.scale].unit
+    """Returns what the arm's difference is in: `points`, the metric's own unit, or `ratio`."""
+    return scale_of(arm.scale, arm.unit).unit
 
 
 def points(value: float | None, digits: int = 2) -> str:

@@ -22,6 +22,7 @@ from orchestrator.statistics.paired import (
     detectable_effect,
     seeds_to_reach_a_verdict,
 )
+from search_spaces.core_config import PERCENT, description_of
 
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:
@@ -41,7 +42,8 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         share = WangTsiatis(seeds).nominal_level(level, seeds) / level
         need = seeds_to_reach_a_verdict(compared, ALPHA)
         outlook = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need)
-        return f"at most, with a look at each from {FIRST_LOOK} seeds on; {outlook.replace('--seeds', '--max-seeds')}"
+        outlook = _in_unit(outlook.replace("--seeds", "--max-seeds"), plan)
+        return f"at most, with a look at each from {FIRST_LOOK} seeds on; {outlook}"
     on_record = [look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS]
     looks = looks_before(on_record, seeds)
     if looks and looks[-1] > seeds:
@@ -54,7 +56,17 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     if by_signs and seeds < need:
         # 现在这次看用不上的水平，以后的看也要先扣掉
         need = seeds_for_a_word(looks_before(on_record, 0), compared, ALPHA)
-    return verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs)
+    outlook = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs)
+    return _in_unit(outlook, plan)
+
+
+def _in_unit(outlook: str, plan: Plan) -> str:
+    """The outlook in the unit of the metric that is judged, where that is not percent."""
+    core = description_of(plan.base)
+    metric = core.metrics.get(plan.study.primary_metric)
+    if metric is None or metric.unit == PERCENT:
+        return outlook
+    return outlook.replace(" points", f" {metric.unit}".rstrip(), 1)
 
 
 def verdict_outlook(
@@ -100,4 +112,5 @@ def verdict_outlook(
         return f"{counted(seeds, 'seed')} can reach a verdict"
     resolved = detectable_effect(standard_deviation, seeds, share * alpha / arms)
     worth_finding = "" if resolved <= smallest_effect else f" (worth finding: {smallest_effect:g})"
-    return f"{counted(seeds, 'seed')} can reach a verdict; can resolve {resolved:.1f} points{worth_finding}"
+    shown = f"{resolved:.1f}" if resolved >= 0.1 else f"{resolved:.2g}"
+    return f"{counted(seeds, 'seed')} can reach a verdict; can resolve {shown} points{worth_finding}"

@@ -25,8 +25,12 @@ from orchestrator.statistics.paired import (
     t_interval,
 )
 from orchestrator.statistics.signs import Between, log_ratio, median
+from orchestrator.tables.rows import METRICS_BY_NAME
+from search_spaces.core_config import PERCENT, CoreDescription, MetricDescription, readable
 from search_spaces.study import Recipe, Study
 
+# 指标名里的词说出它量在哪里
+SPLITS = {"test": "test", "validation": "validation", "val": "validation", "train": "training", "training": "training"}
 Row = Mapping[str, Any]
 # 基线的一行和 arm 的一行，同一个种子
 Pair = tuple[Row, Row]
@@ -78,6 +82,10 @@ class JudgedMetric(Protocol):
     @property
     def scale(self) -> ScaleName:
         """What differences are in."""
+
+    @property
+    def unit(self) -> str:
+        """What values are shown in."""
 
     def known(self, row: Row) -> bool:
         """Says whether a trial has the metric: it finished, and the metric was measured when it ran."""
@@ -133,6 +141,7 @@ class ErrorRate:
     split: str
     column: str
     scale: ScaleName = "points"
+    unit: str = PERCENT
 
     def known(self, row: Row) -> bool:
         """Says whether it finished, and the error was measured when it ran."""
@@ -181,6 +190,7 @@ class GeneralisationGap:
     label: str = GAP
     split: str = "validation"
     scale: ScaleName = "points"
+    unit: str = PERCENT
 
     def known(self, row: Row) -> bool:
         """Says whether it finished, and both errors were measured when it ran."""
@@ -225,22 +235,19 @@ class TimeToThreshold:
     """The first epoch whose running training error is at most a threshold.
 
     The running error counts every training image once an epoch, as it is trained on; without augmentation and dropout
-    that is the training error of the paper's figure 1.
+    that is the training error of the paper's figure 1. Of another core it is the first report whose metric is there.
 
     Attributes:
-        threshold: In percent.
+        label: The metric as shown.
         split: Whose images count: `training`.
         scale: Times are compared by the log of their ratio.
+        unit: A time has none that is shown.
     """
 
-    threshold: float
+    label: str
     split: str = "training"
     scale: ScaleName = "log_ratio"
-
-    @property
-    def label(self) -> str:
-        """The metric as shown."""
-        return f"epochs to {self.threshold:g} % training error"
+    unit: str = PERCENT
 
     def known(self, row: Row) -> bool:
         """Says whether the trial finished and all its epochs are on record."""
@@ -252,8 +259,8 @@ class TimeToThreshold:
         return None if epochs is None else float(epochs)
 
     def images(self, row: Row) -> int:
-        """Returns the number of training images."""
-        return int(row["train_count"])
+        """Returns the number of training images; 0 where the core does not say."""
+        return int(row["train_count"] or 0)
 
     def sampling_error(self, mean: float | None, images: int) -> None:
         """A time is no share of images, so that it has none."""
@@ -296,17 +303,94 @@ class TimeToThreshold:
         return log_ratio(base["epochs_to_threshold"], row["epochs_to_threshold"], (base["epochs"], row["epochs"]))
 
 
-def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row]) -> JudgedMetric:
+@dataclass(frozen=True)
+class DeclaredMetric:
+    """A metric that a core declares, after its last report.
+
+    Attributes:
+        name: As the core calls it.
+        metric: What it declares of it.
+        scale: Whether arms are compared by their difference, or by the log of their ratio.
+    """
+
+    name: str
+    metric: MetricDescription
+    scale: ScaleName = "points"
+
+    @property
+    def label(self) -> str:
+        """The metric as shown."""
+        return readable(self.name)
+
+    @property
+    def split(self) -> str:
+        """What it is measured on, as far as its name says."""
+        words = self.label.split()
+        return next((split for word, split in SPLITS.items() if word in words), "evaluation")
+
+    @property
+    def unit(self) -> str:
+        """What values are shown in."""
+        return self.metric.unit
+
+    def known(self, row: Row) -> bool:
+        """Says whether it finished and reported the metric; a ratio needs a value above 0."""
+        value = row.get(f"{METRICS_BY_NAME}{self.name}")
+        return row["state"] == "finished" and value is not None and (self.scale == "points" or value > 0)
+
+    def value(self, row: Row) -> float:
+        """Returns the metric as shown."""
+        return self.metric.scale * self._raw(row)
+
+    def images(self, row: Row) -> int:
+        """A core does not say on how many examples it measures."""
+        return 0
+
+    def sampling_error(self, mean: float | None, images: int) -> None:
+        """Not known without the number of examples."""
+
+    def spread(self, values: Mapping[str, float | None]) -> Spread:
+        """Returns mean and standard deviation."""
+        return _mean_and_sd(values)
+
+    def difference(self, base: Row, row: Row) -> float | None:
+        """Returns arm minus baseline in the shown unit, or the log of their ratio."""
+        if not (self.known(base) and self.known(row)):
+            return None
+        if self.scale == "log_ratio":
+            return math.log(self._raw(row) / self._raw(base))
+        # 先减后乘：相等的两个数差得恰好是零
+        return self.metric.scale * (self._raw(row) - self._raw(base))
+
+    def bounds(self, pairs: Sequence[Pair]) -> None:
+        """Student's t judges."""
+
+    def compare(self, pairs: Sequence[Pair]) -> Comparison:
+        """Returns the mean difference, and the correlation achieved."""
+        return _compare_means(self, pairs, None)
+
+    def seeds_needed(self, test: PairedTest, effect: float, level: float) -> tuple[int, int]:
+        """Returns what Student's t needs."""
+        return seeds_needed(SCALES[self.scale].size(effect), test.sd, test.n, level)
+
+    def _raw(self, row: Row) -> float:
+        return float(row[f"{METRICS_BY_NAME}{self.name}"])
+
+
+def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row], core: CoreDescription) -> JudgedMetric:
     """Returns how a study's primary metric is measured on these trials.
 
     Args:
         study: The study.
         recipe: Its recipe on this data set.
         finished: Its finished trials; where all have test images the error at the end is judged on those.
+        core: What is trained.
     """
+    if study.core is not None:
+        return _declared_metric(study, recipe, core)
     if recipe.threshold is not None:
-        return TimeToThreshold(recipe.threshold)
-    scale: ScaleName = "log_ratio" if study.statistic == "log_ratio" else "points"
+        return TimeToThreshold(f"epochs to {recipe.threshold:g} % training error")
+    scale = _scale(study)
     if study.primary_metric == "training_error":
         return ErrorRate("top-1 training error", "training", TRAINING, scale)
     if study.primary_metric == "generalisation_gap":
@@ -315,25 +399,49 @@ def judged_metric(study: Study, recipe: Recipe, finished: Sequence[Row]) -> Judg
     return ErrorRate(f"top-1 {split} error", split, split, scale)
 
 
+def _scale(study: Study) -> ScaleName:
+    return "log_ratio" if study.statistic == "log_ratio" else "points"
+
+
+def _declared_metric(study: Study, recipe: Recipe, core: CoreDescription) -> JudgedMetric:
+    name, metric = study.primary_metric, core.metrics[study.primary_metric]
+    plain = DeclaredMetric(name, metric, _scale(study))
+    if recipe.threshold is None:
+        return plain
+    threshold = f"{recipe.threshold:g} {metric.unit}".rstrip()
+    return TimeToThreshold(f"reports to {readable(name)} {threshold}", plain.split)
+
+
 def reads_epochs(recipe: Recipe) -> bool:
     """Says whether a recipe's primary metric is read from the epochs, by far the largest table."""
     return recipe.threshold is not None
 
 
-def with_metric_columns(recipe: Recipe, trials: pl.DataFrame, epochs: pl.DataFrame) -> pl.DataFrame:
-    """Returns the trials with the columns that a recipe's primary metric reads and the trials table lacks.
+def with_metric_columns(
+    study: Study, recipe: Recipe, core: CoreDescription, trials: pl.DataFrame, epochs: pl.DataFrame
+) -> pl.DataFrame:
+    """Returns the trials with the columns that a study's primary metric reads and the trials table lacks.
 
     For a threshold these are `epochs_to_threshold` (null for never) and `epochs_seen`, how many are on record.
 
     Args:
-        recipe: With the threshold of the running training error, in percent.
+        study: The study.
+        recipe: With the threshold of the running training error, in percent, or of the study's metric as it is shown.
+        core: What is trained.
         trials: The trials table.
         epochs: The epochs table, whose errors are in [0, 1].
     """
     if recipe.threshold is None:
         return trials
     # 12.5 % 这样的门槛在二进制里除不尽，比较时留一点余地
-    there = 100.0 * pl.col("train_top1_error") <= recipe.threshold + 1e-9
+    if study.core is None:
+        there = 100.0 * pl.col("train_top1_error") <= recipe.threshold + 1e-9
+    else:
+        metric, column = core.metrics[study.primary_metric], f"{METRICS_BY_NAME}{study.primary_metric}"
+        if column not in epochs.columns:
+            epochs = epochs.with_columns(pl.lit(None, pl.Float64).alias(column))
+        sign = 1.0 if metric.better == "lower" else -1.0
+        there = sign * metric.scale * pl.col(column) <= sign * recipe.threshold + 1e-9
     times = epochs.group_by("key").agg(
         pl.col("epoch").filter(there).min().alias("epochs_to_threshold"), pl.len().alias("epochs_seen")
     )
@@ -345,12 +453,15 @@ def _mean_and_sd(values: Mapping[str, float | None]) -> Spread:
     return Spread(mean=spread.mean if spread.n else None, sd=spread.sd if spread.n > 1 else None)
 
 
-def _compare_means(metric: ErrorRate | GeneralisationGap, pairs: Sequence[Pair], top5_split: str) -> Comparison:
-    """Mean differences by seed, those of the top-5 error, and the correlation that pairing achieved."""
+def _compare_means(
+    metric: ErrorRate | GeneralisationGap | DeclaredMetric, pairs: Sequence[Pair], top5_split: str | None
+) -> Comparison:
+    """Mean differences by seed, those of the top-5 error on a split, and the correlation that pairing achieved."""
     both = [(base, row) for base, row in pairs if metric.known(base) and metric.known(row)]
     differences = [metric.difference(base, row) for base, row in both]
     test = paired_test([difference for difference in differences if difference is not None])
-    top5 = paired_test([points_between(base, row, top5_split, "top5_error") for base, row in both])
+    counts_top5 = both if top5_split is not None else []
+    top5 = paired_test([points_between(base, row, str(top5_split), "top5_error") for base, row in counts_top5])
     return Comparison(
         difference=test.mean if test.n else None,
         difference_sd=test.sd if test.n > 1 else None,

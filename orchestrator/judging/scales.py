@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from search_spaces.core_config import PERCENT
 from search_spaces.study import Statistic as StatisticName
 
 ScaleName = Literal["points", "log_ratio"]
@@ -41,6 +42,11 @@ class Scale(Protocol):
         """Returns a recipe's smallest effect in words."""
 
 
+def unit_in_words(unit: str) -> str:
+    """Returns a metric's unit in words: `percent` for %."""
+    return "percent" if unit == PERCENT else unit
+
+
 @dataclass(frozen=True)
 class Points:
     """Percentage points: arm minus baseline."""
@@ -70,6 +76,37 @@ class Points:
     def effect(self, shown: float) -> str:
         """Returns `1 points`."""
         return f"{shown:g} points"
+
+
+@dataclass(frozen=True)
+class Units:
+    """Arm minus baseline of a metric that is not shown in percent, in its own unit."""
+
+    unit: str
+
+    def size(self, shown: float) -> float:
+        """Returns the size itself: recipes are in the shown unit too."""
+        return shown
+
+    def difference(self, value: float | None) -> str:
+        """Returns `+0.123`."""
+        return "" if value is None else f"{value:+.3g}"
+
+    def difference_in_words(self, value: float) -> str:
+        """Returns `+0.123 nats`."""
+        return f"{value:+.3g} {self.unit}".rstrip()
+
+    def half_width(self, value: float) -> str:
+        """Returns `0.123 nats`."""
+        return f"{value:.3g} {self.unit}".rstrip()
+
+    def margin(self, shown: float) -> str:
+        """Returns `inside ±0.1 nats`."""
+        return f"inside ±{shown:g} {self.unit}".rstrip()
+
+    def effect(self, shown: float) -> str:
+        """Returns `0.1 nats`."""
+        return f"{shown:g} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -106,6 +143,16 @@ class LogRatio:
 SCALES: Mapping[ScaleName, Scale] = {"points": Points(), "log_ratio": LogRatio()}
 
 
+def scale_of(name: ScaleName, unit: str = PERCENT) -> Scale:
+    """Returns how differences are written.
+
+    Args:
+        name: `points` for arm minus baseline.
+        unit: In which the metric is shown; differences of percentages are points.
+    """
+    return Units(unit) if name == "points" and unit != PERCENT else SCALES[name]
+
+
 @dataclass(frozen=True)
 class Statistic:
     """How a study compares arms, see `Study.statistic`.
@@ -126,9 +173,14 @@ class Statistic:
         """What stands for an arm's seeds."""
         return "median" if self.by_signs else "mean"
 
-    def value(self, value: float) -> str:
-        """Returns the metric of one seed as written: epochs, or a percentage with two digits."""
-        return f"{value:g}" if self.by_signs else f"{value:.2f}"
+    def value(self, value: float, unit: str = PERCENT) -> str:
+        """Returns the metric of one seed as written: epochs, a percentage with two digits, or a plain number."""
+        return f"{value:g}" if self.by_signs else number_in(value, unit)
+
+
+def number_in(value: float, unit: str) -> str:
+    """Returns a metric's value in its unit as written, without the unit: `12.34` percent, else `0.1234`."""
+    return f"{value:.2f}" if unit == PERCENT else f"{value:.4g}"
 
 
 STATISTICS: Mapping[StatisticName, Statistic] = {

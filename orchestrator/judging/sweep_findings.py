@@ -25,18 +25,20 @@ from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.verdict import Verdict, judge, sentence, withhold
 from orchestrator.sweeps.confirmation import confirmation_trials
 from orchestrator.sweeps.objectives import pareto_front
+from search_spaces.core_config import CoreDescription, description_of
 from search_spaces.space import Sweep
 from search_spaces.trial import configuration_key
 
 
 def sweep_points(
-    members: pl.DataFrame, trials: pl.DataFrame, second: SecondObjective | None = None
+    members: pl.DataFrame, trials: pl.DataFrame, core: CoreDescription, second: SecondObjective | None = None
 ) -> tuple[SweepPoint, ...]:
     """Returns the ended points of a sweep in the order in which they were asked.
 
     Args:
         members: Rows of the members table that belong to the sweep.
         trials: The trials table.
+        core: What is trained.
         second: The second objective.
     """
     by_key = {
@@ -47,12 +49,12 @@ def sweep_points(
         row = by_key.get(member["key"])
         if row is None:
             continue
-        finished = row["state"] == "finished" and row["validation_top1_error"] is not None
+        finished = row["state"] == "finished" and row["objective"] is not None
         points.append(
             SweepPoint(
                 parameters=json.loads(member["parameters"]),
                 state=row["state"],
-                validation_error=100.0 * row["validation_top1_error"] if finished else None,
+                validation_error=shown_objective(row["objective"], core) if finished else None,
                 key=row["key"],
                 position=member["position"],
                 second=None if second is None or not finished else row.get(second),
@@ -61,22 +63,38 @@ def sweep_points(
     return tuple(points)
 
 
-def ranked(points: Sequence[SweepPoint]) -> list[SweepPoint]:
-    """Returns points by rising validation error; those without one last."""
-    return sorted(
-        points, key=lambda point: (point.validation_error is None, point.validation_error or 0.0, point.position or 0)
-    )
+def shown_objective(objective: float, core: CoreDescription) -> float:
+    """Returns the metric that chooses as it is shown, from what is minimised; AlexNet's in percent."""
+    return core.chosen.scale * core.chosen.objective(objective)
 
 
-def front_of(points: Sequence[SweepPoint], second: SecondObjective | None) -> tuple[SweepPoint, ...]:
-    """Returns the points on the Pareto front, by rising error; none without a second objective.
+def ranked(points: Sequence[SweepPoint], core: CoreDescription) -> list[SweepPoint]:
+    """Returns points by the metric that chooses, the best first; those without one last.
+
+    Args:
+        points: Points of the sweep.
+        core: What is trained.
+    """
+
+    def place(point: SweepPoint) -> tuple[bool, float, int]:
+        error = point.validation_error
+        return error is None, 0.0 if error is None else core.chosen.objective(error), point.position or 0
+
+    return sorted(points, key=place)
+
+
+def front_of(
+    points: Sequence[SweepPoint], second: SecondObjective | None, core: CoreDescription
+) -> tuple[SweepPoint, ...]:
+    """Returns the points on the Pareto front, the best by the metric that chooses first; none without a second one.
 
     Args:
         points: Points of the sweep.
         second: The second objective.
+        core: What is trained.
     """
     both = [
-        (point, (point.validation_error, point.second))
+        (point, (core.chosen.objective(point.validation_error), point.second))
         for point in points
         if point.validation_error is not None and point.second is not None
     ]
@@ -84,7 +102,11 @@ def front_of(points: Sequence[SweepPoint], second: SecondObjective | None) -> tu
 
 
 def sweep_facts(
-    points: Sequence[SweepPoint], epochs: int, made: Mapping[str, Any], importance: Sequence[ParameterImportance]
+    points: Sequence[SweepPoint],
+    epochs: int,
+    made: Mapping[str, Any],
+    importance: Sequence[ParameterImportance],
+    core: CoreDescription,
 ) -> SweepFacts:
     """Returns what is said of a sweep as a whole.
 
@@ -93,6 +115,7 @@ def sweep_facts(
         epochs: Epochs trained, all points together.
         made: Content of `sweep.json`.
         importance: Of its parameters.
+        core: What is trained.
     """
     second = made.get("second_objective")
     return SweepFacts(
@@ -103,7 +126,7 @@ def sweep_facts(
         epochs=epochs,
         importance=tuple(importance),
         importance_points=min(100, sum(point.validation_error is not None for point in points)),
-        front=front_of(points, second),
+        front=front_of(points, second, core),
     )
 
 
@@ -157,7 +180,7 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
     seeds = list(takewhile(lambda seed: all(planned[name, seed] in by_key for name in names), by_seed))
     cells = {name: [ConfirmationRecord(by_key[planned[name, seed]]) for seed in seeds] for name in names}
     finished = [record.row for records in cells.values() for record in records if record.row["state"] == "finished"]
-    judged = judged_metric(plan.study, plan.recipe, finished)
+    judged = judged_metric(plan.study, plan.recipe, finished, description_of(plan.base))
     verdicts = _verdicts(plan, content, cells, judged, planned)
     swept_baseline = _swept_baseline(plan, trials)
     return Confirmation(
@@ -165,7 +188,7 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
         seeds=tuple(seeds),
         missing=tuple(f"{name} seed {seed}" for (name, seed), key in sorted(planned.items()) if key not in by_key),
         unlike=_unlike(cells, plan.study.baseline, seeds),
-        baseline_error=_mean_error(cells[plan.study.baseline]),
+        baseline_error=_mean_error(cells[plan.study.baseline], description_of(plan.base)),
         swept_baseline_error=swept_baseline,
         points=tuple(
             _point(point, cells, verdicts[point["name"]], judged, by_key.get(point["key"]), swept_baseline, plan)
@@ -175,7 +198,8 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
 
 
 def _rows(plan: Plan, trials: pl.DataFrame, epochs: pl.DataFrame, keys: set[str]) -> dict[str, Row]:
-    shown = with_metric_columns(plan.recipe, trials.filter(pl.col("key").is_in(keys)), epochs)
+    confirming = trials.filter(pl.col("key").is_in(keys))
+    shown = with_metric_columns(plan.study, plan.recipe, description_of(plan.base), confirming, epochs)
     return {row["key"]: row for row in shown.iter_rows(named=True)}
 
 
@@ -218,14 +242,14 @@ def _unlike(cells: Mapping[str, Sequence[ConfirmationRecord]], baseline: str, se
 
 def _swept_baseline(plan: Plan, trials: pl.DataFrame) -> float | None:
     keys = [trial.key for trial in plan.trials if trial.arm == plan.study.baseline]
-    errors = trials.filter(pl.col("key").is_in(keys) & (pl.col("state") == "finished"))["validation_top1_error"]
-    mean = errors.drop_nulls().mean()
-    return 100.0 * mean if isinstance(mean, float) else None
+    values = trials.filter(pl.col("key").is_in(keys) & (pl.col("state") == "finished"))["objective"]
+    mean = values.drop_nulls().mean()
+    return shown_objective(mean, description_of(plan.base)) if isinstance(mean, float) else None
 
 
-def _mean_error(records: Sequence[ConfirmationRecord]) -> float | None:
-    errors = [record.row["validation_top1_error"] for record in records if record.row["state"] == "finished"]
-    return 100.0 * fmean(errors) if errors and None not in errors else None
+def _mean_error(records: Sequence[ConfirmationRecord], core: CoreDescription) -> float | None:
+    values = [record.row["objective"] for record in records if record.row["state"] == "finished"]
+    return shown_objective(fmean(values), core) if values and None not in values else None
 
 
 def _point(
@@ -241,17 +265,18 @@ def _point(
     seeds = [record.row["seed"] for record in records]
     pairs = pairs_by_seed([record.row for record in baseline], [record.row for record in records])
     differences = differences_by_seed({seeds[place]: pair for place, pair in pairs.items()}, judged)
-    error = None if swept is None else swept["validation_top1_error"]
-    swept_error = None if error is None else 100.0 * error
-    fresh, base_error = _mean_error(records), _mean_error(baseline)
+    core = description_of(plan.base)
+    error = None if swept is None else swept["objective"]
+    swept_error = None if error is None else shown_objective(error, core)
+    fresh, base_error = _mean_error(records, core), _mean_error(baseline, core)
     test = verdict.test
     return ConfirmedPoint(
         name=point["name"],
         parameters=point["parameters"],
         swept_error=swept_error,
-        swept_lead=_minus(swept_baseline, swept_error),
+        swept_lead=_lead(swept_baseline, swept_error, core),
         validation_error=fresh,
-        lead=_minus(base_error, fresh),
+        lead=_lead(base_error, fresh, core),
         n=len(differences),
         difference=fmean(differences.values()) if differences else None,
         scale=judged.scale,
@@ -267,5 +292,6 @@ def _point(
     )
 
 
-def _minus(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else one - other
+def _lead(baseline: float | None, point: float | None, core: CoreDescription) -> float | None:
+    """How much better a point is than the baseline by the metric that chooses, as it is shown."""
+    return None if baseline is None or point is None else core.chosen.objective(baseline - point)

@@ -12,9 +12,11 @@ class RankedConfiguration(Frozen):
     """A configuration, whatever its seed.
 
     Attributes:
+        core: What was trained.
+        core_version: Its version; other cores and versions are not compared.
         dataset: The data set.
         data_digest: Of its content; errors on different data are not compared.
-        rank: Its place on this data, from 1 on.
+        rank: Its place of this core on this data, from 1 on.
         configuration: Its name: 20 hex digits.
         arms: Which arms of which studies it is, `<study>/<arm>`.
         seeds: Finished seeds.
@@ -25,6 +27,8 @@ class RankedConfiguration(Frozen):
         judged_by: The same on the test set; its mean is None where there is none.
     """
 
+    core: str
+    core_version: int
     dataset: str
     data_digest: str
     rank: int

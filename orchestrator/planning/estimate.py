@@ -14,9 +14,12 @@ from orchestrator.planning.on_record import Begun
 from orchestrator.planning.work_left import Training, WorkLeft
 from orchestrator.tables.rows import TRIAL_COLUMNS, network_key
 from orchestrator.tables.tables import read_table, trials_from_records
+from search_spaces.core_config import ALEXNET, CoreConfig, TrialConfig
+from search_spaces.trial import configuration_key
 
 COLUMNS = (
     "key",
+    "core",
     "state",
     "data_digest",
     "data.train_images",
@@ -70,7 +73,7 @@ class EpochSeconds:
             total, count = self.measured.get(likeness, (0.0, 0))
             self.measured[likeness] = (total + seconds, count + 1)
 
-    def of(self, config: TrainConfig) -> tuple[float, int] | None:
+    def of(self, config: TrialConfig) -> tuple[float, int] | None:
         """Returns the mean seconds of an epoch, and from how many records; None where nothing alike was measured.
 
         A network that was never measured is taken as one of the same name (the baseline's, without an arm's edits).
@@ -82,8 +85,14 @@ class EpochSeconds:
         return None
 
 
-def likenesses_of(config: TrainConfig) -> tuple[Likeness, Likeness]:
-    """Returns what makes epochs alike: the same network, else one of the same name, on the same training images."""
+def likenesses_of(config: TrialConfig) -> tuple[Likeness, Likeness]:
+    """Returns what makes epochs alike: the same network, else one of the same name, on the same training images.
+
+    Of another core than AlexNet whole trials are: of the same configuration, else of the same core, on the same data.
+    """
+    if isinstance(config, CoreConfig):
+        on = (config.data.digest, None)
+        return (*on, configuration_key(config)), (*on, "name", config.core.name)
     data = (config.data.digest, config.data.train_images)
     return (*data, network_key(config.network)), (*data, "name", config.network.name)
 
@@ -112,7 +121,8 @@ def measured_epochs(results: Path, on_gpu: bool, done: Collection[str] = ()) -> 
         images = row["data.train_images"]
         data = (row["data_digest"], None if images is None else int(images))
         names = ((*data, row["network_key"]), (*data, "name", row["network.name"]))
-        measured.add(names, row["seconds"] / row["epochs"])
+        parts = row["epochs"] if row["core"] == ALEXNET.name else 1
+        measured.add(names, row["seconds"] / parts)
     return measured
 
 
@@ -126,7 +136,9 @@ def add_begun(measured: EpochSeconds, work: WorkLeft, begun: Mapping[str, Begun]
     """
     for phase in work.phases.values():
         for key in phase.known.keys() & begun.keys():
-            measured.add(likenesses_of(phase.known[key].config), begun[key].seconds / begun[key].epochs)
+            config = phase.known[key].config
+            if not isinstance(config, CoreConfig):
+                measured.add(likenesses_of(config), begun[key].seconds / begun[key].epochs)
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ class Estimate:
 
     Attributes:
         trials: How many.
-        epochs: Of all of them.
+        epochs: Of all of them; 0 where no length is known before (another core than AlexNet).
         unknown: Trials of which no epoch was measured; the seconds leave them out.
         records: The fewest records that the seconds of one of the others rest on.
         slot_seconds: Summed over trials.
@@ -176,12 +188,12 @@ def estimate(trainings: Sequence[Training], measured: EpochSeconds, place: Place
         if epoch is not None:
             seconds.append(epoch[0] * training.epochs)
             records.append(epoch[1])
-        if training.config.network.towers == 1 and place.towers_apart:
+        if place.towers_apart and isinstance(training.config, TrainConfig) and training.config.network.towers == 1:
             one_tower += 1
             idle += 0.0 if epoch is None else seconds[-1]
     return Estimate(
         trials=len(trained),
-        epochs=sum(training.epochs for training in trained),
+        epochs=sum(training.epochs for training in trained if isinstance(training.config, TrainConfig)),
         unknown=len(trained) - len(seconds),
         records=min(records, default=0),
         slot_seconds=sum(seconds),

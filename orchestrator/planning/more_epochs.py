@@ -16,9 +16,11 @@ from alexnet_core.training.checkpoint import has_velocities, latest_checkpoint, 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_record
+from orchestrator.records.reports import objective_of
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from orchestrator.tables.tables import read_table
+from search_spaces.core_config import ALEXNET
 from search_spaces.trial import PlannedTrial, trial_key
 
 
@@ -60,16 +62,20 @@ def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extension
     starts: dict[str, Start] = {}
     other_rates, not_kept = set(), set()
     for trial in missing:
-        for epochs in (length for length in lengths if length < trial.config.training.epochs):
-            shorter = _with_epochs(trial.config, epochs)
+        config = trial.config
+        if not isinstance(config, TrainConfig):
+            # 别的 core 有多长，只有练完才知道
+            continue
+        for epochs in (length for length in lengths if length < config.training.epochs):
+            shorter = _with_epochs(config, epochs)
             folder = layout.trial_folder(results, trial_key(shorter))
             record = read_record(folder)
             if record is None or record.result.state is not TrialState.FINISHED:
                 continue
-            errors = [report.validation.top1_error for report in trial_record.read_epochs(folder)]
+            errors = [objective_of(report, ALEXNET) for report in trial_record.read_epochs(folder)]
             path = folder / (record.result.weights or "")
             # 短跑的学习率须与长跑的开头逐轮相同，接着练才等于从头练
-            if not same_rates(shorter.training, trial.config.training, errors):
+            if not same_rates(shorter.training, config.training, errors):
                 other_rates.add(trial.key)
             elif not (path.is_file() and has_velocities(path)):
                 not_kept.add(trial.key)

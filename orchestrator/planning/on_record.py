@@ -12,6 +12,7 @@ from orchestrator.records import layout, trial_record
 from orchestrator.records.evaluations import evaluations_on_record, lost_weights
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.tables import done_states
+from search_spaces.core_config import planned_parts
 from search_spaces.trial import PlannedTrial
 
 
@@ -50,10 +51,13 @@ class OnRecord:
         return replace(self, done={**self.done, **states})
 
     def epochs_left(self, trial: PlannedTrial) -> int:
-        """Returns how many epochs a missing trial still trains; at least 1, since its last step is there no more."""
+        """Returns how many epochs a missing trial still trains; at least 1, since its last step is there no more.
+
+        Of another core than AlexNet the whole trial is one, see `planned_parts`.
+        """
         begun, start = self.begun.get(trial.key), self.extensions.starts.get(trial.key)
         done = begun.epochs if begun is not None else start.epochs if start is not None else 0
-        return max(1, trial.config.training.epochs - done)
+        return max(1, planned_parts(trial.config) - done)
 
     def missing(self, trials: Sequence[PlannedTrial]) -> tuple[PlannedTrial, ...]:
         """Returns those of the trials that are not on record, each key once, in their order."""

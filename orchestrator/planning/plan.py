@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
+from orchestrator.cores.identity import CoreCode
+from search_spaces.core_config import TrialConfig
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, unfold
 
@@ -24,7 +25,7 @@ class Plan:
         study: The question.
         dataset: Name of the recipe.
         recipe: What the study asks on this data set.
-        summary: What is in the data.
+        summary: What is in the data; None for another core than AlexNet.
         base: The baseline's configuration before any arm's edits, with seed 0.
         trials: The wanted arm trials in the order in which they run (all arms of a seed together).
         seeds: The arms' seeds.
@@ -33,13 +34,14 @@ class Plan:
         retune: What every arm tunes for itself; None for nothing.
         further: The trials of that, as far as they are known (`retuning.py`).
         null: Whether the baseline is judged against itself (`null.py`).
+        code: Of the core; None for AlexNet, and for a plan that was read from its file.
     """
 
     study: Study
     dataset: str
     recipe: Recipe
-    summary: DataSummary
-    base: TrainConfig
+    summary: DataSummary | None
+    base: TrialConfig
     trials: tuple[PlannedTrial, ...]
     seeds: tuple[int, ...]
     sweep_points: int
@@ -47,6 +49,7 @@ class Plan:
     retune: Retune | None = None
     further: tuple[PlannedTrial, ...] = ()
     null: bool = False
+    code: CoreCode | None = None
 
     @property
     def views(self) -> dict[str, int]:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alexnet_core.configuration.frozen import first_mistake
-from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import ALPHA, Plan
@@ -26,6 +25,7 @@ from orchestrator.records.looks_file import (
     seeds_at,
     sharing,
 )
+from search_spaces.core_config import TrialConfig, parse_config
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import KEY_LENGTH, Phase, keys_by_seed, unfold
@@ -127,14 +127,14 @@ class PlanFile(BaseModel):
         return Recipe.model_validate(self.plain_recipe)
 
     @cached_property
-    def base(self) -> TrainConfig:
+    def base(self) -> TrialConfig:
         """The baseline's configuration before any arm's edits, with seed 0."""
-        return TrainConfig.model_validate(self.plain_base)
+        return parse_config(self.plain_base)
 
     @cached_property
-    def summary(self) -> DataSummary:
-        """What is in the data."""
-        return DataSummary.model_validate(self.plain_summary)
+    def summary(self) -> DataSummary | None:
+        """What is in the data; None for another core than AlexNet."""
+        return None if self.plain_summary is None else DataSummary.model_validate(self.plain_summary)
 
     @cached_property
     def retune(self) -> Retune | None:
@@ -201,7 +201,7 @@ def _file_of(plan: Plan, command: Sequence[str]) -> PlanFile:
             "base": plan.base.model_dump(mode="json"),
             "asked": plan.study.model_dump(mode="json"),
             "recipe": plan.recipe.model_dump(mode="json"),
-            "summary": plan.summary.model_dump(mode="json"),
+            "summary": None if plan.summary is None else plan.summary.model_dump(mode="json"),
             "sweep_points": plan.sweep_points,
             "command": list(command),
             "trials": [

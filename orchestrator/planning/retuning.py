@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_core.configuration.frozen import Frozen
-from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
-from orchestrator.records.checked_record import read_record
+from orchestrator.records.checked_record import Record, read_record
 from orchestrator.records.trial_record import TrialResult, TrialState
-from search_spaces.edits import arm_fields, edited
+from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig, flattened, readable
+from search_spaces.edits import arm_fields, edited, field_values
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, point_trial, unfold
 
+TRAINING = "training."
 TUNING, RETUNED = "-tuning", "-retuned"
 DECADE = 10.0
 LEAVE_OUT = "--tuning-trials 0 leaves the re-tuning out"
@@ -54,7 +56,7 @@ class TuningTrial(Frozen):
     chosen: bool = False
 
 
-def retune_of(study: Study, base: TrainConfig, name: str | None, trials: int | None) -> Retune | None:
+def retune_of(study: Study, base: TrialConfig, name: str | None, trials: int | None) -> Retune | None:
     """Returns what a run re-tunes: what the command asks, else what the study does by itself, else nothing.
 
     Args:
@@ -82,12 +84,12 @@ def retune_of(study: Study, base: TrainConfig, name: str | None, trials: int | N
     who = "--retune" if name is not None else f"study {study.name}, retune"
     parameter = (study.retune or Retune(low=1, high=2)).parameter
     if name is not None:
-        parameter = f"training.{name.removeprefix('training.')}"
+        parameter = name if isinstance(base, CoreConfig) else f"{TRAINING}{name.removeprefix(TRAINING)}"
     known = study.retune if study.retune is not None and study.retune.parameter == parameter else None
     tunable = _tunable(base)
-    base_value = getattr(base.training, parameter.removeprefix("training."), None)
+    base_value = _value(base, parameter)
     if not _is_positive(base_value) or (known is None and parameter not in tunable):
-        names = ", ".join(path.removeprefix("training.") for path in tunable)
+        names = ", ".join(path.removeprefix(TRAINING) for path in tunable) or "none"
         raise LabError(
             f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
             exit_code=ExitCode.WRONG_USE,
@@ -103,15 +105,23 @@ def retune_of(study: Study, base: TrainConfig, name: str | None, trials: int | N
     return retune if trials is None else retune.model_copy(update={"trials": trials})
 
 
+def _value(config: TrialConfig, parameter: str) -> Any:
+    """The value of a field; None where there is no such field."""
+    with suppress(AttributeError):
+        values = field_values(config, parameter)
+        return values[0] if len(values) == 1 else None
+    return None
+
+
 def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def _tunable(base: TrainConfig) -> dict[str, Retune]:
+def _tunable(base: TrialConfig) -> dict[str, Retune]:
     """What could be tuned from a tenth to ten times its value: both ends, and a broken number, must be valid."""
     tunable = {}
-    for name, base_value in base.training:
-        path = f"training.{name}"
+    fields = flattened(base.fields) if isinstance(base, CoreConfig) else {f"{TRAINING}{k}": v for k, v in base.training}
+    for path, base_value in fields.items():
         if not _is_positive(base_value):
             continue
         ends = {"low": base_value / DECADE, "high": base_value * DECADE}
@@ -147,7 +157,7 @@ def tuning_trials(plan: Plan) -> tuple[PlannedTrial, ...]:
     """Returns every arm's tuning trials; the i-th value of all arms has the same seed, 1000 + i."""
     if plan.retune is None:
         return ()
-    values = tuning_values(getattr(plan.base.training, _field(plan.retune)), plan.retune)
+    values = tuning_values(_value(plan.base, plan.retune.parameter), plan.retune)
     return tuple(
         _with_value(plan, trial, value, "tuning")
         for place, value in enumerate(values)
@@ -166,7 +176,7 @@ def retuned_trials(plan: Plan, chosen: Mapping[str, float]) -> tuple[PlannedTria
 
 
 def _field(retune: Retune) -> str:
-    return retune.parameter.removeprefix("training.")
+    return retune.parameter.removeprefix(TRAINING)
 
 
 def _with_value(plan: Plan, trial: PlannedTrial, value: float, phase: Literal["tuning", "retuned"]) -> PlannedTrial:
@@ -186,8 +196,8 @@ def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:
         if record is None or plan.retune is None:
             continue
         arm = trial.arm.removesuffix(TUNING)
-        score, outcome = _score(record.result, folder, plan.study, plan.recipe)
-        value = float(getattr(trial.config.training, _field(plan.retune)))
+        score, outcome = _score(record, folder, plan.study, plan.recipe)
+        value = float(_value(trial.config, plan.retune.parameter))
         scored[arm].append((score, TuningTrial(arm=arm, seed=trial.seed, value=value, key=trial.key, said=outcome)))
     # 所有 arm 都调完才选：先调完的不能先得种子
     complete = sum(map(len, scored.values())) == len(trials)
@@ -204,8 +214,11 @@ def _best(scores: Sequence[tuple[float, float]]) -> int | None:
     return place if math.isfinite(scores[place][1]) else None
 
 
-def _score(result: TrialResult, folder: Path, study: Study, recipe: Recipe) -> tuple[tuple[float, float], str]:
+def _score(record: Record, folder: Path, study: Study, recipe: Recipe) -> tuple[tuple[float, float], str]:
     """What is compared (less is better), and in words: the primary metric where that is one of training alone."""
+    config, result = record
+    if isinstance(config, CoreConfig):
+        return _score_of_core(config.core, result)
     if result.state is not TrialState.FINISHED or result.validation is None:
         return (math.inf, math.inf), str(result.state)
     if recipe.threshold is not None:
@@ -217,9 +230,19 @@ def _score(result: TrialResult, folder: Path, study: Study, recipe: Recipe) -> t
     return (error, error), f"validation error {error:.2f} %"
 
 
+def _score_of_core(core: CoreDescription, result: TrialResult) -> tuple[tuple[float, float], str]:
+    """The metric that chooses, whatever is judged."""
+    if result.state is not TrialState.FINISHED or core.chosen_by not in result.metrics:
+        return (math.inf, math.inf), str(result.state)
+    value = result.metrics[core.chosen_by]
+    objective = core.chosen.objective(value)
+    return (objective, objective), f"{readable(core.chosen_by)} {core.chosen.text(value)}"
+
+
 def _time_score(folder: Path, threshold: float) -> tuple[tuple[float, float], str]:
     """Fewest epochs to the threshold; of equal ones the lower error there, and of those never there at the end."""
-    errors = [100.0 * report.train.top1_error for report in trial_record.read_epochs(folder)]
+    reports = [report for report in trial_record.read_epochs(folder) if isinstance(report, EpochReport)]
+    errors = [100.0 * report.train.top1_error for report in reports]
     there = next((place for place, error in enumerate(errors) if error <= threshold + 1e-9), None)
     if there is not None:
         return (there + 1.0, errors[there]), counted(there + 1, "epoch")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.estimate import Estimate
@@ -25,6 +26,8 @@ def large_batches(plan: Plan) -> list[str]:
     """Says of which arms a batch holds more than the training set: they make one update an epoch."""
     lines = []
     for trial in plan.trials[: len(plan.study.arms)]:
+        if plan.summary is None or not isinstance(trial.config, TrainConfig):
+            continue
         images = min(trial.config.data.train_images or plan.summary.train, plan.summary.train)
         batch = trial.config.training.batch_size
         if batch > images:
@@ -34,7 +37,7 @@ def large_batches(plan: Plan) -> list[str]:
 
 def data_remarks(plan: Plan) -> list[str]:
     """Says what to know of the data before trusting a number: what is left out, what is there twice."""
-    return [f"note: {remark}" for remark in plan.summary.remarks]
+    return [f"note: {remark}" for remark in plan.summary.remarks] if plan.summary is not None else []
 
 
 def format_missing(plan: Plan, on_record: OnRecord) -> str:
@@ -74,18 +77,22 @@ def _about(cost: Estimate) -> str:
 
 def cost_line(cost: Estimate) -> str:
     """Says what the trials cost: epochs, GPU-hours, wall time, what that rests on, and GPUs that stay idle."""
-    line = f"cost: {counted(cost.trials, 'trial')}, {counted(cost.epochs, 'epoch')}"
     if cost.trials == 0:
         return "cost: nothing to train"
+    line = f"cost: {counted(cost.trials, 'trial')}"
+    kind, of_which = "trial", "of it"
+    if cost.epochs:
+        line += f", {counted(cost.epochs, 'epoch')}"
+        kind, of_which = "epoch", "of their networks"
     if cost.unknown < cost.trials:
         line += (
             f", {_about(cost)} {cost.place.hours(cost.slot_seconds):.3g} {cost.place.unit}, "
-            f"{readable_seconds(cost.wall_seconds)} on {counted(cost.place.slots, 'slot')} (each network measured on "
-            "at least "
+            f"{readable_seconds(cost.wall_seconds)} on {counted(cost.place.slots, 'slot')} (each "
+            f"{'network' if cost.epochs else 'configuration'} measured on at least "
             f"{counted(cost.records, 'trial')} on record)"
         )
     else:
-        line += f", {cost.place.unit} and time unknown: no epoch of their networks is on record"
+        line += f", {cost.place.unit} and time unknown: no {kind} {of_which} is on record"
     if cost.one_tower:
         idle = cost.place.hours(cost.idle_seconds) / 2
         hours = f": {idle:.3g} of the GPU-hours" if idle else ""

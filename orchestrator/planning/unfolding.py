@@ -8,10 +8,13 @@ from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
 from orchestrator.choices import AUTO
+from orchestrator.cores.identity import CoreCode
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.planning.core_base import core_base
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import retune_of
 from orchestrator.request import Question, Store, SweepRequest
+from search_spaces.core_config import TrialConfig
 from search_spaces.study import Recipe, Study
 from search_spaces.trial import base_config, check_images, unfold
 
@@ -35,13 +38,19 @@ def plan_study(
     recipe = _recipe(study, question.dataset)
     study = _with_space(study.on(question.dataset), sweep)
     number, max_seeds = _planned_seeds(study, recipe, question)
-    summary, base = _summary_and_base(study, recipe, question, store, known)
+    summary: DataSummary | None
+    code: CoreCode | None = None
+    if study.core is None:
+        summary, base = _summary_and_base(study, recipe, question, store, known)
+    else:
+        summary, (study, base, code) = None, core_base(study, question, store)
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))
     # 逐种子展开，同一种子的所有 arm 挨着：停在哪儿都是完整的对
     trials = unfold(study, base, seeds)
-    check_images(study, base, trials, summary.train)
+    if summary is not None and isinstance(base, TrainConfig):
+        check_images(study, base, trials, summary.train)
     return Plan(
         study=study,
         dataset=question.dataset,
@@ -53,22 +62,23 @@ def plan_study(
         sweep_points=sweep.points,
         retune=retune_of(study, base, question.retune, question.tuning_trials),
         max_seeds=max_seeds,
+        code=code,
     )
 
 
 def _summary_and_base(
     study: Study, recipe: Recipe, question: Question, store: Store, known: DataSummary | None
-) -> tuple[DataSummary, TrainConfig]:
+) -> tuple[DataSummary, TrialConfig]:
     """What is in the data, and the configuration that all arms start from."""
-    root = question.data_root
-    if root is not None and recipe.data.source == "digits":
+    root, source = question.data_root, recipe.common.data.source
+    if root is not None and source == "digits":
         raise LabError(
             "--data-root: the digits come with scikit-learn; leave it out, or name a --dataset",
             exit_code=ExitCode.WRONG_USE,
         )
     cache = (store.results / "cache").resolve()
     # 数据的内容哈希进 key：先清点数据，才有配置
-    summary = known if known is not None else summarise_data(recipe.data.source, root, cache)
+    summary = known if known is not None else summarise_data(source, root, cache)
     base = base_config(
         study,
         question.dataset,

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.retuning import further_missing, is_tuned
+from search_spaces.core_config import TrialConfig, planned_parts
 from search_spaces.trial import Phase, PlannedTrial
 
 
@@ -18,10 +18,11 @@ class Training(NamedTuple):
 
     Attributes:
         config: What is trained.
-        epochs: Those that are left of it; 0 where a trained network is evaluated only.
+        epochs: Those that are left of it (of another core than AlexNet 1, see `planned_parts`); 0 where a trained
+            network is evaluated only.
     """
 
-    config: TrainConfig
+    config: TrialConfig
     epochs: int
 
 
@@ -118,7 +119,7 @@ def retuning_left(plan: Plan, on_record: OnRecord) -> dict[Phase, PhaseLeft]:
     missing = further_missing(plan, on_record.done)
     # 最佳值还不知道时，按没有哪个 arm 留用原值来算
     tuned = is_tuned(plan, on_record.done)
-    unchosen = () if tuned else tuple(Training(trial.config, trial.config.training.epochs) for trial in plan.trials)
+    unchosen = () if tuned else tuple(Training(trial.config, planned_parts(trial.config)) for trial in plan.trials)
     phases: dict[Phase, PhaseLeft] = {}
     names: tuple[Phase, ...] = ("tuning", "retuned")
     for name in names:

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.layout import KEY, trial_folder
 from orchestrator.records.trial_record import TrialResult, TrialState, read_config, read_result
+from search_spaces.core_config import CoreConfig, TrialConfig
 from search_spaces.trial import trial_key
 
 MEASURED = ("train", "validation", "test", "train_final")
@@ -27,7 +27,7 @@ class Record(NamedTuple):
         result: How it ended.
     """
 
-    config: TrainConfig
+    config: TrialConfig
     result: TrialResult
 
 
@@ -50,7 +50,7 @@ def read_record(folder: Path) -> Record | None:
     return Record(config, result)
 
 
-def read_own_config(folder: Path) -> TrainConfig:
+def read_own_config(folder: Path) -> TrialConfig:
     """Reads the configuration of the trial that a folder is named after.
 
     Raises:
@@ -67,7 +67,7 @@ def _misfit(folder: Path, reason: str) -> LabError:
     return LabError(f"{folder}: {reason}; move the folder away", exit_code=ExitCode.ENVIRONMENT)
 
 
-def config_misfit(name: str, config: TrainConfig) -> str:
+def config_misfit(name: str, config: TrialConfig) -> str:
     """Returns why a configuration cannot lie in a folder of that name; nothing where it can."""
     if not KEY.fullmatch(name):
         return "its name is no trial's key"
@@ -75,18 +75,22 @@ def config_misfit(name: str, config: TrainConfig) -> str:
     return "" if key == name else f"its configuration is that of trial {key}"
 
 
-def result_misfit(key: str, config: TrainConfig, result: TrialResult) -> str:
+def result_misfit(key: str, config: TrialConfig, result: TrialResult) -> str:
     """Returns why a result cannot be that of a trial; nothing where it can."""
     if result.key != key or result.seed != config.seed:
         return f"its result.json is that of another trial ({result.key} seed {result.seed})"
     return impossible(config, result)
 
 
-def impossible(config: TrainConfig, result: TrialResult) -> str:
+def impossible(config: TrialConfig, result: TrialResult) -> str:
     """Returns what of a result no training of this configuration gives; nothing where all is possible.
 
     A trial that diverged has numbers of its earlier epochs; only after the last one there is a test error.
     """
+    if isinstance(config, CoreConfig):
+        return _impossible_of_core(config, result)
+    if result.metrics or result.sizes:
+        return "its result.json has metrics by name, which AlexNet has not"
     planned = config.training.epochs
     complete = result.epochs == planned
     if result.epochs > planned or (result.state is TrialState.FINISHED and not complete):
@@ -105,6 +109,21 @@ def impossible(config: TrainConfig, result: TrialResult) -> str:
     if result.weights is not None and result.weights_sha256 is None:
         return "its result.json names weights without their SHA-256"
     return _impossible_metrics(result)
+
+
+def _impossible_of_core(config: CoreConfig, result: TrialResult) -> str:
+    if any(getattr(result, split) is not None for split in MEASURED):
+        return "its result.json has errors of AlexNet"
+    if bool(result.metrics) != bool(result.epochs):
+        return f"its result.json has {counted(result.epochs, 'report')}, and metrics of {len(result.metrics)}"
+    if result.state is TrialState.FINISHED and not result.epochs:
+        return "its result.json says finished, and has no report"
+    if result.metrics and result.metrics.keys() != config.core.metrics.keys():
+        names = ", ".join(config.core.metrics)
+        return f"its result.json has the metrics {', '.join(result.metrics)}, its core declares {names}"
+    if result.weights is not None and result.weights_sha256 is None:
+        return "its result.json names weights without their SHA-256"
+    return ""
 
 
 def _impossible_metrics(result: TrialResult) -> str:
@@ -139,7 +158,7 @@ def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) ->
 
 
 def outcome(results: Path, key: str) -> tuple[str, float | None] | None:
-    """Returns (state, validation top-1 error in [0, 1]) of a trial on record, or None.
+    """Returns (state, objective) of a trial on record, or None; see `TrialResult.objective`.
 
     Raises:
         LabError: The record is damaged, or another trial's (named).
@@ -147,5 +166,4 @@ def outcome(results: Path, key: str) -> tuple[str, float | None] | None:
     record = read_record(trial_folder(results, key))
     if record is None:
         return None
-    validation = record.result.validation
-    return record.result.state.value, validation.top1_error if validation is not None else None
+    return record.result.state.value, record.result.objective(record.config)

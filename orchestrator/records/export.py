@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,20 @@ from alexnet_core.trained.model_folder import SUMS, model_card, replace_folder, 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout
 from orchestrator.records.checked_record import read_record
+from orchestrator.records.core_export import export_core
 from orchestrator.records.trial_record import TrialResult
+from search_spaces.core_config import CoreConfig
 
 
-def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mapping[str, Any]) -> None:
+def export(
+    results: Path,
+    key: str,
+    folder: Path,
+    *,
+    force: bool,
+    ranking: Mapping[str, Any],
+    by_the_core: Callable[[Path, Path], None] | None = None,
+) -> None:
     """Writes the export of a trial: to a temporary folder, then renamed.
 
     Args:
@@ -32,7 +42,8 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
         key: The trial.
         folder: Where to.
         force: Replace an existing folder.
-        ranking: The winner's row of `best.rank`.
+        ranking: The winner's row of `ranking.rank`.
+        by_the_core: Of another core than AlexNet its own export, see `export_core`.
 
     Raises:
         LabError: The folder exists, the weights were pruned or damaged, or the folder cannot be written.
@@ -48,6 +59,9 @@ def export(results: Path, key: str, folder: Path, *, force: bool, ranking: Mappi
     if record is None:
         raise LabError(f"trial {key} has no result", exit_code=ExitCode.NOTHING)
     config, result = record
+    if isinstance(config, CoreConfig):
+        export_core(trial_folder, record, folder, ranking, by_the_core)
+        return
     # 交出去的必须是记录里的那份权重
     weights = _weights(trial_folder, result)
     dataset = load_dataset(_data_here(results, config.data))
@@ -93,7 +107,7 @@ def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
 
 
 def _card(config: TrainConfig, result: TrialResult, dataset: Dataset, ranking: Mapping[str, Any]) -> str:
-    seeds, mean = ranking["seeds"], 100 * ranking["validation_error"]
+    seeds, mean = ranking["seeds"], 100 * ranking["objective"]
     return model_card(
         config,
         dataset,

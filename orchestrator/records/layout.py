@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from search_spaces.study import ONLY_RECIPE
 from search_spaces.trial import KEY_LENGTH
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
@@ -21,7 +22,7 @@ def evaluation_path(folder: Path, views: int) -> Path:
 
 def study_folder(results: Path, study: str, dataset: str, default_dataset: str) -> Path:
     """Returns where a study's plan and answer lie: `studies/<name>/`, with the data set behind others' names."""
-    name = study if dataset == default_dataset else f"{study}-{dataset}"
+    name = study if dataset in (default_dataset, ONLY_RECIPE) else f"{study}-{dataset}"
     return results / "studies" / name
 
 

@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from alexnet_core.configuration.frozen import Frozen, first_mistake
-from alexnet_core.configuration.metrics import Count, EpochReport, SplitErrors
+from alexnet_core.configuration.metrics import Count, SplitErrors
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import (
@@ -32,6 +34,8 @@ from orchestrator.records.files import (
     write_error,
 )
 from orchestrator.records.layout import KEY, trial_folder
+from orchestrator.records.reports import Report, parse_report
+from search_spaces.core_config import CoreConfig, TrialConfig, is_of_core
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,10 @@ class TrialState(StrEnum):
     FAILED = "failed"
 
 
+def _is_empty(value: Mapping[str, float]) -> bool:
+    return not value
+
+
 class TrialResult(Frozen):
     """`result.json`.
 
@@ -57,7 +65,9 @@ class TrialResult(Frozen):
         key: The trial's key.
         state: How it ended.
         seed: Its seed.
-        epochs: Finished epochs.
+        epochs: Finished epochs, or reports of another core than AlexNet.
+        metrics: Of another core: the last report's, by name, as the core counts them.
+        sizes: Of another core: `parameters` and `multiply_adds`, where it says them.
         train: Of the last epoch (running, augmented images); None where there is none.
         validation: After the last epoch.
         test: After the last epoch of a finished trial, where the data has a test set.
@@ -79,6 +89,10 @@ class TrialResult(Frozen):
     state: TrialState
     seed: Count
     epochs: Count
+    metrics: dict[str, float] = Field(default={}, exclude_if=_is_empty)
+    sizes: dict[Literal["parameters", "multiply_adds"], Annotated[float, Field(ge=0)]] = Field(
+        default={}, exclude_if=_is_empty
+    )
     train: SplitErrors | None = None
     validation: SplitErrors | None = None
     test: SplitErrors | None = None
@@ -95,8 +109,24 @@ class TrialResult(Frozen):
     weights_sha256: str | None = None
     environment: dict[str, str | int | None] = {}
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether it has what configurations are chosen by."""
+        return self.validation is not None or bool(self.metrics)
 
-def open_record(results: Path, config: TrainConfig) -> Path:
+    def objective(self, config: TrialConfig) -> float | None:
+        """Returns what is minimised, after the last report; None where there is none.
+
+        Args:
+            config: Its configuration. AlexNet's objective is the top-1 validation error in [0, 1].
+        """
+        if isinstance(config, CoreConfig):
+            value = self.metrics.get(config.core.chosen_by)
+            return None if value is None else config.core.chosen.objective(value)
+        return None if self.validation is None else self.validation.top1_error
+
+
+def open_record(results: Path, config: TrialConfig) -> Path:
     """Makes a trial's folder with its `config.json`, or checks the one there is; returns the folder.
 
     Raises:
@@ -116,54 +146,76 @@ def open_record(results: Path, config: TrainConfig) -> Path:
     return folder
 
 
-def read_config(folder: Path) -> TrainConfig:
-    """Reads a trial's configuration.
+def read_config(folder: Path) -> TrialConfig:
+    """Reads a trial's configuration; nothing of a core is imported.
 
     Raises:
         LabError: The file is missing or damaged.
     """
     path = folder / "config.json"
+    model: type[TrainConfig] | type[CoreConfig] = TrainConfig
     try:
-        return TrainConfig.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        # 只有 core 的配置写着 core：先看是哪一种，再验证
+        if b'"core"' in content and is_of_core(_plain(content)):
+            model = CoreConfig
+        return model.model_validate_json(content)
     except FileNotFoundError as error:
         raise LabError(f"{path} is missing", exit_code=ExitCode.ENVIRONMENT) from error
     except OSError as error:
         raise read_error(path, error) from error
     except ValidationError as error:
         raise LabError(
-            f"{path} is damaged: {first_mistake(error, TrainConfig)}; move its folder away",
+            f"{path} is damaged: {first_mistake(error, model)}; move its folder away",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
 
 
-def next_attempt(folder: Path) -> int:
-    """Notes a new attempt and returns its number, from 1."""
+def _plain(content: bytes) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(content)
+    return None
+
+
+def next_attempt(folder: Path, code: str = "") -> int:
+    """Notes a new attempt and returns its number, from 1.
+
+    Args:
+        folder: Of the trial.
+        code: Fingerprint of the code that trains it, of another core than AlexNet. Where the attempt before was trained
+            by another code, what that has saved is deleted: no trial is half old, half new code.
+    """
     path = folder / "attempts.jsonl"
-    number = len(read_json_lines(path)) + 1
+    attempts = read_json_lines(path)
+    number = len(attempts) + 1
+    if code and attempts and attempts[-1].get("code") != code:
+        for left in ("checkpoint", "script"):
+            shutil.rmtree(folder / left, ignore_errors=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    append_line(path, {"attempt": number, "at": now, "driver": os.getpid(), "host": os.uname().nodename})
+    row = {"attempt": number, "at": now, "driver": os.getpid(), "host": os.uname().nodename}
+    append_line(path, {**row, "code": code} if code else row)
     return number
 
 
-def append_epoch(folder: Path, report: EpochReport) -> None:
+def append_epoch(folder: Path, report: Report) -> None:
     """Appends one epoch to `epochs.jsonl`."""
     append_line(folder / "epochs.jsonl", report.model_dump(mode="json"))
 
 
-def rewrite_epochs(folder: Path, reports: Sequence[EpochReport]) -> None:
+def rewrite_epochs(folder: Path, reports: Sequence[Report]) -> None:
     """Replaces `epochs.jsonl` by the history of the checkpoint that a trial goes on from."""
     # 续训之后的轮要重来：旧行先去掉，记录不走在检查点前面
     lines = "".join(json.dumps(report.model_dump(mode="json"), sort_keys=True) + "\n" for report in reports)
     write_atomically(folder / "epochs.jsonl", lines.encode())
 
 
-def read_epochs(folder: Path) -> list[EpochReport]:
+def read_epochs(folder: Path) -> list[Report]:
     """Reads the epochs of a trial in order; a torn line is passed over, a repeated epoch counts once."""
     # 被杀时可能留下半行，或同一轮写了两次
-    by_epoch: dict[int, EpochReport] = {}
+    by_epoch: dict[int, Report] = {}
     for row in read_json_lines(folder / "epochs.jsonl"):
         try:
-            report = EpochReport.model_validate(row)
+            report = parse_report(row)
         except ValidationError:
             continue
         by_epoch.setdefault(report.epoch, report)
@@ -231,20 +283,37 @@ def listed(names: Sequence[str]) -> str:
     return shown if len(names) <= MOST_NAMED else f"{shown} and {len(names) - MOST_NAMED} more"
 
 
+def repeat_command(config: TrialConfig, folder: Path) -> str:
+    """Returns the command that trains a trial again outside Ray, with the same numbers.
+
+    Args:
+        config: Its configuration.
+        folder: Its folder.
+    """
+    if isinstance(config, CoreConfig):
+        return f"python -m orchestrator.check_core --trial {folder}"
+    return f"python -m alexnet_core train --config {folder / 'config.json'}"
+
+
 def tidy(folder: Path, keep_weights: str = "all") -> None:
     """Deletes the checkpoints a done trial does not need.
 
     Args:
         folder: The trial's folder.
         keep_weights: `none` deletes the final weights too; `all` and `best` keep them (`best` is applied to a whole
-            study at its end).
+            study at its end). A script's own checkpoints count as weights.
     """
     # 没有结局的还要从检查点接着走，一个也不能删
     result = read_result(folder)
     if result is None:
         return
     kept = folder / result.weights if result.weights is not None and keep_weights != "none" else None
-    for path in (folder / "checkpoint").glob("*"):
+    # 脚本的输出和报告已经进了日志和 epochs.jsonl
+    script = folder / "script"
+    if keep_weights == "none" or not (script / "checkpoint").is_dir() or not any((script / "checkpoint").iterdir()):
+        shutil.rmtree(script, ignore_errors=True)
+    spent = [path for path in script.glob("*") if path.is_file()]
+    for path in (*(folder / "checkpoint").glob("*"), *spent):
         if path == kept:
             continue
         try:

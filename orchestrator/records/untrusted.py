@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from alexnet_core.configuration.train_config import DataSpec
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import looks_file, trial_record
 from orchestrator.records.checked_record import config_misfit, result_misfit
@@ -18,12 +17,13 @@ from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_evalua
 from orchestrator.records.layout import ARM, KEY, NAME, STUDY_FOLDER, evaluation_path
 from orchestrator.records.looks_file import RecordedLook
 from orchestrator.records.trial_record import TrialResult
-from search_spaces.edits import edited
+from search_spaces.core_config import CoreConfig, DataOfTrial
+from search_spaces.edits import edited, field_values
 from search_spaces.errors import StudyError
 from search_spaces.trial import Phase, trial_key
 
-FIELD = re.compile(r"(network|training|data)(\.[A-Za-z0-9_*?]+){1,2}")
-WEIGHTS = re.compile(r"checkpoint/[0-9]+-[0-9]+-[0-9]+\.safetensors")
+FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_*?]+){0,5}")
+WEIGHTS = re.compile(r"checkpoint/[0-9]+-[0-9]+(-[0-9]+)?\.safetensors")
 # 记录里的文本文件都很小；大得多的不是我们写的
 LARGEST_TEXT = 64 * 1024**2
 TEXTS = ("config.json", "attempts.jsonl", "epochs.jsonl", "log.txt")
@@ -48,7 +48,7 @@ class ForeignTrial:
 
     key: str
     folder: Path
-    data: DataSpec
+    data: DataOfTrial
     result: TrialResult
     weights: Path | None
     evaluations: tuple[Evaluation, ...]
@@ -214,6 +214,9 @@ def describes(row: Mapping[str, Any], folder: Path) -> bool:
         return True
     try:
         config = trial_record.read_config(folder)
+        if isinstance(config, CoreConfig):
+            # 别人的 core 不导入：只看写着的值
+            return all(field_values(config, path) == [value] for path, value in row["parameters"].items())
         described = trial_key(edited(config, row["parameters"], (), "a membership"))
     except (LabError, StudyError):
         return False

@@ -23,6 +23,7 @@ from orchestrator.sweeps.confirmation import confirmation_trials, note_look, rea
 from orchestrator.sweeps.search import Search, is_point_of, read_sweep_file
 from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import TrialTables, load_tables, update_tables
+from search_spaces.core_config import description_of
 
 
 def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console: Console) -> Material:
@@ -155,8 +156,10 @@ def _with_sweep(
     if plan.study.sweep is None or not points.height:
         return judged
     made = read_sweep_file(folder)
-    ended = sweep_points(points, trials, made.get("second_objective"))
+    core = description_of(plan.base)
+    ended = sweep_points(points, trials, core, made.get("second_objective"))
     trained = int(trials.filter(pl.col("key").is_in(points["key"].to_list()))["epochs"].sum())
-    facts = sweep_facts(ended, trained, made, remembered_importance(folder, plan.study.sweep, ended, keep=keep))
+    shares = remembered_importance(folder, plan.study.sweep, ended, keep=keep)
+    facts = sweep_facts(ended, trained, made, shares, core)
     confirmation = confirm(plan, read_confirmation(folder), trials, epochs)
     return judged.model_copy(update={"sweep_facts": facts, "confirmation": confirmation})

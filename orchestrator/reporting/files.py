@@ -105,7 +105,11 @@ def table_files(material: Material, details: Details) -> dict[str, bytes]:
     tables += [text_tables.retuned_table(answer)] if answer.retuned is not None else []
     tables += [text_tables.tuning_table(answer)] if answer.tuning else []
     tables += [text_tables.sweep_table(answer)] if answer.sweep else []
-    tables += [text_tables.confirmation_table(answer.confirmation)] if answer.confirmation is not None else []
+    tables += (
+        [text_tables.confirmation_table(answer.confirmation, answer.description, answer.unit)]
+        if answer.confirmation is not None
+        else []
+    )
     files = {}
     for table in tables:
         label = f"{answer.study}-{answer.dataset}-{table.name}"

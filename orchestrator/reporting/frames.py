@@ -8,6 +8,7 @@ import polars as pl
 
 from orchestrator.judging.answer import ArmAnswer
 from orchestrator.reporting.material import Details, Material
+from search_spaces.core_config import CoreDescription
 
 _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
     "arm": pl.String,
@@ -51,7 +52,7 @@ def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFram
     frames = {
         "verdicts": verdict_frame(answer.arms),
         "seeds": _seeds(material),
-        "curves": _curves(details.curves),
+        "curves": _curves(details.curves, answer.core),
         "trials": _trials(material),
     }
     if answer.retuned is not None:
@@ -92,8 +93,13 @@ def _seeds(material: Material) -> pl.DataFrame:
     )
 
 
-def _curves(epochs: pl.DataFrame) -> pl.DataFrame:
+def _curves(epochs: pl.DataFrame, core: CoreDescription | None) -> pl.DataFrame:
     """Mean and standard deviation over seeds; single runs are in `epochs.parquet`."""
+    if core is not None:
+        metrics = [name for name in epochs.columns if name not in ("arm", "seed", "epoch")]
+        spread = (pl.col(name).std().alias(f"{name}_sd") for name in metrics)
+        means = (pl.col(name).mean() for name in metrics)
+        return epochs.group_by("arm", "epoch").agg(pl.len().alias("seeds"), *means, *spread).sort("arm", "epoch")
     return (
         epochs.group_by("arm", "epoch")
         .agg(

@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.train_config import DataSpec, TrainConfig
 from alexnet_core.errors import CoreError
 from alexnet_core.trained.kernels import kernels_of_checkpoint, kernels_picture
 from orchestrator.judging.answer import Answer
@@ -23,7 +24,9 @@ from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.records import looks_file
 from orchestrator.records.layout import evaluation_path, trial_folder
+from orchestrator.tables.rows import METRICS_BY_NAME
 from orchestrator.tables.tables import load_tables
+from search_spaces.core_config import CoreDescription, description_of
 from search_spaces.trial import PlannedTrial
 
 # 机器的名字与进程号不说明结果，也不该进入公开的报告
@@ -107,7 +110,8 @@ class Material:
     Attributes:
         answer: What is shown.
         provenance: Where it comes from.
-        points: The sweep's points: position, parameters (JSON), state, validation_error (percent), key.
+        points: The sweep's points: position, parameters (JSON), state, the metric that chooses by its name
+            (validation_error, in percent), key.
         used: The trials used: arm, phase and the columns of the trials table.
         first_convolution: Name of the network's first layer, if it is a convolution.
     """
@@ -124,7 +128,8 @@ class Details:
     """What is read from the records only when a report is written.
 
     Attributes:
-        curves: Columns arm, seed, epoch, train_error, validation_error (percent), of the arms' seeds.
+        curves: Columns arm, seed, epoch, train_error, validation_error (percent), of the arms' seeds; of another core
+            its metrics by name, as they are shown.
         kernels: PNG of the first convolution's kernels of the baseline's median seed; None where no weights are kept.
     """
 
@@ -163,19 +168,39 @@ def gather(
     )
     # 报告只列判断用过的 trial，每个都带记录的摘要
     used = pl.concat([planned, members.select("arm", "phase", "key"), fresh]).unique().join(trials, on="key")
-    first = plan_file.base.network.layers[0]
+    base = plan_file.base
+    first = base.network.layers[0] if isinstance(base, TrainConfig) else None
     return Material(
         answer=answer,
         provenance=provenance(plan_file, folder, results, used),
-        points=_points(members, trials),
+        points=_points(members, trials, description_of(base)),
         used=used,
-        first_convolution=first.name if first.kind == "convolution" else None,
+        first_convolution=first.name if first is not None and first.kind == "convolution" else None,
     )
 
 
 def details(material: Material, results: Path) -> Details:
     """Reads the learning curves and the kernels."""
-    return Details(_curves(material.used, load_tables(results).epochs), _kernels(material, results))
+    epochs = load_tables(results).epochs
+    core = material.answer.core
+    curves = _curves(material.used, epochs) if core is None else _curves_of_core(material.used, epochs, core)
+    return Details(curves, _kernels(material, results))
+
+
+def _curves_of_core(used: pl.DataFrame, epochs: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:
+    """Its metrics by report, as they are shown."""
+    arms = used.filter(pl.col("phase") == "arm").select("arm", "seed", "key")
+    known = {name: metric for name, metric in core.metrics.items() if f"{METRICS_BY_NAME}{name}" in epochs.columns}
+    return (
+        arms.join(epochs, on="key")
+        .select(
+            "arm",
+            "seed",
+            "epoch",
+            *((metric.scale * pl.col(f"{METRICS_BY_NAME}{name}")).alias(name) for name, metric in known.items()),
+        )
+        .sort("arm", "seed", "epoch")
+    )
 
 
 def _curves(used: pl.DataFrame, epochs: pl.DataFrame) -> pl.DataFrame:
@@ -193,15 +218,16 @@ def _curves(used: pl.DataFrame, epochs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _points(members: pl.DataFrame, trials: pl.DataFrame) -> pl.DataFrame:
+def _points(members: pl.DataFrame, trials: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:
+    shown = core.chosen.scale * core.chosen.objective(1.0)
     return (
         members.select("position", "parameters", "key")
-        .join(trials.select("key", "state", "validation_top1_error"), on="key")
+        .join(trials.select("key", "state", "objective"), on="key")
         .select(
             "position",
             "parameters",
             "state",
-            (100.0 * pl.col("validation_top1_error")).alias("validation_error"),
+            (shown * pl.col("objective")).alias(core.chosen_by),
             "key",
         )
         .sort("position")
@@ -213,7 +239,7 @@ def _kernels(material: Material, results: Path) -> bytes | None:
     baseline = next(arm.name for arm in material.answer.arms if arm.is_baseline)
     arm_rows = material.used.filter(
         (pl.col("arm") == baseline) & (pl.col("phase") == "arm") & (pl.col("state") == "finished")
-    ).sort("validation_top1_error", "seed")
+    ).sort("objective", "seed")
     if not arm_rows.height or material.first_convolution is None:
         return None
     row = arm_rows.row((arm_rows.height - 1) // 2, named=True)
@@ -282,6 +308,9 @@ def _environment(trials: pl.DataFrame) -> dict[str, tuple[str, ...]]:
 
 def _data(plan_file: PlanFile) -> dict[str, str]:
     spec, summary = plan_file.base.data, plan_file.summary
+    if not isinstance(spec, DataSpec) or summary is None:
+        content = spec.digest or "not said by the core"
+        return {"name": spec.name, "content (as the core names it)": content}
     facts = {
         "name": spec.name,
         "content (SHA-256 of the manifest)": spec.digest,

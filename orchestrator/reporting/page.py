@@ -16,7 +16,7 @@ from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.reporting.figures.style import COLOURS, ROLES, Picture
 from orchestrator.reporting.story import Section
-from orchestrator.reporting.text_tables import TextTable
+from orchestrator.reporting.text_tables import TextTable, compared_in_words
 
 _TEMPLATES = "templates"
 _NUMERIC = re.compile(r"^[-+<]? ?[0-9][0-9.,+\-%() ±e<]*(to [0-9., ]+.*)?$")
@@ -61,6 +61,8 @@ def _environment() -> Environment:
         claimed=numbers.claimed,
         level=numbers.level,
         rest_of=rest_of,
+        compared_in_words=compared_in_words,
+        source_heading=numbers.source_heading,
     )
     return environment
 

@@ -9,6 +9,7 @@ from orchestrator.judging.answer import Answer
 from orchestrator.reporting import text_tables
 from orchestrator.reporting.material import Material
 from orchestrator.reporting.text_tables import TextTable
+from search_spaces.core_config import readable
 
 if TYPE_CHECKING:
     from orchestrator.reporting.figures.style import Picture
@@ -52,14 +53,30 @@ def _sweep_tables(answer: Answer) -> list[TextTable]:
     facts = answer.sweep_facts
     tables = [text_tables.sweep_table(answer)] if answer.sweep else []
     if facts is not None and facts.importance:
-        tables.append(text_tables.importance_table(facts))
+        tables.append(text_tables.importance_table(answer, facts))
     if facts is not None and facts.front:
-        tables.append(text_tables.front_table(facts))
+        tables.append(text_tables.front_table(answer, facts))
     return tables
 
 
 def _confirmation_tables(answer: Answer) -> list[TextTable]:
-    return [] if answer.confirmation is None else [text_tables.confirmation_table(answer.confirmation)]
+    if answer.confirmation is None:
+        return []
+    return [text_tables.confirmation_table(answer.confirmation, answer.description, answer.unit)]
+
+
+def _curves_lead(answer: Answer) -> str:
+    if answer.core is None:
+        return (
+            "Solid: validation error after each epoch, mean ± one standard deviation over seeds, thin lines single "
+            "runs. Dashed: running training error, augmented images and dropout on. Black: the baseline."
+        )
+    judged = readable(answer.core.judged_by)
+    dashed = f" Dashed: {judged}." if judged != answer.chosen_by else ""
+    return (
+        f"Solid: {answer.chosen_by} at each report, mean ± one standard deviation over seeds, thin lines single runs."
+        f"{dashed} Black: the baseline."
+    )
 
 
 def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
@@ -82,8 +99,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
         Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),
         Section(
             "Learning curves",
-            "Solid: validation error after each epoch, mean ± one standard deviation over seeds, thin lines single "
-            "runs. Dashed: running training error, augmented images and dropout on. Black: the baseline.",
+            _curves_lead(answer),
             drawn("curves"),
         ),
         Section("What the arms cost", text_tables.cost_lead(answer), drawn("costs"), [text_tables.cost_table(answer)]),

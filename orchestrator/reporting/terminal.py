@@ -46,7 +46,7 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
     level = f"{compared}\nlevel: interval" if roomy else f"{compared}\ninterval"
     table.add_column(level, justify="right", no_wrap=True)
     table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
-    table.add_column("paper", justify="right", no_wrap=True)
+    table.add_column(numbers.source_heading(answer), justify="right", no_wrap=True)
     table.add_column(f"verdict\non this\n{answer.judged_split} set", min_width=12)
     if roomy:
         table.add_column("seeds\nneeded", justify="right", no_wrap=True)
@@ -57,7 +57,9 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
 
 def _metric_heading(answer: Answer) -> str:
     if STATISTICS[answer.statistic].by_signs:
-        return "epochs\nmedian, there"
+        return f"{'epochs' if answer.core is None else 'reports'}\nmedian, there"
+    if answer.core is not None:
+        return f"{answer.metric} {answer.unit}".rstrip() + "\nmean ± sd"
     return f"{'gap' if answer.metric.startswith('gap') else 'error'} %\nmean ± sd"
 
 

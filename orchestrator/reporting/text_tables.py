@@ -10,8 +10,9 @@ from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
 from orchestrator.judging.notes import not_paired, shown_value, top5_says_something
 from orchestrator.judging.primary_metric import GAP
-from orchestrator.judging.scales import SCALES, STATISTICS
+from orchestrator.judging.scales import STATISTICS, number_in, scale_of, unit_in_words
 from orchestrator.reporting.material import Provenance
+from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, readable
 
 MOST_RECORDS_SHOWN = 400
 
@@ -40,28 +41,39 @@ def verdict_table(answer: Answer) -> TextTable:
         "arm",
         "n",
         metric_heading(answer),
-        "difference, points" if STATISTICS[answer.statistic].scale == "points" else "ratio to the baseline",
+        _compared_heading(answer),
         "interval",
         "level",
         "adjusted p",
         "sign-flip p (floor)",
-        "paper",
+        numbers.source_heading(answer),
         "verdict",
         "seeds needed",
     )
-    compared = "differences are arm minus baseline in percentage points"
-    if STATISTICS[answer.statistic].scale != "points":
-        compared = "ratios are arm over baseline"
-    caption = f"Verdicts on {answer.dataset}: {compared}"
+    caption = f"Verdicts on {answer.dataset}: {compared_in_words(answer)}"
     rows = [_verdict_cells(arm) for arm in answer.arms]
     return TextTable("verdicts", caption, headings, rows, [arm.word for arm in answer.arms])
+
+
+def _compared_heading(answer: Answer) -> str:
+    if STATISTICS[answer.statistic].scale != "points":
+        return "ratio to the baseline"
+    return f"difference, {answer.scale.unit}".rstrip(", ")
+
+
+def compared_in_words(answer: Answer) -> str:
+    """Says what is shown of an arm beside the baseline."""
+    if STATISTICS[answer.statistic].scale != "points":
+        return "ratios are arm over baseline"
+    unit = "percentage points" if answer.unit == PERCENT else answer.unit
+    return f"differences are arm minus baseline{f' in {unit}' if unit else ''}"
 
 
 def metric_heading(answer: Answer) -> str:
     """Returns the heading of the primary metric's column."""
     if STATISTICS[answer.statistic].by_signs:
         return f"{answer.metric}, median, seeds that came there"
-    return f"{answer.metric} %, mean ± sd"
+    return f"{answer.metric} {answer.unit}".rstrip() + ", mean ± sd"
 
 
 def _verdict_cells(arm: ArmAnswer) -> list[str]:
@@ -84,7 +96,7 @@ def arm_table(answer: Answer) -> TextTable:
     """Returns what the arms are, and what is shown of them without a word."""
     # 差距的 top-5 只比验证集，不减训练误差
     of_gap = f" on {answer.judged_split}" if answer.metric == GAP else ""
-    headings = (
+    headings: tuple[str, ...] = (
         "arm",
         "what it is",
         "p, unadjusted",
@@ -96,6 +108,10 @@ def arm_table(answer: Answer) -> TextTable:
         "seconds per trial",
     )
     rows = [_arm_cells(arm, answer.classes) for arm in answer.arms]
+    if answer.core is not None:
+        # 只有 AlexNet 数前五
+        kept = [place for place, heading in enumerate(headings) if "top-5" not in heading]
+        headings, rows = tuple(headings[place] for place in kept), [[row[place] for place in kept] for row in rows]
     return TextTable("arms", "The arms, and the correlation that pairing by seed achieved", headings, rows)
 
 
@@ -123,8 +139,8 @@ def cost_table(answer: Answer) -> TextTable:
     headings = (
         "arm",
         "parameters",
-        "multiply-adds per image",
-        "seconds per epoch",
+        "multiply-adds per image" if answer.core is None else "multiply-adds",
+        "seconds per epoch" if answer.core is None else "seconds per report",
         "seconds, ratio",
         "memory, MB",
         "memory, ratio",
@@ -169,7 +185,7 @@ def seed_table(answer: Answer) -> TextTable:
     seeds = sorted({seed for arm in answer.arms for seed in (*arm.errors, *arm.never)}, key=int)
     rows = [[f"seed {seed}", *(_seed_cell(answer, arm, seed) for arm in answer.arms)] for seed in seeds]
     headings = ["seed", *(arm.name for arm in answer.arms)]
-    unit = "" if STATISTICS[answer.statistic].by_signs else ", percent"
+    unit = "" if STATISTICS[answer.statistic].by_signs else f", {unit_in_words(answer.unit)}".rstrip(", ")
     return TextTable("seeds", f"{answer.metric} of every seed{unit}", headings, rows)
 
 
@@ -178,7 +194,7 @@ def _seed_cell(answer: Answer, arm: ArmAnswer, seed: str) -> str:
         return "never" if answer.budget is None else f"> {answer.budget}"
     if seed not in arm.errors:
         return ""
-    return STATISTICS[answer.statistic].value(arm.errors[seed])
+    return STATISTICS[answer.statistic].value(arm.errors[seed], answer.unit)
 
 
 def sweep_table(answer: Answer) -> TextTable:
@@ -188,13 +204,17 @@ def sweep_table(answer: Answer) -> TextTable:
         [
             point.key,
             *(shown_value(point.parameters.get(path)) for path in paths),
-            "" if point.validation_error is None else f"{point.validation_error:.2f}",
+            "" if point.validation_error is None else number_in(point.validation_error, answer.description.chosen.unit),
             point.state,
         ]
         for point in answer.sweep
     ]
-    headings = ("trial", *paths, "validation error %", "state")
-    return TextTable("sweep", "Best points of the sweep by validation error", headings, rows)
+    headings = ("trial", *paths, _chosen_heading(answer.description), "state")
+    return TextTable("sweep", f"Best points of the sweep by {answer.chosen_by}", headings, rows)
+
+
+def _chosen_heading(core: CoreDescription) -> str:
+    return f"{readable(core.chosen_by)} {core.chosen.unit}".rstrip()
 
 
 def tuning_table(answer: Answer) -> TextTable:
@@ -231,7 +251,7 @@ def retuned_lead(answer: Answer) -> str:
 def sweep_lead(answer: Answer) -> str:
     """Says that the sweep's points are no verdict."""
     return (
-        f"Best of {counted(answer.sweep_asked, 'point')} by validation error, one tuning seed each. This is not a "
+        f"Best of {counted(answer.sweep_asked, 'point')} by {answer.chosen_by}, one tuning seed each. This is not a "
         "verdict: "
         "the points were chosen by the same numbers."
     )
@@ -273,14 +293,14 @@ def record_table(source: Provenance) -> TextTable:
     return TextTable("records", caption, headings, rows)
 
 
-def importance_table(facts: SweepFacts) -> TextTable:
+def importance_table(answer: Answer, facts: SweepFacts) -> TextTable:
     """Returns the share of the error's variance that each parameter explains, with its spread over estimator seeds."""
     rows = [
         [entry.parameter, f"{100 * entry.mean:.0f} ± {100 * entry.sd:.0f}", ", ".join(_percent(entry.by_seed))]
         for entry in facts.importance
     ]
     caption = (
-        f"Share of the validation error's variance (fANOVA) that a parameter explains, of at most "
+        f"Share of the {answer.chosen_by}'s variance (fANOVA) that a parameter explains, of at most "
         f"{facts.importance_points} points; mean ± standard deviation over seeds of the estimator"
     )
     return TextTable("importance", caption, ("parameter", "share, %", "by seed of the estimator"), rows)
@@ -290,33 +310,40 @@ def _percent(shares: tuple[float, ...]) -> list[str]:
     return [f"{100 * share:.0f}" for share in shares]
 
 
-def front_table(facts: SweepFacts) -> TextTable:
+def front_table(answer: Answer, facts: SweepFacts) -> TextTable:
     """Returns the Pareto front of a sweep with two objectives."""
     paths = sorted({path for point in facts.front for path in point.parameters})
     rows = [
         [
             point.key,
             *(shown_value(point.parameters.get(path)) for path in paths),
-            "" if point.validation_error is None else f"{point.validation_error:.2f}",
+            "" if point.validation_error is None else number_in(point.validation_error, answer.description.chosen.unit),
             "" if point.second is None else f"{point.second:,.0f}",
         ]
         for point in facts.front
     ]
     second = (facts.second_objective or "").replace("_", " ")
-    headings = ("trial", *paths, "validation error %", second)
-    return TextTable("front", f"Pareto front of validation error and {second}", headings, rows)
+    headings = ("trial", *paths, _chosen_heading(answer.description), second)
+    return TextTable("front", f"Pareto front of {answer.chosen_by} and {second}", headings, rows)
 
 
-def confirmation_table(confirmation: Confirmation) -> TextTable:
-    """Returns what the sweep said of its best points, and what fresh seeds say."""
-    rows = [_confirmed(point) for point in confirmation.points]
+def confirmation_table(confirmation: Confirmation, core: CoreDescription = ALEXNET, unit: str = PERCENT) -> TextTable:
+    """Returns what the sweep said of its best points, and what fresh seeds say.
+
+    Args:
+        confirmation: What they say.
+        core: What was trained.
+        unit: In which the primary metric is shown.
+    """
+    rows = [_confirmed(point, core, unit) for point in confirmation.points]
+    lead = f"lead, {scale_of('points', core.chosen.unit).unit}".rstrip(", ")
     headings = (
         "point",
         "at",
-        "sweep: validation error %",
-        "sweep: lead, points",
-        "fresh: validation error %",
-        "fresh: lead, points",
+        f"sweep: {_chosen_heading(core)}",
+        f"sweep: {lead}",
+        f"fresh: {_chosen_heading(core)}",
+        f"fresh: {lead}",
         f"fresh: {confirmation.metric}, point minus baseline",
         "adjusted p",
         "word",
@@ -325,24 +352,31 @@ def confirmation_table(confirmation: Confirmation) -> TextTable:
     return TextTable("confirmation", caption, headings, rows, [point.word for point in confirmation.points])
 
 
-def _confirmed(point: ConfirmedPoint) -> list[str]:
-    written = SCALES[point.scale].difference
+def _confirmed(point: ConfirmedPoint, core: CoreDescription, unit: str) -> list[str]:
+    written, chosen = scale_of(point.scale, unit).difference, core.chosen.unit
+    lead = scale_of("points", chosen).difference
     interval = "" if point.interval is None else f" ({', '.join(written(end) for end in point.interval)})"
     return [
         point.name,
         ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(point.parameters.items())),
-        _number(point.swept_error),
-        numbers.points(point.swept_lead),
-        _number(point.validation_error),
-        numbers.points(point.lead),
+        _number(point.swept_error, chosen),
+        lead(point.swept_lead),
+        _number(point.validation_error, chosen),
+        lead(point.lead),
         written(point.difference) + interval,
-        _number(point.adjusted_p, 3),
+        "" if point.adjusted_p is None else f"{point.adjusted_p:.3f}",
         point.word,
     ]
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, unit: str) -> str:
+    return "" if value is None else number_in(value, unit)
+
+
+def _lead(answer: Answer) -> str:
+    if answer.description.chosen.better == "higher":
+        return f"the point's {answer.chosen_by} minus the baseline's"
+    return f"the baseline's {answer.chosen_by} minus the point's"
 
 
 def confirmation_lead(answer: Answer) -> str:
@@ -353,7 +387,7 @@ def confirmation_lead(answer: Answer) -> str:
     lost = f" Not complete: {', '.join(confirmation.missing)}." if confirmation.missing else ""
     lost += f" {not_paired(confirmation.unlike)}" if confirmation.unlike else ""
     return (
-        "The sweep's error chose these points, so it flatters them. Here they and the baseline are trained on fresh "
-        f"seeds, and judged as one family of {len(confirmation.points)} (Holm). Lead: the baseline's validation error "
-        f"minus the point's.{lost}"
+        f"The sweep's {'error' if answer.core is None else answer.chosen_by} chose these points, so it flatters them. "
+        "Here they and the baseline are trained on fresh "
+        f"seeds, and judged as one family of {len(confirmation.points)} (Holm). Lead: {_lead(answer)}.{lost}"
     )

@@ -38,6 +38,7 @@ from orchestrator.request import Request, Store
 from orchestrator.running.placement import likely_place, time_and_memory
 from orchestrator.sweeps.planned_sweep import PlannedSweep, search_of
 from orchestrator.tables.tables import done_states
+from search_spaces.core_config import description_of
 from search_spaces.errors import StudyError
 from search_spaces.study import Study, load_study, study_names
 from search_spaces.yaml_file import placed
@@ -143,8 +144,8 @@ def plan_studies(request: Request) -> list[Plan]:
     for study in _all_studies():
         if question.dataset in study.recipes:
             # 同样的数据只清点、只算一次哈希
-            source = study.recipes[question.dataset].data.source
-            known = next((plan.summary for plan in plans if plan.recipe.data.source == source), None)
+            source = study.recipes[question.dataset].common.data.source
+            known = next((plan.summary for plan in plans if plan.recipe.common.data.source == source), None)
             plans.append(plan_study(study, question, request.sweep, store, known))
     if not plans:
         raise LabError(
@@ -154,7 +155,8 @@ def plan_studies(request: Request) -> list[Plan]:
 
 
 def _all_studies() -> list[Study]:
-    return [load_study(name) for name in study_names()]
+    # 论文的主张只关于 AlexNet
+    return [study for name in study_names() if (study := load_study(name)).core is None]
 
 
 def _plan_of_one(request: Request) -> Plan:
@@ -260,7 +262,7 @@ def price_of(agenda: Agenda, request: Request) -> Price:
         agenda: What is asked.
         request: Where and how.
     """
-    place = likely_place(request.placement)
+    place = likely_place(request.placement, description_of(agenda.plan.base).gpus)
     return partial(estimate, measured=agenda.measured(request.store.results, place.gpus > 0), place=place)
 
 
@@ -276,7 +278,8 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
     # 数据对所有研究都一样，只说一次；先说，再看计划
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
     if agenda.work.left():
-        on_gpu = likely_place(request.placement).gpus > 0 and request.placement.device != "cpu"
+        place = likely_place(request.placement, description_of(agenda.plan.base).gpus)
+        on_gpu = place.gpus > 0 and request.placement.device != "cpu"
         confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
         keys = [*agenda.on_record.done, *confirming]
         yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)

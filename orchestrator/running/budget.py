@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
 from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, likenesses_of
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.summary import complete_seeds, format_missing
 from orchestrator.request import Limits
+from search_spaces.core_config import CoreConfig, TrialConfig, planned_parts
 
 
 class Budget:
@@ -44,12 +44,18 @@ class Budget:
         self._spent = 0.0
         self.refusal: str | None = None
 
-    def epoch(self, config: TrainConfig, seconds: float) -> None:
-        """Counts an epoch that a slot has trained."""
+    def epoch(self, config: TrialConfig, seconds: float) -> None:
+        """Counts an epoch, or a report, that a slot has trained."""
         self._spent += seconds
-        self._measured.add(likenesses_of(config), seconds)
+        if not isinstance(config, CoreConfig):
+            self._measured.add(likenesses_of(config), seconds)
 
-    def may_start(self, configs: Sequence[TrainConfig], running: Mapping[str, tuple[TrainConfig, int]]) -> bool | None:
+    def trial(self, config: TrialConfig, seconds: float) -> None:
+        """Learns what a whole trial took: all that is reckoned with where its length is not known beforehand."""
+        if isinstance(config, CoreConfig):
+            self._measured.add(likenesses_of(config), seconds)
+
+    def may_start(self, configs: Sequence[TrialConfig], running: Mapping[str, tuple[TrialConfig, int]]) -> bool | None:
         """Says whether these trials may start together; None where that is to be asked again later.
 
         Args:
@@ -64,14 +70,14 @@ class Budget:
         if any(price is None for price in prices):
             # 没有量过的先跑一个种子，量出来再决定
             return None if running else not self._over()
-        seconds = [price[0] * c.training.epochs for price, c in zip(prices, configs, strict=True) if price is not None]
+        seconds = [price[0] * planned_parts(c) for price, c in zip(prices, configs, strict=True) if price is not None]
         left = [self._left(config, done) for config, done in running.values()]
         self.refusal = self._refusal(seconds, left)
         return self.refusal is None
 
-    def _left(self, config: TrainConfig, done: int) -> float:
+    def _left(self, config: TrialConfig, done: int) -> float:
         price = self._measured.of(config)
-        return 0.0 if price is None else price[0] * max(0, config.training.epochs - done)
+        return 0.0 if price is None else price[0] * max(0, planned_parts(config) - done)
 
     def _over(self) -> bool:
         self.refusal = self._refusal([], [])

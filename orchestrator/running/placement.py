@@ -9,10 +9,15 @@ from orchestrator.running.cluster import capacity, preflight
 from orchestrator.running.cluster.nodes import workers_by_gpu
 
 
-def likely_place(placement: Placement) -> Place:
-    """Returns where trials would train on this machine, for the estimate; a cluster's slots are known once joined."""
-    slots = placement.slots or likely_slots(placement)
-    return place_of(slots, placement.workers, _gpus_per_worker(placement))
+def likely_place(placement: Placement, gpus: int) -> Place:
+    """Returns where trials would train on this machine, for the estimate; a cluster's slots are known once joined.
+
+    Args:
+        placement: Where they are to train.
+        gpus: Those that the core wants per worker.
+    """
+    slots = placement.slots or likely_slots(placement, gpus)
+    return place_of(slots, placement.workers, _gpus_per_worker(placement, gpus))
 
 
 def place_of(slots: int, workers: int, gpus_per_worker: float) -> Place:
@@ -20,15 +25,20 @@ def place_of(slots: int, workers: int, gpus_per_worker: float) -> Place:
     return Place(slots=slots, gpus=workers * gpus_per_worker, towers_apart=gpus_per_worker >= 2)
 
 
-def _gpus_per_worker(placement: Placement) -> float:
+def _gpus_per_worker(placement: Placement, gpus: int) -> float:
     requested = placement.gpus_per_worker
-    return requested if requested is not None else min(preflight.visible_gpus(), 2)
+    return requested if requested is not None else min(preflight.visible_gpus(), gpus)
 
 
-def likely_slots(placement: Placement) -> int:
-    """Returns how many slots this machine holds: by its GPUs or else its cores, and by its memory."""
-    gpus, per_worker = preflight.visible_gpus(), _gpus_per_worker(placement)
-    workers = workers_by_gpu(gpus, per_worker) if per_worker else capacity.cpu_cores()
+def likely_slots(placement: Placement, gpus: int) -> int:
+    """Returns how many slots this machine holds: by its GPUs or else its cores, and by its memory.
+
+    Args:
+        placement: Where trials are to train.
+        gpus: Those that the core wants per worker.
+    """
+    present, per_worker = preflight.visible_gpus(), _gpus_per_worker(placement, gpus)
+    workers = workers_by_gpu(present, per_worker) if per_worker else capacity.cpu_cores()
     by_memory = capacity.slots_in(capacity.memory_bytes(), placement.workers)
     return max(1, min(workers // placement.workers, by_memory))
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
+from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription
 
 logger = logging.getLogger(__name__)
 _STYLES = {
@@ -35,7 +36,7 @@ class Shown(NamedTuple):
 
     Attributes:
         state: The trial's state.
-        text: Its validation error, or the state where it has none.
+        text: Its metric, or the state where it has none.
     """
 
     state: str
@@ -47,26 +48,29 @@ def cell_name(arm: str, seed: int) -> str:
     return f"{arm} {'point' if arm == POINTS else 'seed'} {seed}"
 
 
-def cell_text(state: str, validation_error: float | None, epoch: int | None = None) -> str:
-    """Returns what a cell says of a trial, here and in `status`.
+def cell_text(state: str, objective: float | None, epoch: int | None = None, core: CoreDescription = ALEXNET) -> str:
+    """Returns what a cell says of a trial, here and in `status`: the metric that chooses.
 
     Args:
         state: The trial's state.
-        validation_error: Top-1 in [0, 1]; None where no epoch has ended.
-        epoch: The epoch it is of, while the trial has not ended.
+        objective: See `TrialResult.objective`; None where no epoch has ended.
+        epoch: The epoch, or report, it is of, while the trial has not ended.
+        core: What is trained.
     """
-    return value_text(state, None if validation_error is None else 100 * validation_error, epoch)
+    value = None if objective is None else core.chosen.scale * core.chosen.objective(objective)
+    return value_text(state, value, epoch, core.chosen.unit)
 
 
-def value_text(state: str, value: float | None, epoch: int | None = None) -> str:
-    """Returns what `cell_text` does of an error in percent."""
+def value_text(state: str, value: float | None, epoch: int | None = None, unit: str = PERCENT) -> str:
+    """Returns what `cell_text` does of a metric in the unit in which it is shown."""
     if value is None or (epoch is None and state != "finished"):
         return state
-    return f"{value:.1f} %" + ("" if epoch is None else f" @{epoch}")
+    shown = f"{value:.1f}" if unit == PERCENT else f"{value:.4g}"
+    return f"{shown} {unit}".rstrip() + ("" if epoch is None else f" @{epoch}")
 
 
 class Progress:
-    """Arms by seeds with the validation error so far, and how far the command is.
+    """Arms by seeds with the metric that chooses so far, and how far the command is.
 
     A context manager. On a terminal it redraws a table; elsewhere it prints a line per ended trial.
     """
@@ -78,6 +82,7 @@ class Progress:
         dashboard: str | None,
         count: Callable[[], str],
         time_left: Callable[[], str],
+        measure: str = "validation errors",
     ) -> None:
         """Prepares an empty table.
 
@@ -87,8 +92,9 @@ class Progress:
             dashboard: Line that says where Ray's dashboard is, or None.
             count: Says how many trials of how many have ended.
             time_left: Says how long the rest takes; nothing where nothing is left.
+            measure: What the cells show.
         """
-        self._console, self._title, self._dashboard = console, title, dashboard
+        self._console, self._title, self._dashboard, self._measure = console, title, dashboard, measure
         self._count, self._time_left = count, time_left
         self._lock = threading.Lock()
         self._cells: dict[Cell, Shown] = {}
@@ -156,7 +162,7 @@ class Progress:
 
     def _caption(self, arms: Collection[str], hidden: int) -> str:
         left = self._time_left()
-        caption = f"validation errors; trials ended: {self._count()}{left and ', '}{left}"
+        caption = f"{self._measure}; trials ended: {self._count()}{left and ', '}{left}"
         if POINTS in arms:
             caption += f"; in the row {POINTS}, points instead of seeds"
         return f"{caption}; {counted(hidden, 'more column')} not shown" if hidden > 0 else caption

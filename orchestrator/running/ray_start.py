@@ -16,6 +16,7 @@ from orchestrator.running.cluster import access, capacity, environment, lifecycl
 from orchestrator.running.cluster.nodes import alive_nodes, probe, slots_on, workers_by_gpu
 from orchestrator.running.placement import likely_slots
 from orchestrator.running.slots.slot import SlotPlan
+from search_spaces.core_config import CoreConfig, description_of
 
 
 def start_ray(
@@ -33,7 +34,13 @@ def start_ray(
     Raises:
         LabError: With exit code 2 or 3, for what is missing.
     """
-    joins = placement.address is not None
+    core, joins = description_of(plan.base), placement.address is not None
+    if placement.workers > 1 and isinstance(plan.base, CoreConfig):
+        raise LabError(
+            f"--workers {placement.workers}: core {core.name} trains in one process; leave it out, or ask for more "
+            "--slots",
+            exit_code=ExitCode.WRONG_USE,
+        )
     # 开关要在载入 Ray 之前设好
     environment.prepare_environment(placement.verbose, dashboard=joins or placement.dashboard, joins=joins)
     if placement.address is not None:
@@ -43,7 +50,7 @@ def start_ray(
         facts = lifecycle.join(placement.address, placement.verbose)
         imports.join()
         return _slots_of_cluster(plan, placement, results, trials), facts
-    slot_plan = _slots_here(placement, trials)
+    slot_plan = _slots_here(placement, trials, core.gpus)
     _check_disk(plan, results, trials, slot_plan.slots)
     _warn_of_memory(placement, slot_plan.slots, console)
     trouble = preflight.shared_memory_trouble(lifecycle.OBJECT_STORE_BYTES)
@@ -63,6 +70,10 @@ def start_ray(
 
 
 def _check_disk(plan: Plan, results: Path, trials: int, slots: int) -> None:
+    if isinstance(plan.base, CoreConfig):
+        # 别的 core 存多大的状态，要练过才知道
+        preflight.check_disk(results, preflight.RESERVE_BYTES)
+        return
     final_copies = 2 if can_be_extended(plan.base.training) else 1
     preflight.check_disk(results, preflight.disk_need_bytes(plan.base.network, trials, slots, final_copies))
 
@@ -79,11 +90,11 @@ def _warn_of_memory(placement: Placement, slots: int, console: Console) -> None:
         )
 
 
-def _slots_here(placement: Placement, trials: int) -> SlotPlan:
+def _slots_here(placement: Placement, trials: int, core_gpus: int) -> SlotPlan:
     """The slots of this machine; raises LabError where it has too few GPUs for those that are asked for."""
     gpus = preflight.visible_gpus()
-    per_worker = preflight.choose_gpus_per_worker(placement.gpus_per_worker, gpus, "this machine")
-    slots = placement.slots or likely_slots(placement)
+    per_worker = preflight.choose_gpus_per_worker(placement.gpus_per_worker, gpus, "this machine", core_gpus)
+    slots = placement.slots or likely_slots(placement, core_gpus)
     if per_worker and slots * placement.workers > workers_by_gpu(gpus, per_worker):
         need = slots * placement.workers * per_worker
         raise LabError(
@@ -97,13 +108,13 @@ def _slots_here(placement: Placement, trials: int) -> SlotPlan:
 
 def _slots_of_cluster(plan: Plan, placement: Placement, results: Path, trials: int) -> SlotPlan:
     """The slots of a joined cluster; with `--slots` those that do not fit yet wait for nodes."""
-    nodes = alive_nodes().values()
+    nodes, core_gpus = alive_nodes().values(), description_of(plan.base).gpus
     requested = placement.gpus_per_worker
     largest = max((int(node.resources.get("GPU", 0)) for node in nodes), default=0)
     if requested is not None and placement.slots is not None:
         per_worker = requested
     else:
-        per_worker = preflight.choose_gpus_per_worker(requested, largest, "no node of the cluster")
+        per_worker = preflight.choose_gpus_per_worker(requested, largest, "no node of the cluster", core_gpus)
     probe(results, plan.base.data.root, nodes)
     slots = min(trials, placement.slots or slots_on(nodes, per_worker, placement.workers, 1))
     if slots == 0:

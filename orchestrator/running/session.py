@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.loading import prepare_data
 from orchestrator.judging.looks import run_looks, without_closed
 from orchestrator.planning.on_record import OnRecord, read_on_record
@@ -235,13 +236,13 @@ def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSwe
     if not left:
         return sweep
     sweep.write_file(search)
-    curves = sweep.curves() if pruner != "none" else []
+    scheduler = make_pruner(pruner, sweep.reports, sweep.curves()) if pruner != "none" else None
     # 问过而没做完的点先做，位置不变
     open_positions = [ask.position for ask in history.asks if ask.position not in history.ended]
     fresh = range(history.next_position, history.next_position + left - len(open_positions))
     run.tally.show_points(sweep.ended_keys, (*open_positions, *fresh), sweep.work_left["sweep"].known)
     make_searcher = partial(SweepSearcher, search, history, read=sweep.read)
-    run.run_sweep(make_searcher, left, make_pruner(pruner, search.base.training.epochs, curves))
+    run.run_sweep(make_searcher, left, scheduler)
     sweep = sweep.refreshed(sweep.plan)
     # 有的点早已在案，或由别的驱动训练：它们也要显示出来
     run.tally.show_points(sweep.ended_keys, (), {})
@@ -271,6 +272,9 @@ def _run_confirmation(run: StudyRun, sweep: PlannedSweep) -> None:
 def prepare_images(plan: Plan, console: Console) -> None:
     """Decodes the images once, before Ray starts, so that a bad one is named at once and no slot has to."""
     data = plan.base.data
+    if not isinstance(data, DataSpec):
+        # 别的 core 自己读数据
+        return
     last = time.monotonic()
 
     def say(done: int, images: int) -> None:

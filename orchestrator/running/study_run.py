@@ -43,6 +43,7 @@ from orchestrator.running.slots.slot_watch import SlotWatch
 from orchestrator.running.steering import Presence, RunFacts, Steering
 from orchestrator.running.tune_side import Shared, TuneSettings, TuneSide, Tuning
 from orchestrator.sweeps.searcher import ArmSearcher, PhaseSearcher, Runner
+from search_spaces.core_config import ALEXNET, description_of, readable
 from search_spaces.trial import PlannedTrial
 
 STOP_NOTICE_SECONDS = 2.0
@@ -98,14 +99,16 @@ class StudyRun:
         title = f"{record.folder.name}: {plan.study.question}"
         remaining = Remaining(settings.work, settings.measured, lambda: slots.count)
         dashboard = _dashboard_line(settings.facts)
-        self.display = Progress(console, title, dashboard, remaining.count, remaining.time_left)
+        core = description_of(plan.base)
+        measure = f"{readable(core.chosen_by)}{'s' if core is ALEXNET else ''}"
+        self.display = Progress(console, title, dashboard, remaining.count, remaining.time_left, measure)
         self.opener = RecordOpener(plan, on_record, record, RunningTrials())
         self.tally = Tally(self.opener, self.display, remaining)
         facts = _run_facts(plan, settings)
         self.steering = Steering(record.folder, facts.run)
         self._loop = MainLoop(
             broker=broker,
-            recorder=Recorder(self.opener, self.tally, self.display, settings.budget.epoch),
+            recorder=Recorder(self.opener, self.tally, self.display, settings.budget.epoch, settings.budget.trial),
             slots=SlotWatch(slots, settings.slot_plan, broker, (record.results, plan.base.data.root), self.display.say),
             silence=Silence(self.display.say),
             steering=self.steering,

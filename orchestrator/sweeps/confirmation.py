@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, JsonValue
 
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
 from orchestrator.records.files import locked, write_atomically
 from orchestrator.statistics.alpha_spending import share_of_level
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict
 from orchestrator.sweeps.objectives import pareto_front
 from orchestrator.sweeps.search import Search, SearchHistory
+from search_spaces.core_config import TrialConfig
 from search_spaces.study import Recipe
 from search_spaces.trial import PlannedTrial, point_trial
 
@@ -127,7 +127,7 @@ def confirmation_trials(plan: Plan, content: Mapping[str, Any]) -> tuple[Planned
     if not content:
         return ()
     baseline = next(trial.config for trial in plan.trials if trial.arm == plan.study.baseline)
-    settings: list[tuple[str, TrainConfig, Mapping[str, Any]]] = [(plan.study.baseline, baseline, {})]
+    settings: list[tuple[str, TrialConfig, Mapping[str, Any]]] = [(plan.study.baseline, baseline, {})]
     settings += [(point["name"], plan.base, point["parameters"]) for point in content["points"]]
     return tuple(
         point_trial(base, parameters, seed, arm=name, phase="confirmation", what="confirmation")

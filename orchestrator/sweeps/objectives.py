@@ -1,4 +1,4 @@
-"""What a sweep minimises: the validation error, and with `--multi` a second number beside it."""
+"""What a sweep minimises: the metric that chooses, and with `--multi` a second number beside it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 from alexnet_core.configuration.network_spec import layer_shapes
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.choices import SecondObjective
+from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig
 
-VALIDATION_ERROR = "validation_error"
+# 报给 Tune 的名字；总是越小越好，越大越好的指标变了号
+OBJECTIVE = "objective"
 
 
-def objective_names(second: SecondObjective | None) -> tuple[str, ...]:
-    """Returns the names of a sweep's objectives, the validation error (in [0, 1]) first."""
-    return (VALIDATION_ERROR,) if second is None else (VALIDATION_ERROR, second)
+def objective_names(core: CoreDescription, second: SecondObjective | None) -> tuple[str, ...]:
+    """Returns the names of a sweep's objectives, the metric that chooses first (AlexNet's in [0, 1])."""
+    return (core.chosen_by,) if second is None else (core.chosen_by, second)
 
 
 def directions(second: SecondObjective | None) -> list[Literal["minimize", "maximize"]]:
-    """Returns in Optuna's words which way each objective gets better."""
+    """Returns in Optuna's words which way each objective gets better; the first is minimised, see `OBJECTIVE`."""
     if second is None:
         return ["minimize"]
     return ["minimize", "maximize" if second == "images_per_second" else "minimize"]
@@ -44,21 +45,28 @@ def pareto_front(values: Sequence[tuple[float, float]], second: SecondObjective)
 
 
 def objective_values(
-    second: SecondObjective | None, config: TrainConfig, validation_error: float, images_per_second: float | None
+    second: SecondObjective | None,
+    config: TrialConfig,
+    objective: float,
+    images_per_second: float | None,
+    multiply_adds: float | None = None,
 ) -> tuple[float, ...]:
     """Returns the objectives of a finished trial.
 
     Args:
-        second: The second objective; None for the error alone.
-        config: The trial's configuration; multiply-adds are those of one image's forward pass.
-        validation_error: In [0, 1].
+        second: The second objective; None for the first alone.
+        config: The trial's configuration; AlexNet's multiply-adds are those of one image's forward pass.
+        objective: See `TrialResult.objective`.
         images_per_second: The steady rate of its slot; 0 where none was measured.
+        multiply_adds: What another core says of it.
     """
     if second is None:
-        return (validation_error,)
-    if second == "multiply_adds":
-        return (validation_error, float(sum(shape.multiply_adds for shape in layer_shapes(config.network))))
-    return (validation_error, images_per_second or 0.0)
+        return (objective,)
+    if second == "images_per_second":
+        return (objective, images_per_second or 0.0)
+    if isinstance(config, CoreConfig):
+        return (objective, multiply_adds or 0.0)
+    return (objective, float(sum(shape.multiply_adds for shape in layer_shapes(config.network))))
 
 
 def steady_rate(epochs: Sequence[tuple[int, float]]) -> float | None:

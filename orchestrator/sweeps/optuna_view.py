@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -18,12 +18,15 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy.pool import StaticPool
 
+from orchestrator.choices import SecondObjective
 from orchestrator.planning.plan import Plan
 from orchestrator.records import files, layout, trial_record
+from orchestrator.records.reports import objective_of
 from orchestrator.sweeps.objectives import directions, objective_names
 from orchestrator.sweeps.sampled_points import TOLD
 from orchestrator.sweeps.samplers import distributions, quiet_optuna
 from orchestrator.sweeps.search import OPTUNA_VIEW, Ended, Search, SearchHistory, read_ended
+from search_spaces.core_config import CoreDescription, description_of
 
 
 def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, history: SearchHistory) -> Path:
@@ -54,8 +57,9 @@ def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, h
 
 
 def _add_arms(storage: RDBStorage, name: str, results: Path, plan: Plan) -> None:
-    study = optuna.create_study(storage=storage, study_name=f"{name}/arms", direction="minimize")
-    study.set_user_attr("objectives", list(objective_names(None)))
+    core = description_of(plan.base)
+    study = optuna.create_study(storage=storage, study_name=f"{name}/arms", direction=_natural(core, None)[0])
+    study.set_user_attr("objectives", list(objective_names(core, None)))
     space: dict[str, BaseDistribution] = {
         "arm": CategoricalDistribution([arm.name for arm in plan.study.arms]),
         "seed": CategoricalDistribution(list(plan.seeds)),
@@ -64,24 +68,33 @@ def _add_arms(storage: RDBStorage, name: str, results: Path, plan: Plan) -> None
         end = read_ended(results, trial.key)
         if end is not None:
             about = {"key": trial.key}
-            study.add_trial(_trial(results, trial.key, end, {"arm": trial.arm, "seed": trial.seed}, space, about))
+            point = {"arm": trial.arm, "seed": trial.seed}
+            study.add_trial(_trial(results, core, trial.key, end, point, space, about))
 
 
 def _add_sweep(storage: RDBStorage, results: Path, search: Search, history: SearchHistory) -> None:
-    study = optuna.create_study(storage=storage, study_name=search.name, directions=directions(search.second))
-    study.set_user_attr("objectives", list(objective_names(search.second)))
+    core = search.core
+    study = optuna.create_study(storage=storage, study_name=search.name, directions=_natural(core, search.second))
+    study.set_user_attr("objectives", list(objective_names(core, search.second)))
     space, objectives = distributions(search.space), len(study.directions)
     for parameters, end in history.arms:
-        study.add_trial(_trial(results, None, end, parameters, space, {"arm": "mean over its seeds"}, objectives))
+        study.add_trial(_trial(results, core, None, end, parameters, space, {"arm": "mean over its seeds"}, objectives))
     for ask in history.asks:
         if ask.position in history.ended:
             about = {"key": ask.key, "position": ask.position, "sampler": ask.sampler}
             end = history.ended[ask.position]
-            study.add_trial(_trial(results, ask.key, end, ask.parameters, space, about, objectives))
+            study.add_trial(_trial(results, core, ask.key, end, ask.parameters, space, about, objectives))
+
+
+def _natural(core: CoreDescription, second: SecondObjective | None) -> list[Literal["minimize", "maximize"]]:
+    """The directions in which people read the objectives: an accuracy is shown as it is, and gets higher."""
+    first, *others = directions(second)
+    return ["maximize" if core.chosen.better == "higher" else first, *others]
 
 
 def _trial(
     results: Path,
+    core: CoreDescription,
     key: str | None,
     end: Ended,
     parameters: Mapping[str, Any],
@@ -90,7 +103,10 @@ def _trial(
     objectives: int = 1,
 ) -> FrozenTrial:
     state = TOLD[end.state]
-    values = list(end.values) if state is OptunaState.COMPLETE and end.values is not None else None
+    values = None
+    if state is OptunaState.COMPLETE and end.values is not None:
+        # 采样器看的是变了号的；给人看的还原
+        values = [core.chosen.objective(end.values[0]), *end.values[1:]]
     folder = layout.trial_folder(results, key) if key is not None else None
     curve = trial_record.read_epochs(folder) if folder is not None and objectives == 1 else []
     made = create_trial(
@@ -99,7 +115,7 @@ def _trial(
         params=dict(parameters),
         distributions=dict(space),
         user_attrs={**about, "state": end.state},
-        intermediate_values={report.epoch: report.validation.top1_error for report in curve},
+        intermediate_values={report.epoch: core.chosen.objective(objective_of(report, core)) for report in curve},
     )
     result = trial_record.read_result(folder) if folder is not None else None
     if result is not None:

@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.on_record import OnRecord, read_begun
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.work_left import PhaseLeft, Training, trainings_of
 from orchestrator.records import files, layout, trial_record
+from orchestrator.records.reports import objective_of
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, fresh_seeds, read_confirmation
@@ -31,6 +33,7 @@ from orchestrator.sweeps.search import (
     search_history,
 )
 from orchestrator.tables.tables import done_states
+from search_spaces.core_config import CoreConfig, description_of, planned_parts
 from search_spaces.trial import Phase, PlannedTrial
 
 
@@ -126,7 +129,7 @@ class PlannedSweep:
         """
         if self.search is None:
             return {}
-        whole = Training(self.plan.base, self.plan.base.training.epochs)
+        whole = Training(self.plan.base, planned_parts(self.plan.base))
         begun = self._begun_points(self.search)
         fresh = (whole,) * (self.points_left - len(begun))
         points = PhaseLeft(frozenset(self.ended_keys.values()), begun, fresh)
@@ -179,19 +182,41 @@ class PlannedSweep:
         """Returns the curves of the ended points, which a pruner compares new ones with."""
         keys = [ask.key for ask in self.history.asks if ask.position in self.history.ended]
         histories = [trial_record.read_epochs(layout.trial_folder(self.store.results, key)) for key in keys]
-        return [[(report.epoch, report.validation.top1_error) for report in reports] for reports in histories]
+        core = description_of(self.plan.base)
+        return [[(report.epoch, objective_of(report, core)) for report in reports] for reports in histories]
+
+    @property
+    def reports(self) -> int:
+        """Of how many reports a whole trial is: AlexNet's epochs; of another core those of its longest arm on record.
+
+        Raises:
+            LabError: No arm of another core has finished, so that nobody knows.
+        """
+        base = self.plan.base
+        if not isinstance(base, CoreConfig):
+            return base.training.epochs
+        folders = [layout.trial_folder(self.store.results, trial.key) for trial in self.plan.trials]
+        results = [result for folder in folders if (result := trial_record.read_result(folder)) is not None]
+        longest = max((result.epochs for result in results if result.state is TrialState.FINISHED), default=0)
+        if not longest:
+            raise LabError(
+                f"--pruner {self.request.pruner} compares points after a share of a trial's reports, and no trial of "
+                f"{self.plan.study.name} has finished to say how many there are: ask without --pruner",
+                exit_code=ExitCode.WRONG_USE,
+            )
+        return longest
 
     def write_file(self, search: Search) -> None:
         """Writes how the sweep is made: sampler and pruner with every argument, seeds, space (`sweep.json`)."""
         from orchestrator.sweeps.samplers import sampler_facts
 
         pruner = self.request.pruner
+        arguments = {} if pruner == "none" else pruner_arguments(pruner, self.reports)
         content = {
             **sampler_facts(search),
             "pruner": pruner,
             "pruner_arguments": {
-                name: str(value) if value == float("inf") else value
-                for name, value in pruner_arguments(pruner, search.base.training.epochs).items()
+                name: str(value) if value == float("inf") else value for name, value in arguments.items()
             },
         }
         files.write_atomically(self.folder / "sweep.json", json.dumps(content, indent=1, sort_keys=True).encode())

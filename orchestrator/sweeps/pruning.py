@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.choices import PrunerName
-from orchestrator.sweeps.objectives import VALIDATION_ERROR
+from orchestrator.sweeps.objectives import OBJECTIVE
 
 REDUCTION_FACTOR = 3
 FEWEST_COMPARED = 3
@@ -54,8 +54,8 @@ def make_pruner(pruner: PrunerName, epochs: int, curves: Iterable[Curve]) -> Any
 
     Args:
         pruner: Its name.
-        epochs: Of a whole trial.
-        curves: (epoch, validation error) of the points of earlier runs, in the order asked: with them a resumed sweep
+        epochs: Of a whole trial; of another core than AlexNet the reports of the longest on record.
+        curves: (epoch, objective) of the points of earlier runs, in the order asked: with them a resumed sweep
             prunes as one that was not interrupted.
     """
     if pruner == "none":
@@ -63,12 +63,12 @@ def make_pruner(pruner: PrunerName, epochs: int, curves: Iterable[Curve]) -> Any
     from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule
 
     kind = ASHAScheduler if pruner == "asha" else MedianStoppingRule
-    made = kind(time_attr="epoch", metric=VALIDATION_ERROR, mode="min", **pruner_arguments(pruner, epochs))
+    made = kind(time_attr="epoch", metric=OBJECTIVE, mode="min", **pruner_arguments(pruner, epochs))
     for place, curve in enumerate(curves):
         stand_in = _OnRecord(f"on-record-{place}")
         made.on_trial_add(None, stand_in)
         for epoch, error in curve:
-            made.on_trial_result(None, stand_in, {"epoch": epoch, VALIDATION_ERROR: error})
+            made.on_trial_result(None, stand_in, {"epoch": epoch, OBJECTIVE: error})
     return made
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -13,12 +12,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.choices import SamplerName, SecondObjective
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_record
+from orchestrator.records.reports import objective_of
 from orchestrator.sweeps.objectives import objective_values
+from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig, description_of
+from search_spaces.edits import field_values
 from search_spaces.errors import StudyError
 from search_spaces.space import (
     CategoricalParameter,
@@ -50,13 +51,13 @@ class Search:
         phase: In which phase.
         trial_seed: The seed of its trials.
         sampler: Who chooses the points.
-        second: A second objective beside the validation error.
+        second: A second objective beside the metric that chooses.
         seed: Of the sampler.
     """
 
     name: str
     space: Sweep
-    base: TrainConfig
+    base: TrialConfig
     points: int
     arm: str = "sweep"
     phase: Phase = "sweep"
@@ -69,6 +70,11 @@ class Search:
         """Returns the validated trial of a point; raises StudyError."""
         what = f"point of {self.name}"
         return point_trial(self.base, parameters, self.trial_seed, arm=self.arm, phase=self.phase, what=what)
+
+    @property
+    def core(self) -> CoreDescription:
+        """What is trained."""
+        return description_of(self.base)
 
     @cached_property
     def base_key(self) -> str:
@@ -89,8 +95,8 @@ class Ended:
 
     Attributes:
         state: finished, stopped, diverged or failed.
-        values: The objectives of a finished point, the validation error in [0, 1] first.
-        curve: (epoch, validation error) of a stopped point, up to where it was stopped.
+        values: The objectives of a finished point, see `objective_values`.
+        curve: (epoch, objective) of a stopped point, up to where it was stopped.
     """
 
     state: str
@@ -247,12 +253,13 @@ def read_ended(
     config, result = record
     if retry_failed and result.state == "failed":
         return None
-    if result.state == "finished" and result.validation is not None:
-        error = result.validation.top1_error
-        return Ended("finished", objective_values(second, config, error, result.images_per_second))
+    objective = result.objective(config)
+    if result.state == "finished" and objective is not None:
+        adds = result.sizes.get("multiply_adds")
+        return Ended("finished", objective_values(second, config, objective, result.images_per_second, adds))
     if result.state == "stopped":
-        epochs = trial_record.read_epochs(folder)
-        return Ended("stopped", None, tuple((report.epoch, report.validation.top1_error) for report in epochs))
+        core, epochs = description_of(config), trial_record.read_epochs(folder)
+        return Ended("stopped", None, tuple((report.epoch, objective_of(report, core)) for report in epochs))
     return Ended("failed" if result.state == "finished" else result.state.value)
 
 
@@ -301,27 +308,15 @@ def arms_in_space(
     return tuple(points)
 
 
-def point_of(space: Sweep, config: TrainConfig) -> dict[str, Any] | None:
+def point_of(space: Sweep, config: TrialConfig) -> dict[str, Any] | None:
     """Returns a space's parameters as they stand in `config`; None where they are absent, unequal or outside."""
     point: dict[str, Any] = {}
     for path in space.parameters:
-        values = _values(path, config)
+        values = field_values(config, path)
         if not values or any(value != values[0] for value in values):
             return None
         point[path] = values[0]
     return point if contains(space, point) else None
-
-
-def _values(path: str, config: TrainConfig) -> list[Any]:
-    room, *rest = path.split(".")
-    if room != "network" or len(rest) == 1:
-        return [getattr(getattr(config, room), rest[0])]
-    pattern, name = rest
-    return [
-        getattr(layer, name)
-        for layer in config.network.layers
-        if fnmatchcase(layer.name, pattern) and hasattr(layer, name)
-    ]
 
 
 def check_search(search: Search) -> None:
@@ -331,6 +326,8 @@ def check_search(search: Search) -> None:
         StudyError: With what would be right.
     """
     kinds = search.space.parameters.items()
+    if search.second is not None:
+        _check_second(search.second, search.base)
     for point in _tried_points(search):
         search.trial(point)
     categories = [path for path, parameter in kinds if isinstance(parameter, CategoricalParameter)]
@@ -342,6 +339,13 @@ def check_search(search: Search) -> None:
         raise StudyError(f"--sampler cmaes searches numbers, and {categories[0]} is categorical; use tpe or random")
     if search.sampler == "nsga2" and search.second is None:
         raise StudyError("--sampler nsga2 is for two objectives: give --multi, or use tpe")
+
+
+def _check_second(second: SecondObjective, base: TrialConfig) -> None:
+    if isinstance(base, CoreConfig) and second == "images_per_second":
+        raise StudyError(f"--multi images_per_second: core {base.core.name} reports no images; use multiply_adds")
+    if isinstance(base, CoreConfig) and not base.core.has_sizes:
+        raise StudyError(f"--multi {second}: core {base.core.name} does not say it; give it the function sizes")
 
 
 def _tried_points(search: Search) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from ray.tune.search import Searcher
 
-from orchestrator.sweeps.objectives import VALIDATION_ERROR, objective_values
+from orchestrator.sweeps.objectives import OBJECTIVE, objective_values
 from orchestrator.sweeps.sampled_points import TOLD, SampledPoints, tell
 from orchestrator.sweeps.samplers import quiet_optuna
 from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory
@@ -58,12 +58,12 @@ class PhaseSearcher(Searcher):  # type: ignore[misc]  # ray is untyped here
     """A searcher over one phase of a study, which Tune cannot save: the records are the truth, none is restored."""
 
     def __init__(self, runner: Runner) -> None:
-        """Minimises the validation error, in Tune's eyes.
+        """Minimises the objective, in Tune's eyes.
 
         Args:
             runner: Who runs the trials.
         """
-        super().__init__(metric=VALIDATION_ERROR, mode="min")
+        super().__init__(metric=OBJECTIVE, mode="min")
         quiet_optuna()
         self._runner = runner
         self._refused = False
@@ -139,7 +139,7 @@ class ArmSearcher(PhaseSearcher):
         trial = self._running.pop(trial_id, None)
         state = (result or {}).get("state", "failed")
         if trial is not None and state in TOLD:
-            values = (result[VALIDATION_ERROR],) if result is not None and state == "finished" else None
+            values = (result[OBJECTIVE],) if result is not None and state == "finished" else None
             tell(self.study, trial, Ended(state, values))
 
 
@@ -200,7 +200,7 @@ class SweepSearcher(PhaseSearcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keeps the curve of a running point, which Optuna is told where a scheduler stops it."""
         if trial_id in self._running and result.get("state") == "running":
-            self._running[trial_id][2].append((int(result["epoch"]), float(result[VALIDATION_ERROR])))
+            self._running[trial_id][2].append((int(result["epoch"]), float(result[OBJECTIVE])))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells Optuna how the point ended; an interrupted one stays untold, as it will go on."""
@@ -217,5 +217,6 @@ class SweepSearcher(PhaseSearcher):
         values = None
         if state == "finished" and result is not None:
             rate = result.get("images_per_second")
-            values = objective_values(self.search.second, planned.config, result[VALIDATION_ERROR], rate)
+            adds = result.get("multiply_adds")
+            values = objective_values(self.search.second, planned.config, result[OBJECTIVE], rate, adds)
         self._points.tell(position, Ended(state, values, tuple(curve) if state == "stopped" else ()))

@@ -8,6 +8,8 @@ from orchestrator.records.retention import EXPORT, VERDICT
 
 # 这些阶段的误差挑选过配置
 CHOOSING = ("sweep", "tuning")
+# 只有同一个 core 在同一份数据上的数才能比
+COMPARABLE = ("data_name", "data_digest", "core", "core_version")
 
 
 def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
@@ -22,7 +24,7 @@ def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
     """
     exported: set[str] = set()
     for study in (None, *members["study"].unique().sort()):
-        finished = finished_trials(trials, members, study=study).sort("validation_top1_error", "seed")
+        finished = finished_trials(trials, members, study=study).sort("objective", "seed")
         medians = finished.group_by("configuration").agg(pl.col("key").get((pl.len() - 1) // 2))
         exported |= set(medians["key"])
     return exported
@@ -43,7 +45,7 @@ def needed_weights(trials: pl.DataFrame, members: pl.DataFrame) -> dict[str, str
     for study in (None, *members["study"].unique().sort()):
         finished = finished_trials(trials, members, study=study)
         # 扫描里最好的点也留着权重：确认之后它可能就是第一
-        for _, ranked in rank(finished, members).group_by("data_name", "data_digest", "chosen", maintain_order=True):
+        for _, ranked in rank(finished, members).group_by(*COMPARABLE, "chosen", maintain_order=True):
             needed[median_trial(finished, ranked["configuration"][0])] = EXPORT
     return needed
 
@@ -66,7 +68,7 @@ def finished_trials(
         `chosen`: whether all its trials are such as chose it (points of a sweep or a re-tuning), so that its error
         flatters it.
     """
-    finished = trials.filter((pl.col("state") == "finished") & pl.col("validation_top1_error").is_not_null())
+    finished = trials.filter((pl.col("state") == "finished") & pl.col("objective").is_not_null())
     if dataset is not None:
         finished = finished.filter((pl.col("data_name") == dataset) | pl.col("data_digest").str.starts_with(dataset))
     if study is not None:
@@ -88,40 +90,40 @@ def finished_trials(
 
 
 def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:
-    """Ranks configurations within each data set by mean validation error over seeds.
+    """Ranks the configurations of each core on each data set by their mean objective over seeds.
 
-    Points of a sweep that no fresh seed has confirmed come after all others: the error that chose them flatters them.
+    Points of a sweep that no fresh seed has confirmed come after all others: the value that chose them flatters them.
 
     Args:
         finished: From `finished_trials`.
         members: The members table.
 
     Returns:
-        One row per configuration: configuration, data_name, data_digest, confirmed, chosen, seeds, validation_error
-        (mean), validation_sd, test_error (mean; null where there is no test set), all in [0, 1], arms; the best of
-        each data set first.
+        One row per configuration: `COMPARABLE`, configuration, confirmed, chosen, seeds, objective (mean; the lower the
+        better), objective_sd, judged (mean of the metric that judges; null where it is not known), as the core counts
+        them, AlexNet in [0, 1], arms; the best of each core on each data set first.
     """
     names = members.group_by("key").agg(
         (pl.col("study") + "/" + pl.col("arm")).unique().sort().str.join(", ").alias("arms")
     )
     return (
         finished.join(names, on="key", how="left")
-        .group_by("data_name", "data_digest", "configuration")
+        .group_by(*COMPARABLE, "configuration")
         .agg(
             pl.col("confirmed").first(),
             pl.col("chosen").first(),
             pl.len().alias("seeds"),
-            pl.col("validation_top1_error").mean().alias("validation_error"),
-            pl.col("validation_top1_error").std().alias("validation_sd"),
-            pl.col("test_top1_error").mean().alias("test_error"),
+            pl.col("objective").mean(),
+            pl.col("objective").std().alias("objective_sd"),
+            pl.col("judged").mean(),
             pl.col("arms").drop_nulls().first(),
         )
-        .sort("data_name", "data_digest", "chosen", "validation_error", "configuration")
+        .sort(*COMPARABLE, "chosen", "objective", "configuration")
     )
 
 
 def median_trial(finished: pl.DataFrame, configuration: str) -> str:
-    """Returns the key of a configuration's seed with the median validation error (the lower one of two)."""
-    seeds = finished.filter(pl.col("configuration") == configuration).sort("validation_top1_error", "seed")
+    """Returns the key of a configuration's seed with the median objective (the lower one of two)."""
+    seeds = finished.filter(pl.col("configuration") == configuration).sort("objective", "seed")
     middle = seeds.row((seeds.height - 1) // 2, named=True)
     return str(middle["key"])

@@ -19,20 +19,28 @@ from orchestrator.errors import LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_record
 from orchestrator.records.evaluations import MANY_VIEWS, METRICS, evaluation_cells
+from orchestrator.records.reports import Report
 from orchestrator.records.trial_record import TrialResult
+from search_spaces.core_config import ALEXNET, CoreConfig, TrialConfig, flattened
 from search_spaces.trial import KEY_LENGTH, configuration_key
 
 logger = logging.getLogger(__name__)
 BATCH = 2000
+# 别的 core 的指标按名成列
+METRICS_BY_NAME = "metrics."
 SPLITS = ("train", "validation", "test", "train_final")
 TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "key": pl.String,
     "configuration": pl.String,
     "seed": pl.Int64,
+    "core": pl.String,
+    "core_version": pl.Int64,
     "data_name": pl.String,
     "data_digest": pl.String,
     "state": pl.String,
     "epochs": pl.Int64,
+    "objective": pl.Float64,
+    "judged": pl.Float64,
     **{
         f"{split}_{column}": kind
         for split in SPLITS
@@ -57,6 +65,7 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "peak_memory_mb": pl.Float64,
     "memory_kind": pl.String,
     "env_device_name": pl.String,
+    "env_code": pl.String,
     "data.train_images": pl.Float64,
     "network.name": pl.String,
     "network_key": pl.String,
@@ -152,7 +161,7 @@ def _kind(value: Any, before: Any) -> Any:
     return pl.String
 
 
-def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
+def _trial_row(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
     row: dict[str, Any] = {
         "key": result.key,
         "configuration": configuration_key(config),
@@ -161,22 +170,57 @@ def _trial_row(result: TrialResult, config: TrainConfig) -> dict[str, Any]:
         "data_digest": config.data.digest,
         "state": result.state.value,
         "epochs": result.epochs,
+        "objective": result.objective(config),
         "seconds": result.seconds,
         "images_per_second": result.images_per_second,
         "peak_memory_mb": result.peak_memory_mb,
         "memory_kind": result.memory_kind,
-        **_network_size(config.network),
-        "network_key": network_key(config.network),
         "attempts": result.attempts,
         "started_at": result.started_at,
         "finished_at": result.finished_at,
         "message": result.message,
         "weights": result.weights,
+        **(_core_cells if isinstance(config, CoreConfig) else _alexnet_cells)(result, config),
+    }
+    row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
+    return row
+
+
+def _alexnet_cells(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
+    assert isinstance(config, TrainConfig)
+    cells: dict[str, Any] = {
+        "core": ALEXNET.name,
+        "core_version": config.numerics,
+        "judged": None if result.test is None else result.test.top1_error,
+        **_network_size(config.network),
+        "network_key": network_key(config.network),
     }
     for split in SPLITS:
-        row |= _metric_cells(split, getattr(result, split))
-    row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
-    return row | _hyperparameters(config)
+        cells |= _metric_cells(split, getattr(result, split))
+    return cells | _hyperparameters(config)
+
+
+def _core_cells(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
+    """Fields as `config.<field>`, metrics as `metrics.<name>`, as the core counts them."""
+    assert isinstance(config, CoreConfig)
+    return {
+        "core": config.core.name,
+        "core_version": config.core.version,
+        "judged": result.metrics.get(config.core.judged_by),
+        "network.name": config.core.name,
+        "network_key": configuration_key(config),
+        "parameters": _whole(result.sizes.get("parameters")),
+        "multiply_adds": _whole(result.sizes.get("multiply_adds")),
+        **{f"{METRICS_BY_NAME}{name}": value for name, value in result.metrics.items()},
+        **{
+            f"config.{name}": json.dumps(value) if isinstance(value, (list, dict)) else value
+            for name, value in flattened(config.fields).items()
+        },
+    }
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
 
 
 @lru_cache(maxsize=256)
@@ -231,7 +275,7 @@ def _flatten(prefix: str, content: Mapping[str, Any], cells: dict[str, Any]) -> 
 
 
 def epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
-    """Returns a row of `EPOCH_COLUMNS` for each epoch of the trials."""
+    """Returns a row of `EPOCH_COLUMNS` for each epoch of the trials; of another core `metrics.<name>` beside them."""
     frames = [
         _frame(
             [
@@ -243,10 +287,13 @@ def epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
         )
         for batch in _batches(keys)
     ]
-    return pl.concat(frames) if frames else pl.DataFrame(schema=EPOCH_COLUMNS)
+    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema=EPOCH_COLUMNS)
 
 
-def _epoch_row(key: str, report: EpochReport) -> dict[str, Any]:
+def _epoch_row(key: str, report: Report) -> dict[str, Any]:
+    if not isinstance(report, EpochReport):
+        metrics = {f"{METRICS_BY_NAME}{name}": value for name, value in report.metrics.items()}
+        return {"key": key, "epoch": report.epoch, "seconds": report.seconds, **metrics}
     return {
         "key": key,
         "epoch": report.epoch,

@@ -9,10 +9,11 @@ import polars as pl
 from alexnet_core.configuration.train_config import DataSpec
 from orchestrator.records.trial_record import TrialResult, listed
 from orchestrator.tables.rows import TRIAL_COLUMNS
+from search_spaces.core_config import ALEXNET, DataOfTrial
 
 # 同一份数据的验证集与测试集总是同样大；训练集还看用了多少张
 COUNTED = {"validation": ("data_digest",), "test": ("data_digest",), "train": ("data_digest", "data.train_images")}
-COMPARED = ("key", "state", "data_digest", "data.train_images", *(f"{split}_count" for split in COUNTED))
+COMPARED = ("key", "core", "state", "data_digest", "data.train_images", *(f"{split}_count" for split in COUNTED))
 
 
 def strangers(trials: pl.DataFrame) -> dict[str, str]:
@@ -25,8 +26,8 @@ def strangers(trials: pl.DataFrame) -> dict[str, str]:
             some.
     """
     reasons: dict[str, str] = {}
-    # 整张表有一百多列，筛选一次就是又一份
-    compared = trials.select(COMPARED)
+    # 整张表有一百多列，先选列再筛选；别的 core 不数图像
+    compared = trials.select(COMPARED).filter(pl.col("core") == ALEXNET.name)
     for split, same in COUNTED.items():
         count = f"{split}_count"
         measured = compared.filter((pl.col("state") == "finished") | pl.col(count).is_not_null())
@@ -37,22 +38,26 @@ def strangers(trials: pl.DataFrame) -> dict[str, str]:
     return reasons
 
 
-def strangers_among(trials: Iterable[tuple[str, DataSpec, TrialResult]], table: pl.DataFrame | None) -> dict[str, str]:
+def strangers_among(
+    trials: Iterable[tuple[str, DataOfTrial, TrialResult]], table: pl.DataFrame | None
+) -> dict[str, str]:
     """Returns why some trials that are no rows of a table yet do not fit, by key.
 
     Args:
-        trials: Key, data and result of each.
+        trials: Key, data and result of each; of other cores than AlexNet no images are known.
         table: The trials table that they would join; None where there is none.
     """
     rows = [
         {
             "key": key,
+            "core": ALEXNET.name,
             "state": result.state.value,
             "data_digest": data.digest,
             "data.train_images": data.train_images,
             **{f"{split}_count": None if (seen := getattr(result, split)) is None else seen.count for split in COUNTED},
         }
         for key, data, result in trials
+        if isinstance(data, DataSpec)
     ]
     schema = {name: TRIAL_COLUMNS[name] for name in COMPARED}
     further = pl.DataFrame(rows, schema=schema)

@@ -22,7 +22,7 @@ from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows, trial_rows
 from orchestrator.tables.siblings import left_out, strangers
 
-COLUMNS = ("key", "state", "validation_top1_error", "record_stamp")
+COLUMNS = ("key", "state", "objective", "record_stamp")
 logger = logging.getLogger(__name__)
 
 
@@ -143,13 +143,14 @@ def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
     old = read_table(results, "epochs", EPOCH_COLUMNS) if len(scan.stale) < scan.trials.height else None
     if old is None:
         old = pl.DataFrame(schema=EPOCH_COLUMNS)
-        return _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
+        whole = _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
+        return _in_order(whole, EPOCH_COLUMNS)
     if not scan.stale and not scan.gone:
         return old
     counted = set(scan.trials["key"])
     out = {*scan.stale, *scan.gone, *set(old["key"].unique()).difference(counted)}
     fresh = epoch_rows(results, [key for key in scan.stale if key in counted])
-    return _grown(old, fresh, out, ("key", "epoch"))
+    return _in_order(_grown(old, fresh, out, ("key", "epoch")), EPOCH_COLUMNS)
 
 
 def read_table(
@@ -244,7 +245,7 @@ def _in_order(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.D
 
 
 def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, float | None]]:
-    """Returns (state, validation top-1 error in [0, 1]) of those trials that are on record.
+    """Returns (state, objective) of those trials that are on record; see `TrialResult.objective`.
 
     Args:
         results: The results folder.
@@ -286,4 +287,4 @@ def _unchanged(results: Path, keys: set[str]) -> dict[str, tuple[str, float | No
         return {}
     rows = {row[0]: row[1:] for row in table.iter_rows() if row[0] in keys}
     stamps = record_stamps(results, rows)
-    return {key: (state, error) for key, (state, error, stamp) in rows.items() if stamps.get(key) == stamp}
+    return {key: (state, value) for key, (state, value, stamp) in rows.items() if stamps.get(key) == stamp}

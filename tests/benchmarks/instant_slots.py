@@ -18,7 +18,7 @@ from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from orchestrator.running.slots.broker_clients import SlotClient
 from orchestrator.running.slots.messages import End, Epoch, FirstStep, Joined, Started, TrialNews
 from orchestrator.running.slots.slot import SlotPlan
-from orchestrator.running.slots.worker import epoch_news
+from orchestrator.running.workers.alexnet_trial import epoch_news
 
 TAKE_WAIT_SECONDS = 10.0
 

@@ -72,7 +72,7 @@ def test_the_ranking_is_that_of_a_plain_calculation(
     ranking = rank(finished_rows, members)
     for row, (digest, mean, name, seeds) in zip(ranking.iter_rows(named=True), expected, strict=True):
         assert (row["data_digest"], row["seeds"]) == (digest, seeds)
-        assert row["validation_error"] == pytest.approx(mean, abs=1e-12)
+        assert row["objective"] == pytest.approx(mean, abs=1e-12)
         of_configuration = sorted(errors[digest, row["configuration"]])
         if len(of_configuration) > 1:
             assert row["validation_sd"] == pytest.approx(statistics.stdev(e for e, _, _ in of_configuration), abs=1e-12)
@@ -107,7 +107,7 @@ def test_a_tuning_seed_does_not_flatter_the_value_that_it_chose(tmp_path: Path) 
     ranking = rank(finished, members)
     # 只有调参种子的取值靠后：它的误差挑选过它自己
     assert ranking["seeds"].to_list() == [2, 1]
-    assert ranking["validation_error"].to_list() == pytest.approx([11 / 360, 5 / 360])
+    assert ranking["objective"].to_list() == pytest.approx([11 / 360, 5 / 360])
 
 
 def test_a_confirmed_point_is_ranked_by_its_fresh_seeds_and_before_a_lucky_unconfirmed_one(
@@ -153,7 +153,7 @@ def test_a_better_arm_is_exported_although_something_worse_was_confirmed(
         join("arm", "better", seed, wrong, 0.04)
     join("sweep", "sweep", 1000, 1, 0.05)
     ranking = rank(finished_trials(*load_trials(tmp_path)), load_trials(tmp_path).members)
-    assert ranking["validation_error"].to_list() == pytest.approx([5 / 360, 28 / 360, 68 / 360, 1 / 360])
+    assert ranking["objective"].to_list() == pytest.approx([5 / 360, 28 / 360, 68 / 360, 1 / 360])
     assert ranking["chosen"].to_list() == [False, False, False, True]
     code, output, _ = best(capsys, tmp_path)
     assert code == 0

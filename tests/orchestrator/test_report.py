@@ -23,7 +23,7 @@ from orchestrator.records.layout import trial_folder
 from orchestrator.records.looks_file import read_looks
 from orchestrator.records.trial_record import join_members
 from orchestrator.report import main
-from orchestrator.running.slots.worker import _share
+from orchestrator.running.workers.slot_loop import _share
 from orchestrator.tables.tables import update_tables
 from search_spaces.study import load_study
 from tests.made_plans import make_plan

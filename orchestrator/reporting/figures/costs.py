@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from orchestrator.judging.answer import Answer
+from orchestrator.judging.notes import in_unit
+from orchestrator.judging.scales import unit_in_words
 from orchestrator.reporting.figures.style import COLOURS, INK, UNTESTED_COLOUR, Picture, drawing, picture, short
 
 NAME = "costs"
@@ -36,9 +38,12 @@ def costs_figure(answer: Answer) -> Picture | None:
                 fontsize=9.5,
             )
         axes.margins(x=0.12)
-        axes.set_xlabel("seconds per epoch over the baseline's, geometric mean of the seeds trained side by side")
-        axes.set_ylabel(f"{answer.metric}, percent")
-        alt = "; ".join(f"{arm.name} {ratios[arm.name]:.2f}, {arm.mean:.2f} %" for arm in arms)
+        what = "epoch" if answer.core is None else "report"
+        axes.set_xlabel(f"seconds per {what} over the baseline's, geometric mean of the seeds trained side by side")
+        axes.set_ylabel(f"{answer.metric}, {unit_in_words(answer.unit)}".rstrip(", "))
+        alt = "; ".join(
+            f"{arm.name} {ratios[arm.name]:.2f}, {in_unit(arm.mean, arm.unit)}" for arm in arms if arm.mean is not None
+        )
         return picture(
             figure, NAME, "Seconds against error", f"Seconds over the baseline's and mean error of each arm: {alt}"
         )

@@ -11,6 +11,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.scales import unit_in_words
 from orchestrator.reporting.figures.style import (
     COLOURS,
     INK,
@@ -23,8 +24,10 @@ from orchestrator.reporting.figures.style import (
     short,
     spans_decades,
 )
+from search_spaces.core_config import PERCENT
 
 NAME = "curves"
+SOLID, DASHED = "solid", "dashed"
 COLUMNS, PANEL_HEIGHT = 3, 2.1
 MOST_RUNS, MOST_LINES, MOST_EPOCHS = 10, 100, 60
 
@@ -34,11 +37,15 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
 
     Args:
         answer: The answer; its arms in its order, the baseline first.
-        epochs: Columns arm, seed, epoch, train_error, validation_error (percent).
+        epochs: Columns arm, seed, epoch, train_error, validation_error (percent); of another core than AlexNet its
+            metrics by name.
     """
-    if not epochs.height:
+    solid, dashed = _drawn_metrics(answer)
+    if not epochs.height or solid not in epochs.columns:
         return None
-    epochs = _thinned(epochs)
+    epochs = _thinned(epochs.rename({solid: SOLID, **({dashed: DASHED} if dashed is not None else {})}))
+    if dashed is None:
+        epochs = epochs.with_columns(pl.col(SOLID).alias(DASHED))
     by_arm = {str(name): rows for (name,), rows in epochs.group_by("arm", maintain_order=True)}
     arms = [arm for arm in answer.arms if arm.name in by_arm]
     baseline = next((by_arm[arm.name] for arm in arms if arm.is_baseline), None)
@@ -57,14 +64,32 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
             _draw(panel, by_arm[arm.name], _colour(arm), runs=runs)
             # 给定高度，matplotlib 就不必每次量遍刻度才放标题
             panel.set_title(short(arm.name), loc="left", y=1.0, fontsize=10.5, color=_colour(arm))
-            _scale(panel, epochs)
+            _scale(panel, epochs, answer.description.chosen.unit == PERCENT)
             panel.tick_params(labelleft=place % columns == 0, labelbottom=place >= len(arms) - columns)
         for panel in panels.flat[len(arms) :]:
             panel.set_axis_off()
-        figure.supxlabel("epoch", fontsize=10.5, y=0.1 / height)
-        figure.supylabel("top-1 error, percent", fontsize=10.5, x=0.012)
-        alt = f"Validation and training error by epoch of {', '.join(arm.name for arm in arms)}."
+        what, label = _axes_in_words(answer)
+        figure.supxlabel(what, fontsize=10.5, y=0.1 / height)
+        figure.supylabel(label, fontsize=10.5, x=0.012)
+        names = ", ".join(arm.name for arm in arms)
+        alt = f"{'Validation and training error' if answer.core is None else label.capitalize()} by {what} of {names}."
         return picture(figure, NAME, "Learning curves", alt)
+
+
+def _drawn_metrics(answer: Answer) -> tuple[str, str | None]:
+    """The columns of the solid and the dashed line: of another core the metrics that choose and judge."""
+    core = answer.core
+    if core is None:
+        return "validation_error", "train_error"
+    # 单位不同的两个量不能画在同一条轴上
+    same_unit = core.metrics[core.judged_by].unit == core.chosen.unit
+    return core.chosen_by, core.judged_by if core.judged_by != core.chosen_by and same_unit else None
+
+
+def _axes_in_words(answer: Answer) -> tuple[str, str]:
+    if answer.core is None:
+        return "epoch", "top-1 error, percent"
+    return "report", f"{answer.chosen_by}, {unit_in_words(answer.core.chosen.unit)}".rstrip(", ")
 
 
 def _colour(arm: ArmAnswer) -> str:
@@ -81,24 +106,26 @@ def _thinned(epochs: pl.DataFrame) -> pl.DataFrame:
 def _draw(axes: Axes, rows: pl.DataFrame, colour: str, *, runs: int) -> None:
     if runs:
         arm_rows = rows.filter(pl.col("seed") < runs)
-        lines = [run.to_numpy() for run in arm_rows.select("seed", "epoch", "validation_error").partition_by("seed")]
+        lines = [run.to_numpy() for run in arm_rows.select("seed", "epoch", SOLID).partition_by("seed")]
         thin = [line[:, 1:] for line in lines]
         axes.add_collection(LineCollection(thin, colors=colour, linewidths=0.6, alpha=0.35), autolim=False)
     mean = rows.group_by("epoch").agg(
-        pl.col("validation_error").mean().alias("mean"),
-        pl.col("validation_error").std().fill_null(0.0).alias("sd"),
-        pl.col("train_error").mean().alias("train"),
+        pl.col(SOLID).mean().alias("mean"),
+        pl.col(SOLID).std().fill_null(0.0).alias("sd"),
+        pl.col(DASHED).mean().alias("train"),
     )
     mean = mean.sort("epoch")
     low, high = mean["mean"] - mean["sd"], mean["mean"] + mean["sd"]
-    axes.fill_between(mean["epoch"], low.clip(0.0), high, color=colour, alpha=0.15, linewidth=0)
+    # 误差不会为负，别的指标可以
+    low = low.clip(0.0) if mean["mean"].to_numpy().min() >= 0.0 else low
+    axes.fill_between(mean["epoch"], low, high, color=colour, alpha=0.15, linewidth=0)
     axes.plot(mean["epoch"], mean["mean"], color=colour, linewidth=1.8 if runs else 1.2)
     axes.plot(mean["epoch"], mean["train"], color=colour if runs else MUTED, linewidth=1.0, linestyle=(0, (3, 2)))
 
 
-def _scale(axes: Axes, epochs: pl.DataFrame) -> None:
+def _scale(axes: Axes, epochs: pl.DataFrame, is_percent: bool) -> None:
     """The same range in every panel."""
-    errors = epochs.select("validation_error", "train_error").to_numpy()
+    errors = epochs.select(SOLID, DASHED).to_numpy()
     low, high = float(errors.min()), float(errors.max())
     last = float(epochs["epoch"].to_numpy().max())
     axes.set_xlim(1.0 - 0.03 * last, 1.03 * last)
@@ -106,5 +133,9 @@ def _scale(axes: Axes, epochs: pl.DataFrame) -> None:
     if spans_decades([low, high]):
         scale_by_decades(axes.yaxis, axes.set_yscale)
         axes.set_ylim(0.8 * low, 1.15 * high)
+    elif not is_percent:
+        # 不是百分数：按自己的范围留边
+        room = 0.05 * (high - low) or 0.1
+        axes.set_ylim(low - room, high + room)
     else:
         axes.set_ylim(min(0.95 * low, low - 1.0) if low > 1.0 else 0.0, 1.05 * high + 0.1)

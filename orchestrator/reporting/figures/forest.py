@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
-from orchestrator.judging.scales import SCALES, STATISTICS
+from orchestrator.judging.scales import STATISTICS
 from orchestrator.reporting.figures.style import (
     COLOURS,
     INK,
@@ -26,6 +26,7 @@ from orchestrator.reporting.figures.style import (
     rooms,
     short,
 )
+from search_spaces.core_config import PERCENT
 
 NAME = "differences"
 SEED_OFFSET, SEED_STEP, SEED_ROOM = 0.17, 0.085, 0.34
@@ -48,7 +49,7 @@ def differences_figure(answer: Answer) -> Picture:
     arms = [arm for arm in answer.arms if not arm.is_baseline]
     with drawing(NAME, 1.7 + rooms(len(arms), 0.82, 0.62) * len(arms)) as figure:
         axes = figure.subplots()
-        margin = SCALES[STATISTICS[answer.statistic].scale].size(answer.margin)
+        margin = answer.scale.size(answer.margin)
         axes.axvspan(-margin, margin, color=MARGIN_COLOUR, linewidth=0, zorder=0)
         axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
         for place, arm in enumerate(reversed(arms)):
@@ -109,7 +110,8 @@ def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
     if STATISTICS[answer.statistic].scale == "points":
-        axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, percentage points", labelpad=8)
+        unit = "percentage points" if answer.unit == PERCENT else answer.unit
+        axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, {unit}".rstrip(", "), labelpad=8)
     else:
         axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
         ratio_ticks(axes)
@@ -173,7 +175,17 @@ def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
     ]
     if any(arm.claimed_points is not None or arm.claimed_ratio is not None for arm in arms):
         handles.append(
-            Line2D([], [], color=INK, marker="D", markersize=8, linewidth=0, mfc="none", mew=1.8, label="paper")
+            Line2D(
+                [],
+                [],
+                color=INK,
+                marker="D",
+                markersize=8,
+                linewidth=0,
+                mfc="none",
+                mew=1.8,
+                label=numbers.source_heading(answer),
+            )
         )
     return handles
 

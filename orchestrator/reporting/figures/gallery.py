@@ -19,9 +19,9 @@ def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
         seeds_figure(material.answer),
         curves_figure(material.answer, details.curves),
         costs_figure(material.answer),
-        slices_figure(material.points),
-        importance_figure(material.answer.sweep_facts),
-        front_figure(material.answer.sweep_facts),
+        slices_figure(material.answer, material.points),
+        importance_figure(material.answer),
+        front_figure(material.answer),
         _kernels(details.kernels),
     )
     return tuple(picture for picture in drawn if picture is not None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from orchestrator.judging.answer import SweepFacts
+from orchestrator.judging.answer import Answer
+from orchestrator.judging.notes import in_unit
+from orchestrator.judging.scales import unit_in_words
 from orchestrator.reporting.figures.style import INK, MUTED, Picture, drawing, picture
 
 IMPORTANCE, FRONT = "importance", "front"
 BAR_COLOUR = "#0072b2"
 
 
-def importance_figure(facts: SweepFacts | None) -> Picture | None:
+def importance_figure(answer: Answer) -> Picture | None:
     """Draws each parameter's share of the variance, each seed of the estimator a point; None where there is none."""
+    facts = answer.sweep_facts
     if facts is None or not facts.importance:
         return None
     shown = list(reversed(facts.importance))
@@ -22,7 +25,7 @@ def importance_figure(facts: SweepFacts | None) -> Picture | None:
             axes.plot(entry.by_seed, [place - 0.33] * len(entry.by_seed), "o", markersize=3.5, color=BAR_COLOUR, mew=0)
         axes.set_yticks(range(len(shown)), [entry.parameter for entry in shown])
         axes.set_xlim(left=0.0)
-        axes.set_xlabel("share of the validation error's variance; bar: mean ± sd, points: seeds of the estimator")
+        axes.set_xlabel(f"share of the {answer.chosen_by}'s variance; bar: mean ± sd, points: seeds of the estimator")
         axes.grid(visible=False, axis="y")
         summary = "; ".join(f"{entry.parameter} {entry.mean:.2f} ± {entry.sd:.2f}" for entry in facts.importance)
         return picture(
@@ -30,8 +33,9 @@ def importance_figure(facts: SweepFacts | None) -> Picture | None:
         )
 
 
-def front_figure(facts: SweepFacts | None) -> Picture | None:
-    """Draws the Pareto front of validation error and second objective; None with one objective."""
+def front_figure(answer: Answer) -> Picture | None:
+    """Draws the Pareto front of the metric that chooses and the second objective; None with one objective."""
+    facts, unit = answer.sweep_facts, answer.description.chosen.unit
     if facts is None or not facts.front or facts.second_objective is None:
         return None
     seconds = [point.second or 0.0 for point in facts.front]
@@ -41,7 +45,8 @@ def front_figure(facts: SweepFacts | None) -> Picture | None:
         axes = figure.subplots()
         axes.plot(seconds, errors, "o-", color=BAR_COLOUR, markersize=6, linewidth=1.2)
         axes.set_xlabel(second, color=MUTED)
-        axes.set_ylabel("validation error, percent")
-        summary = "; ".join(f"{error:.2f} % at {value:,.0f}" for value, error in zip(seconds, errors, strict=True))
-        alt = f"Validation error against {second}, no point better in both: {summary}"
+        axes.set_ylabel(f"{answer.chosen_by}, {unit_in_words(unit)}".rstrip(", "))
+        pairs = zip(seconds, errors, strict=True)
+        summary = "; ".join(f"{in_unit(error, unit)} at {value:,.0f}" for value, error in pairs)
+        alt = f"{answer.chosen_by.capitalize()} against {second}, no point better in both: {summary}"
         return picture(figure, FRONT, "Pareto front", alt)

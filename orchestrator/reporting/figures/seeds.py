@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.numbers import metric
-from orchestrator.judging.scales import STATISTICS
+from orchestrator.judging.scales import STATISTICS, unit_in_words
 from orchestrator.reporting.figures.style import (
     COLOURS,
     INK,
@@ -45,18 +45,18 @@ def seeds_figure(answer: Answer) -> Picture:
                 axes.errorbar(arm.mean, place, xerr=arm.sd, fmt="|", markersize=15, color=colour, capsize=4, mew=2)
         axes.set_yticks(range(len(arms)), [short(arm.name) for arm in arms])
         axes.set_ylim(-0.6, len(arms) - 0.4)
-        timed = STATISTICS[answer.statistic].by_signs
+        timed, unit = STATISTICS[answer.statistic].by_signs, unit_in_words(answer.unit)
         bar = (
             "bar: median over seeds; arrow: not within the budget"
             if timed
-            else "percent; bar: mean ± standard deviation over seeds"
+            else f"{unit}; bar: mean ± standard deviation over seeds".lstrip("; ")
         )
         axes.set_xlabel(f"{answer.metric}, {bar}", color=MUTED)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         middles = "; ".join(f"{arm.name} {metric(arm)}" for arm in answer.arms if metric(arm))
-        kind = "Medians" if timed else "Means in percent"
+        kind = "Medians" if timed else f"Means in {unit}" if unit else "Means"
         return picture(
             figure, NAME, "Every seed", f"The {answer.metric} of every seed. {kind}: {middles or 'none yet'}"
         )

@@ -106,19 +106,20 @@ def visible_gpus() -> int:
     return min(present, sum(1 for name in visible.split(",") if name.strip() not in ("", "-1")))
 
 
-def choose_gpus_per_worker(gpus: float | None, present: int, where: str) -> float:
-    """Returns the GPUs a worker reserves: as asked, or two, one or none as there are.
+def choose_gpus_per_worker(gpus: float | None, present: int, where: str, core: int) -> float:
+    """Returns the GPUs a worker reserves: as asked, or as many as the core wants and there are.
 
     Args:
         gpus: `--gpus-per-worker` or `--gpu-share`, or None.
         present: GPUs of the machine, or of the largest node.
         where: Named in the error.
+        core: GPUs that the core wants.
 
     Raises:
         LabError: With exit code 3 when more are asked for than a machine has.
     """
     if gpus is None:
-        return min(present, 2)
+        return min(present, core)
     if gpus > present:
         option = "--gpus-per-worker" if gpus >= 1 else "--gpu-share"
         raise LabError(

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alexnet_core.configuration.metrics import EpochReport
+from orchestrator.records.reports import Report
 from search_spaces.trial import PlannedTrial
 
 
@@ -32,7 +32,7 @@ class Running:
     started_at: str
     evaluated_only: bool = False
     started: bool = False
-    history: list[EpochReport] = field(default_factory=list)
+    history: list[Report] = field(default_factory=list)
 
 
 class RunningTrials:

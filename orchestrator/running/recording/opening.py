@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from alexnet_core.configuration.metrics import SplitMetrics
+from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
+from orchestrator.cores.identity import accept
 from orchestrator.planning.more_epochs import go_on
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.records import layout, trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation
+from orchestrator.records.reports import CoreReport, Report
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.running.progress import POINTS
 from orchestrator.running.recording.launched import Running, RunningTrials
 from orchestrator.running.slots.messages import End, Evaluated, Submission
 from orchestrator.sweeps.objectives import steady_rate
 from orchestrator.sweeps.search import Ask
+from search_spaces.core_config import CoreConfig, description_of
 from search_spaces.trial import PlannedTrial
 
 
@@ -61,6 +66,8 @@ class RecordOpener:
         """
         self.plan, self.on_record = plan, on_record
         self.settings, self.running = settings, running
+        # 第一个 trial 之前就留下代码的副本：之后再改，这个研究里也不变
+        self._code = "" if plan.code is None else plan.code.keep(settings.results)
         self._members: set[tuple[str, int, str, str]] = {
             (row["arm"], row["seed"], row["key"], row["phase"])
             for row in trial_record.read_members(settings.results, settings.folder.name)
@@ -77,7 +84,7 @@ class RecordOpener:
         folder = trial_record.open_record(self.settings.results, trial.config)
         # 先写下它属于哪个研究：进程死在训练途中，下次也找得到它
         self.join(trial, ask)
-        attempt = trial_record.next_attempt(folder)
+        attempt = trial_record.next_attempt(folder, self.fingerprint)
         start = self.on_record.extensions.starts.get(trial.key)
         if start is not None and (note := go_on(folder, start)):
             trial_record.append_log(folder, f"{now()} {note}\n")
@@ -91,10 +98,20 @@ class RecordOpener:
             config=trial.config.model_dump_json(),
             folder=str(folder.resolve()),
             attempt=attempt,
-            epochs=trial.config.training.epochs,
+            epochs=0 if isinstance(trial.config, CoreConfig) else trial.config.training.epochs,
             views=self.missing_views(trial.key),
             judged=judged,
+            code=self._code,
         )
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the code that trains; empty for AlexNet and cores of the package."""
+        return "" if self.plan.code is None else self.plan.code.fingerprint
+
+    def note_code(self) -> None:
+        """Notes that trials of this core's version are trained by this code, before the first result is written."""
+        accept(self.settings.results, description_of(self.plan.base), [self.fingerprint])
 
     def grow(self, plan: Plan, on_record: OnRecord) -> None:
         """Takes a plan with further seeds, between two phases."""
@@ -129,18 +146,14 @@ class RecordOpener:
 
 def result_of(running: Running, end: End) -> TrialResult:
     """Returns the `result.json` of a trial that has ended."""
-    last = running.history[-1] if running.history else None
     return TrialResult(
         key=running.trial.key,
         state=TrialState(end.state),
         seed=running.trial.config.seed,
         epochs=len(running.history),
-        train=last.train if last else None,
-        validation=last.validation if last else None,
-        test=last.test if last else None,
-        train_final=last.train_final if last else None,
         seconds=sum(report.seconds for report in running.history),
-        images_per_second=steady_rate([(report.train.count, report.images_per_second) for report in running.history]),
+        **_measured(running.history),
+        sizes=dict(end.sizes),
         peak_memory_mb=end.peak_memory_mb,
         memory_kind=end.memory_kind,
         attempts=running.attempt,
@@ -153,12 +166,32 @@ def result_of(running: Running, end: End) -> TrialResult:
     )
 
 
+def _measured(history: Sequence[Report]) -> dict[str, Any]:
+    """What the last report says; of AlexNet the steady rate over all of them, too."""
+    last = history[-1] if history else None
+    if isinstance(last, CoreReport):
+        return {"metrics": last.metrics}
+    if last is None:
+        return {}
+    epochs = [report for report in history if isinstance(report, EpochReport)]
+    return {
+        "train": last.train,
+        "validation": last.validation,
+        "test": last.test,
+        "train_final": last.train_final,
+        "images_per_second": steady_rate([(report.train.count, report.images_per_second) for report in epochs]),
+    }
+
+
 def evaluation_of(running: Running, end: End, made: Evaluated) -> Evaluation:
     """Returns the record of an evaluation in many views, which says whether the network is the one on record."""
     retrained = running.evaluated_only and made.retrained
     result = trial_record.read_result(running.folder)
     # 检查点文件里有历史与秒数，哈希必然不同；损失逐位相等才说明是同一个网络
-    same = not retrained or (result is not None and running.history[-1].validation == result.validation)
+    last = running.history[-1] if running.history else None
+    same = not retrained or (
+        isinstance(last, EpochReport) and result is not None and last.validation == result.validation
+    )
     return Evaluation(
         key=running.trial.key,
         weights_sha256=end.weights_sha256,

@@ -5,21 +5,24 @@ The driver is the only writer of records, and this is where it writes them.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from textwrap import shorten
 
-from alexnet_core.configuration.metrics import EpochReport
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import write_evaluation
-from orchestrator.records.trial_record import TrialState
+from orchestrator.records.reports import Report, parse_report
+from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import Running
 from orchestrator.running.recording.opening import RecordOpener, evaluation_of, now, result_of
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.messages import End, Epoch, FirstStep, Log, Retry, Started, TrialEvent
+from search_spaces.core_config import TrialConfig
+
+FAILURES_ALIKE = 2
 
 
 class Recorder:
@@ -34,7 +37,8 @@ class Recorder:
         opener: RecordOpener,
         tally: Tally,
         display: Progress,
-        spend: Callable[[TrainConfig, float], None] = lambda config, seconds: None,
+        spend: Callable[[TrialConfig, float], None] = lambda config, seconds: None,
+        took: Callable[[TrialConfig, float], None] = lambda config, seconds: None,
     ) -> None:
         """Starts with nothing heard.
 
@@ -43,10 +47,14 @@ class Recorder:
             tally: Told of what has been written.
             display: What the user sees.
             spend: Told of every epoch that a slot has trained, with its seconds.
+            took: Told of every trial that was trained to its end, with the seconds of all its epochs.
         """
         self.running, self._settings = opener.running, opener.settings
-        self._tally, self._display, self._spend = tally, display, spend
+        self._tally, self._display, self._spend, self._took = tally, display, spend, took
         self._first_step: float | None = None
+        # 只有还没有哪个 trial 成功时才数
+        self._failures: list[str] | None = [] if opener.plan.code is not None else None
+        self._opener = opener
 
     def handle(self, event: TrialEvent) -> None:
         """Writes down what is heard of a trial."""
@@ -56,7 +64,7 @@ class Recorder:
         match event.news:
             case Started(history):
                 running.started = True
-                running.history = [EpochReport.model_validate_json(epoch.report) for epoch in history]
+                running.history = [parse_report(json.loads(epoch.report)) for epoch in history]
                 if not running.evaluated_only:
                     trial_record.rewrite_epochs(running.folder, running.history)
                 self._log(running, event, f"started at epoch {len(running.history)}")
@@ -64,11 +72,11 @@ class Recorder:
             case FirstStep():
                 self._say_first_step()
             case Epoch(report=report):
-                self._record_epoch(running, EpochReport.model_validate_json(report))
+                self._record_epoch(running, parse_report(json.loads(report)))
             case Log(text):
                 trial_record.append_log(running.folder, text)
             case Retry():
-                running.attempt = trial_record.next_attempt(running.folder)
+                running.attempt = trial_record.next_attempt(running.folder, self._opener.fingerprint)
                 self._log(running, event, "its worker died; it goes on from its last checkpoint")
             case End() as end:
                 if end.message:
@@ -85,7 +93,7 @@ class Recorder:
             self._first_step = time.monotonic() - self._settings.started
             self._display.say(f"first training step after {self._first_step:.1f} s")
 
-    def _record_epoch(self, running: Running, report: EpochReport) -> None:
+    def _record_epoch(self, running: Running, report: Report) -> None:
         # worker 死后从检查点接着来，同一个 epoch 只算一次
         if running.history and report.epoch <= running.history[-1].epoch:
             return
@@ -110,6 +118,11 @@ class Recorder:
 
     def _record_result(self, running: Running, end: End) -> None:
         result = result_of(running, end)
+        if result.state is TrialState.FINISHED:
+            self._took(running.trial.config, result.seconds)
+        if result.state is not TrialState.FAILED:
+            # 先记下代码的指纹，再有结果：之后换了代码，看得出来
+            self._opener.note_code()
         # 先有记录，再让人看见：此后死在哪里都不会重新训练
         trial_record.write_result(running.folder, result)
         if end.evaluation is not None:
@@ -118,6 +131,22 @@ class Recorder:
             # 失败的 trial 留着检查点，--retry-failed 可以接着训练
             trial_record.tidy(running.folder, self._settings.keep_weights)
         self._tally.record_end(running, result)
+        self._stop_where_all_fail(result)
+
+    def _stop_where_all_fail(self, result: TrialResult) -> None:
+        """Ends a run whose first trials all fail alike: the others would too."""
+        if self._failures is None:
+            return
+        if result.state is not TrialState.FAILED:
+            self._failures = None
+            return
+        self._failures.append(result.message)
+        if len(self._failures) == FAILURES_ALIKE and len(set(self._failures)) == 1:
+            raise LabError(
+                f"the first {FAILURES_ALIKE} trials failed alike ({result.message}): mend that, then go on with the "
+                "same command and --retry-failed",
+                exit_code=ExitCode.SOME_FAILED,
+            )
 
     def _record_evaluation(self, running: Running, end: End) -> None:
         """Writes the evaluation of a trial on record; whatever happened, its own record stays as it is."""

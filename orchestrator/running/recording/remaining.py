@@ -12,6 +12,7 @@ from statistics import fmean
 from orchestrator.planning.estimate import EpochSeconds, Likeness, ends_after, likenesses_of
 from orchestrator.planning.summary import readable_seconds
 from orchestrator.planning.work_left import Training, WorkLeft
+from search_spaces.core_config import CoreConfig, planned_parts
 from search_spaces.trial import Phase, PlannedTrial
 
 UNKNOWN = "time left unknown"
@@ -128,7 +129,7 @@ class Remaining:
         with self._lock:
             known = self._take(trial)
             evaluated_only = known is not None and not known.training.epochs
-            left = 0 if evaluated_only else max(0, trial.config.training.epochs - epochs)
+            left = 0 if evaluated_only else max(0, planned_parts(trial.config) - epochs)
             now = self._clock()
             self._started[trial.key] = _Left(Training(trial.config, left), began=now, at=now)
 
@@ -144,9 +145,12 @@ class Remaining:
             started = self._started.get(trial.key)
             if started is None:
                 return
+            started.seconds += seconds
+            if isinstance(trial.config, CoreConfig):
+                # 不知道还有几个报告：量的是整个 trial
+                return
             self._here.add(started.likenesses, seconds)
             started.epochs += 1
-            started.seconds += seconds
             started.at = self._clock()
 
     def ends(self, trial: PlannedTrial) -> None:
@@ -156,6 +160,8 @@ class Remaining:
             if started is not None:
                 took = max(0.0, self._clock() - started.began - started.seconds)
                 (self._beside.trainings if started.training.epochs else self._beside.evaluations).append(took)
+                if isinstance(trial.config, CoreConfig) and started.seconds:
+                    self._here.add(started.likenesses, started.seconds)
             self._take(trial)
             self._ended.add(trial.key)
 

@@ -11,45 +11,56 @@ from collections.abc import Collection, Mapping, Sequence
 from alexnet_core.configuration.metrics import EpochReport
 from orchestrator.planning.work_left import Training, trainings_of
 from orchestrator.records import layout, trial_record
-from orchestrator.records.trial_record import TrialResult, TrialState
+from orchestrator.records.reports import Report, objective_of
+from orchestrator.records.trial_record import TrialResult, TrialState, repeat_command
 from orchestrator.running.progress import POINTS, Cell, Progress, Shown, cell_text
 from orchestrator.running.recording.launched import Running
 from orchestrator.running.recording.opening import RecordOpener
 from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.slots.messages import EndState
+from search_spaces.core_config import ALEXNET, TrialConfig, description_of, readable
 from search_spaces.trial import Phase, PlannedTrial
 
 
 class StudyGauges:
     """Gauges of one study; every value is set again whenever it changes."""
 
-    def __init__(self, study: str) -> None:
-        """Makes the gauges."""
+    def __init__(self, study: str, base: TrialConfig) -> None:
+        """Makes the gauges.
+
+        Args:
+            study: Its name.
+            base: What is trained.
+        """
         from ray.util.metrics import Gauge
 
         tags = ("study", "arm")
-        self._study = study
+        self._study, self._base, self._core = study, base, description_of(base)
         self._trials = Gauge("ablation_trials", "Trials that ended, by state", tag_keys=(*tags, "state"))
-        self._best = Gauge("ablation_best_validation_error", "Best top-1 validation error in [0, 1]", tag_keys=tags)
+        if self._core is ALEXNET:
+            self._best = Gauge("ablation_best_validation_error", "Best top-1 validation error in [0, 1]", tag_keys=tags)
+        else:
+            self._best = Gauge("ablation_best_metric", "Best value of the metric that chooses", tag_keys=tags)
         self._rate = Gauge("ablation_images_per_second", "Training images per second of the last epoch", tag_keys=tags)
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._best_errors: dict[str, float] = {}
+        self._best_objectives: dict[str, float] = {}
 
     def _tags(self, arm: str, **more: str) -> dict[str, str]:
         return {"study": self._study, "arm": arm, **more}
 
-    def epoch(self, arm: str, report: EpochReport) -> None:
-        """Publishes the rate of an epoch."""
-        self._rate.set(report.images_per_second, tags=self._tags(arm))
+    def epoch(self, arm: str, report: Report) -> None:
+        """Publishes the rate of an epoch; other cores than AlexNet report no images."""
+        if isinstance(report, EpochReport):
+            self._rate.set(report.images_per_second, tags=self._tags(arm))
 
     def count(self, arm: str, result: TrialResult) -> None:
         """Counts a trial that ended; only a finished one can be the best."""
         self._counts[arm, result.state.value] += 1
         self._trials.set(self._counts[arm, result.state.value], tags=self._tags(arm, state=result.state.value))
-        if result.state is TrialState.FINISHED and result.validation is not None:
-            error = result.validation.top1_error
-            self._best_errors[arm] = min(error, self._best_errors.get(arm, error))
-            self._best.set(self._best_errors[arm], tags=self._tags(arm))
+        objective = result.objective(self._base)
+        if result.state is TrialState.FINISHED and objective is not None:
+            best = self._best_objectives[arm] = min(objective, self._best_objectives.get(arm, objective))
+            self._best.set(self._core.chosen.objective(best), tags=self._tags(arm))
 
 
 class Tally:
@@ -69,7 +80,8 @@ class Tally:
         """
         self._opener, self._settings, self._display = opener, opener.settings, display
         self._remaining = remaining
-        self._gauges = StudyGauges(opener.settings.folder.name)
+        self._base, self._core = opener.plan.base, description_of(opener.plan.base)
+        self._gauges = StudyGauges(opener.settings.folder.name, self._base)
         self._left_out: frozenset[str] = frozenset()
         # 几个 arm 共用一个 trial：它的消息要写进每一格
         self._cells: dict[str, list[Cell]] = {}
@@ -94,7 +106,7 @@ class Tally:
             if result is not None:
                 self._gauges.count(trial.arm, result)
             if trial.views == 1 or self._opener.missing_views(trial.key) == 1:
-                on_record[cell] = _shown(result) if result is not None else _bare(self.states[trial.key])
+                on_record[cell] = self._shown(result) if result is not None else _bare(self.states[trial.key])
         self._display.expect(cells, on_record)
         left = trainings_of(trials, self._opener.on_record.refreshed(self.states))
         self._remaining.expect(phase, left, {trial.key for trial in trials} - left.keys(), instead_of)
@@ -128,7 +140,7 @@ class Tally:
         for position, key in ended.items():
             result = trial_record.read_result(layout.trial_folder(self._settings.results, key))
             if result is not None:
-                on_record[POINTS, position] = _shown(result)
+                on_record[POINTS, position] = self._shown(result)
         self._display.expect([*on_record, *((POINTS, position) for position in positions)], on_record)
 
     def taken_from_record(self, trial: PlannedTrial) -> bool:
@@ -141,7 +153,7 @@ class Tally:
             return False
         self.states[trial.key] = result.state
         self._opener.join(trial, None)
-        self._show_end(trial, (trial.arm, trial.seed), _shown(result))
+        self._show_end(trial, (trial.arm, trial.seed), self._shown(result))
         return True
 
     def epoch(self, running: Running) -> None:
@@ -158,14 +170,16 @@ class Tally:
 
     def _show(self, running: Running) -> None:
         last = running.history[-1] if running.history else None
-        text = cell_text("running", last.validation.top1_error, last.epoch) if last is not None else "starting"
+        text = "starting"
+        if last is not None:
+            text = cell_text("running", objective_of(last, self._core), last.epoch, self._core)
         self._update(running.trial.key, running.cell, Shown("running", text))
 
     def record_end(self, running: Running, result: TrialResult) -> None:
         """Counts and shows a trial whose record is written."""
         self.states[result.key] = result.state
         self._gauges.count(running.trial.arm, result)
-        self._show_end(running.trial, running.cell, _shown(result))
+        self._show_end(running.trial, running.cell, self._shown(result))
         if result.state in (TrialState.DIVERGED, TrialState.FAILED):
             self._display.say(_trouble_line(result, running))
 
@@ -191,24 +205,22 @@ class Tally:
                 f"log: {running.folder / 'log.txt'}"
             )
         result = trial_record.read_result(running.folder)
-        shown = _shown(result) if trouble is None and result is not None else _bare(state)
+        shown = self._shown(result) if trouble is None and result is not None else _bare(state)
         self._show_end(trial, running.cell, shown, "evaluated" if trouble is None else "not evaluated")
 
     def _show_end(self, trial: PlannedTrial, cell: Cell, shown: Shown, what: str = "") -> None:
         self._remaining.ends(trial)
         self._update(trial.key, cell, shown)
-        error = f", validation error {shown.text}" if shown.text != shown.state else ""
-        self._display.say_end(cell, what or f"{shown.state}{error}")
+        value = f", {readable(self._core.chosen_by)} {shown.text}" if shown.text != shown.state else ""
+        self._display.say_end(cell, what or f"{shown.state}{value}")
+
+    def _shown(self, result: TrialResult) -> Shown:
+        """What a cell says of a trial on record."""
+        return Shown(result.state, cell_text(result.state, result.objective(self._base), core=self._core))
 
     def _update(self, key: str, cell: Cell, shown: Shown) -> None:
         for other in {*self._cells.get(key, ()), cell}:
             self._display.update(other, shown)
-
-
-def _shown(result: TrialResult) -> Shown:
-    """What a cell says of a trial on record."""
-    error = None if result.validation is None else result.validation.top1_error
-    return Shown(result.state, cell_text(result.state, error))
 
 
 def _bare(state: str) -> Shown:
@@ -218,6 +230,5 @@ def _bare(state: str) -> Shown:
 def _trouble_line(result: TrialResult, running: Running) -> str:
     return (
         f"{result.key} ({running.trial.arm} seed {running.trial.seed}) {result.state}: {result.message}; "
-        f"log: {running.folder / 'log.txt'}; repeat it with: "
-        f"python -m alexnet_core train --config {running.folder / 'config.json'}"
+        f"log: {running.folder / 'log.txt'}; repeat it with: {repeat_command(running.trial.config, running.folder)}"
     )

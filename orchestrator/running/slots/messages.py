@@ -23,12 +23,13 @@ class Submission:
 
     Attributes:
         key: The trial.
-        config: Its `TrainConfig`, as JSON.
+        config: Its `TrialConfig`, as JSON.
         folder: Its folder.
         attempt: Number of the attempt, over all drivers.
-        epochs: How many it has in all.
+        epochs: How many it has in all; 0 where only its end says so.
         views: In how many views the trained network is then evaluated; 1 when it is not.
         judged: Whether a scheduler judges each epoch, so that the worker waits for its word.
+        code: Of another core than AlexNet, what a worker loads it by (`KeptCode`), as JSON.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Submission:
     epochs: int
     views: int = 1
     judged: bool = False
+    code: str = ""
 
 
 # ---- broker -> worker -------------------------------------------------------------------------------------
@@ -49,11 +51,12 @@ class Job:
 
     Attributes:
         key: The trial.
-        config: Its `TrainConfig`, as JSON.
+        config: Its `TrialConfig`, as JSON.
         folder: Its folder.
         attempt: Number of the attempt.
         views: In how many views the trained network is then evaluated; a network that is trained already is evaluated
             only.
+        code: See `Submission`.
     """
 
     key: str
@@ -61,6 +64,7 @@ class Job:
     folder: str
     attempt: int
     views: int = 1
+    code: str = ""
 
 
 # ---- worker -> broker -> driver, of a trial ---------------------------------------------------------------
@@ -68,21 +72,21 @@ class Job:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch was trained.
+    """An epoch was trained, or another core has reported.
 
     Attributes:
         epoch: Number of epochs finished, from 1.
-        validation_error: Top-1 error in [0, 1] after it.
-        images: Training images of the epoch.
-        images_per_second: Training images per second.
-        report: The whole `EpochReport`, as JSON.
+        objective: What is minimised, after it; AlexNet's is the top-1 validation error in [0, 1].
+        report: The whole `Report`, as JSON.
+        images: Training images of the epoch; 0 of another core.
+        images_per_second: Training images per second; 0 of another core.
     """
 
     epoch: int
-    validation_error: float
-    images: int
-    images_per_second: float
+    objective: float
     report: str
+    images: int = 0
+    images_per_second: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class FirstStep:
 
 @dataclass(frozen=True)
 class Log:
-    """The traceback with which a worker ends its process."""
+    """What goes into the trial's log: a core's output, or the traceback with which a worker ends its process."""
 
     text: str
 
@@ -135,6 +139,7 @@ class End:
         evaluation: In many views, where that was asked for.
         peak_memory_mb: Peak memory in MB (10^6 bytes), where it was measured; see `peak_memory.py`.
         memory_kind: Of what it is the peak.
+        sizes: `parameters` and `multiply_adds`, of another core that says them.
         environment: What it ran on.
     """
 
@@ -145,6 +150,7 @@ class End:
     evaluation: Evaluated | None = None
     peak_memory_mb: float | None = None
     memory_kind: str | None = None
+    sizes: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str | int | None] = field(default_factory=dict)
 
 

@@ -108,7 +108,7 @@ class Slots:
     def _fit(self, slot: int, renewals: int) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-        from orchestrator.running.slots.worker import WorkerSettings, slot_loop
+        from orchestrator.running.workers.slot_loop import WorkerSettings, slot_loop
 
         plan = self._plan
         on_gpus = plan.gpus_per_worker > 0

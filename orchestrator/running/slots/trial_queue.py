@@ -40,7 +40,7 @@ class Trial:
         """Counts an attempt and returns what its worker needs."""
         self.attempts_used += 1
         one = self.submission
-        return Job(key=one.key, config=one.config, folder=one.folder, attempt=self.attempt, views=one.views)
+        return Job(one.key, one.config, one.folder, self.attempt, one.views, one.code)
 
     def hear(self, news: TrialNews) -> None:
         """Keeps what Tune's function will ask for."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alexnet_core.configuration.metrics import EpochReport
-from alexnet_core.configuration.train_config import TrainConfig
+from pydantic import ValidationError
+
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.document import Document
 from orchestrator.planning.plan_file import STUDIES
@@ -20,15 +20,18 @@ from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_own_config, read_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.layout import KEY, STUDY_FOLDER
+from orchestrator.records.reports import Report, objective_of
 from orchestrator.running.steering import RunFacts, read_runs
 from orchestrator.tables.rows import say_missing_curve
 from orchestrator.tables.tables import ended_trials
+from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, TrialConfig, is_of_core, readable
 
 logger = logging.getLogger(__name__)
 LOG_LINES = 40
 BEGUN = ("running", "interrupted")
 FURTHER = ("tuning", "retuned")
 PAGE = "report.html"
+TOP1 = "top-1 validation error"
 Ended = Mapping[str, tuple[str, float | None]]
 
 
@@ -42,8 +45,8 @@ class TrialStatus:
         phase: `arm`, `tuning` or `retuned`.
         key: The trial.
         state: `finished`, `diverged`, `failed`, `stopped`, `damaged`, `running`, `interrupted` or `waiting`.
-        value: The metric of the document, after the last epoch; None where no epoch has ended.
-        epoch: The epoch that this is of, while the trial has not ended.
+        value: The metric of the study, after the last epoch; None where no epoch has ended.
+        epoch: The epoch, or report, that this is of, while the trial has not ended.
     """
 
     arm: str
@@ -75,6 +78,9 @@ class StudyStatus:
         points_ended: Those of them that have ended.
         report: The page of its report; None where there is none yet.
         together: The studies that are asked together, where it is such a folder.
+        core: What is trained.
+        metric: What the trials' values are of.
+        unit: What they are in; empty for plain numbers.
     """
 
     study: str
@@ -87,21 +93,20 @@ class StudyStatus:
     points_ended: int = 0
     report: Path | None = None
     together: tuple[StudyStatus, ...] = ()
+    core: str = ALEXNET.name
+    metric: str = TOP1
+    unit: str = PERCENT
 
 
 class StatusDocument(Document):
     """What `status` answers with `--json`.
 
     Attributes:
-        metric: What the trials' values are of.
-        unit: What they are in.
         studies: The study that was named, or all.
         left_out: Studies with a damaged file, and what is damaged.
         requests: What drivers were asked for, by `--stop`, `--skip` or `--seeds`.
     """
 
-    metric: str = "top-1 validation error"
-    unit: str = "%"
     studies: tuple[StudyStatus, ...] = ()
     left_out: dict[str, str] = {}
     requests: tuple[str, ...] = ()
@@ -133,7 +138,7 @@ class TrialStatusDocument(Document):
         message: What it ended with.
         members: Which studies want it.
         configuration: What is trained.
-        reports: Its epochs, as in `epochs.jsonl`.
+        reports: Its epochs, or another core's reports, as in `epochs.jsonl`.
         log: Its log; None where there is none.
         log_lines: The last lines of that.
         repeat: The command that repeats it outside Ray, with the same numbers.
@@ -143,8 +148,8 @@ class TrialStatusDocument(Document):
     state: str
     message: str = ""
     members: tuple[Membership, ...]
-    configuration: TrainConfig
-    reports: tuple[EpochReport, ...]
+    configuration: TrialConfig
+    reports: tuple[Report, ...]
     log: Path | None
     log_lines: tuple[str, ...]
     repeat: str
@@ -175,7 +180,8 @@ def study_status(results: Path, name: str) -> StudyStatus:
 def _study_status(results: Path, name: str) -> StudyStatus:
     folder = results / "studies" / name
     plan = _read_plan(folder)
-    trials = tuple(_trials(results, plan["trials"]))
+    core = _core_of(plan)
+    trials = tuple(_trials(results, plan["trials"], core))
     arms = {trial.key: trial.state for trial in trials if trial.phase not in FURTHER}
     points = [row["key"] for row in trial_record.read_members(results, name) if row["phase"] == "sweep"]
     return StudyStatus(
@@ -188,7 +194,21 @@ def _study_status(results: Path, name: str) -> StudyStatus:
         points=len(points),
         points_ended=len(_outcomes(results, points)) if points else 0,
         report=_page(folder),
+        core=core.name,
+        metric=TOP1 if core is ALEXNET else readable(core.chosen_by),
+        unit=core.chosen.unit,
     )
+
+
+def _core_of(plan: Mapping[str, Any]) -> CoreDescription:
+    """What a plan trains, as it says itself; nothing of a core is imported."""
+    base = plan.get("base")
+    if not isinstance(base, dict) or not is_of_core(base):
+        return ALEXNET
+    try:
+        return CoreDescription.model_validate(base["core"])
+    except ValidationError:
+        return ALEXNET
 
 
 def _page(folder: Path) -> Path | None:
@@ -223,17 +243,17 @@ def _is_plan(plan: Mapping[str, Any]) -> bool:
     )
 
 
-def _trials(results: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[TrialStatus]:
+def _trials(results: Path, rows: Sequence[Mapping[str, Any]], core: CoreDescription) -> Iterator[TrialStatus]:
     """Where each trial of a plan stands."""
     ended = _outcomes(results, [row["key"] for row in rows])
     states = study_states(results, rows, ended)
     for row in rows:
         key, state = row["key"], states[row["key"]]
-        error, epoch = ended[key][1] if key in ended else None, None
+        objective, epoch = ended[key][1] if key in ended else None, None
         # 没跑完的只在它自己的 epochs.jsonl 里
         if state in BEGUN and (epochs := trial_record.read_epochs(layout.trial_folder(results, key))):
-            error, epoch = epochs[-1].validation.top1_error, epochs[-1].epoch
-        value = None if error is None else 100.0 * error
+            objective, epoch = objective_of(epochs[-1], core), epochs[-1].epoch
+        value = None if objective is None else core.chosen.scale * core.chosen.objective(objective)
         yield TrialStatus(row["arm"], row["seed"], row.get("phase", "arm"), key, state, value, epoch)
 
 
@@ -324,5 +344,5 @@ def trial_status(results: Path, key: str) -> TrialStatusDocument:
         reports=tuple(trial_record.read_epochs(folder)),
         log=log if log.is_file() else None,
         log_lines=tuple(lines[-LOG_LINES:]),
-        repeat=f"python -m alexnet_core train --config {folder / 'config.json'}",
+        repeat=trial_record.repeat_command(config, folder),
     )

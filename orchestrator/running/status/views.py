@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.records.reports import CoreReport, Report
 from orchestrator.running.progress import value_text
 from orchestrator.running.status.facts import FURTHER, StudyStatus, TrialStatus, TrialStatusDocument
+from search_spaces.core_config import ALEXNET, CoreDescription, description_of, readable
 
 EPOCHS_SHOWN, SEEDS_SHOWN = 5, 10
 
@@ -37,6 +40,8 @@ def _parts_together(status: StudyStatus) -> list[RenderableType]:
 
 def _parts_alone(status: StudyStatus) -> list[RenderableType]:
     parts: list[RenderableType] = [_study_table(status)]
+    if status.core != ALEXNET.name:
+        parts.append(_line(f"shown: {status.metric} of core {status.core}"))
     further = {trial.key: trial for trial in status.trials if trial.phase in FURTHER}
     if further:
         ended = sum(trial.has_ended for trial in further.values())
@@ -73,14 +78,14 @@ def _study_table(status: StudyStatus) -> Table:
         table.add_column(f"seed {seed}", justify="right")
     cells = {(trial.arm, trial.seed): trial for trial in trials}
     for arm in status.arms:
-        table.add_row(Text(arm), *(_cell(cells.get((arm, seed))) for seed in seeds[:SEEDS_SHOWN]))
+        table.add_row(Text(arm), *(_cell(cells.get((arm, seed)), status.unit) for seed in seeds[:SEEDS_SHOWN]))
     if len(seeds) > SEEDS_SHOWN:
         table.caption = f"{counted(len(seeds) - SEEDS_SHOWN, 'more seed')} not shown"
     return table
 
 
-def _cell(trial: TrialStatus | None) -> Text:
-    return Text("" if trial is None else value_text(trial.state, trial.value, trial.epoch))
+def _cell(trial: TrialStatus | None, unit: str) -> Text:
+    return Text("" if trial is None else value_text(trial.state, trial.value, trial.epoch, unit))
 
 
 def trial_view(status: TrialStatusDocument) -> Group:
@@ -92,7 +97,7 @@ def trial_view(status: TrialStatusDocument) -> Group:
     if names:
         parts.append(_line(f"member of {', '.join(names)}"))
     parts.append(_line(status.configuration.model_dump_json(indent=1)))
-    parts.append(_epochs_table(status))
+    parts.append(_reports_table(status.reports, description_of(status.configuration)))
     if status.log is not None:
         parts.append(_line(f"log ({status.log}):"))
         parts.append(_line("\n".join(status.log_lines)))
@@ -101,17 +106,29 @@ def trial_view(status: TrialStatusDocument) -> Group:
     return Group(*parts)
 
 
-def _epochs_table(status: TrialStatusDocument) -> Table:
-    table = Table(title=f"last of {counted(len(status.reports), 'epoch')}", title_justify="left")
-    for heading in ("epoch", "learning rate", "train loss", "train %", "validation %", "images/s"):
+def _reports_table(reports: Sequence[Report], core: CoreDescription) -> Table:
+    """The last epochs of AlexNet, or the last reports of another core with its metrics."""
+    what = "epoch" if core is ALEXNET else "report"
+    table = Table(title=f"last of {counted(len(reports), what)}", title_justify="left")
+    headings: tuple[str, ...] = ("learning rate", "train loss", "train %", "validation %", "images/s")
+    if core is not ALEXNET:
+        headings = (*(f"{readable(name)} {metric.unit}".rstrip() for name, metric in core.metrics.items()), "seconds")
+    for heading in (what, *headings):
         table.add_column(heading, justify="right")
-    for report in status.reports[-EPOCHS_SHOWN:]:
-        table.add_row(
-            str(report.epoch),
-            f"{report.learning_rate:g}",
-            f"{report.train.loss:.4f}",
-            f"{100 * report.train.top1_error:.2f}",
-            f"{100 * report.validation.top1_error:.2f}",
-            f"{report.images_per_second:.0f}",
-        )
+    for report in reports[-EPOCHS_SHOWN:]:
+        table.add_row(str(report.epoch), *_report_cells(report, core))
     return table
+
+
+def _report_cells(report: Report, core: CoreDescription) -> list[str]:
+    if isinstance(report, CoreReport):
+        values = (report.metrics.get(name) for name in core.metrics)
+        known = zip(values, core.metrics.values(), strict=True)
+        return [*("" if value is None else metric.number(value) for value, metric in known), f"{report.seconds:.2f}"]
+    return [
+        f"{report.learning_rate:g}",
+        f"{report.train.loss:.4f}",
+        f"{100 * report.train.top1_error:.2f}",
+        f"{100 * report.validation.top1_error:.2f}",
+        f"{report.images_per_second:.0f}",
+    ]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from orchestrator import Core, Metric, Run
 from orchestrator.cores.contract import ContractError, Stopped
 from orchestrator.cores.states import states_in
-from orchestrator.cores.training import Counts, Diverged, Place, Report, StateFolder, train_core
+from orchestrator.cores.training import Diverged, Place, Report, StateFolder, TrainingFacts, Watcher, train_core
 
 
 class Config(BaseModel):
@@ -147,10 +147,10 @@ def test_a_stop_reaches_the_training_at_its_next_beat_and_its_own_clean_up_runs(
         finally:
             trail.append("tidied")
 
-    counts = Counts()
+    facts = TrainingFacts()
     training = train_core(
-        replace(CORE, train=tidy), Config(), Place(0), goes_on=lambda: counts.beats < 2, counts=counts
+        replace(CORE, train=tidy), Config(), Place(0), watcher=Watcher(goes_on=lambda: facts.beats < 2), facts=facts
     )
     with pytest.raises(Stopped):
         list(training)
-    assert (counts.beats, counts.saves, trail) == (2, 2, ["tidied"])
+    assert (facts.beats, facts.saves, trail) == (2, 2, ["tidied"])

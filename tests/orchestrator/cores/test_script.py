@@ -18,7 +18,7 @@ from orchestrator import Core
 from orchestrator.cores.contract import ContractError, Stopped
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.cores.script import Script, filled, script_core
-from orchestrator.cores.training import Place, Report, StateFolder, train_core
+from orchestrator.cores.training import Place, Report, StateFolder, Watcher, train_core
 from tests.lab import Lab, wait_until
 
 # 一个随机游走：种子、步长、自己的检查点；每两报存一次
@@ -135,7 +135,9 @@ def test_a_stop_ends_the_script_and_all_it_started_even_what_does_not_listen(tmp
     core = shell(
         tmp_path, 'trap \'\' TERM\nsleep 600 &\necho $! > child\necho "{\\"report\\": 1, \\"loss\\": 1}"\nwait\nwait\n'
     )
-    training = train_core(core, core.config(), Place(0, log=lambda line: None), goes_on=lambda: not asked)
+    training = train_core(
+        core, core.config(), Place(0, log=lambda line: None), watcher=Watcher(goes_on=lambda: not asked)
+    )
     asked: list[bool] = []
     assert next(training).number == 1
     child = psutil.Process(int((tmp_path / "child").read_text()))

@@ -52,6 +52,7 @@ def trials(errors: dict[str, list[int | str | None]], split: str = "test") -> pl
             state = wrong if isinstance(wrong, str) else "finished"
             cells: dict[str, Any] = {"key": f"{arm}-{seed}", "seed": seed, "state": state, "seconds": 3.0}
             if isinstance(wrong, int):
+                cells["objective"] = wrong / 360
                 for name in {"validation", split}:
                     cells |= {f"{name}_top1_errors": wrong, f"{name}_top1_error": wrong / 360, f"{name}_count": 360}
                     cells |= {f"{name}_top5_errors": 1, f"{name}_top5_error": 1 / 360}

@@ -41,7 +41,7 @@ def asks_which(tree: ast.AST) -> Iterator[int]:
 
 
 def test_nobody_asks_which_metric_it_is() -> None:
-    assert {"JudgedMetric", "ErrorRate", "GeneralisationGap", "TimeToThreshold"} == METRICS
+    assert {"JudgedMetric", "DeclaredMetric", "ErrorRate", "GeneralisationGap", "TimeToThreshold"} == METRICS
     places = [f"{path.name}:{line}" for path in ROOM.rglob("*.py") for line in asks_which(ast.parse(path.read_text()))]
     assert places == []
     assert list(asks_which(ast.parse("isinstance(judged, ErrorRate | TimeToThreshold)"))) == [1]
@@ -66,6 +66,7 @@ class WordsPerSecond:
     label = "words per second"
     split = "validation"
     scale: ScaleName = "log_ratio"
+    unit = "words/s"
 
     def known(self, row: Row) -> bool:
         return row["words"] is not None

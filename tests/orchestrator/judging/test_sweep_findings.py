@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.judging.answer import SweepPoint
 from orchestrator.judging.parameter_importance import importance
 from orchestrator.judging.sweep_findings import front_of, remembered_importance
+from search_spaces.core_config import ALEXNET
 from search_spaces.space import Sweep
 
 SPACE = Sweep.model_validate(
@@ -62,7 +63,7 @@ def test_the_front_is_what_nobody_dominates(pairs: list[tuple[int, int]], faster
         for place, (error, second) in enumerate(pairs)
     ]
     lost = SweepPoint(parameters={}, state="diverged", validation_error=None, key="lost")
-    front = front_of([*points, lost], "images_per_second" if faster_is_better else "multiply_adds")
+    front = front_of([*points, lost], "images_per_second" if faster_is_better else "multiply_adds", ALEXNET)
     signed = [(error, -second if faster_is_better else second) for error, second in pairs]
     undominated = {
         one for one in signed if not any(other[0] <= one[0] and other[1] <= one[1] and other != one for other in signed)
@@ -71,4 +72,4 @@ def test_the_front_is_what_nobody_dominates(pairs: list[tuple[int, int]], faster
     assert len(shown) == len(set(shown))
     assert set(shown) == undominated
     assert shown == sorted(shown)
-    assert front_of(points, None) == ()
+    assert front_of(points, None, ALEXNET) == ()

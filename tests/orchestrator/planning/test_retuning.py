@@ -49,7 +49,7 @@ from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.session import run_retuning
 from orchestrator.running.slots.messages import End, Started, TrialEvent, TrialNews
-from orchestrator.running.slots.worker import epoch_news
+from orchestrator.running.workers.alexnet_trial import epoch_news
 from orchestrator.sweeps.searcher import ArmSearcher
 from orchestrator.tables.tables import done_states, update_tables
 from search_spaces.study import Retune, load_study
@@ -446,7 +446,7 @@ class Slots:
                 self._say(job, epoch_news(report))
             self._say(job, End("finished"))
             self.trained.append(job["key"])
-            searcher.on_trial_complete(str(number), {"state": "finished", "validation_error": 0.1})
+            searcher.on_trial_complete(str(number), {"state": "finished", "objective": 0.1})
             number += 1
 
 

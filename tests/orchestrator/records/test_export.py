@@ -21,7 +21,7 @@ from orchestrator.records.trial_record import TrialResult
 from tests.made_records import make_config, put, put_trained, tiny_disk
 
 REPOSITORY = Path(__file__).parents[3]
-RANKING: dict[str, Any] = {"seeds": 1, "validation_error": 0.25}
+RANKING: dict[str, Any] = {"seeds": 1, "objective": 0.25}
 
 
 @pytest.fixture(scope="module")

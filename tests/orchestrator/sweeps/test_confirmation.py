@@ -52,7 +52,7 @@ PLAN, SEARCH = planned()
 
 def row(key: str, seed: int, wrong: int, state: str = "finished") -> dict[str, Any]:
     """A trial of which `wrong` of 360 images are wrong, in validation as in test."""
-    cells: dict[str, Any] = {"key": key, "seed": seed, "state": state, "epochs": 11}
+    cells: dict[str, Any] = {"key": key, "seed": seed, "state": state, "epochs": 11, "objective": wrong / IMAGES}
     for split in ("validation", "test"):
         cells |= {
             f"{split}_top1_error": wrong / IMAGES,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ray.tune.schedulers import TrialScheduler
 
 from orchestrator.choices import PrunerName
-from orchestrator.sweeps.objectives import VALIDATION_ERROR
+from orchestrator.sweeps.objectives import OBJECTIVE
 from orchestrator.sweeps.pruning import make_pruner, pruner_arguments
 
 EPOCHS = 9
@@ -29,7 +29,7 @@ def pruned_at(pruner: object, curves: list[list[float]], first: int = 0) -> list
         trial = OneOfTunes(f"trial-{first + place}")
         pruner.on_trial_add(None, trial)  # type: ignore[attr-defined]
         for epoch, error in enumerate(curve, start=1):
-            result = {"epoch": epoch, VALIDATION_ERROR: error}
+            result = {"epoch": epoch, OBJECTIVE: error}
             action = pruner.on_trial_result(None, trial, result)  # type: ignore[attr-defined]
             if action == TrialScheduler.STOP:
                 break

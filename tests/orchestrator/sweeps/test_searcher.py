@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ray.tune.search import Searcher
 
 from orchestrator.choices import SamplerName, SecondObjective
-from orchestrator.sweeps.objectives import VALIDATION_ERROR, objective_values
+from orchestrator.sweeps.objectives import OBJECTIVE, objective_values
 from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory, search_history
 from orchestrator.sweeps.searcher import SweepSearcher
 from search_spaces.space import FloatParameter, Sweep, grid_points
@@ -110,7 +110,7 @@ class Laboratory:
             name, job = running.pop(len(running) // 2)
             state = self.states.get(job["position"], "finished")
             error = error_of({RATE: 0.01, DECAY: 0.0, SIZE: 5, **job["parameters"]})
-            result = {VALIDATION_ERROR: error, "epoch": 2, "state": state, "images_per_second": 100 * error}
+            result = {OBJECTIVE: error, "epoch": 2, "state": state, "images_per_second": 100 * error}
             searcher.on_trial_complete(name, result)
             config = self.search.trial(job["parameters"]).config
             values = objective_values(self.search.second, config, error, 100 * error)
@@ -306,9 +306,7 @@ def test_tpe_leaves_a_cliff_that_diverges() -> None:
         job = searcher.suggest(str(number))
         state = "diverged" if job["parameters"][RATE] > 0.01 else "finished"
         diverged += state == "diverged"
-        searcher.on_trial_complete(
-            str(number), {VALIDATION_ERROR: 0.5 - job["parameters"][RATE], "state": state, "epoch": 1}
-        )
+        searcher.on_trial_complete(str(number), {OBJECTIVE: 0.5 - job["parameters"][RATE], "state": state, "epoch": 1})
     assert diverged <= 16
 
 
@@ -317,7 +315,7 @@ def test_a_point_that_tune_stops_is_stopped_in_its_worker_and_told_with_its_curv
     searcher = laboratory.searcher()
     job = searcher.suggest("a")
     for epoch, error in ((1, 0.9), (2, 0.8)):
-        last = {VALIDATION_ERROR: error, "epoch": epoch, "state": "running"}
+        last = {OBJECTIVE: error, "epoch": epoch, "state": "running"}
         searcher.on_trial_result("a", last)
     searcher.on_trial_complete("a", last)
     assert laboratory.stopped == [job["key"]]
@@ -376,4 +374,4 @@ def finished(laboratory: Laboratory, job: dict[str, Any]) -> dict[str, Any]:
     """The result of a job, after its record."""
     error = error_of({RATE: 0.01, DECAY: 0.0, SIZE: 5, **job["parameters"]})
     laboratory.records[job["key"]] = Ended("finished", (error,))
-    return {VALIDATION_ERROR: error, "epoch": 2, "state": "finished"}
+    return {OBJECTIVE: error, "epoch": 2, "state": "finished"}

@@ -92,12 +92,12 @@ def test_shared_memory_that_is_missing_or_cannot_be_written_is_no_place_for_the_
 
 @pytest.mark.parametrize(("present", "chosen"), [(0, 0), (1, 1), (2, 2), (8, 2)])
 def test_a_worker_reserves_two_gpus_where_there_are_two(present: int, chosen: int) -> None:
-    assert choose_gpus_per_worker(None, present, "this machine") == chosen
-    assert [choose_gpus_per_worker(requested, present, "here") for requested in range(present + 1)] == list(
+    assert choose_gpus_per_worker(None, present, "this machine", 2) == chosen
+    assert [choose_gpus_per_worker(requested, present, "here", 2) for requested in range(present + 1)] == list(
         range(present + 1)
     )
     with pytest.raises(LabError, match=f"but this machine has {present}; use --gpus-per-worker {chosen} ") as caught:
-        choose_gpus_per_worker(present + 1, present, "this machine")
+        choose_gpus_per_worker(present + 1, present, "this machine", 2)
     assert caught.value.exit_code == 3
 
 

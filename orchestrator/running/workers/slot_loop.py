@@ -6,35 +6,19 @@ ends its process, so that the next trial starts clean.
 
 from __future__ import annotations
 
-import errno
 import faulthandler
-import hashlib
 import os
 import platform
 import socket
-import time
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orchestrator.running.slots.broker_clients import SlotClient
-from orchestrator.running.slots.messages import (
-    End,
-    Epoch,
-    Evaluated,
-    Job,
-    Joined,
-    Started,
-)
-from orchestrator.running.slots.watchdog import Place, Watch
-
-if TYPE_CHECKING:
-    from alexnet_core.configuration.metrics import EpochReport
-    from alexnet_core.configuration.train_config import TrainConfig
-
+from orchestrator.running.slots.messages import End, Job, Joined
+from orchestrator.running.workers.alexnet_trial import train_alexnet
+from orchestrator.running.workers.watchdog import DISK_ERRORS, Place, Watch
 
 RENEW_AFTER_TRIALS = 200
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 RENEW_AT_MEMORY_RATIO = 1.5
 TAKE_WAIT_SECONDS = 10.0
 
@@ -73,12 +57,12 @@ def slot_loop(config: dict[str, Any]) -> None:
         job = _next_job(place)
         if job is None:
             continue
-        _run_and_report(place, job, first_in_process=trials == 0)
+        is_poisoned = _run_and_report(place, job, first_in_process=trials == 0)
         trials += 1
         memory = _memory_bytes()
         first_memory = first_memory or memory
         # 内存缓慢上涨时换一个新进程，不等它用完
-        renew = trials >= RENEW_AFTER_TRIALS or memory > RENEW_AT_MEMORY_RATIO * first_memory
+        renew = is_poisoned or trials >= RENEW_AFTER_TRIALS or memory > RENEW_AT_MEMORY_RATIO * first_memory
         if _agreed(place, renew):
             return
 
@@ -137,8 +121,8 @@ def _agreed(place: Place, renew: bool) -> bool:
     return bool(shared[0])
 
 
-def _run_and_report(place: Place, job: Job, first_in_process: bool) -> None:
-    """Trains one trial and reports its end."""
+def _run_and_report(place: Place, job: Job, first_in_process: bool) -> bool:
+    """Trains one trial and reports its end; returns whether this process should take no other."""
     from alexnet_core.training.peak_memory import peak_mb, start_measuring
 
     watch = Watch(place, job)
@@ -150,7 +134,8 @@ def _run_and_report(place: Place, job: Job, first_in_process: bool) -> None:
     peak = peak_mb(memory)
     if peak is not None:
         end = replace(end, peak_memory_mb=peak[0], memory_kind=peak[1])
-    watch.post(replace(end, environment=_environment(place)))
+    watch.post(replace(end, environment={**_environment(place), **end.environment}))
+    return watch.is_poisoned
 
 
 def trial_end(place: Place, job: Job, watch: Watch) -> End:
@@ -165,7 +150,11 @@ def trial_end(place: Place, job: Job, watch: Watch) -> End:
     from alexnet_core.training.train import Diverged
 
     try:
-        return _train(place, job, watch)
+        if job.code:
+            from orchestrator.running.workers.core_trial import train_trial_of_core
+
+            return train_trial_of_core(place, job, watch)
+        return train_alexnet(place, job, watch)
     except Diverged as error:
         return End("diverged", str(error))
     except CoreError as error:
@@ -178,105 +167,6 @@ def trial_end(place: Place, job: Job, watch: Watch) -> End:
     except Exception:
         # 未知异常可能污染进程：先如实报告，再结束进程
         watch.report_and_end()
-
-
-def _train(place: Place, job: Job, watch: Watch) -> End:
-    from alexnet_core.configuration.train_config import TrainConfig
-    from alexnet_core.training.checkpoint import is_final, latest_checkpoint, read_history
-    from alexnet_core.training.checkpointing import Checkpointing
-    from alexnet_core.training.data_parallel import Workers
-    from alexnet_core.training.train import train
-
-    config = TrainConfig.model_validate_json(job.config)
-    checkpoints = Path(job.folder) / "checkpoint"
-    # 从最近的完整检查点接着训练；已训练完的只补评估
-    resume_from = latest_checkpoint(checkpoints)
-    history = list(read_history(resume_from)) if resume_from is not None else []
-    watch.post(Started(tuple(epoch_news(report) for report in history)))
-    trains = resume_from is None or not is_final(resume_from)
-    if trains:
-        reports = train(
-            config,
-            place.devices,
-            resume_from,
-            checkpointing=Checkpointing(checkpoints, job.attempt),
-            should_stop=watch.should_stop,
-            workers=Workers(place.rank, place.workers),
-        )
-        for report in reports:
-            history.append(report)
-            watch.post(epoch_news(report))
-    if not history or history[-1].epoch < config.training.epochs:
-        return End(watch.stop_state or "interrupted")
-    weights = _final_weights(checkpoints, place)
-    end = End("finished")
-    if job.views != 1:
-        evaluation = _evaluate(place, job, config, weights, watch)
-        if evaluation is None:
-            return End(watch.stop_state or "interrupted")
-        end = replace(end, evaluation=replace(evaluation, retrained=trains))
-    if place.rank != 0:
-        return end
-    # 记录里写下权重的摘要：导出与再次评估都要对它
-    return replace(end, weights=f"checkpoint/{weights.name}", weights_sha256=_sha256(weights))
-
-
-def epoch_news(report: EpochReport) -> Epoch:
-    """Returns what is told of an epoch; the whole report travels as JSON."""
-    return Epoch(
-        epoch=report.epoch,
-        validation_error=report.validation.top1_error,
-        images=report.train.count,
-        images_per_second=report.images_per_second,
-        report=report.model_dump_json(),
-    )
-
-
-def _final_weights(checkpoints: Path, place: Place) -> Path:
-    """The final checkpoint, which rank 0 has written; the others wait for it."""
-    import torch.distributed
-
-    from alexnet_core.training.checkpoint import latest_checkpoint
-
-    if place.workers > 1:
-        torch.distributed.barrier()
-    path = latest_checkpoint(checkpoints)
-    if path is None:
-        raise RuntimeError(f"the final checkpoint is missing from {checkpoints}")
-    return path
-
-
-def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch: Watch) -> Evaluated | None:
-    """Evaluates the trained network in many views; None when it was stopped."""
-    from alexnet_core.trained.final_network import evaluate_trained, load_trained
-    from alexnet_core.training.data_parallel import Workers
-
-    def before_batch() -> None:
-        if watch.should_stop() and place.workers == 1:
-            raise _Stopped
-
-    started = time.perf_counter()
-    try:
-        split, metrics = evaluate_trained(
-            config,
-            load_trained(config, weights, place.devices),
-            job.views,
-            before_batch=before_batch,
-            workers=Workers(place.rank, place.workers),
-        )
-    except _Stopped:
-        return None
-    seconds = time.perf_counter() - started
-    return Evaluated(job.views, split, metrics.model_dump_json(), seconds, retrained=False)
-
-
-class _Stopped(Exception):
-    """The broker asked to stop in the middle of an evaluation."""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _memory_bytes() -> int:

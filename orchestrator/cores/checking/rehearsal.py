@@ -1,4 +1,4 @@
-"""`python -m orchestrator.cores.rehearsal`: a core's first reports, trained in a process of their own.
+"""`python -m orchestrator.cores.checking.rehearsal`: a core's first reports, trained in a process of their own.
 
 It reads a `Request` from its standard input and writes an `Outcome` to the file that the request names.
 """
@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from orchestrator.cores.contract import ContractError, Core
+from orchestrator.cores.identity import KeptCode, load_kept
 from orchestrator.cores.loading import core_name, load_core, mistake
-from orchestrator.cores.training import Counts, Diverged, Place, StateFolder, train_core
+from orchestrator.cores.training import Diverged, Place, StateFolder, TrainingFacts, train_core
 
 ENDLESS = 2**31
 
@@ -26,6 +27,7 @@ class Request(BaseModel):
 
     Attributes:
         core: The core's name.
+        code: What it is loaded by instead, where it is the kept code of a trial on record.
         folder: Where its module lies.
         fields: Fields of its configuration that are not at their defaults.
         seeds: One after the other, in this process.
@@ -38,6 +40,7 @@ class Request(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     core: str
+    code: KeptCode | None = None
     folder: Path
     fields: dict[str, JsonValue] = {}
     seeds: tuple[int, ...] = (0,)
@@ -80,7 +83,7 @@ def main() -> int:
     torch.set_num_threads(1)
     outcome = Outcome()
     try:
-        core = load_core(core_name(request.core))
+        core = load_core(core_name(request.core)) if request.code is None else load_kept(request.code)
         config = core.config.model_validate(request.fields)
         outcome.rehearsed = [_rehearsed(core, config, seed, request) for seed in request.seeds]
     except ContractError as error:
@@ -93,10 +96,10 @@ def _rehearsed(core: Core, config: Any, seed: int, request: Request) -> Rehearse
     states = None
     if request.states is not None:
         states = StateFolder(request.states, keep=ENDLESS, least_seconds=0.0)
-    counts, rehearsed = Counts(), Rehearsed()
+    facts, rehearsed = TrainingFacts(), Rehearsed()
     began = time.perf_counter()
     try:
-        with closing(train_core(core, config, _place(core, seed, request), states, counts=counts)) as training:
+        with closing(train_core(core, config, _place(core, seed, request), states, facts=facts)) as training:
             for report in islice(training, request.reports):
                 rehearsed.reports.append((report.number, report.metrics))
                 now = time.perf_counter()
@@ -105,7 +108,7 @@ def _rehearsed(core: Core, config: Any, seed: int, request: Request) -> Rehearse
         rehearsed.mistake = str(error)
     except Exception as error:
         rehearsed.mistake = f"train raised {mistake(error)}"
-    rehearsed.beats, rehearsed.saves = counts.beats, counts.saves
+    rehearsed.beats, rehearsed.saves = facts.beats, facts.saves
     return rehearsed
 
 

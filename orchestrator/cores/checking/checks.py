@@ -20,9 +20,10 @@ import psutil
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.contract import Core
+from orchestrator.cores.identity import KeptCode
 from orchestrator.cores.loading import CoreName
-from orchestrator.cores.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.script import ending
 from orchestrator.cores.states import states_in
 
@@ -53,12 +54,14 @@ class Rehearsal:
         fields: Fields of its configuration that are not at their defaults.
         reports: How many reports each time.
         data_root: Folder of the data, or None.
+        code: What the core is loaded by instead of its name, where it is the kept code of a trial on record.
     """
 
     name: CoreName
     fields: dict[str, JsonValue]
     reports: int
     data_root: Path | None = None
+    code: KeptCode | None = None
 
 
 def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
@@ -200,6 +203,18 @@ def _rehearse(rehearsal: Rehearsal, folder: Path, states: Path | None = None) ->
     return rehearsed, left
 
 
+def rehearse_seed(rehearsal: Rehearsal, seed: int) -> Rehearsed:
+    """Trains the first reports of one seed in a fresh process.
+
+    Args:
+        rehearsal: How it is rehearsed.
+        seed: The seed.
+    """
+    with tempfile.TemporaryDirectory(prefix="check-core-") as scratch:
+        (rehearsed,), _ = _run(rehearsal, Path(scratch), seeds=(seed,))
+    return rehearsed
+
+
 def _run(
     rehearsal: Rehearsal, folder: Path, seeds: Sequence[int] = (0,), states: Path | None = None
 ) -> tuple[list[Rehearsed], list[str]]:
@@ -210,6 +225,7 @@ def _run(
     assert name.folder is not None
     request = Request(
         core=name.text,
+        code=rehearsal.code,
         folder=name.folder,
         fields=rehearsal.fields,
         seeds=tuple(seeds),
@@ -220,7 +236,7 @@ def _run(
     )
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cores.rehearsal"],
+            [sys.executable, "-m", "orchestrator.cores.checking.rehearsal"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,201 @@
+"""Code identity: trials of one name and version were trained by one code, or by codes that gave the same numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from alexnet_core.process.files import replaced
+from orchestrator.cores.contract import ContractError, Core
+from orchestrator.cores.loading import BUILT_IN, CoreName, load_core
+from orchestrator.cores.script import script_core
+from orchestrator.cores.sources import CODE, Sources, keep_sources, script_sources, sources_of
+from search_spaces.core_config import CoreDescription, MetricDescription
+from search_spaces.script import Script
+
+
+@dataclass(frozen=True)
+class CoreCode:
+    """The code of a core: where it is, and what it is.
+
+    Attributes:
+        name: Where it is imported from, or which study file declares it.
+        sources: Its own files; None for a core that comes with the package.
+        script: What the study file declares, of a script.
+    """
+
+    name: CoreName
+    sources: Sources | None
+    script: Script | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its files; empty for a core that comes with the package, whose version says it."""
+        return "" if self.sources is None else self.sources.fingerprint
+
+    def keep(self, results: Path) -> str:
+        """Copies its files beside the results; returns what a worker loads it by (`KeptCode`), as JSON.
+
+        Raises:
+            ContractError: What lies there is not what its name says.
+        """
+        folder = None if self.sources is None else keep_sources(self.sources, results).resolve()
+        kept = KeptCode(
+            fingerprint=self.fingerprint,
+            folder=folder,
+            module=self.name.module,
+            attribute=self.name.attribute,
+            script=self.script,
+        )
+        if folder is not None:
+            path = _description_path(results, self.fingerprint)
+            with replaced(path) as temporary:
+                # 结果文件夹可以搬走：路径不写进去
+                temporary.write_text(kept.model_copy(update={"folder": None}).model_dump_json(indent=1))
+        return kept.model_dump_json()
+
+
+class KeptCode(BaseModel):
+    """What a worker needs to load a core.
+
+    Attributes:
+        fingerprint: Of its files.
+        folder: Where their copy lies; None for a core that comes with the package.
+        module: The module.
+        attribute: Its name in that module.
+        script: The declaration, of a script.
+    """
+
+    fingerprint: str
+    folder: Path | None
+    module: str
+    attribute: str | None = None
+    script: Script | None = None
+
+
+def kept_code(results: Path, fingerprint: str | None) -> KeptCode | None:
+    """Returns what the code of a trial on record is loaded by; None where it is not kept there.
+
+    Args:
+        results: The results folder.
+        fingerprint: As the record has it; None for a core that comes with the package.
+    """
+    if not fingerprint:
+        return None
+    folder = results / CODE / fingerprint
+    try:
+        kept = KeptCode.model_validate_json(_description_path(results, fingerprint).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return kept.model_copy(update={"folder": folder.resolve()}) if folder.is_dir() else None
+
+
+def _description_path(results: Path, fingerprint: str) -> Path:
+    return results / CODE / f"{fingerprint}.json"
+
+
+def load_kept(code: KeptCode) -> Core:
+    """Loads a core from the kept copy of its files.
+
+    Raises:
+        ContractError: It cannot be imported, or breaks the contract.
+    """
+    if code.script is not None:
+        assert code.folder is not None
+        return script_core(code.script, code.folder)
+    return load_core(CoreName(code.module, code.attribute, code.folder))
+
+
+def code_of(name: CoreName, script: Script | None = None) -> CoreCode:
+    """Finds the files of a core; nothing is imported.
+
+    Args:
+        name: Where it is.
+        script: What the study file declares, of a script.
+
+    Raises:
+        ContractError: There is no such module, or a file of the script is missing.
+    """
+    if script is not None:
+        assert name.folder is not None
+        return CoreCode(name, script_sources(script, name.folder), script)
+    return CoreCode(name, None if name.module in BUILT_IN.values() else sources_of(name))
+
+
+def description_of_core(core: Core) -> CoreDescription:
+    """Returns what a core declares, as data that travels with its records."""
+    return CoreDescription(
+        name=core.name,
+        version=core.version,
+        metrics={name: MetricDescription(**asdict(metric)) for name, metric in core.metrics.items()},
+        chosen_by=core.chosen_by,
+        judged_by=core.judged_by,
+        gpus=core.gpus,
+        deterministic=core.deterministic,
+        has_sizes=core.sizes is not None,
+        added_later=dict(core.added_later),
+    )
+
+
+class _Accepted(BaseModel):
+    """`code/<name>-<version>.json`: the codes that this version's trials may have been trained with."""
+
+    fingerprints: tuple[str, ...] = ()
+
+
+def check_identity(
+    results: Path, core: CoreDescription, code: CoreCode, on_record: Collection[str], shown: str
+) -> None:
+    """Refuses code that is not what a version's trials on record were trained with.
+
+    Args:
+        results: The results folder.
+        core: Name and version.
+        code: The code as it is now.
+        on_record: Fingerprints that those trials name.
+        shown: How the user calls the core.
+
+    Raises:
+        ContractError: With what to do.
+    """
+    if not code.fingerprint:
+        return
+    accepted = accepted_fingerprints(results, core)
+    others = [one for one in (*accepted, *on_record) if one and one != code.fingerprint]
+    is_known = code.fingerprint in accepted and not set(on_record) - {*accepted, ""}
+    if not others or is_known:
+        return
+    kept = results / CODE / others[-1]
+    where = f", kept in {kept}" if kept.is_dir() else ""
+    raise ContractError(
+        f"the code of core {core.name} is not what its trials of version {core.version} on record were trained with"
+        f"{where}: raise its version to train anew, or see whether the numbers are the same with "
+        f"python -m orchestrator.check_core {shown} --same-numbers --results {results}"
+    )
+
+
+def accepted_fingerprints(results: Path, core: CoreDescription) -> tuple[str, ...]:
+    """Returns the codes that a version's trials may have been trained with; a damaged file says nothing."""
+    try:
+        return _Accepted.model_validate_json(_file(results, core).read_bytes()).fingerprints
+    except (OSError, ValidationError):
+        return ()
+
+
+def accept(results: Path, core: CoreDescription, fingerprints: Collection[str]) -> None:
+    """Notes codes of a version, beside those that are noted already: before its first result is written."""
+    known = accepted_fingerprints(results, core)
+    fresh = [one for one in dict.fromkeys(fingerprints) if one and one not in known]
+    if fresh:
+        path = _file(results, core)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps({"fingerprints": [*known, *fresh]}, indent=1))
+
+
+def _file(results: Path, core: CoreDescription) -> Path:
+    return results / CODE / f"{core.name}-{core.version}.json"

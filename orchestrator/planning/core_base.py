@@ -1,0 +1,119 @@
+"""What a study of another core than AlexNet starts from: its code is found, allowed and loaded here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel
+
+from alexnet_core.configuration.wording import nearest
+from orchestrator.cores.consent import check_consent
+from orchestrator.cores.contract import ContractError, Core
+from orchestrator.cores.identity import CoreCode, check_identity, code_of, description_of_core
+from orchestrator.cores.loading import CoreName, core_name, load_core, mistake
+from orchestrator.cores.script import script_core
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.request import Question, Store
+from orchestrator.tables.rows import TRIAL_COLUMNS
+from orchestrator.tables.tables import read_table
+from search_spaces.core_config import CoreConfig, CoreData, CoreDescription, CoreSide
+from search_spaces.errors import StudyError
+from search_spaces.script import Script
+from search_spaces.study import Study
+from search_spaces.trial import overridden
+
+ENVIRONMENT_CODE = "env_code"
+
+
+def core_base(study: Study, question: Question, store: Store) -> tuple[Study, CoreConfig, CoreCode]:
+    """Returns the study with its metric named, the configuration its arms start from, and the code that trains it.
+
+    Args:
+        study: The study.
+        question: What is asked of it.
+        store: Where its records are to lie; nothing is written.
+
+    Raises:
+        LabError: The core may not be run, cannot be loaded, or is not the code of its records.
+        StudyError: A field or a metric does not fit.
+    """
+    _check_options(question)
+    try:
+        name, script, shown = _named(study, question)
+        check_consent(name, shown, script, question.core)
+        code = code_of(name, script)
+        core = load_core(name) if script is None else script_core(script, Path(str(name.folder)))
+        description = description_of_core(core)
+        check_identity(store.results, description, code, _codes_on_record(store.results, description), shown)
+    except ContractError as error:
+        raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
+    root = question.data_root
+    data = CoreData(name=question.dataset, root=None if root is None else str(root))
+    base = CoreConfig.of(CoreSide(core.config, _digests(core, root)), description, data, f"core {core.name}")
+    recipe = study.recipes[question.dataset]
+    base = base.with_fields(recipe.set, f"recipes.{question.dataset}.set")
+    study = _with_metric(study, description)
+    seeded = overridden(study, base, question.overrides)
+    assert isinstance(seeded, CoreConfig)
+    return study, seeded, code
+
+
+def _check_options(question: Question) -> None:
+    options = {"--network": question.network, "--epochs": question.epochs}
+    instead = {"--network": "its own fields", "--epochs": "--set epochs=N, where it has such a field"}
+    for option, value in options.items():
+        if value is not None:
+            raise LabError(
+                f"{option} is for AlexNet; of this study's core use {instead[option]}", exit_code=ExitCode.WRONG_USE
+            )
+
+
+def _named(study: Study, question: Question) -> tuple[CoreName, Script | None, str]:
+    """Where the core is, what the study declares of it if it is a script, and how the user calls it."""
+    path = Path(question.study)
+    folder = path.resolve().parent if path.suffix in (".yaml", ".yml") else Path.cwd()
+    if isinstance(study.core, Script):
+        return CoreName(study.core.name, folder=folder), study.core, study.core.name
+    assert study.core is not None
+    return core_name(study.core, folder), None, study.core
+
+
+def _digests(core: Core, root: Path | None) -> Any:
+    """Returns what asks a core for the digest of its data; its mistakes are one line."""
+
+    def digest(config: BaseModel) -> str:
+        if core.data is None:
+            return ""
+        try:
+            content = core.data(config, root)
+        except (Exception, SystemExit) as error:
+            raise StudyError(f"core {core.name}: data raised {mistake(error)}") from error
+        if not isinstance(content, str) or not content:
+            raise StudyError(f"core {core.name}: data returns a text that stands for the content, not {content!r}")
+        return content
+
+    return digest
+
+
+def _with_metric(study: Study, core: CoreDescription) -> Study:
+    """The study with the metric that is judged, which must be one that the core declares."""
+    metric = study.primary_metric or core.judged_by
+    if metric not in core.metrics:
+        raise StudyError(
+            f"primary_metric: core {core.name} has no metric {metric}{nearest(metric, sorted(core.metrics))}",
+            ("primary_metric",),
+        )
+    return study.model_copy(update={"primary_metric": metric})
+
+
+def _codes_on_record(results: Path, core: CoreDescription) -> list[str]:
+    """The fingerprints that trials of this name and version on record were trained with."""
+    table = read_table(results, "trials", TRIAL_COLUMNS, ("core", "core_version", "state", ENVIRONMENT_CODE))
+    if table is None:
+        return []
+    # 失败的不是答案：改好了再来，不必换版本
+    is_answer = pl.col("state") != "failed"
+    same = table.filter((pl.col("core") == core.name) & (pl.col("core_version") == core.version) & is_answer)
+    return [str(code) for code in same[ENVIRONMENT_CODE].drop_nulls().unique().sort()]

@@ -1,0 +1,282 @@
+"""What is trained, as data: a configuration of the built-in AlexNet, or of a core that says by itself what it is.
+
+A core's description travels with every configuration of it, so that reading records never imports its code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, model_validator
+
+from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.train_config import DataSpec, TrainConfig
+from alexnet_core.configuration.wording import explain, nearest
+from search_spaces.errors import StudyError
+
+CORE_NAME = r"[a-z0-9][a-z0-9_-]{0,47}"
+METRIC_NAME = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
+PERCENT = "%"
+LARGEST_SEED = 2**31 - 1
+
+
+class MetricDescription(Frozen):
+    """A number that every report of a core has.
+
+    Attributes:
+        unit: What it is shown in, such as `%`; empty for a plain number.
+        better: Which way is good.
+        scale: What a value is multiplied with to be shown: 100 for a share in [0, 1] that is shown in percent.
+    """
+
+    unit: Annotated[str, Field(max_length=24)] = ""
+    better: Literal["lower", "higher"] = "lower"
+    scale: float = Field(default=1.0, gt=0)
+
+    def objective(self, value: float) -> float:
+        """Returns what is minimised: the value, with its sign turned where higher is better; its own inverse."""
+        return value if self.better == "lower" else -value
+
+    def number(self, value: float) -> str:
+        """Returns a value as shown, without its unit: percent with two digits, other numbers with four significant."""
+        shown = value * self.scale
+        return f"{shown:.2f}" if self.unit == PERCENT else f"{shown:.4g}"
+
+    def text(self, value: float) -> str:
+        """Returns a value as shown: `12.34 %`, `0.1234 nats`."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+
+def readable(name: str) -> str:
+    """Returns a metric's name as people read it: `test error`."""
+    return name.replace("_", " ")
+
+
+class CoreDescription(Frozen):
+    """What a core declares.
+
+    Attributes:
+        name: Short name; part of every key.
+        version: Part of every key.
+        metrics: What every report has, by name.
+        chosen_by: The metric by which sweeps, pruning, re-tuning and `best` choose.
+        judged_by: The metric that verdicts are about.
+        gpus: GPUs per worker.
+        deterministic: Whether the same seed gives the same numbers.
+        has_sizes: Whether it says the sizes of a configuration.
+        added_later: Fields that came after the first version, with the values that leave keys as they are.
+    """
+
+    name: Annotated[str, Field(pattern=rf"^{CORE_NAME}$")]
+    version: int = Field(ge=1)
+    metrics: dict[Annotated[str, Field(pattern=rf"^{METRIC_NAME}$")], MetricDescription] = Field(min_length=1)
+    chosen_by: str
+    judged_by: str
+    gpus: int = Field(default=1, ge=0)
+    deterministic: bool = True
+    has_sizes: bool = False
+    added_later: dict[str, JsonValue] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for which, name in (("chosen_by", self.chosen_by), ("judged_by", self.judged_by)):
+            if name not in self.metrics:
+                raise ValueError(f"{which}: {name!r} is none of the metrics: {', '.join(self.metrics)}")
+        return self
+
+    @property
+    def chosen(self) -> MetricDescription:
+        """The metric that chooses."""
+        return self.metrics[self.chosen_by]
+
+
+class CoreData(Frozen):
+    """What a core trains on.
+
+    Attributes:
+        name: The study's recipe.
+        digest: What the core says of the data's content; empty where it says nothing.
+        root: The folder given with `--data-root`, outside the key.
+    """
+
+    name: str
+    digest: str = ""
+    root: str | None = None
+
+
+class CoreSide(NamedTuple):
+    """What is asked of a core's own code while its trials are planned.
+
+    Attributes:
+        model: Of its configuration.
+        digest: Returns what stands for the content of a configuration's data; empty where the core says nothing.
+    """
+
+    model: type[BaseModel]
+    digest: Callable[[BaseModel], str]
+
+
+class CoreConfig(Frozen):
+    """A trial of a core.
+
+    Attributes:
+        core: What the core declares.
+        fields: Of its configuration, all of them, as plain data.
+        data: What it trains on.
+        seed: Of the trial.
+    """
+
+    core: CoreDescription
+    fields: dict[str, JsonValue]
+    data: CoreData
+    seed: int = Field(ge=0, le=LARGEST_SEED)
+    # 只有要训练的命令才有：读记录的不导入 core 的代码
+    _code: CoreSide | None = PrivateAttr(default=None)
+
+    @classmethod
+    def of(cls, code: CoreSide, core: CoreDescription, data: CoreData, what: str) -> CoreConfig:
+        """Returns the configuration in which all fields are at their defaults, with seed 0.
+
+        Args:
+            code: What is asked of the core's own code.
+            core: What the core declares.
+            data: What it trains on; the digest follows.
+            what: Who asks, for messages.
+
+        Raises:
+            StudyError: The core's own defaults cannot be used.
+        """
+        config = cls(core=core, fields={}, data=data, seed=0)
+        config._code = code
+        return config._with({}, what)
+
+    def with_fields(self, edits: Mapping[str, JsonValue], what: str) -> CoreConfig:
+        """Returns the configuration with edits, validated by the core's own model.
+
+        Args:
+            edits: Dotted field to new value.
+            what: Who asks, for messages: "arm no_norm", "--set".
+
+        Raises:
+            StudyError: An unknown field, or a value that does not validate.
+        """
+        fields = deepcopy(self.fields)
+        for path, value in edits.items():
+            _assign(fields, path, value, what)
+        return self._with(fields, what)
+
+    def _with(self, fields: dict[str, Any], what: str) -> CoreConfig:
+        assert self._code is not None, "a configuration that was read from a record is not edited"
+        valid = _validated(self._code.model, fields, what)
+        plain = valid.model_dump(mode="json")
+        # 字段可以换数据：摘要跟着配置走
+        data = self.data.model_copy(update={"digest": self._code.digest(valid)})
+        return self.model_copy(update={"fields": plain, "data": data})
+
+
+TrialConfig = TrainConfig | CoreConfig
+DataOfTrial = DataSpec | CoreData
+
+
+def _assign(fields: dict[str, Any], path: str, value: JsonValue, what: str) -> None:
+    *parents, last = path.split(".")
+    place: Any = fields
+    for part in parents:
+        place = place.get(part) if isinstance(place, dict) else None
+    # 内层的映射可以是随意的：新的名字由 core 自己的模型去判断
+    if not isinstance(place, dict) or (not parents and last not in place):
+        raise StudyError(f"{what}: unknown field {path}{nearest(path, sorted(fields))}")
+    before = place.get(last)
+    # pydantic 会把 true 当作 1
+    if isinstance(value, bool) and isinstance(before, (int, float)) and not isinstance(before, bool):
+        raise StudyError(f"{what}: {path}: must be a number, such as {before!r}, not {str(value).lower()}")
+    place[last] = value
+
+
+def _validated(model: type[BaseModel], fields: dict[str, Any], what: str) -> BaseModel:
+    """The fields as the core's model takes them; its mistakes in one line."""
+    begin = f"{what}: " if what else ""
+    try:
+        valid = model.model_validate(fields)
+        json.dumps(valid.model_dump(mode="json"), allow_nan=False)
+    except ValidationError as error:
+        lines = []
+        for mistake in error.errors(include_url=False):
+            where = ".".join(map(str, mistake["loc"]))
+            lines.append(f"{where}: {explain(mistake, model)}" if where else explain(mistake, model))
+        raise StudyError(f"{begin}{'; '.join(lines)}") from error
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"{begin}the configuration cannot be written as JSON: {error}") from error
+    return valid
+
+
+def value_of(config: CoreConfig, path: str) -> Any:
+    """Returns a field of a core's configuration by its dotted name; raises KeyError."""
+    place: Any = config.fields
+    for part in path.split("."):
+        if not isinstance(place, dict):
+            raise KeyError(path)
+        place = place[part]
+    return place
+
+
+def key_content(config: CoreConfig) -> dict[str, Any]:
+    """Returns what names a trial: its core, version, fields, data and seed; not paths, metrics or units."""
+    fields = deepcopy(config.fields)
+    for path, default in config.core.added_later.items():
+        if path in fields and fields[path] == default:
+            del fields[path]
+    return {
+        "config": fields,
+        "core": config.core.name,
+        "data": config.data.digest,
+        "seed": config.seed,
+        "version": config.core.version,
+    }
+
+
+ALEXNET = CoreDescription(
+    name="alexnet",
+    version=1,
+    metrics={
+        name: MetricDescription(unit="%", scale=100.0) for name in ("training_error", "validation_error", "test_error")
+    },
+    chosen_by="validation_error",
+    judged_by="test_error",
+    gpus=2,
+    has_sizes=True,
+)
+
+
+def description_of(config: TrialConfig) -> CoreDescription:
+    """Returns what the core of a configuration declares."""
+    return config.core if isinstance(config, CoreConfig) else ALEXNET
+
+
+def planned_parts(config: TrialConfig) -> int:
+    """Returns in how many parts a training is reckoned: epochs, or one whole training where its length is not known."""
+    return 1 if isinstance(config, CoreConfig) else config.training.epochs
+
+
+def parse_config(plain: Any) -> TrialConfig:
+    """Validates a configuration out of a record; raises pydantic's ValidationError."""
+    return (CoreConfig if is_of_core(plain) else TrainConfig).model_validate(plain)
+
+
+def is_of_core(plain: Any) -> bool:
+    """Says whether plain data is a configuration of a core, rather than of AlexNet."""
+    return isinstance(plain, Mapping) and "core" in plain
+
+
+def flattened(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested mappings as one, with dotted names; an empty mapping stays one."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
