@@ -13,7 +13,8 @@ from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study, study_names
 from tests.lab import Lab
 
-ASKED = [name for name in study_names() if "digits" in load_study(name).recipes]
+STUDIES = {name: load_study(name) for name in study_names()}
+ASKED = [name for name, study in STUDIES.items() if study.core is None and "digits" in study.recipes]
 
 
 def numbers(line: str) -> list[int]:

@@ -126,7 +126,7 @@ def test_the_ranking_is_that_of_a_plain_calculation(capfd: pytest.CaptureFixture
 def test_status_says_where_each_trial_stands(capfd: pytest.CaptureFixture[str], results: Path) -> None:
     code, content, _ = document(capfd, "status", "--results", str(results))
     (study,) = content["studies"]
-    assert (code, content["unit"], study["study"], study["states"]) == (0, "%", "lrn", {"finished": 24})
+    assert (code, study["unit"], study["study"], study["states"]) == (0, "%", "lrn", {"finished": 24})
     values = {(trial["arm"], trial["seed"]): trial["value"] for trial in study["trials"]}
     assert values == {
         (arm, seed): pytest.approx(100 * count / 360)

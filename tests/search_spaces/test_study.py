@@ -147,7 +147,9 @@ def test_an_arm_may_have_further_edits_on_a_data_set() -> None:
         parse_model(TEXT + edits.replace("no_lrn", "no_lrm"), Study, "mine.yaml")
 
 
-DATASETS = [(name, dataset) for name in study_names() for dataset in load_study(name).recipes]
+# 别的 core 的研究由它自己的模型验证，见 tests/orchestrator/planning
+OF_ALEXNET = [name for name in study_names() if load_study(name).core is None]
+DATASETS = [(name, dataset) for name in OF_ALEXNET for dataset in load_study(name).recipes]
 
 
 @pytest.mark.parametrize(("name", "dataset"), DATASETS)
@@ -166,7 +168,7 @@ def test_every_study_unfolds_on_each_of_its_data_sets(name: str, dataset: str) -
 def test_the_studies_share_their_baseline_but_for_colour() -> None:
     summary = DataSummary(digest="0" * 64, class_names=("a", "b"), train=10, validation=10, test=10)
     keys = {}
-    for name in study_names():
+    for name in OF_ALEXNET:
         if "imagenet" in load_study(name).not_asked:
             continue
         study = load_study(name).on("imagenet")
