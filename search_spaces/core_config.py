@@ -5,6 +5,7 @@ A core's description travels with every configuration of it, so that reading rec
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -20,6 +21,7 @@ from search_spaces.errors import StudyError
 CORE_NAME = r"[a-z0-9][a-z0-9_-]{0,47}"
 METRIC_NAME = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 PERCENT = "%"
+EDIT_NAME_LENGTH = 20
 LARGEST_SEED = 2**31 - 1
 
 
@@ -107,6 +109,18 @@ class CoreData(Frozen):
     root: str | None = None
 
 
+class EditedFields(Frozen):
+    """What a core's own model made of an edit.
+
+    Attributes:
+        fields: All fields of the configuration.
+        digest: Of the data that it is trained on.
+    """
+
+    fields: dict[str, JsonValue]
+    digest: str = ""
+
+
 class CoreSide(NamedTuple):
     """What is asked of a core's own code while its trials are planned.
 
@@ -133,8 +147,9 @@ class CoreConfig(Frozen):
     fields: dict[str, JsonValue]
     data: CoreData
     seed: int = Field(ge=0, le=LARGEST_SEED)
-    # 只有要训练的命令才有：读记录的不导入 core 的代码
+    # 只有要训练的命令才有：读记录的不导入 core 的代码，只查当时记下的结果
     _code: CoreSide | None = PrivateAttr(default=None)
+    _edited: dict[str, EditedFields] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def of(cls, code: CoreSide, core: CoreDescription, data: CoreData, what: str) -> CoreConfig:
@@ -163,13 +178,32 @@ class CoreConfig(Frozen):
         Raises:
             StudyError: An unknown field, or a value that does not validate.
         """
-        fields = deepcopy(self.fields)
-        for path, value in edits.items():
-            _assign(fields, path, value, what)
-        return self._with(fields, what)
+        name = _edit_name(self.fields, edits)
+        if self._code is None:
+            return self._as_remembered(name, edits, what)
+        made = self._with(_with_edits(self.fields, edits, what), what)
+        self._edited[name] = EditedFields(fields=made.fields, digest=made.data.digest)
+        return made
+
+    def _as_remembered(self, name: str, edits: Mapping[str, JsonValue], what: str) -> CoreConfig:
+        """What the core's own code made of the edits when they were planned; else the plain values."""
+        known = self._edited.get(name)
+        if known is None:
+            return self.model_copy(update={"fields": _with_edits(self.fields, edits, what)})
+        data = self.data.model_copy(update={"digest": known.digest})
+        return self.model_copy(update={"fields": dict(known.fields), "data": data})
+
+    @property
+    def edits_made(self) -> Mapping[str, EditedFields]:
+        """What became of each edit of it and of what was made of it, by a name of what was edited and how."""
+        return self._edited
+
+    def remember(self, edits: Mapping[str, EditedFields]) -> None:
+        """Learns what became of edits when they were planned, so that they can be read without the core's code."""
+        self._edited.update(edits)
 
     def _with(self, fields: dict[str, Any], what: str) -> CoreConfig:
-        assert self._code is not None, "a configuration that was read from a record is not edited"
+        assert self._code is not None
         valid = _validated(self._code.model, fields, what)
         plain = valid.model_dump(mode="json")
         # 字段可以换数据：摘要跟着配置走
@@ -179,6 +213,18 @@ class CoreConfig(Frozen):
 
 TrialConfig = TrainConfig | CoreConfig
 DataOfTrial = DataSpec | CoreData
+
+
+def _edit_name(fields: Mapping[str, Any], edits: Mapping[str, JsonValue]) -> str:
+    text = json.dumps([fields, edits], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:EDIT_NAME_LENGTH]
+
+
+def _with_edits(fields: Mapping[str, Any], edits: Mapping[str, JsonValue], what: str) -> dict[str, Any]:
+    edited = deepcopy(dict(fields))
+    for path, value in edits.items():
+        _assign(edited, path, value, what)
+    return edited
 
 
 def _assign(fields: dict[str, Any], path: str, value: JsonValue, what: str) -> None:

@@ -83,8 +83,8 @@ def load_core(name: CoreName) -> Core:
         return script_core(script_of(name.study), name.study.parent)
     if name.folder is not None:
         _forget_edited(name.folder)
-        if str(name.folder) not in sys.path:
-            sys.path.insert(0, str(name.folder))
+        # 当前目录里可能有同名而更新的文件：先找指定的目录
+        sys.path[:] = [str(name.folder), *(entry for entry in sys.path if entry != str(name.folder))]
     try:
         module = importlib.import_module(name.module)
     except ContractError as error:

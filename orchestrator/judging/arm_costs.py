@@ -93,7 +93,7 @@ def _measured(
     )
 
 
-def pace(arm: ArmAnswer) -> str:
+def pace(arm: ArmAnswer, of: str = "epoch") -> str:
     """Says how much less or more time an epoch takes than the baseline's: `18 % faster (15 to 21 %)`, or nothing.
 
     Percentages are of the baseline's seconds per epoch; an interval that holds 1 gets neither word.
@@ -103,10 +103,10 @@ def pace(arm: ArmAnswer) -> str:
         return ""
     low, high = seconds.ratio_interval
     if high < 1.0:
-        return f"{_percent(1 - seconds.ratio)} faster per epoch ({_bounds(1 - high, 1 - low)})"
+        return f"{_percent(1 - seconds.ratio)} faster per {of} ({_bounds(1 - high, 1 - low)})"
     if low > 1.0:
-        return f"{_percent(seconds.ratio - 1)} slower per epoch ({_bounds(low - 1, high - 1)})"
-    return f"seconds per epoch {100 * (low - 1):+.0f} to {100 * (high - 1):+.0f} %"
+        return f"{_percent(seconds.ratio - 1)} slower per {of} ({_bounds(low - 1, high - 1)})"
+    return f"seconds per {of} {100 * (low - 1):+.0f} to {100 * (high - 1):+.0f} %"
 
 
 def _percent(share: float) -> str:

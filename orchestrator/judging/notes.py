@@ -239,7 +239,8 @@ def _by_seed(missing: Sequence[str]) -> list[str]:
 def _on_the_rest(answer: Answer) -> Iterator[str]:
     if answer.core is None and not top5_says_something(answer.classes):
         yield f"With {answer.classes} classes the top-5 error says nothing here; it is shown without a word."
-    paces = [_with_word(arm, words) for arm in answer.arms if (words := pace(arm))]
+    of = "epoch" if answer.core is None else "report"
+    paces = [_with_word(arm, words) for arm in answer.arms if (words := pace(arm, of))]
     if paces:
         yield f"Cost beside the baseline (95 % intervals, not judged): {'; '.join(paces)}."
     best = answer.sweep[0] if answer.sweep else None

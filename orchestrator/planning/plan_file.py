@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -14,7 +15,7 @@ from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import ALPHA, Plan
-from orchestrator.records.files import locked, read_error, write_atomically
+from orchestrator.records.files import append_line, locked, read_error, read_json_lines, write_atomically
 from orchestrator.records.looks_file import (
     FILE,
     Question,
@@ -25,13 +26,14 @@ from orchestrator.records.looks_file import (
     seeds_at,
     sharing,
 )
-from search_spaces.core_config import TrialConfig, parse_config
+from search_spaces.core_config import CoreConfig, EditedFields, TrialConfig, parse_config
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import KEY_LENGTH, Phase, keys_by_seed, unfold
 
 # 所有研究没有共同的 plan.json；这里记下它们各自的文件夹
 STUDIES = "studies.json"
+EDITS = "edits.jsonl"
 
 
 class _LookFields(BaseModel):
@@ -169,6 +171,7 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str], begun_with: Pla
     """
     planned = _file_of(plan, command)
     with locked(folder):
+        _remember_edits(folder, plan.base)
         before, question = read_plan(folder), planned.question
         earlier = _recorded(folder)
         rule = _rule(earlier, question)
@@ -182,6 +185,24 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str], begun_with: Pla
         if begun_with is None or _further_seeds(before, begun_with) <= 0:
             _write(folder, planned)
     return planned
+
+
+def _remember_edits(folder: Path, base: TrialConfig) -> None:
+    """Keeps what a core's own code made of the edits planned, for those who read without it."""
+    if isinstance(base, CoreConfig):
+        known = _read_edits(folder)
+        for name, edited in base.edits_made.items():
+            if name not in known:
+                append_line(folder / EDITS, {"edit": name, **edited.model_dump(mode="json")})
+
+
+def _read_edits(folder: Path) -> dict[str, EditedFields]:
+    """What became of edits, by name; a torn line is passed over."""
+    edits = {}
+    for row in read_json_lines(folder / EDITS):
+        with suppress(ValidationError, KeyError):
+            edits[str(row["edit"])] = EditedFields.model_validate({"fields": row["fields"], "digest": row["digest"]})
+    return edits
 
 
 def _file_of(plan: Plan, command: Sequence[str]) -> PlanFile:
@@ -332,14 +353,16 @@ def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:
     if plan_file is None:
         raise LabError(f"{folder / 'plan.json'} is missing or damaged; run the study again", exit_code=ExitCode.NOTHING)
     try:
-        seeds = tuple(range(plan_file.planned_seeds))
+        seeds, base = tuple(range(plan_file.planned_seeds)), plan_file.base
+        if isinstance(base, CoreConfig):
+            base.remember(_read_edits(folder))
         plan = Plan(
             study=plan_file.study_definition,
             dataset=plan_file.dataset,
             recipe=plan_file.recipe,
             summary=plan_file.summary,
-            base=plan_file.base,
-            trials=unfold(plan_file.study_definition, plan_file.base, seeds),
+            base=base,
+            trials=unfold(plan_file.study_definition, base, seeds),
             seeds=seeds,
             sweep_points=plan_file.sweep_points,
             max_seeds=plan_file.max_seeds,

@@ -190,7 +190,8 @@ def details(material: Material, results: Path) -> Details:
 def _curves_of_core(used: pl.DataFrame, epochs: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:
     """Its metrics by report, as they are shown."""
     arms = used.filter(pl.col("phase") == "arm").select("arm", "seed", "key")
-    known = {name: metric for name, metric in core.metrics.items() if f"{METRICS_BY_NAME}{name}" in epochs.columns}
+    # 按名排序：写下再读回的声明次序不同
+    known = {name: core.metrics[name] for name in sorted(core.metrics) if f"{METRICS_BY_NAME}{name}" in epochs.columns}
     return (
         arms.join(epochs, on="key")
         .select(
