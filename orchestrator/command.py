@@ -24,6 +24,7 @@ from orchestrator.output.console import printable
 from search_spaces.errors import StudyError
 
 WAKE_SECONDS = 0.1
+CLAIMS_OF_A_TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 AtEnd = Callable[[int, str | None], object]
 
 
@@ -174,7 +175,11 @@ def run_beside(module: str, arguments: Sequence[str], take: Callable[[str], obje
     # 自己的会话：终端的 Ctrl-C 只由我们转告一次
     with subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env={
+            # 管道不是终端，不论笔记本怎么说
+            **{name: value for name, value in os.environ.items() if name not in CLAIMS_OF_A_TERMINAL},
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -51,9 +52,11 @@ def make_console(*, goes_on: bool = False, stderr: bool = False) -> Console:
         goes_on: Whether the command goes on in silence when its output cannot be written any more.
         stderr: Whether it writes to the standard error.
     """
-    make = _UnheardConsole if goes_on else _SafeConsole
-    console = make(highlight=False, stderr=stderr)
-    return console if console.is_terminal else make(highlight=False, stderr=stderr, width=PLAIN_WIDTH)
+    # 笔记本里 rich 会显示在单元格中，不写标准错误
+    in_cells = False if stderr else None
+    make = partial(_UnheardConsole if goes_on else _SafeConsole, highlight=False, stderr=stderr, force_jupyter=in_cells)
+    console = make()
+    return console if console.is_terminal else make(width=PLAIN_WIDTH)
 
 
 def printable(text: str) -> str:

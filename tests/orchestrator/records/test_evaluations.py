@@ -369,10 +369,13 @@ def test_slots_evaluate_trials_on_record_measure_memory_and_stop_at_a_budget(lab
     first_line = "stopped at the budget: 3 of 5 seeds are complete; missing: all arms of seeds 3, 4."
     assert (document["left_out"][0], first_line in errors) == (first_line, True)
     assert not (lab.results / "studies" / "views" / "answer.json").exists()
-    process = lab.start_program(ASKS_TWICE, str(study), str(lab.results), PYTHONPATH=os.pathsep.join(sys.path))
+    # 笔记本的内核里就有 FORCE_COLOR
+    variables = {"PYTHONPATH": os.pathsep.join(sys.path), "FORCE_COLOR": "1"}
+    process = lab.start_program(ASKS_TWICE, str(study), str(lab.results), **variables)
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, output + errors
     assert "3 on record, 2 to train" in errors
+    assert "\x1b[?25l" not in errors, "no table is drawn anew into a pipe"
     assert "5 on record, 0 to train" in errors
     assert json.loads(output) == {"unchanged": True, "ray": False, "seeds": 5, "rows": 2, "same": True}
     made = read_evaluation(first.parents[1], 10)
