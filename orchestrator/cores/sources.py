@@ -132,7 +132,9 @@ def script_sources(script: Script, folder: Path) -> Sources:
     for pattern in script.files:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise ContractError(f"core.files: {pattern} is not below the folder of the study file")
-        matching = {path.relative_to(folder) for path in folder.glob(pattern) if path.is_file()}
+        # 3.11 的 ** 在末尾只认文件夹
+        below = f"{pattern}/*" if pattern.endswith("**") else pattern
+        matching = {path.relative_to(folder) for path in folder.glob(below) if path.is_file()}
         if not matching:
             raise ContractError(f"core.files: there is no {pattern} in {folder}")
         files |= {path for path in matching if "__pycache__" not in path.parts}
