@@ -1,6 +1,6 @@
-"""Real studies under random faults: `python -m tests.benchmarks.chaos --minutes 30`.
+"""Real studies under random faults: `python -m tests.benchmarks.chaos --minutes 30`, of AlexNet and of a user's core.
 
-Driver, train workers, Train controllers, Tune actors, broker, raylet and GCS are killed at random moments, or stopped
+Studies of the two take turns. Driver, train workers, Train controllers, Tune actors, broker, raylet and GCS are killed at random moments, or stopped
 for some seconds. The same command is given again until the study has its answer; then its table must be the one of an
 undisturbed run. Prints one JSON line; exit code 1 when anything was lost, trained twice, left behind or unlike.
 """
@@ -8,6 +8,7 @@ undisturbed run. Prints one JSON line; exit code 1 when anything was lost, train
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import signal
@@ -23,8 +24,10 @@ import polars as pl
 import psutil
 
 from tests.lab import Lab, clear
+from tests.made_cores import write_walk
 
-STUDY = ("--study", "lrn", "--seeds", "3", "--epochs", "16", "--no-dashboard", "--retry-failed")
+ALWAYS = ("--seeds", "3", "--no-dashboard", "--retry-failed")
+ALEXNET = ("--study", "lrn", "--epochs", "16", *ALWAYS)
 # 进程标题里的字样；driver 单独处理
 TARGETS = {
     "train worker": "ray::RayTrainWorker",
@@ -34,7 +37,7 @@ TARGETS = {
     "raylet": "raylet",
     "GCS": "gcs_server",
 }
-NUMBERS = ["key", "seed", "state", "epochs"] + [
+NUMBERS = ["key", "seed", "state", "epochs", "objective", "judged"] + [
     f"{split}_{name}"
     for split in ("train", "validation", "test")
     for name in ("loss", "top1_errors", "top5_errors", "count")
@@ -46,8 +49,8 @@ ORPHAN_SECONDS = 30.0
 class Command:
     """One start of the study, whose output is read on the way so that no pipe fills up."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.process = lab.start(*STUDY, "--results", str(lab.results))
+    def __init__(self, lab: Lab, study: Sequence[str]) -> None:
+        self.process = lab.start(*study, "--results", str(lab.results))
         self.started = time.monotonic()
         self.output = self.errors = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -75,29 +78,36 @@ class Chaos:
 
     def run(self, seconds: float) -> None:
         """Studies under faults until the time is over; the last one is brought to its end without any."""
-        undisturbed = self._undisturbed()
+        studies = [(study, self._undisturbed(study)) for study in (ALEXNET, self._walk())]
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._study(undisturbed, end)
+        for study, undisturbed in itertools.cycle(studies):
+            if time.monotonic() >= end:
+                return
+            self._study(study, undisturbed, end)
+
+    def _walk(self) -> Sequence[str]:
+        """A study of a user's core, which every command is allowed to run."""
+        path = write_walk(self._folder / "user")
+        return ("--study", str(path), "--core", "walk.py", *ALWAYS)
 
     def _new_lab(self) -> Lab:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         (folder / "home").mkdir()
         return Lab(folder / "home", folder / "results")
 
-    def _undisturbed(self) -> pl.DataFrame:
+    def _undisturbed(self, study: Sequence[str]) -> pl.DataFrame:
         lab = self._new_lab()
-        command = Command(lab)
+        command = Command(lab, study)
         command.process.wait()
         command.wait_for_output()
         assert command.ended() == 0, command.output + command.errors
         return _table(lab)
 
-    def _study(self, undisturbed: pl.DataFrame, end: float) -> None:
+    def _study(self, study: Sequence[str], undisturbed: pl.DataFrame, end: float) -> None:
         """One study from its first command to its answer."""
         lab, finished, code = self._new_lab(), dict[str, int](), None
         while code != 0:
-            command = Command(lab)
+            command = Command(lab, study)
             self.counts["commands"] += 1
             while command.ended() is None:
                 if time.monotonic() - command.started > LONGEST_COMMAND:
