@@ -1,8 +1,9 @@
 """Real studies under random faults: `python -m tests.benchmarks.chaos --minutes 30`, of AlexNet and of a user's core.
 
-Studies of the two take turns. Driver, train workers, Train controllers, Tune actors, broker, raylet and GCS are killed at random moments, or stopped
-for some seconds. The same command is given again until the study has its answer; then its table must be the one of an
-undisturbed run. Prints one JSON line; exit code 1 when anything was lost, trained twice, left behind or unlike.
+The two take turns. Driver, train workers, Train controllers, Tune actors, broker, raylet and GCS are killed at random
+moments, or stopped for some seconds. The same command is given again until the study has its answer; then its table
+must be the one of an undisturbed run. Prints one JSON line; exit code 1 when anything was lost, trained twice, left
+behind or unlike.
 """
 
 from __future__ import annotations
