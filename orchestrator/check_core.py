@@ -15,6 +15,7 @@ from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.command import add_results_option, check_has_results, command, natural
 from orchestrator.cores.checking.checks import Finding, Rehearsal, check_core
 from orchestrator.cores.checking.repeating import Recorded, repeated
+from orchestrator.cores.consent import check_kept_code
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import accept, code_of, description_of_core, kept_code
 from orchestrator.cores.loading import CoreName, core_name, load_core
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     if options.trial is not None:
-        return _repeat(options.trial, options.reports)
+        return _repeat(options.trial, options.core)
     if options.core is None:
         raise LabError("name a core, such as my_package.my_core or my_core.py", exit_code=ExitCode.WRONG_USE)
     try:
@@ -111,8 +112,8 @@ def _print(line: str) -> None:
     make_console().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _repeat(folder: Path, reports: int) -> int:
-    """Trains a trial on record again with its own code."""
+def _repeat(folder: Path, allowed: str | None) -> int:
+    """Trains a trial on record again with its own code, which the user has run before or names now."""
     config = read_own_config(folder)
     if not isinstance(config, CoreConfig):
         raise LabError(
@@ -127,9 +128,13 @@ def _repeat(folder: Path, reports: int) -> int:
             f"the code of trial {folder.name} ({fingerprint}) is not kept beside its results",
             exit_code=ExitCode.NOTHING,
         )
+    try:
+        check_kept_code(fingerprint, config.core.name, allowed)
+    except ContractError as error:
+        raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     name = core_name(config.core.name) if code is None else CoreName(code.module, code.attribute, code.folder)
     recorded = _recorded(folder, config)
-    if _faults(repeated(recorded, name, code, max(reports, len(recorded.reports)))):
+    if _faults(repeated(recorded, name, code, len(recorded.reports))):
         return ExitCode.SOME_FAILED
     _print(f"trial {folder.name} repeats")
     return ExitCode.DONE

@@ -54,6 +54,33 @@ def check_consent(name: CoreName, shown: str, script: Script | None, given: str 
     _remember((*known, identity))
 
 
+def allow_code(fingerprint: str) -> None:
+    """Remembers the code of a core that the user runs, so that its trials on record may be repeated."""
+    known = _remembered()
+    if fingerprint and fingerprint not in known:
+        _remember((*known, fingerprint))
+
+
+def check_kept_code(fingerprint: str, core: str, given: str | None) -> None:
+    """Refuses to run code that lies in a results folder, which others may have written, until the user names its core.
+
+    Args:
+        fingerprint: Of the code.
+        core: The name of its core.
+        given: What the user names; None where nothing is named.
+
+    Raises:
+        ContractError: It was never run from here, or another core is named.
+    """
+    if given is not None and given != core:
+        raise ContractError(f"{given}: the trial's core is {core}")
+    if given is None and fingerprint and fingerprint not in _remembered():
+        raise ContractError(
+            f"the code of core {core} lies in this results folder, and you have not run it from here yet; if you trust "
+            f"it, name the core: python -m orchestrator.check_core {core} --trial FOLDER"
+        )
+
+
 def _identity(name: CoreName, script: Script | None) -> str:
     place = f"{name.folder}\n{name.text}"
     # 信过一条命令，不等于信同名的另一条

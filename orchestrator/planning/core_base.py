@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from alexnet_core.configuration.wording import nearest
-from orchestrator.cores.consent import check_consent
+from orchestrator.cores.consent import allow_code, check_consent
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import CoreCode, check_identity, code_of, description_of_core
 from orchestrator.cores.loading import CoreName, core_name, load_core, mistake
@@ -47,6 +47,7 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
         core = load_core(name) if script is None else script_core(script, Path(str(name.folder)))
         description = description_of_core(core)
         check_identity(store.results, description, code, _codes_on_record(store.results, description), shown)
+        allow_code(code.fingerprint)
     except ContractError as error:
         raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     root = question.data_root
