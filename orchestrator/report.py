@@ -128,7 +128,7 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
         )
         print_error(trouble)
         return answered.model_copy(update={"exit_code": ExitCode.ENVIRONMENT, "error": trouble})
-    write_report(target, material, lambda: details(material, options.results), always=True)
+    write_report(target, material, lambda: details(material, options.results, folder), always=True)
     console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
     return answered
 

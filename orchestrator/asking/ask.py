@@ -15,6 +15,7 @@ from rich.console import Console
 
 from alexnet_core.process.files import abandoned
 from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
+from orchestrator.asking.pictures import draw_pictures
 from orchestrator.asking.plans import plans_document, trial_document
 from orchestrator.command import check_can_hold_results
 from orchestrator.errors import ExitCode
@@ -113,7 +114,8 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
     _tidy_records(agenda, store)
     # 回答：每个研究各自判断，与单独问时一样
     answers = tuple(
-        _answer(study, content, store, console) for study, content in zip(agenda.studies, contents, strict=True)
+        _answer(study, content, store, console, trains=trains)
+        for study, content in zip(agenda.studies, contents, strict=True)
     )
     notifier.add(**_summary(agenda, answers))
     # 导出：报告之外，再写别的工具要读的
@@ -175,8 +177,10 @@ def _tidy_records(agenda: Agenda, store: Store) -> None:
         keep_weights_of(store.results, kept, {trial.key for trial in agenda.plan.trials})
 
 
-def _answer(study: PlannedStudy, content: PlanFile, store: Store, console: Console) -> StudyAnswer:
+def _answer(study: PlannedStudy, content: PlanFile, store: Store, console: Console, *, trains: bool) -> StudyAnswer:
     """Judges a study, prints its answer, and writes its report."""
+    if trains and (trouble := draw_pictures(study.plan, store.results, study.folder)):
+        _say(console, [trouble])
     material = conclude(study.plan, store.results, study.folder, content, console)
     unevaluated = bool(study.on_record.to_evaluate(study.plan.trials))
     failed = unevaluated or _has_failed(study, store)

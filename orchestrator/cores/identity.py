@@ -110,6 +110,14 @@ def load_kept(code: KeptCode) -> Core:
     return load_core(CoreName(code.module, code.attribute, code.folder))
 
 
+def load_core_of(code: CoreCode) -> Core:
+    """Loads a core from where it lies now; raises ContractError."""
+    if code.script is None:
+        return load_core(code.name)
+    assert code.name.folder is not None
+    return script_core(code.script, code.name.folder)
+
+
 def code_of(name: CoreName, script: Script | None = None) -> CoreCode:
     """Finds the files of a core; nothing is imported.
 

@@ -11,9 +11,8 @@ from pydantic import BaseModel
 from alexnet_core.configuration.wording import nearest
 from orchestrator.cores.consent import allow_code, check_consent
 from orchestrator.cores.contract import ContractError, Core
-from orchestrator.cores.identity import CoreCode, check_identity, code_of, description_of_core
-from orchestrator.cores.loading import CoreName, core_name, load_core, mistake
-from orchestrator.cores.script import script_core
+from orchestrator.cores.identity import CoreCode, check_identity, code_of, description_of_core, load_core_of
+from orchestrator.cores.loading import CoreName, core_name, mistake
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.request import Question, Store
 from orchestrator.tables.rows import TRIAL_COLUMNS
@@ -44,7 +43,7 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
         name, script, shown = _named(study, question)
         check_consent(name, shown, script, question.core)
         code = code_of(name, script)
-        core = load_core(name) if script is None else script_core(script, Path(str(name.folder)))
+        core = load_core_of(code)
         description = description_of_core(core)
         check_identity(store.results, description, code, _codes_on_record(store.results, description), shown)
         allow_code(code.fingerprint)

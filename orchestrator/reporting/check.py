@@ -231,7 +231,7 @@ def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str
         for name, digest in written.items()
         if not (folder / name).is_file() or sha256((folder / name).read_bytes()) != digest
     }
-    shown = shown_files(again, _with_kernels(details(again, results), folder))
+    shown = shown_files(again, _with_kernels(details(again, results, folder), folder))
     listed_nowhere = sorted({*shown, *data_files(again)} - written.keys()) if written else []
     if listed_nowhere:
         yield f"{SUMS} has no sum of {listed(listed_nowhere)}, so that an edit there cannot be told"

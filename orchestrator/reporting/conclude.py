@@ -50,7 +50,7 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
             console.print(answer_table(shown, console.width))
             for note in shown.notes:
                 console.print(note, markup=False, highlight=False, soft_wrap=True)
-    what = "written" if write_report(folder, material, lambda: details(material, results)) else "unchanged"
+    what = "written" if write_report(folder, material, lambda: details(material, results, folder)) else "unchanged"
     console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
     return material
 

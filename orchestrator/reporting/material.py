@@ -7,7 +7,7 @@ import logging
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from search_spaces.trial import PlannedTrial
 # 机器的名字与进程号不说明结果，也不该进入公开的报告
 PRIVATE = {"env_host", "env_node", "env_pid", "env_slot", "env_worker_memory_mb"}
 HOUR = 3600.0
+# 别的 core 在训练结束时画的
+PICTURES = "pictures"
 logger = logging.getLogger(__name__)
 
 
@@ -131,10 +133,12 @@ class Details:
         curves: Columns arm, seed, epoch, train_error, validation_error (percent), of the arms' seeds; of another core
             its metrics by name, as they are shown.
         kernels: PNG of the first convolution's kernels of the baseline's median seed; None where no weights are kept.
+        pictures: PNGs that another core has drawn of the same seed, by name.
     """
 
     curves: pl.DataFrame
     kernels: bytes | None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def gather(
@@ -179,12 +183,19 @@ def gather(
     )
 
 
-def details(material: Material, results: Path) -> Details:
-    """Reads the learning curves and the kernels."""
+def details(material: Material, results: Path, folder: Path) -> Details:
+    """Reads the learning curves, the kernels, and the pictures that another core has drawn.
+
+    Args:
+        material: What the report is made of.
+        results: The results folder.
+        folder: The study's folder.
+    """
     epochs = load_tables(results).epochs
     core = material.answer.core
     curves = _curves(material.used, epochs) if core is None else _curves_of_core(material.used, epochs, core)
-    return Details(curves, _kernels(material, results))
+    drawn = sorted((folder / PICTURES).glob("*.png")) if core is not None else []
+    return Details(curves, _kernels(material, results), {path.stem: path.read_bytes() for path in drawn})
 
 
 def _curves_of_core(used: pl.DataFrame, epochs: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:

@@ -114,6 +114,11 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
             drawn("kernels"),
         ),
         Section(
+            "Pictures",
+            "Drawn by the core itself, of the baseline's seed of the median metric.",
+            [picture for picture in pictures if picture.name.startswith("core-")],
+        ),
+        Section(
             "Where this comes from",
             "",
             tables=[

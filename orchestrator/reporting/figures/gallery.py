@@ -11,6 +11,8 @@ from orchestrator.reporting.figures.slices import slices_figure
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
 
+OF_CORE = "core-"
+
 
 def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
     """Draws the figures for which there is something to show."""
@@ -23,6 +25,10 @@ def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
         importance_figure(material.answer),
         front_figure(material.answer),
         _kernels(details.kernels),
+        *(
+            Picture(f"{OF_CORE}{name}", name.replace("_", " "), f"{name.replace('_', ' ')}, drawn by the core", png)
+            for name, png in details.pictures.items()
+        ),
     )
     return tuple(picture for picture in drawn if picture is not None)
 
