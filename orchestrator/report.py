@@ -6,6 +6,7 @@ Reports lie in `results/studies/<study>/`: one HTML page, Markdown, LaTeX, figur
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -81,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--study", help="a study on record, or its file (default: lrn)")
     add_results_option(parser)
     add_json_option(parser)
-    parser.add_argument("--dataset", help="data set of the study (default: digits; of --paper: all on record)")
+    parser.add_argument(
+        "--dataset",
+        help="data set of the study (default: digits, or its only one on record; of --paper: all on record)",
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
     what.add_argument("--compare", nargs=2, metavar="ARM", help="the second arm against the first, chosen afterwards")
@@ -198,11 +202,20 @@ def _folders_on_record(options: argparse.Namespace) -> list[Path]:
     return folders
 
 
+def _only_folder(results: Path, study: str) -> Path | None:
+    """The folder of a study that is on record on one data set alone; None where there are several, or none."""
+    plans = [path.parent for path in (results / "studies").glob(f"{glob.escape(study)}-*/plan.json")]
+    ours = [folder for folder in plans if (plan := read_plan(folder)) is not None and plan.study == study]
+    return ours[0] if len(ours) == 1 else None
+
+
 def _folder(options: argparse.Namespace) -> Path:
     dataset, name = options.dataset or DEFAULT_DATASET, options.study or DEFAULT_STUDY
     if name.endswith((".yaml", ".yml")):
         name = load_study(name).name
     folder = study_folder(options.results, name, dataset, DEFAULT_DATASET)
+    if options.dataset is None and not (folder / "plan.json").is_file():
+        folder = _only_folder(options.results, name) or folder
     # 名字里的 .. 或 / 不得把人带出 studies/
     is_inside = folder.parent == options.results / "studies" and STUDY_FOLDER.fullmatch(folder.name)
     if is_inside and (folder / "plan.json").is_file():

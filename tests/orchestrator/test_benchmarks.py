@@ -30,7 +30,7 @@ SMALL = {
     "sweeps": ("--told 5", "gp: ms per ask after so many points: 5:"),
 }
 # 真起 Ray 的：orchestration 在下面；其余要几分钟，参数由 tests/test_docs.py 交给它们的解析器
-WITH_RAY = {"orchestration", "cluster", "chaos", "preemption"}
+WITH_RAY = {"orchestration", "cluster", "chaos", "cores", "preemption"}
 
 
 def test_every_benchmark_of_the_page_has_a_small_run() -> None:

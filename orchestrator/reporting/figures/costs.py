@@ -39,11 +39,12 @@ def costs_figure(answer: Answer) -> Picture | None:
             )
         axes.margins(x=0.12)
         what = "epoch" if answer.core is None else "report"
+        shown = "error" if answer.core is None else answer.metric
         axes.set_xlabel(f"seconds per {what} over the baseline's, geometric mean of the seeds trained side by side")
         axes.set_ylabel(f"{answer.metric}, {unit_in_words(answer.unit)}".rstrip(", "))
         alt = "; ".join(
             f"{arm.name} {ratios[arm.name]:.2f}, {in_unit(arm.mean, arm.unit)}" for arm in arms if arm.mean is not None
         )
         return picture(
-            figure, NAME, "Seconds against error", f"Seconds over the baseline's and mean error of each arm: {alt}"
+            figure, NAME, f"Seconds against {shown}", f"Seconds over the baseline's and mean {shown} of each arm: {alt}"
         )
