@@ -6,6 +6,7 @@ line: seconds from the end of one trial to the end of the next (medians), and wh
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import statistics
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -62,8 +64,9 @@ recipes:
 """
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs both studies; 1 when one of them does not answer."""
+    argparse.ArgumentParser(prog="python -m tests.benchmarks.cores").parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="cores-") as scratch:
         folder = Path(scratch)
         (folder / "trivial.py").write_text(CORE)
