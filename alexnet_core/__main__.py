@@ -16,6 +16,7 @@ from alexnet_core.commands.devices import NoDevice
 from alexnet_core.configuration.named_networks import recipe_names
 from alexnet_core.errors import CoreError
 from alexnet_core.process.command_line import CommandParser, pathname
+from alexnet_core.process.files import check_current_folder
 from alexnet_core.process.interruption import stoppable
 from alexnet_core.process.memory import settle_process
 
@@ -29,15 +30,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     settle_process()
     try:
+        check_current_folder()
         code: int = options.run(options)
     except CoreError as error:
         return _fail(error, 2)
     except NoDevice as error:
         return _fail(error, 3)
+    except OSError as error:
+        # 没有文件名的是标准输出写不出去，由外层判断
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}", 2)
     return code
 
 
-def _fail(error: Exception, code: int) -> int:
+def _fail(error: object, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
 

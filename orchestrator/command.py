@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from alexnet_core.errors import CoreError
 from alexnet_core.process.command_line import WrongUse, pathname
+from alexnet_core.process.files import check_current_folder
 from alexnet_core.process.interruption import run_stoppable, say, silence_output
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import OPTION, Output, asks_for_json
@@ -136,6 +137,7 @@ def _code_and_trouble(body: Callable[[], int]) -> tuple[int, str | None]:
     """The exit code, and the line about what went wrong, which is printed."""
     try:
         with one_line_errors():
+            check_current_folder()
             return body(), None
     except SystemExit as exit_request:
         # argparse 已经说过了：在别人的程序里只返回退出码
@@ -251,8 +253,13 @@ def check_can_hold_results(results: Path) -> None:
         there = next((path for path in (results, *results.resolve().parents) if path.exists()), None)
         if there == results and there.is_dir():
             os.scandir(results).close()
+            # 读不了的文件夹会被当成空的：glob 不吭声
+            for folder in (results / "studies", results / "trials"):
+                if folder.is_dir():
+                    os.scandir(folder).close()
     except OSError as error:
-        reason = f"results folder {results} cannot be read: {error.strerror}; choose another with --results"
+        where = error.filename or results
+        reason = f"results folder {where} cannot be read: {error.strerror}; choose another with --results"
         raise LabError(reason, exit_code=ExitCode.ENVIRONMENT) from error
     if there is not None and not there.is_dir():
         raise LabError(

@@ -107,7 +107,7 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
     for folder in foreign_folders(other):
         try:
             trial = check_trial(folder)
-        except (Refused, OSError) as error:
+        except Refused as error:
             troubles.append(f"refused {shown(folder.name)}: {error}")
             continue
         if trial is None:

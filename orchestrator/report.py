@@ -24,6 +24,7 @@ from orchestrator.command import (
     add_results_option,
     check_has_results,
     command_for_programs,
+    one_line_errors,
     print_error,
 )
 from orchestrator.errors import ExitCode, LabError
@@ -125,16 +126,20 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
     console.print(answer_table(material.answer, console.width))
     answered = AnswersDocument(answers=(study_answer(material, target),))
     if not is_writable:
-        # 别人的只读目录：答案照样给，报告写不了就明说
-        trouble = (
-            f"{folder} is read-only: the answer is above, its report and this look are not written; "
-            "copy the results folder to where you may write"
-        )
-        print_error(trouble)
-        return answered.model_copy(update={"exit_code": ExitCode.ENVIRONMENT, "error": trouble})
+        return _not_written(answered, folder, "its report and this look are" if target == folder else "its report is")
     write_report(target, material, lambda: details(material, options.results, folder), always=True)
     console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
     return answered
+
+
+def _not_written(answered: AnswersDocument, folder: Path, what: str) -> AnswersDocument:
+    """The answers from somebody else's read-only folder: they are given, and what cannot be written is said."""
+    trouble = (
+        f"{folder} is read-only: the answer is above, {what} not written; "
+        "copy the results folder to where you may write"
+    )
+    print_error(trouble)
+    return answered.model_copy(update={"exit_code": ExitCode.ENVIRONMENT, "error": trouble})
 
 
 def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
@@ -152,7 +157,8 @@ def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
 
 def _differences(folder: Path, options: argparse.Namespace) -> list[str]:
     try:
-        return found_differences(folder, options.results)
+        with one_line_errors():
+            return found_differences(folder, options.results)
     except LabError as error:
         # 查多个研究时，一个查不了不挡住其余的
         if not options.paper:
@@ -186,6 +192,8 @@ def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
     }
     answers = [study.answer for study in studies]
     console.print(summary_table(answers))
+    if not os.access(target if target.is_dir() else target.parent, os.W_OK):
+        return _not_written(AnswersDocument(answers=tuple(studies)), target, "its page is")
     write_claims(target, answers, skipped)
     console.print(f"all claims: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
     return AnswersDocument(answers=tuple(studies), page=(target / PAGE).resolve())

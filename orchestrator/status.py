@@ -6,7 +6,9 @@ It reads what is on disk, follows a study live, and leaves requests for the driv
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
+import os
 import re
 import sys
 import time
@@ -100,9 +102,9 @@ def _status(results: Path, options: argparse.Namespace, console: Console) -> Doc
         asked = _steer(results / "studies" / what, options)
         console.print(asked, markup=False, soft_wrap=True)
         return StatusDocument(requests=tuple(asked.splitlines()))
+    # 备份的副本不是又一个种子：在这里点名
+    trial_record.recorded_keys(results)
     if what is None:
-        if not studies:
-            console.print(f"no study in {results} yet", markup=False)
         return _all_studies(results, studies, console)
     if what in studies:
         status = study_status(results, what)
@@ -123,9 +125,17 @@ def _running_study(results: Path) -> str:
 
 
 def _all_studies(results: Path, names: Sequence[str], console: Console) -> StatusDocument:
-    """Shows all studies; a damaged file of one does not hide the others."""
+    """Shows all studies; a damaged file of one, or a folder that may not be read, does not hide the others."""
     shown: list[StudyStatus] = []
-    left_out: dict[str, str] = {}
+    left_out = {
+        folder.name: f"{folder} cannot be read: {os.strerror(errno.EACCES)}"
+        for folder in sorted((results / "studies").glob("*"))
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK)
+    }
+    for name, reason in left_out.items():
+        logger.warning("study %s is left out: %s", name, printable(reason))
+    if not names and not left_out:
+        console.print(f"no study in {results} yet", markup=False)
     for name in names:
         try:
             shown.append(study_status(results, name))

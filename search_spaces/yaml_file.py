@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from alexnet_core.configuration.wording import explain
+from alexnet_core.process.files import reason_of
 from search_spaces.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -78,7 +79,7 @@ def load_model(path: Path, model: type[Model], shown: str | None = None) -> Mode
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{name} cannot be read: {error}") from error
+        raise StudyError(f"{name} cannot be read: {reason_of(error)}") from error
     return parse_model(text, model, name)
 
 

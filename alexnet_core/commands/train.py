@@ -21,7 +21,7 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset, prepare_data
 from alexnet_core.errors import CoreError
-from alexnet_core.process.files import replaced, temporary_path
+from alexnet_core.process.files import reason_of, replaced, temporary_path
 from alexnet_core.trained.model_folder import model_card, replace_folder, write_model
 
 
@@ -124,7 +124,7 @@ def _write_model(folder: Path, checkpoints: Path, config: TrainConfig, dataset: 
         write_model(temporary, weights, config, dataset, card)
         replace_folder(temporary, folder)
     except (OSError, SafetensorError) as error:
-        raise CoreError(f"{folder} cannot be written: {error}") from error
+        raise CoreError(f"{folder} cannot be written: {reason_of(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     print(f"{folder}: ready for eval, kernels, neighbours, onnx and load_model")

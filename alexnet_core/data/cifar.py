@@ -20,6 +20,7 @@ from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import centre_crop
 from alexnet_core.data.manifest import Stamp, file_stamp
 from alexnet_core.errors import CoreError
+from alexnet_core.process.files import reason_of
 
 FOLDER, SIDE = "cifar-10-batches-py", 32
 _BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
@@ -49,7 +50,7 @@ def download_cifar10(root: Path) -> None:
     try:
         CIFAR10(str(root), download=True)
     except (OSError, RuntimeError) as error:
-        raise CoreError(f"CIFAR-10 could not be downloaded: {error}") from error
+        raise CoreError(f"CIFAR-10 could not be downloaded: {reason_of(error)}") from error
 
 
 def cifar10_source(root: Path) -> ImageSource:

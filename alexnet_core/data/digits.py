@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_core.errors import CoreError
+from alexnet_core.process.files import reason_of
 
 DIGITS_FRACTIONS = (0.6, 0.2, 0.2)
 DIGITS_NAMES = tuple(str(digit) for digit in range(10))
@@ -34,7 +35,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray]:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     except OSError as error:
-        raise CoreError(f"scikit-learn's digits cannot be read at {path}: {error}") from error
+        raise CoreError(f"scikit-learn's digits cannot be read at {path}: {reason_of(error)}") from error
     levels = np.round(table[:, :64].reshape(-1, 8, 8) * (255.0 / 16.0)).astype(np.uint8)
     large = levels.repeat(2, axis=1).repeat(2, axis=2)
     return np.repeat(large[..., None], 3, axis=3), table[:, 64].copy()

@@ -19,7 +19,7 @@ import numpy as np
 from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_file import IMAGE_SUFFIXES
 from alexnet_core.errors import CoreError
-from alexnet_core.process.files import is_utf8, shown
+from alexnet_core.process.files import is_utf8, reason_of, shown
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 # 别的系统留下的东西，不是数据：苹果的 __MACOSX 与 ._*，群晖的 @eaDir
@@ -258,7 +258,7 @@ def _labelled_files(root: Path, folder: str, label_file: Path) -> dict[str, dict
     try:
         text = label_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CoreError(f"{label_file} cannot be read: {error}") from error
+        raise CoreError(f"{label_file} cannot be read: {reason_of(error)}") from error
     if label_file.name == TINY_LABELS:
         rows = [line.split("\t") for line in text.splitlines()]
         class_of = {row[0]: row[1] for row in rows if len(row) > 1}

@@ -24,6 +24,7 @@ from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.data.manifest import ManifestLine, manifest_digest
 from alexnet_core.data.moments import PixelMoments
 from alexnet_core.errors import CoreError
+from alexnet_core.process.files import reason_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -102,7 +103,7 @@ class PreparedData:
             fields = [line.split("\t") for line in read_lines(path)]
             return [(name, int(size), digest) for name, size, digest in fields]
         except (OSError, ValueError) as error:
-            raise CoreError(f"{path} cannot be read: {error}; prepare the data anew") from error
+            raise CoreError(f"{path} cannot be read: {reason_of(error)}; prepare the data anew") from error
 
 
 def prepared_remarks(data: PreparedData) -> list[str]:
@@ -175,7 +176,7 @@ def _load(path: Path, shape: tuple[int, ...], dtype: type, *, mapped: bool = Fal
     try:
         array: np.ndarray = np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise CoreError(f"{path} cannot be read: {error}; prepare the data anew") from error
+        raise CoreError(f"{path} cannot be read: {reason_of(error)}; prepare the data anew") from error
     if array.shape != shape or array.dtype != dtype:
         raise CoreError(f"{path} holds {array.dtype} {array.shape}, the manifest says {shape}; prepare the data anew")
     return array

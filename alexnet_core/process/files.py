@@ -29,6 +29,25 @@ def shown(name: str) -> str:
     return name.replace("\t", "\\t").replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
 
 
+def reason_of(error: Exception) -> str:
+    """Returns what went wrong with a file in one line, without the number and the path that Python adds."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    return reason or next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def check_current_folder() -> None:
+    """Refuses to work in a folder that has been deleted: no relative path leads anywhere.
+
+    Raises:
+        FileNotFoundError: It has.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        reason = "it is not there any more; change to a folder that is"
+        raise FileNotFoundError(error.errno, reason, "the current folder") from error
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed and takes the place of `path`.

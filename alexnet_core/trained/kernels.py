@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_core.errors import CoreError
+from alexnet_core.process.files import reason_of
 
 GAP = 2
 
@@ -33,7 +34,7 @@ def kernels_of_checkpoint(path: Path, layer: str) -> list[np.ndarray]:
             names = sorted(name for name in file.keys() if _is_kernel_of(name, layer))  # noqa: SIM118
             kernels = [file.get_tensor(name) for name in names]
     except (OSError, SafetensorError) as error:
-        raise CoreError(f"{path} cannot be read: {error}") from error
+        raise CoreError(f"{path} cannot be read: {reason_of(error)}") from error
     if not kernels:
         raise CoreError(f"{path} has no weights of {layer}")
     return kernels

@@ -15,6 +15,7 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Split
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
+from alexnet_core.process.files import reason_of
 from alexnet_core.trained import kernels
 from alexnet_core.trained.kernels import GAP, enlarged, side_by_side, tile_grid
 from alexnet_core.trained.loaded_model import LoadedModel
@@ -138,4 +139,4 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
     except (OSError, ValueError) as error:
-        raise CoreError(f"{path} cannot be written: {error}") from error
+        raise CoreError(f"{path} cannot be written: {reason_of(error)}") from error

@@ -22,7 +22,7 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.errors import CoreError
-from alexnet_core.process.files import replaced
+from alexnet_core.process.files import reason_of, replaced
 
 if TYPE_CHECKING:
     import torch
@@ -243,7 +243,7 @@ def _header(path: Path) -> dict[str, Any]:
             header: dict[str, Any] = json.loads(file.read(length))
             size = os.fstat(file.fileno()).st_size
     except (OSError, struct.error, ValueError, RecursionError) as error:
-        raise CoreError(f"{path} cannot be read as a checkpoint: {error}") from error
+        raise CoreError(f"{path} cannot be read as a checkpoint: {reason_of(error)}") from error
     try:
         ends = [int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"]
     except (AttributeError, TypeError, KeyError, IndexError, ValueError, OverflowError) as error:

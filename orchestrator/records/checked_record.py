@@ -30,6 +30,11 @@ class Record(NamedTuple):
     config: TrialConfig
     result: TrialResult
 
+    @property
+    def outcome(self) -> tuple[str, float | None]:
+        """State and objective, see `TrialResult.objective`."""
+        return self.result.state.value, self.result.objective(self.config)
+
 
 def read_record(folder: Path) -> Record | None:
     """Reads a trial that has ended; None while it has not.
@@ -155,15 +160,3 @@ def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) ->
         if record is not None and not (retry_failed and record.result.state is TrialState.FAILED):
             states[key] = record.result.state
     return states
-
-
-def outcome(results: Path, key: str) -> tuple[str, float | None] | None:
-    """Returns (state, objective) of a trial on record, or None; see `TrialResult.objective`.
-
-    Raises:
-        LabError: The record is damaged, or another trial's (named).
-    """
-    record = read_record(trial_folder(results, key))
-    if record is None:
-        return None
-    return record.result.state.value, record.result.objective(record.config)

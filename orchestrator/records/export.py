@@ -16,7 +16,7 @@ from alexnet_core.configuration.train_config import DataSpec, TrainConfig
 from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset
-from alexnet_core.process.files import abandoned, temporary_path
+from alexnet_core.process.files import abandoned, reason_of, temporary_path
 from alexnet_core.trained.model_folder import SUMS, model_card, replace_folder, write_model
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout
@@ -72,7 +72,9 @@ def export(
         write_model(temporary, weights, config, dataset, _card(config, result, dataset, ranking))
         replace_folder(temporary, folder)
     except OSError as error:
-        raise LabError(f"{folder} cannot be written: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
+        raise LabError(
+            f"{folder} cannot be written: {reason_of(error)}; choose another folder", exit_code=ExitCode.ENVIRONMENT
+        ) from error
     except SafetensorError as error:
         raise LabError(f"{folder} cannot be written: {error}", exit_code=ExitCode.ENVIRONMENT) from error
     finally:
@@ -91,7 +93,8 @@ def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
     path = record / (result.weights or "checkpoint")
     if not path.is_file():
         raise LabError(
-            f"the weights of trial {result.key} were not kept; train it anew: delete {record} and run its study again",
+            f"the weights of trial {result.key} were not kept; to train it anew, move {record} away and run "
+            "its study again",
             exit_code=ExitCode.NOTHING,
         )
     with path.open("rb") as file:
@@ -102,7 +105,7 @@ def _weights(record: Path, result: TrialResult) -> dict[str, np.ndarray]:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.ENVIRONMENT) from error
+        raise LabError(f"{path} cannot be read: {reason_of(error)}", exit_code=ExitCode.ENVIRONMENT) from error
     return {name.removeprefix("weight/"): tensor for name, tensor in tensors.items() if name.startswith("weight/")}
 
 

@@ -14,6 +14,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import looks_file, trial_record
 from orchestrator.records.checked_record import config_misfit, result_misfit
 from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_evaluation
+from orchestrator.records.files import read_error
 from orchestrator.records.layout import ARM, KEY, NAME, STUDY_FOLDER, evaluation_path
 from orchestrator.records.looks_file import RecordedLook
 from orchestrator.records.trial_record import TrialResult
@@ -78,6 +79,14 @@ def check_trial(folder: Path) -> ForeignTrial | None:
     Raises:
         Refused: Its name, its files, its configuration, its result or its weights are not what they must be.
     """
+    try:
+        return _checked(folder)
+    except OSError as error:
+        # 一条读不了的记录不该挡住其余的
+        raise Refused(str(read_error(Path(error.filename or folder), error))) from error
+
+
+def _checked(folder: Path) -> ForeignTrial | None:
     # 别人的记录：先看名字与文件，再读内容，最后才信
     if not KEY.fullmatch(folder.name):
         raise Refused("its name is no trial's key")
@@ -85,8 +94,12 @@ def check_trial(folder: Path) -> ForeignTrial | None:
     if not _is_there(folder / "result.json"):
         return None
     for name in (*TEXTS, "result.json"):
-        if _is_there(folder / name) and (folder / name).lstat().st_size > LARGEST_TEXT:
+        if not _is_there(folder / name):
+            continue
+        if (folder / name).lstat().st_size > LARGEST_TEXT:
             raise Refused(f"{name} is larger than {LARGEST_TEXT // 1024**2} MB")
+        # 拷到一半才发现读不了就晚了
+        (folder / name).open("rb").close()
     try:
         config, result = trial_record.read_config(folder), trial_record.read_result(folder)
     except LabError as error:

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.process.files import reason_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import files, trial_record
 from orchestrator.records.trial_record import TrialResult
@@ -154,7 +155,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.ENVIRONMENT) from error
+        raise LabError(f"{path} cannot be read: {reason_of(error)}", exit_code=ExitCode.ENVIRONMENT) from error
     return content
 
 

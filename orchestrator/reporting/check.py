@@ -85,7 +85,7 @@ def _reported(folder: Path) -> tuple[Answer, Provenance]:
         answer = Answer.model_validate_json((folder / ANSWER).read_bytes())
         return answer, Provenance.model_validate_json((folder / PROVENANCE).read_bytes())
     except (OSError, ValidationError) as error:
-        reason = first_mistake(error) if isinstance(error, ValidationError) else str(error)
+        reason = first_mistake(error) if isinstance(error, ValidationError) else f"{error.filename}: {error.strerror}"
         raise LabError(f"{folder} has no report to check ({reason})", exit_code=ExitCode.NOTHING) from error
 
 

@@ -52,10 +52,12 @@ def start_ray(
         return _slots_of_cluster(plan, placement, results, trials), facts
     slot_plan = _slots_here(placement, trials, core.gpus)
     _check_disk(plan, results, trials, slot_plan.slots)
+    access.check_loopback()
     _warn_of_memory(placement, slot_plan.slots, console)
     trouble = preflight.shared_memory_trouble(lifecycle.OBJECT_STORE_BYTES)
     if trouble is not None:
-        console.print(f"warning: /dev/shm is {trouble}, Ray's object store goes to the disk", highlight=False)
+        line = f"warning: /dev/shm {trouble}; Ray's object store goes to the disk, nothing else changes"
+        console.print(line, highlight=False, soft_wrap=True)
     imports = _import_meanwhile(placement.workers)
     facts = lifecycle.start(
         slot_plan.slots * placement.workers + 1,
@@ -85,7 +87,7 @@ def _warn_of_memory(placement: Placement, slots: int, console: Console) -> None:
         console.print(
             f"warning: {counted(slots, 'slot fills', 'slots fill')} about {need / 1e9:.1f} GB, this machine or "
             "container gives "
-            f"{memory / 1e9:.1f} GB; fewer --slots need less",
+            f"{memory / 1e9:.1f} GB; {'fewer --slots need less' if slots > 1 else 'with less the kernel may kill it'}",
             highlight=False,
         )
 

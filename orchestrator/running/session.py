@@ -16,6 +16,7 @@ from rich.console import Console
 
 from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.loading import prepare_data
+from orchestrator.errors import LabError
 from orchestrator.judging.looks import run_looks, without_closed
 from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
@@ -28,7 +29,7 @@ from orchestrator.records.files import locked
 from orchestrator.request import Request, Store
 from orchestrator.running.agenda import Agenda, Ran
 from orchestrator.running.budget import Budget
-from orchestrator.running.cluster import access, environment, folders
+from orchestrator.running.cluster import access, capacity, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import place_of
@@ -63,6 +64,18 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
         What it leaves, or None when the user stopped it.
     """
     access.check_dashboard_host(request.placement.dashboard_host)
+    kills_before = capacity.memory_kills()
+    try:
+        return _run_in_ray(agenda, request, console, started, notifier)
+    except LabError as error:
+        # 内核杀了谁只有控制组知道：Ray 只看到进程不见了
+        lack = capacity.lack_of_memory(kills_before)
+        if not lack:
+            raise
+        raise LabError(f"{error}{lack}", exit_code=error.exit_code) from error
+
+
+def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Ran | None:
     slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.work.left())
     open_driver_log(agenda.folder, facts.session)
     from orchestrator.running.main_loop import Interrupted

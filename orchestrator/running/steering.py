@@ -65,6 +65,13 @@ class RunFacts(Frozen):
         return f"{self.host}-{self.pid}-{self.started_at}"
 
     @property
+    def where(self) -> str:
+        """Which process it is, in words."""
+        # 两个容器里的驱动都可以是 1 号进程
+        apart = self.host == socket.gethostname() and not self.is_here
+        return f"process {self.pid} on {self.host}" + (" (in another container)" if apart else "")
+
+    @property
     def is_here(self) -> bool:
         """Whether it is a process of this machine that can be seen from here."""
         return self.host == socket.gethostname() and self.pid_namespace in (0, pid_namespace())
@@ -228,7 +235,7 @@ def _leave_request(run: Path, facts: RunFacts, kind: Kind, value: str | int | No
             file.write(request.model_dump_json() + "\n")
     except OSError as error:
         raise LabError(f"{path} cannot be written: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
-    return f"asked process {facts.pid} on {facts.host}: {words(request)}"
+    return f"asked {facts.where}: {words(request)}"
 
 
 def _refusal(study: str, facts: RunFacts, kind: Kind, value: str | int | None) -> str | None:

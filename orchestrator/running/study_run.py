@@ -27,7 +27,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.files import TrialLocks
 from orchestrator.running.budget import Budget
-from orchestrator.running.cluster import death_watch, lifecycle
+from orchestrator.running.cluster import capacity, death_watch, lifecycle
 from orchestrator.running.main_loop import Interrupted, MainLoop, StopSignals
 from orchestrator.running.notification import Notifier
 from orchestrator.running.progress import Progress
@@ -126,6 +126,7 @@ class StudyRun:
             budget=settings.budget,
             say=self.display.say,
         )
+        self._kills_before = capacity.memory_kills()
         death_watch.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
@@ -156,7 +157,8 @@ class StudyRun:
             say("interrupted; finished trials are on record, go on with the same command")
             self._leave(ExitCode.INTERRUPTED)
         self.display.__exit__()
-        say(f"error: {what} died; every finished trial is on record, run the same command again to go on")
+        lack = capacity.lack_of_memory(self._kills_before)
+        say(f"error: {what} died; every finished trial is on record, run the same command again to go on{lack}")
         self._leave(ExitCode.ENVIRONMENT, f"{what} died")
 
     def _leave(self, code: ExitCode, trouble: str | None = None) -> NoReturn:

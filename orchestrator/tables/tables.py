@@ -16,9 +16,12 @@ from typing import NamedTuple
 
 import polars as pl
 
-from orchestrator.records import checked_record, files, trial_record
+from orchestrator.errors import LabError
+from orchestrator.records import checked_record, files, layout, trial_record
+from orchestrator.records.checked_record import Record
 from orchestrator.records.layout import table_folder
 from orchestrator.records.trial_record import TrialState
+from orchestrator.tables import siblings
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows, trial_rows
 from orchestrator.tables.siblings import left_out, strangers
 
@@ -170,9 +173,9 @@ def read_table(
 def _has_columns(results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> bool:
     """Whether a table is there, ends as a whole one does, and has these columns; looks at its last bytes alone."""
     path = table_folder(results) / f"{name}.parquet"
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         schema = pl.read_parquet_schema(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         _say_damaged(path, error)
@@ -184,7 +187,8 @@ def _has_columns(results: Path, name: str, columns: Mapping[str, pl.DataType | t
 
 
 def _say_damaged(path: Path, error: Exception) -> None:
-    _say_once(path, f"is damaged ({_first_line(error)})")
+    trouble = "cannot be read (Permission denied)" if isinstance(error, PermissionError) else None
+    _say_once(path, trouble or f"is damaged ({_first_line(error)})")
 
 
 @cache
@@ -206,6 +210,10 @@ def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
             status = os.stat(f"{folder}/{key}/result.json")  # noqa: PTH116 - a Path costs five times as much
         except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError:
+            # 读不了的也要去读，由读的人点名，不挡住别的记录
+            stamps[key] = "unreadable"
+            continue
         # 曲线被删、被改的记录也要重读，否则会按旧表来判
         stamps[key] = (
             f"{status.st_mtime_ns}-{status.st_size}{_curve(f'{folder}/{key}')}{_evaluated_at(f'{folder}/{key}')}"
@@ -216,7 +224,7 @@ def record_stamps(results: Path, keys: Iterable[str]) -> dict[str, str]:
 def _curve(folder: str) -> str:
     try:
         status = os.stat(f"{folder}/epochs.jsonl")  # noqa: PTH116 - as above
-    except FileNotFoundError:
+    except OSError:
         return "-none"
     return f"-{status.st_mtime_ns}-{status.st_size}"
 
@@ -247,20 +255,39 @@ def _in_order(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.D
 def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, float | None]]:
     """Returns (state, objective) of those trials that are on record; see `TrialResult.objective`.
 
+    What the tables leave out is named as they name it, and is `damaged` or `left out` without an error.
+
     Args:
         results: The results folder.
         keys: The trials asked for.
-
-    Raises:
-        LabError: A record is damaged (named).
     """
     distinct = set(keys)
     outcomes = _unchanged(results, distinct)
-    for key in distinct - outcomes.keys():
-        outcome = checked_record.outcome(results, key)
-        if outcome is not None:
-            outcomes[key] = outcome
-    return outcomes
+    records: dict[str, Record] = {}
+    # 一条坏记录不该挡住整个研究
+    for key in sorted(distinct - outcomes.keys()):
+        try:
+            record = checked_record.read_record(layout.trial_folder(results, key))
+        except LabError as error:
+            logger.warning("left out of the tables: %s", error)
+            outcomes[key] = ("damaged", None)
+            continue
+        if record is not None:
+            records[key] = record
+    outcomes |= {key: record.outcome for key, record in records.items()}
+    return outcomes | dict.fromkeys(_odd(results, records), ("left out", None))
+
+
+def _odd(results: Path, records: Mapping[str, Record]) -> list[str]:
+    """The keys of records, no rows of the table yet, that do not fit the others on the same data; they are named."""
+    if not records:
+        return []
+    table = read_table(results, "trials", TRIAL_COLUMNS, siblings.COMPARED)
+    rows = [(key, record.config.data, record.result) for key, record in records.items()]
+    odd = siblings.strangers_among(rows, table)
+    for line in left_out(odd):
+        logger.warning("left out of the tables: %s", line)
+    return list(odd)
 
 
 def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_core import __main__ as core
 from alexnet_core.process import interruption
 from orchestrator import ablate, best, merge, publish, report, status
 from orchestrator.errors import ExitCode
-from tests.made_records import make_config, put
+from tests.made_records import put
+from tests.orchestrator.test_damaged_records import make_results
 
 ROOT = Path(__file__).parents[2]
 # 每条命令读 RESULTS 的写法；ablate 会自己建，merge 读的是别人的
@@ -59,15 +61,18 @@ def test_a_file_in_the_place_of_the_results_folder_is_exit_code_3(
 
 
 UNREADABLE = """
-import contextlib, io, json, sys
+import contextlib, io, json, logging, os, sys
 from tests.orchestrator.test_command import ALL
-folder = sys.argv[1]
+results, folder = sys.argv[1:]
 answers = {}
+logging.basicConfig(format="%(message)s", stream=sys.stderr)
+os.chmod(folder, 0o000)
 for name, (main, arguments) in ALL.items():
-    places = {"RESULTS": folder, "OWN": folder + "-own", "RUNS": folder + "-runs"}
-    with contextlib.redirect_stderr(io.StringIO()) as errors:
+    places = {"RESULTS": results, "OWN": results + "-own", "RUNS": results + "-runs"}
+    with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()) as output:
         code = main([places.get(argument, argument) for argument in arguments])
-    answers[name] = [code, errors.getvalue()]
+    answers[name] = [code, errors.getvalue() or (output.getvalue() if name == "merge" else "")]
+os.chmod(folder, 0o755)
 print(json.dumps(answers))
 """
 
@@ -79,14 +84,11 @@ def without_privileges() -> None:
         ctypes.CDLL(None).prctl(drop_from_bounding_set, capability, 0, 0, 0)
 
 
-@pytest.mark.slow
-def test_a_results_folder_that_may_not_be_read_is_exit_code_3(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    put(results, make_config(0))
-    results.chmod(0o000)
+def answers_without(results: Path, folder: Path) -> tuple[dict[str, tuple[int, str]], list[str]]:
+    """What every command answers while a folder may not be read: exit codes with error lines, and the warnings."""
     try:
         done = subprocess.run(
-            [sys.executable, "-c", UNREADABLE, str(results)],
+            [sys.executable, "-c", UNREADABLE, str(results), str(folder)],
             capture_output=True,
             text=True,
             cwd=ROOT,
@@ -95,10 +97,53 @@ def test_a_results_folder_that_may_not_be_read_is_exit_code_3(tmp_path: Path) ->
             check=False,
         )
     finally:
-        results.chmod(0o755)
+        folder.chmod(0o755)
     assert done.returncode == 0, done.stderr
-    line = f"error: results folder {results} cannot be read: Permission denied; choose another with --results\n"
-    assert json.loads(done.stdout) == {name: [3, line] for name in ALL}
+    return {name: (code, line) for name, (code, line) in json.loads(done.stdout).items()}, done.stderr.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["", "studies", "trials"])
+def test_a_results_folder_that_may_not_be_read_is_exit_code_3(tmp_path: Path, name: str) -> None:
+    results = tmp_path / "results"
+    make_results(results, "lrn")
+    answers, _ = answers_without(results, results / name)
+    line = f"error: results folder {results / name} cannot be read: Permission denied; choose another with --results\n"
+    assert answers == dict.fromkeys(ALL, (3, line))
+
+
+@pytest.mark.slow
+def test_a_trial_that_may_not_be_read_is_left_out_and_named_and_so_is_a_study(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    folder = make_results(results, "lrn")
+    answers, warnings = answers_without(results, folder)
+    trouble = f"{folder / 'result.json'} cannot be read: Permission denied"
+    assert answers["best"] == answers["report"] == answers["status"] == answers["publish"] == (0, "")
+    assert answers["merge"][0] == 1
+    assert answers["merge"][1].startswith(f"refused {folder.name}: {trouble}\n8 trials taken (8 finished)")
+    assert answers["ablate"] == (3, f"error: {trouble}\n")
+    assert set(warnings) == {f"left out of the tables: {trouble}"}
+    study = results / "studies" / "lrn"
+    answers, warnings = answers_without(results, study)
+    assert answers["status"] == (0, "")
+    assert warnings == [f"study lrn is left out: {study} cannot be read: Permission denied"]
+    named = {name: line for name, (code, line) in answers.items() if code == 3}
+    assert named.keys() == ALL.keys() - {"status"}
+    assert all(line.count("\n") == 1 and str(study) in line and "Permission denied" in line for line in named.values())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_current_folder_that_was_deleted_is_exit_code_3(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    line = "error: the current folder: it is not there any more; change to a folder that is"
+    assert run(name, Path("results"), capsys) == (3, [line])
+    assert core.main(["train", "--network", "alexnet-mini"]) == 2
+    assert capsys.readouterr().err == f"{line}\n"
 
 
 @pytest.mark.parametrize(

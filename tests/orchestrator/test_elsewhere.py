@@ -95,7 +95,27 @@ def test_looking_at_read_only_results_works_and_running_says_what_is_wrong(
         output, errors = capsys.readouterr()
     assert "no verdict: fewer than 3 seeds" in output, "the answer is printed"
     assert errors.count("\n") == 1
-    assert f"{answered / 'studies' / 'lrn'} is read-only: " in errors
+    assert f"{answered / 'studies' / 'lrn'} is read-only: the answer is above, its report and this look are" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--compare", "no_lrn", "as_run"], "lrn is read-only: the answer is above, its report is not written"),
+        (["--paper"], "paper is read-only: the answer is above, its page is not written"),
+    ],
+)
+def test_what_else_a_report_writes_is_said_in_the_same_words_where_it_cannot(
+    answered: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], line: str
+) -> None:
+    with read_only(answered):
+        capsys.readouterr()
+        assert report([*arguments, "--results", str(answered)]) == 3
+    output, error = capsys.readouterr()
+    assert "no_lrn" in output, "the answer is printed"
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert f"{line}; copy the results folder to where you may write" in error
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from orchestrator.records.trial_record import TrialState
 from orchestrator.running.status.facts import study_states
 from orchestrator.running.steering import RunFacts, end_run, write_run
 from orchestrator.status import main
-from orchestrator.tables.tables import load_trials
+from orchestrator.tables.tables import load_trials, update_tables
 from search_spaces.trial import PlannedTrial, trial_key
-from tests.made_records import make_config, make_report, put, read_only
+from tests.made_records import errors, make_config, make_report, put, read_only
 
 REPOSITORY = Path(__file__).parents[2]
 HOLDER = """
@@ -173,6 +174,30 @@ def test_a_damaged_result_is_named_and_the_rest_of_its_study_is_shown(
         assert len(shown) == 1
         assert shown[0].startswith(f"left out of the tables: {path} is damaged: ")
         assert named == [], "best and report say the same of it"
+
+
+def test_copies_and_records_of_other_numbers_of_images_are_named_as_the_tables_name_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = make_study(tmp_path)
+    put(tmp_path, make_config(7))
+    update_tables(tmp_path)
+    folder = layout.trial_folder(tmp_path, keys["no_lrn-0"])
+    result = json.loads((folder / "result.json").read_text())
+    result["test"] = json.loads(errors(1, 3).model_dump_json())
+    (folder / "result.json").write_text(json.dumps(result))
+    shutil.copytree(folder, folder.with_name(f"{folder.name}.bak"))
+    caplog.clear()
+    code, output, _ = status(capsys, tmp_path)
+    assert code == 0
+    assert "1 diverged, 1 finished, 2 interrupted, 1 left out, 1 waiting" in output
+    shown = list(caplog.messages)
+    assert len(shown) == 2
+    assert f"{folder.name}.bak in {folder.parent}, not named by a trial's key; move it away" in shown[0]
+    assert f"{folder.name}: 3 test images, where most trials on the same data have 359; move it away" in shown[1]
+    caplog.clear()
+    load_trials(tmp_path)
+    assert caplog.messages == shown, "best and report say the same of them"
 
 
 def test_a_damaged_plan_is_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

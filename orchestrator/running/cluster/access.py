@@ -61,7 +61,7 @@ def _write_token(path: Path) -> None:
 
 
 def check_dashboard_host(host: str) -> None:
-    """Refuses a dashboard that other machines can reach while token authentication is off.
+    """Refuses an interface that is not this machine's, or that others can reach while token authentication is off.
 
     Raises:
         LabError: With exit code 2.
@@ -74,6 +74,34 @@ def check_dashboard_host(host: str) -> None:
             f"{os.environ['RAY_AUTH_MODE']} switches Ray's token off; unset it or use 127.0.0.1",
             exit_code=ExitCode.WRONG_USE,
         )
+    try:
+        family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
+        # Ray 的仪表板绑不上时，驱动会一直等它
+        with socket.socket(family) as server:
+            server.bind((host, 0))
+    except OSError as error:
+        raise LabError(
+            f"--dashboard-host {host} is no interface of this machine: {error.strerror or error}; leave it out for "
+            "127.0.0.1, or use 0.0.0.0 for all of them",
+            exit_code=ExitCode.WRONG_USE,
+        ) from error
+
+
+def check_loopback() -> None:
+    """Refuses a machine whose loopback interface is down: a Ray of its own would be waited for for a minute.
+
+    Raises:
+        LabError: With exit code 3.
+    """
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=ADDRESS_SECONDS).close()
+    except OSError as error:
+        raise LabError(
+            f"127.0.0.1 does not answer on this machine: {error.strerror or error}; Ray needs the loopback interface "
+            "also without a network, bring it up: ip link set lo up",
+            exit_code=ExitCode.ENVIRONMENT,
+        ) from error
 
 
 def check_address(address: str) -> None:

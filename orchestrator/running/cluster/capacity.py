@@ -14,10 +14,13 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
+from alexnet_core.configuration.wording import counted
+
 PROCESS = Path("/proc/self")
 # 在 digits 上实测的 PSS：一个槽位的进程（worker 0.59、控制器、Tune、同步各 0.12 GB），与驱动加 Ray 的守护进程和仪表板
 SLOT_BYTES = 950_000_000
 DRIVER_BYTES = 1_300_000_000
+MORE_MEMORY = "give this machine or container more, or use fewer --slots"
 
 
 def cpu_cores(process: Path = PROCESS) -> int:
@@ -54,6 +57,29 @@ def slots_in(memory: int, workers: int) -> int:
 def memory_need(slots: int, workers: int) -> int:
     """Returns the bytes that slots of so many workers fill, with the driver."""
     return DRIVER_BYTES + slots * workers * SLOT_BYTES
+
+
+def memory_kills(process: Path = PROCESS) -> int:
+    """Returns how many processes the kernel has killed for lack of memory, in this container or on this machine.
+
+    Files: memory.events of version 2, memory.oom_control of version 1, and proc_vmstat(5).
+    """
+    counters = [
+        group / name for group in _groups(process, "memory") for name in ("memory.events", "memory.oom_control")
+    ]
+    for file in (*counters, Path("/proc/vmstat")):
+        with suppress(OSError, ValueError, KeyError):
+            return int(dict(line.split() for line in file.read_text().splitlines())["oom_kill"])
+    return 0
+
+
+def lack_of_memory(kills_before: int) -> str:
+    """Says that the kernel has killed processes for lack of memory since it had killed so many; nothing where not."""
+    kills = memory_kills() - kills_before
+    if kills <= 0:
+        return ""
+    killed = counted(kills, "process", "processes")
+    return f"; the kernel killed {killed} here, since {memory_bytes() / 1e9:.1f} GB of memory were full: {MORE_MEMORY}"
 
 
 def _quota(group: Path) -> float | None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from alexnet_core.process.files import is_utf8, shown
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import TAKEN, lock_error
 
@@ -39,6 +40,9 @@ def ray_folder() -> Path:
     parents = [Path(chosen)] if chosen else [Path(os.environ.get("TMPDIR") or "/tmp"), Path("/tmp")]
     reasons = []
     for parent in dict.fromkeys(parent.absolute() for parent in parents):
+        if not is_utf8(str(parent)):
+            reasons.append(f"the path of {shown(str(parent))} is not UTF-8")
+            continue
         if len(os.fsencode(parent)) > LONGEST_TEMPORARY:
             reasons.append(f"the path of {parent} is too long for Ray's sockets")
             continue

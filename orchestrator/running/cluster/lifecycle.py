@@ -61,7 +61,7 @@ def start(
     Raises:
         LabError: With exit code 3 when Ray does not start.
     """
-    ray_processes.check_interpreter()
+    ray_processes.check_paths()
     folder = folders.ray_folder()
     show_token = ensure_private_token(folder)
     options = {
@@ -129,10 +129,16 @@ def _init(trouble: str, verbose: bool, options: dict[str, Any]) -> str | None:
         raise
     except Exception as error:
         # Ray 抛的常是裸的 Exception
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-        raise LabError(f"{trouble}: {reason}", exit_code=ExitCode.ENVIRONMENT) from error
+        raise LabError(f"{trouble}: {_start_trouble(error)}", exit_code=ExitCode.ENVIRONMENT) from error
     quiet_ray(verbose)
     return url
+
+
+def _start_trouble(error: Exception) -> str:
+    """What Ray says of a start that failed: its first line, or the last one of the log that it quotes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = lines[-1] if lines[0].endswith(":") else lines[0]
+    return reason + ("; --no-dashboard starts without it" if "dashboard" in str(error) else "")
 
 
 def _asks_for_token() -> bool:

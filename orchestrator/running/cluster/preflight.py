@@ -87,14 +87,14 @@ def shared_memory_trouble(need_bytes: int, folder: Path = SHARED_MEMORY) -> str 
     """
     try:
         if shutil.disk_usage(folder).free < need_bytes:
-            return "small"
+            return f"is too small (it takes {_size(need_bytes)})"
         # Ray 写不了它时要等一分多钟，再说成超时
         with tempfile.TemporaryFile(dir=folder):
             return None
     except FileNotFoundError:
-        return "missing"
+        return "is missing"
     except OSError as error:
-        return f"not to be written ({error.strerror})"
+        return f"cannot be written ({error.strerror})"
 
 
 def visible_gpus() -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_core.configuration.wording import counted
+from alexnet_core.process.files import is_utf8, shown
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.slots.deaths import reason
 
@@ -31,22 +32,23 @@ class TooSlow(LabError):
     """A raylet gave up on one of its agents after some seconds that are no option of Ray's; another start may do."""
 
 
-def check_interpreter() -> None:
-    """Refuses a Python whose path Ray cannot start workers from: they would never come.
+def check_paths() -> None:
+    """Refuses a Python, or a current folder, whose path Ray cannot start workers from: they would never come.
 
     Raises:
         LabError: With exit code 3.
     """
     package = importlib.util.find_spec("ray")
-    paths = (sys.executable, package.origin if package is not None and package.origin else "")
-    for path in paths:
-        for character, name in UNSPEAKABLE.items():
-            if character in path:
-                raise LabError(
-                    f"Ray cannot start workers from {path.encode('unicode_escape').decode()}: {name} in its path; "
-                    "move the project, or its .venv, to a folder without one",
-                    exit_code=ExitCode.ENVIRONMENT,
-                )
+    paths = [sys.executable, package.origin if package is not None and package.origin else ""]
+    faults = [(path, name) for path in paths for character, name in UNSPEAKABLE.items() if character in path]
+    # 工作目录不经过 shell，只要是文字
+    faults += [(path, "a byte that is not UTF-8") for path in (*paths, str(Path.cwd())) if not is_utf8(path)]
+    for path, name in faults:
+        raise LabError(
+            f"Ray cannot start workers from {shown(path)}: {name} in its path; move the project, or its .venv, to a "
+            "folder without one",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
 
 
 def interpreter_environment() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -13,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from alexnet_core.process.files import reason_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.document import Document
 from orchestrator.planning.plan_file import STUDIES
@@ -26,7 +26,6 @@ from orchestrator.tables.rows import say_missing_curve
 from orchestrator.tables.tables import ended_trials
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, TrialConfig, is_of_core, readable
 
-logger = logging.getLogger(__name__)
 LOG_LINES = 40
 BEGUN = ("running", "interrupted")
 FURTHER = ("tuning", "retuned")
@@ -261,7 +260,7 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise LabError(f"{path} cannot be read: {error}", exit_code=ExitCode.NOTHING) from error
+        raise LabError(f"{path} cannot be read: {reason_of(error)}", exit_code=ExitCode.NOTHING) from error
     if not isinstance(content, dict) or not needed <= content.keys():
         raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=ExitCode.NOTHING)
     return content
@@ -269,28 +268,12 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
 
 def _outcomes(results: Path, keys: Iterable[str]) -> Ended:
     """What has ended of these trials; what is damaged or lacks its curve is named as the tables name it."""
-    ended = _readable(results, list(dict.fromkeys(keys)))
+    ended = ended_trials(results, keys)
     for key, (_, error) in ended.items():
         # 有验证误差，就跑完过至少一个 epoch
         if error is not None:
             say_missing_curve(layout.trial_folder(results, key))
     return ended
-
-
-def _readable(results: Path, distinct: Sequence[str]) -> Ended:
-    """What has ended of these trials; a damaged record is shown as damaged."""
-    try:
-        return ended_trials(results, distinct)
-    except LabError:
-        outcomes: dict[str, tuple[str, float | None]] = {}
-    # 一条坏记录不该挡住整个研究
-    for key in sorted(distinct):
-        try:
-            outcomes |= ended_trials(results, [key])
-        except LabError as error:
-            logger.warning("left out of the tables: %s", error)
-            outcomes[key] = ("damaged", None)
-    return outcomes
 
 
 def study_states(results: Path, trials: Sequence[Mapping[str, Any]], ended: Ended) -> dict[str, str]:

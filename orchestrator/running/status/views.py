@@ -59,7 +59,7 @@ def _run_lines(status: StudyStatus) -> list[Text]:
     """Who runs a study now, a line or two for each."""
     lines = []
     for running in status.running:
-        lines.append(_line(f"running: process {running.pid} on {running.host} since {running.started_at}"))
+        lines.append(_line(f"running: {running.where} since {running.started_at}"))
         if running.dashboard:
             lines.append(_line(f"dashboard: {running.dashboard} (token: ray get-auth-token)"))
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LabError
-from orchestrator.records.checked_record import done_keys, outcome, read_own_config, read_record
+from orchestrator.records.checked_record import done_keys, read_own_config, read_record
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, read_result, recorded_keys
 from orchestrator.sweeps.search import read_ended
@@ -44,7 +44,6 @@ def test_a_copy_under_another_key_is_named_by_every_reader(tmp_path: Path) -> No
         lambda: read_record(folder),
         lambda: read_result(folder),
         lambda: done_keys(tmp_path, [copy]),
-        lambda: outcome(tmp_path, copy),
         lambda: read_ended(tmp_path, copy),
     ):
         with pytest.raises(LabError, match=rf"result.json is that of another trial \({key}\); move the folder away"):

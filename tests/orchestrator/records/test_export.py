@@ -151,7 +151,7 @@ def test_weights_that_were_pruned_or_changed_are_named(
     assert str(weights) in str(caught.value)
     assert caught.value.exit_code == 3
     trial_record.tidy(record, "none")
-    with pytest.raises(LabError, match="were not kept; train it anew") as caught:
+    with pytest.raises(LabError, match="were not kept; to train it anew, move") as caught:
         export(results, key, tmp_path / "out", force=False, ranking=RANKING)
     assert caught.value.exit_code == 4
     never_kept = put(results, make_config(9))

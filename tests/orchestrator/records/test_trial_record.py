@@ -212,9 +212,11 @@ def test_every_state_is_read_back_and_failed_ones_can_be_asked_for_again(tmp_pat
     assert checked_record.done_keys(tmp_path, requested) == {key: state for state, key in keys.items()}
     again = checked_record.done_keys(tmp_path, requested, retry_failed=True)
     assert again == {key: state for state, key in keys.items() if state is not TrialState.FAILED}
-    assert checked_record.outcome(tmp_path, keys[TrialState.FINISHED]) == ("finished", 20 / 360)
-    assert checked_record.outcome(tmp_path, keys[TrialState.DIVERGED]) == ("diverged", None)
-    assert checked_record.outcome(tmp_path, interrupted) is None
+    for state, error in ((TrialState.FINISHED, 20 / 360), (TrialState.DIVERGED, None)):
+        record = checked_record.read_record(layout.trial_folder(tmp_path, keys[state]))
+        assert record is not None
+        assert record.outcome == (state.value, error)
+    assert checked_record.read_record(layout.trial_folder(tmp_path, interrupted)) is None
 
 
 def test_tidy_keeps_the_weights_that_the_result_names(tmp_path: Path) -> None:

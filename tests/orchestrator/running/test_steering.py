@@ -132,6 +132,9 @@ def test_two_runs_of_a_study_are_both_steered_and_the_end_of_one_leaves_the_othe
     ask(folder, "skip_arm", "as_run")
     write_run(folder, second)
     assert read_runs(folder) == [first, second]
+    container = facts(pid=1, pid_namespace=7)
+    assert container.where == f"process 1 on {socket.gethostname()} (in another container)"
+    assert first.where == f"process {os.getpid()} on {socket.gethostname()}"
     assert ask(folder, "seeds", 10).count("\n") == 0, "the second has 12 seeds already"
     assert ask(folder, "stop_arm", "no_lrn").count("asked process") == 2
     for driver in drivers:

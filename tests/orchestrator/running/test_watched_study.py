@@ -10,7 +10,9 @@ import urllib.request
 
 import pytest
 
-from orchestrator.records import checked_record, trial_record
+from orchestrator.records import trial_record
+from orchestrator.records.checked_record import read_record
+from orchestrator.records.layout import trial_folder
 from orchestrator.running.steering import read_runs
 from orchestrator.status import main
 from tests.lab import PATIENCE, Lab, wait_until
@@ -87,12 +89,13 @@ def its_requests_were_heard(lab: Lab, output: str) -> None:
     assert "stopped at the budget" not in output, "the arm was left out because that was asked"
     plan = json.loads((lab.results / "studies" / "lrn" / "plan.json").read_text())
     outcomes = {
-        (row["arm"], row["seed"]): checked_record.outcome(lab.results, row["key"]) is not None
+        (row["arm"], row["seed"]): read_record(trial_folder(lab.results, row["key"])) is not None
         for row in plan["trials"]
         if row["arm"] != "no_lrn"
     }
     assert outcomes == {(arm, seed): True for arm in ("baseline", "as_run") for seed in range(3)}
-    assert not any(checked_record.outcome(lab.results, row["key"]) for row in plan["trials"] if row["arm"] == "no_lrn")
+    stopped = [row["key"] for row in plan["trials"] if row["arm"] == "no_lrn"]
+    assert not any(read_record(trial_folder(lab.results, key)) for key in stopped)
     assert len(lab.finished()) == 6 + 2
 
 

@@ -15,8 +15,8 @@ from tests.made_records import make_config, put
 
 
 def from_records(results: Path, keys: list[str]) -> dict[str, tuple[str, float | None]]:
-    ended = {key: checked_record.outcome(results, key) for key in keys}
-    return {key: answer for key, answer in ended.items() if answer is not None}
+    records = {key: checked_record.read_record(layout.trial_folder(results, key)) for key in keys}
+    return {key: record.outcome for key, record in records.items() if record is not None}
 
 
 @pytest.mark.parametrize("tables", ["none", "fresh", "stale", "damaged"])

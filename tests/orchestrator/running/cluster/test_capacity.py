@@ -12,7 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.running.cluster.capacity import cpu_cores, memory_bytes, memory_need, slots_in
+from orchestrator.running.cluster.capacity import (
+    cpu_cores,
+    lack_of_memory,
+    memory_bytes,
+    memory_kills,
+    memory_need,
+    slots_in,
+)
 
 ROOT = Path(__file__).parents[4]
 GIB = 1024**3
@@ -85,6 +92,23 @@ def test_memory_bounds_the_slots() -> None:
         assert slots_in(memory_need(slots, workers) - 1, workers) == max(1, slots - 1)
 
 
+def test_kills_for_lack_of_memory_are_counted_where_the_process_is(tmp_path: Path) -> None:
+    here, v1 = tmp_path / "cgroup", tmp_path / "memory"
+    write(here / "pod", memory__events="low 0\noom 9\noom_kill 4\noom_group_kill 0")
+    write(here, memory__events="oom_kill 7")
+    write(v1 / "job", memory__oom_control="oom_kill_disable 0\nunder_oom 0\noom_kill 2")
+    mounts = MOUNT_V2.format(root="/", mount=here) + MOUNT_V1.format(root="/", mount=v1, controller="memory")
+    proc = process(tmp_path, mounts, "0::/pod\n")
+    assert memory_kills(proc) == 4
+    (proc / "cgroup").write_text("4:memory:/job\n")
+    (proc / "mountinfo").write_text(MOUNT_V1.format(root="/", mount=v1, controller="memory"))
+    assert memory_kills(proc) == 2
+    (v1 / "job" / "memory.oom_control").write_text("oom_kill_disable 0\n")
+    machine = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    assert memory_kills(proc) == int(machine.get("oom_kill", 0))
+    assert lack_of_memory(memory_kills()) == ""
+
+
 @pytest.fixture
 def limited() -> Iterator[list[Path]]:
     """Real groups of half a core and 3 GiB, of whichever version this machine has."""
@@ -111,11 +135,39 @@ def limited() -> Iterator[list[Path]]:
             folder.rmdir()
 
 
+def joins(groups: list[Path]) -> str:
+    return "; ".join(f"open({str(folder / 'cgroup.procs')!r}, 'w').write('0')" for folder in groups)
+
+
 def test_a_real_group_limits_a_real_process(limited: list[Path]) -> None:
-    joins = "; ".join(f"open({str(folder / 'cgroup.procs')!r}, 'w').write('0')" for folder in limited)
     program = (
-        f"{joins}; from orchestrator.running.cluster.capacity import cpu_cores, memory_bytes; "
+        f"{joins(limited)}; from orchestrator.running.cluster.capacity import cpu_cores, memory_bytes; "
         "print(cpu_cores(), memory_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["1", str(min(3 * GIB, psutil.virtual_memory().total))]
+
+
+# 子进程自己先排在最前：内核要杀就杀它
+FILLS_THE_MEMORY = """
+from pathlib import Path
+from orchestrator.running.cluster.capacity import lack_of_memory, memory_kills
+before = memory_kills()
+child = os.fork()
+if child == 0:
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    bytearray(400_000_000)
+    os._exit(0)
+os.waitpid(child, 0)
+print(lack_of_memory(before))
+"""
+
+
+def test_a_process_that_the_kernel_killed_for_lack_of_memory_is_told(limited: list[Path]) -> None:
+    for folder in limited:
+        for name in ("memory.limit_in_bytes", "memory.max"):
+            if (folder / name).exists():
+                (folder / name).write_text("200000000")
+    program = f"import os; {joins(limited)}{FILLS_THE_MEMORY}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.startswith("; the kernel killed 1 process here, since 0.2 GB of memory were full: give this")

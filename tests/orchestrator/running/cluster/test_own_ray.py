@@ -20,7 +20,7 @@ import pytest
 from orchestrator.errors import LabError
 from orchestrator.running.cluster import folders
 from orchestrator.running.cluster.access import ensure_private_token
-from orchestrator.running.cluster.ray_processes import check_interpreter, interpreter_environment
+from orchestrator.running.cluster.ray_processes import check_paths, interpreter_environment
 from tests.lab import PATIENCE, Lab, names, wait_until
 from tests.made_records import read_only
 
@@ -121,16 +121,46 @@ def test_it_listens_on_loopback_in_a_private_folder_needs_no_network_and_stops_w
     assert not list((lab.results / ".ray").iterdir())
 
 
-@pytest.mark.parametrize("character", ["'", '"', "\\", "\n", "\t"])
+@pytest.mark.parametrize("character", ["'", '"', "\\", "\n", "\t", "\udcff"])
 def test_a_path_that_ray_cannot_start_workers_from_is_named_before_it_starts(
     monkeypatch: pytest.MonkeyPatch, character: str
 ) -> None:
-    check_interpreter()
+    check_paths()
     monkeypatch.setattr(sys, "executable", f"/home/a{character}b/.venv/bin/python")
     with pytest.raises(LabError, match=r"Ray cannot start workers from .* in its path; move the project") as caught:
-        check_interpreter()
+        check_paths()
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_a_current_folder_whose_name_is_no_text_is_named_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "a'b"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    check_paths()
+    folder = tmp_path / os.fsdecode(b"no\xfftext")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(LabError, match=r"no\\udcfftext: a byte that is not UTF-8 in its path; move the project"):
+        check_paths()
+
+
+def test_a_temporary_folder_whose_name_is_no_text_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, no_folders_left: None
+) -> None:
+    parent = Path(tempfile.mkdtemp(prefix=os.fsdecode(b"no\xfftext"), dir="/tmp"))
+    try:
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setenv("TMPDIR", str(parent))
+        assert folders.ray_folder().parent == Path("/tmp")
+        monkeypatch.setenv("RAY_TMPDIR", str(parent))
+        with pytest.raises(LabError, match=r"no\\udcfftext\S* is not UTF-8; set RAY_TMPDIR"):
+            folders.ray_folder()
+    finally:
+        parent.rmdir()
 
 
 def test_only_a_path_that_a_shell_would_split_needs_a_runtime_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,20 +73,20 @@ def test_the_disk_must_hold_all_weights_and_the_checkpoints_of_those_running(tmp
 
 
 def test_shared_memory_is_compared_with_the_need() -> None:
-    assert shared_memory_trouble(10**15) in ("small", "missing")
+    assert shared_memory_trouble(10**15) in ("is too small (it takes 1000000.0 GB)", "is missing")
     if Path("/dev/shm").is_dir():
         assert shared_memory_trouble(0) is None
 
 
 def test_shared_memory_that_is_missing_or_cannot_be_written_is_no_place_for_the_store(tmp_path: Path) -> None:
-    assert shared_memory_trouble(0, tmp_path / "missing") == "missing"
+    assert shared_memory_trouble(0, tmp_path / "missing") == "is missing"
     folder = tmp_path / "shm"
     folder.mkdir()
     assert shared_memory_trouble(0, folder) is None
     with read_only(folder):
         trouble = shared_memory_trouble(0, folder)
     assert trouble is not None
-    assert trouble.startswith("not to be written (")
+    assert trouble.startswith("cannot be written (")
     assert list(folder.iterdir()) == []
 
 
