@@ -202,9 +202,11 @@ def _export_of_core(
         raise LabError(f"--core {options.core}: the winner's core is {core.name}", exit_code=ExitCode.WRONG_USE)
     record = read_record(trial_folder(results, key))
     assert record is not None
-    config, code = record.config, kept_code(results, str(record.result.environment.get("code") or ""))
+    config, code = record.config, kept_code(results, str(record.result.environment.get("code") or ""), core.name)
     if not isinstance(config, CoreConfig) or code is None:
-        raise LabError(f"--core {core.name}: its code is not kept in {results / CODE}", exit_code=ExitCode.NOTHING)
+        raise LabError(
+            f"--core {core.name}: its code is not kept in {results / CODE}, or was edited", exit_code=ExitCode.NOTHING
+        )
     try:
         loaded = load_kept(code)
         if loaded.export is None:

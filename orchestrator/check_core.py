@@ -18,7 +18,7 @@ from orchestrator.cores.checking.repeating import Recorded, repeated
 from orchestrator.cores.consent import check_kept_code
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import accept, code_of, description_of_core, kept_code
-from orchestrator.cores.loading import CoreName, core_name, load_core
+from orchestrator.cores.loading import BUILT_IN, CoreName, core_name, load_core
 from orchestrator.cores.script import script_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
@@ -28,7 +28,7 @@ from orchestrator.records.layout import trial_folder
 from orchestrator.records.reports import CoreReport
 from orchestrator.records.trial_record import read_epochs
 from orchestrator.tables.tables import load_trials
-from search_spaces.core_config import CoreConfig
+from search_spaces.core_config import CoreConfig, TrialConfig
 from search_spaces.trial import parse_override
 
 REPORTS = 3
@@ -122,10 +122,11 @@ def _repeat(folder: Path, allowed: str | None) -> int:
         )
     attempts = read_json_lines(folder / "attempts.jsonl")
     fingerprint = str(attempts[-1].get("code") or "") if attempts else ""
-    code = kept_code(folder.resolve().parents[1], fingerprint)
-    if code is None and fingerprint:
+    code = kept_code(folder.resolve().parents[1], fingerprint, config.core.name)
+    if code is None and (fingerprint or config.core.name not in BUILT_IN):
         raise LabError(
-            f"the code of trial {folder.name} ({fingerprint}) is not kept beside its results",
+            f"the code of trial {folder.name} ({fingerprint or 'not named'}) is not kept beside its results, or was "
+            "edited there",
             exit_code=ExitCode.NOTHING,
         )
     try:
@@ -158,19 +159,35 @@ def _accept(results: Path, name: CoreName, core: Core, reports: int) -> int:
             "nothing to compare with, and nothing that its code could contradict",
             exit_code=ExitCode.NOTHING,
         )
-    shortest = trials.sort("seconds", "key").row(0, named=True)
-    folder = trial_folder(results, shortest["key"])
-    config = read_own_config(folder)
-    assert isinstance(config, CoreConfig)
-    _print(f"trial {shortest['key']}, seed {config.seed}, the shortest of {trials.height} on record:")
-    if _faults(repeated(_recorded(folder, config), name, None, reports)):
-        _print(f"the code gives other numbers: raise the version of core {core.name}, and its trials are trained anew")
-        return ExitCode.SOME_FAILED
     script = script_of(name.study) if name.study is not None else None
+    now = code_of(name, script).fingerprint
+    for key in _compared(trials, now):
+        folder = trial_folder(results, key)
+        config = _as_now(read_own_config(folder), core)
+        _print(f"trial {key}, seed {config.seed}, the shortest of its code on record:")
+        if _faults(repeated(_recorded(folder, config), name, None, reports)):
+            _print(
+                f"the code gives other numbers: raise the version of core {core.name}, to have its trials trained anew"
+            )
+            return ExitCode.SOME_FAILED
     codes = [code for code in trials["env_code"].drop_nulls().unique().sort() if code]
-    accept(results, description, [*codes, code_of(name, script).fingerprint])
+    accept(results, description, [*codes, now])
     _print(f"the code as it is now is accepted for trials of core {core.name}, version {core.version}")
     return ExitCode.DONE
+
+
+def _compared(trials: pl.DataFrame, code: str) -> list[str]:
+    """The shortest trial of every code on record; of the code as it is now only where there is no other."""
+    shortest = trials.sort("seconds", "key").unique("env_code", keep="first", maintain_order=True)
+    # 与自己比较说明不了什么：别的每一份代码都要比过
+    others = shortest.filter(pl.col("env_code").ne_missing(code))
+    return [str(key) for key in (others if others.height else shortest)["key"]]
+
+
+def _as_now(config: TrialConfig, core: Core) -> CoreConfig:
+    """A configuration on record with the fields that came later, as they were before they came."""
+    assert isinstance(config, CoreConfig)
+    return config.model_copy(update={"fields": {**core.added_later, **config.fields}})
 
 
 def _fields(config: type[BaseModel], overrides: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -41,7 +41,7 @@ from orchestrator.running.cluster import preflight
 from orchestrator.tables.siblings import left_out, strangers_among
 from orchestrator.tables.tables import load_trials, update_tables
 
-COMPARED = ("state", "epochs", "train", "validation", "test", "train_final")
+COMPARED = ("state", "epochs", "train", "validation", "test", "train_final", "metrics")
 LINES_SHOWN = 20
 
 

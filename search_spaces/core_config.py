@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -21,7 +23,11 @@ from search_spaces.errors import StudyError
 CORE_NAME = r"[a-z0-9][a-z0-9_-]{0,47}"
 METRIC_NAME = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 PERCENT = "%"
+ALEXNET_NAME = "alexnet"
+LEAST_PLAIN_EXPONENT, MOST_PLAIN_EXPONENT = -4, 6
 EDIT_NAME_LENGTH = 20
+# 代码的指纹也是文件夹名：只有这个样子的才可信
+FINGERPRINT = re.compile(r"[0-9a-f]{20}")
 LARGEST_SEED = 2**31 - 1
 
 
@@ -44,12 +50,27 @@ class MetricDescription(Frozen):
 
     def number(self, value: float) -> str:
         """Returns a value as shown, without its unit: percent with two digits, other numbers with four significant."""
-        shown = value * self.scale
-        return f"{shown:.2f}" if self.unit == PERCENT else f"{shown:.4g}"
+        return number_in(value * self.scale, self.unit)
 
     def text(self, value: float) -> str:
         """Returns a value as shown: `12.34 %`, `0.1234 nats`."""
         return f"{self.number(value)} {self.unit}".rstrip()
+
+
+def number_in(value: float, unit: str) -> str:
+    """Returns a metric's value in its unit as written, without the unit: `12.34` percent, else `0.1234` or `48210`."""
+    return f"{value:.2f}" if unit == PERCENT else significant(value, 4)
+
+
+def significant(value: float, digits: int) -> str:
+    """Returns a number with so many significant digits, in plain writing unless it is very large or very small."""
+    if value == 0.0 or not math.isfinite(value):
+        return f"{value + 0.0:g}"
+    # 先按位数取整再看量级：9.9996 写成 10.00
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    if LEAST_PLAIN_EXPONENT <= exponent <= MOST_PLAIN_EXPONENT:
+        return f"{value:.{max(0, digits - 1 - exponent)}f}"
+    return f"{value:.{digits - 1}e}"
 
 
 def readable(name: str) -> str:
@@ -147,6 +168,16 @@ class CoreConfig(Frozen):
     fields: dict[str, JsonValue]
     data: CoreData
     seed: int = Field(ge=0, le=LARGEST_SEED)
+
+    @model_validator(mode="after")
+    def _check_content(self) -> Self:
+        # 表里靠名字认 AlexNet 的行
+        if self.core.name == ALEXNET_NAME:
+            raise ValueError(f"core.name: {ALEXNET_NAME} is the built-in network, which is described otherwise")
+        # JSON 的 NaN 进不了 key：别人的记录里也可能有
+        json.dumps(self.fields, allow_nan=False)
+        return self
+
     # 只有要训练的命令才有：读记录的不导入 core 的代码，只查当时记下的结果
     _code: CoreSide | None = PrivateAttr(default=None)
     _edited: dict[str, EditedFields] = PrivateAttr(default_factory=dict)
@@ -248,6 +279,8 @@ def _validated(model: type[BaseModel], fields: dict[str, Any], what: str) -> Bas
     try:
         valid = model.model_validate(fields)
         json.dumps(valid.model_dump(mode="json"), allow_nan=False)
+        if path := _unordered(valid.model_dump()):
+            raise ValueError(f"{path} is a set, which is written in another order each time; make it a tuple")
     except ValidationError as error:
         lines = []
         for mistake in error.errors(include_url=False):
@@ -257,6 +290,19 @@ def _validated(model: type[BaseModel], fields: dict[str, Any], what: str) -> Bas
     except (TypeError, ValueError) as error:
         raise StudyError(f"{begin}the configuration cannot be written as JSON: {error}") from error
     return valid
+
+
+def _unordered(value: Any, path: str = "") -> str:
+    """The dotted name of a set in plain data: written down, its order and so the key would change by process."""
+    if isinstance(value, (set, frozenset)):
+        return path
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    below = (_unordered(item, f"{path}.{name}".lstrip(".")) for name, item in items)
+    return next(filter(None, below), "")
 
 
 def value_of(config: CoreConfig, path: str) -> Any:
@@ -285,7 +331,7 @@ def key_content(config: CoreConfig) -> dict[str, Any]:
 
 
 ALEXNET = CoreDescription(
-    name="alexnet",
+    name=ALEXNET_NAME,
     version=1,
     metrics={
         name: MetricDescription(unit="%", scale=100.0) for name in ("training_error", "validation_error", "test_error")

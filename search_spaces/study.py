@@ -288,8 +288,6 @@ class Study(Frozen):
             raise ValueError(f"baseline: {self.baseline!r} is none of the arms: {', '.join(names)}")
         if set(self.recipes) >= {WITHOUT_SUFFIX, ONLY_RECIPE}:
             raise ValueError(f"recipes: {WITHOUT_SUFFIX} and {ONLY_RECIPE} would share one folder; rename one of them")
-        if self.core is not None and any(arm.remove or arm.views != 1 for arm in self.arms):
-            raise ValueError("arms: remove and views are for the layers and the images of AlexNet; use set")
         if self.primary_metric != "top1_error" and any(arm.views != 1 for arm in self.arms):
             raise ValueError(f"primary_metric: views of 10 are evaluated for top1_error, not for {self.primary_metric}")
         both = sorted(set(self.recipes) & set(self.not_asked))
@@ -366,8 +364,8 @@ def _alexnet_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
             if recipe.get(name) is None:
                 yield _mistake("missing", (*place, name), recipe)
         if "set" in recipe:
-            reason = "is for studies with a core of their own; AlexNet's recipe has data, network and training"
-            yield _mistake(PydanticCustomError("value_error", reason), (*place, "set"), recipe["set"])
+            reason = _reason("is for studies with a core of their own; AlexNet's recipe has data, network and training")
+            yield _mistake(reason, (*place, "set"), recipe["set"])
         for name in ("margin", "smallest_effect", "threshold"):
             value = recipe.get(name)
             if isinstance(value, (int, float)) and not isinstance(value, bool) and MOST_POINTS < value < math.inf:
@@ -378,12 +376,42 @@ def _alexnet_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
 
 
 def _of_core_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
-    """What only a study of AlexNet may say, each at its place."""
+    """What a core is called wrong, and what only a study of AlexNet may say, each at its place."""
+    yield from _core_mistakes(content["core"])
+    for number, arm in enumerate(content["arms"] if isinstance(content.get("arms"), (list, tuple)) else ()):
+        for name in ("remove", "views"):
+            if isinstance(arm, Mapping) and name in arm:
+                reason = _reason("is for the layers and images of AlexNet; the fields of another core stand under set")
+                yield _mistake(reason, ("arms", number, name), arm[name])
     for place, recipe in _recipes(content):
         for name in CommonRecipe.model_fields:
             if name in recipe:
-                reason = "is for studies of AlexNet; the fields of another core stand under set"
-                yield _mistake(PydanticCustomError("value_error", reason), (*place, name), recipe[name])
+                reason = _reason("is for studies of AlexNet; the fields of another core stand under set")
+                yield _mistake(reason, (*place, name), recipe[name])
+
+
+def _core_mistakes(core: Any) -> Iterator[InitErrorDetails]:
+    """What is wrong with a core's name, or with a script as it is declared."""
+    # 交给联合类型去验，每一种可能都会报一遍错
+    if isinstance(core, Mapping):
+        try:
+            Script.model_validate(core)
+        except ValidationError as error:
+            for mistake in error.errors(include_url=False):
+                if mistake["type"] == "value_error":
+                    # 跨字段的错误自己写明字段：“chosen_by: ...”
+                    name, _, reason = mistake["msg"].removeprefix("Value error, ").partition(": ")
+                    yield _mistake(_reason(reason), ("core", name), core.get(name))
+                else:
+                    yield _mistake(
+                        mistake["type"], ("core", *mistake["loc"]), mistake["input"], **mistake.get("ctx", {})
+                    )
+    elif not isinstance(core, (str, Script)) or not core:
+        yield _mistake(_reason("must be a core's name, or a mapping that declares a script"), ("core",), core)
+
+
+def _reason(text: str) -> PydanticCustomError:
+    return PydanticCustomError("value_error", text)
 
 
 def _recipes(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:

@@ -310,11 +310,22 @@ def _mistaken_field(base: TrialConfig, arm: Arm) -> tuple[str, ...]:
             edited(base, {}, (pattern,), "")
         except StudyError:
             return ("remove",)
-    for path, value in arm.set.items():
+    field = wrong_field(base, arm.set)
+    return ("set", *field) if field else ()
+
+
+def wrong_field(base: TrialConfig, edits: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Returns the field of an edit that alone is wrong already; nothing where it takes several.
+
+    Args:
+        base: What is edited.
+        edits: Dotted field to value.
+    """
+    for path, value in edits.items():
         try:
             edited(base, {path: value}, (), "")
         except StudyError:
-            return ("set", path)
+            return (path,)
     return ()
 
 

@@ -45,6 +45,8 @@ _LENGTHS = {
 }
 _PATTERNS = {
     "^(network|": "a field, such as network.lrn*.alpha, training.epochs or data.train_images",
+    "^[A-Za-z_][": "a field, such as learning_rate or optimizer.learning_rate",
+    "^[A-Za-z][": "letters, digits, _, . and -, 64 at most, the first a letter",
     "^[a-z0-9][a-z0-9_-]": "lower-case letters, digits, - and _, 48 at most, the first a letter or digit",
     "^[a-z0-9_*?]": "a layer's name, globs allowed, such as conv4 or lrn*",
     "^[a-z][a-z0-9": "lower-case letters, digits and - or _, the first a letter",

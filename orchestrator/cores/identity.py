@@ -13,8 +13,8 @@ from alexnet_core.process.files import replaced
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.loading import BUILT_IN, CoreName, load_core
 from orchestrator.cores.script import script_core
-from orchestrator.cores.sources import CODE, Sources, keep_sources, script_sources, sources_of
-from search_spaces.core_config import CoreDescription, MetricDescription
+from orchestrator.cores.sources import CODE, Sources, keep_sources, kept_sources, script_sources, sources_of
+from search_spaces.core_config import ALEXNET_NAME, FINGERPRINT, CoreDescription, MetricDescription
 from search_spaces.script import Script
 
 
@@ -37,8 +37,12 @@ class CoreCode:
         """Of its files; empty for a core that comes with the package, whose version says it."""
         return "" if self.sources is None else self.sources.fingerprint
 
-    def keep(self, results: Path) -> str:
+    def keep(self, results: Path, core: str) -> str:
         """Copies its files beside the results; returns what a worker loads it by (`KeptCode`), as JSON.
+
+        Args:
+            results: The results folder.
+            core: The core's name.
 
         Raises:
             ContractError: What lies there is not what its name says.
@@ -52,7 +56,7 @@ class CoreCode:
             script=self.script,
         )
         if folder is not None:
-            path = _description_path(results, self.fingerprint)
+            path = _description_path(results, self.fingerprint, core)
             with replaced(path) as temporary:
                 # 结果文件夹可以搬走：路径不写进去
                 temporary.write_text(kept.model_copy(update={"folder": None}).model_dump_json(indent=1))
@@ -77,25 +81,31 @@ class KeptCode(BaseModel):
     script: Script | None = None
 
 
-def kept_code(results: Path, fingerprint: str | None) -> KeptCode | None:
-    """Returns what the code of a trial on record is loaded by; None where it is not kept there.
+def kept_code(results: Path, fingerprint: str | None, core: str) -> KeptCode | None:
+    """Returns what the code of a trial on record is loaded by; None where it is not kept there, or was edited since.
 
     Args:
         results: The results folder.
         fingerprint: As the record has it; None for a core that comes with the package.
+        core: The core's name.
     """
-    if not fingerprint:
+    if not fingerprint or not FINGERPRINT.fullmatch(fingerprint):
         return None
     folder = results / CODE / fingerprint
     try:
-        kept = KeptCode.model_validate_json(_description_path(results, fingerprint).read_bytes())
+        kept = KeptCode.model_validate_json(_description_path(results, fingerprint, core).read_bytes())
     except (OSError, ValidationError):
         return None
-    return kept.model_copy(update={"folder": folder.resolve()}) if folder.is_dir() else None
+    # 名字谁都可以写：里面的内容要与它相符，才是跑过的那一份
+    command = kept.script.command if kept.script is not None else ()
+    if not folder.is_dir() or kept_sources(folder, command).fingerprint != fingerprint:
+        return None
+    return kept.model_copy(update={"folder": folder.resolve()})
 
 
-def _description_path(results: Path, fingerprint: str) -> Path:
-    return results / CODE / f"{fingerprint}.json"
+def _description_path(results: Path, fingerprint: str, core: str) -> Path:
+    # 一份代码里可以有几个 core
+    return results / CODE / f"{fingerprint}.{core}.json"
 
 
 def load_kept(code: KeptCode) -> Core:
@@ -172,6 +182,10 @@ def check_identity(
     """
     if not code.fingerprint:
         return
+    if core.name in (ALEXNET_NAME, *BUILT_IN):
+        raise ContractError(
+            f"{core.name} is a core of this package, whose records are known by that name: rename yours"
+        )
     accepted = accepted_fingerprints(results, core)
     others = [one for one in (*accepted, *on_record) if one and one != code.fingerprint]
     is_known = code.fingerprint in accepted and not set(on_record) - {*accepted, ""}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import site
 import sys
+import sysconfig
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from orchestrator.cores.script import script_core, script_of
 
 # 随包带来的 core，短名即可
 BUILT_IN = {"torchvision": "orchestrator.cores.classifiers.core"}
-# 文件第一次被看到时的时间与大小
+NOT_THE_USERS = ("__main__", "alexnet_core", "orchestrator", "search_spaces")
+# 导入时文件的时间与大小
 _STAMPS: dict[str, tuple[int, int]] = {}
 
 
@@ -25,7 +29,7 @@ class CoreName:
     Attributes:
         module: Its module, such as `my_package.my_core`.
         attribute: Its name in that module; `core` where none is given.
-        folder: Where the module's package, or its file, lies; None to look along Python's path.
+        folder: Where the module's package, or its file, lies; None for a core that comes with the package.
         study: The study file that declares a script, which is the core then; None for a module.
     """
 
@@ -58,6 +62,9 @@ def core_name(text: str, folder: Path | None = None) -> CoreName:
         return CoreName(path.stem, folder=path.parent, study=path)
     module, _, attribute = text.partition(":")
     module = BUILT_IN.get(module, module)
+    if module in BUILT_IN.values():
+        # 不问就可以导入的，只能来自包里：研究旁边的同名文件不算
+        return CoreName(module, attribute or None)
     if module.endswith(".py"):
         path = (folder / module).resolve()
         folder, module = path.parent, path.stem
@@ -92,20 +99,41 @@ def load_core(name: CoreName) -> Core:
     except (Exception, SystemExit) as error:
         raise ContractError(f"core {name.text} cannot be imported: {mistake(error)}") from error
     _check_place(module, name)
+    if name.folder is not None:
+        # 导入之后就记下：下次再看时已经改过的，才认得出
+        _STAMPS.update((file, stamp) for _, file, stamp in _modules_of(name.folder) if file not in _STAMPS)
     return _core_in(module, name)
 
 
 def _forget_edited(folder: Path) -> None:
     """Has modules of a folder imported again that were edited since: in a notebook one process plans many studies."""
+    edited = {name for name, file, stamp in _modules_of(folder) if _STAMPS.get(file, stamp) != stamp}
+    if edited:
+        # 别的模块里还有它旧的名字：同一个文件夹的都重新导入
+        for name, file, _ in list(_modules_of(folder)):
+            _STAMPS.pop(file, None)
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+
+def _modules_of(folder: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """Name, file, and time and size of that, of each module of the user's that lies in a folder and is imported."""
+    installed = installed_folders()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is None or not Path(file).is_relative_to(folder) or not Path(file).is_file():
+        if file is None or name.split(".")[0] in NOT_THE_USERS or not Path(file).is_relative_to(folder):
             continue
-        status = Path(file).stat()
-        stamp = (status.st_mtime_ns, status.st_size)
-        if _STAMPS.setdefault(file, stamp) != stamp:
-            del _STAMPS[file], sys.modules[name]
-            importlib.invalidate_caches()
+        # 虚拟环境常在同一个文件夹里：装好的库不重新导入
+        if Path(file).is_file() and installed.isdisjoint(Path(file).parents):
+            status = Path(file).stat()
+            yield name, file, (status.st_mtime_ns, status.st_size)
+
+
+def installed_folders() -> set[Path]:
+    """Returns where Python and packages are installed: what lies there is nobody's own source."""
+    named = (sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    folders = {Path(folder) for folder in (*named, *site.getsitepackages(), site.getusersitepackages())}
+    return folders | {folder.resolve() for folder in folders}
 
 
 def _check_place(module: Any, name: CoreName) -> None:

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import shutil
-import site
 import sys
-import sysconfig
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from alexnet_core.process.files import temporary_path
 from orchestrator.cores.contract import ContractError
-from orchestrator.cores.loading import CoreName
+from orchestrator.cores.loading import CoreName, installed_folders
 from search_spaces.script import Script
 
-FINGERPRINT_LENGTH = 20
+FINGERPRINT_LENGTH = 20  # see search_spaces.core_config.FINGERPRINT
 CODE = "code"
 
 
@@ -33,15 +32,18 @@ class Sources:
     Attributes:
         root: The folder from which they are imported.
         files: Their paths below it, sorted.
+        command: Of a script: how its study file has it run.
     """
 
     root: Path
     files: tuple[Path, ...]
+    command: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
-        """20 hex digits of the SHA-256 of all names and contents."""
-        digest = hashlib.sha256()
+        """20 hex digits of the SHA-256 of all names and contents, and of a script's command line."""
+        # 命令行也是代码：改了参数，同样的文件给别的数
+        digest = hashlib.sha256(json.dumps(self.command).encode() if self.command else b"")
         for file in self.files:
             content = hashlib.sha256((self.root / file).read_bytes()).hexdigest()
             digest.update(f"{file.as_posix()}\n{content}\n".encode())
@@ -61,7 +63,7 @@ def sources_of(name: CoreName) -> Sources:
     files: set[Path] = set()
     waiting = list(seeds)
     # 装在 site-packages 里的包，旁边是别人的包，不算它的代码
-    alone = root in _installed_folders()
+    alone = root in installed_folders()
     while waiting:
         path = waiting.pop()
         if path in files:
@@ -88,11 +90,6 @@ def _located(top: str, name: CoreName) -> tuple[Path, list[Path]]:
     else:
         raise ContractError(f"core {name.text}: {top} is no Python source, so that its version cannot be kept")
     return root, list(_beside(root, top))
-
-
-def _installed_folders() -> set[Path]:
-    named = (sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    return {Path(folder).resolve() for folder in (*named, *site.getsitepackages(), site.getusersitepackages())}
 
 
 def _beside(root: Path, module: str) -> Iterator[Path]:
@@ -138,7 +135,18 @@ def script_sources(script: Script, folder: Path) -> Sources:
         if not matching:
             raise ContractError(f"core.files: there is no {pattern} in {folder}")
         files |= {path for path in matching if "__pycache__" not in path.parts}
-    return Sources(folder.resolve(), tuple(sorted(files)))
+    return Sources(folder.resolve(), tuple(sorted(files)), script.command)
+
+
+def kept_sources(folder: Path, command: tuple[str, ...] = ()) -> Sources:
+    """Returns what lies in a kept copy, whatever its name says.
+
+    Args:
+        folder: The copy.
+        command: Of a script.
+    """
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return Sources(folder, tuple(sorted(file for file in files if "__pycache__" not in file.parts)), command)
 
 
 def keep_sources(sources: Sources, results: Path) -> Path:
@@ -161,7 +169,7 @@ def keep_sources(sources: Sources, results: Path) -> Path:
             shutil.rmtree(temporary)
             if not folder.is_dir():
                 raise
-    copy = Sources(folder, sources.files)
+    copy = replace(sources, root=folder)
     if not all((folder / file).is_file() for file in copy.files) or copy.fingerprint != sources.fingerprint:
         raise ContractError(f"{folder} was edited; move it away, and it is copied anew")
     return folder

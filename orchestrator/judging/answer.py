@@ -20,6 +20,10 @@ def _is_percent(unit: str) -> bool:
     return unit == PERCENT
 
 
+def _is_empty(value: tuple[str, ...]) -> bool:
+    return not value
+
+
 def _is_none(value: object) -> bool:
     return value is None
 
@@ -307,6 +311,7 @@ class Answer(Frozen):
         looks: Looks (numbers of seeds) taken before this one that could give a word.
         unlike: Trials without a pair: the baseline's had other workers or another kind of device.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
+        without_ratio: Finished trials whose value is not above 0, so that there is no ratio of it.
         other_networks: Trials that were trained again for an evaluation and came out different in their bits.
         classes: Of the data.
         arms: The baseline first.
@@ -361,6 +366,7 @@ class Answer(Frozen):
     # 旧报告的字节不变：没有就不写
     core: CoreDescription | None = Field(default=None, exclude_if=_is_none)
     reports: tuple[int, int] | None = Field(default=None, exclude_if=_is_none)
+    without_ratio: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
 
     @property
     def description(self) -> CoreDescription:

@@ -171,6 +171,7 @@ def paired_evidence(
         failed=count(rows, "failed", "stopped"),
         baseline_diverged=count(base, "diverged"),
         baseline_failed=count(base, "failed", "stopped"),
+        without_ratio=sum(any(map(judged.lacks_ratio, pair)) for pair in pairs),
         same_trials=same_trials,
         claimed_points=claimed_points,
         ratios=judged.bounds(pairs),

@@ -70,6 +70,9 @@ def answer(
         seeds_after_gap=look.after_gap,
         looks=look.before,
         unmeasured=len(finished) - len(measured),
+        without_ratio=tuple(
+            f"{name} seed {row['seed']}" for name, rows in cells.items() for row in rows if judged.lacks_ratio(row)
+        ),
         other_networks=_other_networks(cells, study),
         unlike=_unlike(cells, study),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,

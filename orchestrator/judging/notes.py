@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import pace
-from orchestrator.judging.scales import STATISTICS, number_in
+from orchestrator.judging.scales import STATISTICS
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict, sign_flip_floor
+from search_spaces.core_config import number_in
 
 TOP5_SAYS_SOMETHING_ABOVE = 10
 
@@ -193,6 +194,12 @@ def _on_looks(answer: Answer) -> str:
 
 
 def _on_the_seeds(answer: Answer) -> Iterator[str]:
+    if answer.without_ratio:
+        yield (
+            f"There is no ratio of a {answer.metric} that is not above 0: {'; '.join(_by_seed(answer.without_ratio))}. "
+            "The seeds without them would be a biased choice, so that the arms concerned get no word; ask for the "
+            "statistic difference."
+        )
     if answer.unlike:
         yield not_paired(answer.unlike)
     if answer.unmeasured:

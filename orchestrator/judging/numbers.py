@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.judging.answer import Answer, ArmAnswer
-from orchestrator.judging.scales import number_in, scale_of
+from orchestrator.judging.scales import scale_of
 from orchestrator.statistics.paired import MOST_SEEDS
-from search_spaces.core_config import PERCENT
+from search_spaces.core_config import PERCENT, number_in, significant
 
 
 def metric(arm: ArmAnswer) -> str:
@@ -21,13 +21,21 @@ def metric(arm: ArmAnswer) -> str:
     if arm.mean is None:
         return ""
     mean = number_in(arm.mean, arm.unit)
-    return mean + (f" ± {arm.sd:.{'2f' if arm.unit == PERCENT else '2g'}}" if arm.sd is not None else "")
+    if arm.sd is None:
+        return mean
+    return f"{mean} ± {f'{arm.sd:.2f}' if arm.unit == PERCENT else significant(arm.sd, 2)}"
 
 
 def difference(arm: ArmAnswer) -> str:
     """Returns the arm's difference with its sign, in points or the metric's unit, or as a ratio: `at least ×2.40`."""
     shown = scale_of(arm.scale, arm.unit).difference(arm.difference)
     return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
+
+
+def difference_in_words(arm: ArmAnswer) -> str:
+    """Returns the arm's difference with its unit: `+1.23 points`, `at least ×2.40`; nothing where there is none."""
+    in_unit = f" {unit(arm)}".rstrip() if arm.difference is not None and arm.scale == "points" else ""
+    return difference(arm) + in_unit
 
 
 def interval(arm: ArmAnswer) -> str:

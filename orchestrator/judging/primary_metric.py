@@ -90,6 +90,9 @@ class JudgedMetric(Protocol):
     def known(self, row: Row) -> bool:
         """Says whether a trial has the metric: it finished, and the metric was measured when it ran."""
 
+    def lacks_ratio(self, row: Row) -> bool:
+        """Says whether a trial finished with a value of which there is no ratio, since it is not above 0."""
+
     def value(self, row: Row) -> float | None:
         """Returns the metric of a trial that has it; None for a time that was longer than its budget."""
 
@@ -147,6 +150,10 @@ class ErrorRate:
         """Says whether it finished, and the error was measured when it ran."""
         return bool(row["state"] == "finished" and row[f"{self.column}_count"])
 
+    def lacks_ratio(self, row: Row) -> bool:
+        """Half an error is added to none."""
+        return False
+
     def value(self, row: Row) -> float:
         """Returns the error in percent."""
         return 100.0 * _share(row, self.column)
@@ -195,6 +202,10 @@ class GeneralisationGap:
     def known(self, row: Row) -> bool:
         """Says whether it finished, and both errors were measured when it ran."""
         return bool(row["state"] == "finished" and row[f"{self.split}_count"] and row[f"{TRAINING}_count"])
+
+    def lacks_ratio(self, row: Row) -> bool:
+        """Gaps are compared by their difference."""
+        return False
 
     def value(self, row: Row) -> float:
         """Returns the gap in percentage points."""
@@ -252,6 +263,10 @@ class TimeToThreshold:
     def known(self, row: Row) -> bool:
         """Says whether the trial finished and all its epochs are on record."""
         return bool(row["state"] == "finished" and row["epochs_seen"] == row["epochs"])
+
+    def lacks_ratio(self, row: Row) -> bool:
+        """A time is at least one epoch."""
+        return False
 
     def value(self, row: Row) -> float | None:
         """Returns the epochs it took, or None where it was not there within its budget."""
@@ -334,9 +349,12 @@ class DeclaredMetric:
         return self.metric.unit
 
     def known(self, row: Row) -> bool:
-        """Says whether it finished and reported the metric; a ratio needs a value above 0."""
-        value = row.get(f"{METRICS_BY_NAME}{self.name}")
-        return row["state"] == "finished" and value is not None and (self.scale == "points" or value > 0)
+        """Says whether it finished and reported the metric."""
+        return row["state"] == "finished" and row.get(f"{METRICS_BY_NAME}{self.name}") is not None
+
+    def lacks_ratio(self, row: Row) -> bool:
+        """Says whether arms are compared by ratios, and this value is not above 0."""
+        return self.scale == "log_ratio" and self.known(row) and self._raw(row) <= 0.0
 
     def value(self, row: Row) -> float:
         """Returns the metric as shown."""
@@ -355,10 +373,10 @@ class DeclaredMetric:
 
     def difference(self, base: Row, row: Row) -> float | None:
         """Returns arm minus baseline in the shown unit, or the log of their ratio."""
-        if not (self.known(base) and self.known(row)):
+        if not (self.known(base) and self.known(row)) or self.lacks_ratio(base) or self.lacks_ratio(row):
             return None
         if self.scale == "log_ratio":
-            return math.log(self._raw(row) / self._raw(base))
+            return math.log(self._raw(row)) - math.log(self._raw(base))
         # 先减后乘：相等的两个数差得恰好是零
         return self.metric.scale * (self._raw(row) - self._raw(base))
 

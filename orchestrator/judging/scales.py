@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from search_spaces.core_config import PERCENT
+from search_spaces.core_config import PERCENT, number_in, significant
 from search_spaces.study import Statistic as StatisticName
 
 ScaleName = Literal["points", "log_ratio"]
@@ -90,15 +90,15 @@ class Units:
 
     def difference(self, value: float | None) -> str:
         """Returns `+0.123`."""
-        return "" if value is None else f"{value:+.3g}"
+        return "" if value is None else f"{'+' * (value >= 0)}{significant(value, 3)}"
 
     def difference_in_words(self, value: float) -> str:
         """Returns `+0.123 nats`."""
-        return f"{value:+.3g} {self.unit}".rstrip()
+        return f"{self.difference(value)} {self.unit}".rstrip()
 
     def half_width(self, value: float) -> str:
         """Returns `0.123 nats`."""
-        return f"{value:.3g} {self.unit}".rstrip()
+        return f"{significant(value, 3)} {self.unit}".rstrip()
 
     def margin(self, shown: float) -> str:
         """Returns `inside ±0.1 nats`."""
@@ -176,11 +176,6 @@ class Statistic:
     def value(self, value: float, unit: str = PERCENT) -> str:
         """Returns the metric of one seed as written: epochs, a percentage with two digits, or a plain number."""
         return f"{value:g}" if self.by_signs else number_in(value, unit)
-
-
-def number_in(value: float, unit: str) -> str:
-    """Returns a metric's value in its unit as written, without the unit: `12.34` percent, else `0.1234`."""
-    return f"{value:.2f}" if unit == PERCENT else f"{value:.4g}"
 
 
 STATISTICS: Mapping[StatisticName, Statistic] = {

@@ -21,7 +21,7 @@ from search_spaces.core_config import CoreConfig, CoreData, CoreDescription, Cor
 from search_spaces.errors import StudyError
 from search_spaces.script import Script
 from search_spaces.study import Study
-from search_spaces.trial import overridden
+from search_spaces.trial import overridden, wrong_field
 
 ENVIRONMENT_CODE = "env_code"
 
@@ -39,11 +39,10 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
         StudyError: A field or a metric does not fit.
     """
     _check_options(question)
+    name, script, shown = _named(study, question)
     try:
-        name, script, shown = _named(study, question)
         check_consent(name, shown, script, question.core)
-        code = code_of(name, script)
-        core = load_core_of(code)
+        code, core = _loaded(name, script)
         description = description_of_core(core)
         check_identity(store.results, description, code, _codes_on_record(store.results, description), shown)
         allow_code(code.fingerprint)
@@ -52,12 +51,30 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
     root = question.data_root
     data = CoreData(name=question.dataset, root=None if root is None else str(root))
     base = CoreConfig.of(CoreSide(core.config, _digests(core, root)), description, data, f"core {core.name}")
-    recipe = study.recipes[question.dataset]
-    base = base.with_fields(recipe.set, f"recipes.{question.dataset}.set")
+    base = _of_recipe(base, study, question.dataset)
     study = _with_metric(study, description)
     seeded = overridden(study, base, question.overrides)
     assert isinstance(seeded, CoreConfig)
     return study, seeded, code
+
+
+def _loaded(name: CoreName, script: Script | None) -> tuple[CoreCode, Core]:
+    """The code and the core; where there is none, the study file names it wrong."""
+    try:
+        code = code_of(name, script)
+        return code, load_core_of(code)
+    except ContractError as error:
+        raise StudyError(str(error), ("core",)) from error
+
+
+def _of_recipe(base: CoreConfig, study: Study, dataset: str) -> CoreConfig:
+    """The configuration with the fields that all arms share on a data set; a mistake knows its place."""
+    fields, place = study.recipes[dataset].set, ("recipes", dataset, "set")
+    what = ".".join(place)
+    try:
+        return base.with_fields(fields, what)
+    except StudyError as error:
+        raise StudyError(str(error), (*place, *wrong_field(base, fields))) from error
 
 
 def _check_options(question: Question) -> None:
@@ -77,7 +94,10 @@ def _named(study: Study, question: Question) -> tuple[CoreName, Script | None, s
     if isinstance(study.core, Script):
         return CoreName(study.core.name, folder=folder), study.core, study.core.name
     assert study.core is not None
-    return core_name(study.core, folder), None, study.core
+    try:
+        return core_name(study.core, folder), None, study.core
+    except ContractError as error:
+        raise StudyError(str(error), ("core",)) from error
 
 
 def _digests(core: Core, root: Path | None) -> Any:

@@ -66,7 +66,8 @@ def retune_of(study: Study, base: TrialConfig, name: str | None, trials: int | N
         trials: Tuning trials of each arm; None leaves it to the study (8 where it says nothing), 0 re-tunes nothing.
 
     Raises:
-        LabError: The field is no positive number, an arm sets it itself, or nothing is re-tuned.
+        StudyError: The field is no positive number, a value of its range is not valid, or an arm sets it itself.
+        LabError: Nothing is re-tuned.
     """
     if trials == 0 or (name is None and study.retune is None):
         if trials and name is None:
@@ -82,6 +83,7 @@ def retune_of(study: Study, base: TrialConfig, name: str | None, trials: int | N
             exit_code=ExitCode.WRONG_USE,
         )
     who = "--retune" if name is not None else f"study {study.name}, retune"
+    place = ("retune", "parameter") if name is None else ()
     parameter = (study.retune or Retune(low=1, high=2)).parameter
     if name is not None:
         parameter = name if isinstance(base, CoreConfig) else f"{TRAINING}{name.removeprefix(TRAINING)}"
@@ -90,19 +92,22 @@ def retune_of(study: Study, base: TrialConfig, name: str | None, trials: int | N
     base_value = _value(base, parameter)
     if not _is_positive(base_value) or (known is None and parameter not in tunable):
         names = ", ".join(path.removeprefix(TRAINING) for path in tunable) or "none"
-        raise LabError(
+        raise StudyError(
             f"{who}: {parameter} is no number above 0 that could be tuned over a decade each way; such are {names}",
-            exit_code=ExitCode.WRONG_USE,
+            place,
         )
     for arm in study.arms:
         if parameter in arm_fields(base, arm):
-            raise LabError(
-                f"{who}: arm {arm.name} sets {parameter} itself, so that it cannot be tuned",
-                exit_code=ExitCode.WRONG_USE,
-            )
+            raise StudyError(f"{who}: arm {arm.name} sets {parameter} itself, so that it cannot be tuned", place)
     # 研究文件没给范围时，就取上下各一个数量级
     retune = known or tunable[parameter]
-    return retune if trials is None else retune.model_copy(update={"trials": trials})
+    retune = retune if trials is None else retune.model_copy(update={"trials": trials})
+    for value in tuning_values(float(base_value), retune):
+        try:
+            edited(base, {parameter: value}, (), who)
+        except StudyError as error:
+            raise StudyError(str(error), place[:1]) from error
+    return retune
 
 
 def _value(config: TrialConfig, parameter: str) -> Any:

@@ -17,6 +17,7 @@ from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import is_tuned
 from orchestrator.planning.work_left import WorkLeft
+from search_spaces.core_config import CoreConfig
 from search_spaces.trial import PlannedTrial
 
 SHOWN_SEEDS = 12
@@ -37,7 +38,16 @@ def large_batches(plan: Plan) -> list[str]:
 
 def data_remarks(plan: Plan) -> list[str]:
     """Says what to know of the data before trusting a number: what is left out, what is there twice."""
-    return [f"note: {remark}" for remark in plan.summary.remarks] if plan.summary is not None else []
+    if plan.summary is not None:
+        return [f"note: {remark}" for remark in plan.summary.remarks]
+    base = plan.base
+    if isinstance(base, CoreConfig) and base.data.root is not None and not base.data.digest:
+        # 没有摘要，换一个文件夹也是同样的 key：不说，旧数据上的结果就被当作新的
+        return [
+            f"note: core {base.core.name} does not say what is in the data: with other data in --data-root its trials "
+            "would be taken for the same ones; give it the function data, or name the data in a field"
+        ]
+    return []
 
 
 def format_missing(plan: Plan, on_record: OnRecord) -> str:

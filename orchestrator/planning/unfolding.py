@@ -36,6 +36,11 @@ def plan_study(
         StudyError: A field, a value or an image does not fit.
     """
     recipe = _recipe(study, question.dataset)
+    if study.core is None and question.core is not None:
+        raise LabError(
+            f"--core {question.core}: study {study.name} trains AlexNet and names no core; leave it out",
+            exit_code=ExitCode.WRONG_USE,
+        )
     study = _with_space(study.on(question.dataset), sweep)
     number, max_seeds = _planned_seeds(study, recipe, question)
     summary: DataSummary | None

@@ -13,7 +13,7 @@ from alexnet_core.process.files import abandoned, temporary_path
 from alexnet_core.trained.model_folder import SUMS, replace_folder
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.checked_record import Record
-from search_spaces.core_config import CoreConfig, flattened, readable
+from search_spaces.core_config import FINGERPRINT, CoreConfig, flattened, readable
 
 FILES = ("config.json", "result.json", "epochs.jsonl", "log.txt")
 STATE, SCRIPT, CODE = "state.safetensors", "checkpoint", "code"
@@ -76,7 +76,8 @@ def _fill(target: Path, record_folder: Path, state: Path | None, fingerprint: ob
     if script.is_dir() and any(script.iterdir()):
         shutil.copytree(script, target / SCRIPT)
     kept = record_folder.parents[1] / CODE / str(fingerprint)
-    if fingerprint and kept.is_dir():
+    # 别人的记录里写什么都行：不是指纹的不当文件夹名
+    if FINGERPRINT.fullmatch(str(fingerprint)) and kept.is_dir():
         # 权重没有代码就读不懂：连同训练它的那份代码一起交出去
         shutil.copytree(kept, target / CODE, ignore=shutil.ignore_patterns("__pycache__"))
 

@@ -129,6 +129,8 @@ class TrialResult(Frozen):
 def open_record(results: Path, config: TrialConfig) -> Path:
     """Makes a trial's folder with its `config.json`, or checks the one there is; returns the folder.
 
+    What a core declares beside the key may have changed since an attempt that came to nothing: then it is written anew.
+
     Raises:
         LabError: Another configuration lies under this key, or the file is damaged.
     """
@@ -138,11 +140,16 @@ def open_record(results: Path, config: TrialConfig) -> Path:
     if not path.is_file():
         write_atomically(path, config.model_dump_json(indent=1).encode())
         return folder
-    if canonical_json(read_config(folder)) != canonical_json(config):
+    recorded = read_config(folder)
+    if canonical_json(recorded) != canonical_json(config):
         raise LabError(
             f"{path} holds another configuration than its folder's name says; move its folder away",
             exit_code=ExitCode.ENVIRONMENT,
         )
+    if isinstance(config, CoreConfig) and recorded != config:
+        # 指标的声明不在 key 里：重新训练的，声明要与将写下的结果一致；失败过的结局随旧的声明去
+        (folder / "result.json").unlink(missing_ok=True)
+        write_atomically(path, config.model_dump_json(indent=1).encode())
     return folder
 
 

@@ -22,27 +22,36 @@ if TYPE_CHECKING:
 
 
 HEADINGS = ("study", "arm", "metric", "n", "difference, points (or ratio)", "interval", "paper", "verdict")
+# 别的 core 各有各的单位：单位写在格子里
+OF_MANY_UNITS = ("study", "arm", "metric", "n", "difference", "interval", "paper, or claimed", "verdict")
 LEAD = (
     "Each study judges its own metric against its own baseline; its report beside this page has p values, seeds and "
-    "remarks. The paper's numbers are of ImageNet, that of activation of CIFAR-10, one run each; they are not tested "
-    "against ours."
+    "remarks."
 )
+OF_THE_PAPER = (
+    " The paper's numbers are of ImageNet, that of activation of CIFAR-10, one run each; they are not tested against "
+    "ours."
+)
+KICKER = "{}, claim by claim"
+PAPER = "ImageNet Classification with Deep Convolutional Neural Networks"
 
 
 def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
     """Returns a row per arm of each answer, re-tuned ones included: ours, and the paper's number."""
-    rows = [_row(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    with_units = any(answer.core is not None for answer in answers)
+    rows = [_row(answer, arm, with_units) for answer in answers for arm in answer.arms if not arm.is_baseline]
     words = [arm.word for answer in answers for arm in answer.arms if not arm.is_baseline]
-    return TextTable(f"claims-{dataset}", f"All claims on {dataset}", HEADINGS, rows, words)
+    headings = OF_MANY_UNITS if with_units else HEADINGS
+    return TextTable(f"claims-{dataset}", f"All claims on {dataset}", headings, rows, words)
 
 
-def _row(answer: Answer, arm: ArmAnswer) -> list[str]:
+def _row(answer: Answer, arm: ArmAnswer, with_units: bool) -> list[str]:
     return [
         answer.study,
         arm.name,
         answer.metric,
         str(arm.n),
-        numbers.difference(arm),
+        numbers.difference_in_words(arm) if with_units else numbers.difference(arm),
         numbers.interval(arm),
         numbers.claimed(arm),
         arm.word,
@@ -81,8 +90,10 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
         files |= figure_files([picture] if picture is not None else [])
         files[f"tables/{table.name}.tex"] = latex_table(table, table.name).encode()
     title = "All claims on " + " and ".join(datasets)
-    files["report.md"] = sections_markdown(title, LEAD, sections).encode()
-    files["report.html"] = claims_page(title, LEAD, sections).encode()
+    is_of_paper = any(answer.core is None for answer in answers)
+    lead, kicker = f"{LEAD}{OF_THE_PAPER * is_of_paper}", KICKER.format(PAPER if is_of_paper else "All studies")
+    files["report.md"] = sections_markdown(title, lead, sections).encode()
+    files["report.html"] = claims_page(title, lead, sections, kicker).encode()
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]

@@ -33,9 +33,10 @@ def study_page(answer: Answer, sections: Sequence[Section]) -> str:
     return template.render(title=f"{answer.study} on {answer.dataset}", answer=answer, sections=sections)
 
 
-def claims_page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Returns the page of all claims."""
-    return _environment().get_template("claims.html.jinja").render(title=title, lead=lead, sections=sections)
+def claims_page(title: str, lead: str, sections: Sequence[Section], kicker: str) -> str:
+    """Returns the page of all claims; the kicker stands above the title and says whose they are."""
+    template = _environment().get_template("claims.html.jinja")
+    return template.render(title=title, lead=lead, sections=sections, kicker=kicker)
 
 
 @lru_cache(maxsize=1)

@@ -10,9 +10,9 @@ from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
 from orchestrator.judging.notes import not_paired, shown_value, top5_says_something
 from orchestrator.judging.primary_metric import GAP
-from orchestrator.judging.scales import STATISTICS, number_in, scale_of, unit_in_words
+from orchestrator.judging.scales import STATISTICS, scale_of, unit_in_words
 from orchestrator.reporting.material import Provenance
-from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, readable
+from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_in, readable
 
 MOST_RECORDS_SHOWN = 400
 

@@ -172,7 +172,7 @@ def _plan_of_one(request: Request) -> Plan:
             # 自己的文件里，扫描的字段也要现在就查，不等到真要扫描时
             search_of(replace(plan, sweep_points=1), study.name, sweep)
         except StudyError as error:
-            where = error.location or (() if sweep.over else ("sweep", "parameters"))
+            where = () if sweep.over else error.location
             raise placed(StudyError(str(error), where), path) from error
     return plan
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
-from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription
+from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_in
 
 logger = logging.getLogger(__name__)
 _STYLES = {
@@ -65,7 +65,7 @@ def value_text(state: str, value: float | None, epoch: int | None = None, unit: 
     """Returns what `cell_text` does of a metric in the unit in which it is shown."""
     if value is None or (epoch is None and state != "finished"):
         return state
-    shown = f"{value:.1f}" if unit == PERCENT else f"{value:.4g}"
+    shown = f"{value:.1f}" if unit == PERCENT else number_in(value, unit)
     return f"{shown} {unit}".rstrip() + ("" if epoch is None else f" @{epoch}")
 
 

@@ -38,6 +38,7 @@ class ArmEvidence:
         failed: Seeds that failed in the arm.
         baseline_diverged: Seeds that diverged in the baseline.
         baseline_failed: Seeds that failed in the baseline.
+        without_ratio: Seeds that finished in both, of which there is no ratio: a value is not above 0.
         same_trials: Whether the arm's configuration is the baseline's.
         claimed_points: The paper's number (arm minus baseline), whose sign decides between supports and contradicts.
         ratios: Log-ratios of times to a threshold, of the same seeds; where given, the sign test judges them.
@@ -50,6 +51,7 @@ class ArmEvidence:
     failed: int = 0
     baseline_diverged: int = 0
     baseline_failed: int = 0
+    without_ratio: int = 0
     same_trials: bool = False
     claimed_points: float | None = None
     ratios: tuple[Between, ...] | None = None
@@ -61,8 +63,8 @@ class Verdict:
 
     Attributes:
         word: `same trials`, `diverged on k of n`, `failed on k of n`, `baseline diverged on k of n` (or failed),
-            `identical in n seeds`, `the same difference in n seeds`, `equivalent`, `supports`, `contradicts`, `higher`,
-            `lower`, `inconclusive`, or `no verdict: ...`.
+            `no ratio on k of n`, `identical in n seeds`, `the same difference in n seeds`, `equivalent`, `supports`,
+            `contradicts`, `higher`, `lower`, `inconclusive`, or `no verdict: ...`.
         in_family: Whether the arm counts in the Holm family.
         test: The paired test; None for the same trials.
         family_level: The arm's level in the family, over all looks.
@@ -153,6 +155,7 @@ def _lost(arm: ArmEvidence) -> str | None:
         ("failed", arm.failed),
         ("baseline diverged", arm.baseline_diverged),
         ("baseline failed", arm.baseline_failed),
+        ("no ratio", arm.without_ratio),
     ):
         if count:
             return f"{word} on {count} of {arm.planned}"

@@ -30,7 +30,7 @@ from search_spaces.space import (
     space_size,
     tried_values,
 )
-from search_spaces.trial import Phase, PlannedTrial, configuration_key, point_trial
+from search_spaces.trial import Phase, PlannedTrial, configuration_key, point_trial, wrong_field
 
 # 给 Optuna 自己的工具看的视图
 OPTUNA_VIEW = "optuna.db"
@@ -329,7 +329,10 @@ def check_search(search: Search) -> None:
     if search.second is not None:
         _check_second(search.second, search.base)
     for point in _tried_points(search):
-        search.trial(point)
+        try:
+            search.trial(point)
+        except StudyError as error:
+            raise StudyError(str(error), ("sweep", "parameters", *wrong_field(search.base, point))) from error
     categories = [path for path, parameter in kinds if isinstance(parameter, CategoricalParameter)]
     if search.sampler == "grid":
         grid_points(search.space)

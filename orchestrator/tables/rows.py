@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 BATCH = 2000
 # 别的 core 的指标按名成列
 METRICS_BY_NAME = "metrics."
+FIELDS_BY_NAME = "config."
 SPLITS = ("train", "validation", "test", "train_final")
 TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "key": pl.String,
@@ -213,7 +214,7 @@ def _core_cells(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
         "multiply_adds": _whole(result.sizes.get("multiply_adds")),
         **{f"{METRICS_BY_NAME}{name}": value for name, value in result.metrics.items()},
         **{
-            f"config.{name}": json.dumps(value) if isinstance(value, (list, dict)) else value
+            f"{FIELDS_BY_NAME}{name}": json.dumps(value) if isinstance(value, (list, dict)) else value
             for name, value in flattened(config.fields).items()
         },
     }

@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.tables.rows import FIELDS_BY_NAME, METRICS_BY_NAME
 from orchestrator.tables.tables import Tables
+from search_spaces.core_config import ALEXNET
 
 PARAMETERS = ("network.", "training.", "data.")
 OUTCOMES = (
@@ -194,18 +197,33 @@ def runs(tables: Tables, study: str | None) -> Iterator[Run]:
             arms=tuple(sorted(set(names.get(row["key"], ())))),
             seed=row["seed"],
             state=row["state"],
-            parameters={
-                name: value for name, value in row.items() if name.startswith(PARAMETERS) and value is not None
-            },
+            parameters=_parameters(row),
             epochs=() if curve is None else tuple(_scalars(epoch) for epoch in curve.iter_rows(named=True)),
-            outcome={name: float(row[name]) for name in OUTCOMES if row[name] is not None},
+            outcome={name: float(row[name]) for name in row if _is_outcome(name) and row[name] is not None},
         )
 
 
-def _scalars(epoch: dict[str, float]) -> tuple[int, dict[str, float]]:
-    """(number, scalars) of an epoch: `train_loss` becomes `train/loss`."""
-    names = [name for name in epoch if name not in ("key", "epoch")]
-    scalars = {
-        name.replace("_", "/", 1) if name.startswith(("train_", "validation_")) else name: name for name in names
-    }
-    return int(epoch["epoch"]), {shown: float(epoch[name]) for shown, name in scalars.items()}
+def _parameters(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a trial: AlexNet's, or the fields of another core."""
+    prefixes = PARAMETERS if row["core"] == ALEXNET.name else (FIELDS_BY_NAME,)
+    return {name: value for name, value in row.items() if name.startswith(prefixes) and value is not None}
+
+
+def _is_outcome(name: str) -> bool:
+    return name in OUTCOMES or name.startswith(METRICS_BY_NAME)
+
+
+def _scalars(epoch: dict[str, float | None]) -> tuple[int, dict[str, float]]:
+    """(number, scalars) of an epoch or a report."""
+    number = epoch["epoch"]
+    assert number is not None
+    # 几个 core 同在一张表：别人的列在这里是空的
+    scalars = {name: value for name, value in epoch.items() if name not in ("key", "epoch") and value is not None}
+    return int(number), {_shown(name): float(value) for name, value in scalars.items()}
+
+
+def _shown(name: str) -> str:
+    """`train_loss` of an epoch becomes `train/loss`, `metrics.loss` of a report `metrics/loss`."""
+    if name.startswith(METRICS_BY_NAME):
+        return name.replace(".", "/", 1)
+    return name.replace("_", "/", 1) if name.startswith(("train_", "validation_")) else name

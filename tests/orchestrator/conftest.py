@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab import Lab, clear
+from tests.made_core_records import write_walk
 
 
 def _new_lab(folder: Path) -> Lab:
@@ -26,6 +28,22 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         time.sleep(0.2)
     left = clear(made)
     assert not left, f"processes left behind after 30 s: {left}"
+
+
+@pytest.fixture
+def walk_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the core `walk` and its study, in it the current one; what this process imports is forgotten."""
+    folder = tmp_path / "mine"
+    write_walk(folder)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(folder)
+    path, modules = list(sys.path), set(sys.modules)
+    yield folder
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

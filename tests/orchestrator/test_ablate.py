@@ -283,7 +283,7 @@ recipes:
         (
             "source: me\nclaim",
             "sweep: {parameters: {data.digest: {kind: categorical, choices: [a, b]}}}\nsource: me\nclaim",
-            ":3:9: point of mine/sweep: data.digest follows",
+            ":3:22: point of mine/sweep: data.digest follows",
         ),
         ("    set: {", "    remove: [conv4]\n    set: {network.conv4.kernel: 5, ", "edits a layer that is removed"),
         ("name: two", "name: one", ":6:1: arms: their names must be unique"),
@@ -296,7 +296,7 @@ recipes:
             "source: me\nclaim",
             "sweep: {parameters: {network.relu1.function: {kind: categorical, choices: [relu, banana, tanh]}}}\n"
             "source: me\nclaim",
-            ":3:9: point of mine/sweep: network.relu1.function: must be 'relu' or 'tanh', not 'banana'",
+            ":3:22: point of mine/sweep: network.relu1.function: must be 'relu' or 'tanh', not 'banana'",
         ),
         (
             "source: me\nclaim",

@@ -221,12 +221,11 @@ def _run(
     """Rehearses in a fresh process; returns what came of it, and the names of what it left behind."""
     outcome = folder / "outcome.json"
     outcome.unlink(missing_ok=True)
-    name = rehearsal.name
-    assert name.folder is not None
+    name, place = rehearsal.name, rehearsal.name.folder or Path.cwd()
     request = Request(
         core=name.text,
         code=rehearsal.code,
-        folder=name.folder,
+        folder=place,
         fields=rehearsal.fields,
         seeds=tuple(seeds),
         reports=rehearsal.reports,
@@ -240,7 +239,7 @@ def _run(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(name.folder), *filter(None, sys.path)])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])},
             start_new_session=True,
         )
         try:

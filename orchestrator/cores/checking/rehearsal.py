@@ -83,7 +83,7 @@ def main() -> int:
     torch.set_num_threads(1)
     outcome = Outcome()
     try:
-        core = load_core(core_name(request.core)) if request.code is None else load_kept(request.code)
+        core = load_core(core_name(request.core, request.folder)) if request.code is None else load_kept(request.code)
         config = core.config.model_validate(request.fields)
         outcome.rehearsed = [_rehearsed(core, config, seed, request) for seed in request.seeds]
     except ContractError as error:

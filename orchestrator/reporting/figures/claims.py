@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.numbers import source_heading
 from orchestrator.reporting.figures.forest import claimed_value, draw_interval, ratio_ticks
 from orchestrator.reporting.figures.style import (
     COLOURS,
@@ -20,6 +21,7 @@ from orchestrator.reporting.figures.style import (
     picture,
     short,
 )
+from search_spaces.core_config import PERCENT
 
 NAME = "claims"
 
@@ -31,9 +33,11 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         answers: The answers on one data set.
         dataset: Its name.
     """
-    # 比值和百分点不能画在同一条轴上
     claims = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
-    panels = [[claim for claim in claims if (claim[1].scale == "points") == in_points] for in_points in (True, False)]
+    # 单位不同的差、比值和百分点，都不能画在同一条轴上：百分点在先，比值在后
+    panels = [
+        [claim for claim in claims if _axis(claim[1]) == axis] for axis in sorted({_axis(arm) for _, arm in claims})
+    ]
     panels = [panel for panel in panels if any(arm.difference is not None for _, arm in panel)]
     if not panels:
         return None
@@ -45,10 +49,17 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         ):
             _draw_panel(axes, panel)
         ours = Line2D([], [], color=MUTED, marker="o", linewidth=2, label=f"ours, with interval ({dataset})")
-        paper = Line2D([], [], color=INK, marker="D", linewidth=0, mfc="none", mew=1.6, label="paper")
+        label = " or ".join(sorted({source_heading(answer) for answer in answers}, reverse=True))
+        paper = Line2D([], [], color=INK, marker="D", linewidth=0, mfc="none", mew=1.6, label=label)
         figure.legend(handles=[ours, paper], loc="outside lower left", ncols=2, fontsize=9.5)
+        whose = "The paper's" if label.startswith("paper") else "The claimed"
         words = "; ".join(f"{answer.study}, {arm.name}: {arm.word}" for panel in panels for answer, arm in panel)
-        return picture(figure, name, f"All claims on {dataset}", f"The paper's numbers beside ours. {words}")
+        return picture(figure, name, f"All claims on {dataset}", f"{whose} numbers beside ours. {words}")
+
+
+def _axis(arm: ArmAnswer) -> tuple[bool, bool, str]:
+    """What an arm's difference is in, in the order of the panels."""
+    return (False, arm.unit != PERCENT, arm.unit) if arm.scale == "points" else (True, False, "")
 
 
 def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, ArmAnswer]]) -> None:
@@ -61,8 +72,11 @@ def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, ArmAnswer]]) -> None:
     axes.set_yticks(range(len(claims)), labels)
     axes.set_ylim(-0.6, len(claims) - 0.4)
     axes.margins(x=0.08)
-    if claims[0][1].scale == "points":
-        axes.set_xlabel("difference to the study's baseline in percentage points of its own metric", color=MUTED)
+    first = claims[0][1]
+    if first.scale == "points":
+        unit = "percentage points" if first.unit == PERCENT else first.unit
+        in_unit = f"in {unit} of" if unit else "in"
+        axes.set_xlabel(f"difference to the study's baseline {in_unit} its own metric", color=MUTED)
     else:
         axes.set_xlabel("ratio to the study's baseline in its own metric", color=MUTED)
         ratio_ticks(axes)

@@ -1,4 +1,4 @@
-"""Seconds against error: what each arm costs and what it gives."""
+"""Seconds against the primary metric: what each arm costs and what it gives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NAME = "costs"
 
 
 def costs_figure(answer: Answer) -> Picture | None:
-    """Draws what an epoch of each arm takes beside the baseline's against its mean error.
+    """Draws what an epoch of each arm takes beside the baseline's against its mean metric.
 
     Arms that were not trained side by side with the baseline are left out; None where none was.
 

@@ -67,7 +67,7 @@ class RecordOpener:
         self.plan, self.on_record = plan, on_record
         self.settings, self.running = settings, running
         # 第一个 trial 之前就留下代码的副本：之后再改，这个研究里也不变
-        self._code = "" if plan.code is None else plan.code.keep(settings.results)
+        self._code = "" if plan.code is None else plan.code.keep(settings.results, description_of(plan.base).name)
         self._members: set[tuple[str, int, str, str]] = {
             (row["arm"], row["seed"], row["key"], row["phase"])
             for row in trial_record.read_members(settings.results, settings.folder.name)

@@ -52,7 +52,8 @@ def train_trial_of_core(place: SlotPlace, job: TrialJob, watch: Watch) -> End:
         log.flush()
     fingerprint = KeptCode.model_validate_json(job.code).fingerprint
     resumes = "from its last state" if facts.saves else "from its beginning"
-    return replace(end, environment={"code": fingerprint or None, "resumes": resumes})
+    devices = ",".join(core_devices(place))
+    return replace(end, environment={"code": fingerprint or None, "resumes": resumes, "devices": devices})
 
 
 def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, facts: TrainingFacts) -> End:
@@ -206,9 +207,10 @@ class _TrialLog(io.TextIOBase):
 
     def flush(self) -> None:
         """Posts what has come."""
-        if self._lines:
-            self._watch.post(Log("\n".join(self._lines)))
-        self._lines, self._posted_at = [], time.monotonic()
+        # 寄出去的路上 Ray 会冲刷 stdout，也就是再进这里：先取走，同一行才不寄两次
+        lines, self._lines, self._posted_at = self._lines, [], time.monotonic()
+        if lines:
+            self._watch.post(Log("\n".join(lines)))
 
     def writable(self) -> bool:
         """It is."""

@@ -71,6 +71,9 @@ class WordsPerSecond:
     def known(self, row: Row) -> bool:
         return row["words"] is not None
 
+    def lacks_ratio(self, row: Row) -> bool:
+        return False
+
     def value(self, row: Row) -> float | None:
         return float(row["words"])
 
