@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,9 @@ def load_core(name: CoreName) -> Core:
         # 当前目录里可能有同名而更新的文件：先找指定的目录
         sys.path[:] = [str(name.folder), *(entry for entry in sys.path if entry != str(name.folder))]
     try:
-        module = importlib.import_module(name.module)
+        # 标准输出是我们的答案（--json），不是 core 说话的地方
+        with redirect_stdout(sys.stderr):
+            module = importlib.import_module(name.module)
     except ContractError as error:
         raise ContractError(f"core {name.text}: {error}") from error
     except (Exception, SystemExit) as error:

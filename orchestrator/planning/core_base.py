@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,8 @@ def _digests(core: Core, root: Path | None) -> Any:
         if core.data is None:
             return ""
         try:
-            content = core.data(config, root)
+            with redirect_stdout(sys.stderr):
+                content = core.data(config, root)
         except (Exception, SystemExit) as error:
             raise StudyError(f"core {core.name}: data raised {mistake(error)}") from error
         if not isinstance(content, str) or not content:
