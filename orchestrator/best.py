@@ -7,6 +7,7 @@ set; what judges (its test error) is only shown.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -186,8 +187,9 @@ def _export(
     export(options.results, key, folder, force=options.force, ranking=winner, by_the_core=own)
     line = f"exported {key} (seed of median {readable(core.chosen_by)}) to {folder}"
     console.print(line, markup=False, soft_wrap=True)
-    whole = f"(cd {folder} && sha256sum -c {SUMS})"
-    line = f"check it: {f'python -m alexnet_core eval --model {folder}' if core is ALEXNET else whole}"
+    place = shlex.quote(str(folder))
+    whole = f"(cd {place} && sha256sum -c {SUMS})"
+    line = f"check it: {f'python -m alexnet_core eval --model {place}' if core is ALEXNET else whole}"
     console.print(line, markup=False, highlight=False, soft_wrap=True)
     return Exported(key=key, folder=folder.resolve())
 

@@ -26,7 +26,7 @@ from orchestrator.records.checked_record import read_own_config
 from orchestrator.records.files import read_json_lines
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.reports import CoreReport
-from orchestrator.records.trial_record import read_epochs
+from orchestrator.records.trial_record import read_epochs, repeat_command
 from orchestrator.tables.tables import load_trials
 from search_spaces.core_config import CoreConfig, TrialConfig
 from search_spaces.trial import parse_override
@@ -117,7 +117,7 @@ def _repeat(folder: Path, allowed: str | None) -> int:
     config = read_own_config(folder)
     if not isinstance(config, CoreConfig):
         raise LabError(
-            f"{folder} is a trial of AlexNet: python -m alexnet_core train --config {folder / 'config.json'}",
+            f"{folder} is a trial of AlexNet: {repeat_command(config, folder)}",
             exit_code=ExitCode.WRONG_USE,
         )
     attempts = read_json_lines(folder / "attempts.jsonl")

@@ -7,6 +7,7 @@ truth: a run that was published before is passed over, so the command may be rep
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -53,7 +54,7 @@ def _publish(options: argparse.Namespace) -> int:
         ) from error
     make_console().print(
         f"{counted(fresh, 'run')} published, {len(ended) - fresh} there already; open them: "
-        f"{hint.format(folder=options.folder)}",
+        f"{hint.format(folder=shlex.quote(str(options.folder)))}",
         markup=False,
         soft_wrap=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from alexnet_core.commands.progress import progress_of
 
@@ -48,9 +49,9 @@ def prepare(options: argparse.Namespace) -> int:
         print(f"{name}: {split.images} images")
     for remark in summarise_data("imagefolder", options.destination).remarks:
         print(f"note: {remark}")
-    made = options.destination
+    place = shlex.quote(str(options.destination))
     print(
-        f"{made}: ready; python -m orchestrator.ablate --dataset imagefolder --data-root {made}, or "
-        f"python -m alexnet_core train --network NAME --dataset {made}"
+        f"{options.destination}: ready; python -m orchestrator.ablate --dataset imagefolder --data-root {place}, or "
+        f"python -m alexnet_core train --network NAME --dataset {place}"
     )
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,7 +114,8 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
     folders = _split_folders(root, left_out)
     if "train" not in folders and not (evaluation and folders):
         alone = " and ".join(f"{name}/" for name in folders.values())
-        use = f"; to evaluate on {alone} alone: python -m alexnet_core eval --model MODEL --dataset {root}"
+        place = shlex.quote(str(root))
+        use = f"; to evaluate on {alone} alone: python -m alexnet_core eval --model MODEL --dataset {place}"
         raise CoreError(f"data folder {root} has no train/; {SHOULD_HOLD}{use if alone else ''}")
     files: dict[str, dict[str, dict[str, str]]] = {}
     for split, folder in folders.items():

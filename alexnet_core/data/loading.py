@@ -6,6 +6,7 @@ the decoded arrays (`load_dataset`). Nothing here loads torch or scikit-learn.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -84,7 +85,8 @@ def _tree(root: Path | None, *, evaluation: bool = False) -> Tree:
     """The tree in a folder; CIFAR-10 as it is downloaded is none."""
     if root is not None and is_cifar10(root):
         raise CoreError(
-            f"{root} is CIFAR-10 as it is downloaded: python -m alexnet_core prepare {root} DEST makes the data of it"
+            f"{root} is CIFAR-10 as it is downloaded: "
+            f"python -m alexnet_core prepare {shlex.quote(str(root))} DEST makes the data of it"
         )
     return read_tree(root, evaluation=evaluation)
 
@@ -133,7 +135,8 @@ def _check_fits_memory(spec: DataSpec) -> None:
     if need > MEMORY_BYTES:
         raise CoreError(
             f"{spec.root} is {need / 1e9:.1f} GB when decoded: prepare it once with python -m alexnet_core prepare "
-            f"{spec.root} DEST --size {spec.image_size}, and give DEST in its place (train also takes --cache DIR)"
+            f"{shlex.quote(str(spec.root))} DEST --size {spec.image_size}, and give DEST in its place "
+            "(train also takes --cache DIR)"
         )
 
 

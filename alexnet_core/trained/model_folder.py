@@ -43,7 +43,9 @@ def verify(folder: Path) -> None:
     """
     sums = folder / SUMS
     if not sums.is_file():
-        raise CoreError(f"{folder} is not an exported model: it has no {SUMS}")
+        raise CoreError(
+            f"{folder} is not an exported model: it has no {SUMS}; give one that best --export or train --out wrote"
+        )
     listed = {}
     for line in sums.read_text(encoding="utf-8", errors="replace").splitlines():
         digest, _, name = line.partition("  ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -196,7 +197,7 @@ def check_identity(
     raise ContractError(
         f"the code of core {core.name} is not what its trials of version {core.version} on record were trained with"
         f"{where}: raise its version to train anew, or see whether the numbers are the same with "
-        f"python -m orchestrator.check_core {shown} --same-numbers --results {results}"
+        f"python -m orchestrator.check_core {shlex.quote(shown)} --same-numbers --results {shlex.quote(str(results))}"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -298,8 +299,8 @@ def repeat_command(config: TrialConfig, folder: Path) -> str:
         folder: Its folder.
     """
     if isinstance(config, CoreConfig):
-        return f"python -m orchestrator.check_core --trial {folder}"
-    return f"python -m alexnet_core train --config {folder / 'config.json'}"
+        return f"python -m orchestrator.check_core --trial {shlex.quote(str(folder))}"
+    return f"python -m alexnet_core train --config {shlex.quote(str(folder / 'config.json'))}"
 
 
 def tidy(folder: Path, keep_weights: str = "all") -> None:

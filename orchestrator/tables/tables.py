@@ -164,7 +164,7 @@ def read_table(
         return None
     path = table_folder(results) / f"{name}.parquet"
     try:
-        return pl.read_parquet(path, columns=None if only is None else list(only))
+        return pl.read_parquet(path, glob=False, columns=None if only is None else list(only))
     except (pl.exceptions.PolarsError, OSError) as error:
         _say_damaged(path, error)
         return None
@@ -176,7 +176,7 @@ def _has_columns(results: Path, name: str, columns: Mapping[str, pl.DataType | t
     try:
         if not path.is_file():
             return False
-        schema = pl.read_parquet_schema(path)
+        schema = pl.scan_parquet(path, glob=False).collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
         _say_damaged(path, error)
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,25 @@ def test_results_copied_elsewhere_answer_the_same(
     assert ranking(there, capsys) == order
     assert status(["--results", str(there)]) == 0
     assert not answered.exists()
+
+
+@pytest.mark.slow
+def test_a_path_of_a_shells_characters_is_a_path_and_commands_are_printed_as_they_are_typed(
+    answered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    there = tmp_path / "my [a-z]*? $x '%41#"
+    answered.rename(there)
+    assert ablate([*STUDY, "--results", str(there)]) == 0
+    capsys.readouterr()
+    caplog.clear()
+    assert report(["--results", str(there), "--check"]) == 0
+    assert best(["--results", str(there)]) == 0
+    assert caplog.messages == [], "no table is taken for a damaged one"
+    key = next((there / "trials").iterdir()).name
+    assert status([key, "--results", str(there)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    (command,) = [line for line in printed if line.startswith("python -m alexnet_core train --config ")]
+    assert shlex.split(command)[-1] == str(there / "trials" / key / "config.json")
 
 
 def test_a_copied_trial_is_exported_from_its_new_place(tmp_path: Path) -> None:

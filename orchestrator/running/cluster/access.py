@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import socket
 import stat
 import tempfile
@@ -44,7 +45,7 @@ def ensure_private_token(fallback: Path | None = None) -> str:
     path = fallback / "auth_token"
     _write_token(path)
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-    return f"cat {path}"
+    return f"cat {shlex.quote(str(path))}"
 
 
 def _write_token(path: Path) -> None:

@@ -26,9 +26,8 @@ def check_results(results: Path) -> None:
     Raises:
         LabError: With exit code 3.
     """
-    probe = temporary_path(results / "probe")
+    probe, is_new = temporary_path(results / "probe"), not results.is_dir()
     try:
-        is_new = not results.is_dir()
         results.mkdir(parents=True, exist_ok=True)
         for left in abandoned(results / "probe"):
             left.unlink(missing_ok=True)
@@ -37,8 +36,9 @@ def check_results(results: Path) -> None:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
+        way_out = "choose another with --results" if is_new else "copy it to where you may write, or choose another"
         raise LabError(
-            f"results folder {results} cannot be written: {error.strerror}; choose another with --results",
+            f"results folder {results} cannot be written: {error.strerror}; {way_out}",
             exit_code=ExitCode.ENVIRONMENT,
         ) from error
     check_locks(results)
