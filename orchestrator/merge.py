@@ -153,6 +153,8 @@ def _differences(ours: TrialResult, other: TrialResult) -> str:
         hint = f" (validation {ours.validation.top1_errors} wrong here, {other.validation.top1_errors} there)"
     elif ours.state is not other.state:
         hint = f" ({ours.state} here, {other.state} there)"
+    elif differing := [name for name in ours.metrics if ours.metrics[name] != other.metrics.get(name)]:
+        hint = f" ({differing[0]} {ours.metrics[differing[0]]!r} here, {other.metrics.get(differing[0])!r} there)"
     return f"the records differ in {', '.join(names)}{hint}"
 
 

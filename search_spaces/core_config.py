@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -25,6 +25,8 @@ METRIC_NAME = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 PERCENT = "%"
 ALEXNET_NAME = "alexnet"
 LEAST_PLAIN_EXPONENT, MOST_PLAIN_EXPONENT = -4, 6
+# 报告的曲线表里已有这些列；均值的标准差在名字后加 _sd
+TAKEN_METRICS = ("arm", "seed", "seeds", "epoch")
 EDIT_NAME_LENGTH = 20
 # 代码的指纹也是文件夹名：只有这个样子的才可信
 FINGERPRINT = re.compile(r"[0-9a-f]{20}")
@@ -78,6 +80,25 @@ def readable(name: str) -> str:
     return name.replace("_", " ")
 
 
+def metrics_mistake(names: Sequence[str], chosen_by: str, judged_by: str) -> str:
+    """Returns what is wrong with the names of a core's metrics; nothing where they are right.
+
+    Args:
+        names: Of all metrics.
+        chosen_by: That which chooses.
+        judged_by: That which judges.
+    """
+    for name in names:
+        if name in TAKEN_METRICS:
+            return f"metrics: {name!r} is a column of the report's tables already; call yours otherwise"
+        if name.removesuffix("_sd") in set(names) - {name}:
+            return f"metrics: {name!r} is the standard deviation of the other in the report's tables; call it otherwise"
+    for which, name in (("chosen_by", chosen_by), ("judged_by", judged_by)):
+        if name not in names:
+            return f"{which}: {name!r} is none of the metrics: {', '.join(names)}"
+    return ""
+
+
 class CoreDescription(Frozen):
     """What a core declares.
 
@@ -105,9 +126,8 @@ class CoreDescription(Frozen):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for which, name in (("chosen_by", self.chosen_by), ("judged_by", self.judged_by)):
-            if name not in self.metrics:
-                raise ValueError(f"{which}: {name!r} is none of the metrics: {', '.join(self.metrics)}")
+        if mistake := metrics_mistake(tuple(self.metrics), self.chosen_by, self.judged_by):
+            raise ValueError(mistake)
         return self
 
     @property

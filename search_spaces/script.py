@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from alexnet_core.configuration.frozen import Frozen
-from search_spaces.core_config import CORE_NAME, METRIC_NAME, MetricDescription
+from search_spaces.core_config import CORE_NAME, METRIC_NAME, MetricDescription, metrics_mistake
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 GIVEN = ("seed", "checkpoint", "data_root", "device")
@@ -54,7 +54,6 @@ class Script(Frozen):
         clash = sorted(set(GIVEN) & set(self.parameters))
         if clash:
             raise ValueError(f"parameters: {clash[0]} is given by the orchestrator; call yours otherwise")
-        for which, name in (("chosen_by", self.chosen_by), ("judged_by", self.judged_by)):
-            if name not in self.metrics:
-                raise ValueError(f"{which}: {name!r} is none of the metrics: {', '.join(self.metrics)}")
+        if mistake := metrics_mistake(tuple(self.metrics), self.chosen_by, self.judged_by):
+            raise ValueError(mistake)
         return self

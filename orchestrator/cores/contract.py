@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from search_spaces.core_config import CORE_NAME, METRIC_NAME
+from search_spaces.core_config import CORE_NAME, METRIC_NAME, metrics_mistake
 
 State = Any
 
@@ -216,9 +216,8 @@ def _check_metrics(core: Core) -> None:
             raise ContractError(f"metrics: {name!r} is no name; use letters, digits, _, . and -")
         if not isinstance(metric, Metric):
             raise ContractError(f"metrics: {name} is a Metric, not {metric!r}")
-    for which, name in (("chosen_by", core.chosen_by), ("judged_by", core.judged_by)):
-        if name not in core.metrics:
-            raise ContractError(f"{which}: {name!r} is none of the metrics: {', '.join(core.metrics)}")
+    if mistake := metrics_mistake(tuple(core.metrics), core.chosen_by, core.judged_by):
+        raise ContractError(mistake)
 
 
 def _check_functions(core: Core) -> None:

@@ -1,4 +1,4 @@
-"""What may be deleted from the checkpoint folders of ended trials, and what is still needed there.
+"""What may be deleted from the checkpoint folders of ended trials and their scripts, and what is still needed there.
 
 Records (configuration, epochs, result, log) always stay: a verdict can be given again without any weights, unless it
 is about weights that are evaluated in other ways.
@@ -15,7 +15,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import read_record
 from orchestrator.records.files import TrialLocks
-from orchestrator.records.trial_record import TrialState
+from orchestrator.records.trial_record import TrialResult, TrialState
 
 LEFT_OVER = "left over beside the final weights"
 UNNEEDED = "final weights that no verdict or export needs"
@@ -26,14 +26,16 @@ AGAIN = "checkpoints that failed or interrupted trials go on from"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a trial's checkpoint folder.
+    """A file in a trial's checkpoint folder, or in that of its script.
 
     Attributes:
+        key: The trial.
         path: Where it lies.
         size: Bytes.
         kind: What it is: one of the sentences above.
     """
 
+    key: str
     path: Path
     size: int
     kind: str
@@ -52,21 +54,28 @@ def stored_files(results: Path, needed: Mapping[str, str]) -> list[StoredFile]:
     stored = []
     for key in trial_record.recorded_keys(results):
         folder = layout.trial_folder(results, key)
-        files = sorted(path for path in (folder / "checkpoint").glob("*") if path.is_file())
+        # 脚本自己的检查点也是权重
+        found = (*(folder / "checkpoint").glob("*"), *(folder / "script").rglob("*"))
+        files = sorted(path for path in found if path.is_file())
         if not files:
             continue
         # 不合身份的记录不算数，但它的权重也不能当作没人要
         record = read_record(folder)
         result = None if record is None else record.result
         goes_on = result is None or result.state is TrialState.FAILED
+        final = set() if result is None else _final(folder, result, files)
         for path in files:
-            kind = LEFT_OVER
-            if goes_on:
-                kind = AGAIN
-            elif result is not None and result.weights is not None and path == folder / result.weights:
-                kind = needed.get(key, UNNEEDED)
-            stored.append(StoredFile(path, path.stat().st_size, kind))
+            kind = AGAIN if goes_on else needed.get(key, UNNEEDED) if path in final else LEFT_OVER
+            stored.append(StoredFile(key, path, path.stat().st_size, kind))
     return stored
+
+
+def _final(folder: Path, result: TrialResult, files: Iterable[Path]) -> Set[Path]:
+    """The final weights among the files of an ended trial: the last state, and what its script has kept."""
+    if result.weights is None:
+        return set()
+    of_script = (path for path in files if path.is_relative_to(folder / "script" / "checkpoint"))
+    return {folder / result.weights, *of_script}
 
 
 def to_delete(files: Iterable[StoredFile], *, force: bool) -> list[StoredFile]:
@@ -90,7 +99,7 @@ def delete(results: Path, files: Iterable[StoredFile]) -> list[StoredFile]:
     """
     gone = []
     for file in files:
-        with _not_in_training(results, file.path.parents[1].name) as free:
+        with _not_in_training(results, file.key) as free:
             if free:
                 _delete(file.path)
                 gone.append(file)

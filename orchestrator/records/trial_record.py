@@ -147,7 +147,7 @@ def open_record(results: Path, config: TrialConfig) -> Path:
             f"{path} holds another configuration than its folder's name says; move its folder away",
             exit_code=ExitCode.ENVIRONMENT,
         )
-    if isinstance(config, CoreConfig) and recorded != config:
+    if isinstance(config, CoreConfig) and recorded.model_dump() != config.model_dump():
         # 指标的声明不在 key 里：重新训练的，声明要与将写下的结果一致；失败过的结局随旧的声明去
         (folder / "result.json").unlink(missing_ok=True)
         write_atomically(path, config.model_dump_json(indent=1).encode())

@@ -25,7 +25,7 @@ from orchestrator.reporting.check_sources import changed_keys, changed_looks, ch
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, TEXT, data_files, shown_files
 from orchestrator.reporting.material import Details, Material, Provenance, details, sha256, sha256_of
-from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows
+from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, as_text, epoch_rows, member_rows
 from orchestrator.tables.tables import TrialTables, read_table, record_stamps, trials_from_records
 from search_spaces.study import load_study, study_names
 
@@ -140,10 +140,14 @@ def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
     for record in records.filter(~pl.col("key").is_in(lacking)).iter_rows(named=True):
         row = rows[record["key"]]
         for column, value in record.items():
-            # 文件复制到别处，时间戳就变了，内容没变
-            if column != "record_stamp" and row.get(column) != value and named < MOST_CELLS:
+            # 文件复制到别处，时间戳就变了，内容没变；与别的 core 同名的字段，整张表里可以是文本
+            if column != "record_stamp" and _differ(row.get(column), value) and named < MOST_CELLS:
                 named += 1
                 yield f"trials.parquet, {record['key']}, {column}: {row.get(column)!r}, in the record {value!r}"
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return bool(one != other and as_text(one) != as_text(other))
 
 
 def _members_table(results: Path, members: pl.DataFrame) -> pl.DataFrame:

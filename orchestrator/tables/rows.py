@@ -114,7 +114,7 @@ def trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) ->
     """
     # 一行约一百列：成批变成列，十万条记录才不会同时作为字典留在内存里
     frames = [_trial_batch(results, batch, stamps) for batch in _batches(keys)]
-    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema=TRIAL_COLUMNS)
+    return joined(frames) if frames else pl.DataFrame(schema=TRIAL_COLUMNS)
 
 
 def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
@@ -147,19 +147,45 @@ def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 def _frame(rows: list[dict[str, Any]], columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
     """A frame with the fixed columns typed, and the others (hyperparameters, environment) by their values."""
     schema: dict[str, Any] = dict(columns)
+    mixed = set()
     for row in rows:
         for name, value in row.items():
             if name not in columns and value is not None:
-                schema[name] = _kind(value, schema.get(name))
+                kind = _kind(value)
+                if schema.setdefault(name, kind) != kind:
+                    mixed.add(name)
+    # 同名的字段在两个 core 里可以是两种：那一列就是文本，先来后到都一样
+    schema |= dict.fromkeys(mixed, pl.String)
+    for row in rows if mixed else ():
+        row.update({name: as_text(row[name]) for name in mixed & row.keys()})
     return pl.DataFrame(rows, schema=schema, strict=False) if rows else pl.DataFrame(schema=schema)
 
 
-def _kind(value: Any, before: Any) -> Any:
+def _kind(value: Any) -> Any:
     if isinstance(value, bool):
-        return pl.Boolean if before in (None, pl.Boolean) else before
+        return pl.Boolean
+    return pl.Float64 if isinstance(value, (int, float)) else pl.String
+
+
+def as_text(value: Any) -> str | None:
+    """Returns a value of a table as it stands in a column that has values of several kinds: `true`, `3.0`, `deep`."""
     if isinstance(value, (int, float)):
-        return pl.Float64 if before in (None, pl.Boolean, pl.Float64) else before
-    return pl.String
+        return str(pl.Series([value if isinstance(value, bool) else float(value)]).cast(pl.String)[0])
+    return value if value is None else str(value)
+
+
+def joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Returns all rows of frames; a column of which they have values of different kinds becomes text."""
+    kinds: dict[str, set[pl.DataType]] = {}
+    for frame in frames:
+        for name, kind in frame.schema.items():
+            if kind != pl.Null:
+                kinds.setdefault(name, set()).add(kind)
+    mixed = [name for name, known in kinds.items() if len(known) > 1]
+    texts = [
+        frame.with_columns(pl.col(name).cast(pl.String) for name in mixed if name in frame.columns) for frame in frames
+    ]
+    return pl.concat(texts, how="diagonal_relaxed")
 
 
 def _trial_row(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
@@ -288,7 +314,7 @@ def epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
         )
         for batch in _batches(keys)
     ]
-    return pl.concat(frames, how="diagonal_relaxed") if frames else pl.DataFrame(schema=EPOCH_COLUMNS)
+    return joined(frames) if frames else pl.DataFrame(schema=EPOCH_COLUMNS)
 
 
 def _epoch_row(key: str, report: Report) -> dict[str, Any]:

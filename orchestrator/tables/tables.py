@@ -22,7 +22,15 @@ from orchestrator.records.checked_record import Record
 from orchestrator.records.layout import table_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables import siblings
-from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, epoch_rows, member_rows, trial_rows
+from orchestrator.tables.rows import (
+    EPOCH_COLUMNS,
+    MEMBER_COLUMNS,
+    TRIAL_COLUMNS,
+    epoch_rows,
+    joined,
+    member_rows,
+    trial_rows,
+)
 from orchestrator.tables.siblings import left_out, strangers
 
 COLUMNS = ("key", "state", "objective", "record_stamp")
@@ -239,12 +247,12 @@ def _evaluated_at(folder: str) -> str:
 def _grown(old: pl.DataFrame, fresh: pl.DataFrame, out: Collection[str], order: Sequence[str]) -> pl.DataFrame:
     """The old rows but for those of the trials `out`, and the fresh ones, in order."""
     parts = [frame for frame in (old, fresh) if frame.height] or [old]
-    joined = pl.concat(parts, how="diagonal_relaxed")
-    rows = joined.select(order).with_row_index("row")
-    is_kept = (pl.col("row") >= joined.height - fresh.height) | ~pl.col("key").is_in(list(out))
+    whole = joined(parts)
+    rows = whole.select(order).with_row_index("row")
+    is_kept = (pl.col("row") >= whole.height - fresh.height) | ~pl.col("key").is_in(list(out))
     # Polars 2 的流式引擎不保证行序，所以总是排序；逐列取行，因为整表筛选再排序要再多两份拷贝
     places = rows.filter(is_kept).sort(order)["row"]
-    return pl.DataFrame([column.gather(places) for column in joined.iter_columns()])
+    return pl.DataFrame([column.gather(places) for column in whole.iter_columns()])
 
 
 def _in_order(frame: pl.DataFrame, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.DataFrame:
