@@ -29,7 +29,10 @@ def checked_report(report: Any, metrics: Mapping[str, Metric]) -> dict[str, floa
         instead = f"; it has {near[0]!r}" if near else f"; it has {', '.join(map(repr, report)) or 'nothing'}"
         raise ContractError(f"a report lacks the metric {missing[0]!r}{instead}")
     if strangers:
-        raise ContractError(f"a report has {strangers[0]!r}, which is no declared metric: {', '.join(metrics)}")
+        known = ", ".join(metrics)
+        raise ContractError(
+            f"a report has {strangers[0]!r}, which is no declared metric: {known}; declare it, too, or leave it out"
+        )
     return {name: _number(name, report[name]) for name in metrics}
 
 

@@ -106,7 +106,11 @@ def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], 
             _end(process)
         if process.returncode:
             raise ContractError(f"{command[0]} ended {ending(process.returncode)}; its last line: {run.last_line}")
-        yield from (_saved(new, run) for new in numbers.unheard())
+        unheard = numbers.unheard()
+        if not unheard and not numbers.begun:
+            example = json.dumps({"report": 1, **dict.fromkeys(script.metrics, 0.25)})
+            raise ContractError(f"train has ended without a report: print a line of JSON for each, such as {example}")
+        yield from (_saved(new, run) for new in unheard)
 
 
 def _saved(report: Mapping[str, Any], run: Run) -> dict[str, float]:
@@ -202,11 +206,11 @@ class _Numbers:
     """Follows the numbers of a script's reports, which begin at 1, or after the script's own last checkpoint."""
 
     def __init__(self, run: Run, earlier: Mapping[str, dict[str, Any]]) -> None:
-        self._run, self._earlier, self._begun, self._last = run, earlier, False, 0
+        self._run, self._earlier, self.begun, self._last = run, earlier, False, 0
 
     def unheard(self) -> list[dict[str, Any]]:
         """Returns what an earlier attempt wrote and nobody heard, where the script had nothing more to do."""
-        if self._begun or not self._earlier:
+        if self.begun or not self._earlier:
             return []
         state = self._run.load()
         self._last = state["report"] if state is not None else 0
@@ -224,8 +228,8 @@ class _Numbers:
         number = report["report"]
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ContractError(f"a report's number is a whole number from 1 on, not {number!r}")
-        if not self._begun:
-            self._begun = True
+        if not self.begun:
+            self.begun = True
             # 从 1 报起的就是从头来过：以前的报告不再算数
             state = self._run.load() if number > 1 else None
             self._last = state["report"] if state is not None else 0

@@ -17,8 +17,8 @@ from orchestrator.cores.identity import CoreCode, check_identity, code_of, descr
 from orchestrator.cores.loading import CoreName, core_name, mistake
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.request import Question, Store
-from orchestrator.tables.rows import TRIAL_COLUMNS
-from orchestrator.tables.tables import read_table
+from orchestrator.tables.rows import METRICS_BY_NAME, TRIAL_COLUMNS
+from orchestrator.tables.tables import metric_columns, read_table
 from search_spaces.core_config import CoreConfig, CoreData, CoreDescription, CoreSide
 from search_spaces.errors import StudyError
 from search_spaces.script import Script
@@ -46,7 +46,10 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
         check_consent(name, shown, script, question.core)
         code, core = _loaded(name, script)
         description = description_of_core(core)
-        check_identity(store.results, description, code, _codes_on_record(store.results, description), shown)
+        answers = _answers_on_record(store.results, description)
+        codes = [str(code) for code in answers[ENVIRONMENT_CODE].drop_nulls().unique().sort()]
+        check_identity(store.results, description, code, codes, shown if script is None else question.study)
+        _check_metrics(answers, description)
         allow_code(code.fingerprint)
     except ContractError as error:
         raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
@@ -131,12 +134,24 @@ def _with_metric(study: Study, core: CoreDescription) -> Study:
     return study.model_copy(update={"primary_metric": metric})
 
 
-def _codes_on_record(results: Path, core: CoreDescription) -> list[str]:
-    """The fingerprints that trials of this name and version on record were trained with."""
-    table = read_table(results, "trials", TRIAL_COLUMNS, ("core", "core_version", "state", ENVIRONMENT_CODE))
+def _answers_on_record(results: Path, core: CoreDescription) -> pl.DataFrame:
+    """The trials of this name and version on record: what they were trained with, and what they report."""
+    columns = ("core", "core_version", "state", ENVIRONMENT_CODE, *metric_columns(results))
+    table = read_table(results, "trials", TRIAL_COLUMNS, columns)
     if table is None:
-        return []
+        return pl.DataFrame(schema=TRIAL_COLUMNS)
     # 失败的不是答案：改好了再来，不必换版本
     is_answer = pl.col("state") != "failed"
-    same = table.filter((pl.col("core") == core.name) & (pl.col("core_version") == core.version) & is_answer)
-    return [str(code) for code in same[ENVIRONMENT_CODE].drop_nulls().unique().sort()]
+    return table.filter((pl.col("core") == core.name) & (pl.col("core_version") == core.version) & is_answer)
+
+
+def _check_metrics(answers: pl.DataFrame, core: CoreDescription) -> None:
+    """Refuses a core that declares other metrics than its version's trials on record have."""
+    columns = [name for name in answers.columns if name.startswith(METRICS_BY_NAME)]
+    reported = {name.removeprefix(METRICS_BY_NAME) for name in columns if answers[name].count()}
+    if reported and reported != core.metrics.keys():
+        raise ContractError(
+            f"core {core.name} declares the metrics {', '.join(sorted(core.metrics))}, and its trials of version "
+            f"{core.version} on record have {', '.join(sorted(reported))}: raise its version to train anew, or declare "
+            "those"
+        )

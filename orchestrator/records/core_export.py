@@ -112,7 +112,8 @@ def _card(record: Record, ranking: Mapping[str, Any]) -> str:
             *fields,
             "",
             f"`{STATE}` is what the training saved last (`orchestrator.cores.states.read_state` reads it), `{CODE}/`",
-            "the code that trained it, `config.json` and `result.json` the record.",
+            f"the code that trained it, `{SCRIPT}/` what a script has left in its own checkpoint folder, `config.json`",
+            "and `result.json` the record.",
             "",
         ]
     )

@@ -25,6 +25,7 @@ from orchestrator.tables import siblings
 from orchestrator.tables.rows import (
     EPOCH_COLUMNS,
     MEMBER_COLUMNS,
+    METRICS_BY_NAME,
     TRIAL_COLUMNS,
     epoch_rows,
     joined,
@@ -176,6 +177,15 @@ def read_table(
     except (pl.exceptions.PolarsError, OSError) as error:
         _say_damaged(path, error)
         return None
+
+
+def metric_columns(results: Path) -> list[str]:
+    """Returns the columns of the trials table that hold metrics of other cores; none where there is no table."""
+    try:
+        names = pl.read_parquet_schema(table_folder(results) / "trials.parquet")
+    except (pl.exceptions.PolarsError, OSError):
+        return []
+    return [name for name in names if name.startswith(METRICS_BY_NAME)]
 
 
 def _has_columns(results: Path, name: str, columns: Mapping[str, pl.DataType | type[pl.DataType]]) -> bool:

@@ -50,10 +50,21 @@ def train_trial_of_core(place: SlotPlace, job: TrialJob, watch: Watch) -> End:
             end = _trained(place, job, watch, log, facts)
     finally:
         log.flush()
-    fingerprint = KeptCode.model_validate_json(job.code).fingerprint
-    resumes = "from its last state" if facts.saves else "from its beginning"
-    devices = ",".join(core_devices(place))
-    return replace(end, environment={"code": fingerprint or None, "resumes": resumes, "devices": devices})
+    code = KeptCode.model_validate_json(job.code)
+    facts_of_it = {
+        "code": code.fingerprint or None,
+        "resumes": _resumes(code, facts),
+        "devices": ",".join(core_devices(place)),
+    }
+    return replace(end, environment=facts_of_it)
+
+
+def _resumes(code: KeptCode, facts: TrainingFacts) -> str:
+    """From where a trial goes on that is interrupted."""
+    if code.script is not None:
+        keeps = any("{checkpoint}" in part for part in code.script.command)
+        return "from its own checkpoint" if keeps else "from its beginning"
+    return "from its last state" if facts.saves else "from its beginning"
 
 
 def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, facts: TrainingFacts) -> End:

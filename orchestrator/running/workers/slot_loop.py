@@ -7,6 +7,7 @@ ends its process, so that the next trial starts clean.
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import platform
 import socket
@@ -131,11 +132,16 @@ def _run_and_report(place: Place, job: Job, first_in_process: bool) -> bool:
         end = trial_end(place, job, watch)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    peak = peak_mb(memory)
+    # 脚本的内存在它自己的进程里，这里量不到
+    peak = None if _is_script(job) else peak_mb(memory)
     if peak is not None:
         end = replace(end, peak_memory_mb=peak[0], memory_kind=peak[1])
     watch.post(replace(end, environment={**_environment(place), **end.environment}))
     return watch.is_poisoned
+
+
+def _is_script(job: Job) -> bool:
+    return bool(job.code) and json.loads(job.code).get("script") is not None
 
 
 def trial_end(place: Place, job: Job, watch: Watch) -> End:

@@ -259,3 +259,19 @@ def test_a_trial_in_a_strange_folder_is_of_no_core(tmp_path: Path) -> None:
     folder = trial_folder(tmp_path, put_walk(tmp_path, walk_config(), [{"loss": 1.0, "test_loss": 1.0}], code=""))
     # 没写代码的记录，不按名字去当前文件夹里找
     assert check_core.main(["--trial", str(folder)]) == 4
+
+
+def test_a_metric_that_is_declared_otherwise_than_on_record_is_another_version(
+    walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    put_trained(results, walk_folder)
+    update_tables(results)
+    assert plan(capsys, walk_folder, results) == (0, "")
+    (walk_folder / "walk.py").write_text(WALK.replace('"loss"', '"train_loss"'))
+    # 脚本的指标只写在研究文件里：代码不变，指标也会变
+    accept(results, describe(), [fingerprint(walk_folder)])
+    code, errors = plan(capsys, walk_folder, results)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "core walk declares the metrics test_loss, train_loss, and its trials of version 1 on record have " in errors
+    assert "loss, test_loss: raise its version to train anew, or declare those" in errors

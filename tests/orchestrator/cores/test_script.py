@@ -154,7 +154,10 @@ def test_a_stop_ends_the_script_and_all_it_started_even_what_does_not_listen(tmp
     [
         ("echo broken >&2; exit 3\n", "sh ended with exit code 3; its last line: broken"),
         ("kill -9 $$\n", "sh ended by signal SIGKILL; its last line: "),
-        ("true\n", "train has ended without a report"),
+        (
+            "true\n",
+            'train has ended without a report: print a line of JSON for each, such as {"report": 1, "loss": 0.25}',
+        ),
         ('echo \'{"report": 1, "accuracy": 1}\'\n', "a report lacks the metric 'loss'; it has 'accuracy'"),
         ('echo \'{"report": 0, "loss": 1}\'\n', "a report's number is a whole number from 1 on, not 0"),
         ('echo \'{"report": 2, "loss": 1}\'\n', "report 2 follows report 0; the reports between are missing"),
