@@ -6,7 +6,6 @@ Reports lie in `results/studies/<study>/`: one HTML page, Markdown, LaTeX, figur
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import sys
 from collections.abc import Sequence
@@ -212,7 +211,9 @@ def _folders_on_record(options: argparse.Namespace) -> list[Path]:
 
 def _only_folder(results: Path, study: str) -> Path | None:
     """The folder of a study that is on record on one data set alone; None where there are several, or none."""
-    plans = [path.parent for path in (results / "studies").glob(f"{glob.escape(study)}-*/plan.json")]
+    # 名字是用户写的：不能当成模式，也不能当成路径
+    folders = [path.parent for path in (results / "studies").glob("*/plan.json")]
+    plans = [folder for folder in folders if folder.name.startswith(f"{study}-")]
     ours = [folder for folder in plans if (plan := read_plan(folder)) is not None and plan.study == study]
     return ours[0] if len(ours) == 1 else None
 
