@@ -90,6 +90,8 @@ def _check_options(question: Question) -> None:
             raise LabError(
                 f"{option} is for AlexNet; of this study's core use {instead[option]}", exit_code=ExitCode.WRONG_USE
             )
+    if question.data_root is not None and not question.data_root.is_dir():
+        raise LabError(f"data folder {question.data_root} does not exist", exit_code=ExitCode.WRONG_USE)
 
 
 def _named(study: Study, question: Question) -> tuple[CoreName, Script | None, str]:

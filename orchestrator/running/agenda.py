@@ -163,6 +163,13 @@ def _plan_of_one(request: Request) -> Plan:
     """The plan of one study; a mistake of its arms or its sweep is placed in its file, where it has one."""
     question, sweep, path = request.question, request.sweep, Path(request.question.study)
     study = load_study(question.study)
+    if study.core is not None and request.placement.workers > 1:
+        # 两个进程会各训一遍，又写同一个文件夹
+        raise LabError(
+            "--workers is for AlexNet: a trial of another core is one process; several GPUs for it are "
+            "--gpus-per-worker",
+            exit_code=ExitCode.WRONG_USE,
+        )
     try:
         plan = plan_study(study, question, sweep, request.store)
     except StudyError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from torch import Tensor, nn
 
@@ -16,10 +16,8 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz ,.-()0123456789\n"
 STEPS_PER_REPORT, BATCH = 40, 32
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid"):
     """What a study may set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=160, ge=STEPS_PER_REPORT, multiple_of=STEPS_PER_REPORT)
     learning_rate: float = Field(default=0.01, gt=0)
@@ -100,14 +98,13 @@ def train(config: Config, run: Run) -> Iterator[dict[str, float]]:
 
 
 def sizes(config: Config) -> Mapping[str, float]:
-    """Returns what a configuration costs, for the report's table of costs."""
+    """Returns what a configuration costs: numbers of weights, and multiplications per context."""
     model = Letters(config)
-    weights = sum(part.numel() for name, part in model.named_parameters() if part.dim() == 2 and "norm" not in name)
-    embedded = sum(part.weight.numel() for part in (model.letters, model.places) if part is not None)
-    pairs = config.context * config.width if config.attention else 0
+    linear = sum(layer.weight.numel() for layer in model.modules() if isinstance(layer, nn.Linear))
+    pairs = 2 * config.context * config.width if config.attention else 0
     return {
-        "parameters": sum(part.numel() for part in model.parameters()),
-        "multiply_adds": config.context * (weights - embedded + 2 * pairs),
+        "parameters": sum(weights.numel() for weights in model.parameters()),
+        "multiply_adds": config.context * (linear + pairs),
     }
 
 

@@ -3,17 +3,15 @@
 from collections.abc import Iterator
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sklearn.datasets import load_digits
 from torch import nn
 
 from orchestrator import Core, Metric, Run
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid"):
     """What a study may set: every number that was a constant, or an option, of the script."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=5, ge=1)
     batch_size: int = Field(default=64, ge=1)

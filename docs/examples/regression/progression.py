@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from matplotlib.figure import Figure
+from pydantic import BaseModel, Field
 from safetensors.torch import save_file
 from sklearn.datasets import load_diabetes
 from torch import Tensor, nn
@@ -17,10 +18,8 @@ from orchestrator import Core, Metric, Run
 LOSSES = {"squared": nn.MSELoss(), "absolute": nn.L1Loss(), "huber": nn.HuberLoss()}
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid"):
     """What a study may set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(default=30, ge=1)
     learning_rate: float = Field(default=0.01, gt=0)
@@ -74,8 +73,10 @@ def train(config: Config, run: Run) -> Iterator[dict[str, float]]:
             optimizer.step()
 
         with torch.no_grad():
-            squares = (model(inputs) * deviation + mean - y) ** 2
-        run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1})
+            predicted = model(inputs) * deviation + mean
+        squares = (predicted - y) ** 2
+        seen = {"measured": y[quarter == 3], "predicted": predicted[quarter == 3]}
+        run.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, **seen})
         yield {
             "validation_rmse": squares[quarter == 2].mean().sqrt().item(),
             "test_rmse": squares[quarter == 3].mean().sqrt().item(),
@@ -87,6 +88,15 @@ def export(config: Config, state: dict[str, Any], folder: Path) -> None:
     save_file(state["model"], folder / "weights.safetensors")
 
 
+def pictures(config: Config, state: dict[str, Any], folder: Path) -> None:
+    """Draws the test rows for the report."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(state["measured"], state["predicted"], s=8)
+    axes.set(xlabel="measured", ylabel="predicted")
+    figure.savefig(folder / "measured_and_predicted.png")
+
+
 core = Core(
     name="progression",
     version=1,
@@ -94,6 +104,7 @@ core = Core(
     train=train,
     data=data,
     export=export,
+    pictures=pictures,
     metrics={"validation_rmse": Metric("units"), "test_rmse": Metric("units")},
     chosen_by="validation_rmse",
     judged_by="test_rmse",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 
@@ -11,10 +11,8 @@ from orchestrator import Core, Metric, Run
 TREES_PER_REPORT = 10
 
 
-class Config(BaseModel):
+class Config(BaseModel, frozen=True, extra="forbid"):
     """What a study may set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trees: int = Field(default=50, ge=1)
     features: float = Field(default=0.125, gt=0, le=1)

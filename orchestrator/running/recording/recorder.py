@@ -20,7 +20,7 @@ from orchestrator.running.recording.launched import Running
 from orchestrator.running.recording.opening import RecordOpener, evaluation_of, now, result_of
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.messages import End, Epoch, FirstStep, Log, Retry, Started, TrialEvent
-from search_spaces.core_config import TrialConfig
+from search_spaces.core_config import CoreConfig, TrialConfig
 
 FAILURES_ALIKE = 2
 
@@ -67,7 +67,7 @@ class Recorder:
                 running.history = [parse_report(json.loads(epoch.report)) for epoch in history]
                 if not running.evaluated_only:
                     trial_record.rewrite_epochs(running.folder, running.history)
-                self._log(running, event, f"started at epoch {len(running.history)}")
+                self._log(running, event, _beginning(running))
                 self._tally.starts(running)
             case FirstStep():
                 self._say_first_step()
@@ -158,6 +158,13 @@ class Recorder:
         # 只为评估而重训出的权重不留下
         trial_record.tidy(running.folder)
         self._tally.record_evaluation(running, end.state, trouble)
+
+
+def _beginning(running: Running) -> str:
+    """Says where an attempt begins; another core than AlexNet reports, but not always epochs."""
+    if isinstance(running.trial.config, CoreConfig):
+        return f"goes on after report {len(running.history)}" if running.history else "started"
+    return f"started at epoch {len(running.history)}"
 
 
 def unknown_event(event: object) -> LabError:

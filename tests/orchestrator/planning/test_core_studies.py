@@ -254,6 +254,8 @@ def test_margins_are_in_the_shown_unit_and_have_no_upper_end(
         (["--retune", "epochs"], "--retune: epochs is no number above 0 that could be tuned over a decade each way; "),
         (["--network", "alexnet-mini"], "--network is for AlexNet; of this study's core use its own fields"),
         (["--epochs", "3"], "--epochs is for AlexNet; of this study's core use --set epochs=N, where it has such a f"),
+        (["--workers", "2"], "--workers is for AlexNet: a trial of another core is one process; several GPUs for it a"),
+        (["--data-root", "/nowhere"], "data folder /nowhere does not exist\n"),
         (["--dataset", "digits"], "study walking has no recipe for data set 'digits'; it has: default"),
         (
             ["--sweep", "3", "--sweep-over", "lenth={kind: float, low: 1, high: 2}"],
