@@ -26,11 +26,14 @@ PERCENT = "%"
 ALEXNET_NAME = "alexnet"
 LEAST_PLAIN_EXPONENT, MOST_PLAIN_EXPONENT = -4, 6
 # 报告的曲线表里已有这些列；均值的标准差在名字后加 _sd
-TAKEN_METRICS = ("arm", "seed", "seeds", "epoch")
+TAKEN_METRICS = ("arm", "seed", "seeds", "epoch", "report")
 EDIT_NAME_LENGTH = 20
 # 代码的指纹也是文件夹名：只有这个样子的才可信
 FINGERPRINT = re.compile(r"[0-9a-f]{20}")
 LARGEST_SEED = 2**31 - 1
+# 再大的数，平方就溢出：没有均值和方差可言
+LARGEST_METRIC = 1e100
+MetricValue = Annotated[float, Field(ge=-LARGEST_METRIC, le=LARGEST_METRIC)]
 
 
 class MetricDescription(Frozen):

@@ -163,7 +163,7 @@ def put_walk(
         "attempts": attempts,
         "started_at": "2026-01-01T00:00:00+00:00",
         "finished_at": "2026-01-01T00:00:01+00:00",
-        "environment": {"code": code, "devices": "cpu", "resumes": "from its last state"},
+        "environment": {"code": code, "devices": "cpu", "resumes": "from its last state", "session": "one"},
     }
     trial_record.write_result(folder, TrialResult(**{**values, **weights, **fields}))
     return trial_key(config)

@@ -16,6 +16,7 @@ from orchestrator.cores.contract import ContractError, Core, Run, State
 from orchestrator.cores.randomness import random_states, restore_random_states, seed_all
 from orchestrator.cores.reports import checked_report
 from orchestrator.cores.states import read_state, state_path, states_in, write_state
+from search_spaces.core_config import LARGEST_METRIC
 
 LEAST_SECONDS_BETWEEN_STATES = 1.0
 KEPT_STATES = 2
@@ -37,7 +38,7 @@ class Report:
 
 
 class Diverged(Exception):
-    """A report has a number that is NaN or infinite; the line says which."""
+    """A report has a number that is NaN, infinite or beyond all use (1e100); the line says which."""
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,6 @@ def train_core(
 
 def _finite(metrics: dict[str, float], number: int) -> dict[str, float]:
     for name, value in metrics.items():
-        if not math.isfinite(value):
+        if not math.isfinite(value) or abs(value) > LARGEST_METRIC:
             raise Diverged(f"{name} is {value} in report {number}")
     return metrics

@@ -323,7 +323,7 @@ class Answer(Frozen):
         tuning: Its tuning trials.
         retuned: The answer of the arms with their own best values; None while there is none.
         notes: Remarks shown under the table (`remarks.py`).
-        core: What was trained, where that is not AlexNet.
+        core: What was trained, where that is not AlexNet; `judged_by` is the study's metric.
         reports: Fewest and most reports of its finished trials, where its length is not known beforehand.
     """
 

@@ -79,7 +79,8 @@ def answer(
         arms=tuple(arms),
         sweep=tuple(ranked(sweep_points(sweep_members, trials, core), core)[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
-        core=None if core is ALEXNET else core,
+        # 判的是研究自己的指标，不一定是 core 声明的那个
+        core=None if core is ALEXNET else core.model_copy(update={"judged_by": study.primary_metric}),
         reports=None if core is ALEXNET or not lengths else (min(lengths), max(lengths)),
     )
     # 注只读已定的答案，改不了词

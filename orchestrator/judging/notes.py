@@ -87,7 +87,7 @@ def _on_the_core(answer: Answer) -> Iterator[str]:
     core = answer.core
     if core is None:
         return
-    if core.chosen_by == core.judged_by and answer.metric == answer.chosen_by:
+    if core.chosen_by == core.judged_by:
         yield (
             f"THE SAME METRIC CHOOSES AND JUDGES: whatever was chosen by the {answer.chosen_by} (points, tuned values, "
             "a stopping time of the training's own) is flattered by it here; judge by data that nothing was chosen on."

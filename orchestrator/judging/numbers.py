@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.scales import scale_of
-from orchestrator.statistics.paired import MOST_SEEDS
+from orchestrator.statistics.paired import MOST_SEEDS, ROUNDING
 from search_spaces.core_config import PERCENT, number_in, significant
 
 
@@ -28,8 +28,14 @@ def metric(arm: ArmAnswer) -> str:
 
 def difference(arm: ArmAnswer) -> str:
     """Returns the arm's difference with its sign, in points or the metric's unit, or as a ratio: `at least ×2.40`."""
-    shown = scale_of(arm.scale, arm.unit).difference(arm.difference)
+    shown = scale_of(arm.scale, arm.unit).difference(_without_rounding(arm, arm.difference))
     return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
+
+
+def _without_rounding(arm: ArmAnswer, value: float | None) -> float | None:
+    """The value, or 0 for what subtracting numbers of the arm's size leaves of equal ones."""
+    is_rounding = value is not None and arm.mean is not None and abs(value) < ROUNDING * abs(arm.mean)
+    return 0.0 if is_rounding else value
 
 
 def difference_in_words(arm: ArmAnswer) -> str:
@@ -42,7 +48,7 @@ def interval(arm: ArmAnswer) -> str:
     """Returns the two ends of the arm's interval, or nothing; an unbounded end of a ratio is 0 or ∞."""
     if arm.interval is None:
         return ""
-    ends = [scale_of(arm.scale, arm.unit).difference(end) for end in arm.interval]
+    ends = [scale_of(arm.scale, arm.unit).difference(_without_rounding(arm, end)) for end in arm.interval]
     low, high = ("×0" if arm.interval_open[0] else ends[0], "∞" if arm.interval_open[1] else ends[1])
     return f"{low}, {high}"
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.metrics import Count, EpochReport
-from search_spaces.core_config import CoreDescription
+from search_spaces.core_config import CoreDescription, MetricValue
 
 
 class CoreReport(Frozen):
@@ -22,7 +22,7 @@ class CoreReport(Frozen):
     """
 
     epoch: Count
-    metrics: dict[str, float] = Field(min_length=1)
+    metrics: dict[str, MetricValue] = Field(min_length=1)
     seconds: float = Field(ge=0)
 
 

@@ -36,7 +36,7 @@ from orchestrator.records.files import (
 )
 from orchestrator.records.layout import KEY, trial_folder
 from orchestrator.records.reports import Report, parse_report
-from search_spaces.core_config import CoreConfig, TrialConfig, is_of_core
+from search_spaces.core_config import CoreConfig, MetricValue, TrialConfig, is_of_core
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class TrialResult(Frozen):
     state: TrialState
     seed: Count
     epochs: Count
-    metrics: dict[str, float] = Field(default={}, exclude_if=_is_empty)
+    metrics: dict[str, MetricValue] = Field(default={}, exclude_if=_is_empty)
     sizes: dict[Literal["parameters", "multiply_adds"], Annotated[float, Field(ge=0)]] = Field(
         default={}, exclude_if=_is_empty
     )

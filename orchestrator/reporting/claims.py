@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 
 HEADINGS = ("study", "arm", "metric", "n", "difference, points (or ratio)", "interval", "paper", "verdict")
-# 别的 core 各有各的单位：单位写在格子里
-OF_MANY_UNITS = ("study", "arm", "metric", "n", "difference", "interval", "paper, or claimed", "verdict")
 LEAD = (
     "Each study judges its own metric against its own baseline; its report beside this page has p values, seeds and "
     "remarks."
@@ -41,8 +39,15 @@ def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
     with_units = any(answer.core is not None for answer in answers)
     rows = [_row(answer, arm, with_units) for answer in answers for arm in answer.arms if not arm.is_baseline]
     words = [arm.word for answer in answers for arm in answer.arms if not arm.is_baseline]
-    headings = OF_MANY_UNITS if with_units else HEADINGS
+    headings = _headings(answers) if with_units else HEADINGS
     return TextTable(f"claims-{dataset}", f"All claims on {dataset}", headings, rows, words)
+
+
+def _headings(answers: Sequence[Answer]) -> Sequence[str]:
+    # 别的 core 各有各的单位：单位写在格子里
+    source = " or ".join(sorted({numbers.source_heading(answer) for answer in answers}, reverse=True))
+    instead = {"difference, points (or ratio)": "difference", "paper": source}
+    return [instead.get(heading, heading) for heading in HEADINGS]
 
 
 def _row(answer: Answer, arm: ArmAnswer, with_units: bool) -> list[str]:

@@ -46,7 +46,8 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
     """Returns the frames by name: verdicts, seeds, curves, trials; retuned, tuning and sweep where there are any.
 
-    Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`).
+    Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`); of another core
+    than AlexNet values and differences are in the unit in which its metric is shown.
     """
     answer = material.answer
     frames = {
@@ -83,14 +84,13 @@ def _verdict_row(arm: ArmAnswer) -> dict[str, object]:
 
 
 def _seeds(material: Material) -> pl.DataFrame:
+    value = "error" if material.answer.core is None else "value"
     rows = [
-        {"arm": arm.name, "seed": int(seed), "error": error, "difference": arm.differences.get(seed)}
+        {"arm": arm.name, "seed": int(seed), value: shown, "difference": arm.differences.get(seed)}
         for arm in material.answer.arms
-        for seed, error in arm.errors.items()
+        for seed, shown in arm.errors.items()
     ]
-    return pl.DataFrame(
-        rows, schema={"arm": pl.String, "seed": pl.Int64, "error": pl.Float64, "difference": pl.Float64}
-    )
+    return pl.DataFrame(rows, schema={"arm": pl.String, "seed": pl.Int64, value: pl.Float64, "difference": pl.Float64})
 
 
 def _curves(epochs: pl.DataFrame, core: CoreDescription | None) -> pl.DataFrame:
@@ -99,7 +99,8 @@ def _curves(epochs: pl.DataFrame, core: CoreDescription | None) -> pl.DataFrame:
         metrics = [name for name in epochs.columns if name not in ("arm", "seed", "epoch")]
         spread = (pl.col(name).std().alias(f"{name}_sd") for name in metrics)
         means = (pl.col(name).mean() for name in metrics)
-        return epochs.group_by("arm", "epoch").agg(pl.len().alias("seeds"), *means, *spread).sort("arm", "epoch")
+        rows = epochs.rename({"epoch": "report"}).group_by("arm", "report")
+        return rows.agg(pl.len().alias("seeds"), *means, *spread).sort("arm", "report")
     return (
         epochs.group_by("arm", "epoch")
         .agg(

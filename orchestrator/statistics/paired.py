@@ -21,6 +21,8 @@ EXACT_SIGN_FLIPS = 20
 RANDOM_SIGN_FLIPS = 200_000
 FLIPS_AT_ONCE = 4_000
 MOST_SEEDS = 10_000
+# 差值里比这更小的份额，是浮点数相减留下的
+ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class PairedTest:
         n: Number of pairs.
         mean: Mean difference.
         sd: Standard deviation of the differences (n - 1).
-        p: Two-sided p; None where all differences are equal or there are fewer than two.
+        p: Two-sided p; None where all differences are equal up to rounding, or there are fewer than two.
     """
 
     n: int
@@ -52,8 +54,8 @@ def paired_test(differences: Sequence[float]) -> PairedTest:
     if n < 2:
         return PairedTest(n, mean, math.nan, None)
     sd = float(values.std(ddof=1))
-    # 全相等的差没有 t：标准差为零，不能装作显著
-    if bool((values == values[0]).all()):
+    # 全相等的差没有 t：标准差为零，不能装作显著；只差在舍入的也是相等
+    if float(np.ptp(values)) <= ROUNDING * float(np.abs(values).max()):
         return PairedTest(n, float(values[0]), 0.0, None)
     return PairedTest(n, mean, sd, float(2.0 * special.stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n)))))
 

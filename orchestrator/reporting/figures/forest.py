@@ -62,7 +62,7 @@ def differences_figure(answer: Answer) -> Picture:
 def differences_in_words(answer: Answer) -> str:
     """Says what the forest plot shows."""
     parts = [
-        f"{arm.name} {numbers.difference(arm)} {numbers.unit(arm)} ({arm.word})"
+        f"{arm.name} {numbers.difference(arm)} {numbers.unit(arm)}".rstrip() + f" ({arm.word})"
         for arm in answer.arms
         if not arm.is_baseline and arm.difference is not None
     ]

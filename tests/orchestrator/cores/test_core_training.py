@@ -137,6 +137,13 @@ def test_a_number_that_is_not_finite_is_a_divergence_that_says_where() -> None:
     with pytest.raises(Diverged, match="place is nan in report 2"):
         next(training)
 
+    def soaring(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+        yield {"place": -1e200}
+
+    # 有限也没有用：平方就溢出，均值和方差都没有
+    with pytest.raises(Diverged, match=r"place is -1e\+200 in report 1"):
+        next(train_core(replace(CORE, train=soaring), Config(), Place(0)))
+
 
 def test_a_stop_reaches_the_training_at_its_next_beat_and_its_own_clean_up_runs() -> None:
     trail: list[str] = []
