@@ -1,13 +1,19 @@
-"""Reports: what a core yields, checked against what it declared."""
+"""What a core says, checked: its reports against what it declared, and its sizes."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from orchestrator.cores.contract import ContractError, Metric
+from pydantic import BaseModel
+
+from orchestrator.cores.contract import ContractError, Core, Metric
+from orchestrator.cores.loading import mistake
+
+SIZES = ("parameters", "multiply_adds")
 
 
 def checked_report(report: Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
@@ -34,6 +40,32 @@ def checked_report(report: Any, metrics: Mapping[str, Metric]) -> dict[str, floa
             f"a report has {strangers[0]!r}, which is no declared metric: {known}; declare it, too, or leave it out"
         )
     return {name: _number(name, report[name]) for name in metrics}
+
+
+def checked_sizes(core: Core, config: BaseModel) -> dict[str, float]:
+    """Returns what a core says of a configuration: `parameters` and `multiply_adds`, both, either or neither.
+
+    Args:
+        core: The core.
+        config: The configuration.
+
+    Raises:
+        ContractError: Its function `sizes` raises, says something else, or a size is no number from 0 on.
+    """
+    if core.sizes is None:
+        return {}
+    try:
+        sizes = core.sizes(config)
+    except (Exception, SystemExit) as error:
+        raise ContractError(f"sizes raised {mistake(error)}") from error
+    if not isinstance(sizes, Mapping):
+        raise ContractError(f"sizes returns a mapping of {' and '.join(SIZES)}, not {_shown(sizes)}")
+    if strangers := [name for name in sizes if name not in SIZES]:
+        raise ContractError(f"sizes says {strangers[0]!r}; it may say {' and '.join(SIZES)}")
+    for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+            raise ContractError(f"sizes: {name} is a number from 0 on, not {_shown(value)}")
+    return {name: float(sizes[name]) for name in SIZES if name in sizes}
 
 
 def _number(name: str, value: Any) -> float:

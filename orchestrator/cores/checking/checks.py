@@ -21,9 +21,10 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
-from orchestrator.cores.contract import Core
+from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import KeptCode
 from orchestrator.cores.loading import CoreName
+from orchestrator.cores.reports import checked_sizes
 from orchestrator.cores.script import ending
 from orchestrator.cores.states import states_in
 
@@ -101,6 +102,10 @@ def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
     yield Finding("ok", f"{core.name}, version {core.version}, reports {metrics}")
     config = core.config.model_validate(rehearsal.fields)
     yield _survives_json(config)
+    try:
+        checked_sizes(core, config)
+    except ContractError as error:
+        yield Finding("fault", str(error))
     if core.chosen_by == core.judged_by:
         yield Finding(
             "note",

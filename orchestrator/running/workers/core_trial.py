@@ -20,6 +20,7 @@ from alexnet_core.configuration.frozen import first_mistake
 from orchestrator.cores.contract import ContractError, Core, Stopped
 from orchestrator.cores.identity import KeptCode, load_kept
 from orchestrator.cores.loading import mistake
+from orchestrator.cores.reports import checked_sizes
 from orchestrator.cores.states import states_in
 from orchestrator.cores.training import Diverged, Place, Report, StateFolder, TrainingFacts, Watcher, train_core
 from orchestrator.records.reports import CoreReport
@@ -74,6 +75,8 @@ def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, fact
         core = _load(job.code)
         _check_version(core, config.core)
         fields = core.config.model_validate(config.fields)
+        # 先问大小：错在那里，不该等训练完了才知道
+        sizes = _sizes(job.code, fields.model_dump_json())
         training = train_core(
             core,
             fields,
@@ -84,7 +87,6 @@ def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, fact
         )
         if _stopped_between(training, config.core, watch, log, facts):
             return End(watch.stop_state or "interrupted")
-        sizes = {} if core.sizes is None else _sizes(job.code, fields.model_dump_json())
     except Stopped:
         return End(watch.stop_state or "interrupted")
     except Diverged as error:
@@ -181,12 +183,7 @@ def _load(code: str) -> Core:
 def _sizes(code: str, fields: str) -> dict[str, float]:
     """What the core says of a configuration's size; reckoned once, since it may build the network."""
     core = _load(code)
-    assert core.sizes is not None
-    sizes = core.sizes(core.config.model_validate_json(fields))
-    known = {name: float(sizes[name]) for name in ("parameters", "multiply_adds") if name in sizes}
-    if strangers := sorted(set(sizes) - set(known)):
-        raise ContractError(f"sizes says {strangers[0]!r}; it may say parameters and multiply_adds")
-    return known
+    return checked_sizes(core, core.config.model_validate_json(fields))
 
 
 class _TrialLog(io.TextIOBase):

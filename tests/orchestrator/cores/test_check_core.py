@@ -82,8 +82,20 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
         ({"METRIC": "'valid_place'"}, ["a report lacks the metric 'validation_place'; it has 'valid_place'"]),
         ({"METRIC": "'validation_place': 1 / 0, 'x'"}, ["train raised ZeroDivisionError: division by zero (walk.py, "]),
         ({"SEED": "import os; os.kill(os.getpid(), 9)"}, ["train ended its process by signal SIGKILL"]),
+        (
+            {"gpus=0": "gpus=0, sizes=lambda config: {'parameters': 1 // 0}"},
+            ["sizes raised ZeroDivisionError: integer division or modulo by zero (walk.py, line "],
+        ),
     ],
-    ids=["constant seed", "unseeded", "generator not restored and a child left", "misspelt", "raises", "killed"],
+    ids=[
+        "constant seed",
+        "unseeded",
+        "generator not restored and a child left",
+        "misspelt",
+        "raises",
+        "killed",
+        "sizes",
+    ],
 )
 def test_each_planted_fault_is_named(lab: Lab, changes: dict[str, str], faults: list[str]) -> None:
     code, output, errors = checked(lab, **changes)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator import Core, Metric, Run
 from orchestrator.cores.contract import ContractError, Stopped
+from orchestrator.cores.reports import checked_sizes
 from orchestrator.cores.states import states_in
 from orchestrator.cores.training import Diverged, Place, Report, StateFolder, TrainingFacts, Watcher, train_core
 
@@ -161,3 +162,25 @@ def test_a_stop_reaches_the_training_at_its_next_beat_and_its_own_clean_up_runs(
     with pytest.raises(Stopped):
         list(training)
     assert (facts.beats, facts.saves, trail) == (2, 2, ["tidied"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "complaint"),
+    [
+        ({"parameters": -1}, "sizes: parameters is a number from 0 on, not -1"),
+        ({"multiply_adds": float("nan")}, "sizes: multiply_adds is a number from 0 on, not nan"),
+        ({"parameters": "12"}, "sizes: parameters is a number from 0 on, not '12'"),
+        ({"flops": 3}, "sizes says 'flops'; it may say parameters and multiply_adds"),
+        (7, "sizes returns a mapping of parameters and multiply_adds, not 7"),
+    ],
+)
+def test_sizes_that_are_none_are_named(sizes: Any, complaint: str) -> None:
+    with pytest.raises(ContractError) as error:
+        checked_sizes(replace(CORE, sizes=lambda config: sizes), Config())
+    assert str(error.value) == complaint
+
+
+def test_sizes_are_plain_numbers_and_a_core_need_not_say_them() -> None:
+    core = replace(CORE, sizes=lambda config: {"parameters": np.int64(3 * config.reports)})
+    assert checked_sizes(core, Config()) == {"parameters": 15.0}
+    assert checked_sizes(CORE, Config()) == {}
