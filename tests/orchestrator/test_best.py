@@ -75,7 +75,7 @@ def test_the_ranking_is_that_of_a_plain_calculation(
         assert row["objective"] == pytest.approx(mean, abs=1e-12)
         of_configuration = sorted(errors[digest, row["configuration"]])
         if len(of_configuration) > 1:
-            assert row["validation_sd"] == pytest.approx(statistics.stdev(e for e, _, _ in of_configuration), abs=1e-12)
+            assert row["objective_sd"] == pytest.approx(statistics.stdev(e for e, _, _ in of_configuration), abs=1e-12)
         assert (
             median_trial(finished_rows, row["configuration"]) == of_configuration[(len(of_configuration) - 1) // 2][2]
         )
