@@ -35,6 +35,12 @@ def reason_of(error: Exception) -> str:
     return reason or next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def home_folder() -> Path | None:
+    """Returns the user's home folder; None where HOME is unset, empty, relative or `/` (cron, containers)."""
+    home = Path(os.environ.get("HOME", ""))
+    return home if home.is_absolute() and len(home.parts) > 1 else None
+
+
 def check_current_folder() -> None:
     """Refuses to work in a folder that has been deleted: no relative path leads anywhere.
 

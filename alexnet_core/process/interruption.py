@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import signal
 import sys
 import threading
@@ -28,6 +29,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE_SECONDS = 10
 AGAIN_SECONDS = 0.05
 PACKAGES = ("alexnet_core", "orchestrator", "search_spaces")
+MODULE_OPTION = re.compile(r"-[bBdEiIOPqsSuvx]*m")
+OPTIONS_WITH_A_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 Main = Callable[[Sequence[str] | None], int]
 
 
@@ -41,8 +44,16 @@ def end_at_once(number: int = 0, frame: FrameType | None = None) -> NoReturn:
 
 def owns_process() -> bool:
     """Returns whether this process is `python -m` with one of our commands, and not a program that calls one."""
-    words = sys.orig_argv
-    return "-m" in words[:-1] and words[words.index("-m") + 1].split(".")[0] in PACKAGES
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if MODULE_OPTION.fullmatch(word):
+            return next(words, "").split(".")[0] in PACKAGES
+        if word in OPTIONS_WITH_A_VALUE:
+            next(words, None)
+        elif word in ("-", "-c") or not word.startswith("-"):
+            # 解释器的选项到此为止：后面的 -m 是那个程序自己的
+            return False
+    return False
 
 
 def is_starting_a_command() -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from alexnet_core.process.files import replaced
+from alexnet_core.process.files import home_folder, replaced
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import BUILT_IN, CoreName
 from search_spaces.script import Script
@@ -88,20 +88,28 @@ def _identity(name: CoreName, script: Script | None) -> str:
     return hashlib.sha256(f"{place}{command}".encode()).hexdigest()
 
 
-def _path() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(base) if base else Path.home() / ".config") / FILE
+def _path() -> Path | None:
+    """Where it is remembered; None where there is no home, so that it is asked each time."""
+    base, home = Path(os.environ.get("XDG_CONFIG_HOME", "")), home_folder()
+    if base.is_absolute():
+        return base / FILE
+    return None if home is None else home / ".config" / FILE
 
 
 def _remembered() -> tuple[str, ...]:
+    path = _path()
+    if path is None:
+        return ()
     try:
-        return _Remembered.model_validate_json(_path().read_bytes()).cores
+        return _Remembered.model_validate_json(path.read_bytes()).cores
     except (OSError, ValidationError):
         return ()
 
 
 def _remember(cores: tuple[str, ...]) -> None:
     path = _path()
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as temporary:

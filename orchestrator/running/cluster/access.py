@@ -12,6 +12,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from alexnet_core.process.files import home_folder
 from orchestrator.errors import ExitCode, LabError
 
 ADDRESS_SECONDS = 10.0
@@ -31,10 +32,10 @@ def ensure_private_token(fallback: Path | None = None) -> str:
     """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return SHOW_TOKEN
-    home = os.environ.get("HOME", "")
-    if len(Path(home).parts) > 1 and Path(home).is_absolute():
+    home = home_folder()
+    if home is not None:
         try:
-            _write_token(Path(home) / ".ray" / "auth_token")
+            _write_token(home / ".ray" / "auth_token")
         except OSError:
             # 家目录写不了：下面另找地方
             pass

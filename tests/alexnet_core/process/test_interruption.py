@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_core.process.interruption import owns_process
+
 PATH = os.pathsep.join(sys.path)
 
 
@@ -60,6 +62,25 @@ def test_a_program_that_imports_us_keeps_its_signals(tmp_path: Path, package: st
     with start("theirs", cwd=tmp_path) as process:
         output, errors = process.communicate(timeout=60)
     assert (output, errors) == (alone.stdout, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["python", "-m", "orchestrator.ablate", "--study", "lrn"], True),
+        (["python", "-X", "dev", "-W", "error", "-um", "alexnet_core", "train"], True),
+        (["python", "program.py", "-m", "orchestrator"], False),
+        (["python", "-c", "import orchestrator", "-m", "orchestrator"], False),
+        (["python", "-m", "pytest", "-m", "orchestrator"], False),
+        (["python", "-m"], False),
+        (["python"], False),
+    ],
+)
+def test_a_process_is_ours_where_the_interpreter_was_told_so(
+    words: list[str], ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "orig_argv", words)
+    assert owns_process() is ours
 
 
 ENDING = """

@@ -96,6 +96,22 @@ def test_a_home_that_cannot_be_written_is_asked_each_time(
     assert "say so once: --core walk.py" in refused(capsys, *asked)
 
 
+@pytest.mark.parametrize("home", [None, "", "/", "somewhere"])
+def test_without_a_home_it_is_asked_each_time_and_nothing_is_written_elsewhere(
+    walk_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.delenv("HOME")
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    asked = ["--study", "walking.yaml", "--dry-run"]
+    assert "say so once: --core walk.py" in refused(capsys, *asked)
+    assert ablate.main([*asked, "--core", "walk.py"]) == 0
+    assert "say so once: --core walk.py" in refused(capsys, *asked)
+    assert not (walk_folder / "somewhere").exists()
+    assert not Path("/.config/alexnet-ablation").exists()
+
+
 def test_a_script_is_another_one_with_another_command_line(
     walk_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
