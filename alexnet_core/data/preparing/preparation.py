@@ -11,9 +11,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -260,12 +261,16 @@ def _checked(
     bad = read_lines(destination / "bad_images.tsv")
     left_out = {line.split("\t")[0] for line in bad}
     _check_left_out(destination, source, image_size, left_out)
+    for split in manifest.splits:
+        if split not in source.names:
+            raise _other_images(destination, manifest.source, f"{split} is not there any more")
+    is_elsewhere = manifest.source != source.description
     for split, names in source.names.items():
         lines = read_lines(destination / f"{split}-files.tsv") if split in manifest.splits else []
         prepared = [line.split("\t")[0] for line in lines]
         if prepared != [name for name in names if shown(name) not in left_out]:
             raise _other_images(destination, manifest.source, f"{split} has other files now")
-        for name in _changed_since(destination / MANIFEST, source, lines):
+        for name in _changed_since(destination / MANIFEST, source, lines, is_elsewhere):
             raise _other_images(destination, manifest.source, f"{name} is not the file that was prepared")
     if bad and bad_images == "fail":
         raise CoreError(bad_message(source, bad, f"{destination}/bad_images.tsv names them all"))
@@ -288,11 +293,13 @@ def _check_left_out(destination: Path, source: ImageSource, image_size: int, lef
         )
 
 
-def _changed_since(made: Path, source: ImageSource, lines: Sequence[str]) -> Iterator[str]:
+def _changed_since(made: Path, source: ImageSource, lines: Sequence[str], is_elsewhere: bool) -> Iterator[str]:
     """Names whose file is not the one that was prepared.
 
-    Read again is every file with a time of change after the folder was made, and some of the others.
+    Read again is every file that has a time of change after the folder was made or lies in a folder that has, and some
+    of the others; of a source elsewhere than the prepared one every file is.
     """
+    changed_at = _folders_changed_at(source)
     some_others = set(np.linspace(0, len(lines) - 1, min(LOOKED_AT, len(lines))).astype(int).tolist())
     made_at = made.stat().st_mtime_ns
 
@@ -300,7 +307,9 @@ def _changed_since(made: Path, source: ImageSource, lines: Sequence[str]) -> Ite
         name, size, digest = lines[place].split("\t")
         try:
             # 改动时间（ctime）没有程序能往回拨，mtime 却可以
-            if place not in some_others and source.stamp(name)[2] < made_at:
+            # 整个文件夹换进来时，里面的文件时间不变，文件夹自己的变
+            is_older = not is_elsewhere and max(source.stamp(name)[2], changed_at(name)) < made_at
+            if is_older and place not in some_others:
                 return False
             return source.look(name) != (int(size), digest)
         except OSError:
@@ -309,6 +318,20 @@ def _changed_since(made: Path, source: ImageSource, lines: Sequence[str]) -> Ite
     with ThreadPoolExecutor(THREADS) as pool:
         changed = list(pool.map(is_changed, range(len(lines))))
     return (lines[place].split("\t")[0] for place in np.flatnonzero(changed).tolist())
+
+
+def _folders_changed_at(source: ImageSource) -> Callable[[str], int]:
+    """Returns when the folders in which an image lies were last changed, in nanoseconds; 0 where it lies in none."""
+    root = Path(source.description)
+
+    @cache
+    def changed_at(folder: Path) -> int:
+        nanoseconds = folder.stat().st_ctime_ns
+        return nanoseconds if folder == root else max(nanoseconds, changed_at(folder.parent))
+
+    if not root.is_dir():
+        return lambda name: 0
+    return lambda name: changed_at((root / source.places.get(name, name)).parent)
 
 
 def _other_images(destination: Path, source: str, what: str) -> CoreError:

@@ -539,6 +539,41 @@ def test_a_finished_folder_is_compared_with_every_image_that_was_touched(
         prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
 
 
+def other_pixels(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("moved", ["train/dog", "train", "."])
+def test_a_folder_that_was_put_in_place_of_the_prepared_one_is_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: str
+) -> None:
+    """Files that are moved in keep their times; an older copy given as the source has older ones."""
+    monkeypatch.setattr(preparation, "LOOKED_AT", 1)
+    root = tree(tmp_path / "data")
+    shutil.copytree(root, tmp_path / "older")
+    other_pixels(tmp_path / "older" / "train" / "dog" / "005.png")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    complaint = r"train/dog/005\.png is not the file that was prepared"
+    with pytest.raises(CoreError, match=complaint):
+        prepare(tree_source(read_tree(tmp_path / "older")), tmp_path / "made", 24)
+    (root / moved).rename(tmp_path / "away")
+    (tmp_path / "older" / moved).rename(root / moved)
+    with pytest.raises(CoreError, match=complaint):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+
+
+def test_a_split_that_went_away_is_named(tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    shutil.copytree(root / "val", root / "test")
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    shutil.rmtree(root / "test")
+    with pytest.raises(CoreError, match="test is not there any more; give a folder that is not there"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+
+
 def test_a_folder_without_bad_images_is_not_short_once_they_are_mended(tmp_path: Path) -> None:
     root = tree(tmp_path / "data")
     torn = root / "val" / "dog" / "011.png"
