@@ -63,8 +63,9 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
 
     Args:
         path: An image file; grey, palette, alpha, CMYK and 16-bit images become RGB. Pixels are taken as they are
-            stored, as torchvision does: a turn noted in EXIF is not made, transparency goes and the colours beneath
-            it show, 16-bit levels 0..65535 become 0..255. `image_oddity` says where a viewer shows something else.
+            stored, as torchvision does: a turn noted in EXIF is not made (Pillow makes that of TIFF files),
+            transparency goes and the colours beneath it show, 16-bit levels 0..65535 become 0..255. `image_oddity`
+            says where a viewer shows something else.
         size: Height and width in pixels.
         content: The file's bytes, if they are read already.
 
