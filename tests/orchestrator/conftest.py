@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cores.loading import NOT_THE_USERS, installed_folders
 from tests.lab import Lab, clear
 from tests.made_core_records import write_walk
 
@@ -30,20 +31,28 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     assert not left, f"processes left behind after 30 s: {left}"
 
 
+@pytest.fixture(autouse=True)
+def forget_user_code() -> Iterator[None]:
+    """Forgets what a test imported as a user's own: the next test has another module of that name."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    new = {name for name in set(sys.modules) - modules if name.split(".")[0] not in (*NOT_THE_USERS, "tests")}
+    installed = installed_folders() if new else set()
+    for name in new:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is not None and installed.isdisjoint(Path(file).parents):
+            del sys.modules[name]
+
+
 @pytest.fixture
-def walk_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the core `walk` and its study, in it the current one; what this process imports is forgotten."""
+def walk_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the core `walk` and its study, in it the current one."""
     folder = tmp_path / "mine"
     write_walk(folder)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(folder)
-    path, modules = list(sys.path), set(sys.modules)
-    yield folder
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is not None and Path(file).is_relative_to(tmp_path):
-            del sys.modules[name]
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[4]
 WORKER = """
 import ctypes, time
 import ray
-from orchestrator.running.slots import watchdog
+from orchestrator.running.workers import watchdog
 watchdog.QUIET_LIMIT_SECONDS = 3.0
 place = watchdog.Place(slot=0, rank=1, workers=2, devices=("cpu", "cpu"), broker=None)
 watch = watchdog.Watch(place, watchdog.Job("a", "{}", "", 1))
