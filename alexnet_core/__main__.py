@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from alexnet_core.commands import evaluate, prepare, train
@@ -22,6 +23,48 @@ from alexnet_core.process.memory import settle_process
 
 MODEL = "folder written by best --export, or by train --out"
 NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
+EXAMPLES: Mapping[str, Mapping[str, str]] = {
+    "": {
+        "sanity": "does the core compute here what it should?",
+        "train --network alexnet-mini --dataset digits --out RUN": "a small network on the digits, into a folder",
+        "eval --model RUN": "its error on the test images",
+    },
+    "train": {
+        "--network alexnet-mini --dataset digits --out RUN": "as its source trained it, on scikit-learn's digits",
+        "--network alexnet-paper --dataset PHOTOS --epochs 5 --out RUN": "five epochs on a folder of photos",
+        "--config results/trials/KEY/config.json": "a trial on record, outside Ray: the same numbers",
+    },
+    "eval": {
+        "--model RUN": "the error on the data it was trained with",
+        "--model RUN --views 10 --predictions rows.csv": "averaged over ten views, a row per image",
+        "--model EXPORT --dataset PHOTOS": "the error on other images of the same classes",
+    },
+    "neighbours": {
+        "--model RUN": "five test images, each beside its six nearest training images",
+        "--model RUN --images 8 --nearest 3": "more images, fewer neighbours",
+        "--model EXPORT --data-root PHOTOS --out near.png": "where the photos have moved, into another file",
+    },
+    "sanity": {
+        "": "on all devices of this machine",
+        "--device cpu": "on the CPU alone",
+        "--device cuda": "refused where there is no GPU",
+    },
+    "prepare": {
+        "PHOTOS PREPARED": "a folder of photos, 256 pixels as in the paper",
+        "cifar CIFAR --download": "gets CIFAR-10 into cifar, and prepares it",
+        "PHOTOS PREPARED --verify": "is every byte as it was written?",
+    },
+    "kernels": {
+        "--model RUN": "into kernels.png",
+        "--model EXPORT": "of a model that best --export wrote",
+        "--model RUN --out conv1.png": "into another file",
+    },
+    "onnx": {
+        "--model RUN": "into model.onnx",
+        "--model EXPORT": "of a model that best --export wrote",
+        "--model RUN --out net.onnx": "into another file",
+    },
+}
 
 
 @stoppable
@@ -51,24 +94,34 @@ def _fail(error: object, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
-        prog="python -m alexnet_core", description="Train, evaluate and look at the original two-GPU AlexNet."
+        prog="python -m alexnet_core",
+        description="Train, evaluate and look at the original two-GPU AlexNet.",
+        examples=EXAMPLES[""],
     )
-    verbs = parser.add_subparsers(required=True, metavar=NAMES)
+    verbs = parser.add_subparsers(required=True, metavar=NAMES, help="each has a --help of its own")
+    add = partial(_verb, verbs)
     on_device = [
-        _train(verbs.add_parser("train", help="train one configuration, or a named network as its source did")),
-        _evaluate(verbs.add_parser("eval", help="evaluate an exported model")),
-        _neighbours(verbs.add_parser("neighbours", help="draw images beside those nearest in fc7 (paper figure 4)")),
-        _sanity(verbs.add_parser("sanity", help="recheck the core on this machine's devices, figure by figure")),
+        _train(add("train", "train one configuration, or a named network as its source did")),
+        _evaluate(add("eval", "evaluate a trained model")),
+        _neighbours(add("neighbours", "draw images beside those nearest in fc7 (paper figure 4)")),
+        _sanity(add("sanity", "recheck the core on this machine's devices, figure by figure")),
     ]
     for command in on_device:
-        command.add_argument("--threads", type=_positive, default=1, help="CPU threads (trials use 1)")
-        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    _prepare(verbs.add_parser("prepare", help="decode a data set once into memory-mapped arrays"))
-    kernels = verbs.add_parser("kernels", help="draw the first layer's kernels (paper figure 3)")
-    _model_to_file(kernels, evaluate.kernels, Path("kernels.png"))
-    onnx = verbs.add_parser("onnx", help="export a trained network to ONNX (dependency group onnx)")
+        command.add_argument("--threads", type=_positive, default=1, help="CPU threads (default: 1, as trials have)")
+        command.add_argument(
+            "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto, GPUs where there are any"
+        )
+    _prepare(add("prepare", "decode a data set once into memory-mapped arrays"))
+    _model_to_file(
+        add("kernels", "draw the first layer's kernels (paper figure 3)"), evaluate.kernels, Path("kernels.png")
+    )
+    onnx = add("onnx", "export a trained network to ONNX (dependency group onnx)")
     _model_to_file(onnx, evaluate.onnx, Path("model.onnx"))
     return parser
+
+
+def _verb(verbs: argparse._SubParsersAction[CommandParser], name: str, what: str) -> CommandParser:
+    return verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.", examples=EXAMPLES[name])
 
 
 def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -94,7 +147,7 @@ def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _evaluate(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _model_and_data(parser)
     parser.add_argument("--split", choices=("test", "validation"), help="default: test, where there is one")
-    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="views per image")
+    parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="views per image (default: 1)")
     parser.add_argument("--predictions", type=pathname, metavar="FILE.csv", help="write one row per image")
     parser.set_defaults(run=evaluate.evaluate)
     return parser
@@ -102,9 +155,11 @@ def _evaluate(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 def _neighbours(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     _model_and_data(parser)
-    parser.add_argument("--images", type=_positive, default=5, help="test images, spread evenly over the set")
-    parser.add_argument("--nearest", type=_positive, default=6, help="training images beside each")
-    parser.add_argument("--out", type=pathname, default=Path("neighbours.png"))
+    parser.add_argument(
+        "--images", type=_positive, default=5, help="test images, spread evenly over the set (default: 5)"
+    )
+    parser.add_argument("--nearest", type=_positive, default=6, help="training images beside each (default: 6)")
+    parser.add_argument("--out", type=pathname, default=Path("neighbours.png"), help="default: neighbours.png")
     parser.set_defaults(run=evaluate.neighbours)
     return parser
 
@@ -122,7 +177,9 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=_size, help="shorter side, then centre crop (default: 256 as in the paper, 32 for CIFAR-10)"
     )
-    parser.add_argument("--bad-images", choices=("fail", "skip"), default="fail", help="name them, or leave them out")
+    parser.add_argument(
+        "--bad-images", choices=("fail", "skip"), default="fail", help="name them, or leave them out (default: fail)"
+    )
     parser.add_argument("--threads", type=_positive, help="threads that decode; default: one per core")
     parser.add_argument("--download", action="store_true", help="get CIFAR-10 into SOURCE first")
     parser.add_argument("--verify", action="store_true", help="check DESTINATION against the hashes of its manifest")

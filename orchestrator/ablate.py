@@ -1,4 +1,4 @@
-"""`python -m orchestrator.ablate --study lrn`: plans a study, trains what is missing, and answers.
+"""`python -m orchestrator.ablate lrn`: plans a study, trains what is missing, and answers.
 
 The story is in `asking/ask.py`, which `run_study` tells too.
 """
@@ -16,8 +16,9 @@ from rich.console import Console
 from orchestrator.asking.ask import ask
 from orchestrator.asking.plans import StudiesDocument, listed_studies
 from orchestrator.command import framed, run_beside
-from orchestrator.options import parser, request_of
-from orchestrator.output.channel import Output, asks_for_json
+from orchestrator.errors import ExitCode, LabError
+from orchestrator.options import EXAMPLES, PROGRAM, parser, request_of
+from orchestrator.output.channel import OPTION, Output, asks_for_json
 from orchestrator.running.cluster import lifecycle
 from orchestrator.running.notification import Notifier
 
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str], started: float, output: Output, notifier: Notifier) -> int:
+    if not [word for word in arguments if word != OPTION]:
+        # 什么都没问就不该开始训练几分钟
+        _say_what_it_can(output.console())
+        raise LabError("name a study", exit_code=ExitCode.WRONG_USE)
     options = parser().parse_args(arguments)
     if not _only_says(options):
         facts = {"study": options.study, "dataset": options.dataset, "results": str(options.results.resolve())}
@@ -48,6 +53,17 @@ def _main(arguments: Sequence[str], started: float, output: Output, notifier: No
         # 别人的进程里不起 Ray：它的信号、子进程和退出都归调用者
         notifier.tell(None, {})
         return run_beside("orchestrator.ablate", arguments, output.pass_on).code
+
+
+def _say_what_it_can(console: Console) -> None:
+    lines = (f"  python -m {PROGRAM} {words}\n      {what}" for words, what in EXAMPLES.items())
+    console.print(
+        "ablate asks the question of a study: it trains the trials that are not on record yet, and answers.",
+        *lines,
+        f"python -m {PROGRAM} --help lists all options.",
+        sep="\n",
+        markup=False,
+    )
 
 
 def _only_says(options: argparse.Namespace) -> bool:

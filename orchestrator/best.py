@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m orchestrator.best",
         description="Rank the configurations on record by mean validation error over seeds, and export the winner.",
+        examples={
+            "": "the ten best configurations of every data set",
+            "--study lrn --export": "the winner of one study, into results/exports",
+            "--prune": "weights that nothing needs any more; --prune --yes deletes them",
+        },
     )
     add_results_option(parser)
     add_json_option(parser)

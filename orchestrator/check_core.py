@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m orchestrator.check_core",
         description="Check that a core repeats by seed, differs by seed, resumes, and reports what it declares. "
         "It is imported, and trained for a few reports some four times.",
+        examples={
+            "my_core.py": "a core in a file",
+            "my_package.my_core --set width=8 --reports 2": "a core in a package, made small for the check",
+            "my_core.py --same-numbers": "after a change that should change no number",
+        },
     )
     parser.add_argument(
         "core",

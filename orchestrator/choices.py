@@ -7,6 +7,7 @@ from typing import Literal, get_args
 SecondObjective = Literal["multiply_adds", "images_per_second"]
 SECOND_OBJECTIVES: tuple[SecondObjective, ...] = get_args(SecondObjective)
 DEFAULT_DATASET = "digits"
+DEFAULT_STUDY = "lrn"
 AUTO: Literal["auto"] = "auto"
 # 这个词指所有研究一起问
 PAPER = "paper"

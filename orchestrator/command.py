@@ -238,6 +238,20 @@ def add_json_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -
     parser.add_argument(OPTION, action="store_true", help=help_text)
 
 
+def add_study_argument(parser: argparse._ArgumentGroup, help_text: str, default: str | None = None) -> None:
+    """Adds the study: in first place, or as `--study`, but not both.
+
+    Args:
+        parser: Of the command.
+        help_text: What may stand there.
+        default: The study of who names none.
+    """
+    study = parser.add_mutually_exclusive_group()
+    # 位置参数没写时不许盖掉 --study 的值
+    study.add_argument("study", nargs="?", default=argparse.SUPPRESS, metavar="STUDY", help=help_text)
+    study.add_argument("--study", default=default, metavar="STUDY", help="the same")
+
+
 def add_results_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Adds `--results`."""
     parser.add_argument("--results", type=pathname, default=Path("results"), help="results folder (default: ./results)")

@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(
         prog="python -m orchestrator.merge",
         description="Bring the finished trials of another results folder into the own one.",
+        examples={
+            "OTHER --dry-run": "what would be taken",
+            "OTHER": "take it, into ./results",
+            "/mnt/other/results --results mine": "into another folder",
+        },
     )
     parser.add_argument("other", type=pathname, metavar="OTHER_RESULTS", help="results folder of another machine")
     add_results_option(parser)

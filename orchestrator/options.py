@@ -8,8 +8,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet_core.process.command_line import CommandParser, pathname
-from orchestrator.choices import AUTO, DEFAULT_DATASET, DEFAULT_SAMPLER, PAPER, PRUNERS, SAMPLERS, SECOND_OBJECTIVES
-from orchestrator.command import add_json_option, add_results_option, natural, natural_or_zero
+from orchestrator.choices import (
+    AUTO,
+    DEFAULT_DATASET,
+    DEFAULT_SAMPLER,
+    DEFAULT_STUDY,
+    PAPER,
+    PRUNERS,
+    SAMPLERS,
+    SECOND_OBJECTIVES,
+)
+from orchestrator.command import (
+    add_json_option,
+    add_results_option,
+    add_study_argument,
+    natural,
+    natural_or_zero,
+)
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import OPTION
 from orchestrator.request import Limits, Placement, Question, Request, Store, SweepRequest
@@ -19,6 +34,13 @@ from search_spaces.trial import parse_override
 from search_spaces.yaml_file import parse_model
 
 PROGRAM = "orchestrator.ablate"
+EXAMPLES = {
+    "--list": "the studies that come along",
+    "lrn": "ask one: train what is missing, and answer",
+    "lrn --dry-run": "what is on record, what would run, and how long that takes",
+    "lrn --seeds auto --max-seeds 30": "seed by seed, until every arm is decided",
+    "my_study.yaml --dataset imagefolder --data-root PHOTOS": "a study of yours on photos of yours",
+}
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
 
@@ -130,13 +152,13 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     """
     made = CommandParser(
         prog=f"python -m {PROGRAM}",
+        usage="%(prog)s STUDY [option ...]",
         exit_on_error=exit_on_error,
         description="Ask a study's question: train the missing trials on warm slots and answer with a verdict.",
+        examples=EXAMPLES,
     )
     what = made.add_argument_group("the question")
-    what.add_argument(
-        "--study", default="lrn", help="a study's name, the path of a study file, or paper for all (default: lrn)"
-    )
+    add_study_argument(what, "a study's name, the path of a study file, or paper for all (default: lrn)", DEFAULT_STUDY)
     what.add_argument("--list", action="store_true", help="list the studies and stop")
     what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     what.add_argument(
@@ -203,7 +225,9 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     place = made.add_argument_group("where it runs")
     add_results_option(place)
     place.add_argument("--slots", type=natural, metavar="N", help="trials that train at once (default: all that fit)")
-    place.add_argument("--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot")
+    place.add_argument(
+        "--workers", type=natural, default=1, metavar="W", help="data-parallel workers per slot (default: 1)"
+    )
     gpus = place.add_mutually_exclusive_group()
     gpus.add_argument("--gpus-per-worker", type=int, choices=(0, 1, 2), help="default: two, one or none as there are")
     gpus.add_argument(
@@ -213,7 +237,7 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         "--device",
         choices=("auto", "cpu"),
         default="auto",
-        help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement",
+        help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement (default: auto)",
     )
     place.add_argument("--address", help="join the Ray cluster at this address instead of starting a local Ray")
     place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")

@@ -24,7 +24,13 @@ from orchestrator.tables.trackers import TRACKERS, runs
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = CommandParser(
-        prog="python -m orchestrator.publish", description="Show the records in TensorBoard, MLflow or W&B (offline)."
+        prog="python -m orchestrator.publish",
+        description="Show the records in TensorBoard, MLflow or W&B (offline).",
+        examples={
+            "--to tensorboard runs": "every trial as a run, into ./runs",
+            "--to mlflow mlruns --study lrn": "only those of one study",
+            "--to wandb offline": "an offline run each, to be synchronised by hand",
+        },
     )
     parser.add_argument("folder", type=pathname, metavar="DIR", help="where the tracker's files go")
     parser.add_argument("--to", choices=sorted(TRACKERS), required=True, help="the tracker")

@@ -17,10 +17,11 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.process.command_line import CommandParser
 from alexnet_core.process.interruption import say
 from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
-from orchestrator.choices import DEFAULT_DATASET, PAPER
+from orchestrator.choices import DEFAULT_DATASET, DEFAULT_STUDY, PAPER
 from orchestrator.command import (
     add_json_option,
     add_results_option,
+    add_study_argument,
     check_has_results,
     command_for_programs,
     one_line_errors,
@@ -41,8 +42,6 @@ from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import answer_table
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study, study_names
-
-DEFAULT_STUDY = "lrn"
 
 
 class CheckedReport(Frozen):
@@ -78,8 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m orchestrator.report",
         description="Write the report of a study again from the records. Nothing is trained.",
+        examples={
+            "lrn": "the answer, and its page",
+            "lrn --compare as_run no_lrn": "two arms against each other, chosen afterwards",
+            "lrn --check": "do the records bear out every verdict?",
+            "--paper": "all studies on one page, the paper beside ours",
+        },
     )
-    parser.add_argument("--study", help="a study on record, or its file (default: lrn)")
+    add_study_argument(parser.add_argument_group("the study"), "a study on record, or its file (default: lrn)")
     add_results_option(parser)
     add_json_option(parser)
     parser.add_argument(

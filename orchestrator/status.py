@@ -63,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m orchestrator.status",
         description="Show all studies, one study, or one trial; steer a study that runs.",
+        examples={
+            "": "all studies of the results folder",
+            "--follow": "the study that runs, live until it ends",
+            "lrn --stop": "stop it; ablate lrn goes on from there",
+            "3f2a": "the trial whose key begins so",
+        },
     )
     parser.add_argument("what", nargs="?", help="a study's name, or a trial's key (its beginning will do)")
     add_results_option(parser)

@@ -16,7 +16,16 @@ from search_spaces.study import PRIMARY_METRICS, CommonRecipe, Study, common_rec
 @stoppable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
-    parser = CommandParser(prog="python -m search_spaces", description="Study files and their schema.")
+    parser = CommandParser(
+        prog="python -m search_spaces",
+        description="Print the JSON schema of a study file, for editors that complete and check YAML.",
+        examples={
+            "schema": "the schema, to look at",
+            "schema > study.schema.json": "into a file: then begin a study with "
+            "'# yaml-language-server: $schema=study.schema.json'",
+            "schema | jq '.properties | keys'": "the fields of a study",
+        },
+    )
     parser.add_argument("what", choices=("schema",), help="print the JSON schema of a study file")
     parser.parse_args(arguments)
     print(json.dumps(study_schema(), indent=1))

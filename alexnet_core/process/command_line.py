@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from alexnet_core.process.files import is_utf8, shown
 
 EXIT_WRONG_USE = 2
 LONGEST_NAME = 255
+_EXAMPLES = "examples:"
 
 
 class WrongUse(SystemExit):
@@ -27,13 +29,37 @@ class WrongUse(SystemExit):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse without the usage, which for a command of thirty options hides what is wrong."""
+    """argparse with examples, and without the usage after a mistake, which for a command of thirty options hides it.
+
+    Attributes:
+        examples: The arguments of each, and what it does; `--help` ends with them.
+    """
+
+    def __init__(self, *, examples: Mapping[str, str] | None = None, **settings: Any) -> None:
+        """Makes a parser.
+
+        Args:
+            examples: See above.
+            settings: Of `argparse.ArgumentParser`.
+        """
+        super().__init__(formatter_class=_HelpFormatter, **settings)
+        self.examples = dict(examples or {})
+        if self.examples:
+            lines = (f"  {self.prog} {words}\n      {what}" for words, what in self.examples.items())
+            self.epilog = "\n".join((_EXAMPLES, *lines))
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and ends the process with exit code 2."""
         line = f"{message}; {self.prog} --help lists the options"
         print(f"error: {line}", file=sys.stderr)
         raise WrongUse(line)
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps the lines of the examples, which are there to be copied."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
 
 
 def pathname(text: str) -> Path:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
+from orchestrator.options import EXAMPLES
 from search_spaces.trial import trial_key
 
 HERE = str(Path(__file__).parent)
@@ -79,6 +80,21 @@ def test_the_plan_line_says_wanted_on_record_to_train_time_and_attainability(
     code, output, _ = run(capsys, "--dry-run", "--sweep", "6", "--results", str(tmp_path / "r"))
     assert output.startswith("30 trials wanted, 0 on record, 30 to train")
     assert not (tmp_path / "r" / "trials").exists()
+
+
+def test_a_study_is_named_with_or_without_its_option_and_without_one_nothing_is_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plain = run(capsys, "pooling", "--dry-run")
+    assert plain[0] == 0
+    assert plain == run(capsys, "--study", "pooling", "--dry-run") == run(capsys, "--dry-run", "pooling")
+    assert "not allowed with" in refused(capsys, tmp_path / "results", "pooling", "--study", "lrn")
+    code, output, errors = run(capsys)
+    assert (code, errors) == (2, "error: name a study\n")
+    for words in EXAMPLES:
+        assert f"python -m orchestrator.ablate {words}\n" in output
+    assert not list(tmp_path.iterdir())
 
 
 def test_show_prints_a_configuration_that_validates(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

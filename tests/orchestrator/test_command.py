@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import ctypes
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from alexnet_core import __main__ as core
 from alexnet_core.process import interruption
-from orchestrator import ablate, best, merge, publish, report, status
+from alexnet_core.process.command_line import CommandParser
+from orchestrator import ablate, best, check_core, merge, publish, report, status
 from orchestrator.errors import ExitCode
+from search_spaces import __main__ as schema
 from tests.made_records import put
 from tests.orchestrator.test_damaged_records import make_results
 
@@ -58,6 +63,39 @@ def test_a_file_in_the_place_of_the_results_folder_is_exit_code_3(
     for results in (file, file / "below"):
         line = f"error: results folder {results}: {file} is a file; choose another with --results"
         assert run(name, results, capsys) == (3, [line])
+
+
+def parsers() -> dict[str, CommandParser]:
+    """The parser of every command and of every verb of the core, by what is typed."""
+    found: list[CommandParser] = []
+
+    def take(self: CommandParser, *_: object) -> None:
+        found.append(self)
+        raise SystemExit
+
+    mains = [module.main for module in (ablate, best, check_core, merge, publish, report, status, core, schema)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CommandParser, "parse_args", take)
+        for main in mains:
+            with suppress(SystemExit):
+                main(["--help"])
+    verbs = [parser for action in found[-2]._actions for parser in (action.choices or {}).values()]
+    return {parser.prog: parser for parser in (*found, *verbs)}
+
+
+@pytest.mark.parametrize("parser", parsers().values(), ids=parsers())
+def test_help_says_what_for_the_defaults_and_three_examples_that_are_taken(parser: CommandParser) -> None:
+    assert parser.description
+    assert len(parser.description.splitlines()) == 1
+    for action in parser._actions:
+        assert action.help, action.option_strings
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            assert "default" in action.help or action.help == "the same", action.option_strings
+    assert len(parser.examples) >= 3
+    text = parser.format_help()
+    for words, what in parser.examples.items():
+        assert f"  {parser.prog} {words}\n      {what}" in text
+        parser.parse_args(shlex.split(re.split(r"[|>]", words)[0]))
 
 
 UNREADABLE = """
