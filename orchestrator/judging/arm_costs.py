@@ -1,13 +1,15 @@
 """What an arm costs beside the baseline: seconds, memory, parameters, multiply-adds. Shown, never judged.
 
 Seconds and memory are compared by seed and as ratios, so that an interval of the mean log-ratio says "18 % faster".
-Seconds are compared only where both trials were trained side by side: another session had another load.
+Seconds are compared only where both trials were trained side by side from beginning to end: another session had
+another load.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +19,8 @@ from orchestrator.planning.plan import ALPHA
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import paired_test, t_interval
 
+# 最早的记录里，时刻只记到秒
+ROUNDED_SECONDS = 1.0
 # 只有在同样的地方跑的两个 trial 才能比快慢
 PLACE = ("env_device_name", "env_threads", "env_workers", "env_torch")
 
@@ -49,9 +53,31 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 def _session(row: Row) -> str:
-    """The run of a driver in which a trial was trained; a trial that does not say is in a session of its own."""
+    """The run of a driver in which a trial was trained; one of several attempts, or that says none, is in its own."""
+    # 续训的秒数是几次尝试之和，会话却只是最后一次的
+    if not _is_of_one_attempt(row):
+        return str(row["key"])
     # 旧记录没有会话，但每次启动 Ray 节点编号都不同
     return str(row.get("env_session") or row.get("env_node") or row["key"])
+
+
+def _is_of_one_attempt(row: Row) -> bool:
+    """Whether all epochs of a trial were trained in the attempt that its session is of."""
+    if row.get("env_epochs_before") is not None:
+        return bool(row["env_epochs_before"] == "0")
+    # 旧记录不说：又试过一次，或秒数比最后一次启动以来还长，就有别处练的
+    return (row.get("attempts") or 1) == 1 and row["seconds"] <= _seconds_since_launch(row) + ROUNDED_SECONDS
+
+
+def _seconds_since_launch(row: Row) -> float:
+    """Wall seconds from a trial's last launch to its end; without bound where its record does not say."""
+    launched, ended = row.get("started_at"), row.get("finished_at")
+    if launched is None or ended is None:
+        return math.inf
+    try:
+        return (datetime.fromisoformat(ended) - datetime.fromisoformat(launched)).total_seconds()
+    except (ValueError, TypeError):
+        return math.inf
 
 
 def _memory_place(row: Row) -> tuple[Any, ...]:

@@ -30,7 +30,7 @@ from search_spaces.core_config import CoreDescription, description_of
 from search_spaces.trial import PlannedTrial
 
 # 机器的名字与进程号不说明结果，也不该进入公开的报告
-PRIVATE = {"env_host", "env_node", "env_pid", "env_slot", "env_worker_memory_mb"}
+PRIVATE = {"env_host", "env_node", "env_pid", "env_slot", "env_worker_memory_mb", "env_epochs_before"}
 HOUR = 3600.0
 # 别的 core 在训练结束时画的
 PICTURES = "pictures"

@@ -15,6 +15,7 @@ from orchestrator.reporting.material import Provenance
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_in, readable
 
 MOST_RECORDS_SHOWN = 400
+APART = "not measured together"
 
 
 class TextTable(NamedTuple):
@@ -130,8 +131,16 @@ def _arm_cells(arm: ArmAnswer, classes: int | None) -> list[str]:
         numbers.points(arm.correlation),
         str(arm.diverged),
         str(arm.failed),
-        "" if arm.seconds is None else f"{arm.seconds:.1f}",
+        "" if arm.seconds is None else f"{arm.seconds:.1f}{_beside_the_baseline(arm)}",
     ]
+
+
+def _beside_the_baseline(arm: ArmAnswer) -> str:
+    """What keeps an arm's seconds from being held against the baseline's; nothing where all were measured together."""
+    seconds = arm.costs.seconds_per_epoch
+    if not seconds.apart:
+        return ""
+    return f", in part {APART}" if seconds.pairs else f", {APART}"
 
 
 def cost_table(answer: Answer) -> TextTable:
@@ -172,7 +181,7 @@ def _cost_cells(arm: ArmAnswer) -> list[str]:
 
 
 def _measured_cells(cost: Measured) -> list[str]:
-    ratio = "not measured together" if cost.apart and not cost.pairs else ""
+    ratio = APART if cost.apart and not cost.pairs else ""
     ratio = ratio if cost.ratio is None else f"{cost.ratio:.3f}"
     if cost.ratio_interval is not None:
         ratio += f" ({cost.ratio_interval[0]:.3f} to {cost.ratio_interval[1]:.3f}, n {cost.pairs})"

@@ -23,6 +23,7 @@ class Running:
         evaluated_only: Whether it is on record already and stays so.
         started: Whether a worker has begun it.
         history: Its epochs so far.
+        epochs_before: How many of them earlier attempts have trained, whose seconds are of another place or load.
     """
 
     trial: PlannedTrial
@@ -33,6 +34,7 @@ class Running:
     evaluated_only: bool = False
     started: bool = False
     history: list[Report] = field(default_factory=list)
+    epochs_before: int = 0
 
 
 class RunningTrials:

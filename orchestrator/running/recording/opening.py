@@ -162,7 +162,8 @@ def result_of(running: Running, end: End) -> TrialResult:
         message=end.message,
         weights=end.weights,
         weights_sha256=end.weights_sha256,
-        environment={**end.environment, **trial_record.source_version()},
+        # 秒数是各次尝试之和，会话只是最后一次的：别处练过几轮要记下
+        environment={**end.environment, **trial_record.source_version(), "epochs_before": running.epochs_before},
     )
 
 

@@ -65,6 +65,7 @@ class Recorder:
             case Started(history):
                 running.started = True
                 running.history = [parse_report(json.loads(epoch.report)) for epoch in history]
+                running.epochs_before = len(history)
                 if not running.evaluated_only:
                     trial_record.rewrite_epochs(running.folder, running.history)
                 self._log(running, event, _beginning(running))

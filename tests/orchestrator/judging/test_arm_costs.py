@@ -16,8 +16,10 @@ from alexnet_core.configuration.network_spec import layer_shapes
 from alexnet_core.training.peak_memory import ON_CPU, peak_mb, start_measuring
 from orchestrator.judging.answer import ArmAnswer
 from orchestrator.judging.arm_costs import arm_costs, pace
+from orchestrator.reporting.text_tables import arm_table, cost_table
 from orchestrator.tables.tables import load_tables
 from tests.made_records import make_config, put
+from tests.made_reports import make_answer
 
 PLACE = {
     "env_device_name": "cpu",
@@ -94,6 +96,61 @@ def test_records_that_name_no_session_are_told_apart_by_the_node_of_their_ray_or
     apart = arm_costs(rows("base", [4.0], **old, env_node="n1"), rows("arm", [2.0], **old, env_node="n2"))
     unknown = arm_costs(rows("base", [4.0], **old), rows("arm", [2.0], **old))
     assert [one.seconds_per_epoch.pairs for one in (together, apart, unknown)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("trained", "pairs"),
+    [
+        ({}, 1),
+        ({"env_epochs_before": "0", "attempts": 2}, 1),
+        ({"env_epochs_before": "3", "attempts": 2}, 0),
+        ({"env_epochs_before": "3", "attempts": 1}, 0),
+        ({"attempts": 2}, 0),
+        ({"attempts": 1, "started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:00:05+00:00"}, 1),
+        ({"attempts": 1, "started_at": "2026-01-01T00:00:00+00:00", "finished_at": "2026-01-01T00:00:01+00:00"}, 0),
+    ],
+    ids=[
+        "says nothing",
+        "died before its first epoch",
+        "resumed",
+        "went on from fewer epochs",
+        "an old record of two attempts",
+        "an old record of one attempt",
+        "an old record that trained longer than since its launch",
+    ],
+)
+def test_seconds_of_a_trial_that_earlier_attempts_began_are_not_compared(trained: dict[str, Any], pairs: int) -> None:
+    whole, begun = rows("base", [4.0]), rows("arm", [4.4], **trained)
+    for base, arm in ((whole, begun), ([{**begun[0], "key": "base"}], rows("arm", [4.0]))):
+        cost = arm_costs(base, arm).seconds_per_epoch
+        assert (cost.pairs, cost.apart) == (pairs, 1 - pairs)
+
+
+def test_memory_and_its_means_come_from_the_same_pairs() -> None:
+    # 工单里的例子：比值 0.935，旁边却写着 25.2 与 8.83
+    base = rows("base", [4.0] * 3, memory_kind="resident")
+    arm = rows("arm", [4.0] * 3, memory_kind="resident")
+    for row, other, ours, theirs in zip(base, arm, (9.0, 8.0, 30.0), (8.1, 7.6, None), strict=True):
+        row["peak_memory_mb"], other["peak_memory_mb"] = ours, theirs
+    arm[1]["env_workers"] = "2"
+    cost = arm_costs(base, arm).memory_mb
+    assert (cost.pairs, cost.apart, cost.baseline_mean, cost.mean) == (1, 1, 9.0, 8.1)
+    assert cost.ratio == pytest.approx(8.1 / 9.0)
+
+
+def shown(arm: list[dict[str, Any]]) -> tuple[list[str], str]:
+    """The cells of seconds in the table of costs, and the seconds per trial."""
+    costs = arm_costs(rows("base", [4.0, 4.0, 4.0]), arm)
+    told = ArmAnswer(name="arm", title="", is_baseline=False, n=3, costs=costs, seconds=4.0)
+    answer = make_answer(1).model_copy(update={"arms": (told,)})
+    return list(cost_table(answer).rows[0][3:5]), arm_table(answer).rows[0][-1]
+
+
+def test_where_nothing_was_measured_together_the_tables_say_so() -> None:
+    together, resumed = rows("arm", [4.0] * 3), rows("arm", [4.0] * 3, env_epochs_before="1")
+    assert shown(together) == (["1 (1)", "1.000 (1.000 to 1.000, n 3)"], "4.0")
+    assert shown(resumed) == (["1", "not measured together"], "4.0, not measured together")
+    assert shown([*resumed[:1], *together[1:]]) == (["1 (1)", "1.000"], "4.0, in part not measured together")
 
 
 def cost_remark(base: list[float], arm: list[float]) -> str:

@@ -213,6 +213,12 @@ def test_a_study_whose_raylet_dies_that_is_stopped_torn_and_killed_loses_nothing
     assert {key: stamp for key, stamp in stamps(lab).items() if key in before} == before, "none is trained twice"
     assert int(output.split(" on record")[0].split()[-1]) > len(before)
     assert_same_table(lab, undisturbed)
+    results = [json.loads(path.read_text()) for path in lab.results.glob("trials/*/result.json")]
+    begun_before = {result["attempts"] > 1: 0 for result in results}
+    for result in results:
+        begun_before[result["attempts"] > 1] += result["environment"]["epochs_before"]
+    assert begun_before[False] == 0
+    assert begun_before[True] > 0, "its seconds are of several sessions"
     assert_gone(lab, 30)
 
 
