@@ -9,6 +9,7 @@ from typing import Any
 
 from alexnet_core.process.command_line import CommandParser
 from alexnet_core.process.interruption import stoppable
+from search_spaces.design import MOST_LEVELS
 from search_spaces.space import ALEXNET_FIELD
 from search_spaces.study import PRIMARY_METRICS, CommonRecipe, Study, common_recipes
 
@@ -55,7 +56,22 @@ def study_schema() -> dict[str, Any]:
             for pattern, value in recipes["patternProperties"].items()
         }
         schema |= _of_alexnet(recipes["patternProperties"])
-    return schema
+    return schema | _of_designs(schema)
+
+
+def _of_designs(schema: dict[str, Any]) -> dict[str, Any]:
+    """What holds of a design: it makes the arms, and a plain list is enough for the values of one field."""
+    arms, factors = schema["properties"]["arms"], schema["properties"]["factors"]["anyOf"][0]
+    values = {"type": "array", "minItems": 2, "maxItems": MOST_LEVELS}
+    patterns = factors["patternProperties"].items()
+    factors["patternProperties"] = {pattern: {"anyOf": [levels, values]} for pattern, levels in patterns}
+    fewest = arms.pop("minItems")
+    written = {"required": ["arms", "baseline"], "properties": {"arms": {"minItems": fewest}}}
+    # 设计自己造 arm：写了 design，arms 与 baseline 就可以不写
+    return {
+        "required": [name for name in schema["required"] if name not in ("arms", "baseline")],
+        "anyOf": [written, {"required": ["design", "factors"]}],
+    }
 
 
 def _of_alexnet(recipes: Mapping[str, Any]) -> dict[str, Any]:

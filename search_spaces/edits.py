@@ -12,9 +12,9 @@ from pydantic import JsonValue, ValidationError
 
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import explain, nearest
+from search_spaces.arm import Arm
 from search_spaces.core_config import CoreConfig, TrialConfig, flattened, value_of
 from search_spaces.errors import StudyError
-from search_spaces.study import Arm
 
 Plain = dict[str, Any]
 # 路径会让别人的文件读写任意目录；其余几项说的是数据本身是什么，不是怎样用它

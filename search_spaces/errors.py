@@ -1,4 +1,10 @@
-"""The one exception of this room."""
+"""The one exception of this room, and how a mistake in a study file is told to pydantic."""
+
+from __future__ import annotations
+
+from typing import Any, LiteralString
+
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 class StudyError(Exception):
@@ -12,3 +18,15 @@ class StudyError(Exception):
         """Says what is wrong, and where."""
         super().__init__(message)
         self.location = location
+
+
+def mistake(
+    kind: LiteralString | PydanticCustomError, place: tuple[str | int, ...], given: Any, **context: Any
+) -> InitErrorDetails:
+    """Returns a mistake at its place in a study file, as pydantic would report its own."""
+    return InitErrorDetails(type=kind, loc=place, input=given, ctx=context)
+
+
+def reason(text: str) -> PydanticCustomError:
+    """Returns what is wrong in words, as the kind of a mistake."""
+    return PydanticCustomError("value_error", text)

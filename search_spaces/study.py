@@ -9,21 +9,21 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, LiteralString, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import Field, JsonValue, ValidationError, field_serializer, model_validator
+from pydantic_core import InitErrorDetails
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.named_networks import network_names
 from alexnet_core.configuration.train_config import TrainingSpec
-from search_spaces.errors import StudyError
+from search_spaces.arm import Arm, Claim, Name, Text, is_absent
+from search_spaces.design import DesignName, Factors, Level, in_order, with_arms
+from search_spaces.errors import StudyError, mistake, reason
 from search_spaces.script import Script
 from search_spaces.space import ALEXNET_FIELD, ALEXNET_TRAINING_FIELD, FieldPath, Sweep
 from search_spaces.yaml_file import load_model, placed
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
-Text = Annotated[str, Field(min_length=1)]
 # `--study paper` 问所有研究
 RESERVED = ("paper",)
 # 这个数据集上的文件夹就叫研究的名字
@@ -35,76 +35,6 @@ PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "e
 PRIMARY_METRICS: tuple[str, ...] = get_args(PrimaryMetric)
 Statistic = Literal["difference", "log_ratio", "time_to_threshold"]
 MOST_POINTS = 100.0
-
-
-def _is_absent(value: Any) -> bool:
-    """Whether a field that came later says nothing: left out, what was written before keeps its bytes."""
-    return value is None or value == {}
-
-
-class Claim(Frozen):
-    """What a source says an arm changes.
-
-    Attributes:
-        statement: In words.
-        source: Where it says so.
-        top1_points: Arm minus baseline, percentage points of top-1 error; None where there is no number.
-        top5_points: The same for top-5 error.
-        ratio: Arm over baseline, where the study's statistic is a ratio: 6 for six times as many epochs.
-        points: The same of the primary metric of another core than AlexNet, in the unit in which it is shown.
-        direction: Where there is no number: whether the primary metric gets higher or lower.
-    """
-
-    statement: str
-    source: str
-    top1_points: float | None = None
-    top5_points: float | None = None
-    points: float | None = Field(default=None, exclude_if=_is_absent)
-    ratio: float | None = Field(default=None, gt=0)
-    direction: Literal["higher", "lower"] | None = None
-
-    @model_validator(mode="after")
-    def _check_direction(self) -> Self:
-        points = self.difference
-        implied = (
-            "higher" if points is not None and points > 0 else "lower" if points is not None and points < 0 else None
-        )
-        if self.direction is not None and implied is not None and implied != self.direction:
-            raise ValueError(
-                f"direction: {self.direction}, but {self._number} {points:g} is {implied}; leave direction out"
-            )
-        return self
-
-    @property
-    def difference(self) -> float | None:
-        """The number that the source gives for the primary metric, arm minus baseline; None where it gives none."""
-        return self.top1_points if self.points is None else self.points
-
-    @property
-    def _number(self) -> str:
-        return "top1_points" if self.points is None else "points"
-
-
-class Arm(Frozen):
-    """One variant of the network or its training.
-
-    Attributes:
-        name: Short name.
-        title: What it is, as shown.
-        set: Dotted field to new value: `network.<layer or glob>.<field>`, `network.<field>`, `training.<field>`,
-            `data.<field>`; of another core a field of its configuration.
-        remove: Names of layers (globs allowed) that the arm does without.
-        views: Views of a test image whose predictions are averaged after training: 1, the centre crop, or 10 (paper
-            section 4.1). Arms that differ in nothing else are the same trained trials, evaluated twice.
-        claim: What the paper says of this arm against the baseline.
-    """
-
-    name: Name
-    title: Text
-    set: dict[FieldPath, JsonValue] = {}
-    remove: tuple[Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")], ...] = ()
-    views: Literal[1, 10] = 1
-    claim: Claim | None = None
 
 
 class Retune(Frozen):
@@ -185,11 +115,11 @@ class Recipe(Frozen):
         edits: Further fields of an arm on this data set, by the arm's name.
     """
 
-    data: RecipeData | None = Field(default=None, exclude_if=_is_absent)
-    network: str | None = Field(default=None, exclude_if=_is_absent)
-    input_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, exclude_if=_is_absent)
-    training: TrainingSpec | None = Field(default=None, exclude_if=_is_absent)
-    set: dict[FieldPath, JsonValue] = Field(default={}, exclude_if=_is_absent)
+    data: RecipeData | None = Field(default=None, exclude_if=is_absent)
+    network: str | None = Field(default=None, exclude_if=is_absent)
+    input_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(default=None, exclude_if=is_absent)
+    training: TrainingSpec | None = Field(default=None, exclude_if=is_absent)
+    set: dict[FieldPath, JsonValue] = Field(default={}, exclude_if=is_absent)
     seeds: int = Field(default=8, ge=1, le=1000)
     margin: float = Field(gt=0)
     smallest_effect: float = Field(gt=0)
@@ -230,9 +160,13 @@ class Study(Frozen):
         name: Short name, also of its folder in the results.
         question: In words.
         source: Where it comes from.
-        claim: What the source says.
-        baseline: The arm that the others are compared with.
-        arms: All arms.
+        claim: What the source says; None for a study that only asks.
+        design: How factors make arms: `leave_one_out`, `cumulative` or `factorial` (`design.py`); None where all arms
+            are written out.
+        factors: Of a design, by name: levels by name, the first that of the full recipe. In the file a plain list of
+            values is enough where the factor's name is the field that they are values of.
+        baseline: The arm that the others are compared with; what a design calls its full recipe.
+        arms: All arms, those of the design first.
         primary_metric: What is judged. After the final epoch: `top1_error` on test images, `training_error` (top-1, of
             training images seen as in evaluation), or `generalisation_gap` (validation minus that training error).
             Over the run: `epochs_to_training_error`, the first epoch whose running training error is at most the
@@ -246,11 +180,13 @@ class Study(Frozen):
         not_asked: Data sets on which the study makes no sense, and why.
     """
 
-    core: Text | Script | None = Field(default=None, exclude_if=_is_absent)
+    core: Text | Script | None = Field(default=None, exclude_if=is_absent)
     name: Name
     question: Text
     source: Text
-    claim: Claim
+    claim: Claim | None = Field(default=None, exclude_if=is_absent)
+    design: DesignName | None = Field(default=None, exclude_if=is_absent)
+    factors: Factors | None = Field(default=None, exclude_if=is_absent)
     baseline: Name
     arms: tuple[Arm, ...] = Field(min_length=2)
     primary_metric: str = "top1_error"
@@ -273,7 +209,17 @@ class Study(Frozen):
             content = {**content, "recipes": recipes}
         if mistakes := list((_of_core_mistakes if of_core else _alexnet_mistakes)(content)):
             raise ValidationError.from_exception_data("Study", mistakes)
-        return content
+        return with_arms(content)
+
+    @field_serializer("factors", when_used="unless-none")
+    def _in_order(self, factors: dict[str, dict[str, Level]]) -> list[dict[str, Any]]:
+        return in_order(factors)
+
+    @model_validator(mode="after")
+    def _check_design(self) -> Self:
+        if self.design is None and any(arm.levels for arm in self.arms):
+            raise ValueError("arms: levels is what a design gives an arm; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -348,31 +294,31 @@ def _alexnet_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     """What a study of AlexNet may not say, each at its place: its fields and metrics are known beforehand."""
     for place, path in _paths(content):
         if not re.fullmatch(ALEXNET_FIELD, path):
-            yield _mistake("string_pattern_mismatch", (*place, path, "[key]"), path, pattern=ALEXNET_FIELD)
+            yield mistake("string_pattern_mismatch", (*place, path, "[key]"), path, pattern=ALEXNET_FIELD)
     retune = content.get("retune")
     parameter = retune.get("parameter") if isinstance(retune, Mapping) else None
     if isinstance(parameter, str) and not re.fullmatch(ALEXNET_TRAINING_FIELD, parameter):
         place = ("retune", "parameter")
-        yield _mistake("string_pattern_mismatch", place, parameter, pattern=ALEXNET_TRAINING_FIELD)
+        yield mistake("string_pattern_mismatch", place, parameter, pattern=ALEXNET_TRAINING_FIELD)
     metric = content.get("primary_metric", "top1_error")
     if metric not in PRIMARY_METRICS:
         names = [repr(name) for name in PRIMARY_METRICS]
         expected = f"{', '.join(names[:-1])} or {names[-1]}"
-        yield _mistake("literal_error", ("primary_metric",), metric, expected=expected)
+        yield mistake("literal_error", ("primary_metric",), metric, expected=expected)
     for place, recipe in _recipes(content):
         for name in CommonRecipe.model_fields:
             if recipe.get(name) is None:
-                yield _mistake("missing", (*place, name), recipe)
+                yield mistake("missing", (*place, name), recipe)
         if "set" in recipe:
-            reason = _reason("is for studies with a core of their own; AlexNet's recipe has data, network and training")
-            yield _mistake(reason, (*place, "set"), recipe["set"])
+            why = reason("is for studies with a core of their own; AlexNet's recipe has data, network and training")
+            yield mistake(why, (*place, "set"), recipe["set"])
         for name in ("margin", "smallest_effect", "threshold"):
             value = recipe.get(name)
             if isinstance(value, (int, float)) and not isinstance(value, bool) and MOST_POINTS < value < math.inf:
-                yield _mistake("less_than_equal", (*place, name), value, le=MOST_POINTS)
+                yield mistake("less_than_equal", (*place, name), value, le=MOST_POINTS)
         threshold = recipe.get("threshold")
         if isinstance(threshold, (int, float)) and not isinstance(threshold, bool) and threshold <= 0:
-            yield _mistake("greater_than", (*place, "threshold"), threshold, gt=0.0)
+            yield mistake("greater_than", (*place, "threshold"), threshold, gt=0.0)
 
 
 def _of_core_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
@@ -382,13 +328,17 @@ def _of_core_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
         for name, absent in (("remove", ()), ("views", 1)):
             # 写进 plan.json 的 arm 有全部字段
             if isinstance(arm, Mapping) and arm.get(name, absent) not in (absent, [], None):
-                reason = _reason("is for the layers and images of AlexNet; the fields of another core stand under set")
-                yield _mistake(reason, ("arms", number, name), arm[name])
+                why = reason("is for the layers and images of AlexNet; the fields of another core stand under set")
+                yield mistake(why, ("arms", number, name), arm[name])
+    for place, level in _levels(content):
+        if level.get("remove") not in (None, (), []):
+            why = reason("is for the layers of AlexNet; the fields of another core stand under set")
+            yield mistake(why, (*place, "remove"), level["remove"])
     for place, recipe in _recipes(content):
         for name in CommonRecipe.model_fields:
             if name in recipe:
-                reason = _reason("is for studies of AlexNet; the fields of another core stand under set")
-                yield _mistake(reason, (*place, name), recipe[name])
+                why = reason("is for studies of AlexNet; the fields of another core stand under set")
+                yield mistake(why, (*place, name), recipe[name])
 
 
 def _core_mistakes(core: Any) -> Iterator[InitErrorDetails]:
@@ -398,21 +348,15 @@ def _core_mistakes(core: Any) -> Iterator[InitErrorDetails]:
         try:
             Script.model_validate(core)
         except ValidationError as error:
-            for mistake in error.errors(include_url=False):
-                if mistake["type"] == "value_error":
+            for found in error.errors(include_url=False):
+                if found["type"] == "value_error":
                     # 跨字段的错误自己写明字段：“chosen_by: ...”
-                    name, _, reason = mistake["msg"].removeprefix("Value error, ").partition(": ")
-                    yield _mistake(_reason(reason), ("core", name), core.get(name))
+                    name, _, why = found["msg"].removeprefix("Value error, ").partition(": ")
+                    yield mistake(reason(why), ("core", name), core.get(name))
                 else:
-                    yield _mistake(
-                        mistake["type"], ("core", *mistake["loc"]), mistake["input"], **mistake.get("ctx", {})
-                    )
+                    yield mistake(found["type"], ("core", *found["loc"]), found["input"], **found.get("ctx", {}))
     elif not isinstance(core, (str, Script)) or not core:
-        yield _mistake(_reason("must be a core's name, or a mapping that declares a script"), ("core",), core)
-
-
-def _reason(text: str) -> PydanticCustomError:
-    return PydanticCustomError("value_error", text)
+        yield mistake(reason("must be a core's name, or a mapping that declares a script"), ("core",), core)
 
 
 def _recipes(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
@@ -420,6 +364,15 @@ def _recipes(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...]
     for name, recipe in recipes.items() if isinstance(recipes, Mapping) else ():
         if isinstance(recipe, Mapping):
             yield ("recipes", name), recipe
+
+
+def _levels(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:
+    """The levels that are written out, each with its place."""
+    factors = content.get("factors")
+    for factor, levels in factors.items() if isinstance(factors, Mapping) else ():
+        for name, level in levels.items() if isinstance(levels, Mapping) else ():
+            if isinstance(level, Mapping):
+                yield ("factors", factor, name), level
 
 
 def _paths(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -432,17 +385,16 @@ def _paths(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], 
         edits = recipe.get("edits")
         for arm_name, fields in edits.items() if isinstance(edits, Mapping) else ():
             mappings.append(((*place, "edits", arm_name), fields))
+    mappings += [((*place, "set"), level.get("set")) for place, level in _levels(content)]
+    factors = content.get("factors")
+    # 一列值的因子，名字就是字段
+    listed = factors.items() if isinstance(factors, Mapping) else ()
+    mappings.append((("factors",), {name: levels for name, levels in listed if isinstance(levels, (list, tuple))}))
     mappings.append((("sweep", "parameters"), sweep.get("parameters") if isinstance(sweep, Mapping) else None))
     for place, mapping in mappings:
         for path in mapping if isinstance(mapping, Mapping) else ():
             if isinstance(path, str):
                 yield place, path
-
-
-def _mistake(
-    kind: LiteralString | PydanticCustomError, place: tuple[str | int, ...], given: Any, **context: Any
-) -> InitErrorDetails:
-    return InitErrorDetails(type=kind, loc=place, input=given, ctx=context)
 
 
 def study_names() -> tuple[str, ...]:

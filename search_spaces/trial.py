@@ -18,10 +18,11 @@ from alexnet_core.configuration.named_networks import network, prepared_size
 from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.data.dataset import DataSummary
+from search_spaces.arm import Arm
 from search_spaces.core_config import CoreConfig, TrialConfig, key_content
 from search_spaces.edits import arm_fields, concrete_fields, edited, validated
 from search_spaces.errors import StudyError
-from search_spaces.study import Arm, RecipeData, Study
+from search_spaces.study import RecipeData, Study
 from search_spaces.yaml_file import parse_scalar
 
 Phase = Literal["arm", "sweep", "confirmation", "tuning", "retuned"]
@@ -300,7 +301,21 @@ def _location(study: Study, base: TrialConfig, arm: Arm, field: tuple[str, ...])
     edits = recipe.edits.get(arm.name, {}) if recipe is not None else {}
     if field and field[-1] in edits and field[0] == "set":
         return ("recipes", base.data.name, "edits", arm.name, field[-1])
-    return ("arms", study.arms.index(arm), *field)
+    if arm.levels:
+        return _level_location(study, base, arm, field)
+    # 设计展开的 arm 排在前面，文件里没有它们
+    return ("arms", [other for other in study.arms if not other.levels].index(arm), *field)
+
+
+def _level_location(study: Study, base: TrialConfig, arm: Arm, field: tuple[str, ...]) -> tuple[str | int, ...]:
+    """The keys of the level that an arm has its mistaken field from."""
+    factors = study.factors or {}
+    for factor, name in arm.levels.items():
+        level = factors[factor][name]
+        of_level = Arm(name=arm.name, title=arm.title, set=level.set, remove=level.remove)
+        if field and _mistaken_field(base, of_level) == field:
+            return ("factors", factor, name, *field)
+    return ("factors",)
 
 
 def _mistaken_field(base: TrialConfig, arm: Arm) -> tuple[str, ...]:

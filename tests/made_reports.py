@@ -15,7 +15,8 @@ from orchestrator.reporting.markup import study_markdown
 from orchestrator.reporting.material import Details, Material, Provenance, RecordUsed
 from orchestrator.reporting.story import story
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
-from search_spaces.study import Arm, Claim, Study, load_study
+from search_spaces.arm import Arm, Claim
+from search_spaces.study import Study, load_study
 from tests.made_plans import make_plan_file
 
 CURVE_COLUMNS = {

@@ -75,7 +75,7 @@ def listed_studies() -> StudiesDocument:
                 name=study.name,
                 question=study.question,
                 source=study.source,
-                claim=study.claim.statement,
+                claim="" if study.claim is None else study.claim.statement,
                 primary_metric=study.primary_metric,
                 statistic=study.statistic,
                 baseline=study.baseline,

@@ -290,7 +290,7 @@ class Answer(Frozen):
         study: Its name.
         dataset: The data set.
         question: The question.
-        claim: The paper's claim in words.
+        claim: The paper's claim in words; empty for a study that only asks.
         claim_source: Where it says so.
         metric: The primary metric, as shown.
         statistic: How arms are compared, see `Study`.

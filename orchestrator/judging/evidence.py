@@ -13,8 +13,9 @@ import polars as pl
 from orchestrator.judging.primary_metric import JudgedMetric, Pair, Row, judged_metric, with_metric_columns
 from orchestrator.records.evaluations import seen_in
 from orchestrator.statistics.verdict import ArmEvidence
+from search_spaces.arm import Arm
 from search_spaces.core_config import CoreDescription
-from search_spaces.study import Arm, Recipe, Study
+from search_spaces.study import Recipe, Study
 
 Cell = tuple[str, int]
 # 一个 trial 的 key，和看测试图时用几个视图

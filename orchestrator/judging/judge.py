@@ -20,8 +20,9 @@ from orchestrator.judging.primary_metric import JudgedMetric, Row
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.statistics.verdict import Verdict, sentence
+from search_spaces.arm import Arm
 from search_spaces.core_config import ALEXNET, description_of
-from search_spaces.study import Arm, Recipe, Study
+from search_spaces.study import Recipe, Study
 
 SWEEP_POINTS_SHOWN = 10
 Cells = Mapping[str, Sequence[Row]]
@@ -93,8 +94,8 @@ def _question(study: Study, recipe: Recipe, plan_file: PlanFile) -> dict[str, An
         "study": study.name,
         "dataset": plan_file.dataset,
         "question": study.question,
-        "claim": study.claim.statement,
-        "claim_source": study.claim.source,
+        "claim": "" if study.claim is None else study.claim.statement,
+        "claim_source": "" if study.claim is None else study.claim.source,
         "statistic": study.statistic,
         "margin": recipe.margin,
         "smallest_effect": recipe.smallest_effect,

@@ -10,7 +10,8 @@ from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
-from search_spaces.study import Arm, Claim, Recipe, Study
+from search_spaces.arm import Arm, Claim
+from search_spaces.study import Recipe, Study
 from search_spaces.trial import PlannedTrial, unfold
 
 OTHER_SEEDS = "other_seeds"

@@ -38,8 +38,7 @@ def study_markdown(answer: Answer, sections: Sequence[Section]) -> str:
         "",
         f"**{escaped(answer.question)}**",
         "",
-        f"{escaped(answer.claim_source)}: {escaped(answer.claim)}",
-        "",
+        *([f"{escaped(answer.claim_source)}: {escaped(answer.claim)}", ""] if answer.claim else []),
         f"{counted(answer.seeds, 'complete seed')} of {answer.planned_seeds} planned.",
     ]
     return _joined(lines, sections)

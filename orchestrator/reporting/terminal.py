@@ -32,7 +32,7 @@ def answer_table(answer: Answer, width: int = ROOMY) -> Table:
     roomy = width >= ROOMY
     table = Table(
         title=Text(f"{answer.study} on {answer.dataset}: {answer.question}", style="bold"),
-        caption=Text(f"{answer.claim_source}: {answer.claim}"),
+        caption=Text(f"{answer.claim_source}: {answer.claim}") if answer.claim else None,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

@@ -27,7 +27,8 @@ from orchestrator.planning.plan_file import write_plan
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.tables.tables import update_tables
-from search_spaces.study import Arm, load_study
+from search_spaces.arm import Arm
+from search_spaces.study import load_study
 from search_spaces.trial import PlannedTrial, canonical_json, unfold
 from tests.made_records import make_config
 

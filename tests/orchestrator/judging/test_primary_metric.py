@@ -20,7 +20,8 @@ from orchestrator.statistics.signs import Between
 from orchestrator.statistics.verdict import ArmEvidence, judge
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from orchestrator.tables.tables import load_trials
-from search_spaces.study import Arm, Study, load_study
+from search_spaces.arm import Arm
+from search_spaces.study import Study, load_study
 from tests.made_plans import make_plan, make_plan_file
 from tests.made_records import errors as made_errors
 from tests.made_records import put

@@ -1,0 +1,86 @@
+"""An arm, and what a source says of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, JsonValue, model_validator
+
+from alexnet_core.configuration.frozen import Frozen
+from search_spaces.space import FieldPath
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+Text = Annotated[str, Field(min_length=1)]
+LayerName = Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")]
+
+
+def is_absent(value: Any) -> bool:
+    """Whether a field that came later says nothing: left out, what was written before keeps its bytes."""
+    return value is None or value == {}
+
+
+class Claim(Frozen):
+    """What a source says an arm changes.
+
+    Attributes:
+        statement: In words.
+        source: Where it says so.
+        top1_points: Arm minus baseline, percentage points of top-1 error; None where there is no number.
+        top5_points: The same for top-5 error.
+        ratio: Arm over baseline, where the study's statistic is a ratio: 6 for six times as many epochs.
+        points: The same of the primary metric of another core than AlexNet, in the unit in which it is shown.
+        direction: Where there is no number: whether the primary metric gets higher or lower.
+    """
+
+    statement: str
+    source: str
+    top1_points: float | None = None
+    top5_points: float | None = None
+    points: float | None = Field(default=None, exclude_if=is_absent)
+    ratio: float | None = Field(default=None, gt=0)
+    direction: Literal["higher", "lower"] | None = None
+
+    @model_validator(mode="after")
+    def _check_direction(self) -> Self:
+        points = self.difference
+        implied = (
+            "higher" if points is not None and points > 0 else "lower" if points is not None and points < 0 else None
+        )
+        if self.direction is not None and implied is not None and implied != self.direction:
+            raise ValueError(
+                f"direction: {self.direction}, but {self._number} {points:g} is {implied}; leave direction out"
+            )
+        return self
+
+    @property
+    def difference(self) -> float | None:
+        """The number that the source gives for the primary metric, arm minus baseline; None where it gives none."""
+        return self.top1_points if self.points is None else self.points
+
+    @property
+    def _number(self) -> str:
+        return "top1_points" if self.points is None else "points"
+
+
+class Arm(Frozen):
+    """One variant of the network or its training.
+
+    Attributes:
+        name: Short name.
+        title: What it is, as shown.
+        set: Dotted field to new value: `network.<layer or glob>.<field>`, `network.<field>`, `training.<field>`,
+            `data.<field>`; of another core a field of its configuration.
+        remove: Names of layers (globs allowed) that the arm does without.
+        views: Views of a test image whose predictions are averaged after training: 1, the centre crop, or 10 (paper
+            section 4.1). Arms that differ in nothing else are the same trained trials, evaluated twice.
+        claim: What the paper says of this arm against the baseline.
+        levels: Of an arm that a design makes: the level of each factor, by the factor's name.
+    """
+
+    name: Name
+    title: Text
+    set: dict[FieldPath, JsonValue] = {}
+    remove: tuple[LayerName, ...] = ()
+    views: Literal[1, 10] = 1
+    claim: Claim | None = None
+    levels: dict[str, str] = Field(default={}, exclude_if=is_absent)
