@@ -241,7 +241,8 @@ class Request:
         question, sweeps = self.question, bool(self.sweep.points)
         if question.is_paper and (sweeps or self.show is not None or question.null or question.retune is not None):
             raise _refusal("--study paper takes no --sweep, --show, --null or --retune; ask the study itself")
-        if question.seeds == AUTO and (sweeps or question.null or question.retune is not None):
+        retunes = question.retune is not None or bool(question.tuning_trials)
+        if question.seeds == AUTO and (sweeps or question.null or retunes):
             reason = "--sweep, --retune and --null need whole arms; ask for them alone"
             raise _refusal(f"study {question.study} cannot be asked with --seeds auto: {reason}")
         if question.null and (sweeps or question.retune is not None):

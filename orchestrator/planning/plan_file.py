@@ -179,8 +179,8 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str], begun_with: Pla
         # 规则在第一个 trial 之前就写下，之后不能改判
         append_looks(folder, [*_not_kept(folder), *([first_look] if plan.max_seeds != rule else [])])
         planned = planned.with_looks(seeds_at(earlier, question))
-        if before is not None and {**planned.content, "command": before.content.get("command")} == before.content:
-            # 问的还是同一件事：换个写法再问一遍，报告不必重写
+        if before is not None and _asks_the_same(planned, before):
+            # 问的还是同一件事：记下的命令是当初问它的那一条
             planned = planned.model_copy(update={"command": before.command})
         if begun_with is None or _further_seeds(before, begun_with) <= 0:
             _write(folder, planned)
@@ -271,6 +271,12 @@ def _rule(looks: Sequence[RecordedLook], question: Question) -> int | None:
     """The maximum of `--seeds auto` under which a question was planned last; None for the fixed rule."""
     same = sharing(looks, question)
     return same[-1].max_seeds if same else None
+
+
+def _asks_the_same(now: PlanFile, before: PlanFile) -> bool:
+    """Whether a plan is that on record, whatever is known of its re-tuning and its looks by now."""
+    beside = {"command", "looks", "trials"}
+    return all(getattr(now, name) == getattr(before, name) for name in PlanFile.model_fields if name not in beside)
 
 
 def _further_seeds(now: PlanFile | None, written: PlanFile) -> int:

@@ -36,6 +36,17 @@ def large_batches(plan: Plan) -> list[str]:
     return lines
 
 
+def left_out_retuning(plan: Plan) -> list[str]:
+    """Says of a study that re-tunes by itself that `--seeds auto` does not."""
+    retune = plan.study.retune
+    if plan.max_seeds is None or retune is None:
+        return []
+    return [
+        f"note: --seeds auto leaves the study's re-tuning of {retune.parameter} out, which needs whole arms: ask with a "
+        "number of seeds for it (in other --results, once there was a look)"
+    ]
+
+
 def data_remarks(plan: Plan) -> list[str]:
     """Says what to know of the data before trusting a number: what is left out, what is there twice."""
     if plan.summary is not None:

@@ -56,6 +56,7 @@ def plan_study(
     trials = unfold(study, base, seeds)
     if summary is not None and isinstance(base, TrainConfig):
         check_images(study, base, trials, summary.train)
+    retune = retune_of(study, base, question.retune, question.tuning_trials)
     return Plan(
         study=study,
         dataset=question.dataset,
@@ -65,7 +66,8 @@ def plan_study(
         trials=trials,
         seeds=seeds,
         sweep_points=sweep.points,
-        retune=retune_of(study, base, question.retune, question.tuning_trials),
+        # 逐种子看的研究不调参：最佳值要等整个 arm
+        retune=retune if max_seeds is None else None,
         max_seeds=max_seeds,
         code=code,
     )

@@ -25,6 +25,7 @@ from orchestrator.planning.summary import (
     data_remarks,
     format_time,
     large_batches,
+    left_out_retuning,
     plan_line,
     retuning_line,
 )
@@ -310,7 +311,7 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
     if plan.retune is not None:
         tuning = work.of("tuning", "retuned")
         yield f"{retuning_line(plan, on_record, len(tuning))}, time {format_time(price(tuning))}"
-    yield from large_batches(plan)
+    yield from (*left_out_retuning(plan), *large_batches(plan))
     if confirm:
         confirming = work.phases.get("confirmation", PhaseLeft())
         most = "" if confirming.exact or not confirming.left else "at most "

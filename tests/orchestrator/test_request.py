@@ -96,6 +96,10 @@ def test_a_share_of_a_gpu_is_the_gpus_of_a_worker() -> None:
             {"question": Question("lrn", seeds="auto", max_seeds=9, null=True)},
             "study lrn cannot be asked with --seeds auto: --sweep, --retune and --null need whole arms",
         ),
+        (
+            {"question": Question("lrn", seeds="auto", max_seeds=9, tuning_trials=4)},
+            "study lrn cannot be asked with --seeds auto: --sweep, --retune and --null need whole arms",
+        ),
     ],
 )
 def test_objects_that_contradict_one_another_make_no_request(parts: dict[str, Any], reason: str) -> None:

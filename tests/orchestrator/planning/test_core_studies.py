@@ -310,6 +310,24 @@ def test_a_digest_that_cannot_be_had_is_one_line(
     assert re.match(f"error: {complaint}", errors), errors
 
 
+def test_seed_by_seed_nothing_is_retuned_and_nothing_of_it_is_counted(
+    walk_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    core = (walk_folder / "walk.py").read_text()
+    (walk_folder / "walk.py").write_text(core.replace("epochs: int = Field(default=3, ge=1)", "speed: float = 3.0"))
+    retune = "retune: {parameter: speed, low: 1, high: 9, trials: 2}\nsweep:\n"
+    (walk_folder / "walking.yaml").write_text(changed(("sweep:\n", retune)))
+    code, output, _ = planned(capsys, walk_folder, "--seeds", "5")
+    assert code == 0
+    assert "re-tuning speed: 3 arms x 2 tuning trials on seeds from 1000, then 15 trials" in output
+    _, output, _ = planned(capsys, walk_folder, "--seeds", "auto", "--max-seeds", "5", "--json")
+    (plan,) = json.loads(output)["plans"]
+    assert {row["phase"]: row["trials"] for row in plan["left"]} == {"arm": 15}
+    assert plan["cost"]["trials"] == 15
+    (note,) = plan["notes"]
+    assert note.startswith("note: --seeds auto leaves the study's re-tuning of speed out, which needs whole arms: ")
+
+
 def test_alexnet_takes_no_core(walk_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--study", "lrn", "--core", "walk.py", "--dry-run"]) == 2
     assert capsys.readouterr().err == (

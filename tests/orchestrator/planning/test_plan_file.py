@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,20 @@ def test_asking_the_same_in_other_words_leaves_the_file_as_it_is(tmp_path: Path)
     before = (tmp_path / "plan.json").read_bytes()
     assert write_plan(tmp_path, PLAN, ["ablate", "--seeds", "4"]).command == ("ablate",)
     assert (tmp_path / "plan.json").read_bytes() == before
+
+
+def test_going_on_keeps_the_command_that_asked_and_another_question_brings_its_own(tmp_path: Path) -> None:
+    """Of a re-tuning, the best values' trials are known only once it has ended: it is the same question still."""
+    write_plan(tmp_path, PLAN, ["ablate", "--seeds", "4"])
+    further = tuple(replace(trial, arm=f"{trial.arm}-tuning", phase="tuning") for trial in PLAN.trials[:2])
+    known = replace(PLAN, further=further)
+    assert write_plan(tmp_path, known, ["ablate", "--verbose"]).command == ("ablate", "--seeds", "4")
+    assert [row.phase for row in plan_on_record(tmp_path)[1].trials] == ["arm"] * 12 + ["tuning"] * 2
+    add_look(tmp_path, plan_on_record(tmp_path)[1], 4)
+    assert write_plan(tmp_path, known, ["ablate", "--json"]).command == ("ablate", "--seeds", "4")
+    more = make_plan(load_study("lrn"), 6, epochs=2)
+    assert write_plan(tmp_path, more, ["ablate", "--seeds", "6"]).command == ("ablate", "--seeds", "6")
+    assert content_of(tmp_path)["command"] == ["ablate", "--seeds", "6"]
 
 
 def test_what_was_read_is_typed_and_never_changes(tmp_path: Path) -> None:

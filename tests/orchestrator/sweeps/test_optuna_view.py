@@ -10,7 +10,9 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
@@ -19,6 +21,7 @@ from orchestrator.records.trial_record import TrialState
 from orchestrator.sweeps.optuna_view import write_view
 from orchestrator.sweeps.search import Search, SearchHistory, arms_in_space, read_ended, search_history
 from search_spaces.trial import PlannedTrial
+from tests.made_core_records import describe, plan_walk, put_walk, study_of
 from tests.made_records import put
 from tests.orchestrator.sweeps.test_confirmation import DECAY, PLAN, SEARCH
 
@@ -62,6 +65,48 @@ def test_the_view_says_of_every_trial_what_its_record_says(tmp_path: Path) -> No
     before = path.stat().st_size
     assert write_view(folder, tmp_path, *recorded(tmp_path)).stat().st_size == before
     assert [file.name for file in folder.iterdir()] == ["optuna.db"]
+
+
+LENGTH = "stride.length"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("better", "second"), [("higher", "multiply_adds"), ("lower", None)])
+def test_objectives_are_shown_as_people_read_them(tmp_path: Path, better: str, second: Any) -> None:
+    """A sampler minimises; who opens the view sees the metric itself, and the best trial at the better end."""
+    plan = plan_walk(study_of(), 2, describe(unit="%", better=better))
+    assert plan.study.sweep is not None
+    search = Search("walking/sweep", plan.study.sweep, plan.base, 3, second=second)
+    values = {trial.key: (trial.config, 0.5 + place / 10) for place, trial in enumerate(plan.trials)}
+    members = []
+    for position, value in enumerate([0.25, 0.75, 0.5]):
+        parameters = {LENGTH: 0.2 + position / 10}
+        trial = search.trial(parameters)
+        values[trial.key] = trial.config, value
+        row = {"phase": "sweep", "arm": "sweep", "key": trial.key, "position": position, "parameters": parameters}
+        members.append({**row, "told": [], "sampler": "tpe", "base": search.base_key})
+    for config, value in values.values():
+        curve = [{"loss": value / 2, "test_loss": 9.0}, {"loss": value, "test_loss": 9.0}]
+        put_walk(tmp_path, config, curve, sizes={"multiply_adds": 100 * value})  # type: ignore[arg-type]
+
+    def read(key: str) -> object:
+        return read_ended(tmp_path, key, second)
+
+    history = search_history(search, members, read, arms_in_space(plan, search, read))  # type: ignore[arg-type]
+    path = write_view(tmp_path / "studies" / "walking", tmp_path, plan, search, history)
+    arms = optuna.load_study(study_name="walking/arms", storage=f"sqlite:///{path}")
+    way = "MAXIMIZE" if better == "higher" else "MINIMIZE"
+    assert [one.name for one in arms.directions] == [way]
+    assert [trial.value for trial in arms.trials] == [0.5 + place / 10 for place in range(6)]
+    assert arms.trials[0].intermediate_values == {1: 0.25, 2: 0.5}
+    assert arms.best_value == (1.0 if better == "higher" else 0.5)
+    sweep = optuna.load_study(study_name="walking/sweep", storage=f"sqlite:///{path}")
+    assert [one.name for one in sweep.directions] == [way, *(["MINIMIZE"] if second else [])]
+    # 先是落在空间里的两个 arm，各取两个种子的平均
+    shown = [(0.5 + 0.8) / 2, (0.6 + 0.9) / 2, 0.25, 0.75, 0.5]
+    columns = [shown, *([[100 * value for value in shown]] if second else [])]
+    assert np.allclose([trial.values for trial in sweep.trials], np.transpose(columns), rtol=1e-12)
+    assert [trial.user_attrs.get("position") for trial in sweep.trials] == [None, None, 0, 1, 2]
 
 
 @pytest.mark.slow
