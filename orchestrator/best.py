@@ -205,11 +205,11 @@ def _export_of_core(
     """What lets a core write its own export, where the user allows its code to be run; None leaves it out."""
     if options.core is None:
         return None
-    if options.core != core.name:
-        raise LabError(f"--core {options.core}: the winner's core is {core.name}", exit_code=ExitCode.WRONG_USE)
     record = read_record(trial_folder(results, key))
     assert record is not None
     config, code = record.config, kept_code(results, str(record.result.environment.get("code") or ""), core.name)
+    if not (options.core == core.name or (code is not None and code.is_named(options.core, core.name))):
+        raise LabError(f"--core {options.core}: the winner's core is {core.name}", exit_code=ExitCode.WRONG_USE)
     if not isinstance(config, CoreConfig) or code is None:
         raise LabError(
             f"--core {core.name}: its code is not kept in {results / CODE}, or was edited", exit_code=ExitCode.NOTHING

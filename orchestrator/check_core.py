@@ -134,8 +134,11 @@ def _repeat(folder: Path, allowed: str | None) -> int:
             "edited there",
             exit_code=ExitCode.NOTHING,
         )
+    core = config.core.name
+    if allowed is not None and code is not None and code.is_named(allowed, core):
+        allowed = core
     try:
-        check_kept_code(fingerprint, config.core.name, allowed)
+        check_kept_code(fingerprint, core, allowed)
     except ContractError as error:
         raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     name = core_name(config.core.name) if code is None else CoreName(code.module, code.attribute, code.folder)

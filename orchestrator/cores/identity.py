@@ -12,9 +12,18 @@ from pydantic import BaseModel, ValidationError
 
 from alexnet_core.process.files import replaced
 from orchestrator.cores.contract import ContractError, Core
-from orchestrator.cores.loading import BUILT_IN, CoreName, load_core
+from orchestrator.cores.loading import BUILT_IN, CoreName, is_called, load_core
 from orchestrator.cores.script import script_core
-from orchestrator.cores.sources import CODE, Sources, keep_sources, kept_sources, script_sources, sources_of
+from orchestrator.cores.sources import (
+    CODE,
+    Sources,
+    declared_names,
+    keep_sources,
+    kept_sources,
+    module_file,
+    script_sources,
+    sources_of,
+)
 from search_spaces.core_config import ALEXNET_NAME, FINGERPRINT, CoreDescription, MetricDescription
 from search_spaces.script import Script
 
@@ -81,6 +90,11 @@ class KeptCode(BaseModel):
     attribute: str | None = None
     script: Script | None = None
 
+    def is_named(self, given: str, core: str) -> bool:
+        """Says whether a text that a user gives calls a core of this code: by its name, or by its module."""
+        name = CoreName(self.module, self.attribute)
+        return given == core or (self.script is None and is_called(given, name, anywhere=True))
+
 
 def kept_code(results: Path, fingerprint: str | None, core: str) -> KeptCode | None:
     """Returns what the code of a trial on record is loaded by; None where it is not kept there, or was edited since.
@@ -143,6 +157,36 @@ def code_of(name: CoreName, script: Script | None = None) -> CoreCode:
         assert name.folder is not None
         return CoreCode(name, script_sources(script, name.folder), script)
     return CoreCode(name, None if name.module in BUILT_IN.values() else sources_of(name))
+
+
+def check_is_there(name: CoreName, script: Script | None) -> None:
+    """Refuses a core that lacks its module or a file of its script; nothing is imported.
+
+    Args:
+        name: Where it is.
+        script: What the study file declares, of a script.
+
+    Raises:
+        ContractError: With what is missing.
+    """
+    if script is not None:
+        assert name.folder is not None
+        script_sources(script, name.folder)
+    elif name.module not in BUILT_IN.values():
+        module_file(name)
+
+
+def is_named(given: str, name: CoreName, script: Script | None) -> bool:
+    """Says whether a text that a user gives calls a core: by its module or file, or by the name that it declares.
+
+    Args:
+        given: The text.
+        name: Where the core is.
+        script: What the study file declares, of a script.
+    """
+    if script is not None:
+        return given == script.name
+    return is_called(given, name) or (name.module not in BUILT_IN.values() and given in declared_names(name))
 
 
 def description_of_core(core: Core) -> CoreDescription:

@@ -78,6 +78,22 @@ def core_name(text: str, folder: Path | None = None) -> CoreName:
     return CoreName(module, attribute or None, folder)
 
 
+def is_called(given: str, name: CoreName, *, anywhere: bool = False) -> bool:
+    """Says whether a text that a user gives is the module of a core, or its file: `walk`, `walk.py`, `here/walk.py`.
+
+    Args:
+        given: The text.
+        name: Where the core is.
+        anywhere: Whether the module may lie elsewhere, as for kept code, which was copied from there.
+    """
+    try:
+        other = core_name(given, None if anywhere else name.folder)
+    except ContractError:
+        return False
+    is_same = (other.module, other.attribute) == (name.module, name.attribute)
+    return is_same and other.study is None and (anywhere or other.folder == name.folder)
+
+
 def load_core(name: CoreName) -> Core:
     """Imports a core, or makes one of the script that a study file declares.
 
@@ -91,6 +107,7 @@ def load_core(name: CoreName) -> Core:
         return script_core(script_of(name.study), name.study.parent)
     if name.folder is not None:
         _forget_edited(name.folder)
+        _forget_elsewhere(name.folder)
         # 当前目录里可能有同名而更新的文件：先找指定的目录
         sys.path[:] = [str(name.folder), *(entry for entry in sys.path if entry != str(name.folder))]
     try:
@@ -117,6 +134,26 @@ def _forget_edited(folder: Path) -> None:
             _STAMPS.pop(file, None)
             del sys.modules[name]
         importlib.invalidate_caches()
+
+
+def _forget_elsewhere(folder: Path) -> None:
+    """Has what lies in a folder imported from there, where the core of another folder has brought the same names."""
+    files: dict[str, Any] = {module: getattr(content, "__file__", None) for module, content in sys.modules.items()}
+    cores: dict[str, str] = {module: file for module, file in files.items() if file in _STAMPS}
+    taken = [module for module, file in cores.items() if _is_elsewhere(module.split(".")[0], file, folder)]
+    if taken:
+        # 全部忘掉：留下的一半会混着两个文件夹的代码
+        for module, file in cores.items():
+            _STAMPS.pop(file, None)
+            del sys.modules[module]
+        importlib.invalidate_caches()
+
+
+def _is_elsewhere(top: str, file: str, folder: Path) -> bool:
+    """Whether a folder has a top-level module of a name, and a file of that name is not of it."""
+    package, module = folder / top, folder / f"{top}.py"
+    is_of_it = Path(file) == module or Path(file).is_relative_to(package)
+    return not is_of_it and (module.is_file() or package.is_dir())
 
 
 def _modules_of(folder: Path) -> Iterator[tuple[str, str, tuple[int, int]]]:

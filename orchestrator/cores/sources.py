@@ -58,10 +58,9 @@ def sources_of(name: CoreName) -> Sources:
     Raises:
         ContractError: There is no such module.
     """
-    top = name.module.split(".")[0]
-    root, seeds = _located(top, name)
+    root = _root(name)
     files: set[Path] = set()
-    waiting = list(seeds)
+    waiting = list(_beside(root, name.module.split(".")[0]))
     # 装在 site-packages 里的包，旁边是别人的包，不算它的代码
     alone = root in installed_folders()
     while waiting:
@@ -74,8 +73,44 @@ def sources_of(name: CoreName) -> Sources:
     return Sources(root, tuple(sorted(path.relative_to(root) for path in files)))
 
 
-def _located(top: str, name: CoreName) -> tuple[Path, list[Path]]:
-    """The folder from which a core's top-level module is imported, and that module's files."""
+def declared_names(name: CoreName) -> set[str]:
+    """Returns what a module calls the cores in it, as far as its text says so; nothing is imported.
+
+    Raises:
+        ContractError: There is no such module.
+    """
+    tree = _parsed(module_file(name))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _last_name(node.func) == "Core"]
+    given = [word.value for call in calls for word in call.keywords if word.arg == "name"]
+    given += [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and any(_last_name(target) == "name" for target in node.targets)
+    ]
+    return {value.value for value in given if isinstance(value, ast.Constant) and isinstance(value.value, str)}
+
+
+def _last_name(node: ast.expr) -> str | None:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+
+
+def module_file(name: CoreName) -> Path:
+    """Returns the file of a core's module; nothing is imported.
+
+    Raises:
+        ContractError: There is none.
+    """
+    root = _root(name)
+    place = root.joinpath(*name.module.split("."))
+    for path in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
+        if path.is_file():
+            return path
+    raise ContractError(f"core {name.text}: there is no module {name.module} in {root}")
+
+
+def _root(name: CoreName) -> Path:
+    """The folder from which a core's top-level module is imported."""
+    top = name.module.split(".")[0]
     folders = [*([str(name.folder)] if name.folder is not None else []), *sys.path]
     spec = PathFinder.find_spec(top, folders)
     if spec is None:
@@ -84,12 +119,10 @@ def _located(top: str, name: CoreName) -> tuple[Path, list[Path]]:
             "installed packages"
         )
     if spec.submodule_search_locations:
-        root = Path(next(iter(spec.submodule_search_locations))).resolve().parent
-    elif spec.origin is not None and spec.origin.endswith(".py"):
-        root = Path(spec.origin).resolve().parent
-    else:
-        raise ContractError(f"core {name.text}: {top} is no Python source, so that its version cannot be kept")
-    return root, list(_beside(root, top))
+        return Path(next(iter(spec.submodule_search_locations))).resolve().parent
+    if spec.origin is not None and spec.origin.endswith(".py"):
+        return Path(spec.origin).resolve().parent
+    raise ContractError(f"core {name.text}: {top} is no Python source, so that its version cannot be kept")
 
 
 def _beside(root: Path, module: str) -> Iterator[Path]:
@@ -102,17 +135,22 @@ def _beside(root: Path, module: str) -> Iterator[Path]:
 
 def _imports(path: Path) -> set[str]:
     """The top-level modules that a file imports anywhere in it; nothing of a file that is no Python."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return set()
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names.add(node.module.split(".")[0])
     return names
+
+
+def _parsed(path: Path) -> ast.Module:
+    """What a file says; nothing where it is no Python."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        # 别人的文件可以嵌套得很深，还没有人允许运行它
+        return ast.Module([], [])
 
 
 def script_sources(script: Script, folder: Path) -> Sources:

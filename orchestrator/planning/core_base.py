@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from alexnet_core.configuration.wording import nearest
 from orchestrator.cores.consent import allow_code, check_consent
 from orchestrator.cores.contract import ContractError, Core
-from orchestrator.cores.identity import CoreCode, check_identity, code_of, description_of_core, load_core_of
+from orchestrator.cores.identity import (
+    CoreCode,
+    check_identity,
+    check_is_there,
+    code_of,
+    description_of_core,
+    is_named,
+    load_core_of,
+)
 from orchestrator.cores.loading import CoreName, core_name, mistake
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.request import Question, Store
@@ -43,7 +51,10 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
     _check_options(question)
     name, script, shown = _named(study, question)
     try:
-        check_consent(name, shown, script, question.core)
+        # 没有的文件，不必先问准不准运行
+        _check_is_there(name, script)
+        given = question.core
+        check_consent(name, shown, script, shown if given is not None and is_named(given, name, script) else given)
         code, core = _loaded(name, script)
         description = description_of_core(core)
         answers = _answers_on_record(store.results, description)
@@ -61,6 +72,13 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
     seeded = overridden(study, base, question.overrides)
     assert isinstance(seeded, CoreConfig)
     return study, seeded, code
+
+
+def _check_is_there(name: CoreName, script: Script | None) -> None:
+    try:
+        check_is_there(name, script)
+    except ContractError as error:
+        raise StudyError(str(error), ("core",)) from error
 
 
 def _loaded(name: CoreName, script: Script | None) -> tuple[CoreCode, Core]:

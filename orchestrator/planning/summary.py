@@ -42,8 +42,8 @@ def left_out_retuning(plan: Plan) -> list[str]:
     if plan.max_seeds is None or retune is None:
         return []
     return [
-        f"note: --seeds auto leaves the study's re-tuning of {retune.parameter} out, which needs whole arms: ask with a "
-        "number of seeds for it (in other --results, once there was a look)"
+        f"note: --seeds auto leaves the study's re-tuning of {retune.parameter} out, which needs whole arms: ask for "
+        "it with a number of seeds (in other --results, once there was a look)"
     ]
 
 

@@ -66,7 +66,13 @@ def test_what_was_said_is_remembered_in_the_home_and_for_this_code_alone(
     asked = ["--study", "walking.yaml", "--dry-run", "--results", "results"]
     wrong = refused(capsys, *asked, "--core", "wlk.py")
     assert wrong == "error: --core wlk.py: the study's core is walk.py\n"
+    # 没有的文件先说没有，不问准不准；已经说准了也不记下
+    (walk_folder / "walk.py").rename(walk_folder / "moved.py")
+    for given in ([], ["--core", "walk.py"]):
+        assert "core walk: there is no module walk in" in refused(capsys, *asked, *given)
+    (walk_folder / "moved.py").rename(walk_folder / "walk.py")
     assert not (walk_folder / "ACTED").exists()
+    assert "say so once" in refused(capsys, *asked)
     assert ablate.main([*asked, "--core", "walk.py"]) == 0
     assert (walk_folder / "ACTED").exists()
     assert ablate.main(asked) == 0, "once is enough"
@@ -85,6 +91,29 @@ def test_what_was_said_is_remembered_in_the_home_and_for_this_code_alone(
     (walk_folder / "other.py").write_text(ACTS)
     (walk_folder / "walking.yaml").write_text(changed(("core: walk.py", "core: other.py")))
     assert "imports other of" in refused(capsys, *asked)
+
+
+@pytest.mark.parametrize(
+    ("study", "declared", "given"),
+    [
+        ("walk.py", "walk", "walk"),
+        ("walk.py", "stroll", "stroll"),
+        ("walk", "stroll", "./walk.py"),
+        ("walk:core", "stroll", "walk.py:core"),
+        ("lab.walk", "walk", "walk"),
+    ],
+)
+def test_a_core_is_called_by_its_module_its_file_or_its_name(
+    walk_folder: Path, capsys: pytest.CaptureFixture[str], study: str, declared: str, given: str
+) -> None:
+    file = walk_folder / ("lab/walk.py" if study.startswith("lab") else "walk.py")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(ACTS.replace('name="walk"', f'name="{declared}"'))
+    (walk_folder / "walking.yaml").write_text(changed(("core: walk.py", f"core: {study}")))
+    asked = ["--study", "walking.yaml", "--dry-run"]
+    assert refused(capsys, *asked, "--core", "wlk") == f"error: --core wlk: the study's core is {study}\n"
+    assert not (file.parent / "ACTED").exists(), "its name is read, not asked"
+    assert ablate.main([*asked, "--core", given]) == 0
 
 
 def test_a_home_that_cannot_be_written_is_asked_each_time(
@@ -122,6 +151,9 @@ def test_a_script_is_another_one_with_another_command_line(
     asked = ["--study", "walking.yaml", "--dry-run"]
     (walk_folder / "walking.yaml").write_text(text)
     first = refused(capsys, *asked)
+    (walk_folder / "acts.py").rename(walk_folder / "moved.py")
+    assert f"there is no acts.py in {walk_folder}" in refused(capsys, *asked)
+    (walk_folder / "moved.py").rename(walk_folder / "acts.py")
     assert f"runs {sys.executable} acts.py --stride {{stride}} --seed {{seed}}, which is code" in first
     assert ablate.main([*asked, "--core", "walk"]) == 0
     assert ablate.main(asked) == 0
@@ -231,6 +263,8 @@ def test_kept_code_is_run_where_it_was_run_before_and_is_what_its_name_says(
     check_kept_code(code.fingerprint, "walk", None)
     kept = kept_code(results, code.fingerprint, "walk")
     assert kept is not None
+    called = ("walk", "stroll", "walk.py", "mine/walk.py", "walk:core", "lab.walk", "walking.yaml", "x y")
+    assert [kept.is_named(given, "stroll") for given in called] == [True] * 4 + [False] * 4
     assert kept.folder == results / "code" / code.fingerprint
     # 名字没变，里面换了：不是跑过的那一份
     assert kept.folder is not None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
+from orchestrator import Run
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import CoreName, core_name, load_core
 from orchestrator.cores.sources import keep_sources, sources_of
@@ -128,6 +130,36 @@ def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(
         load_core(core_name(f"{tmp_path}/flat_core.py:large"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "flat_core.py").write_text("")
-    with pytest.raises(ContractError, match=r"this process has flat_core of .* already"):
+    with pytest.raises(ContractError, match="core flat_core: the module has no"):
         load_core(core_name(f"{tmp_path}/other/flat_core.py"))
-    sys.path.remove(str(tmp_path))
+    # 不是我们导入的，也许别人正在用
+    (tmp_path / "other" / "colorsys.py").write_text("")
+    importlib.import_module("colorsys")
+    with pytest.raises(ContractError, match=r"this process has colorsys of .* already; call yours otherwise"):
+        load_core(core_name(f"{tmp_path}/other/colorsys.py"))
+    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
+
+
+def test_two_folders_may_call_their_files_alike(tmp_path: Path) -> None:
+    """In a notebook two versions of a project lie side by side, each with its train.py and what that imports."""
+    for folder in ("one", "two", "lazy"):
+        (tmp_path / folder / "parts").mkdir(parents=True)
+        (tmp_path / folder / "parts" / "__init__.py").write_text("")
+        (tmp_path / folder / "parts" / "names.py").write_text(f"NAME = '{folder}'\n")
+        (tmp_path / folder / "train_it.py").write_text(
+            "from pydantic import BaseModel\nfrom orchestrator import Core, Metric\nfrom parts import names\n"
+            "class Config(BaseModel, frozen=True, extra='forbid'):\n    rate: float = 1.0\n"
+            "def train(config, run):\n    yield {'loss': float(names.NAME == 'two')}\n"
+            "core = Core(name=names.NAME, version=1, config=Config, train=train, metrics={'loss': Metric()},\n"
+            "            chosen_by='loss', judged_by='loss')\n"
+        )
+    (tmp_path / "lazy" / "train_it.py").rename(tmp_path / "lazy" / "another.py")
+    cores = {}
+    for folder, module in (("one", "train_it"), ("two", "train_it"), ("one", "train_it"), ("lazy", "another")):
+        core = load_core(CoreName(module, folder=tmp_path / folder))
+        assert core.name == folder
+        cores[folder] = core
+    # 先前拿到的还是它自己的代码
+    values = [next(iter(cores[name].train(cores[name].config(), Run())))["loss"] for name in ("one", "two")]
+    assert values == [0.0, 1.0]
+    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
