@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unicodedata import normalize
 
 import numpy as np
 
 from alexnet_core.commands.devices import devices_of
-from alexnet_core.commands.progress import data_at, errors_text, progress_of
+from alexnet_core.commands.progress import data_at, errors_text, print_notes, progress_of
 from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.data.loading import (
-    EvaluationSet,
     evaluation_digest,
     image_names,
     load_dataset,
@@ -47,7 +44,8 @@ def evaluate(options: argparse.Namespace) -> int:
     spec, is_other = _data_to_evaluate(options, model.config.data)
     with progress_of("decoding images") as progress:
         data = load_evaluation_set(spec, options.split, any_data=is_other, progress=progress)
-    split = _with_labels_of(model, data)
+    print_notes(data.remarks)
+    split = model.labelled(data.split, data.class_names)
     if options.predictions is not None:
         _write_predictions(options.predictions, model, split, data.files, options.views)
         print(f"predictions of {counted(len(split), 'image')}: {options.predictions}")
@@ -55,23 +53,6 @@ def evaluate(options: argparse.Namespace) -> int:
     views = "10 views" if options.views == 10 else "centre crop"
     print(f"{data.name}, {views}: {errors_text(metrics)}")
     return 0
-
-
-def _with_labels_of(model: LoadedModel, data: EvaluationSet) -> Split:
-    """The split with the model's numbers for its classes, whose names are compared as they look."""
-    number = {normalize("NFC", label): place for place, label in enumerate(model.labels)}
-    names = [normalize("NFC", name) for name in data.class_names]
-    if set(names) != set(number):
-        raise _other_classes(model, data.class_names)
-    labels = np.array([number[name] for name in names], dtype=np.int64)[data.split.labels]
-    return replace(data.split, labels=labels)
-
-
-def _other_classes(model: LoadedModel, class_names: Sequence[str]) -> CoreError:
-    return CoreError(
-        f"the model knows {len(model.labels)} classes ({_some(model.labels)}), "
-        f"the data has {len(class_names)} ({_some(class_names)})"
-    )
 
 
 def _evaluated(model: LoadedModel, split: Split, views: int) -> SplitMetrics:
@@ -166,8 +147,8 @@ def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec,
     with progress_of("decoding images") as progress:
         prepare_data(spec, progress)
     dataset = load_dataset(spec)
-    if dataset.class_names != model.labels:
-        raise _other_classes(model, dataset.class_names)
+    print_notes(dataset.remarks)
+    model.check_classes(dataset.class_names)
     return model, spec, dataset
 
 
@@ -186,10 +167,6 @@ def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> tupl
         digest = evaluation_digest(root, cache)
         update = {"source": "imagefolder", "root": str(root), "digest": digest}
     return DataSpec.model_validate({**trained_on.model_dump(), **update}), True
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def sanity(options: argparse.Namespace) -> int:

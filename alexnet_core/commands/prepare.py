@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 
-from alexnet_core.commands.progress import progress_of
+from alexnet_core.commands.progress import print_notes, progress_of
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -28,10 +28,8 @@ def prepare(options: argparse.Namespace) -> int:
     else:
         if is_prepared(options.source):
             raise CoreError(f"{options.source} is prepared already: train with it, or give the images it was made of")
-        tree = read_tree(options.source)
-        for remark in tree.remarks:
-            print(f"note: {remark}")
-        source = preparation.tree_source(tree)
+        source = preparation.tree_source(read_tree(options.source))
+    print_notes(source.remarks)
     size = options.size or (cifar.SIDE if cifar.is_cifar10(options.source) else 256)
     images = sum(len(names) for names in source.names.values())
     need = preparation.disk_need(source, size) / 1e9
@@ -47,8 +45,8 @@ def prepare(options: argparse.Namespace) -> int:
         )
     for name, split in manifest.splits.items():
         print(f"{name}: {split.images} images")
-    for remark in summarise_data("imagefolder", options.destination).remarks:
-        print(f"note: {remark}")
+    remarks = summarise_data("imagefolder", options.destination).remarks
+    print_notes(remark for remark in remarks if remark not in source.remarks)
     place = shlex.quote(str(options.destination))
     print(
         f"{options.destination}: ready; python -m orchestrator.ablate --dataset imagefolder --data-root {place}, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,12 @@ def errors_text(metrics: SplitMetrics) -> str:
         f"top-1 error {100 * metrics.top1_error:.2f} % ({metrics.top1_errors} of {metrics.count}), "
         f"top-5 error {100 * metrics.top5_error:.2f} % ({metrics.top5_errors} of {metrics.count})"
     )
+
+
+def print_notes(remarks: Iterable[str]) -> None:
+    """Prints what the user should know of the data, a line each."""
+    for remark in remarks:
+        print(f"note: {remark}", flush=True)
 
 
 @contextmanager

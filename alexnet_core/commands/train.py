@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_core.commands.devices import devices_of
-from alexnet_core.commands.progress import data_at, errors_text, progress_of
+from alexnet_core.commands.progress import data_at, errors_text, print_notes, progress_of
 from alexnet_core.commands.training_config import given_config, named_config
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.schedule import same_rates
 from alexnet_core.configuration.train_config import DataSpec, TrainConfig, TrainingSpec
 from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import Dataset
-from alexnet_core.data.loading import load_dataset, prepare_data
+from alexnet_core.data.loading import data_remarks, load_dataset, prepare_data
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import reason_of, replaced, temporary_path
 from alexnet_core.trained.model_folder import model_card, replace_folder, write_model
@@ -27,10 +27,11 @@ from alexnet_core.trained.model_folder import model_card, replace_folder, write_
 
 def train(options: argparse.Namespace) -> int:
     """Trains one configuration, with the same numbers as a trial."""
-    config = given_config(options) if options.config is not None else named_config(options)
+    config, remarks = (given_config(options), ()) if options.config is not None else named_config(options)
+    print_notes(remarks)
     checkpoints = _checkpoint_folder(options.out)
     resume_from, attempt, history = _checkpoint_to_resume(checkpoints, options.resume, config.training)
-    dataset = _prepared_dataset(data_at(config.data, options.data_root))
+    dataset = _prepared_dataset(data_at(config.data, options.data_root), remarks)
     devices = devices_of(options)
     # 被拒绝的命令不能改动已有的 config.json
     _check_before_writing(config, devices, resume_from)
@@ -73,12 +74,13 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepared_dataset(data: DataSpec) -> Dataset:
+def _prepared_dataset(data: DataSpec, remarks: Sequence[str]) -> Dataset:
+    """Decodes the images where that is still to be done, and prints what there is to know of them beside `remarks`."""
     with progress_of("decoding images") as progress:
-        remarks = prepare_data(data, progress)
-    for remark in remarks:
-        print(f"note: {remark}", flush=True)
-    return load_dataset(data)
+        prepare_data(data, progress)
+    dataset = load_dataset(data)
+    print_notes(remark for remark in data_remarks(data, dataset) if remark not in remarks)
+    return dataset
 
 
 def _check_before_writing(config: TrainConfig, devices: Sequence[str], resume_from: Path | None) -> None:

@@ -38,8 +38,8 @@ def _read_config(path: Path) -> TrainConfig:
         raise CoreError(f"{path} is not a training configuration: {first_mistake(error, TrainConfig)}") from error
 
 
-def named_config(options: argparse.Namespace) -> TrainConfig:
-    """Returns a named network on a data set, trained as its source trained it.
+def named_config(options: argparse.Namespace) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Returns a named network on a data set, trained as its source trained it, and what to know of the data: lines.
 
     Raises:
         CoreError: There is no data set, or the network does not fit its images.
@@ -52,12 +52,10 @@ def named_config(options: argparse.Namespace) -> TrainConfig:
     cache = cache.resolve() if cache is not None else None
     root = Path(data["root"]) if data["root"] is not None else None
     summary = summarise_data(data["source"], root, cache)
-    for remark in summary.remarks:
-        print(f"note: {remark}", flush=True)
     given = {"epochs": options.epochs, "precision": options.precision}
     size = min(spec.input_size, data["image_size"])
     try:
-        return TrainConfig.model_validate(
+        config = TrainConfig.model_validate(
             {
                 "network": spec.model_dump() | {"classes": len(summary.class_names), "input_size": size},
                 "training": training_recipe(options.network).model_dump()
@@ -68,6 +66,7 @@ def named_config(options: argparse.Namespace) -> TrainConfig:
         )
     except ValidationError as error:
         raise CoreError(f"{options.network} on {options.dataset}: {first_mistake(error, TrainConfig)}") from error
+    return config, summary.remarks
 
 
 def _digits(options: argparse.Namespace) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Dataset:
         class_names: In the order of the labels.
         known_mean: The mean image, where it is known already.
         known_covariance: The covariance of the RGB values, where it is known already.
+        remarks: What of its files is taken as something else, left out, or looks other than in a viewer: lines.
     """
 
     train: Split
@@ -71,6 +72,7 @@ class Dataset:
     class_names: tuple[str, ...]
     known_mean: np.ndarray | None = None
     known_covariance: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def mean_image(self) -> np.ndarray:
@@ -126,6 +128,7 @@ class ImageSource:
         look: Name to the bytes and the SHA-256 of the image file as it is now; raises OSError.
         stamp: Name to the stamp of the file as it is now, see `file_stamp`; raises OSError.
         places: Where an image lies that does not lie at its name, see `Tree`.
+        remarks: What of it is taken as something else, and what is left out; see `Tree`.
     """
 
     description: str
@@ -136,6 +139,7 @@ class ImageSource:
     look: Callable[[str], tuple[int, str]]
     stamp: Callable[[str], Stamp]
     places: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 class DataSummary(Frozen):

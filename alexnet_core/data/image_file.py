@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from alexnet_core.errors import CoreError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+# 也是图像，只是我们不收：留在一旁时要说出来
+OTHER_IMAGE_SUFFIXES = frozenset({".jfif", ".jpe", ".jp2", ".jxl", ".avif", ".heic", ".heif", ".pbm", ".tga", ".psd"})
 SMALLEST_SIDE = 2
 # Pillow 自己的界限（8900 万像素，每线程 268 MB）：它对一倍以上只给警告，我们不读
 MOST_PIXELS = 89_478_485
@@ -22,9 +24,9 @@ MOST_PIXELS = 89_478_485
 LONGEST_RATIO = 8
 # EXIF 的方向标签
 ORIENTATION = 0x0112
-# 最亮也不到八分之一：多半是 12 位的值存在 16 位里
-DARK_LEVEL = 8192
-DARK = "16-bit grey whose brightest pixel is below an eighth of white: nearly black"
+# 最亮也不到白色（255）的八分之一：多半是 12 位的值存在 16 位里
+DARK_LEVEL = 32
+DARK = "stored in more than 8 bits and nearly black: no pixel reaches an eighth of white"
 TRANSPARENT = "transparent: the colours beneath show, often black"
 TURNED = "turned by EXIF: taken as stored"
 
@@ -64,8 +66,9 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
     Args:
         path: An image file; grey, palette, alpha, CMYK and 16-bit images become RGB. Pixels are taken as they are
             stored, as torchvision does: a turn noted in EXIF is not made (Pillow makes that of TIFF files),
-            transparency goes and the colours beneath it show, 16-bit levels 0..65535 become 0..255. `image_oddity`
-            says where a viewer shows something else.
+            transparency goes and the colours beneath it show, 16-bit levels 0..65535 of grey or colour become 0..255
+            whatever the brightest is (of PGM and PPM files 0..maxval does). `decode_and_look` says where that is
+            other than a viewer shows, or nearly black.
         size: Height and width in pixels.
         content: The file's bytes, if they are read already.
 
@@ -99,7 +102,9 @@ def decode_and_look(path: Path, size: int, content: bytes | None = None) -> tupl
             # 不靠 Pillow 的警告：过滤器是全进程的，多个线程会互相改掉
             if width * height > MOST_PIXELS:
                 raise BadImage(path, _too_large(f"{width}x{height} pixels"))
-            image, oddity = _rgb(opened), image_oddity(opened)
+            is_deep = _is_deep(opened)
+            image = _rgb(opened)
+            oddity = DARK if is_deep and _brightest(image) < DARK_LEVEL else _oddity(opened)
     except Image.DecompressionBombError as error:
         # Pillow 在打开时就拒绝了，大小只在它的话里
         count = re.search(r"\d+", str(error))
@@ -117,10 +122,25 @@ def _too_large(pixels: str) -> str:
     return f"decompression bomb: {pixels}, more than {MOST_PIXELS}; make it smaller"
 
 
-def image_oddity(image: Image.Image) -> str:
+def _is_deep(image: ImageFile.ImageFile) -> bool:
+    """Whether a file has more than 8 bits per value; to be asked before its pixels are read."""
+    if image.mode.startswith("I"):
+        return True
+    # 彩色的 16 位读进来只剩 8 位：文件的位数只在 Pillow 的 tile 里，读完像素就没有了
+    decoder, _, _, arguments = image.tile[0] if image.tile else ("", None, 0, None)
+    if decoder in ("ppm", "ppm_plain"):
+        return isinstance(arguments, tuple) and int(arguments[1]) > 255
+    # BMP 的 16 位是一个像素的，不是一个值的
+    return image.format != "BMP" and ";16" in str(arguments)
+
+
+def _brightest(image: Image.Image) -> int:
+    """The highest value of a colour of an RGB image, 0..255."""
+    return int(np.asarray(image).max())
+
+
+def _oddity(image: Image.Image) -> str:
     """Says how a decoded image looks other than in a viewer; empty where it does not."""
-    if image.mode.startswith("I;16") and int(np.asarray(image).max()) < DARK_LEVEL:
-        return DARK
     if "A" in image.getbands() or "transparency" in image.info:
         alpha = image.convert("RGBA").getchannel("A").getextrema()
         return TRANSPARENT if alpha[0] != 255 else ""

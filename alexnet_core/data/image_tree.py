@@ -13,12 +13,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 
 from alexnet_core.configuration.wording import counted
-from alexnet_core.data.image_file import IMAGE_SUFFIXES
+from alexnet_core.data.class_names import code_points, look_of
+from alexnet_core.data.image_file import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import is_utf8, reason_of, shown
 
@@ -31,6 +31,8 @@ KAGGLE_LABELS, TINY_LABELS, DEVKIT_LABELS = (
     "val_annotations.txt",
     "ILSVRC2012_validation_ground_truth.txt",
 )
+# train/CLASS/images/ 是最深的
+SPLIT_LEVELS = 3
 SHOULD_HOLD = "it should hold train/ and val/ or test/"
 MOST_SHOWN = 3
 
@@ -40,10 +42,10 @@ class LeftOut:
     """What lies in a tree and is not used, as relative paths.
 
     Attributes:
-        deeper: Images in folders within class folders.
-        endings: Files in class folders whose names do not end like an image's.
-        outside: Images in a split's folder itself.
-        folders: Folders with images that are no split, and splits that cannot be used; with the reason.
+        deeper: Pictures in folders within class folders.
+        endings: Files in class folders whose names do not end like those of images that are read.
+        outside: Pictures in the root or in a split's folder itself.
+        folders: Folders with pictures that are no split, and splits that cannot be used; with the reason.
     """
 
     deeper: list[str] = field(default_factory=list)
@@ -112,6 +114,7 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
         raise CoreError(f"data folder {root} does not exist; {SHOULD_HOLD}")
     left_out = LeftOut()
     folders = _split_folders(root, left_out)
+    left_out.outside += _picture_names(root)
     if "train" not in folders and not (evaluation and folders):
         alone = " and ".join(f"{name}/" for name in folders.values())
         place = shlex.quote(str(root))
@@ -175,16 +178,17 @@ def _split_folders(root: Path, left_out: LeftOut) -> dict[str, str]:
     left_out.folders += [
         f"{shown(name)}/, which is none of {', '.join(SPLITS)}"
         for name in entries
-        if name not in known and _has_images(root / name)
+        if name not in known and _has_pictures(root / name)
     ]
     return {split: names[0] for split, names in folders.items() if names}
 
 
-def _has_images(folder: Path) -> bool:
-    """Whether images lie in a folder or in one of its first folders."""
+def _has_pictures(folder: Path, levels: int = SPLIT_LEVELS) -> bool:
+    """Whether pictures lie in a folder, as deep as a split has them."""
     try:
-        inner = [folder / name for name in _folders_in(folder)[:MOST_SHOWN]]
-        return any(_image_names(where) for where in (folder, *inner))
+        return bool(_picture_names(folder)) or (
+            levels > 1 and any(_has_pictures(folder / name, levels - 1) for name in _folders_in(folder))
+        )
     except (OSError, CoreError):
         return False
 
@@ -194,8 +198,18 @@ def is_image(name: str) -> bool:
     return Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(LITTER_PREFIX)
 
 
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture by its name, of a kind that is read or not."""
+    suffix = Path(name).suffix.lower()
+    return suffix in IMAGE_SUFFIXES | OTHER_IMAGE_SUFFIXES and not name.startswith(LITTER_PREFIX)
+
+
 def _image_names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if is_image(entry.name))
+
+
+def _picture_names(folder: Path) -> list[str]:
+    return sorted(shown(entry.name) for entry in os.scandir(folder) if is_picture(entry.name) and not entry.is_dir())
 
 
 def _folders_in(folder: Path) -> list[str]:
@@ -209,10 +223,11 @@ def _folders_in(folder: Path) -> list[str]:
 def _split_files(root: Path, folder: str, left_out: LeftOut) -> dict[str, dict[str, str]]:
     """The images of a split: of every class, by file name, the path relative to the root."""
     classes = _folders_in(root / folder)
-    outside = [name for name in _image_names(root / folder) if name not in classes]
+    outside = [f"{folder}/{name}" for name in _picture_names(root / folder)]
     if classes in ([], ["images"]) and (label_file := _label_file(root, folder)) is not None:
-        return _labelled_files(root, f"{folder}/images" if classes else folder, label_file)
-    left_out.outside += [shown(f"{folder}/{name}") for name in outside]
+        left_out.outside += outside if classes else []
+        return _labelled_files(root, f"{folder}/images" if classes else folder, label_file, left_out)
+    left_out.outside += outside
     strange = [name for name in classes if not is_utf8(name)]
     if strange:
         raise CoreError(f"class folder {root / folder / shown(strange[0])} has a name that is not UTF-8; rename it")
@@ -233,16 +248,16 @@ def _images_in(root: Path, folder: str, left_out: LeftOut) -> dict[str, str]:
     if not images and inner == ["images"]:
         return _images_in(root, f"{folder}/images", left_out)
     for name in inner:
-        left_out.deeper += _deeper_images(root, f"{folder}/{name}")
+        left_out.deeper += _deeper_pictures(root, f"{folder}/{name}")
     return images
 
 
-def _deeper_images(root: Path, folder: str) -> list[str]:
+def _deeper_pictures(root: Path, folder: str) -> list[str]:
     images = []
     for where, inner, files in os.walk(root / folder):
         inner[:] = sorted(name for name in inner if not name.startswith(".") and name not in LITTER_FOLDERS)
         place = Path(where).relative_to(root).as_posix()
-        images += [shown(f"{place}/{name}") for name in sorted(files) if is_image(name)]
+        images += [shown(f"{place}/{name}") for name in sorted(files) if is_picture(name)]
     return images
 
 
@@ -255,8 +270,8 @@ def _label_file(root: Path, folder: str) -> Path | None:
     return next((path for path in places if path.is_file()), None) if folder.lower() in SPLITS["val"] else None
 
 
-def _labelled_files(root: Path, folder: str, label_file: Path) -> dict[str, dict[str, str]]:
-    """The images of a flat folder by the classes that a file gives them."""
+def _labelled_files(root: Path, folder: str, label_file: Path, left_out: LeftOut) -> dict[str, dict[str, str]]:
+    """The images of a flat folder by the classes that a file gives them; other pictures join `left_out`."""
     try:
         text = label_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -267,6 +282,7 @@ def _labelled_files(root: Path, folder: str, label_file: Path) -> dict[str, dict
     else:
         pairs = [row for row in csv.reader(text.splitlines()) if len(row) > 1 and row[1].split()]
         class_of = {f"{row[0]}.JPEG": row[1].split()[0] for row in pairs[1:]}
+    left_out.endings += [f"{folder}/{name}" for name in _picture_names(root / folder) if not is_image(name)]
     by_class: dict[str, dict[str, str]] = {name: {} for name in sorted(set(class_of.values()))}
     for name in _image_names(root / folder):
         if name not in class_of:
@@ -288,12 +304,11 @@ def _check_split(root: Path, folder: str, by_class: Mapping[str, Mapping[str, st
     """Refuses a split that no classification can be made of."""
     by_look: dict[str, str] = {}
     for name in by_class:
-        twin = by_look.setdefault(normalize("NFC", name), name)
+        twin = by_look.setdefault(look_of(name), name)
         if twin != name:
-            points = [" ".join(f"U+{ord(letter):04X}" for letter in spelt) for spelt in (twin, name)]
             raise CoreError(
-                f"{root / folder} has two class folders that look the same, {name}: {points[0]} and {points[1]}; "
-                "rename or join them"
+                f"{root / folder} has two class folders that look the same, {name}: {code_points(twin)} and "
+                f"{code_points(name)}; rename or join them"
             )
     if len(by_class) < 2:
         images = len(_image_names(root / folder))
@@ -317,8 +332,8 @@ def _remedy(root: Path, folder: str) -> str:
 
 def _spelt_as(class_names: Sequence[str], by_class: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
     """Another split's classes under the names of the first: é may be one code point or two (NFC, NFD)."""
-    spelt = {normalize("NFC", name): name for name in class_names}
-    return {spelt.get(normalize("NFC", name), name): images for name, images in by_class.items()}
+    spelt = {look_of(name): name for name in class_names}
+    return {spelt.get(look_of(name), name): images for name, images in by_class.items()}
 
 
 def _check_same_classes(root: Path, first: str, classes: list[str], name: str, other: list[str]) -> None:

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from alexnet_core.data.manifest import duplicates, manifest_digest, tree_manifes
 from alexnet_core.data.prepared_folder import (
     PreparedData,
     is_prepared,
+    oddity_lines,
     open_prepared,
     prepared_remarks,
     read_manifest,
@@ -33,6 +34,7 @@ from alexnet_core.data.prepared_folder import (
 from alexnet_core.data.preparing.preparation import decode_all, prepare, tree_source
 from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, stratified
 from alexnet_core.errors import CoreError
+from alexnet_core.process.files import shown
 
 Source = Literal["digits", "imagefolder"]
 # 没有缓存时，解码后大于这个大小的就不放进内存
@@ -63,7 +65,7 @@ def summarise_data(
         data = open_prepared(root)
         lines = {split: data.file_lines(split) for split in data.labels}
         digest, class_names, labels_of = data.manifest.digest, data.manifest.class_names, data.labels
-        remarks = prepared_remarks(data)
+        remarks = [*data.manifest.remarks, *prepared_remarks(data)]
     else:
         tree = _tree(root)
         every = tree_manifest(tree, cache)
@@ -125,7 +127,17 @@ def load_dataset(spec: DataSpec) -> Dataset:
     with tempfile.TemporaryDirectory() as folder:
         data = open_prepared(_decoded(spec, Path(folder) / "data", None))
         images = {name: array.copy() for name, array in data.images.items()}
-        return _dataset(spec, PreparedData(data.folder, data.manifest, images, data.labels, data.mean_image))
+        return _dataset(spec, replace(data, images=images))
+
+
+def data_remarks(spec: DataSpec, dataset: Dataset) -> tuple[str, ...]:
+    """Returns what the user should know of loaded data: lines as `DataSummary` has them.
+
+    Images that are there twice are looked for where hashes are kept: in a prepared folder, or in the cache.
+    """
+    if spec.source == "imagefolder" and (spec.cache is not None or is_prepared(_root(spec))):
+        return summarise_data("imagefolder", _prepared_folder(spec, None), split_seed=spec.split_seed).remarks
+    return dataset.remarks
 
 
 def _check_fits_memory(spec: DataSpec) -> None:
@@ -185,12 +197,14 @@ class EvaluationSet:
         split: Its images.
         class_names: In the order of the labels.
         files: The images by name, row by row.
+        remarks: What of the data is taken as something else, left out, or looks other than in a viewer: lines.
     """
 
     name: SplitName
     split: Split
     class_names: tuple[str, ...]
     files: list[str]
+    remarks: tuple[str, ...] = ()
 
 
 def load_evaluation_set(
@@ -218,7 +232,7 @@ def load_evaluation_set(
         split = {"train": data.train, "validation": data.validation, "test": data.test}[name]
         if split is None:
             raise CoreError("the data has no test set; use --split validation")
-        return EvaluationSet(name, split, data.class_names, image_names(spec, name))
+        return EvaluationSet(name, split, data.class_names, image_names(spec, name), data.remarks)
     tree = _tree(root, evaluation=True)
     if not any_data:
         digest = manifest_digest(tree_manifest(tree, None))
@@ -231,8 +245,10 @@ def load_evaluation_set(
     folder, chosen = _rows_of(spec, tree, name)
     rows = np.arange(len(tree.names[folder])) if chosen is None else chosen
     files = [tree.names[folder][row] for row in rows.tolist()]
-    images = decode_all([tree.path(file) for file in files], spec.image_size, progress)
-    return EvaluationSet(name, Split(images, tree.labels[folder][rows]), tree.class_names, files)
+    images, oddities = decode_all([tree.path(file) for file in files], spec.image_size, progress)
+    odd = [(shown(file), oddity) for file, oddity in zip(files, oddities, strict=True) if oddity]
+    remarks = (*tree.remarks, *oddity_lines(odd))
+    return EvaluationSet(name, Split(images, tree.labels[folder][rows]), tree.class_names, files, remarks)
 
 
 def evaluation_digest(root: Path, cache: Path | None) -> str:
@@ -308,6 +324,7 @@ def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
         class_names=data.manifest.class_names,
         known_mean=data.mean_image if whole else None,
         known_covariance=np.asarray(data.manifest.covariance) if whole else None,
+        remarks=(*data.manifest.remarks, *prepared_remarks(data)),
     )
 
 

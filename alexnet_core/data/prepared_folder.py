@@ -12,6 +12,7 @@ odd_images.tsv      what looks other than in a viewer, where there is such: rela
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from alexnet_core.process.files import reason_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# 每次打开都核对这么多像素：约十毫秒
+SAMPLE_BYTES = 4 * 1024**2
 
 
 class PreparedSplit(Frozen):
@@ -37,11 +40,13 @@ class PreparedSplit(Frozen):
         images: Number of images.
         array_sha256: Of the SHA-256 digests of its images' pixels, one after another.
         labels_sha256: Of the labels' bytes.
+        sample_sha256: Of the pixels of some of its images, see `sample_digest`; folders of earlier versions lack it.
     """
 
     images: int = Field(ge=1)
     array_sha256: str
     labels_sha256: str
+    sample_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
 
 class PreparedManifest(Frozen):
@@ -57,6 +62,8 @@ class PreparedManifest(Frozen):
         splits: By folder name: train, val, test.
         covariance: Of the RGB values of all training images, in grey levels squared.
         bad_images: How many images were left out.
+        mean_sha256: Of the mean image's bytes; folders of earlier versions lack it.
+        remarks: What was taken as something else or left out of the source, see `Tree`; they lack that too.
     """
 
     format: int
@@ -68,6 +75,8 @@ class PreparedManifest(Frozen):
     splits: dict[str, PreparedSplit]
     covariance: tuple[tuple[float, ...], ...]
     bad_images: int
+    mean_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    remarks: tuple[str, ...] = Field(default=(), exclude_if=lambda remarks: not remarks)
 
 
 @dataclass(frozen=True)
@@ -107,20 +116,29 @@ class PreparedData:
 
 
 def prepared_remarks(data: PreparedData) -> list[str]:
-    """Returns lines about images that were left out, and images that look other than in a viewer."""
+    """Returns lines about images that could not be used, and images that look other than in a viewer."""
     remarks = []
     if count := data.manifest.bad_images:
         are = counted(count, "image was", "images were")
         remarks.append(f"{are} left out as unusable, named in {data.folder / 'bad_images.tsv'}")
-    kinds: dict[str, list[str]] = {}
     odd = data.folder / "odd_images.tsv"
-    for line in read_lines(odd) if odd.is_file() else []:
-        name, _, oddity = line.partition("\t")
+    lines = [line.partition("\t") for line in (read_lines(odd) if odd.is_file() else [])]
+    return [*remarks, *oddity_lines((name, oddity) for name, _, oddity in lines)]
+
+
+def oddity_lines(odd: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns a line about each way in which images look other than in a viewer.
+
+    Args:
+        odd: (name, how) of such images.
+    """
+    kinds: dict[str, list[str]] = {}
+    for name, oddity in odd:
         kinds.setdefault(oddity, []).append(name)
-    for oddity, names in kinds.items():
-        are = counted(len(names), "image is", "images are")
-        remarks.append(f"{are} {oddity} ({some(names, MOST_SHOWN)})")
-    return remarks
+    return [
+        f"{counted(len(names), 'image is', 'images are')} {oddity} ({some(names, MOST_SHOWN)})"
+        for oddity, names in kinds.items()
+    ]
 
 
 def read_lines(path: Path) -> list[str]:
@@ -157,8 +175,10 @@ def read_manifest(folder: Path) -> PreparedManifest:
 def open_prepared(folder: Path) -> PreparedData:
     """Opens a prepared folder; the arrays are mapped, so that trials on one machine share their pages.
 
+    Labels, mean image and some images of every split are compared with the manifest; `verify_prepared` compares all.
+
     Raises:
-        CoreError: A file is missing, or is not of the length that the manifest says.
+        CoreError: A file is missing, or is not what the manifest says.
     """
     manifest = read_manifest(folder)
     images: dict[str, np.ndarray] = {}
@@ -168,7 +188,13 @@ def open_prepared(folder: Path) -> PreparedData:
         # 写时复制的映射：多个 trial 共享同一份页，且 torch 不抱怨只读
         images[name] = _load(folder / f"{name}.npy", (split.images, size, size, 3), np.uint8, mapped=True)
         labels[name] = _load(folder / f"{name}-labels.npy", (split.images,), np.int64)
+        _check_sample(folder / f"{name}.npy", images[name], split)
+        if _sha256(labels[name]) != split.labels_sha256:
+            raise _not_as_prepared(folder / f"{name}-labels.npy")
     mean = _load(folder / "mean_image.npy", (size, size, 3), np.float32)
+    # 旧版本没有记下哈希：至少全零看得出来
+    if not mean.any() if manifest.mean_sha256 is None else _sha256(mean) != manifest.mean_sha256:
+        raise _not_as_prepared(folder / "mean_image.npy")
     return PreparedData(folder, manifest, images, labels, mean)
 
 
@@ -182,6 +208,38 @@ def _load(path: Path, shape: tuple[int, ...], dtype: type, *, mapped: bool = Fal
     return array
 
 
+def sample_digest(images: np.ndarray) -> str:
+    """Returns the SHA-256 of the pixels of evenly spaced images, as many as make 4 MiB; the first and the last always.
+
+    Args:
+        images: uint8 (N, H, W, C).
+    """
+    return _sha256(images[_sampled(images)])
+
+
+def _sampled(images: np.ndarray) -> np.ndarray:
+    """Which images `sample_digest` takes."""
+    count = min(len(images), max(2, SAMPLE_BYTES // max(1, images[0].nbytes)))
+    return np.unique(np.linspace(0, len(images) - 1, count).round().astype(np.int64))
+
+
+def _check_sample(path: Path, images: np.ndarray, split: PreparedSplit) -> None:
+    """Refuses an array that was damaged since: zeroed by a crash, or torn by a copy that did not end."""
+    if split.sample_sha256 is None:
+        if not images[_sampled(images)].any():
+            raise CoreError(f"{path} holds nothing but black pixels; prepare the data anew")
+    elif sample_digest(images) != split.sample_sha256:
+        raise _not_as_prepared(path)
+
+
+def _sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _not_as_prepared(path: Path) -> CoreError:
+    return CoreError(f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew")
+
+
 def verify_prepared(folder: Path) -> None:
     """Checks every file of a prepared folder against its manifest; reads all of it.
 
@@ -193,20 +251,13 @@ def verify_prepared(folder: Path) -> None:
     """
     data = open_prepared(folder)
     for name, split in data.manifest.splits.items():
-        images, moments = hashlib.sha256(), PixelMoments(data.manifest.image_size)
+        pixels, moments = hashlib.sha256(), PixelMoments(data.manifest.image_size)
         for image in data.images[name]:
-            images.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
+            pixels.update(hashlib.sha256(np.ascontiguousarray(image).data).digest())
             if name == "train":
                 moments.add([image])
-        labels = hashlib.sha256(data.labels[name].tobytes())
-        for path, computed, expected in (
-            (folder / f"{name}.npy", images, split.array_sha256),
-            (folder / f"{name}-labels.npy", labels, split.labels_sha256),
-        ):
-            if computed.hexdigest() != expected:
-                raise CoreError(
-                    f"{path} is not what was prepared: its hash differs from {MANIFEST}; prepare the data anew"
-                )
+        if pixels.hexdigest() != split.array_sha256:
+            raise _not_as_prepared(folder / f"{name}.npy")
         if name == "train":
             _verify_moments(data, moments)
     if manifest_digest(line for name in data.manifest.splits for line in data.file_lines(name)) != data.manifest.digest:

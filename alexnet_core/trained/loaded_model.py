@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.metrics import SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.class_names import numbers_among, same_look
 from alexnet_core.data.dataset import Dataset, Split
 from alexnet_core.data.image_file import decode_image, without_picture_warnings
+from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.trained.model_folder import SUMS, verify
@@ -84,14 +86,45 @@ class LoadedModel:
         with without_picture_warnings():
             return np.stack([decode_image(Path(path), self.config.data.image_size) for path in paths])
 
+    def labelled(self, split: Split, class_names: Sequence[str]) -> Split:
+        """Returns a split with the model's numbers for its classes, whose names are compared as they look.
+
+        Args:
+            split: Its labels are indices into `class_names`.
+            class_names: In the order of its labels.
+
+        Raises:
+            CoreError: The model knows other classes.
+        """
+        self.check_classes(class_names)
+        return replace(split, labels=numbers_among(class_names, self.labels)[split.labels])
+
+    def check_classes(self, class_names: Sequence[str]) -> None:
+        """Raises CoreError where these are not the model's classes, in whatever order."""
+        if not same_look(class_names, self.labels):
+            raise CoreError(
+                f"the model knows {len(self.labels)} classes ({some(self.labels, MOST_SHOWN)}), "
+                f"the data has {len(class_names)} ({some(class_names, MOST_SHOWN)})"
+            )
+
     def loader(self, split: Split) -> ImageLoader:
         """Returns the images of a split, prepared for this network's first device."""
         follows = self.config.training.mean_follows_crop
         return ImageLoader(split, self.mean_image, self.network.devices[0], mean_follows_crop=follows)
 
     def evaluate(self, data: Dataset | Split, views: int = 1) -> SplitMetrics:
-        """Evaluates the network on a split or a data set's test images, in the arithmetic it was trained in."""
-        loader = self.loader(split_to_test(data))
+        """Evaluates the network on a split or a data set's test images, in the arithmetic it was trained in.
+
+        Args:
+            data: A data set whose classes are the model's, in whatever order; the labels of a split are taken as they
+                are.
+            views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
+
+        Raises:
+            CoreError: The data set has other classes.
+        """
+        split = split_to_test(data)
+        loader = self.loader(self.labelled(split, data.class_names) if isinstance(data, Dataset) else split)
         return evaluate(self.network, loader, views, precision=self.config.training.precision)
 
 

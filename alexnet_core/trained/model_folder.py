@@ -180,7 +180,7 @@ def preprocessing(config: TrainConfig) -> dict[str, Any]:
         "resize_shorter_side": config.data.image_size,
         "resize_filter": "bicubic",
         "centre_crop": config.data.image_size,
-        "exif_orientation": "not applied",
+        "exif_orientation": "not applied, but in TIFF files (Pillow turns them)",
         "transparency": "dropped; the colours beneath it stay",
         "subtract": "model.safetensors: mean_image, float32 (height, width, 3)",
         "mean_follows_crop": config.training.mean_follows_crop,

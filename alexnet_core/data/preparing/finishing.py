@@ -17,7 +17,14 @@ import numpy as np
 from alexnet_core.configuration.wording import counted
 from alexnet_core.data.dataset import ImageSource
 from alexnet_core.data.image_tree import some
-from alexnet_core.data.prepared_folder import FORMAT, MANIFEST, PreparedManifest, PreparedSplit, read_lines
+from alexnet_core.data.prepared_folder import (
+    FORMAT,
+    MANIFEST,
+    PreparedManifest,
+    PreparedSplit,
+    read_lines,
+    sample_digest,
+)
 from alexnet_core.data.preparing.partial_folder import HEADER_BYTES, KEPT_FIELDS, PartialFolder
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import replaced
@@ -60,6 +67,8 @@ def finish(
         splits=splits,
         covariance=tuple(tuple(row) for row in folder.moments.covariance().tolist()),
         bad_images=len(bad),
+        mean_sha256=hashlib.sha256(folder.moments.mean_image().tobytes()).hexdigest(),
+        remarks=source.remarks,
     )
     # 清单最后写：有清单的文件夹一定是完整的
     with replaced(path / MANIFEST) as temporary:
@@ -79,7 +88,10 @@ def _finish_split(folder: PartialFolder, split: str, array_sha256: str) -> Prepa
         os.fsync(file.fileno())
     _save_array(folder.file(split, "-labels.npy"), labels)
     return PreparedSplit(
-        images=len(labels), array_sha256=array_sha256, labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest()
+        images=len(labels),
+        array_sha256=array_sha256,
+        labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest(),
+        sample_sha256=sample_digest(folder.images(split)),
     )
 
 

@@ -21,8 +21,9 @@ from typing import IO
 import numpy as np
 
 from alexnet_core.configuration.wording import counted
+from alexnet_core.data.class_names import code_points, look_of, same_look
 from alexnet_core.data.dataset import Decoded, ImageSource
-from alexnet_core.data.image_file import BadImage, decode_and_look, decode_image, without_picture_warnings
+from alexnet_core.data.image_file import BadImage, decode_and_look, without_picture_warnings
 from alexnet_core.data.image_tree import Tree, some
 from alexnet_core.data.manifest import THREADS, Stamp, file_stamp
 from alexnet_core.data.prepared_folder import (
@@ -74,7 +75,9 @@ def tree_source(tree: Tree) -> ImageSource:
         return file_stamp(tree.path(name))
 
     where = str(tree.root.resolve())
-    return ImageSource(where, tree.class_names, tree.names, tree.labels, read, look, stamp_of, tree.places)
+    return ImageSource(
+        where, tree.class_names, tree.names, tree.labels, read, look, stamp_of, tree.places, tree.remarks
+    )
 
 
 def disk_need(source: ImageSource, image_size: int) -> int:
@@ -158,7 +161,9 @@ def _check_outside(destination: Path, source: ImageSource) -> None:
             raise CoreError(f"{destination} lies in the images themselves ({folder}/); give a folder outside them")
 
 
-def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None = None) -> np.ndarray:
+def decode_all(
+    paths: Sequence[Path], image_size: int, progress: Progress | None = None
+) -> tuple[np.ndarray, list[str]]:
     """Decodes images into a temporary file, so that their number does not fill the memory.
 
     Args:
@@ -167,7 +172,8 @@ def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None
         progress: Called with (images done, images in all).
 
     Returns:
-        uint8 (N, image_size, image_size, 3), mapped; the file goes with it.
+        uint8 (N, image_size, image_size, 3), mapped, whose file goes with it; and of every image how it looks other
+        than in a viewer, empty where it does not.
 
     Raises:
         CoreError: Images cannot be used (named), or there is no room for them.
@@ -185,11 +191,11 @@ def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None
                 "make room, or set TMPDIR"
             ) from error
         images = np.memmap(file, np.uint8, "r+", shape=shape)
-    bad: list[str] = []
+    bad, oddities = list[str](), [""] * len(paths)
 
     def decode(row: int) -> None:
         try:
-            images[row] = decode_image(paths[row], image_size)
+            images[row], oddities[row] = decode_and_look(paths[row], image_size)
         except BadImage as error:
             bad.append(f"{error.path} ({error.reason})")
 
@@ -199,7 +205,7 @@ def decode_all(paths: Sequence[Path], image_size: int, progress: Progress | None
                 progress(done, len(paths))
     if bad:
         raise CoreError(f"{counted(len(bad), 'image')} cannot be used: {some(sorted(bad), MOST_NAMED)}")
-    return images
+    return images, oddities
 
 
 def _publish(partial: Path, destination: Path) -> None:
@@ -252,12 +258,22 @@ def _checked(
 ) -> PreparedManifest:
     """The manifest of what is prepared already, if it is of these images as they are now."""
     manifest = read_manifest(destination)
-    expected = (preparation, image_size, source.class_names)
-    if (manifest.preparation, manifest.image_size, manifest.class_names) != expected:
+    if (manifest.preparation, manifest.image_size) != (preparation, image_size) or not same_look(
+        manifest.class_names, source.class_names
+    ):
         raise CoreError(
             f"{destination} holds other prepared data ({manifest.image_size} pixels, {len(manifest.class_names)} "
             "classes); give a folder that is not there"
         )
+    by_look = {look_of(name): name for name in manifest.class_names}
+    for now in source.class_names:
+        if (before := by_look[look_of(now)]) != now:
+            # 看起来一样，字节不一样：摘要也就不同，算不得同一份数据
+            raise CoreError(
+                f"{destination} was prepared from a tree that spells class {now} in other code points "
+                f"({code_points(before)}) than {source.description} does ({code_points(now)}), so it has another "
+                "digest: rename the class folders, or give a folder that is not there"
+            )
     bad = read_lines(destination / "bad_images.tsv")
     left_out = {line.split("\t")[0] for line in bad}
     _check_left_out(destination, source, image_size, left_out)

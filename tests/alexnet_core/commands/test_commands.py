@@ -283,7 +283,7 @@ def test_both_recorded_trainings_of_one_network_can_be_had(
     assert "--network needs --dataset" in capsys.readouterr().err
     options = {"dataset": str(picture_folder), "size": None, "epochs": None, "seed": None, "precision": None}
     first, second = (
-        named_config(Namespace(network=name, cache=None, out=None, **options))
+        named_config(Namespace(network=name, cache=None, out=None, **options))[0]
         for name in ("alexnet-145", "alexnet-145-2012")
     )
     assert first.network == second.network == network("alexnet-145").model_copy(update={"classes": 6})

@@ -39,7 +39,7 @@ def test_validation_images_may_go_by_other_names_and_are_the_same_data(tmp_path:
     assert summarise_data("imagefolder", root) == usual.model_copy(update={"remarks": remarks})
     assert len(load_dataset(spec_of(root)).validation) == usual.validation == 20
     prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
-    assert summarise_data("imagefolder", tmp_path / "made") == usual
+    assert summarise_data("imagefolder", tmp_path / "made") == usual.model_copy(update={"remarks": remarks})
     with pytest.raises(CoreError, match=f"lies in the images themselves \\({name}/\\)"):
         prepare(tree_source(read_tree(root)), root / name / "made", 16)
 
@@ -55,15 +55,29 @@ def test_what_is_left_out_is_one_line_with_counts_and_first_names(tmp_path: Path
         picture(root / "train" / "a" / "deep" / "er" / f"{number}.jpg")
     picture(root / "train" / "b" / "photo.jpg").rename(root / "train" / "b" / "photo.jfif")
     picture(root / "train" / "loose.jpg")
-    picture(root / "more" / "a" / "0.jpg")
+    (root / "train" / "new.avif").write_bytes(b"")
+    (root / "train" / "a" / "deep" / "new.heic").write_bytes(b"")
+    picture(root / "of the root.jpg")
+    # 与 split 一样深：more/类/images/
+    for name in ("0", "1", "2"):
+        (root / "more" / name).mkdir(parents=True)
+    picture(root / "more" / "3" / "images" / "0.jpg")
+    (root / "notes" / "a" / "b").mkdir(parents=True)
+    (root / "notes" / "a" / "b" / "read me.txt").write_text("no picture")
+    (root / "list.txt").write_text("no picture")
     (root / "val" / "b" / ".DS_Store").write_text("hidden")
     line = (
-        "left out: 5 files in a folder within a class folder (train/a/deep/er/0.jpg, train/a/deep/er/1.jpg, "
-        "train/a/deep/er/2.jpg and 2 more); 1 file with a name that does not end like an image's "
-        "(train/b/photo.jfif); 1 file outside the class folders (train/loose.jpg); "
+        "left out: 6 files in a folder within a class folder (train/a/deep/new.heic, train/a/deep/er/0.jpg, "
+        "train/a/deep/er/1.jpg and 3 more); 1 file with a name that does not end like an image's "
+        "(train/b/photo.jfif); 3 files outside the class folders (of the root.jpg, train/loose.jpg, train/new.avif); "
         "more/, which is none of train, val, test"
     )
     assert summarise_data("imagefolder", root).remarks == (line,)
+    # 备好以后，树没了也还说得出
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
+    assert summarise_data("imagefolder", tmp_path / "made").remarks == (line,)
+    for data in (spec_of(root), spec_of(tmp_path / "made")):
+        assert load_dataset(data).remarks == load_evaluation_set(data).remarks == (line,)
 
 
 def test_what_other_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
@@ -143,8 +157,13 @@ def test_a_flat_validation_set_of_tiny_imagenet_is_read_with_its_list(tmp_path: 
         (tiny / "val" / name).rmdir()
     (tiny / "val" / "val_annotations.txt").write_text("".join(lines))
     picture(tiny / "test" / "images" / "test_0.jpg")
+    picture(tiny / "val" / "beside.jpg")
+    (tiny / "val" / "images" / "strange.jfif").write_bytes(b"")
     summary = summarise_data("imagefolder", tiny)
-    assert "test/, which has no class of train, only images" in summary.remarks[0]
+    (remark,) = summary.remarks
+    assert "1 file with a name that does not end like an image's (val/images/strange.jfif)" in remark
+    assert "1 file outside the class folders (val/beside.jpg)" in remark
+    assert "test/, which has no class of train, only images" in remark
     assert summary.digest == summarise_data("imagefolder", usual).digest
     ours, theirs = load_dataset(spec_of(tiny)), load_dataset(spec_of(usual))
     assert np.array_equal(ours.validation.images, theirs.validation.images)
@@ -167,7 +186,12 @@ def test_a_flat_validation_set_of_ilsvrc_is_read_with_kaggles_list_or_says_what_
     assert "its 20 images lie in none: move them into one folder per class, or put the list" in message(root)
     (root / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n2\n")
     assert "meta.mat" in message(root)
-    (root / "LOC_val_solution.csv").write_text("".join(lines))
+    # Kaggle 的压缩包里，它在 ILSVRC/Data/CLS-LOC 上面三层
+    kaggle = tmp_path / "kaggle" / "ILSVRC" / "Data" / "CLS-LOC"
+    shutil.copytree(root, kaggle)
+    (tmp_path / "kaggle" / "LOC_val_solution.csv").write_text("".join(lines))
+    assert read_tree(kaggle).labels["val"].tolist() == [0] * 10 + [1] * 10
+    (tmp_path / "kaggle" / "LOC_val_solution.csv").rename(root / "LOC_val_solution.csv")
     assert summarise_data("imagefolder", root).validation == usual.validation
     assert read_tree(root).names["val"][10] == "val/b/b0.JPEG"
     assert read_tree(root).labels["val"].tolist() == [0] * 10 + [1] * 10
@@ -183,6 +207,14 @@ def test_names_of_classes_are_compared_as_they_look(tmp_path: Path) -> None:
     assert load_dataset(spec_of(root)).validation.labels.tolist() == [0] * 10 + [1] * 10
     (root / "val" / two).rename(root / "val" / one)
     assert summarise_data("imagefolder", root) == summary
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
+    for split in ("train", "val"):
+        (root / split / one).rename(root / split / two)
+    # 名字的字节进摘要：看起来一样也不是同一份数据，要说清楚差在哪里
+    with pytest.raises(CoreError, match=r"spells class caf.+ in other code points \(U\+0063 U\+0061 U\+0066 U\+00E9\)"):
+        prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
+    for split in ("train", "val"):
+        (root / split / two).rename(root / split / one)
     shutil.copytree(root / "train" / one, root / "train" / two)
     assert "two class folders that look the same" in message(root)
     assert "U+0063 U+0061 U+0066 U+00E9" in message(root)

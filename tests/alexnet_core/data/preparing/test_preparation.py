@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import pickle
 import resource
@@ -23,14 +25,16 @@ from PIL import Image
 
 from alexnet_core.__main__ import main
 from alexnet_core.configuration.train_config import DataSpec
+from alexnet_core.data import prepared_folder
 from alexnet_core.data.cifar import cifar10_source
-from alexnet_core.data.image_file import BadImage, centre_crop, decode_image
+from alexnet_core.data.image_file import DARK, TURNED, BadImage, centre_crop, decode_and_look, decode_image
 from alexnet_core.data.image_tree import read_tree
-from alexnet_core.data.loading import image_names, load_dataset, summarise_data
+from alexnet_core.data.loading import image_names, load_dataset, load_evaluation_set, summarise_data
 from alexnet_core.data.prepared_folder import open_prepared, verify_prepared
 from alexnet_core.data.preparing import partial_folder, preparation
 from alexnet_core.data.preparing.preparation import prepare, tree_source
 from alexnet_core.errors import CoreError
+from tests.alexnet_core.data.pictures import spec_of
 from tests.no_locks import unavailable
 
 ROOT = Path(__file__).parents[4]
@@ -333,8 +337,48 @@ def test_a_changed_mean_image_is_found(tmp_path: Path) -> None:
     verify_prepared(tmp_path / "made")
     path = tmp_path / "made" / "mean_image.npy"
     np.save(path, np.load(path) + 1)
+    with pytest.raises(CoreError, match=r"mean_image\.npy is not what was prepared"):
+        open_prepared(tmp_path / "made")
+    as_of_an_earlier_version(tmp_path / "made")
+    open_prepared(tmp_path / "made")
     with pytest.raises(CoreError, match="is not the mean of the training images"):
         verify_prepared(tmp_path / "made")
+
+
+def as_of_an_earlier_version(folder: Path) -> None:
+    """Takes out of a manifest what earlier ones did not have."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest.pop("mean_sha256")
+    manifest.pop("remarks", None)
+    for split in manifest["splits"].values():
+        split.pop("sample_sha256")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("file", ["train.npy", "val.npy", "train-labels.npy", "mean_image.npy"])
+@pytest.mark.parametrize("damage", ["zeroed", "truncated"])
+def test_damaged_arrays_are_not_trained_on(tmp_path: Path, file: str, damage: str, is_old: bool) -> None:
+    """A crash leaves blocks of zeros, a copy that did not end a short file: both are found when a folder is opened."""
+    root = tree(tmp_path / "data", count=3)
+    digest = prepare(tree_source(read_tree(root)), tmp_path / "made", 24).digest
+    if is_old:
+        as_of_an_earlier_version(tmp_path / "made")
+    assert summarise_data("imagefolder", tmp_path / "made").digest == digest
+    path = tmp_path / "made" / file
+    content = path.read_bytes()
+    path.write_bytes(content[:128] + bytes(len(content) - 128) if damage == "zeroed" else content[:-100])
+    with pytest.raises(CoreError, match=rf"{file} .*; prepare the data anew"):
+        load_dataset(spec_of(tmp_path / "made", 24, digest))
+
+
+def test_what_is_looked_at_of_a_large_array_reaches_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared_folder, "SAMPLE_BYTES", 5 * 12)
+    images = np.arange(100 * 12, dtype=np.int64).astype(np.uint8).reshape(100, 2, 2, 3)
+    rows = [0, 25, 50, 74, 99]
+    assert prepared_folder.sample_digest(images) == hashlib.sha256(images[rows].tobytes()).hexdigest()
+    assert prepared_folder.sample_digest(images[:3]) == hashlib.sha256(images[:3].tobytes()).hexdigest()
+    assert prepared_folder.sample_digest(images[:1]) == hashlib.sha256(images[:1].tobytes()).hexdigest()
 
 
 def test_names_that_are_not_utf8_and_what_is_no_file_are_named(tmp_path: Path) -> None:
@@ -614,14 +658,79 @@ def test_images_that_look_other_than_in_a_viewer_are_named(tmp_path: Path) -> No
     Image.new("RGBA", (30, 30), (9, 9, 9, 255)).save(root / "train" / "cat" / "opaque.png")
     Image.fromarray(np.full((30, 30), 4095, np.uint16)).save(root / "val" / "dog" / "twelve.png")
     prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
-    assert summarise_data("imagefolder", tmp_path / "made").remarks == (
+    remarks = (
         "1 image is transparent: the colours beneath show, often black (train/cat/logo.png)",
         "1 image is turned by EXIF: taken as stored (train/cat/turned.jpg)",
-        "1 image is 16-bit grey whose brightest pixel is below an eighth of white: nearly black (val/dog/twelve.png)",
+        "1 image is stored in more than 8 bits and nearly black: no pixel reaches an eighth of white "
+        "(val/dog/twelve.png)",
     )
+    summary = summarise_data("imagefolder", tmp_path / "made")
+    assert summary.remarks == remarks
+    # 不备好也一样说：训练与评估都解码过
+    spec = spec_of(root, 24)
+    assert load_dataset(spec).remarks == remarks
+    assert load_evaluation_set(spec).remarks == remarks[2:]
     made = open_prepared(tmp_path / "made")
     assert made.images["val"][made.files("val").index("val/dog/twelve.png")].max() == 16
     verify_prepared(tmp_path / "made")
+
+
+def deep_png(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits per value, which Pillow does not write: uint16 (H, W, 3)."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("brightest", [4095, 8000, 8300, 65535])
+@pytest.mark.parametrize("kind", ["png", "colour.png", "pgm", "colour.ppm", "int32.tif", "colour.bmp"])
+def test_16_bits_are_0_to_65535_and_named_where_that_is_nearly_black(kind: str, brightest: int) -> None:
+    grey = np.full((6, 6), brightest, np.uint16)
+    colour = np.dstack([grey, grey // 2, grey // 2])
+    file = io.BytesIO()
+    if kind == "png":
+        Image.fromarray(grey).save(file, "PNG")
+    elif kind == "int32.tif":
+        Image.fromarray(grey.astype(np.int32)).save(file, "TIFF")
+    elif kind == "colour.png":
+        file.write(deep_png(colour))
+    elif kind == "colour.bmp":
+        # 8 位的暗图就是暗图
+        Image.fromarray((colour // 257).astype(np.uint8)).save(file, "BMP")
+    else:
+        head, pixels = (b"P5", grey) if kind == "pgm" else (b"P6", colour)
+        file.write(head + b"\n6 6\n65535\n" + pixels.astype(">u2").tobytes())
+    pixels, oddity = decode_and_look(Path(f"x.{kind}"), 6, file.getvalue())
+    assert abs(int(pixels.max()) - brightest / 257) < 1
+    assert oddity == (DARK if brightest < 65536 / 8 and kind != "colour.bmp" else "")
+
+
+@pytest.mark.parametrize("most", [255, 4095])
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+def test_a_netpbm_file_says_its_own_white(kind: str, most: int) -> None:
+    count = 36 if kind == "P5" else 108
+    values = np.full(count, most, ">u2" if most > 255 else np.uint8)
+    pixels, oddity = decode_and_look(Path("x"), 6, f"{kind}\n6 6\n{most}\n".encode() + values.tobytes())
+    assert (pixels.min(), oddity) == (255, "")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_a_turn_noted_in_exif_is_made_in_tiff_files_alone(tmp_path: Path, suffix: str) -> None:
+    """What README, `decode_image` and `preprocessing.json` say."""
+    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels[:20] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(pixels).save(tmp_path / f"half.{suffix}", exif=exif)
+    decoded, oddity = decode_and_look(tmp_path / f"half.{suffix}", 40)
+    is_turned = decoded[:10].mean() < decoded[-10:].mean()
+    assert is_turned == (suffix == "tif")
+    assert oddity == ("" if is_turned else TURNED)
 
 
 def test_what_was_finished_but_not_named_is_taken_as_it_is(tmp_path: Path) -> None:
