@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ended. The README lists them, and a test compares.
+    """How a command ended. docs/commands.md lists them, and a test compares.
 
     Attributes:
         DONE: All is well.

@@ -1,8 +1,9 @@
-"""What the pages in docs/ show is what the commands and Ray take."""
+"""What the README and the pages in docs/ show is what the commands, the rules and Ray take."""
 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.resources
 import json
 import os
@@ -20,9 +21,16 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.statistics.verdict import ArmEvidence, judge
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")), DOCS / "slurm.sh", ROOT / "tests" / "benchmarks" / "README.md")
+TEXTS = (
+    *(ROOT / name for name in ("README.md", "README.zh-CN.md", "SECURITY.md", "CONTRIBUTING.md", "results/README.md")),
+    *sorted(DOCS.glob("*.md")),
+    ROOT / "tests" / "benchmarks" / "README.md",
+)
+PAGES = (*TEXTS, DOCS / "slurm.sh")
 SHOWN = re.compile(r"python -m ((?:orchestrator|alexnet_core|search_spaces|tests)[\w.]*)([^`#|;&\n]*)")
 
 
@@ -30,12 +38,16 @@ class _Parsed(Exception):
     """A parser took its arguments; the command goes no further."""
 
 
+def without_drawings(page: Path) -> str:
+    return re.sub(r"```mermaid\n.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
 def shown_commands() -> list[tuple[str, tuple[str, ...]]]:
     """(module, arguments) of every command in the pages, continued lines joined, comments cut off."""
     commands = {
         (module, tuple(shlex.split(arguments.replace("--minutes M", "--minutes 1"))))
         for page in PAGES
-        for module, arguments in SHOWN.findall(page.read_text().replace("\\\n", " ").replace('"$@"', ""))
+        for module, arguments in SHOWN.findall(without_drawings(page).replace("\\\n", " ").replace('"$@"', ""))
     }
     return sorted(commands)
 
@@ -58,6 +70,131 @@ def test_its_parser_takes_every_command_that_is_shown(
     monkeypatch.delitem(sys.modules, module if "." in module else f"{module}.__main__", raising=False)
     with pytest.raises(_Parsed):
         runpy.run_module(module, run_name="__main__", alter_sys=False)
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors of a page, as its host makes them of the headings."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link
+
+
+def test_every_page_of_the_folder_is_in_its_index() -> None:
+    linked = set(re.findall(r"\]\(([\w.-]+\.md)", (DOCS / "README.md").read_text()))
+    assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+@pytest.mark.parametrize("readme", ["README.md"])
+def test_the_readme_is_short_and_its_test_command_is_that_of_ci(readme: str) -> None:
+    text = (ROOT / readme).read_text()
+    assert text.count("\n") <= 150
+    last = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
+    assert re.search(rf"^{re.escape(last)} +# ", text, re.MULTILINE)
+
+
+def options_of(module: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """The long options of a command, of `alexnet_core` by verb; what `--help` shows, without itself."""
+    parsers: list[argparse.ArgumentParser] = []
+
+    def keep(self: argparse.ArgumentParser, *given: Any) -> None:
+        parsers.append(self)
+        raise _Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
+    monkeypatch.setattr(sys, "argv", [module, "lrn"])
+    monkeypatch.delitem(sys.modules, module if "." in module else f"{module}.__main__", raising=False)
+    with pytest.raises(_Parsed):
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    (parser,) = parsers
+    verbs = {name: verb for action in parser._actions for name, verb in _verbs_of(action).items()}
+    return {
+        name: {option for action in made._actions for option in action.option_strings if option.startswith("--")}
+        - {"--help"}
+        for name, made in (verbs or {module.rpartition(".")[2]: parser}).items()
+    }
+
+
+def _verbs_of(action: argparse.Action) -> dict[str, argparse.ArgumentParser]:
+    return dict(action.choices) if isinstance(action, argparse._SubParsersAction) else {}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"orchestrator.{name}" for name in ("ablate", "best", "check_core", "merge", "publish", "report", "status")),
+        "alexnet_core",
+    ],
+)
+def test_the_tables_have_every_option_there_is_and_no_other(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (DOCS / "commands.md").read_text()
+    for name, options in options_of(module, monkeypatch).items():
+        if name == "ablate":
+            shown = page.split("## Options of `ablate`")[1].split("\n## ")[0]
+        else:
+            (shown,) = re.findall(rf"^\| `{name}[` ].*$", page, re.MULTILINE)
+        expected = options - {"--results"} if module.startswith("orchestrator") else options
+        assert set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--results"} == expected, name
+
+
+def verdict_words() -> set[str]:
+    """Every word that the rules can give, numbers as letters: found by asking them."""
+    apart, scattered, alike = (3.0, 3.1, 2.9, 3.0), (3.0, -3.1, 2.9, -3.0), (0.0,) * 4
+    below, near, some, few = tuple(-x for x in apart), tuple(x - 3.0 for x in apart), (1.0,) * 4, apart[:2]
+    arms = {
+        "supports": ArmEvidence("a", apart, 4, claimed_points=1.0),
+        "contradicts": ArmEvidence("a", apart, 4, claimed_points=-1.0),
+        "higher": ArmEvidence("a", apart, 4),
+        "lower": ArmEvidence("a", below, 4),
+        "equivalent": ArmEvidence("a", near, 4),
+        "inconclusive": ArmEvidence("a", scattered, 4),
+        "identical": ArmEvidence("a", alike, 4),
+        "the same difference": ArmEvidence("a", some, 4),
+        "same trials": ArmEvidence("a", alike, 4, same_trials=True),
+        "diverged": ArmEvidence("a", apart, 5, diverged=1),
+        "failed": ArmEvidence("a", apart, 5, failed=1),
+        "baseline diverged": ArmEvidence("a", apart, 5, baseline_diverged=1),
+        "baseline failed": ArmEvidence("a", apart, 5, baseline_failed=1),
+        "no ratio": ArmEvidence("a", apart, 5, without_ratio=1),
+        "no verdict": ArmEvidence("a", few, 2),
+    }
+    words = {start: judge([arm], 0.5, 0.05)["a"].word for start, arm in arms.items()}
+    assert all(word.startswith(start) for start, word in words.items()), words
+    letters = {re.sub(r"\d+ of \d+", "k of n", re.sub(r"in \d+ seeds", "in n seeds", word)) for word in words.values()}
+    return {re.sub(r"^no verdict: .*", "no verdict: ...", word) for word in letters}
+
+
+@pytest.mark.parametrize(("page", "mark"), [("README.md", r"\*"), ("docs/verdicts.md", "`")])
+def test_a_page_explains_every_word_of_a_verdict(page: str, mark: str) -> None:
+    (table,) = re.findall(r"^\| word \| meaning \|\n(.*?)\n\n", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    cells = " ".join(line.split(" | ")[0] for line in table.splitlines())
+    assert set(re.findall(rf"{mark}([^*`]+){mark}", cells)) == verdict_words()
+
+
+def test_every_line_of_troubleshooting_is_one_that_the_code_says() -> None:
+    said = [
+        "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        if isinstance(node, ast.JoinedStr)
+        else node.value
+        for package in ("alexnet_core", "orchestrator", "search_spaces")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    ]
+    ours = (DOCS / "troubleshooting.md").read_text().split("## Before anything is trained")[1]
+    lines = re.findall(r"^\| `([^`]+)` \|", ours, re.MULTILINE)
+    assert len(lines) > 30
+    assert [line for line in lines if not any(line in text for text in said)] == []
 
 
 def test_the_cluster_file_fits_rays_schema() -> None:

@@ -1,4 +1,4 @@
-"""The examples in `docs/examples` and in the README: each core keeps its word, each study is planned, two are asked."""
+"""The examples in `docs/examples` and on the pages: each core keeps its word, each study is planned, two are asked."""
 
 from __future__ import annotations
 
@@ -155,11 +155,11 @@ def test_the_data_of_a_folder_are_in_the_key_of_the_examples_that_take_one(home:
     assert core.data(core.config(), tmp_path) != digest
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_the_core_and_the_study_in_the_readme_are_what_they_say(
-    readme: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("page", ["docs/your_own_model.md", "README.zh-CN.md"])
+def test_the_smallest_core_and_its_study_are_what_they_say(
+    page: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = (ROOT / readme).read_text()
+    text = (ROOT / page).read_text()
     for language, name in (("python", "my_core.py"), ("yaml", "my_question.yaml")):
         (block,) = re.findall(rf"```{language}\n(# {name}\n.*?)```", text, re.DOTALL)
         (tmp_path / name).write_text(block)

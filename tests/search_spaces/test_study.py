@@ -129,11 +129,11 @@ def test_a_recipe_may_leave_out_what_all_studies_share() -> None:
         parse_model(wrong, Study, "mine.yaml")
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_the_study_in_the_readme_is_one(readme: str) -> None:
-    text = (Path(__file__).parents[2] / readme).read_text()
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/your_own_study.md"])
+def test_the_study_on_a_page_is_one(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text()
     (shown,) = [block for block in text.split("```yaml\n") if block.startswith("name: momentum\n")]
-    study = parse_model(shown.split("```")[0], Study, readme)
+    study = parse_model(shown.split("```")[0], Study, page)
     assert study.arm("no_momentum").set == {"training.momentum": 0.0}
     assert study.recipes["digits"].training == common_recipes()["digits"].training
 
