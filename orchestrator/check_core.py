@@ -22,11 +22,11 @@ from orchestrator.cores.loading import BUILT_IN, CoreName, core_name, load_core
 from orchestrator.cores.script import script_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
-from orchestrator.records.checked_record import read_own_config
+from orchestrator.records.checked_record import Curve, ended_curve, read_own_config
 from orchestrator.records.files import read_json_lines
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.reports import CoreReport
-from orchestrator.records.trial_record import read_epochs, repeat_command
+from orchestrator.records.trial_record import read_epochs, read_result, repeat_command
 from orchestrator.tables.tables import load_trials
 from search_spaces.core_config import CoreConfig, TrialConfig
 from search_spaces.trial import parse_override
@@ -150,7 +150,13 @@ def _repeat(folder: Path, allowed: str | None) -> int:
 
 
 def _recorded(folder: Path, config: CoreConfig) -> Recorded:
-    reports = [report.metrics for report in read_epochs(folder) if isinstance(report, CoreReport)]
+    result = read_result(folder)
+    curve = Curve(read_epochs(folder)) if result is None else ended_curve(folder, result)
+    if curve.misfit:
+        raise LabError(
+            f"{folder / 'epochs.jsonl'} {curve.misfit}: there is nothing to compare", exit_code=ExitCode.ENVIRONMENT
+        )
+    reports = [report.metrics for report in curve.reports if isinstance(report, CoreReport)]
     return Recorded(config, reports)
 
 

@@ -19,6 +19,7 @@ from alexnet_core.configuration.network_spec import Convolution as Conv
 from alexnet_core.configuration.train_config import DataSpec, TrainConfig, TrainingSpec
 from alexnet_core.data.loading import summarise_data
 from orchestrator.records import trial_record
+from orchestrator.records.checked_record import MEASURED
 from orchestrator.records.trial_record import TrialResult, TrialState
 from search_spaces.trial import trial_key
 
@@ -82,7 +83,6 @@ def put(
     planned = config.training.epochs
     length = planned if state is TrialState.FINISHED else planned - 1
     history = [make_report(epoch, min(360, (wrong or 0) + planned - epoch)) for epoch in range(1, length + 1)]
-    trial_record.rewrite_epochs(folder, history)
     values: dict[str, Any] = {
         "key": trial_key(config),
         "state": state,
@@ -102,7 +102,11 @@ def put(
         # 有权重的记录必有它们的 SHA-256
         weights = folder / fields["weights"]
         values["weights_sha256"] = hashlib.sha256(weights.read_bytes() if weights.exists() else b"").hexdigest()
-    trial_record.write_result(folder, TrialResult(**{**values, **fields}))
+    result = TrialResult(**{**values, **fields})
+    # 最后一轮就是结果里的数
+    last = {name: value for name in MEASURED if (value := getattr(result, name)) is not None}
+    trial_record.rewrite_epochs(folder, [*history[:-1], *(one.model_copy(update=last) for one in history[-1:])])
+    trial_record.write_result(folder, result)
     return trial_key(config)
 
 

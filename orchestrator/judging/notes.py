@@ -202,7 +202,13 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
         )
     if answer.unlike:
         yield not_paired(answer.unlike)
-    if answer.unmeasured:
+    if answer.unmeasured and STATISTICS[answer.statistic].by_signs:
+        yield (
+            f"{counted(answer.unmeasured, 'finished trial')} cannot enter: the curve on record (epochs.jsonl) is gone, "
+            "not whole or another trial's; move the trials' folders out of trials/ and run the same command to train "
+            "them anew."
+        )
+    elif answer.unmeasured:
         yield (
             f"{counted(answer.unmeasured, 'finished trial')} ran before the {answer.metric} was measured, and cannot "
             "enter; move their folders out of trials/ and run the same command to train them anew."

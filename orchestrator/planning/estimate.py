@@ -13,7 +13,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.on_record import Begun
 from orchestrator.planning.work_left import Training, WorkLeft
 from orchestrator.tables.rows import TRIAL_COLUMNS, network_key
-from orchestrator.tables.tables import read_table, trials_from_records
+from orchestrator.tables.tables import read_table, rows_from_records
 from search_spaces.core_config import ALEXNET, CoreConfig, TrialConfig
 from search_spaces.trial import configuration_key
 
@@ -111,7 +111,7 @@ def measured_epochs(results: Path, on_gpu: bool, done: Collection[str] = ()) -> 
     # 上次命令被打断，还没来得及写表；平均值用不着成千上万条
     untabled = sorted(set(done) - tabled)[:RECORDS_READ]
     frames = [] if table is None else [table]
-    frames += [trials_from_records(results, untabled).select(COLUMNS)] if untabled else []
+    frames += [rows_from_records(results, untabled).trials.select(COLUMNS)] if untabled else []
     if not frames:
         return measured
     trials = pl.concat(frames, how="vertical_relaxed")

@@ -14,8 +14,8 @@ from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.errors import CoreError
 from alexnet_core.training.checkpoint import has_velocities, latest_checkpoint, read_history, reopen
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.records import layout, trial_record
-from orchestrator.records.checked_record import read_record
+from orchestrator.records import layout
+from orchestrator.records.checked_record import ended_curve, read_record
 from orchestrator.records.reports import objective_of
 from orchestrator.records.trial_record import TrialState
 from orchestrator.tables.rows import TRIAL_COLUMNS
@@ -72,10 +72,13 @@ def find_extensions(results: Path, missing: Iterable[PlannedTrial]) -> Extension
             record = read_record(folder)
             if record is None or record.result.state is not TrialState.FINISHED:
                 continue
-            errors = [objective_of(report, ALEXNET) for report in trial_record.read_epochs(folder)]
+            curve = ended_curve(folder, record.result)
+            errors = [objective_of(report, ALEXNET) for report in curve.reports]
             path = folder / (record.result.weights or "")
-            # 短跑的学习率须与长跑的开头逐轮相同，接着练才等于从头练
-            if not same_rates(shorter.training, config.training, errors):
+            # 短跑的学习率须与长跑的开头逐轮相同，接着练才等于从头练；没有曲线就无从比较
+            if curve.misfit:
+                not_kept.add(trial.key)
+            elif not same_rates(shorter.training, config.training, errors):
                 other_rates.add(trial.key)
             elif not (path.is_file() and has_velocities(path)):
                 not_kept.add(trial.key)

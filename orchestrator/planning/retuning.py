@@ -21,8 +21,8 @@ from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
-from orchestrator.records import layout, trial_record
-from orchestrator.records.checked_record import Record, read_record
+from orchestrator.records import layout
+from orchestrator.records.checked_record import Curve, Record, ended_curve, read_record
 from orchestrator.records.trial_record import TrialResult, TrialState
 from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig, flattened, readable
 from search_spaces.edits import arm_fields, edited, field_values
@@ -227,7 +227,7 @@ def _score(record: Record, folder: Path, study: Study, recipe: Recipe) -> tuple[
     if result.state is not TrialState.FINISHED or result.validation is None:
         return (math.inf, math.inf), str(result.state)
     if recipe.threshold is not None:
-        return _time_score(folder, recipe.threshold)
+        return _time_score(ended_curve(folder, result), recipe.threshold)
     if study.primary_metric == "training_error" and result.train_final is not None:
         error = 100.0 * result.train_final.top1_error
         return (error, error), f"training error {error:.2f} %"
@@ -244,10 +244,11 @@ def _score_of_core(core: CoreDescription, result: TrialResult) -> tuple[tuple[fl
     return (objective, objective), f"{readable(core.chosen_by)} {core.chosen.text(value)}"
 
 
-def _time_score(folder: Path, threshold: float) -> tuple[tuple[float, float], str]:
+def _time_score(curve: Curve, threshold: float) -> tuple[tuple[float, float], str]:
     """Fewest epochs to the threshold; of equal ones the lower error there, and of those never there at the end."""
-    reports = [report for report in trial_record.read_epochs(folder) if isinstance(report, EpochReport)]
-    errors = [100.0 * report.train.top1_error for report in reports]
+    if curve.misfit:
+        return (math.inf, math.inf), f"its epochs.jsonl {curve.misfit}"
+    errors = [100.0 * report.train.top1_error for report in curve.reports if isinstance(report, EpochReport)]
     there = next((place for place, error in enumerate(errors) if error <= threshold + 1e-9), None)
     if there is not None:
         return (there + 1.0, errors[there]), counted(there + 1, "epoch")

@@ -5,14 +5,16 @@ Whoever reads a trial's numbers reads them here; what does not fit is named, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.layout import KEY, trial_folder
-from orchestrator.records.trial_record import TrialResult, TrialState, read_config, read_result
+from orchestrator.records.reports import Report
+from orchestrator.records.trial_record import TrialResult, TrialState, read_config, read_epochs, read_result
 from search_spaces.core_config import CoreConfig, TrialConfig
 from search_spaces.trial import trial_key
 
@@ -53,6 +55,63 @@ def read_record(folder: Path) -> Record | None:
     if reason:
         raise _misfit(folder, reason)
     return Record(config, result)
+
+
+class Curve(NamedTuple):
+    """The epochs of a trial that has ended.
+
+    Attributes:
+        reports: In order; empty where `epochs.jsonl` is not the curve of its result.
+        misfit: Why it is not: `has 2 epochs, its result.json 3`; empty where it is.
+    """
+
+    reports: list[Report]
+    misfit: str = ""
+
+
+def ended_curve(folder: Path, result: TrialResult) -> Curve:
+    """Reads the epochs of a trial that has ended, and compares them with its result.
+
+    Args:
+        folder: Of the trial.
+        result: How it ended.
+    """
+    reports = read_epochs(folder)
+    misfit = _curve_misfit(reports, result)
+    if misfit and not (folder / "epochs.jsonl").is_file():
+        misfit = "is missing"
+    return Curve([] if misfit else reports, misfit)
+
+
+def read_curve(folder: Path) -> list[Report]:
+    """Reads the epochs of a trial; none where it has ended and they are not those of its result.
+
+    Raises:
+        LabError: Its result is damaged.
+    """
+    result = read_result(folder)
+    return read_epochs(folder) if result is None else ended_curve(folder, result).reports
+
+
+def _curve_misfit(reports: Sequence[Report], result: TrialResult) -> str:
+    """What of a curve its result contradicts: one report for each epoch, and the last with the result's numbers."""
+    what = "report" if result.metrics else "epoch"
+    if len(reports) != result.epochs:
+        return f"has {counted(len(reports), what)}, its result.json {result.epochs}"
+    lacking = set(range(1, result.epochs + 1)).difference(report.epoch for report in reports)
+    if lacking:
+        return f"lacks {what} {min(lacking)}"
+    # 换了别人的曲线，长度一样，末尾的数却不一样
+    if reports and not _ends_as(reports[-1], result):
+        return f"is not that of its result.json: the last {what} has other numbers"
+    return ""
+
+
+def _ends_as(last: Report, result: TrialResult) -> bool:
+    if not isinstance(last, EpochReport):
+        return last.metrics == result.metrics
+    measured = ((getattr(last, split), getattr(result, split)) for split in MEASURED)
+    return all(there is None or here == there for here, there in measured)
 
 
 def read_own_config(folder: Path) -> TrialConfig:

@@ -25,8 +25,8 @@ from orchestrator.reporting.check_sources import changed_keys, changed_looks, ch
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, TEXT, data_files, shown_files
 from orchestrator.reporting.material import Details, Material, Provenance, details, sha256, sha256_of
-from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, as_text, epoch_rows, member_rows
-from orchestrator.tables.tables import TrialTables, read_table, record_stamps, trials_from_records
+from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, as_text, member_rows
+from orchestrator.tables.tables import TrialTables, read_table, record_stamps, rows_from_records
 from search_spaces.study import load_study, study_names
 
 # 比较判据时看这几项；其余的差别合成一句
@@ -50,9 +50,8 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     answer, source = _reported(folder)
     keys = sorted({record.key for record in source.records})
     members = member_rows(results)
-    trials = trials_from_records(results, sorted({*keys, *(row.key for row in plan_file.trials)}))
     # 到达阈值的时间出自 epochs.jsonl，不信那张可能没跟上的表
-    epochs = epoch_rows(results, trials["key"].to_list())
+    trials, epochs = rows_from_records(results, sorted({*keys, *(row.key for row in plan_file.trials)}))
     # 表可能还没跟上新的 trial，但已有的行必须与记录相同
     on_disk = read_table(results, "epochs", EPOCH_COLUMNS)
     table = epochs if on_disk is None else on_disk

@@ -16,7 +16,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.planning.variants import OTHER_SEEDS
 from orchestrator.records import looks_file
-from orchestrator.records.checked_record import Record, read_record
+from orchestrator.records.checked_record import Record, ended_curve, read_record
 from orchestrator.records.files import read_json_lines
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, listed, read_members
@@ -95,6 +95,8 @@ def changed_trials(results: Path, source: Provenance) -> Iterator[str]:
             yield str(error)
             continue
         if record is not None:
+            if misfit := ended_curve(folder, record.result).misfit:
+                yield f"record {key}: its epochs.jsonl {misfit}"
             yield from _changed_attempts(folder, record, key in evaluated or (folder / "evaluations").is_dir())
             yield from _changed_weights(folder, record)
 

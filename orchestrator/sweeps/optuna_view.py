@@ -21,6 +21,7 @@ from sqlalchemy.pool import StaticPool
 from orchestrator.choices import SecondObjective
 from orchestrator.planning.plan import Plan
 from orchestrator.records import files, layout, trial_record
+from orchestrator.records.checked_record import read_curve
 from orchestrator.records.reports import objective_of
 from orchestrator.sweeps.objectives import directions, objective_names
 from orchestrator.sweeps.sampled_points import TOLD
@@ -108,7 +109,7 @@ def _trial(
         # 采样器看的是变了号的；给人看的还原
         values = [core.chosen.objective(end.values[0]), *end.values[1:]]
     folder = layout.trial_folder(results, key) if key is not None else None
-    curve = trial_record.read_epochs(folder) if folder is not None and objectives == 1 else []
+    curve = read_curve(folder) if folder is not None and objectives == 1 else []
     made = create_trial(
         state=state,
         values=values,

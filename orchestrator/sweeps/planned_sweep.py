@@ -17,6 +17,7 @@ from orchestrator.planning.on_record import OnRecord, read_begun
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.work_left import PhaseLeft, Training, trainings_of
 from orchestrator.records import files, layout, trial_record
+from orchestrator.records.checked_record import read_curve
 from orchestrator.records.reports import objective_of
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Store, SweepRequest
@@ -181,7 +182,7 @@ class PlannedSweep:
     def curves(self) -> list[Curve]:
         """Returns the curves of the ended points, which a pruner compares new ones with."""
         keys = [ask.key for ask in self.history.asks if ask.position in self.history.ended]
-        histories = [trial_record.read_epochs(layout.trial_folder(self.store.results, key)) for key in keys]
+        histories = [read_curve(layout.trial_folder(self.store.results, key)) for key in keys]
         core = description_of(self.plan.base)
         return [[(report.epoch, objective_of(report, core)) for report in reports] for reports in histories]
 

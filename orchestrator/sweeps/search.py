@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 from orchestrator.choices import SamplerName, SecondObjective
 from orchestrator.planning.plan import TUNING_SEED, Plan
-from orchestrator.records import layout, trial_record
-from orchestrator.records.checked_record import read_record
+from orchestrator.records import layout
+from orchestrator.records.checked_record import ended_curve, read_record
 from orchestrator.records.reports import objective_of
 from orchestrator.sweeps.objectives import objective_values
 from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig, description_of
@@ -258,7 +258,7 @@ def read_ended(
         adds = result.sizes.get("multiply_adds")
         return Ended("finished", objective_values(second, config, objective, result.images_per_second, adds))
     if result.state == "stopped":
-        core, epochs = description_of(config), trial_record.read_epochs(folder)
+        core, epochs = description_of(config), ended_curve(folder, result).reports
         return Ended("stopped", None, tuple((report.epoch, objective_of(report, core)) for report in epochs))
     return Ended("failed" if result.state == "finished" else result.state.value)
 

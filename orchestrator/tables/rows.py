@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -17,7 +17,7 @@ from alexnet_core.configuration.network_spec import NetworkSpec, layer_shapes
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import LabError
 from orchestrator.records import layout, trial_record
-from orchestrator.records.checked_record import read_record
+from orchestrator.records.checked_record import ended_curve, read_curve, read_record
 from orchestrator.records.evaluations import MANY_VIEWS, METRICS, evaluation_cells
 from orchestrator.records.reports import Report
 from orchestrator.records.trial_record import TrialResult
@@ -77,6 +77,7 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "finished_at": pl.String,
     "message": pl.String,
     "weights": pl.String,
+    "curve": pl.String,
     "record_stamp": pl.String,
 }
 MEMBER_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -104,8 +105,20 @@ EPOCH_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 
 
-def trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
-    """Returns a row of `TRIAL_COLUMNS`, hyperparameters and environment for each trial that can be read.
+class Rows(NamedTuple):
+    """Rows of trials that can be read, see `TRIAL_COLUMNS` and `EPOCH_COLUMNS`.
+
+    Attributes:
+        trials: One each, with hyperparameters and environment; `curve` says why its epochs are left out, if they are.
+        epochs: One for each epoch whose trial has its own curve.
+    """
+
+    trials: pl.DataFrame
+    epochs: pl.DataFrame
+
+
+def rows_of(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> Rows:
+    """Reads records and their curves.
 
     Args:
         results: The results folder.
@@ -113,12 +126,14 @@ def trial_rows(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) ->
         stamps: The stamp of each key's record, see `record_stamps` of `tables`.
     """
     # 一行约一百列：成批变成列，十万条记录才不会同时作为字典留在内存里
-    frames = [_trial_batch(results, batch, stamps) for batch in _batches(keys)]
-    return joined(frames) if frames else pl.DataFrame(schema=TRIAL_COLUMNS)
+    batches = [_batch(results, batch, stamps) for batch in _batches(keys)]
+    if not batches:
+        return Rows(pl.DataFrame(schema=TRIAL_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS))
+    return Rows(joined([rows.trials for rows in batches]), joined([rows.epochs for rows in batches]))
 
 
-def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> pl.DataFrame:
-    rows = []
+def _batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> Rows:
+    trials, epochs = [], []
     for key in keys:
         folder = layout.trial_folder(results, key)
         try:
@@ -128,16 +143,23 @@ def _trial_batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) 
             logger.warning("left out of the tables: %s", error)
             continue
         if record is not None:
-            if record.result.epochs:
-                say_missing_curve(folder)
-            rows.append({**_trial_row(record.result, record.config), **evaluated, "record_stamp": stamps[key]})
-    return _frame(rows, TRIAL_COLUMNS)
+            curve = ended_curve(folder, record.result)
+            cells = {**_trial_row(record.result, record.config), "curve": curve.misfit or None}
+            trials.append({**cells, **evaluated, "record_stamp": stamps[key]})
+            epochs += [_epoch_row(key, report) for report in curve.reports]
+    return Rows(_frame(trials, TRIAL_COLUMNS), _frame(epochs, EPOCH_COLUMNS))
 
 
-def say_missing_curve(folder: Path) -> None:
-    """Warns where the epochs of a trial on record are gone: what is judged by its curve lacks this trial."""
-    if not (folder / "epochs.jsonl").is_file():
-        logger.warning("%s is missing: the trial has no curve", folder / "epochs.jsonl")
+def say_without_curve(results: Path, misfits: Mapping[str, str]) -> None:
+    """Warns of trials on record whose epochs are not theirs: what is judged by a curve lacks them.
+
+    Args:
+        results: The results folder.
+        misfits: Why, by key.
+    """
+    for key, misfit in misfits.items():
+        path = layout.trial_folder(results, key) / "epochs.jsonl"
+        logger.warning("%s %s: the trial has no curve", path, misfit)
 
 
 def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -302,14 +324,13 @@ def _flatten(prefix: str, content: Mapping[str, Any], cells: dict[str, Any]) -> 
 
 
 def epoch_rows(results: Path, keys: Sequence[str]) -> pl.DataFrame:
-    """Returns a row of `EPOCH_COLUMNS` for each epoch of the trials; of another core `metrics.<name>` beside them."""
+    """Returns a row of `EPOCH_COLUMNS` for each epoch of the trials; of another core `metrics.<name>` beside them.
+
+    A curve that is not that of the trial's result is left out.
+    """
     frames = [
         _frame(
-            [
-                _epoch_row(key, report)
-                for key in batch
-                for report in trial_record.read_epochs(layout.trial_folder(results, key))
-            ],
+            [_epoch_row(key, report) for key in batch for report in read_curve(layout.trial_folder(results, key))],
             EPOCH_COLUMNS,
         )
         for batch in _batches(keys)

@@ -27,14 +27,16 @@ from orchestrator.tables.rows import (
     MEMBER_COLUMNS,
     METRICS_BY_NAME,
     TRIAL_COLUMNS,
+    Rows,
     epoch_rows,
     joined,
     member_rows,
-    trial_rows,
+    rows_of,
+    say_without_curve,
 )
 from orchestrator.tables.siblings import left_out, strangers
 
-COLUMNS = ("key", "state", "objective", "record_stamp")
+COLUMNS = ("key", "state", "objective", "curve", "record_stamp")
 logger = logging.getLogger(__name__)
 
 
@@ -58,6 +60,7 @@ class _Scan(NamedTuple):
 
     trials: pl.DataFrame
     members: pl.DataFrame
+    fresh_epochs: pl.DataFrame
     stale: list[str]
     gone: list[str]
     changed: bool
@@ -85,10 +88,12 @@ def load_trials(results: Path) -> TrialTables:
     return TrialTables(scan.trials, scan.members)
 
 
-def trials_from_records(results: Path, keys: Sequence[str]) -> pl.DataFrame:
-    """Returns rows of the trials table as the records say, whatever the tables on disk say; without those not ended."""
+def rows_from_records(results: Path, keys: Sequence[str]) -> Rows:
+    """Returns rows of the tables as the records say, whatever the tables on disk say; without trials not ended."""
     stamps = record_stamps(results, keys)
-    return _in_order(_among_siblings(trial_rows(results, list(stamps), stamps)), TRIAL_COLUMNS).sort("key")
+    rows = rows_of(results, list(stamps), stamps)
+    trials = _in_order(_among_siblings(rows.trials), TRIAL_COLUMNS).sort("key")
+    return Rows(trials, rows.epochs.filter(pl.col("key").is_in(trials["key"].to_list())))
 
 
 def update_tables(results: Path, *, rebuild: bool = False) -> TrialTables:
@@ -133,13 +138,15 @@ def _scan(results: Path, *, rebuild: bool, with_epochs: bool) -> _Scan:
     stale = [key for key, stamp in stamps.items() if known.get(key) != stamp]
     gone = [key for key in known if key not in stamps]
     changed = not whole or members_on_disk is None or not members.equals(members_on_disk)
+    fresh = rows_of(results, stale, stamps)
     if stale or gone:
         height = trials.height
-        trials = _grown(trials, trial_rows(results, stale, stamps), stale + gone, ("key",))
+        trials = _grown(trials, fresh.trials, stale + gone, ("key",))
         trials = _in_order(_among_siblings(trials), TRIAL_COLUMNS)
         # 损坏的、不合群的记录每次都会重读；没有读出新行时不必重写表
         changed |= bool(gone) or any(key in known for key in stale) or trials.height != height
-    return _Scan(trials, members, stale, gone, changed)
+    say_without_curve(results, dict(trials.filter(pl.col("curve").is_not_null()).select("key", "curve").iter_rows()))
+    return _Scan(trials, members, fresh.epochs, stale, gone, changed)
 
 
 def _among_siblings(trials: pl.DataFrame) -> pl.DataFrame:
@@ -153,15 +160,13 @@ def _among_siblings(trials: pl.DataFrame) -> pl.DataFrame:
 def _epochs(results: Path, scan: _Scan) -> pl.DataFrame:
     """The epochs as the records say now."""
     old = read_table(results, "epochs", EPOCH_COLUMNS) if len(scan.stale) < scan.trials.height else None
-    if old is None:
-        old = pl.DataFrame(schema=EPOCH_COLUMNS)
-        whole = _grown(old, epoch_rows(results, scan.trials["key"].to_list()), (), ("key", "epoch"))
-        return _in_order(whole, EPOCH_COLUMNS)
-    if not scan.stale and not scan.gone:
+    if old is not None and not scan.stale and not scan.gone:
         return old
-    counted = set(scan.trials["key"])
+    counted = set(scan.trials.filter(pl.col("curve").is_null())["key"])
+    fresh = scan.fresh_epochs.filter(pl.col("key").is_in(list(counted)))
+    if old is None:
+        old = epoch_rows(results, sorted(counted.difference(scan.stale)))
     out = {*scan.stale, *scan.gone, *set(old["key"].unique()).difference(counted)}
-    fresh = epoch_rows(results, [key for key in scan.stale if key in counted])
     return _in_order(_grown(old, fresh, out, ("key", "epoch")), EPOCH_COLUMNS)
 
 
@@ -280,20 +285,27 @@ def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, flo
         keys: The trials asked for.
     """
     distinct = set(keys)
-    outcomes = _unchanged(results, distinct)
+    unchanged = _unchanged(results, distinct)
+    outcomes: dict[str, tuple[str, float | None]] = {key: row[:2] for key, row in unchanged.items()}
+    misfits = {key: row.curve for key, row in unchanged.items() if row.curve is not None}
     records: dict[str, Record] = {}
     # 一条坏记录不该挡住整个研究
     for key in sorted(distinct - outcomes.keys()):
+        folder = layout.trial_folder(results, key)
         try:
-            record = checked_record.read_record(layout.trial_folder(results, key))
+            record = checked_record.read_record(folder)
         except LabError as error:
             logger.warning("left out of the tables: %s", error)
             outcomes[key] = ("damaged", None)
             continue
         if record is not None:
             records[key] = record
+            if misfit := checked_record.ended_curve(folder, record.result).misfit:
+                misfits[key] = misfit
+    odd = _odd(results, records)
+    say_without_curve(results, {key: misfit for key, misfit in misfits.items() if key not in odd})
     outcomes |= {key: record.outcome for key, record in records.items()}
-    return outcomes | dict.fromkeys(_odd(results, records), ("left out", None))
+    return outcomes | dict.fromkeys(odd, ("left out", None))
 
 
 def _odd(results: Path, records: Mapping[str, Record]) -> list[str]:
@@ -319,17 +331,25 @@ def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) 
     distinct = set(keys)
     outcomes = _unchanged(results, distinct)
     states = checked_record.done_keys(results, distinct - outcomes.keys(), retry_failed)
-    for key, (state, _) in outcomes.items():
-        if not (retry_failed and state == TrialState.FAILED):
-            states[key] = TrialState(state)
+    for key, outcome in outcomes.items():
+        if not (retry_failed and outcome.state == TrialState.FAILED):
+            states[key] = TrialState(outcome.state)
     return states
 
 
-def _unchanged(results: Path, keys: set[str]) -> dict[str, tuple[str, float | None]]:
+class _Outcome(NamedTuple):
+    """How a trial ended; see the columns of the trials table."""
+
+    state: str
+    objective: float | None
+    curve: str | None
+
+
+def _unchanged(results: Path, keys: set[str]) -> dict[str, _Outcome]:
     """What the trials table says of those trials whose `result.json` it was made from."""
     table = read_table(results, "trials", TRIAL_COLUMNS, COLUMNS)
     if table is None:
         return {}
     rows = {row[0]: row[1:] for row in table.iter_rows() if row[0] in keys}
     stamps = record_stamps(results, rows)
-    return {key: (state, value) for key, (state, value, stamp) in rows.items() if stamps.get(key) == stamp}
+    return {key: _Outcome(*outcome) for key, (*outcome, stamp) in rows.items() if stamps.get(key) == stamp}

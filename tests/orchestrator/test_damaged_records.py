@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import ablate, best, merge, publish, report, status
+from orchestrator.judging.answer import Answer
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.records import trial_record
 from orchestrator.records.layout import trial_folder
@@ -24,8 +25,8 @@ WHATS_LEFT, THE_TRIAL_ITSELF, LEFT_OUT = 0, 3, 1
 def make_results(results: Path, study: str) -> Path:
     """A study of three seeds on record; returns the folder of its first trial."""
     plan = make_plan(load_study(study), 3, epochs=2)
-    for trial in plan.trials:
-        put(results, trial.config, 20 + trial.seed)
+    for place, trial in enumerate(plan.trials):
+        put(results, trial.config, 20 + place)
     write_plan(results / "studies" / study, plan, ["ablate.py"])
     trial_record.join_members(results, study, "digits", plan.trials)
     update_tables(results)
@@ -91,17 +92,39 @@ def test_a_damaged_result_is_named_with_one_word_by_every_command(
     assert "Traceback" not in captured.err
 
 
-def test_a_deleted_curve_is_said_in_the_same_words_by_all_who_show_its_trial(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_deleted_curve_and_two_swapped_ones_are_said_in_the_same_words_by_all_and_enter_no_answer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    curve = make_results(tmp_path, "activation") / "epochs.jsonl"
-    curve.unlink()
+    make_results(tmp_path, "activation")
+    plan = make_plan(load_study("activation"), 3, epochs=2)
+    curves = {(trial.arm, trial.seed): trial_folder(tmp_path, trial.key) / "epochs.jsonl" for trial in plan.trials}
     where = ["--results", str(tmp_path)]
-    for main, arguments in ((best.main, []), (status.main, ["activation"]), (report.main, ["--study", "activation"])):
-        caplog.clear()
-        assert main([*arguments, *where]) == 0
-        warned = {entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING}
-        assert warned == {f"{curve} is missing: the trial has no curve"}
+    curves["baseline", 0].unlink()
+    one, other = curves["baseline", 1], curves["tanh", 1]
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+    foreign = "is not that of its result.json: the last epoch has other numbers"
+    misfits = {curves["baseline", 0]: "is missing", one: foreign, other: foreign}
+    expected = {f"{path} {misfit}: the trial has no curve" for path, misfit in misfits.items()}
+    # 写过表之后，没有变的记录也每次都说
+    for main, arguments in [(best.main, []), (status.main, ["activation"]), (report.main, ["--study", "activation"])]:
+        for _ in range(2):
+            caplog.clear()
+            assert main([*arguments, *where]) == 0
+            warned = {entry.getMessage() for entry in caplog.records if entry.levelno == logging.WARNING}
+            assert warned == expected
+            update_tables(tmp_path)
+    answer = Answer.model_validate_json((tmp_path / "studies" / "activation" / "answer.json").read_bytes())
+    assert {arm.name: [*arm.errors, *arm.never] for arm in answer.arms} == {"baseline": ["2"], "tanh": ["0", "2"]}
+    assert answer.unmeasured == 3
+    (note,) = (note for note in answer.notes if "epochs.jsonl" in note)
+    assert note.startswith("3 finished trials cannot enter: the curve on record (epochs.jsonl) is gone, not whole or")
+    capsys.readouterr()
+    assert report.main(["--study", "activation", "--check", *where]) == LEFT_OUT
+    named = capsys.readouterr().out
+    for path, misfit in misfits.items():
+        assert f"record {path.parent.name}: its epochs.jsonl {misfit}" in named
 
 
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--show", "baseline:0"]])

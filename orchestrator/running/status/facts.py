@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.document import Document
 from orchestrator.planning.plan_file import STUDIES
 from orchestrator.records import layout, trial_record
-from orchestrator.records.checked_record import read_own_config, read_record
+from orchestrator.records.checked_record import read_curve, read_own_config, read_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.layout import KEY, STUDY_FOLDER
 from orchestrator.records.reports import Report, objective_of
 from orchestrator.running.steering import RunFacts, read_runs
-from orchestrator.tables.rows import say_missing_curve
 from orchestrator.tables.tables import ended_trials
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, TrialConfig, is_of_core, readable
 
@@ -191,7 +190,7 @@ def _study_status(results: Path, name: str) -> StudyStatus:
         trials=trials,
         states=dict(sorted(Counter(arms.values()).items())),
         points=len(points),
-        points_ended=len(_outcomes(results, points)) if points else 0,
+        points_ended=len(ended_trials(results, points)) if points else 0,
         report=_page(folder),
         core=core.name,
         metric=TOP1 if core is ALEXNET else readable(core.chosen_by),
@@ -244,7 +243,7 @@ def _is_plan(plan: Mapping[str, Any]) -> bool:
 
 def _trials(results: Path, rows: Sequence[Mapping[str, Any]], core: CoreDescription) -> Iterator[TrialStatus]:
     """Where each trial of a plan stands."""
-    ended = _outcomes(results, [row["key"] for row in rows])
+    ended = ended_trials(results, [row["key"] for row in rows])
     states = study_states(results, rows, ended)
     for row in rows:
         key, state = row["key"], states[row["key"]]
@@ -264,16 +263,6 @@ def _read_json(path: Path, needed: Set[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or not needed <= content.keys():
         raise LabError(f"{path} is damaged: it lacks one of {', '.join(sorted(needed))}", exit_code=ExitCode.NOTHING)
     return content
-
-
-def _outcomes(results: Path, keys: Iterable[str]) -> Ended:
-    """What has ended of these trials; what is damaged or lacks its curve is named as the tables name it."""
-    ended = ended_trials(results, keys)
-    for key, (_, error) in ended.items():
-        # 有验证误差，就跑完过至少一个 epoch
-        if error is not None:
-            say_missing_curve(layout.trial_folder(results, key))
-    return ended
 
 
 def study_states(results: Path, trials: Sequence[Mapping[str, Any]], ended: Ended) -> dict[str, str]:
@@ -310,7 +299,7 @@ def trial_status(results: Path, key: str) -> TrialStatusDocument:
     folder = layout.trial_folder(results, key)
     record = read_record(folder)
     config, result = record or (read_own_config(folder), None)
-    states = study_states(results, [{"key": key}], _outcomes(results, [key]))
+    states = study_states(results, [{"key": key}], ended_trials(results, [key]))
     members = {
         Membership(row["study"], row["arm"], row["seed"], row["phase"])
         for row in trial_record.read_members(results)
@@ -324,7 +313,7 @@ def trial_status(results: Path, key: str) -> TrialStatusDocument:
         message="" if result is None else result.message,
         members=tuple(sorted(members, key=lambda one: (one.study, one.arm, one.seed, one.phase))),
         configuration=config,
-        reports=tuple(trial_record.read_epochs(folder)),
+        reports=tuple(read_curve(folder)),
         log=log if log.is_file() else None,
         log_lines=tuple(lines[-LOG_LINES:]),
         repeat=trial_record.repeat_command(config, folder),

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.errors import LabError
-from orchestrator.records.checked_record import done_keys, read_own_config, read_record
+from orchestrator.records.checked_record import done_keys, ended_curve, read_curve, read_own_config, read_record
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, read_result, recorded_keys
 from orchestrator.sweeps.search import read_ended
+from orchestrator.tables.tables import load_tables
+from tests.made_core_records import put_walk, walk_config
 from tests.made_records import make_config, put
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "first-release"
@@ -34,6 +37,48 @@ def test_every_record_of_the_first_release_is_what_its_name_says() -> None:
     records = {key: read_record(trial_folder(GOLDEN, key)) for key in keys}
     assert len(keys) == 6
     assert all(record is not None and record.result.key == key for key, record in records.items())
+    for key, record in records.items():
+        assert record is not None
+        assert ended_curve(trial_folder(GOLDEN, key), record.result).misfit == ""
+
+
+LINES = Callable[[list[bytes]], list[bytes]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "misfit"),
+    [
+        (lambda lines: lines, ""),
+        (lambda lines: [*lines, lines[-1], lines[0][:40]], ""),
+        (lambda lines: [], "has 0 {whats}, its result.json 3"),
+        (lambda lines: lines[:2], "has 2 {whats}, its result.json 3"),
+        (lambda lines: [lines[0], lines[1][:-9], lines[2]], "has 2 {whats}, its result.json 3"),
+        (lambda lines: [*lines, renumbered(lines[2], 4)], "has 4 {whats}, its result.json 3"),
+        (lambda lines: [lines[0], lines[1], renumbered(lines[2], 4)], "lacks {what} 3"),
+        (lambda lines: [*lines[:2], renumbered(lines[0], 3)], "is not that of its result.json: the last {what} has"),
+    ],
+    ids=["whole", "torn and repeated", "emptied", "cut", "a torn line within", "overlong", "gappy", "another's"],
+)
+@pytest.mark.parametrize("what", ["epoch", "report"])
+def test_a_curve_is_that_of_its_result_or_none(tmp_path: Path, what: str, damage: LINES, misfit: str) -> None:
+    if what == "epoch":
+        key = put(tmp_path, make_config(0, epochs=3))
+    else:
+        key = put_walk(tmp_path, walk_config(0), [{"loss": 1 / n, "test_loss": 2 / n} for n in (1, 2, 3)])
+    path = trial_folder(tmp_path, key) / "epochs.jsonl"
+    path.write_bytes(b"".join(line + b"\n" for line in damage(path.read_bytes().splitlines())))
+    record = read_record(path.parent)
+    assert record is not None
+    curve = ended_curve(path.parent, record.result)
+    assert curve.misfit.startswith(misfit.format(what=what, whats=f"{what}s"))
+    assert bool(curve.misfit) == bool(misfit)
+    assert [report.epoch for report in read_curve(path.parent)] == ([] if misfit else [1, 2, 3])
+    loaded = load_tables(tmp_path)
+    assert (loaded.trials["curve"].to_list(), loaded.epochs.height) == ([curve.misfit or None], 0 if misfit else 3)
+
+
+def renumbered(line: bytes, number: int) -> bytes:
+    return json.dumps({**json.loads(line), "epoch": number}).encode()
 
 
 def test_a_copy_under_another_key_is_named_by_every_reader(tmp_path: Path) -> None:

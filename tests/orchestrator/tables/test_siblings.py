@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import best
 from orchestrator.records.layout import table_folder, trial_folder
-from orchestrator.tables.tables import load_tables, load_trials, trials_from_records, update_tables
+from orchestrator.tables.tables import load_tables, load_trials, rows_from_records, update_tables
 from tests.made_records import errors, make_config, put
 
 
@@ -70,7 +70,7 @@ def test_a_record_of_other_numbers_of_images_is_left_out_and_named_once(
     keys = [put(tmp_path, make_config(seed), 10 + seed) for seed in range(3)]
     edit(tmp_path, keys[1], **changes)
     expected = sorted([keys[0], keys[2]])
-    assert trials_from_records(tmp_path, keys)["key"].to_list() == expected
+    assert rows_from_records(tmp_path, keys).trials["key"].to_list() == expected
     caplog.clear()
     assert best.main(["--results", str(tmp_path), "--rebuild"]) == 0
     (line,) = caplog.messages
