@@ -97,10 +97,24 @@ def config(config_of: ConfigOf, request: pytest.FixtureRequest) -> TrainConfig:
     return config_of(**AS_RUN)
 
 
+@pytest.fixture(scope="module")
+def undisturbed_runs() -> dict[str, tuple[list[EpochReport], Path]]:
+    """Undisturbed runs by their configuration, which the tests only read."""
+    return {}
+
+
 @pytest.fixture
-def undisturbed(config: TrainConfig, dataset: Dataset, tmp_path: Path) -> tuple[list[EpochReport], Path]:
-    folder = tmp_path / "undisturbed"
-    return run(config, dataset, folder), folder
+def undisturbed(
+    config: TrainConfig,
+    dataset: Dataset,
+    undisturbed_runs: dict[str, tuple[list[EpochReport], Path]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[list[EpochReport], Path]:
+    name = config.model_dump_json()
+    if name not in undisturbed_runs:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        undisturbed_runs[name] = (run(config, dataset, folder), folder)
+    return undisturbed_runs[name]
 
 
 @pytest.mark.slow
@@ -233,7 +247,11 @@ def test_resuming_a_finished_run_trains_nothing(
 
 
 def test_a_second_run_in_a_process_equals_a_first(
-    config: TrainConfig, config_of: ConfigOf, dataset: Dataset, undisturbed: tuple[list[EpochReport], Path]
+    config: TrainConfig,
+    config_of: ConfigOf,
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: tuple[list[EpochReport], Path],
 ) -> None:
     reports, folder = undisturbed
     run(config_of(seed=9, batch_size=7, learning_rate=0.01), dataset)
@@ -241,7 +259,7 @@ def test_a_second_run_in_a_process_equals_a_first(
     torch.manual_seed(99)
     torch.set_grad_enabled(False)
     try:
-        again = folder.parent / "again"
+        again = tmp_path / "again"
         assert numbers(run(config, dataset, again)) == numbers(reports)
     finally:
         torch.set_grad_enabled(True)
