@@ -9,11 +9,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from search_spaces.core_config import CORE_NAME, METRIC_NAME, metrics_mistake
+
+if TYPE_CHECKING:
+    from alexnet_core.data.dataset import DataSummary
 
 State = Any
 
@@ -151,7 +154,8 @@ class Core:
         chosen_by: The metric by which sweeps, pruning, re-tuning and `best` choose.
         judged_by: The metric that verdicts are about; it should be of data that `chosen_by` is not of.
         gpus: GPUs per worker; the CPU is used where there is none.
-        data: Returns a text that stands for the data's content, such as a SHA-256; part of every key.
+        data: Returns a text that stands for the data's content, such as a SHA-256; part of every key. A `DataSummary`
+            does too by its digest, and what it remarks is said with every plan and in the report.
         sizes: Returns `parameters` and `multiply_adds` of a configuration.
         export: Writes a trained model into a folder, from configuration, last state and folder.
         pictures: Writes pictures of a trained model into a folder, from configuration, last state and folder.
@@ -167,7 +171,7 @@ class Core:
     chosen_by: str
     judged_by: str
     gpus: int = 1
-    data: Callable[[Any, Path | None], str] | None = None
+    data: Callable[[Any, Path | None], str | DataSummary] | None = None
     sizes: Callable[[Any], Mapping[str, float]] | None = None
     export: Callable[[Any, State, Path], None] | None = None
     pictures: Callable[[Any, State, Path], None] | None = None

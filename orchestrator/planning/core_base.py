@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import polars as pl
 from pydantic import BaseModel
 
 from alexnet_core.configuration.wording import nearest
+from alexnet_core.data.dataset import DataSummary
 from orchestrator.cores.consent import allow_code, check_consent
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import (
@@ -36,8 +38,24 @@ from search_spaces.trial import overridden, wrong_field
 ENVIRONMENT_CODE = "env_code"
 
 
-def core_base(study: Study, question: Question, store: Store) -> tuple[Study, CoreConfig, CoreCode]:
-    """Returns the study with its metric named, the configuration its arms start from, and the code that trains it.
+class CoreBase(NamedTuple):
+    """What a study of a core starts from.
+
+    Attributes:
+        study: With its metric named.
+        config: The configuration its arms start from.
+        code: Which trains it.
+        summary: What is in its data, where the core says more than a digest.
+    """
+
+    study: Study
+    config: CoreConfig
+    code: CoreCode
+    summary: DataSummary | None
+
+
+def core_base(study: Study, question: Question, store: Store) -> CoreBase:
+    """Loads the core of a study and returns what that starts from.
 
     Args:
         study: The study.
@@ -66,12 +84,14 @@ def core_base(study: Study, question: Question, store: Store) -> tuple[Study, Co
         raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     root = question.data_root
     data = CoreData(name=question.dataset, root=None if root is None else str(root))
-    base = CoreConfig.of(CoreSide(core.config, _digests(core, root)), description, data, f"core {core.name}")
+    summaries: dict[str, DataSummary] = {}
+    side = CoreSide(core.config, _digests(core, root, summaries))
+    base = CoreConfig.of(side, description, data, f"core {core.name}")
     base = _of_recipe(base, study, question.dataset)
     study = _with_metric(study, description)
     seeded = overridden(study, base, question.overrides)
     assert isinstance(seeded, CoreConfig)
-    return study, seeded, code
+    return CoreBase(study, seeded, code, summaries.get(seeded.data.digest))
 
 
 def _check_is_there(name: CoreName, script: Script | None) -> None:
@@ -125,8 +145,14 @@ def _named(study: Study, question: Question) -> tuple[CoreName, Script | None, s
         raise StudyError(str(error), ("core",)) from error
 
 
-def _digests(core: Core, root: Path | None) -> Any:
-    """Returns what asks a core for the digest of its data; its mistakes are one line."""
+def _digests(core: Core, root: Path | None, summaries: dict[str, DataSummary]) -> Callable[[BaseModel], str]:
+    """Returns what asks a core for the digest of its data; its mistakes are one line.
+
+    Args:
+        core: The core.
+        root: The folder of its data.
+        summaries: Is given what else it says of the data, by digest.
+    """
 
     def digest(config: BaseModel) -> str:
         if core.data is None:
@@ -136,6 +162,9 @@ def _digests(core: Core, root: Path | None) -> Any:
                 content = core.data(config, root)
         except (Exception, SystemExit) as error:
             raise StudyError(f"core {core.name}: data raised {mistake(error)}") from error
+        if isinstance(content, DataSummary):
+            summaries[content.digest] = content
+            return content.digest
         if not isinstance(content, str) or not content:
             raise StudyError(f"core {core.name}: data returns a text that stands for the content, not {content!r}")
         return content

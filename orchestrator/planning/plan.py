@@ -25,7 +25,7 @@ class Plan:
         study: The question.
         dataset: Name of the recipe.
         recipe: What the study asks on this data set.
-        summary: What is in the data; None for another core than AlexNet.
+        summary: What is in the data; None for a core that does not say.
         base: The baseline's configuration before any arm's edits, with seed 0.
         trials: The wanted arm trials in the order in which they run (all arms of a seed together).
         seeds: The arms' seeds.

@@ -135,7 +135,7 @@ class PlanFile(BaseModel):
 
     @cached_property
     def summary(self) -> DataSummary | None:
-        """What is in the data; None for another core than AlexNet."""
+        """What is in the data; None for a core that does not say, and in a file of an earlier version of any core."""
         return None if self.plain_summary is None else DataSummary.model_validate(self.plain_summary)
 
     @cached_property

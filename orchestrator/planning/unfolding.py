@@ -48,7 +48,7 @@ def plan_study(
     if study.core is None:
         summary, base = _summary_and_base(study, recipe, question, store, known)
     else:
-        summary, (study, base, code) = None, core_base(study, question, store)
+        study, base, code, summary = core_base(study, question, store)
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))

@@ -320,20 +320,25 @@ def _environment(trials: pl.DataFrame) -> dict[str, tuple[str, ...]]:
 
 def _data(plan_file: PlanFile) -> dict[str, str]:
     spec, summary = plan_file.base.data, plan_file.summary
+    images, classes, remarks = None, None, ""
+    if summary is not None:
+        images = f"train {summary.train}; validation {summary.validation}; test {summary.test}"
+        classes, remarks = len(summary.class_names), ". ".join(summary.remarks)
+    facts: dict[str, object] = {"name": spec.name}
     if not isinstance(spec, DataSpec) or summary is None:
         content = spec.digest or "not said by the core"
-        return {"name": spec.name, "content (as the core names it)": content}
-    facts = {
-        "name": spec.name,
-        "content (SHA-256 of the manifest)": spec.digest,
-        "images": f"train {summary.train}; validation {summary.validation}; test {summary.test}",
-        "training images used": spec.train_images,
-        "classes": len(summary.class_names) or None,
-        "prepared size": f"{spec.image_size} pixels",
-        "preparation": f"version {spec.preparation}",
-        "split seed": spec.split_seed,
-        "to know": ". ".join(summary.remarks),
-    }
+        facts |= {"content (as the core names it)": content, "images": images, "classes": classes}
+    else:
+        facts |= {
+            "content (SHA-256 of the manifest)": spec.digest,
+            "images": images,
+            "training images used": spec.train_images,
+            "classes": classes or None,
+            "prepared size": f"{spec.image_size} pixels",
+            "preparation": f"version {spec.preparation}",
+            "split seed": spec.split_seed,
+        }
+    facts["to know"] = remarks
     return {name: str(value) for name, value in facts.items() if value not in (None, "")}
 
 

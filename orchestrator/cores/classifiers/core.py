@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from alexnet_core.data.dataset import DataSummary
 from alexnet_core.data.loading import summarise_data
 from orchestrator.cores.classifiers.configuration import ClassifierConfig
 from orchestrator.cores.contract import Core, Metric, Run
@@ -18,8 +19,8 @@ def _train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
     yield from train(config, run)
 
 
-def _data(config: ClassifierConfig, root: Path | None) -> str:
-    return summarise_data(config.source, root).digest
+def _data(config: ClassifierConfig, root: Path | None) -> DataSummary:
+    return summarise_data(config.source, root)
 
 
 def _sizes(config: ClassifierConfig) -> dict[str, float]:

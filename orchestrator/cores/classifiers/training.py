@@ -40,7 +40,7 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Data:
-    """All splits, and the moments of the training pixels, each (3, 1, 1), as shares of 255."""
+    """All splits, moments of the training pixels, each (3, 1, 1), as shares of 255, and what to know of the files."""
 
     train: _Images
     validation: _Images
@@ -48,6 +48,7 @@ class _Data:
     classes: int
     mean: torch.Tensor
     deviation: torch.Tensor
+    remarks: tuple[str, ...]
 
 
 def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
@@ -62,6 +63,8 @@ def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
     """
     device = torch.device(run.devices[0])
     data = _data(_spec(config, run.data_root), config.resolution)
+    for remark in data.remarks:
+        run.log(f"note: {remark}")
     network = build(config, data.classes).to(device)
     optimizer = _optimizer(config, network)
     finished = 0
@@ -104,7 +107,7 @@ def _data(spec: DataSpec, resolution: int) -> _Data:
         _on_resolution(split, resolution) for split in (dataset.train, dataset.validation, dataset.test)
     )
     mean, deviation = _moments(training.pixels)
-    return _Data(training, validation, testing, len(dataset.class_names), mean, deviation)
+    return _Data(training, validation, testing, len(dataset.class_names), mean, deviation, dataset.remarks)
 
 
 def _moments(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

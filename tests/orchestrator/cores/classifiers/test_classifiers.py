@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -13,13 +15,19 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import nn
 
+from alexnet_core.data.loading import summarise_data
 from orchestrator import Run
+from orchestrator.ablate import main
 from orchestrator.cores.classifiers.configuration import ClassifierConfig
 from orchestrator.cores.classifiers.core import core
 from orchestrator.cores.classifiers.network import build, sizes
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.cores.training import Place, StateFolder, train_core
+from orchestrator.planning.unfolding import plan_study
+from orchestrator.request import Question, Store, SweepRequest
+from search_spaces.study import load_study
+from tests.alexnet_core.data.pictures import picture, tree
 
 
 @pytest.mark.parametrize("model", ["resnet18", "mobilenet_v2", "squeezenet1_1", "vit_b_16"])
@@ -137,8 +145,38 @@ def test_image_folders_train_and_one_without_test_images_is_refused(tmp_path: Pa
     Image.new("RGB", (20, 20), "white").save(tmp_path / "images" / "train" / "a" / "train0.png")
     (other,) = train_core(core, config, Place(0, data_root=tmp_path / "images"))
     assert other.metrics["train_loss"] != report.metrics["train_loss"]
-    assert core.data is not None
-    assert len(core.data(config, tmp_path / "images")) == 64
+
+
+@pytest.mark.slow
+def test_a_study_of_it_says_what_is_left_out_of_its_images_as_one_of_alexnet_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planned, in the JSON document, and from `plan.json` in the report, which imports no core."""
+    root = tree(tmp_path / "images", ("train", "valid", "test"), count=4)
+    shutil.copy(root / "train" / "a" / "0.jpg", root / "valid" / "a" / "same.jpg")
+    picture(root / "train" / "a" / "deep" / "0.jpg")
+    picture(root / "train" / "loose.jpg").rename(root / "train" / "loose.jfif")
+    notes = [
+        "note: valid/ is taken as val/",
+        "note: left out: 1 file in a folder within a class folder (train/a/deep/0.jpg); 1 file outside the class "
+        "folders (train/loose.jfif)",
+        "note: 1 validation image is a training image too (val/a/same.jpg = train/a/0.jpg): the validation error is "
+        "not that of new images",
+    ]
+    results = tmp_path / "results"
+    asked = ["--dataset", "imagefolder", "--data-root", str(root), "--results", str(results), "--dry-run"]
+    for study in ("batch_norm", "lrn"):
+        assert main(["--study", study, *asked]) == 0
+        assert capsys.readouterr().out.splitlines()[:3] == notes
+    assert main(["--study", "batch_norm", *asked, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plans"][0]["notes"][:3] == notes
+    question = Question(study="batch_norm", dataset="imagefolder", data_root=root)
+    plan = plan_study(load_study("batch_norm"), question, SweepRequest(), Store(results))
+    assert plan.summary == summarise_data("imagefolder", root)
+    assert plan.base.data.digest == plan.summary.digest
+    run = Run(data_root=root, log=(heard := list[str]()).append)
+    next(iter(core.train(ClassifierConfig(source="imagefolder", image_size=20, epochs=1, batch_size=4), run)))
+    assert heard == notes[:2]
 
 
 @pytest.mark.slow
