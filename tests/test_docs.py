@@ -95,7 +95,7 @@ def test_every_page_of_the_folder_is_in_its_index() -> None:
     assert linked == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
 
 
-@pytest.mark.parametrize("readme", ["README.md"])
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_the_readme_is_short_and_its_test_command_is_that_of_ci(readme: str) -> None:
     text = (ROOT / readme).read_text()
     assert text.count("\n") <= 150
@@ -137,14 +137,16 @@ def _verbs_of(action: argparse.Action) -> dict[str, argparse.ArgumentParser]:
     ],
 )
 def test_the_tables_have_every_option_there_is_and_no_other(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (DOCS / "commands.md").read_text()
+    page, chinese = (DOCS / "commands.md").read_text(), (DOCS / "manual.zh-CN.md").read_text()
     for name, options in options_of(module, monkeypatch).items():
         if name == "ablate":
-            shown = page.split("## Options of `ablate`")[1].split("\n## ")[0]
+            tables = [page.split("## Options of `ablate`")[1], chinese.split("\n## 选项")[1]]
+            shown = [table.split("\n## ")[0].split("\n\n")[1] for table in tables]
         else:
-            (shown,) = re.findall(rf"^\| `{name}[` ].*$", page, re.MULTILINE)
-        expected = options - {"--results"} if module.startswith("orchestrator") else options
-        assert set(re.findall(r"--[a-z][a-z-]*", shown)) - {"--results"} == expected, name
+            shown = re.findall(rf"^\| `{name}[` ].*$", page, re.MULTILINE)
+            assert len(shown) == 1
+        for text in shown:
+            assert set(re.findall(r"--[a-z][a-z-]*", text)) | {"--results"} == options | {"--results"}, name
 
 
 def verdict_words() -> set[str]:
@@ -174,9 +176,16 @@ def verdict_words() -> set[str]:
     return {re.sub(r"^no verdict: .*", "no verdict: ...", word) for word in letters}
 
 
-@pytest.mark.parametrize(("page", "mark"), [("README.md", r"\*"), ("docs/verdicts.md", "`")])
+@pytest.mark.parametrize(
+    ("page", "mark"),
+    [("README.md", r"\*"), ("README.zh-CN.md", "`"), ("docs/verdicts.md", "`"), ("docs/manual.zh-CN.md", "`")],
+)
 def test_a_page_explains_every_word_of_a_verdict(page: str, mark: str) -> None:
-    (table,) = re.findall(r"^\| word \| meaning \|\n(.*?)\n\n", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    (table,) = re.findall(
+        r"^\| (?:word|输出中的词) \| (?:meaning|含义) \|\n(.*?)\n\n",
+        (ROOT / page).read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
     cells = " ".join(line.split(" | ")[0] for line in table.splitlines())
     assert set(re.findall(rf"{mark}([^*`]+){mark}", cells)) == verdict_words()
 

@@ -203,8 +203,9 @@ def test_a_number_that_is_none_is_exit_code_2_in_the_same_words(
     assert f"error: argument {option}: must be from 1 to 1000000, not 0; " in capsys.readouterr().err
 
 
-def test_the_pages_list_the_exit_codes_there_are() -> None:
-    numbers = re.findall(r"^\| (\d+) \| ", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+@pytest.mark.parametrize("page", ["commands.md", "manual.zh-CN.md"])
+def test_the_pages_list_the_exit_codes_there_are(page: str) -> None:
+    numbers = re.findall(r"^\| (\d+) \| ", (ROOT / "docs" / page).read_text(), re.MULTILINE)
     assert [int(number) for number in numbers] == [code.value for code in ExitCode]
 
 

@@ -155,7 +155,7 @@ def test_the_data_of_a_folder_are_in_the_key_of_the_examples_that_take_one(home:
     assert core.data(core.config(), tmp_path) != digest
 
 
-@pytest.mark.parametrize("page", ["docs/your_own_model.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("page", ["docs/your_own_model.md", "docs/manual.zh-CN.md"])
 def test_the_smallest_core_and_its_study_are_what_they_say(
     page: str, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

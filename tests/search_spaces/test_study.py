@@ -129,7 +129,7 @@ def test_a_recipe_may_leave_out_what_all_studies_share() -> None:
         parse_model(wrong, Study, "mine.yaml")
 
 
-@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/your_own_study.md"])
+@pytest.mark.parametrize("page", ["README.md", "README.zh-CN.md", "docs/your_own_study.md", "docs/manual.zh-CN.md"])
 def test_the_study_on_a_page_is_one(page: str) -> None:
     text = (Path(__file__).parents[2] / page).read_text()
     (shown,) = [block for block in text.split("```yaml\n") if block.startswith("name: momentum\n")]
