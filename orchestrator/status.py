@@ -38,6 +38,7 @@ from orchestrator.records.layout import STUDY_FOLDER
 from orchestrator.running.status.facts import StatusDocument, StudyStatus, study_status, trial_status
 from orchestrator.running.status.views import study_view, trial_view
 from orchestrator.running.steering import ask, read_runs
+from orchestrator.tables.tables import say_left_out
 from search_spaces.trial import KEY_LENGTH
 
 logger = logging.getLogger(__name__)
@@ -108,8 +109,8 @@ def _status(results: Path, options: argparse.Namespace, console: Console) -> Doc
         asked = _steer(results / "studies" / what, options)
         console.print(asked, markup=False, soft_wrap=True)
         return StatusDocument(requests=tuple(asked.splitlines()))
-    # 备份的副本不是又一个种子：在这里点名
-    trial_record.recorded_keys(results)
+    # 不算数的副本与坏记录，不论哪个研究要它，都在这里点名
+    say_left_out(results)
     if what is None:
         return _all_studies(results, studies, console)
     if what in studies:

@@ -46,7 +46,7 @@ from orchestrator.running.notification import Notifier
 from orchestrator.running.session import prepare_images, run_missing
 from orchestrator.sweeps.search import OPTUNA_VIEW
 from orchestrator.tables.ranking import exported_if_best
-from orchestrator.tables.tables import done_states, load_trials
+from orchestrator.tables.tables import done_states, load_trials, say_left_out
 
 
 def ask(request: Request, console: Console, started: float, notifier: Notifier) -> Document:
@@ -82,6 +82,7 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     if trains and not request.dry_run:
         lifecycle.check_process_is_ours()
     price = price_of(agenda, request)
+    say_left_out(store.results, besides=agenda.on_record.odd)
     _say(console, agenda_lines(agenda, request, price))
     if request.dry_run:
         return plans_document(agenda, price)

@@ -11,7 +11,7 @@ from orchestrator.planning.more_epochs import Extensions, extensions_together, f
 from orchestrator.records import layout, trial_record
 from orchestrator.records.evaluations import evaluations_on_record, lost_weights
 from orchestrator.records.trial_record import TrialState
-from orchestrator.tables.tables import done_states
+from orchestrator.tables.tables import done_trials
 from search_spaces.core_config import planned_parts
 from search_spaces.trial import PlannedTrial
 
@@ -38,6 +38,7 @@ class OnRecord:
         lost_weights: Keys of the trials on record that must be trained again to be evaluated so.
         extensions: Missing trials that ran for fewer epochs.
         begun: Missing trials that were stopped in the middle, by key.
+        odd: Missing trials whose record does not fit the others on the same data, and why.
     """
 
     done: Mapping[str, TrialState] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class OnRecord:
     lost_weights: frozenset[str] = frozenset()
     extensions: Extensions = field(default_factory=Extensions)
     begun: Mapping[str, Begun] = field(default_factory=dict)
+    odd: Mapping[str, str] = field(default_factory=dict)
 
     def refreshed(self, states: Mapping[str, TrialState]) -> OnRecord:
         """Returns the same with trials that have ended meanwhile, or that were read beside; none of them runs again."""
@@ -95,10 +97,12 @@ def read_on_record(results: Path, trials: Sequence[PlannedTrial], retry_failed: 
         trials: Of a plan.
         retry_failed: Whether failed trials are trained again, so that they count as missing.
     """
+    done, odd = done_trials(results, [trial.key for trial in trials], retry_failed)
     on_record = OnRecord(
-        done=done_states(results, [trial.key for trial in trials], retry_failed),
+        done=done,
         evaluated=evaluations_on_record(results, trials),
         lost_weights=lost_weights(results, trials),
+        odd=odd,
     )
     missing = on_record.missing(trials)
     # 只有还缺的 trial 才找得到可接着练的短跑
@@ -133,4 +137,5 @@ def together(parts: Iterable[OnRecord]) -> OnRecord:
         lost_weights=frozenset[str]().union(*(one.lost_weights for one in known)),
         extensions=extensions_together(one.extensions for one in known),
         begun={key: begun for one in known for key, begun in one.begun.items()},
+        odd={key: reason for one in known for key, reason in one.odd.items()},
     )

@@ -202,20 +202,15 @@ def _impossible_metrics(result: TrialResult) -> str:
     return ""
 
 
-def done_keys(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
-    """Returns the state of those trials that are on record and not run again.
+def read_records(results: Path, keys: Iterable[str]) -> dict[str, Record]:
+    """Returns those trials that have ended, by key.
 
     Args:
         results: The results folder.
         keys: The trials asked for.
-        retry_failed: Leave failed trials out.
 
     Raises:
         LabError: A record is damaged, or another trial's (named).
     """
-    states = {}
-    for key in set(keys):
-        record = read_record(trial_folder(results, key))
-        if record is not None and not (retry_failed and record.result.state is TrialState.FAILED):
-            states[key] = record.result.state
-    return states
+    records = ((key, read_record(trial_folder(results, key))) for key in sorted(set(keys)))
+    return {key: record for key, record in records if record is not None}

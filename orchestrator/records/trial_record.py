@@ -34,7 +34,7 @@ from orchestrator.records.files import (
     write_atomically,
     write_error,
 )
-from orchestrator.records.layout import KEY, trial_folder
+from orchestrator.records.layout import KEY, LEFT_OUT, trial_folder
 from orchestrator.records.reports import Report, parse_report
 from search_spaces.core_config import CoreConfig, MetricValue, TrialConfig, is_of_core
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
@@ -152,6 +152,25 @@ def open_record(results: Path, config: TrialConfig) -> Path:
         (folder / "result.json").unlink(missing_ok=True)
         write_atomically(path, config.model_dump_json(indent=1).encode())
     return folder
+
+
+def set_aside(results: Path, key: str) -> Path:
+    """Moves a trial's folder out of `trials/`, where it counts no more; returns where it lies now.
+
+    Raises:
+        LabError: It cannot be moved.
+    """
+    place = results / LEFT_OUT / key
+    number = 1
+    while place.exists():
+        number += 1
+        place = place.with_name(f"{key}.{number}")
+    try:
+        place.parent.mkdir(exist_ok=True)
+        trial_folder(results, key).rename(place)
+    except OSError as error:
+        raise write_error(place, error) from error
+    return place
 
 
 def read_config(folder: Path) -> TrialConfig:

@@ -38,7 +38,8 @@ from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
 from orchestrator.running.placement import likely_place, time_and_memory
 from orchestrator.sweeps.planned_sweep import PlannedSweep, search_of
-from orchestrator.tables.tables import done_states
+from orchestrator.tables.siblings import trained_anew
+from orchestrator.tables.tables import done_trials
 from search_spaces.core_config import description_of
 from search_spaces.errors import StudyError
 from search_spaces.study import Study, load_study, study_names
@@ -229,10 +230,10 @@ def _planned_study(plan: Plan, request: Request) -> PlannedStudy:
 
 def _records_of(plan: Plan, store: Store) -> OnRecord:
     """What is on record of a plan's trials, and of its re-tuning."""
-    further = done_states(store.results, [trial.key for trial in plan.further], store.retry_failed)
-    on_record = read_on_record(store.results, plan.trials, store.retry_failed).refreshed(further)
+    further = done_trials(store.results, [trial.key for trial in plan.further], store.retry_failed)
+    on_record = read_on_record(store.results, plan.trials, store.retry_failed).refreshed(further.states)
     begun = read_begun(store.results, further_missing(plan, on_record.done))
-    return replace(on_record, begun={**on_record.begun, **begun})
+    return replace(on_record, begun={**on_record.begun, **begun}, odd={**on_record.odd, **further.odd})
 
 
 def after_run(agenda: Agenda, ran: Ran, store: Store) -> Agenda:
@@ -285,6 +286,7 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
     takes = partial(time_and_memory, placement=request.placement)
     # 数据对所有研究都一样，只说一次；先说，再看计划
     yield from dict.fromkeys(remark for study in agenda.studies for remark in data_remarks(study.plan))
+    yield from trained_anew(agenda.on_record.odd)
     if agenda.work.left():
         place = likely_place(request.placement, description_of(agenda.plan.base).gpus)
         on_gpu = place.gpus > 0 and request.placement.device != "cpu"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import polars as pl
 
 from alexnet_core.configuration.train_config import DataSpec
+from orchestrator.records.layout import LEFT_OUT
 from orchestrator.records.trial_record import TrialResult, listed
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from search_spaces.core_config import ALEXNET, DataOfTrial
@@ -88,12 +89,25 @@ def _reason(split: str, row: dict[str, int | None]) -> str:
     return f"{images} {split} images, and as many trials on the same data have another number"
 
 
-def left_out(reasons: dict[str, str]) -> list[str]:
-    """Returns a line for each reason, with the trials that it is about."""
-    by_reason: dict[str, list[str]] = {}
-    for key, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(key)
+def left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Returns a line for each reason, with the trials that it is about, and what to do."""
     return [
-        f"{listed(sorted(keys))}: {reason}; move {'it' if len(keys) == 1 else 'them'} away"
-        for reason, keys in sorted(by_reason.items())
+        f"{listed(keys)}: {reason}; move {'it' if len(keys) == 1 else 'them'} away"
+        for reason, keys in by_reason(reasons).items()
     ]
+
+
+def trained_anew(reasons: Mapping[str, str]) -> list[str]:
+    """Returns a line for each reason why some trials are trained anew, though they are on record."""
+    return [
+        f"note: {listed(keys)}: {reason}: trained anew, what is on record moves to {LEFT_OUT}/"
+        for reason, keys in by_reason(reasons).items()
+    ]
+
+
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """Returns the sorted keys of trials under each reason."""
+    keys: dict[str, list[str]] = {}
+    for key, reason in sorted(reasons.items(), key=lambda item: (item[1], item[0])):
+        keys.setdefault(reason, []).append(key)
+    return keys

@@ -303,38 +303,68 @@ def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, flo
             if misfit := checked_record.ended_curve(folder, record.result).misfit:
                 misfits[key] = misfit
     odd = _odd(results, records)
+    for line in left_out(odd):
+        logger.warning("left out of the tables: %s", line)
     say_without_curve(results, {key: misfit for key, misfit in misfits.items() if key not in odd})
     outcomes |= {key: record.outcome for key, record in records.items()}
     return outcomes | dict.fromkeys(odd, ("left out", None))
 
 
-def _odd(results: Path, records: Mapping[str, Record]) -> list[str]:
-    """The keys of records, no rows of the table yet, that do not fit the others on the same data; they are named."""
+def _odd(results: Path, records: Mapping[str, Record]) -> dict[str, str]:
+    """Why some records that are no rows of the table yet do not fit the others on the same data, by key."""
     if not records:
-        return []
+        return {}
     table = read_table(results, "trials", TRIAL_COLUMNS, siblings.COMPARED)
     rows = [(key, record.config.data, record.result) for key, record in records.items()]
-    odd = siblings.strangers_among(rows, table)
-    for line in left_out(odd):
-        logger.warning("left out of the tables: %s", line)
-    return list(odd)
+    return siblings.strangers_among(rows, table)
 
 
-def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
-    """Returns the state of those trials that are on record and not run again; see `checked_record`.
+def say_left_out(results: Path, besides: Collection[str] = ()) -> None:
+    """Names every record that the tables leave out, whichever study wants it: copies, damaged ones, odd ones.
+
+    Args:
+        results: The results folder.
+        besides: Trials that are named elsewhere.
+    """
+    table = read_table(results, "trials", TRIAL_COLUMNS, ("key",))
+    untabled = set(trial_record.recorded_keys(results)).difference([] if table is None else table["key"], besides)
+    ended_trials(results, untabled)
+
+
+class Done(NamedTuple):
+    """What of some trials is on record.
+
+    Attributes:
+        states: State of each trial that is on record and not run again.
+        odd: Why some records do not fit the others on the same data, by key: these count as missing, as in the tables.
+    """
+
+    states: dict[str, TrialState]
+    odd: dict[str, str]
+
+
+def done_trials(results: Path, keys: Iterable[str], retry_failed: bool = False) -> Done:
+    """Returns which trials are on record.
 
     Args:
         results: The results folder.
         keys: The trials asked for.
         retry_failed: Leave failed trials out.
+
+    Raises:
+        LabError: A record is damaged, or another trial's (named).
     """
     distinct = set(keys)
-    outcomes = _unchanged(results, distinct)
-    states = checked_record.done_keys(results, distinct - outcomes.keys(), retry_failed)
-    for key, outcome in outcomes.items():
-        if not (retry_failed and outcome.state == TrialState.FAILED):
-            states[key] = TrialState(outcome.state)
-    return states
+    states = {key: TrialState(outcome.state) for key, outcome in _unchanged(results, distinct).items()}
+    records = checked_record.read_records(results, distinct - states.keys())
+    odd = _odd(results, records)
+    states |= {key: record.result.state for key, record in records.items() if key not in odd}
+    return Done({k: state for k, state in states.items() if not (retry_failed and state is TrialState.FAILED)}, odd)
+
+
+def done_states(results: Path, keys: Iterable[str], retry_failed: bool = False) -> dict[str, TrialState]:
+    """Returns the state of those trials that are on record and not run again, see `done_trials`."""
+    return done_trials(results, keys, retry_failed).states
 
 
 class _Outcome(NamedTuple):

@@ -187,14 +187,20 @@ def test_copies_and_records_of_other_numbers_of_images_are_named_as_the_tables_n
     result["test"] = json.loads(errors(1, 3).model_dump_json())
     (folder / "result.json").write_text(json.dumps(result))
     shutil.copytree(folder, folder.with_name(f"{folder.name}.bak"))
+    copy = folder.with_name("0123456789abcdef0123")
+    shutil.copytree(layout.trial_folder(tmp_path, keys["baseline-0"]), copy)
     caplog.clear()
     code, output, _ = status(capsys, tmp_path)
     assert code == 0
     assert "1 diverged, 1 finished, 2 interrupted, 1 left out, 1 waiting" in output
     shown = list(caplog.messages)
-    assert len(shown) == 2
+    assert len(shown) == 3
     assert f"{folder.name}.bak in {folder.parent}, not named by a trial's key; move it away" in shown[0]
-    assert f"{folder.name}: 3 test images, where most trials on the same data have 359; move it away" in shown[1]
+    assert f"{copy}: its result.json is that of another trial ({keys['baseline-0']}); move the folder away" in shown[1]
+    assert f"{folder.name}: 3 test images, where most trials on the same data have 359; move it away" in shown[2]
+    caplog.clear()
+    assert status(capsys, tmp_path, "lrn")[0] == 0
+    assert caplog.messages == shown, "of one study, too"
     caplog.clear()
     load_trials(tmp_path)
     assert caplog.messages == shown, "best and report say the same of them"

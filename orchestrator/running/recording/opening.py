@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +23,11 @@ from orchestrator.running.recording.launched import Running, RunningTrials
 from orchestrator.running.slots.messages import End, Evaluated, Submission
 from orchestrator.sweeps.objectives import steady_rate
 from orchestrator.sweeps.search import Ask
+from orchestrator.tables.tables import done_trials
 from search_spaces.core_config import CoreConfig, description_of
 from search_spaces.trial import PlannedTrial
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,14 @@ class RecordOpener:
             ask: The point it is, where a sampler chose it.
             judged: Whether a scheduler may stop it.
         """
+        moved = self._set_aside(trial.key)
         folder = trial_record.open_record(self.settings.results, trial.config)
         # 先写下它属于哪个研究：进程死在训练途中，下次也找得到它
         self.join(trial, ask)
         attempt = trial_record.next_attempt(folder, self.fingerprint)
         start = self.on_record.extensions.starts.get(trial.key)
-        if start is not None and (note := go_on(folder, start)):
+        going_on = go_on(folder, start) if start is not None else ""
+        for note in filter(None, (moved, going_on)):
             trial_record.append_log(folder, f"{now()} {note}\n")
         result = trial_record.read_result(folder)
         finished = result is not None and result.state is TrialState.FINISHED
@@ -103,6 +109,20 @@ class RecordOpener:
             judged=judged,
             code=self._code,
         )
+
+    def _set_aside(self, key: str) -> str:
+        """Moves a record away that counts as missing since it does not fit the others; returns a line for the log."""
+        results = self.settings.results
+        # 训练会覆盖它：此刻再看一次，别的驱动可能刚写完一个合群的
+        if key in self.on_record.done or not (layout.trial_folder(results, key) / "result.json").is_file():
+            return ""
+        # 与研究里别的记录放在一起，才看得出谁不合群
+        reason = done_trials(results, [*self.on_record.done, key]).odd.get(key)
+        if reason is None:
+            return ""
+        note = f"trial {key} is trained anew: its record ({reason}) lies in {trial_record.set_aside(results, key)}"
+        logger.warning("%s", note)
+        return note
 
     @property
     def fingerprint(self) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import LabError
-from orchestrator.records.checked_record import done_keys, ended_curve, read_curve, read_own_config, read_record
+from orchestrator.records.checked_record import ended_curve, read_curve, read_own_config, read_record
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, read_result, recorded_keys
 from orchestrator.sweeps.search import read_ended
-from orchestrator.tables.tables import load_tables
+from orchestrator.tables.tables import done_states, load_tables
 from tests.made_core_records import put_walk, walk_config
 from tests.made_records import make_config, put
 
@@ -88,7 +88,7 @@ def test_a_copy_under_another_key_is_named_by_every_reader(tmp_path: Path) -> No
     for read in (
         lambda: read_record(folder),
         lambda: read_result(folder),
-        lambda: done_keys(tmp_path, [copy]),
+        lambda: done_states(tmp_path, [copy]),
         lambda: read_ended(tmp_path, copy),
     ):
         with pytest.raises(LabError, match=rf"result.json is that of another trial \({key}\); move the folder away"):

@@ -21,6 +21,7 @@ from orchestrator.errors import LabError
 from orchestrator.records import checked_record, files, layout, trial_record
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.trial_record import TrialState
+from orchestrator.tables.tables import done_states
 from search_spaces.trial import PlannedTrial, trial_key
 from tests.made_records import make_config, make_report, put, put_trained, tiny_disk
 
@@ -96,7 +97,7 @@ def test_what_a_killed_writer_leaves_is_taken_for_nothing(tmp_path: Path) -> Non
     assert trial_record.read_epochs(folder) == []
     assert trial_record.open_record(tmp_path, config) == folder
     assert trial_record.recorded_keys(tmp_path) == [trial_key(config)]
-    assert checked_record.done_keys(tmp_path, [trial_key(config)]) == {}
+    assert done_states(tmp_path, [trial_key(config)]) == {}
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_a_damaged_result_is_named_in_one_line(tmp_path: Path, content: bytes) -
     path = layout.trial_folder(tmp_path, key) / "result.json"
     path.write_bytes(content)
     with pytest.raises(LabError) as caught:
-        checked_record.done_keys(tmp_path, [key])
+        done_states(tmp_path, [key])
     message = str(caught.value)
     assert message.startswith(f"{path} is damaged")
     assert "move it away to train this trial again" in message
@@ -209,8 +210,8 @@ def test_every_state_is_read_back_and_failed_ones_can_be_asked_for_again(tmp_pat
     waiting = trial_key(make_config(99))
     interrupted = trial_record.open_record(tmp_path, make_config(98)).name
     requested = [*keys.values(), waiting, interrupted]
-    assert checked_record.done_keys(tmp_path, requested) == {key: state for state, key in keys.items()}
-    again = checked_record.done_keys(tmp_path, requested, retry_failed=True)
+    assert done_states(tmp_path, requested) == {key: state for state, key in keys.items()}
+    again = done_states(tmp_path, requested, retry_failed=True)
     assert again == {key: state for state, key in keys.items() if state is not TrialState.FAILED}
     for state, error in ((TrialState.FINISHED, 20 / 360), (TrialState.DIVERGED, None)):
         record = checked_record.read_record(layout.trial_folder(tmp_path, keys[state]))
