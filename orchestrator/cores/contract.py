@@ -69,6 +69,7 @@ class Run:
         data_root: Path | None = None,
         *,
         load_last: Callable[[], State | None] = lambda: None,
+        forget: Callable[[], None] = lambda: None,
         goes_on: Callable[[], bool] = lambda: True,
         lives: Callable[[], None] = lambda: None,
         log: Callable[[str], None] = print,
@@ -81,6 +82,7 @@ class Run:
             devices: See `Run`.
             data_root: See `Run`.
             load_last: Returns what an earlier attempt saved last.
+            forget: Told that the training does not go on from there after all.
             goes_on: Says whether the study goes on.
             lives: Told at each beat.
             log: Takes a line of a script's output.
@@ -89,7 +91,7 @@ class Run:
         self.seed, self.devices, self.data_root, self.folder = seed, devices, data_root, folder
         self.beats, self.saves, self.last_line = 0, 0, ""
         self._log = log
-        self._load_last, self._goes_on, self._lives = load_last, goes_on, lives
+        self._load_last, self._forget, self._goes_on, self._lives = load_last, forget, goes_on, lives
         self._saved: State | None = None
 
     def load(self) -> State | None:
@@ -131,6 +133,10 @@ class Run:
         """Writes a line of a script's output to the trial's log."""
         self.last_line = line if line.strip() else self.last_line
         self._log(line)
+
+    def begin_again(self) -> None:
+        """Says that the training begins at report 1 after all; for a script, which alone knows where it goes on."""
+        self._forget()
 
     def take_saved(self) -> State | None:
         """Returns what was saved since the last report, once; for who runs the training."""

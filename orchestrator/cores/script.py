@@ -10,12 +10,14 @@ import ctypes
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from search_spaces.yaml_file import load_model
 
 REPORTS_FILE = "ABLATION_REPORTS"
 OUTPUT, REPORTS = "output.txt", "reports.jsonl"
+# 脚本自己走到了头：它写下的就是全部
+ENDED = "ended"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.1
@@ -82,35 +86,85 @@ def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], 
     """Runs the script and yields its reports; it goes on from its own checkpoint where it has one."""
     with tempfile.TemporaryDirectory(prefix="script-") as scratch:
         place = run.folder if run.folder is not None else Path(scratch)
-        (place / "checkpoint").mkdir(parents=True, exist_ok=True)
+        checkpoint = place / "checkpoint"
+        checkpoint.mkdir(parents=True, exist_ok=True)
         given = {
             "seed": run.seed,
-            "checkpoint": place / "checkpoint",
+            "checkpoint": checkpoint,
             "data_root": run.data_root or "",
             "device": run.devices[0],
         }
-        command = [filled(part, {**parameters, **given}) for part in script.command]
-        files = [place / OUTPUT, place / REPORTS]
-        numbers = _Numbers(run, _earlier(files))
-        # 启动之前就记下读到哪里：快的程序一启动就写完了
-        tails = [_Tail(path) for path in files]
-        process = _started(command, folder, *files)
+        filled_in = tuple(filled(part, {**parameters, **given}) for part in script.command)
+        started = _Started(script.model_copy(update={"command": filled_in}), folder, place, run)
+        goes_on = any(checkpoint.iterdir())
         try:
-            for line in _lines(process, tails, run):
-                report = _parsed(line)
-                if report is None:
-                    run.log(line)
-                    continue
-                yield from (_saved(new, run) for new in numbers.new(report))
-        finally:
-            _end(process)
-        if process.returncode:
-            raise ContractError(f"{command[0]} ended {ending(process.returncode)}; its last line: {run.last_line}")
-        unheard = numbers.unheard()
-        if not unheard and not numbers.begun:
-            example = json.dumps({"report": 1, **dict.fromkeys(script.metrics, 0.25)})
-            raise ContractError(f"train has ended without a report: print a line of JSON for each, such as {example}")
-        yield from (_saved(new, run) for new in unheard)
+            yield from _run(started, _Numbers(run, _earlier(started.files)))
+        except _Gap as gap:
+            if not goes_on:
+                raise
+            # 检查点写下了，报告没来得及：缺的数补不出来，只有重来才是真的
+            run.log(f"{gap}: it was killed between a checkpoint and its report, and begins again without the former")
+            run.begin_again()
+            shutil.rmtree(checkpoint)
+            checkpoint.mkdir()
+            yield from _run(started, _Numbers(run, {}))
+
+
+class _Gap(ContractError):
+    """The reports before the first one of an attempt are missing."""
+
+
+@dataclass(frozen=True)
+class _Started:
+    """How a script is started.
+
+    Attributes:
+        script: As declared, with its command filled in.
+        folder: Where it runs.
+        place: The trial's own folder.
+        run: What it is given.
+    """
+
+    script: Script
+    folder: Path
+    place: Path
+    run: Run
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Where its output goes, and where it may write its reports."""
+        return self.place / OUTPUT, self.place / REPORTS
+
+
+def _run(started: _Started, numbers: _Numbers) -> Iterator[dict[str, float]]:
+    """Runs the script once and yields what is new of its reports."""
+    run, command, ended = started.run, started.script.command, started.place / ENDED
+    had_ended = ended.exists()
+    # 启动之前就记下读到哪里：快的程序一启动就写完了
+    tails = [_Tail(path) for path in started.files]
+    process = _process_of(command, started.folder, *started.files)
+    try:
+        for line in _lines(process, tails, run):
+            report = _parsed(line)
+            if report is None:
+                run.log(line)
+                continue
+            ended.unlink(missing_ok=True)
+            yield from (_saved(new, run) for new in numbers.new(report))
+    finally:
+        if process.poll() == 0:
+            ended.touch()
+        _end(process)
+    if process.returncode:
+        raise ContractError(f"{command[0]} ended {ending(process.returncode)}; its last line: {run.last_line}")
+    if numbers.begun:
+        return
+    if not numbers.earlier:
+        example = json.dumps({"report": 1, **dict.fromkeys(started.script.metrics, 0.25)})
+        raise ContractError(f"train has ended without a report: print a line of JSON for each, such as {example}")
+    if not had_ended:
+        raise _Gap("it has nothing more to report, and its last report may be lost")
+    yield from (_saved(new, run) for new in numbers.unheard())
 
 
 def _saved(report: Mapping[str, Any], run: Run) -> dict[str, float]:
@@ -129,7 +183,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _started(command: list[str], folder: Path, output: Path, reports: Path) -> subprocess.Popen[bytes]:
+def _process_of(command: Sequence[str], folder: Path, output: Path, reports: Path) -> subprocess.Popen[bytes]:
     libc = ctypes.CDLL(None, use_errno=True)
     with output.open("ab") as file:
         try:
@@ -170,7 +224,11 @@ class _Tail:
 
     def lines(self, whole: bool) -> Iterator[str]:
         """Yields the lines that are new; the last one only once it has its end, or nothing more comes."""
-        if self._path.stat().st_size <= self._read:
+        size = self._path.stat().st_size
+        if size < self._read:
+            # 脚本把文件清空重写了
+            self._read = 0
+        if size == self._read:
             return
         with self._path.open("rb") as file:
             file.seek(self._read)
@@ -192,32 +250,37 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _earlier(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """The reports that earlier attempts of this trial wrote, the last one of each number."""
+    """The reports that earlier attempts of this trial wrote since it last began at 1, the last one of each number."""
     reports: dict[str, dict[str, Any]] = {}
     for path in files:
         if path.is_file():
             with path.open(errors="replace") as file:
-                # 日志可以很长：一行一行地读
-                reports |= {str(one["report"]): one for one in map(_parsed, file) if one is not None}
+                reports |= _since_the_first(filter(None, map(_parsed, file)))
     return reports
+
+
+def _since_the_first(reports: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = {}
+    # 日志可以很长：一行一行地读
+    for report in reports:
+        if report["report"] == 1:
+            known = {}
+        known[str(report["report"])] = report
+    return known
 
 
 class _Numbers:
     """Follows the numbers of a script's reports, which begin at 1, or after the script's own last checkpoint."""
 
     def __init__(self, run: Run, earlier: Mapping[str, dict[str, Any]]) -> None:
-        self._run, self._earlier, self.begun, self._last = run, earlier, False, 0
+        self._run, self.earlier, self.begun, self._last = run, earlier, False, 0
 
     def unheard(self) -> list[dict[str, Any]]:
-        """Returns what an earlier attempt wrote and nobody heard, where the script had nothing more to do."""
-        if self.begun or not self._earlier:
-            return []
+        """Returns what an earlier attempt wrote and nobody heard."""
         state = self._run.load()
         self._last = state["report"] if state is not None else 0
         numbers = itertools.count(self._last + 1)
-        return [
-            self._earlier[str(number)] for number in itertools.takewhile(lambda n: str(n) in self._earlier, numbers)
-        ]
+        return [self.earlier[str(number)] for number in itertools.takewhile(lambda n: str(n) in self.earlier, numbers)]
 
     def new(self, report: dict[str, Any]) -> list[dict[str, Any]]:
         """Returns what is new with a report: nothing, itself, or itself after those that an earlier attempt wrote.
@@ -225,17 +288,19 @@ class _Numbers:
         Raises:
             ContractError: It has no number, or one before it is missing.
         """
+        begins = not self.begun
         number = report["report"]
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ContractError(f"a report's number is a whole number from 1 on, not {number!r}")
-        if not self.begun:
+        if begins:
             self.begun = True
             # 从 1 报起的就是从头来过：以前的报告不再算数
             state = self._run.load() if number > 1 else None
             self._last = state["report"] if state is not None else 0
-        missing = [self._earlier.get(str(between)) for between in range(self._last + 1, number)]
+        missing = [self.earlier.get(str(between)) for between in range(self._last + 1, number)]
         if None in missing:
-            raise ContractError(f"report {number} follows report {self._last}; the reports between are missing")
+            kind = _Gap if begins else ContractError
+            raise kind(f"report {number} follows report {self._last}; the reports between are missing")
         reports = [*(one for one in missing if one is not None), *([report] if number > self._last else [])]
         self._last = max(self._last, number)
         return reports

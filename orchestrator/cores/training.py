@@ -128,6 +128,10 @@ class _Resume:
         restore_random_states(self.saved.random)
         return self.saved.state
 
+    def forget(self) -> None:
+        """The training begins anew after all."""
+        self.is_loaded = False
+
     @property
     def history(self) -> list[Report]:
         """The reports that the training goes on from."""
@@ -209,6 +213,7 @@ def train_core(
         place.devices,
         place.data_root,
         load_last=resume.load,
+        forget=resume.forget,
         goes_on=watcher.goes_on,
         lives=watcher.lives,
         log=place.log,

@@ -70,9 +70,11 @@ def walk(folder: Path) -> Core:
     return load_core(core_name(str(folder / "walks.yaml")))
 
 
-def trained(core: Core, folder: Path, stop_after: int = 99, attempt: int = 1, seed: int = 7) -> list[Report]:
+def trained(
+    core: Core, folder: Path, stop_after: int = 99, attempt: int = 1, log: list[str] | None = None
+) -> list[Report]:
     states = StateFolder(folder / "states", attempt, least_seconds=0.0)
-    place = Place(seed, folder=folder / "trial", log=lambda line: None)
+    place = Place(7, folder=folder / "trial", log=[].append if log is None else log.append)
     with closing(train_core(core, core.config(), place, states)) as training:
         return list(islice(training, stop_after))
 
@@ -206,24 +208,86 @@ def test_a_mistake_in_the_study_file_has_its_place(tmp_path: Path) -> None:
         load_core(core_name(str(path)))
 
 
-def test_what_a_killed_worker_left_unheard_is_heard_later_and_the_script_dies_with_it(tmp_path: Path) -> None:
-    walk(tmp_path)
-    (tmp_path / "walk.py").write_text(WALK.replace("for report in", "import time\nfor report in") + "time.sleep(600)\n")
+def killed(folder: Path, text: str, after: int) -> list[int]:
+    """Trains a script in a process that is killed by it, or once `after` reports are heard and five are written.
+
+    Returns:
+        The numbers of the reports that were heard.
+    """
+    walk(folder)
+    (folder / "walk.py").write_text(text)
+    heard = folder / "heard"
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
-            for report in train_core_of(tmp_path):
-                if report.number == 2:
-                    # 报告 3 到 5 已写下，没有人听到
-                    wait_until(lambda: (tmp_path / "trial" / "output.txt").read_text().count("report") >= 5, 20, "")
+            for report in train_core_of(folder):
+                with heard.open("a") as file:
+                    file.write(f"{report.number}\n")
+                if report.number == after:
+                    # 之后的报告已写下，没有人听到
+                    wait_until(lambda: (folder / "trial" / "output.txt").read_text().count("report") >= 5, 20, "")
                     os.kill(os.getpid(), signal.SIGKILL)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    scripts = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or ())]
+    scripts = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or ())]
     wait_until(lambda: not any(map(psutil.Process.is_running, scripts)), 10, "the script died with its worker")
-    (tmp_path / "walk.py").write_text(WALK)
+    (folder / "walk.py").write_text(WALK)
+    return [int(line) for line in heard.read_text().split()]
+
+
+def test_what_a_killed_worker_left_unheard_is_heard_later_and_the_script_dies_with_it(tmp_path: Path) -> None:
+    waits = WALK.replace("for report in", "import time\nfor report in") + "time.sleep(600)\n"
+    assert killed(tmp_path, waits, after=2) == [1, 2]
     after = trained(walk(tmp_path), tmp_path, attempt=2)
     assert [report.number for report in after] == [3, 4, 5]
+
+
+# 检查点已写到这里，报告还没有：就在这时把 worker 杀掉，等它的报告先听完
+DIES = """
+if report == {report}:
+    json.dump([place, report, draws.getstate()], open(folder + "/state", "w"))
+    import signal, time
+    while not os.path.exists("heard") or len(open("heard").readlines()) < report - 1:
+        time.sleep(0.05)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("report", [4, 5])
+def test_killed_between_its_checkpoint_and_its_report_a_script_begins_again(tmp_path: Path, report: int) -> None:
+    """The lost report is nowhere: of the last one nobody would miss it, and the record would end one report early."""
+    straight = numbers(trained(walk(tmp_path), tmp_path / "straight"))
+    dies = DIES.format(report=report).replace("\n", "\n    ").rstrip()
+    text = WALK.replace("    print(json", f"{dies}\n    print(json")
+    assert killed(tmp_path, text, after=99) == list(range(1, report))
+    log: list[str] = []
+    after = trained(walk(tmp_path), tmp_path, attempt=2, log=log)
+    assert numbers(after) == straight, "all of it anew"
+    assert [line for line in log if "begins again" in line] == [
+        f"{'report 5 follows report 3; the reports between are missing' if report == 4 else NOTHING_MORE}: it was "
+        "killed between a checkpoint and its report, and begins again without the former"
+    ]
+    assert trained(walk(tmp_path), tmp_path, attempt=3) == [], "and all is heard"
+
+
+NOTHING_MORE = "it has nothing more to report, and its last report may be lost"
+
+
+def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_path: Path) -> None:
+    """Its last checkpoint says that it is done, and every report is written: nothing is trained again."""
+    all_saved = WALK.replace("report % 2 == 0", "True")
+    core = walk(tmp_path)
+    (tmp_path / "walk.py").write_text(all_saved)
+    straight = numbers(trained(core, tmp_path / "straight"))
+    states = StateFolder(tmp_path / "states", least_seconds=0.0)
+    with closing(train_core(core, core.config(), Place(7, folder=tmp_path / "trial", log=print), states)) as training:
+        heard = [next(training), next(training)]
+        (script,) = psutil.Process().children()
+        wait_until(lambda: script.status() == psutil.STATUS_ZOMBIE, 20, "it comes to its end")
+    assert numbers(heard) + numbers(trained(core, tmp_path, attempt=2)) == straight
+    assert trained(core, tmp_path, attempt=3) == [], "and once all is heard, it is finished"
 
 
 def train_core_of(folder: Path) -> Any:
