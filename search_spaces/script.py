@@ -28,6 +28,8 @@ class Script(Frozen):
         chosen_by: See `CoreDescription`.
         judged_by: See `CoreDescription`.
         files: The script's own files, globs allowed, below the folder of the study file.
+        data: The files that it trains on, globs allowed, absolute or below `--data-root`; their contents are in the
+            key.
         gpus: See `CoreDescription`.
     """
 
@@ -39,6 +41,7 @@ class Script(Frozen):
     chosen_by: str
     judged_by: str
     files: tuple[str, ...] = Field(min_length=1)
+    data: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     gpus: int = Field(default=1, ge=0)
 
     @model_validator(mode="after")

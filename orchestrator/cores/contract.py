@@ -185,53 +185,58 @@ class Core:
     deterministic: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses what breaks the contract, in one line."""
-        for check in (_check_identity, _check_config, _check_metrics, _check_functions):
-            check(self)
+        """Refuses what breaks the contract, in one line that names all of it."""
+        checks = (_identity_mistakes, _config_mistakes, _metrics_mistakes, _function_mistakes)
+        mistakes = [mistake for check in checks for mistake in check(self)]
+        if mistakes:
+            raise ContractError("; ".join(mistakes))
 
 
-def _check_identity(core: Core) -> None:
+def _identity_mistakes(core: Core) -> Iterator[str]:
     if not isinstance(core.name, str) or not re.fullmatch(CORE_NAME, core.name):
-        raise ContractError(f"name is short, of lower-case letters, digits, - and _, not {core.name!r}")
+        yield f"name is short, of lower-case letters, digits, - and _, not {core.name!r}"
     for name, value, least in (("version", core.version, 1), ("gpus", core.gpus, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ContractError(f"{name} is a whole number from {least} on, not {value!r}")
+            yield f"{name} is a whole number from {least} on, not {value!r}"
 
 
-def _check_config(core: Core) -> None:
+def _config_mistakes(core: Core) -> Iterator[str]:
     if not (isinstance(core.config, type) and issubclass(core.config, BaseModel)):
-        raise ContractError(f"config is a pydantic model (a class), not {core.config!r}")
+        yield f"config is a pydantic model (a class), not {core.config!r}"
+        return
     if not core.config.model_config.get("frozen"):
         # 可变的配置，训练时一改，key 就名不副实
-        raise ContractError("config must be frozen: model_config = ConfigDict(frozen=True, extra='forbid')")
-    if core.config.model_config.get("extra") != "forbid":
-        raise ContractError("config must forbid unknown fields: model_config = ConfigDict(frozen=True, extra='forbid')")
+        yield "config must be frozen: model_config = ConfigDict(frozen=True, extra='forbid')"
+    elif core.config.model_config.get("extra") != "forbid":
+        yield "config must forbid unknown fields: model_config = ConfigDict(frozen=True, extra='forbid')"
     without = [name for name, info in core.config.model_fields.items() if info.is_required()]
     if without:
-        raise ContractError(f"config: {without[0]} has no default; every field needs one")
-    try:
-        core.config()
-    except ValidationError as error:
-        raise ContractError(f"config: its own defaults are not valid: {error.errors()[0]['msg']}") from error
+        yield f"config: {', '.join(without)} has no default; every field needs one"
+    else:
+        try:
+            core.config()
+        except ValidationError as error:
+            yield f"config: its own defaults are not valid: {error.errors()[0]['msg']}"
     strangers = sorted(set(core.added_later) - set(core.config.model_fields))
     if strangers:
-        raise ContractError(f"added_later: {strangers[0]!r} is no field of config")
+        yield f"added_later: {strangers[0]!r} is no field of config"
 
 
-def _check_metrics(core: Core) -> None:
+def _metrics_mistakes(core: Core) -> Iterator[str]:
     if not isinstance(core.metrics, Mapping) or not core.metrics:
-        raise ContractError("metrics names what every report has, such as {'validation_error': Metric('%', scale=100)}")
+        yield "metrics names what every report has, such as {'validation_error': Metric('%', scale=100)}"
+        return
     for name, metric in core.metrics.items():
         if not isinstance(name, str) or not re.fullmatch(METRIC_NAME, name):
-            raise ContractError(f"metrics: {name!r} is no name; use letters, digits, _, . and -")
+            yield f"metrics: {name!r} is no name; use letters, digits, _, . and -"
         if not isinstance(metric, Metric):
-            raise ContractError(f"metrics: {name} is a Metric, not {metric!r}")
+            yield f"metrics: {name} is a Metric, not {metric!r}"
     if mistake := metrics_mistake(tuple(core.metrics), core.chosen_by, core.judged_by):
-        raise ContractError(mistake)
+        yield mistake
 
 
-def _check_functions(core: Core) -> None:
+def _function_mistakes(core: Core) -> Iterator[str]:
     for name in ("train", "data", "sizes", "export", "pictures"):
         value = getattr(core, name)
         if not (callable(value) or (value is None and name != "train")):
-            raise ContractError(f"{name} is a function, not {value!r}")
+            yield f"{name} is a function, not {value!r}"

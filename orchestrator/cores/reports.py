@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from alexnet_core.data.dataset import DataSummary
 from orchestrator.cores.contract import ContractError, Core, Metric
 from orchestrator.cores.loading import mistake
 
@@ -28,18 +32,54 @@ def checked_report(report: Any, metrics: Mapping[str, Metric]) -> dict[str, floa
     """
     if not isinstance(report, Mapping):
         raise ContractError(f"a report is a mapping of metric names to numbers, not {_shown(report)}")
+    complaints = list(_wrong_names(report, metrics))
+    values: dict[str, float] = {}
+    for name in (name for name in metrics if name in report):
+        try:
+            values[name] = _number(name, report[name])
+        except ContractError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise ContractError("; ".join(complaints))
+    return values
+
+
+def _wrong_names(report: Mapping[Any, Any], metrics: Mapping[str, Metric]) -> Iterator[str]:
     missing = [name for name in metrics if name not in report]
     strangers = [name for name in report if name not in metrics]
-    if missing:
-        near = difflib.get_close_matches(missing[0], list(map(str, strangers)), n=1, cutoff=0.5)
-        instead = f"; it has {near[0]!r}" if near else f"; it has {', '.join(map(repr, report)) or 'nothing'}"
-        raise ContractError(f"a report lacks the metric {missing[0]!r}{instead}")
-    if strangers:
-        known = ", ".join(metrics)
-        raise ContractError(
-            f"a report has {strangers[0]!r}, which is no declared metric: {known}; declare it, too, or leave it out"
-        )
-    return {name: _number(name, report[name]) for name in metrics}
+    for name in missing:
+        near = difflib.get_close_matches(name, list(map(str, strangers)), n=1, cutoff=0.5)
+        has = ", ".join(map(repr, report)) or "nothing"
+        yield f"a report lacks the metric {name!r}; it has {repr(near[0]) if near else has}"
+    if strangers and not missing:
+        names, known = ", ".join(map(repr, strangers)), ", ".join(metrics)
+        yield f"a report has {names}, which is no declared metric: {known}; declare it, too, or leave it out"
+
+
+def checked_data(core: Core, config: BaseModel, root: Path | None) -> str | DataSummary:
+    """Returns what a core says of the content of a configuration's data; an empty text where it says nothing.
+
+    Args:
+        core: The core.
+        config: The configuration.
+        root: Folder of the data, or None.
+
+    Raises:
+        ContractError: Its function `data` raises, or returns something else.
+    """
+    if core.data is None:
+        return ""
+    try:
+        # 标准输出是我们的答案（--json），不是 core 说话的地方
+        with redirect_stdout(sys.stderr):
+            content = core.data(config, root)
+    except ContractError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ContractError(f"data raised {mistake(error)}") from error
+    if not isinstance(content, (str, DataSummary)) or not content:
+        raise ContractError(f"data returns a text that stands for the content, not {content!r}")
+    return content
 
 
 def checked_sizes(core: Core, config: BaseModel) -> dict[str, float]:

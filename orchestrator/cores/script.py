@@ -7,6 +7,8 @@ report; all other output is the trial's log.
 from __future__ import annotations
 
 import ctypes
+import glob
+import hashlib
 import itertools
 import json
 import os
@@ -15,9 +17,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +82,48 @@ def script_core(script: Script, folder: Path) -> Core:
         chosen_by=script.chosen_by,
         judged_by=script.judged_by,
         gpus=script.gpus,
+        data=_digest_of(script.data) if script.data else None,
     )
+
+
+def _digest_of(patterns: Sequence[str]) -> Callable[[BaseModel, Path | None], str]:
+    """Returns what says the digest of the files that a script trains on; they are read once in a process."""
+
+    @cache
+    def digest(root: Path | None) -> str:
+        lines = [line for pattern in patterns for line in _content_lines(pattern, root)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    return lambda config, root: digest(root)
+
+
+def _content_lines(pattern: str, root: Path | None) -> list[str]:
+    """Name and SHA-256 of each file that a pattern means, the names without the folder in which all of them lie."""
+    parts = Path(pattern).parts
+    if root is None and not Path(pattern).is_absolute():
+        raise ContractError(f"core.data: {pattern} lies below --data-root, which is not given")
+    folder, below = root, pattern
+    if Path(pattern).is_absolute():
+        # 数据搬了家还是同样的数据：绝对路径里固定的那一段不进摘要
+        fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts[:-1]))
+        folder, below = Path(*fixed), str(Path(*parts[len(fixed) :]))
+    assert folder is not None
+    found = matching(folder, below)
+    if not found:
+        raise ContractError(f"core.data: there is no {below} in {folder}")
+    return [f"{name.as_posix()}\n{_sha256(folder / name)}" for name in found]
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Returns the files below a folder that a pattern means, sorted, as paths below it; `src/**` means all in `src`."""
+    # 3.11 的 ** 在末尾只认文件夹
+    below = f"{pattern}/*" if pattern.endswith("**") else pattern
+    return sorted({path.relative_to(folder) for path in folder.glob(below) if path.is_file()})
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], run: Run) -> Iterator[dict[str, float]]:

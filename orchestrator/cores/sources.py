@@ -19,6 +19,7 @@ from pathlib import Path
 from alexnet_core.process.files import temporary_path
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import CoreName, installed_folders
+from orchestrator.cores.script import matching
 from search_spaces.script import Script
 
 FINGERPRINT_LENGTH = 20  # see search_spaces.core_config.FINGERPRINT
@@ -167,12 +168,10 @@ def script_sources(script: Script, folder: Path) -> Sources:
     for pattern in script.files:
         if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
             raise ContractError(f"core.files: {pattern} is not below the folder of the study file")
-        # 3.11 的 ** 在末尾只认文件夹
-        below = f"{pattern}/*" if pattern.endswith("**") else pattern
-        matching = {path.relative_to(folder) for path in folder.glob(below) if path.is_file()}
-        if not matching:
+        found = matching(folder, pattern)
+        if not found:
             raise ContractError(f"core.files: there is no {pattern} in {folder}")
-        files |= {path for path in matching if "__pycache__" not in path.parts}
+        files |= {path for path in found if "__pycache__" not in path.parts}
     return Sources(folder.resolve(), tuple(sorted(files)), script.command)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +22,8 @@ from orchestrator.cores.identity import (
     is_named,
     load_core_of,
 )
-from orchestrator.cores.loading import CoreName, core_name, mistake
+from orchestrator.cores.loading import CoreName, core_name
+from orchestrator.cores.reports import checked_data
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.request import Question, Store
 from orchestrator.tables.rows import METRICS_BY_NAME, TRIAL_COLUMNS
@@ -155,18 +154,13 @@ def _digests(core: Core, root: Path | None, summaries: dict[str, DataSummary]) -
     """
 
     def digest(config: BaseModel) -> str:
-        if core.data is None:
-            return ""
         try:
-            with redirect_stdout(sys.stderr):
-                content = core.data(config, root)
-        except (Exception, SystemExit) as error:
-            raise StudyError(f"core {core.name}: data raised {mistake(error)}") from error
+            content = checked_data(core, config, root)
+        except ContractError as error:
+            raise StudyError(f"core {core.name}: {error}") from error
         if isinstance(content, DataSummary):
             summaries[content.digest] = content
             return content.digest
-        if not isinstance(content, str) or not content:
-            raise StudyError(f"core {core.name}: data returns a text that stands for the content, not {content!r}")
         return content
 
     return digest

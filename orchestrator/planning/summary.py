@@ -56,7 +56,8 @@ def data_remarks(plan: Plan) -> list[str]:
         # 没有摘要，换一个文件夹也是同样的 key：不说，旧数据上的结果就被当作新的
         return [
             f"note: core {base.core.name} does not say what is in the data: with other data in --data-root its trials "
-            "would be taken for the same ones; give it the function data, or name the data in a field"
+            "would be taken for the same ones; give it the function data (a script: the list data), or name the data "
+            "in a field"
         ]
     return []
 

@@ -8,6 +8,9 @@ from orchestrator.request import Placement
 from orchestrator.running.cluster import capacity, preflight
 from orchestrator.running.cluster.nodes import workers_by_gpu
 
+# Ray 要半分钟才起来；训练得比这久，就不必提它
+SHORT_SECONDS = 300
+
 
 def likely_place(placement: Placement, gpus: int) -> Place:
     """Returns where trials would train on this machine, for the estimate; a cluster's slots are known once joined.
@@ -54,4 +57,6 @@ def time_and_memory(cost: Estimate, placement: Placement) -> str:
         return format_time(cost)
     slots = min(cost.place.slots, cost.trials)
     need, memory = capacity.memory_need(slots, placement.workers), capacity.memory_bytes()
-    return f"{format_time(cost)}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"
+    is_short = cost.unknown < cost.trials and cost.wall_seconds < SHORT_SECONDS
+    start = " plus Ray's start" if is_short else ""
+    return f"{format_time(cost)}{start}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import KeptCode
 from orchestrator.cores.loading import CoreName
-from orchestrator.cores.reports import checked_sizes
+from orchestrator.cores.reports import checked_data, checked_sizes
 from orchestrator.cores.script import ending
 from orchestrator.cores.states import states_in
 
@@ -40,10 +41,12 @@ class Finding:
     Attributes:
         word: `fault` where records, pairing or resuming would be untrue.
         text: What was found.
+        stops: Whether numbers cannot be compared any further.
     """
 
     word: Word
     text: str
+    stops: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Rehearsal:
 
 
 def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
-    """Checks a core; it ends where the next check would tell nothing.
+    """Checks a core, and names all that it finds; it ends where the next check would tell nothing.
 
     Args:
         core: The core.
@@ -85,15 +88,15 @@ def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
         if left:
             names = ", ".join(left)
             yield Finding("fault", f"train leaves processes behind when it ends: {names}; end what it starts")
-        if first.mistake:
+        if not first.reports:
             return
+        # 出错之前的报告还能说明别的
+        rehearsal = replace(rehearsal, reports=min(rehearsal.reports, len(first.reports)))
         findings = list(_seeds(core, rehearsal, folder, first))
         yield from findings
-        if any(finding.word == "fault" for finding in findings[:1]):
-            return
         if is_script:
             _rehearse(replace(rehearsal, reports=1), folder, states=folder / "states")
-        yield from _resume(core, rehearsal, folder, first)
+        yield from _resume(core, rehearsal, folder, first, repeats=not any(finding.stops for finding in findings))
 
 
 def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
@@ -102,10 +105,11 @@ def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
     yield Finding("ok", f"{core.name}, version {core.version}, reports {metrics}")
     config = core.config.model_validate(rehearsal.fields)
     yield _survives_json(config)
-    try:
-        checked_sizes(core, config)
-    except ContractError as error:
-        yield Finding("fault", str(error))
+    for ask in (partial(checked_data, root=rehearsal.data_root), checked_sizes):
+        try:
+            ask(core, config)
+        except ContractError as error:
+            yield Finding("fault", str(error))
     if core.chosen_by == core.judged_by:
         yield Finding(
             "note",
@@ -156,6 +160,7 @@ def _seeds(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> 
             "fault",
             "the same seed gives other numbers in a second process: something random is not seeded with run.seed, or "
             "follows the order of a set or of files",
+            stops=True,
         )
         return
     if other.reports == first.reports:
@@ -168,8 +173,8 @@ def _seeds(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> 
         yield Finding("ok", "another seed gives other numbers")
 
 
-def _resume(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> Iterator[Finding]:
-    """On from the state of the first report in a new process."""
+def _resume(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed, *, repeats: bool) -> Iterator[Finding]:
+    """On from the state of the first report in a new process; numbers are compared where a seed repeats them."""
     if not first.saves:
         yield Finding("note", "it never calls run.save(): a trial that is interrupted begins again; records stay true")
         return
@@ -184,15 +189,17 @@ def _resume(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) ->
     for path in states[:-1]:
         # 只留第一个报告的状态
         path.unlink()
-    resumed, _ = _rehearse(rehearsal, folder, states=folder / "states")
+    resumed, _ = _rehearse(replace(rehearsal, reports=len(first.reports) - 1), folder, states=folder / "states")
     if resumed.mistake:
         yield Finding("fault", f"going on from a state: {resumed.mistake}")
     elif [number for number, _ in resumed.reports][:1] == [1]:
         unused = "never calls run.load()" if rehearsal.name.study is None else "does not go on from {checkpoint}"
         yield Finding("note", f"it {unused}: a trial that is interrupted begins again; records stay true")
-    elif resumed.reports[: len(first.reports) - 1] != first.reports[1:] and not core.deterministic:
+    elif not repeats:
+        yield Finding("note", "stopped it goes on; whether with the same numbers was not checked, since none repeat")
+    elif resumed.reports != first.reports[1:] and not core.deterministic:
         yield Finding("note", "stopped and gone on it gives other numbers, as declared")
-    elif resumed.reports[: len(first.reports) - 1] != first.reports[1:]:
+    elif resumed.reports != first.reports[1:]:
         yield Finding(
             "fault",
             "stopped after the first report and gone on, it gives other numbers than straight on: the state lacks "

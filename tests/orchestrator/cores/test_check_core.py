@@ -70,10 +70,27 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
     ("changes", "faults"),
     [
         (
-            {"SEED": "random.seed(3); run.seed = 3"},
-            ["another seed gives the same numbers: train does not use run.seed"],
+            # 几个毛病，一次都说出来
+            {
+                "gpus=0": "gpus=0, data=lambda config, root: 3",
+                "SEED": "random.seed(3); run.seed = 3",
+                "RESTORE": "",
+                "METRIC": "'test_place': 1 / (2 - epoch), 'validation_place'",
+            },
+            [
+                "data returns a text that stands for the content, not 3",
+                "train raised ZeroDivisionError: division by zero (walk.py, line ",
+                "another seed gives the same numbers: train does not use run.seed",
+                "stopped after the first report and gone on",
+            ],
         ),
-        ({"SEED": "random.seed()"}, ["the same seed gives other numbers in a second process: something random is not"]),
+        (
+            {"SEED": "random.seed()", "RESTORE": "1 / 0"},
+            [
+                "the same seed gives other numbers in a second process: something random is not",
+                "going on from a state: train raised ZeroDivisionError: division by zero (walk.py, line ",
+            ],
+        ),
         (
             # 第二个毛病与第一个同时说出
             {"RESTORE": "", "SEED": "subprocess.Popen(['sleep', '600'])"},
@@ -88,8 +105,8 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
         ),
     ],
     ids=[
-        "constant seed",
-        "unseeded",
+        "constant seed and more",
+        "unseeded and more",
         "generator not restored and a child left",
         "misspelt",
         "raises",

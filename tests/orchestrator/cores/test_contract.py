@@ -85,6 +85,11 @@ def test_a_core_trains_by_hand_without_anything_of_ours() -> None:
         ({"train": None}, "train is a function, not None"),
         ({"sizes": 3}, "sizes is a function, not 3"),
         ({"added_later": {"depth": 1}}, "added_later: 'depth' is no field of config"),
+        (
+            {"version": 0, "config": Lacking, "judged_by": "error", "sizes": 3},
+            "version is a whole number from 1 on, not 0; config: width has no default; every field needs one; "
+            "judged_by: 'error' is none of the metrics: loss; sizes is a function, not 3",
+        ),
     ],
 )
 def test_what_breaks_the_contract_is_one_line(changes: dict[str, Any], line: str) -> None:
@@ -130,7 +135,14 @@ def test_a_report_becomes_plain_numbers_in_the_declared_order(value: Any) -> Non
         (None, "a report is a mapping of metric names to numbers, not None"),
         ({"test_error": 1.0}, "a report lacks the metric 'validation_error'; it has 'test_error'"),
         ({"valid_error": 1.0, "test_error": 1.0}, "a report lacks the metric 'validation_error'; it has 'valid_error'"),
-        ({}, "a report lacks the metric 'validation_error'; it has nothing"),
+        (
+            {},
+            "a report lacks the metric 'validation_error'; it has nothing; a report lacks the metric 'test_error'; it",
+        ),
+        (
+            {"valid_error": 1, "test_error": "1"},
+            "a report lacks the metric 'validation_error'; it has 'valid_error'; metric 'test_error' is a number, not ",
+        ),
         ({"validation_error": 1, "test_error": 1, "lr": 1}, "a report has 'lr', which is no declared metric: "),
         ({"validation_error": "0.1", "test_error": 1}, "metric 'validation_error' is a number, not '0.1'"),
         ({"validation_error": True, "test_error": 1}, "metric 'validation_error' is a number, not True"),

@@ -310,6 +310,43 @@ def test_a_digest_that_cannot_be_had_is_one_line(
     assert re.match(f"error: {complaint}", errors), errors
 
 
+def test_what_a_scripts_data_hold_is_in_the_key_wherever_they_lie(
+    walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = changed(("core: walk.py", f"core: {SCRIPT}  data: [table.csv, 'images/**']"), ("stride.length", "length"))
+    study = (
+        study.partition("  - {name: springy")[0] + "recipes:\n  default: {seeds: 8, margin: 1, smallest_effect: 2}\n"
+    )
+
+    def shown(root: Path | None, text: str = study) -> tuple[str, str, str]:
+        (walk_folder / "walking.yaml").write_text(text)
+        options = [] if root is None else ["--data-root", str(root)]
+        code, output, errors = planned(capsys, walk_folder, "--core", "walk", "--show", "long:3", "--json", *options)
+        said = json.loads(output)
+        assert code == (0 if "key" in said else 2), errors
+        return said.get("key", ""), said.get("error") or "", said.get("configuration", {}).get("data", {}).get("digest")
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    for root in (one, two):
+        (root / "images" / "cats").mkdir(parents=True)
+        (root / "table.csv").write_text("a,b\n")
+        (root / "images" / "cats" / "1.png").write_bytes(b"cat")
+        (root / "more.csv").write_text(str(root))
+    key, _, digest = shown(one)
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert shown(two)[0] == key, "moved, and with another file beside them"
+    assert shown(None, study.replace("data: [table.csv, 'images", f"data: [{one}/table.csv, '{one}/images"))[0]
+    (two / "images" / "cats" / "1.png").write_bytes(b"dog")
+    assert shown(two)[0] not in ("", key)
+    (two / "images" / "cats" / "1.png").rename(two / "images" / "1.png")
+    (two / "images" / "1.png").write_bytes(b"cat")
+    assert shown(two)[0] not in ("", key), "a name is content, too"
+    assert shown(None)[1] == "core walk: core.data: table.csv lies below --data-root, which is not given"
+    (two / "table.csv").unlink()
+    assert shown(two)[1] == f"core walk: core.data: there is no table.csv in {two}"
+    assert shown(None, study.replace("  data: [table.csv, 'images/**']", ""))[2] == ""
+
+
 def test_seed_by_seed_nothing_is_retuned_and_nothing_of_it_is_counted(
     walk_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

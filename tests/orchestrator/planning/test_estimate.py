@@ -14,6 +14,8 @@ from orchestrator.planning.estimate import EpochSeconds, Place, ends_after, esti
 from orchestrator.planning.summary import cost_line, format_time
 from orchestrator.planning.work_left import Training
 from orchestrator.records.trial_record import TrialState
+from orchestrator.request import Placement
+from orchestrator.running.placement import time_and_memory
 from orchestrator.tables.tables import update_tables
 from search_spaces.trial import trial_key
 from tests.made_records import make_config, put
@@ -70,6 +72,13 @@ def test_the_cost_counts_epochs_hours_and_wall_time_and_says_what_was_never_meas
         "(each network measured on at least 1 trial on record)"
     )
     assert "0.5 GPU-hours" in cost_line(estimate([whole(known)] * 3, measured, PAIRS))
+    assert time_and_memory(cost, Placement()).startswith("about 10 min (from your own records), memory about ")
+    short = estimate([whole(known)._replace(epochs=1)] * 3, measured, CPU)
+    assert time_and_memory(short, Placement()).startswith(
+        "about 60 s (from your own records) plus Ray's start, memory "
+    )
+    assert time_and_memory(short, Placement(address="auto")) == "about 60 s (from your own records)", "it runs already"
+    assert time_and_memory(estimate([whole(unknown)], measured, CPU), Placement()).startswith("unknown (no such trial")
     cost = estimate([whole(known), whole(unknown)], measured, CPU)
     assert (cost.epochs, cost.unknown) == (14, 1)
     assert format_time(cost) == "without the 1 never measured about 5 min (from your own records)"
