@@ -180,7 +180,9 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-images", choices=("fail", "skip"), default="fail", help="name them, or leave them out (default: fail)"
     )
-    parser.add_argument("--threads", type=_positive, help="threads that decode; default: one per core")
+    parser.add_argument(
+        "--threads", type=_positive, help="threads that decode; default: one per core, of a container by its quota"
+    )
     parser.add_argument("--download", action="store_true", help="get CIFAR-10 into SOURCE first")
     parser.add_argument("--verify", action="store_true", help="check DESTINATION against the hashes of its manifest")
     parser.set_defaults(run=prepare.prepare)

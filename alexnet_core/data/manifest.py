@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,9 +14,10 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_tree import MOST_SHOWN, Tree, some
 from alexnet_core.data.splits import held_out
 from alexnet_core.errors import CoreError
+from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.files import is_utf8, replaced, shown
 
-THREADS = min(8, os.cpu_count() or 1)
+MOST_THREADS = 8
 ManifestLine = tuple[str, int, str]
 Stamp = tuple[int, int, int, int]
 
@@ -52,7 +52,7 @@ def tree_manifest(tree: Tree, cache: Path | None) -> list[ManifestLine]:
         place = cache / f"manifest-{name}.json"
         known = _cached(place)
     names = [name for split in tree.names.values() for name in split]
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, cpu_cores())) as pool:
         entries = list(pool.map(lambda name: _entry(tree, name, known), names))
     fresh = dict(entries)
     if place is not None and fresh != known:

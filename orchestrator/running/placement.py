@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alexnet_core.process.control_groups import cpu_cores
 from orchestrator.planning.estimate import Estimate, Place
 from orchestrator.planning.summary import format_time
 from orchestrator.request import Placement
@@ -41,7 +42,7 @@ def likely_slots(placement: Placement, gpus: int) -> int:
         gpus: Those that the core wants per worker.
     """
     present, per_worker = preflight.visible_gpus(), _gpus_per_worker(placement, gpus)
-    workers = workers_by_gpu(present, per_worker) if per_worker else capacity.cpu_cores()
+    workers = workers_by_gpu(present, per_worker) if per_worker else cpu_cores()
     by_memory = capacity.slots_in(capacity.memory_bytes(), placement.workers)
     return max(1, min(workers // placement.workers, by_memory))
 

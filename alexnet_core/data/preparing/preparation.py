@@ -25,7 +25,7 @@ from alexnet_core.data.class_names import code_points, look_of, same_look
 from alexnet_core.data.dataset import Decoded, ImageSource
 from alexnet_core.data.image_file import BadImage, decode_and_look, without_picture_warnings
 from alexnet_core.data.image_tree import Tree, some
-from alexnet_core.data.manifest import THREADS, Stamp, file_stamp
+from alexnet_core.data.manifest import MOST_THREADS, Stamp, file_stamp
 from alexnet_core.data.prepared_folder import (
     FORMAT,
     MANIFEST,
@@ -37,6 +37,7 @@ from alexnet_core.data.prepared_folder import (
 from alexnet_core.data.preparing.finishing import MOST_NAMED, BadImages, bad_message, finish
 from alexnet_core.data.preparing.partial_folder import PARTIAL_FORMAT, PartialFolder, Progress, write_split
 from alexnet_core.errors import CoreError
+from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.files import flush_folder, is_utf8, shown
 
 # 已备好的文件夹里，每个 split 重新核对这么多个文件的内容
@@ -104,7 +105,7 @@ def prepare(
         image_size: Height and width in pixels: shorter side resized, then centre crop (paper section 2: 256).
         preparation: Version of the preparation, see `DataSpec`.
         bad_images: `fail` names all images that cannot be used, and makes nothing; `skip` leaves them out.
-        threads: Threads that decode; None for one per core.
+        threads: Threads that decode; None for one per core, of a container for one per core of its quota.
         progress: Called with (images done, images in all).
 
     Returns:
@@ -134,7 +135,7 @@ def prepare(
         with without_picture_warnings():
             # 接着上次的做；身份不同就从头开始
             folder = PartialFolder(source, partial, image_size, identity)
-            arrays = _written(folder, threads or len(os.sched_getaffinity(0)), progress)
+            arrays = _written(folder, threads or cpu_cores(), progress)
         manifest = finish(folder, arrays, preparation, bad_images)
         _publish(partial, destination)
         return manifest
@@ -199,7 +200,7 @@ def decode_all(
         except BadImage as error:
             bad.append(f"{error.path} ({error.reason})")
 
-    with without_picture_warnings(), ThreadPoolExecutor(len(os.sched_getaffinity(0)), "decode") as pool:
+    with without_picture_warnings(), ThreadPoolExecutor(cpu_cores(), "decode") as pool:
         for done, _ in enumerate(pool.map(decode, range(len(paths))), start=1):
             if progress is not None and (done % 256 == 0 or done == len(paths)):
                 progress(done, len(paths))
@@ -331,7 +332,7 @@ def _changed_since(made: Path, source: ImageSource, lines: Sequence[str], is_els
         except OSError:
             return True
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(min(MOST_THREADS, cpu_cores())) as pool:
         changed = list(pool.map(is_changed, range(len(lines))))
     return (lines[place].split("\t")[0] for place in np.flatnonzero(changed).tolist())
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_core.configuration.wording import counted
+from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.files import is_utf8, shown
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.slots.deaths import reason
@@ -124,7 +125,7 @@ def apart_and_awaited(folder: Path, say: Callable[[str], None]) -> Iterator[None
                 announced = True
                 say(
                     f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on "
-                    f"{counted(os.cpu_count() or 1, 'core')}; waiting"
+                    f"{counted(cpu_cores(), 'core')}; waiting"
                 )
             time.sleep(LOOK_EVERY_SECONDS)
 

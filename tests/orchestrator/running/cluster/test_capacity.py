@@ -1,4 +1,4 @@
-"""A container's cores and memory come from its control groups, of either version."""
+"""A container's memory, as its cores, comes from its control groups, of either version."""
 
 from __future__ import annotations
 
@@ -12,61 +12,27 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.running.cluster.capacity import (
-    cpu_cores,
-    lack_of_memory,
-    memory_bytes,
-    memory_kills,
-    memory_need,
-    slots_in,
-)
+from orchestrator.running.cluster.capacity import lack_of_memory, memory_bytes, memory_kills, memory_need, slots_in
+from tests.fake_groups import MOUNT_V1, MOUNT_V2, process, write
 
 ROOT = Path(__file__).parents[4]
 GIB = 1024**3
-MOUNT_V2 = "30 23 0:26 {root} {mount} rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
-MOUNT_V1 = "31 23 0:27 {root} {mount} rw,nosuid - cgroup cgroup rw,{controller}\n"
-
-
-def process(folder: Path, mounts: str, groups: str) -> Path:
-    made = folder / "proc"
-    made.mkdir()
-    (made / "mountinfo").write_text(mounts)
-    (made / "cgroup").write_text(groups)
-    return made
-
-
-def write(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text + "\n")
 
 
 def test_the_narrowest_group_of_version_2_counts(tmp_path: Path) -> None:
     mount = tmp_path / "cgroup"
-    write(mount / "pod", cpu__max="150000 100000", memory__max=str(2 * GIB))
-    write(mount / "pod" / "inner", cpu__max="max 100000", memory__max="max")
+    write(mount / "pod", memory__max=str(2 * GIB))
+    write(mount / "pod" / "inner", memory__max="max")
     proc = process(tmp_path, MOUNT_V2.format(root="/", mount=mount), "0::/pod/inner\n")
-    assert cpu_cores(proc) == 1
     assert memory_bytes(proc) == min(2 * GIB, psutil.virtual_memory().total)
 
 
-def test_half_a_core_is_one_slot(tmp_path: Path) -> None:
-    mount = tmp_path / "cgroup"
-    write(mount, cpu__max="50000 100000")
-    assert cpu_cores(process(tmp_path, MOUNT_V2.format(root="/", mount=mount), "0::/\n")) == 1
-
-
 def test_version_1_has_a_folder_per_controller_and_its_largest_number_is_no_limit(tmp_path: Path) -> None:
-    cpu, memory = tmp_path / "cpu", tmp_path / "memory"
-    write(cpu / "job", cpu__cfs_quota_us="100000", cpu__cfs_period_us="100000")
-    write(cpu, cpu__cfs_quota_us="-1", cpu__cfs_period_us="100000")
+    memory = tmp_path / "memory"
     write(memory / "job", memory__limit_in_bytes=str(GIB))
     write(memory, memory__limit_in_bytes="9223372036854771712")
-    mounts = MOUNT_V1.format(root="/", mount=cpu, controller="cpu,cpuacct") + MOUNT_V1.format(
-        root="/", mount=memory, controller="memory"
-    )
+    mounts = MOUNT_V1.format(root="/", mount=memory, controller="memory")
     proc = process(tmp_path, mounts, "4:memory:/job\n1:cpu,cpuacct:/job\n0::/\n")
-    assert cpu_cores(proc) == 1
     assert memory_bytes(proc) == GIB
     (proc / "cgroup").write_text("4:memory:/\n1:cpu,cpuacct:/\n")
     assert memory_bytes(proc) == psutil.virtual_memory().total
@@ -75,13 +41,12 @@ def test_version_1_has_a_folder_per_controller_and_its_largest_number_is_no_limi
 @pytest.mark.parametrize("path", ["/docker/abc", "/docker/abc/below", "/elsewhere"])
 def test_a_container_that_sees_only_its_part_of_the_tree_is_limited_by_it(tmp_path: Path, path: str) -> None:
     mount = tmp_path / "cgroup"
-    write(mount, cpu__max="100000 100000", memory__max=str(GIB))
+    write(mount, memory__max=str(GIB))
     proc = process(tmp_path, MOUNT_V2.format(root="/docker/abc", mount=mount), f"0::{path}\n")
-    assert (cpu_cores(proc), memory_bytes(proc)) == (1, GIB)
+    assert memory_bytes(proc) == GIB
 
 
 def test_without_control_groups_the_machine_counts(tmp_path: Path) -> None:
-    assert cpu_cores(tmp_path) == len(os.sched_getaffinity(0))
     assert memory_bytes(tmp_path) == psutil.virtual_memory().total
 
 
@@ -141,8 +106,8 @@ def joins(groups: list[Path]) -> str:
 
 def test_a_real_group_limits_a_real_process(limited: list[Path]) -> None:
     program = (
-        f"{joins(limited)}; from orchestrator.running.cluster.capacity import cpu_cores, memory_bytes; "
-        "print(cpu_cores(), memory_bytes())"
+        f"{joins(limited)}; from alexnet_core.process.control_groups import cpu_cores; "
+        "from orchestrator.running.cluster.capacity import memory_bytes; print(cpu_cores(), memory_bytes())"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == ["1", str(min(3 * GIB, psutil.virtual_memory().total))]
