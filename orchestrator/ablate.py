@@ -19,6 +19,7 @@ from orchestrator.command import framed, run_beside
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.options import EXAMPLES, PROGRAM, parser, request_of
 from orchestrator.output.channel import OPTION, Output, asks_for_json
+from orchestrator.output.fitting import print_text
 from orchestrator.running.cluster import lifecycle
 from orchestrator.running.notification import Notifier
 
@@ -57,13 +58,11 @@ def _main(arguments: Sequence[str], started: float, output: Output, notifier: No
 
 def _say_what_it_can(console: Console) -> None:
     lines = (f"  python -m {PROGRAM} {words}\n      {what}" for words, what in EXAMPLES.items())
-    console.print(
-        "ablate asks the question of a study: it trains the trials that are not on record yet, and answers.",
-        *lines,
-        f"python -m {PROGRAM} --help lists all options.",
-        sep="\n",
-        markup=False,
+    print_text(
+        console, "ablate asks the question of a study: it trains the trials that are not on record yet, and answers."
     )
+    print_text(console, "\n".join(lines))
+    print_text(console, f"python -m {PROGRAM} --help lists all options.")
 
 
 def _only_says(options: argparse.Namespace) -> bool:
@@ -73,9 +72,8 @@ def _only_says(options: argparse.Namespace) -> bool:
 def _listed(console: Console) -> StudiesDocument:
     document = listed_studies()
     for study in document.studies:
-        console.print(f"{study.name}: {study.question}", markup=False, soft_wrap=True)
-        line = f"    {len(study.arms)} arms; data sets: {', '.join(study.datasets)}"
-        console.print(line, markup=False, soft_wrap=True)
+        print_text(console, f"{study.name}: {study.question}")
+        print_text(console, f"    {len(study.arms)} arms; data sets: {', '.join(study.datasets)}")
     return document
 
 

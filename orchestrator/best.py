@@ -37,6 +37,7 @@ from orchestrator.cores.states import read_state
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import Output
 from orchestrator.output.document import Measure
+from orchestrator.output.fitting import fitting, print_text
 from orchestrator.output.rankings import Exported, RankedConfiguration, RankingDocument, StorageDocument, StoredKind
 from orchestrator.records import trial_record
 from orchestrator.records.checked_record import read_record
@@ -128,12 +129,12 @@ def _best(
         raise LabError(_nothing(trials, options), exit_code=ExitCode.NOTHING)
     cores = _cores(options.results, candidates)
     for table in ranking_tables(ranking, options.top, cores):
-        console.print(table)
+        console.print(fitting(table, console.width))
     shown = ranking.group_by(*COMPARABLE, maintain_order=True).head(options.top)
     if shown["chosen"].any():
-        console.print(UNCONFIRMED_LAST, highlight=False, soft_wrap=True)
+        print_text(console, UNCONFIRMED_LAST)
     if (shown["seeds"] < FEWEST_SEEDS).any():
-        console.print(FEW, highlight=False, soft_wrap=True)
+        print_text(console, FEW)
     exported = None
     if options.export is not None:
         _check_comparable(ranking)
@@ -191,11 +192,11 @@ def _export(
     own = _export_of_core(options, options.results, key, core)
     export(options.results, key, folder, force=options.force, ranking=winner, by_the_core=own)
     line = f"exported {key} (seed of median {readable(core.chosen_by)}) to {folder}"
-    console.print(line, markup=False, soft_wrap=True)
+    print_text(console, line)
     place = shlex.quote(str(folder))
     whole = f"(cd {place} && sha256sum -c {SUMS})"
     line = f"check it: {f'python -m alexnet_core eval --model {place}' if core is ALEXNET else whole}"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_text(console, line)
     return Exported(key=key, folder=folder.resolve())
 
 
@@ -274,13 +275,13 @@ def _prune(
         table.add_column(heading, justify="right" if heading in ("files", "MB") else "left")
     for one in stored:
         table.add_row(one.kind, str(one.files), f"{one.bytes / 1e6:.1f}", "goes" if one.goes else "stays")
-    console.print(table)
+    console.print(fitting(table, console.width))
     if not options.yes:
-        console.print(f"nothing is deleted yet; --prune --yes would free {_size(gone)}", highlight=False)
+        print_text(console, f"nothing is deleted yet; --prune --yes would free {_size(gone)}")
         return StorageDocument(stored=stored)
     freed = delete(options.results, gone)
     held = f"; {len(gone) - len(freed)} of trials that are being trained stay" if len(freed) < len(gone) else ""
-    console.print(f"freed {_size(freed)}{held}", highlight=False)
+    print_text(console, f"freed {_size(freed)}{held}")
     return StorageDocument(stored=stored, deleted_files=len(freed), freed_bytes=sum(file.size for file in freed))
 
 

@@ -22,6 +22,7 @@ from orchestrator.cores.loading import BUILT_IN, CoreName, core_name, load_core
 from orchestrator.cores.script import script_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
+from orchestrator.output.fitting import print_text
 from orchestrator.records.checked_record import Curve, ended_curve, read_own_config
 from orchestrator.records.files import read_json_lines
 from orchestrator.records.layout import trial_folder
@@ -114,7 +115,7 @@ def _faults(findings: Iterable[Finding]) -> int:
 
 
 def _print(line: str) -> None:
-    make_console().print(line, markup=False, highlight=False, soft_wrap=True)
+    print_text(make_console(), line)
 
 
 def _repeat(folder: Path, allowed: str | None) -> int:

@@ -21,6 +21,7 @@ from alexnet_core.process.files import replaced, shown
 from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
+from orchestrator.output.fitting import print_text
 from orchestrator.planning.plan_file import join_looks
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.evaluations import Evaluation, read_evaluation, write_evaluation
@@ -89,19 +90,19 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         # 上次合并可能在写表之前被杀
         update_tables(results)
     for line in troubles[:LINES_SHOWN]:
-        console.print(line, markup=False, soft_wrap=True)
+        print_text(console, line)
     if len(troubles) > LINES_SHOWN:
         console.print(f"and {len(troubles) - LINES_SHOWN} more")
     verb = "would be taken" if dry_run else "taken"
     states = Counter(trial.result.state.value for trial in fresh)
     kinds = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     evaluated = f" ({counted(len(known), 'evaluation')} of them {verb})" if known else ""
-    console.print(
+    print_text(
+        console,
         f"{counted(len(fresh), 'trial')} {verb}{f' ({kinds})' if kinds else ''}, "
         f"{counts['here']} on record here already{evaluated}, {counts['unfinished']} not ended there, "
         f"{counts['no_answer']} failed or stopped there, {len(troubles)} left "
         f"out{' (named above)' if troubles else ''}",
-        soft_wrap=True,
     )
     return ExitCode.SOME_FAILED if troubles else ExitCode.DONE
 

@@ -16,6 +16,7 @@ from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.command import add_results_option, check_has_results, command
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
+from orchestrator.output.fitting import print_text
 from orchestrator.tables.tables import load_tables
 from orchestrator.tables.trackers import TRACKERS, runs
 
@@ -58,11 +59,10 @@ def _publish(options: argparse.Namespace) -> int:
         raise LabError(
             f"{options.folder} cannot be written: {error.strerror or error}", exit_code=ExitCode.ENVIRONMENT
         ) from error
-    make_console().print(
+    print_text(
+        make_console(),
         f"{counted(fresh, 'run')} published, {len(ended) - fresh} there already; open them: "
         f"{hint.format(folder=shlex.quote(str(options.folder)))}",
-        markup=False,
-        soft_wrap=True,
     )
     return ExitCode.DONE
 

@@ -31,15 +31,16 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import Output
 from orchestrator.output.console import printable
 from orchestrator.output.document import Document
+from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.plan_file import plan_on_record, read_plan
 from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, study_folder
-from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.check import found_differences, is_worded_otherwise
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import details
-from orchestrator.reporting.terminal import answer_table
+from orchestrator.reporting.terminal import print_answer
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study, study_names
 
@@ -127,12 +128,12 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
     # 事后另选的比较不算这个研究的一次看
     notes_look = target == folder and is_writable
     material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
-    console.print(answer_table(material.answer, console.width))
+    print_answer(material.answer, console)
     answered = AnswersDocument(answers=(study_answer(material, target),))
     if not is_writable:
         return _not_written(answered, folder, "its report and this look are" if target == folder else "its report is")
     write_report(target, material, lambda: details(material, options.results, folder), always=True)
-    console.print(f"report: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
+    print_text(console, f"report: {target / PAGE}")
     return answered
 
 
@@ -153,8 +154,10 @@ def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
         lines = _differences(folder, options)
         checked.append(CheckedReport(study=folder.name, differences=tuple(lines)))
         verdict = "differs from its records" if lines else "every verdict is what the records say"
+        if not lines and is_worded_otherwise(folder):
+            verdict += "; an earlier version worded it: of its texts only the sums were checked"
         for line in (f"{folder.name}: {verdict}", *(f"  {line}" for line in lines)):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            print_text(console, line)
     differs = any(report.differences for report in checked)
     return ChecksDocument(checked=tuple(checked), exit_code=ExitCode.SOME_FAILED if differs else ExitCode.DONE)
 
@@ -195,11 +198,11 @@ def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
         for dataset in {study.dataset for study in studies}
     }
     answers = [study.answer for study in studies]
-    console.print(summary_table(answers))
+    console.print(fitting(summary_table(answers), console.width))
     if not os.access(target if target.is_dir() else target.parent, os.W_OK):
         return _not_written(AnswersDocument(answers=tuple(studies)), target, "its page is")
     write_claims(target, answers, skipped)
-    console.print(f"all claims: {target / PAGE}", markup=False, highlight=False, soft_wrap=True)
+    print_text(console, f"all claims: {target / PAGE}")
     return AnswersDocument(answers=tuple(studies), page=(target / PAGE).resolve())
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.text import Text
 
 from alexnet_core.process.command_line import CommandParser
 from orchestrator.command import (
@@ -32,6 +33,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.channel import Output
 from orchestrator.output.console import printable
 from orchestrator.output.document import Document
+from orchestrator.output.fitting import print_text
 from orchestrator.planning.plan_file import STUDIES
 from orchestrator.records import trial_record
 from orchestrator.records.layout import STUDY_FOLDER
@@ -107,7 +109,7 @@ def _status(results: Path, options: argparse.Namespace, console: Console) -> Doc
             _follow(results, what, console)
             return Document()
         asked = _steer(results / "studies" / what, options)
-        console.print(asked, markup=False, soft_wrap=True)
+        print_text(console, asked)
         return StatusDocument(requests=tuple(asked.splitlines()))
     # 不算数的副本与坏记录，不论哪个研究要它，都在这里点名
     say_left_out(results)
@@ -115,10 +117,10 @@ def _status(results: Path, options: argparse.Namespace, console: Console) -> Doc
         return _all_studies(results, studies, console)
     if what in studies:
         status = study_status(results, what)
-        console.print(study_view(status))
+        _show(console, study_view(status, console.width))
         return StatusDocument(studies=(status,))
     document = trial_status(results, _resolve(results, what, studies))
-    console.print(trial_view(document), soft_wrap=True)
+    _show(console, trial_view(document, console.width))
     return document
 
 
@@ -142,11 +144,11 @@ def _all_studies(results: Path, names: Sequence[str], console: Console) -> Statu
     for name, reason in left_out.items():
         logger.warning("study %s is left out: %s", name, printable(reason))
     if not names and not left_out:
-        console.print(f"no study in {results} yet", markup=False)
+        print_text(console, f"no study in {results} yet")
     for name in names:
         try:
             shown.append(study_status(results, name))
-            console.print(study_view(shown[-1]))
+            _show(console, study_view(shown[-1], console.width))
         except LabError as error:
             left_out[name] = str(error)
             logger.warning("study %s is left out: %s", name, printable(str(error)))
@@ -169,19 +171,27 @@ def _follow(results: Path, name: str, console: Console) -> None:
         with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
             while True:
                 running = read_runs(folder)
-                shown_now = study_view(study_status(results, name))
+                shown_now = study_view(study_status(results, name), console.width)
                 text = _plain(shown_now)
                 if text != shown:
                     shown = text
                     if live is not None:
                         live.update(shown_now, refresh=True)
                     else:
-                        console.print(shown_now)
+                        _show(console, shown_now)
                 if not running:
                     return
                 time.sleep(FOLLOW_SECONDS)
     except KeyboardInterrupt:
         return
+
+
+def _show(console: Console, view: Group) -> None:
+    for part in view.renderables:
+        if isinstance(part, Text):
+            print_text(console, part.plain, str(part.style))
+        else:
+            console.print(part)
 
 
 def _plain(view: Group) -> str:

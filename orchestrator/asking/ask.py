@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from rich.console import Console
 
 from alexnet_core.process.files import abandoned
 from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
+from orchestrator.asking.next_step import next_step
 from orchestrator.asking.pictures import draw_pictures
 from orchestrator.asking.plans import plans_document, trial_document
 from orchestrator.command import check_can_hold_results
 from orchestrator.errors import ExitCode
 from orchestrator.judging.answer import Answer
 from orchestrator.output.document import Document
+from orchestrator.output.fitting import fitting, print_text
+from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
 from orchestrator.planning.summary import readable_seconds, shown_trial
 from orchestrator.records import trial_record
@@ -114,8 +118,9 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
     # 记录：判断只读记录，所以先整理好
     _tidy_records(agenda, store)
     # 回答：每个研究各自判断，与单独问时一样
+    price = cache(partial(price_of, agenda, request))
     answers = tuple(
-        _answer(study, content, store, console, trains=trains)
+        _answer(study, content, store, console, price, trains=trains)
         for study, content in zip(agenda.studies, contents, strict=True)
     )
     notifier.add(**_summary(agenda, answers))
@@ -178,11 +183,21 @@ def _tidy_records(agenda: Agenda, store: Store) -> None:
         keep_weights_of(store.results, kept, {trial.key for trial in agenda.plan.trials})
 
 
-def _answer(study: PlannedStudy, content: PlanFile, store: Store, console: Console, *, trains: bool) -> StudyAnswer:
-    """Judges a study, prints its answer, and writes its report."""
+def _answer(
+    study: PlannedStudy,
+    content: PlanFile,
+    store: Store,
+    console: Console,
+    price: Callable[[], Price],
+    *,
+    trains: bool,
+) -> StudyAnswer:
+    """Judges a study, prints its answer and what to ask next, and writes its report."""
     if trains and (trouble := draw_pictures(study.plan, store.results, study.folder)):
         _say(console, [trouble])
     material = conclude(study.plan, store.results, study.folder, content, console)
+    if step := next_step(material.answer, study.plan, price):
+        _say(console, [step])
     unevaluated = bool(study.on_record.to_evaluate(study.plan.trials))
     failed = unevaluated or _has_failed(study, store)
     return study_answer(material, study.folder, some_failed=failed)
@@ -217,7 +232,7 @@ def _export(
 ) -> Path | None:
     """Writes the page of all claims, which is returned, or the study as an Optuna storage."""
     if agenda.together:
-        console.print(summary_table(answers))
+        console.print(fitting(summary_table(answers), console.width))
         write_claims(agenda.folder, answers, {request.question.dataset: dict(agenda.not_asked)})
         return agenda.folder / PAGE
     if trains or request.optuna_view or abandoned(agenda.folder / OPTUNA_VIEW):
@@ -232,4 +247,4 @@ def _export(
 
 def _say(console: Console, lines: Iterable[str]) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_text(console, line)

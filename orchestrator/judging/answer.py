@@ -24,8 +24,16 @@ def _is_empty(value: tuple[str, ...]) -> bool:
     return not value
 
 
+def _is_first(value: int) -> bool:
+    return value == 1
+
+
 def _is_none(value: object) -> bool:
     return value is None
+
+
+# 注和报告的措辞变了就加一：旧报告与记录相符，只是话说得不同
+WORDING = 2
 
 
 class Measured(Frozen):
@@ -325,6 +333,7 @@ class Answer(Frozen):
         notes: Remarks shown under the table (`remarks.py`).
         core: What was trained, where that is not AlexNet; `judged_by` is the study's metric.
         reports: Fewest and most reports of its finished trials, where its length is not known beforehand.
+        wording: How its notes and its report are worded; see `WORDING`.
     """
 
     study: str
@@ -367,6 +376,7 @@ class Answer(Frozen):
     core: CoreDescription | None = Field(default=None, exclude_if=_is_none)
     reports: tuple[int, int] | None = Field(default=None, exclude_if=_is_none)
     without_ratio: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    wording: int = Field(default=1, exclude_if=_is_first)
 
     @property
     def description(self) -> CoreDescription:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import WORDING, Answer, ArmAnswer
 from orchestrator.judging.arm_costs import arm_costs
 from orchestrator.judging.evidence import count, differences_by_seed, gather_evidence, pairs_by_seed
 from orchestrator.judging.looks import Look, take_look
@@ -60,6 +60,7 @@ def answer(
     lengths = {row["epochs"] for row in measured}
     bare = Answer(
         **_question(study, recipe, plan_file),
+        wording=WORDING,
         metric=judged.label,
         budget=next(iter(lengths)) if len(lengths) == 1 else None,
         judged_split=judged.split,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.arm_costs import pace
 from orchestrator.judging.scales import STATISTICS
@@ -223,7 +224,12 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
     if answer.seeds_after_gap:
         after = ", ".join(map(str, answer.seeds_after_gap))
         yield f"Complete, but after the first gap, so not in this answer: seed {after}."
-    if any(arm.seeds_needed for arm in answer.arms):
+    yield from on_seeds_needed(answer)
+
+
+def on_seeds_needed(answer: Answer) -> Iterator[str]:
+    """Explains the seeds needed, where any are shown."""
+    if any(numbers.needed(arm) for arm in answer.arms):
         effect = answer.scale.effect(answer.smallest_effect)
         yield (
             f"Seeds needed: for 80 % power at the smallest effect worth finding, {effect}, at "
@@ -250,8 +256,7 @@ def _by_seed(missing: Sequence[str]) -> list[str]:
 
 
 def _on_the_rest(answer: Answer) -> Iterator[str]:
-    if answer.core is None and not top5_says_something(answer.classes):
-        yield f"With {answer.classes} classes the top-5 error says nothing here; it is shown without a word."
+    yield from on_top5(answer)
     of = "epoch" if answer.core is None else "report"
     paces = [_with_word(arm, words) for arm in answer.arms if (words := pace(arm, of))]
     if paces:
@@ -264,6 +269,20 @@ def _on_the_rest(answer: Answer) -> Iterator[str]:
             f"{in_unit(best.validation_error, answer.description.chosen.unit)} at {point}. Not a verdict: chosen by "
             "the same numbers."
         )
+
+
+def on_top5(answer: Answer) -> Iterator[str]:
+    """Says why the top-5 error of few classes is not read."""
+    if answer.core is None and not top5_says_something(answer.classes):
+        yield (
+            f"With {answer.classes or 0} classes five guesses hit by chance {_by_chance(answer.classes or 1):.0%} of "
+            "the time: the top-5 error is shown, not read."
+        )
+
+
+def _by_chance(classes: int) -> float:
+    """How often the right class is among five that are guessed."""
+    return min(1.0, 5 / classes)
 
 
 def _with_word(arm: ArmAnswer, cost: str) -> str:

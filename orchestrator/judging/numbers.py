@@ -87,14 +87,31 @@ def level(arm: ArmAnswer) -> str:
     return "" if arm.interval_level is None else f"{arm.interval_level:.4g} %"
 
 
+def level_in_words(answer: Answer, arm: ArmAnswer) -> str:
+    """Returns the confidence and where it comes from: `98 % (4 % over 2 arms)`, the chance of an error in any arm.
+
+    Where looks at every seed share the level there is no such count of arms, and the confidence stands alone.
+    """
+    if arm.interval_level is None:
+        return ""
+    shared = 100.0 * answer.alpha * answer.level_share
+    arms = shared / (100.0 - arm.interval_level)
+    if answer.max_seeds is not None or round(arms) < 2 or abs(arms - round(arms)) > 1e-6:
+        return level(arm)
+    return f"{level(arm)} ({shared:.3g} % over {round(arms)} arms)"
+
+
 def flips(arm: ArmAnswer) -> str:
     """Returns the sign-flip p with its floor."""
     return "" if arm.sign_flip_p is None else f"{p_value(arm.sign_flip_p)} ({p_value(arm.sign_flip_floor)})"
 
 
 def needed(arm: ArmAnswer) -> str:
-    """Returns the range of seeds needed; a bound that the search did not reach is marked with a plus."""
-    if arm.seeds_needed is None:
+    """Returns the range of seeds needed, nothing of an arm that is decided.
+
+    A bound that the search did not reach is marked with a plus.
+    """
+    if arm.seeds_needed is None or arm.word != "inconclusive":
         return ""
     low, high = (f"{seeds}{'+' if seeds >= MOST_SEEDS else ''}" for seeds in arm.seeds_needed)
     return low if low == high else f"{low}-{high}"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import WORDING, Answer, ArmAnswer
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
@@ -74,9 +74,24 @@ def found_differences(folder: Path, results: Path) -> list[str]:
         ),
         *_changed_rows("epochs.parquet", table, epochs, pl.col("key").is_in(shown), ("key", "epoch")),
         *_changed_provenance(source, again.provenance),
-        *_changed_answer(answer, again.answer, [key for key in keys if key not in set(trials["key"])]),
-        *_changed_files(folder, again, results),
+        *_changed_answer(answer, _worded_as(answer, again.answer), sorted({*keys} - {*trials["key"]})),
+        *_changed_files(folder, again, results, made_again=answer.wording == again.answer.wording),
     ]
+
+
+def is_worded_otherwise(folder: Path) -> bool:
+    """Returns whether an earlier version worded a report, so that only the sums of its texts can be checked."""
+    return _reported(folder)[0].wording != WORDING
+
+
+def _worded_as(before: Answer, now: Answer) -> Answer:
+    """An answer with the notes of another one, where that was worded by an earlier version."""
+    if before.wording == now.wording:
+        return now
+    retuned = now.retuned
+    if retuned is not None and before.retuned is not None:
+        retuned = _worded_as(before.retuned, retuned)
+    return now.model_copy(update={"wording": before.wording, "notes": before.notes, "retuned": retuned})
 
 
 def _reported(folder: Path) -> tuple[Answer, Provenance]:
@@ -221,8 +236,15 @@ def _plain(answer: Answer) -> dict[str, Any]:
     return plain
 
 
-def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str]:
-    """Files that are not as they were written, and tables that the records would write otherwise."""
+def _changed_files(folder: Path, again: Material, results: Path, *, made_again: bool) -> Iterator[str]:
+    """Files that are not as they were written, and tables that the records would write otherwise.
+
+    Args:
+        folder: The study's folder.
+        again: What the records say.
+        results: The results folder.
+        made_again: Whether the texts are worded as today, so that they can be compared.
+    """
     written = {}
     for line in (folder / SUMS).read_text().splitlines() if (folder / SUMS).is_file() else ():
         digest, _, name = line.partition("  ")
@@ -239,9 +261,10 @@ def _changed_files(folder: Path, again: Material, results: Path) -> Iterator[str
     if listed_nowhere:
         yield f"{SUMS} has no sum of {listed(listed_nowhere)}, so that an edit there cannot be told"
     # 图随 matplotlib 的版本而变，网页里有图：只有文字与表格能逐字节重算
-    made_again = {name for name in shown if name == TEXT or name.endswith((".csv", ".tex"))}
+    texts = (TEXT, ".tex") if made_again else ()
+    same_bytes = {name for name in shown if name.endswith((".csv", *texts))}
     edited |= {name for name in shown if not (folder / name).is_file()}
-    edited |= {name for name in made_again - edited if _worded((folder / name).read_bytes()) != _worded(shown[name])}
+    edited |= {name for name in same_bytes - edited if _worded((folder / name).read_bytes()) != _worded(shown[name])}
     # Parquet 的字节随 polars 的版本而变，行不变
     frames = {name for name in shown if name.endswith(".parquet")} - edited
     edited |= {name for name in frames if not _has_rows(folder / name, shown[name])}

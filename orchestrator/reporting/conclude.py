@@ -12,13 +12,14 @@ from orchestrator.judging.answer import Answer
 from orchestrator.judging.judge import answer
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
+from orchestrator.output.fitting import print_text
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import PlanFile, add_look, latest_plan
 from orchestrator.planning.retuning import RETUNED, TuningTrial, compared_values, tuning_outcomes, without_best
 from orchestrator.records.trial_record import read_members
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather
-from orchestrator.reporting.terminal import answer_table
+from orchestrator.reporting.terminal import print_answer
 from orchestrator.sweeps.confirmation import confirmation_trials, note_look, read_confirmation
 from orchestrator.sweeps.search import Search, is_point_of, read_sweep_file
 from orchestrator.tables.rows import EPOCH_COLUMNS
@@ -47,11 +48,9 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
     judged = material.answer
     for shown in (judged, judged.retuned):
         if shown is not None:
-            console.print(answer_table(shown, console.width))
-            for note in shown.notes:
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
+            print_answer(shown, console)
     what = "written" if write_report(folder, material, lambda: details(material, results, folder)) else "unchanged"
-    console.print(f"report: {folder / PAGE} ({what})", markup=False, highlight=False, soft_wrap=True)
+    print_text(console, f"report: {folder / PAGE} ({what})")
     return material
 
 

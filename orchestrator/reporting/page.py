@@ -15,7 +15,7 @@ from orchestrator.choices import DEFAULT_DATASET
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.reporting.figures.style import COLOURS, ROLES, Picture
-from orchestrator.reporting.story import Section
+from orchestrator.reporting.story import Section, meaning
 from orchestrator.reporting.text_tables import TextTable, compared_in_words
 
 _TEMPLATES = "templates"
@@ -54,13 +54,14 @@ def _environment() -> Environment:
         default_dataset=DEFAULT_DATASET,
         known_words=tuple(COLOURS),
         numeric_columns=numeric_columns,
+        meaning=meaning,
+        level_in_words=numbers.level_in_words,
         inline_svg=inline_svg,
         data_uri=data_uri,
         difference=numbers.difference,
         unit=numbers.unit,
         interval=numbers.interval,
         claimed=numbers.claimed,
-        level=numbers.level,
         rest_of=rest_of,
         compared_in_words=compared_in_words,
         source_heading=numbers.source_heading,

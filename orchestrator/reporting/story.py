@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.judging.answer import Answer
@@ -13,6 +13,49 @@ from search_spaces.core_config import readable
 
 if TYPE_CHECKING:
     from orchestrator.reporting.figures.style import Picture
+
+
+# 列标题里的行话，各一句：网页上是提示，报告末尾是词汇表
+MEANINGS: Mapping[str, str] = {
+    "n": "seeds that finished and were compared: each is one training, the arms share its random numbers",
+    "mean ± sd": "the average over seeds, and how far single seeds lie from it (standard deviation)",
+    "median": "the seed in the middle; beside it how many came there at all",
+    "difference": "arm minus baseline, seed by seed, then averaged; below 0 the arm's value is lower",
+    "ratio to the baseline": "arm over baseline, seed by seed; below 1 the arm's value is lower",
+    "interval": "where the true difference lies, with the confidence of the level beside it",
+    "level": "the confidence of the interval; in brackets the chance of a false alarm in any arm, which the arms "
+    "share, so that asking more of them makes none more likely",
+    "adjusted p": "the chance of such a difference, or a larger one, if there were none; corrected for the number of "
+    "arms (Holm)",
+    "sign-flip p (floor)": "the same without assuming a normal distribution: all signs of the differences are tried; "
+    "in brackets the smallest that so few seeds can give",
+    "paper": "what the paper reports for its own data; shown beside, not tested",
+    "claimed": "what the source claims; shown beside, not tested",
+    "verdict": "what the seeds say by the rules that were written down before the training",
+    "seeds needed": "seeds that would find the smallest effect worth finding four times out of five; of undecided arms",
+    "p of this arm alone": "the p value without the correction for the number of arms; no verdict rests on it",
+    "top-5 difference": "the difference of the share of images whose class is not among the five likeliest",
+    "correlation with baseline": "how much seeds that are hard for the baseline are hard for the arm too; the higher, "
+    "the more pairing by seed helps",
+    "diverged": "trainings whose numbers grew beyond all bounds; they count as results, never as the best",
+    "failed": "trainings that broke off or were stopped",
+    "multiply-adds": "arithmetic of one pass through the network, the usual measure of its size in work",
+}
+
+
+def meaning(heading: str) -> str | None:
+    """Returns what the heading of a column means, where that is not plain."""
+    known = (name for name in MEANINGS if heading == name or heading.startswith((f"{name}, ", f"{name} ")))
+    named = next(known, None) or next((name for name in ("mean ± sd", "median") if f", {name}" in heading), None)
+    return None if named is None else MEANINGS[named]
+
+
+def _words(sections: Sequence[Section]) -> Section:
+    """What the headings of a report mean, as far as they need a word."""
+    headings = dict.fromkeys(heading for section in sections for table in section.tables for heading in table.headings)
+    rows = [[heading, said] for heading in headings if (said := meaning(heading)) is not None]
+    table = TextTable("words", "What the columns mean", ("column", "what it says"), rows)
+    return Section("Words", folded=[table] if rows else [])
 
 
 class Section(NamedTuple):
@@ -129,4 +172,5 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
             folded=[text_tables.record_table(source)],
         ),
     ]
+    sections.append(_words(sections))
     return tuple(section for section in sections if section.pictures or section.tables or section.folded)

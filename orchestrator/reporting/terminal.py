@@ -1,16 +1,21 @@
-"""The verdict table of the terminal."""
+"""The answer on the terminal: the verdict table, what it says in a sentence per arm, and the notes to what is shown."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.notes import on_seeds_needed, on_top5
 from orchestrator.judging.scales import STATISTICS
+from orchestrator.output.fitting import cards, fits, fitting, print_text
+from orchestrator.reporting.text_tables import confirmation_table, verdict_table
 
-ROOMY = 100
 WORD_STYLES = {
     "supports": "bold green",
     "contradicts": "bold red",
@@ -21,37 +26,116 @@ WORD_STYLES = {
 }
 
 
-def answer_table(answer: Answer, width: int = ROOMY) -> Table:
-    """Returns the verdict table for the terminal; errors in percent, differences in percentage points.
+def print_answer(answer: Answer, console: Console) -> None:
+    """Prints an answer: its question, the table of verdicts, the notes to what is shown, and a sentence per arm.
 
     Args:
         answer: The answer.
-        width: Columns of the terminal; below 100 the intervals' levels, the sign-flip p and the seeds needed are left
-            to the report.
+        console: Where to print; a table that is too wide for it becomes cards.
     """
-    roomy = width >= ROOMY
-    table = Table(
-        title=Text(f"{answer.study} on {answer.dataset}: {answer.question}", style="bold"),
-        caption=Text(f"{answer.claim_source}: {answer.claim}") if answer.claim else None,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-    table.add_column("arm", min_width=8, overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
-    table.add_column(_metric_heading(answer), justify="right", no_wrap=True)
-    compared = "difference" if STATISTICS[answer.statistic].scale == "points" else "ratio"
-    level = f"{compared}\nlevel: interval" if roomy else f"{compared}\ninterval"
-    table.add_column(level, justify="right", no_wrap=True)
-    table.add_column("adjusted p\nsign-flip p\n(floor)" if roomy else "adj. p", justify="right", no_wrap=True)
-    table.add_column(numbers.source_heading(answer), justify="right", no_wrap=True)
-    table.add_column(f"verdict\non this\n{answer.judged_split} set", min_width=12)
-    if roomy:
-        table.add_column("seeds\nneeded", justify="right", no_wrap=True)
+    print_text(console, f"{answer.study} on {answer.dataset}: {answer.question}", style="bold")
+    table = next((table for table in (answer_table(answer), narrow_table(answer)) if fits(table, console.width)), None)
+    if table is not None:
+        console.print(table)
+    else:
+        verdicts = verdict_table(answer)
+        for card in cards(verdicts.headings, verdicts.rows):
+            console.print(card)
+    if answer.claim:
+        print_text(console, f"{answer.claim_source}: {answer.claim}")
+    # 没有显示的列不必解释
+    hidden = {*on_top5(answer), *(on_seeds_needed(answer) if table is not None and len(table.columns) < 8 else ())}
+    for note in answer.notes:
+        if note not in hidden:
+            print_text(console, note, style="dim")
+    _print_confirmation(answer, console)
+    # 最后读到的是答案，不是注
+    for line in arm_sentences(answer):
+        print_text(console, line)
+
+
+def _print_confirmation(answer: Answer, console: Console) -> None:
+    if answer.confirmation is None:
+        return
+    confirmed = confirmation_table(answer.confirmation, answer.description, answer.unit)
+    table = Table(title=Text(confirmed.caption), title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in confirmed.headings:
+        table.add_column(heading)
+    for row in confirmed.rows:
+        table.add_row(*map(Text, row))
+    console.print(fitting(table, console.width))
+
+
+def arm_sentences(answer: Answer) -> Iterator[str]:
+    """Says of each arm what changed, by how much, how sure that is, and what follows."""
     for arm in answer.arms:
-        table.add_row(*_terminal_cells(arm, roomy))
+        if not arm.is_baseline:
+            yield f"{arm.name} ({arm.title}): {_sentence(answer, arm)}"
+
+
+def _sentence(answer: Answer, arm: ArmAnswer) -> str:
+    if arm.word == "same trials":
+        return "the same training as the baseline's: there is nothing to compare."
+    if arm.word.startswith("no verdict: "):
+        return f"no answer yet: {arm.word.removeprefix('no verdict: ')}."
+    if arm.word.startswith("identical"):
+        return f"in each of {arm.n} seeds exactly the baseline's {answer.metric}."
+    if arm.interval is None:
+        lost = " on " in arm.word
+        return f"{arm.word}{': what is left would be a biased choice, and is not judged' if lost else ''}."
+    return f"{_change(answer, arm)}, {_certainty(answer, arm)}: {_consequence(answer, arm)}."
+
+
+def _change(answer: Answer, arm: ArmAnswer) -> str:
+    """`the top-1 test error is 3.93 points higher than the baseline's`."""
+    shown = numbers.difference_in_words(arm)
+    if arm.scale != "points":
+        return f"{answer.metric} is {shown} the baseline's"
+    size, direction = shown.lstrip("+-"), "lower" if shown.startswith("-") else "higher"
+    return f"{answer.metric} is {size} {direction} than the baseline's"
+
+
+def _certainty(answer: Answer, arm: ArmAnswer) -> str:
+    low, high = numbers.interval(arm).split(", ")
+    return f"with {numbers.level_in_words(answer, arm)} confidence between {low} and {high}"
+
+
+def _consequence(answer: Answer, arm: ArmAnswer) -> str:
+    margin = answer.scale.margin(answer.margin)
+    return {
+        "supports": "not by chance, and as claimed",
+        "contradicts": "not by chance, and the opposite of what is claimed",
+        "higher": "not by chance; nothing is claimed of it",
+        "lower": "not by chance; nothing is claimed of it",
+        "equivalent": f"no difference that matters, all of that is {margin}",
+        "inconclusive": f"{arm.n} seeds cannot tell whether that is chance",
+    }.get(arm.word, arm.word)
+
+
+def answer_table(answer: Answer) -> Table:
+    """Returns the whole verdict table; errors in percent, differences in percentage points."""
+    return _table(answer, whole=True)
+
+
+def narrow_table(answer: Answer) -> Table:
+    """Returns the table without the intervals' levels, the sign-flip p and the seeds needed."""
+    return _table(answer, whole=False)
+
+
+def _table(answer: Answer, *, whole: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("arm")
+    table.add_column("n", justify="right")
+    table.add_column(_metric_heading(answer), justify="right")
+    compared = "difference" if STATISTICS[answer.statistic].scale == "points" else "ratio"
+    table.add_column(f"{compared}\nlevel: interval" if whole else f"{compared}\ninterval", justify="right")
+    table.add_column("adjusted p\nsign-flip p\n(floor)" if whole else "adj. p", justify="right")
+    table.add_column(numbers.source_heading(answer), justify="right")
+    table.add_column(f"verdict\non this\n{answer.judged_split} set")
+    if whole:
+        table.add_column("seeds\nneeded", justify="right")
+    for arm in answer.arms:
+        table.add_row(*_terminal_cells(arm, whole))
     return table
 
 
@@ -63,13 +147,13 @@ def _metric_heading(answer: Answer) -> str:
     return f"{'gap' if answer.metric.startswith('gap') else 'error'} %\nmean ± sd"
 
 
-def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
+def _terminal_cells(arm: ArmAnswer, whole: bool) -> list[Text]:
     # 没有检验过的差只用灰色
     style = "" if arm.interval is not None else "dim"
     difference, p = numbers.difference(arm), numbers.p_value(arm.adjusted_p)
     if arm.interval is not None:
-        difference += f"\n{numbers.level(arm) + ': ' if roomy else ''}{numbers.interval(arm)}"
-    if roomy and arm.sign_flip_p is not None:
+        difference += f"\n{numbers.level(arm) + ': ' if whole else ''}{numbers.interval(arm)}"
+    if whole and arm.sign_flip_p is not None:
         p += f"\n{numbers.flips(arm)}"
     row = [
         Text(arm.name),
@@ -80,4 +164,4 @@ def _terminal_cells(arm: ArmAnswer, roomy: bool) -> list[Text]:
         Text(numbers.claimed(arm)),
         Text(arm.word, style=WORD_STYLES.get(arm.word, "")),
     ]
-    return [*row, Text(numbers.needed(arm))] if roomy else row
+    return [*row, Text(numbers.needed(arm))] if whole else row

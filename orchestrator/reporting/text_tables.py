@@ -8,7 +8,7 @@ from typing import NamedTuple
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
-from orchestrator.judging.notes import not_paired, shown_value, top5_says_something
+from orchestrator.judging.notes import not_paired, shown_value
 from orchestrator.judging.primary_metric import GAP
 from orchestrator.judging.scales import STATISTICS, scale_of, unit_in_words
 from orchestrator.reporting.material import Provenance
@@ -52,7 +52,7 @@ def verdict_table(answer: Answer) -> TextTable:
         "seeds needed",
     )
     caption = f"Verdicts on {answer.dataset}: {compared_in_words(answer)}"
-    rows = [_verdict_cells(arm) for arm in answer.arms]
+    rows = [_verdict_cells(answer, arm) for arm in answer.arms]
     return TextTable("verdicts", caption, headings, rows, [arm.word for arm in answer.arms])
 
 
@@ -77,14 +77,14 @@ def metric_heading(answer: Answer) -> str:
     return f"{answer.metric} {answer.unit}".rstrip() + ", mean ± sd"
 
 
-def _verdict_cells(arm: ArmAnswer) -> list[str]:
+def _verdict_cells(answer: Answer, arm: ArmAnswer) -> list[str]:
     return [
         arm.name,
         str(arm.n),
         numbers.metric(arm),
         numbers.difference(arm),
         numbers.interval(arm),
-        numbers.level(arm),
+        numbers.level_in_words(answer, arm),
         numbers.p_value(arm.adjusted_p),
         numbers.flips(arm),
         numbers.claimed(arm),
@@ -100,7 +100,7 @@ def arm_table(answer: Answer) -> TextTable:
     headings: tuple[str, ...] = (
         "arm",
         "what it is",
-        "p, unadjusted",
+        "p of this arm alone",
         f"top-5 difference{of_gap} (95 %)",
         "paper, top-5",
         "correlation with baseline",
@@ -108,7 +108,7 @@ def arm_table(answer: Answer) -> TextTable:
         "failed",
         "seconds per trial",
     )
-    rows = [_arm_cells(arm, answer.classes) for arm in answer.arms]
+    rows = [_arm_cells(arm) for arm in answer.arms]
     if answer.core is not None:
         # 只有 AlexNet 数前五
         kept = [place for place, heading in enumerate(headings) if "top-5" not in heading]
@@ -116,12 +116,10 @@ def arm_table(answer: Answer) -> TextTable:
     return TextTable("arms", "The arms, and the correlation that pairing by seed achieved", headings, rows)
 
 
-def _arm_cells(arm: ArmAnswer, classes: int | None) -> list[str]:
+def _arm_cells(arm: ArmAnswer) -> list[str]:
     top5 = numbers.points(arm.top5_difference)
     if arm.top5_interval is not None:
         top5 += f" ({numbers.bounds(arm.top5_interval)})"
-    if top5 and not top5_says_something(classes):
-        top5 += ", says nothing here"
     return [
         arm.name,
         arm.title,
@@ -276,11 +274,16 @@ def provenance_table(source: Provenance) -> TextTable:
         ["cost", f"{gpu}{idle}; {source.hours:.3g} hours of training, each trial once"],
         ["trained", f"{source.first_started or 'not yet'} to {source.last_finished or 'not yet'}"],
         *([f"data: {name}", value] for name, value in source.data.items()),
-        *([name.replace("_", " "), ", ".join(values)] for name, values in source.environment.items()),
+        *([_fact(name), ", ".join(values)] for name, values in source.environment.items()),
         ["plan.json, SHA-256", source.plan_sha256],
         ["all records, SHA-256", source.digest],
     ]
     return TextTable("provenance", "Command, data, environment and cost", ("what", "value"), rows)
+
+
+def _fact(name: str) -> str:
+    """What a fact of the environment is called."""
+    return "version of the training's arithmetic" if name == "numerics" else name.replace("_", " ")
 
 
 def lost_table(source: Provenance) -> TextTable:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.output.fitting import fits, print_text
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_in
 
 logger = logging.getLogger(__name__)
@@ -141,21 +142,23 @@ class Progress:
     def say(self, line: str) -> None:
         """Prints one line above the table, and puts it into the driver's log."""
         logger.info(line)
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_text(self._console, line)
 
     def _render(self) -> Group:
         with self._lock:
             rows, cells = {arm: list(row) for arm, row in self._rows.items()}, dict(self._cells)
         seeds = sorted({seed for row in rows.values() for seed in row})
+        begun = [place for place, seed in enumerate(seeds) if any(_has_begun(cells, arm, seed) for arm in rows)]
         shown = seeds[:_WIDEST]
-        table = Table(title=self._title, title_justify="left", expand=False)
-        table.add_column("arm")
-        for seed in shown:
-            table.add_column(f"seed {seed}", justify="right")
-        for arm, row in rows.items():
-            texts = (_styled(cells[arm, seed]) if seed in row else Text("") for seed in shown)
-            table.add_row(arm, *texts)
-        lines: list[Any] = [table, Text(self._caption(rows.keys(), len(seeds) - len(shown)))]
+        for columns in range(_WIDEST, 0, -1):
+            # 种子多时看正在走的那几列，而不是早已结束的
+            first = max(0, min(max(begun, default=0) + 2, len(seeds)) - columns)
+            shown = seeds[first : first + columns]
+            table = _table(rows, shown, cells)
+            if fits(table, self._console.width):
+                break
+        title = Text(self._title, style="bold")
+        lines: list[Any] = [title, table, Text(self._caption(rows.keys(), len(seeds) - len(shown)))]
         if self._dashboard:
             lines.append(Text(self._dashboard, style="dim"))
         return Group(*lines)
@@ -166,6 +169,22 @@ class Progress:
         if POINTS in arms:
             caption += f"; in the row {POINTS}, points instead of seeds"
         return f"{caption}; {counted(hidden, 'more column')} not shown" if hidden > 0 else caption
+
+
+def _has_begun(cells: Mapping[Cell, Shown], arm: str, seed: int) -> bool:
+    return (arm, seed) in cells and cells[arm, seed].state != "waiting"
+
+
+def _table(rows: Mapping[str, Sequence[int]], seeds: Sequence[int], cells: Mapping[Cell, Shown]) -> Table:
+    """The cells of some seeds."""
+    table = Table(expand=False)
+    table.add_column("arm")
+    for seed in seeds:
+        table.add_column(f"seed {seed}", justify="right")
+    for arm, row in rows.items():
+        texts = (_styled(cells[arm, seed]) if seed in row else Text("") for seed in seeds)
+        table.add_row(Text(arm), *texts)
+    return table
 
 
 def _styled(shown: Shown) -> Text:

@@ -10,6 +10,7 @@ from rich.console import Console
 from alexnet_core.configuration.schedule import can_be_extended
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.output.fitting import print_text
 from orchestrator.planning.plan import Plan
 from orchestrator.request import Placement
 from orchestrator.running.cluster import access, capacity, environment, lifecycle, preflight
@@ -56,8 +57,7 @@ def start_ray(
     _warn_of_memory(placement, slot_plan.slots, console)
     trouble = preflight.shared_memory_trouble(lifecycle.OBJECT_STORE_BYTES)
     if trouble is not None:
-        line = f"warning: /dev/shm {trouble}; Ray's object store goes to the disk, nothing else changes"
-        console.print(line, highlight=False, soft_wrap=True)
+        print_text(console, f"warning: /dev/shm {trouble}; Ray's object store goes to the disk, nothing else changes")
     imports = _import_meanwhile(placement.workers)
     facts = lifecycle.start(
         slot_plan.slots * placement.workers + 1,
@@ -84,11 +84,11 @@ def _warn_of_memory(placement: Placement, slots: int, console: Console) -> None:
     need, memory = capacity.memory_need(slots, placement.workers), capacity.memory_bytes()
     # 一个槽位也放不下时仍然试：估计是按小网络量的
     if need > memory:
-        console.print(
+        print_text(
+            console,
             f"warning: {counted(slots, 'slot fills', 'slots fill')} about {need / 1e9:.1f} GB, this machine or "
             "container gives "
             f"{memory / 1e9:.1f} GB; {'fewer --slots need less' if slots > 1 else 'with less the kernel may kill it'}",
-            highlight=False,
         )
 
 

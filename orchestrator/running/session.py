@@ -18,6 +18,7 @@ from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.loading import prepare_data
 from orchestrator.errors import LabError
 from orchestrator.judging.looks import run_looks, without_closed
+from orchestrator.output.fitting import print_text
 from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
@@ -83,17 +84,17 @@ def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: flo
 
     if facts.dashboard is not None:
         token = f"; its token: {facts.show_token}" if facts.show_token else ""
-        console.print(f"Ray dashboard: {facts.dashboard}{token}", markup=False, soft_wrap=True)
+        print_text(console, f"Ray dashboard: {facts.dashboard}{token}")
     settings = _settings(agenda, request, slot_plan, facts, started, notifier)
     try:
         with StudyRun(agenda.plan, agenda.on_record, settings, console) as run:
             plan, sweep = _run_phases(run, agenda, request)
             return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep)
     except Interrupted:
-        console.print(
+        print_text(
+            console,
             "interrupted; finished trials are on record and running ones keep their last checkpoint. "
             "Go on with the same command.",
-            soft_wrap=True,
         )
         return None
     finally:
@@ -294,7 +295,7 @@ def prepare_images(plan: Plan, console: Console) -> None:
         nonlocal last
         if time.monotonic() - last > SAY_EVERY_SECONDS or done == images:
             last = time.monotonic()
-            console.print(f"decoding images, once: {done} of {images}")
+            print_text(console, f"decoding images, once: {done} of {images}")
 
     for remark in prepare_data(data, say):
-        console.print(f"note: {remark}", markup=False, soft_wrap=True)
+        print_text(console, f"note: {remark}")

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.output.fitting import fits, fitting
 from orchestrator.records.reports import CoreReport, Report
 from orchestrator.running.progress import value_text
 from orchestrator.running.status.facts import FURTHER, StudyStatus, TrialStatus, TrialStatusDocument
@@ -18,12 +19,17 @@ from search_spaces.core_config import ALEXNET, CoreDescription, description_of, 
 EPOCHS_SHOWN, SEEDS_SHOWN = 5, 10
 
 
-def study_view(status: StudyStatus) -> Group:
-    """Returns what is shown of a study, or of all that are asked together by `--study paper`."""
+def study_view(status: StudyStatus, width: int) -> Group:
+    """Returns what is shown of a study, or of all that are asked together by `--study paper`.
+
+    Args:
+        status: What is known of it.
+        width: Columns of the terminal.
+    """
     heading = _counts(status.states) if not status.together else counted(len(status.together), "study", "studies")
     parts: list[RenderableType] = [Text(f"{status.study} on {status.dataset}: {heading}", style="bold")]
     parts += _run_lines(status)
-    parts += _parts_together(status) if status.together else _parts_alone(status)
+    parts += _parts_together(status) if status.together else _parts_alone(status, width)
     if status.report is not None:
         parts.append(_line(f"report: {status.report}"))
     return Group(*parts)
@@ -38,8 +44,8 @@ def _parts_together(status: StudyStatus) -> list[RenderableType]:
     return parts
 
 
-def _parts_alone(status: StudyStatus) -> list[RenderableType]:
-    parts: list[RenderableType] = [_study_table(status)]
+def _parts_alone(status: StudyStatus, width: int) -> list[RenderableType]:
+    parts: list[RenderableType] = [_study_table(status, width)]
     if status.core != ALEXNET.name:
         parts.append(_line(f"shown: {status.metric} of core {status.core}"))
     further = {trial.key: trial for trial in status.trials if trial.phase in FURTHER}
@@ -66,21 +72,27 @@ def _run_lines(status: StudyStatus) -> list[Text]:
 
 
 def _line(text: str) -> Text:
-    return Text(text, no_wrap=True, overflow="ignore")
+    return Text(text)
 
 
-def _study_table(status: StudyStatus) -> Table:
+def _study_table(status: StudyStatus, width: int) -> Table:
+    """As many seeds as fit."""
+    tables = (_table_of_seeds(status, shown) for shown in range(SEEDS_SHOWN, 1, -1))
+    return next((table for table in tables if fits(table, width)), _table_of_seeds(status, 1))
+
+
+def _table_of_seeds(status: StudyStatus, shown: int) -> Table:
     trials = [trial for trial in status.trials if trial.phase not in FURTHER]
     seeds = sorted({trial.seed for trial in trials})
     table = Table()
     table.add_column("arm")
-    for seed in seeds[:SEEDS_SHOWN]:
+    for seed in seeds[:shown]:
         table.add_column(f"seed {seed}", justify="right")
     cells = {(trial.arm, trial.seed): trial for trial in trials}
     for arm in status.arms:
-        table.add_row(Text(arm), *(_cell(cells.get((arm, seed)), status.unit) for seed in seeds[:SEEDS_SHOWN]))
-    if len(seeds) > SEEDS_SHOWN:
-        table.caption = f"{counted(len(seeds) - SEEDS_SHOWN, 'more seed')} not shown"
+        table.add_row(Text(arm), *(_cell(cells.get((arm, seed)), status.unit) for seed in seeds[:shown]))
+    if len(seeds) > shown:
+        table.caption = f"{counted(len(seeds) - shown, 'more seed')} not shown"
     return table
 
 
@@ -88,8 +100,13 @@ def _cell(trial: TrialStatus | None, unit: str) -> Text:
     return Text("" if trial is None else value_text(trial.state, trial.value, trial.epoch, unit))
 
 
-def trial_view(status: TrialStatusDocument) -> Group:
-    """Returns what is shown of one trial: state, memberships, configuration, last epochs, log, and how to repeat it."""
+def trial_view(status: TrialStatusDocument, width: int) -> Group:
+    """Returns what is shown of one trial: state, memberships, configuration, last epochs, log, and how to repeat it.
+
+    Args:
+        status: What is known of it.
+        width: Columns of the terminal.
+    """
     parts: list[RenderableType] = [Text(f"trial {status.key}: {status.state}", style="bold")]
     if status.message:
         parts.append(_line(status.message))
@@ -97,7 +114,7 @@ def trial_view(status: TrialStatusDocument) -> Group:
     if names:
         parts.append(_line(f"member of {', '.join(names)}"))
     parts.append(_line(status.configuration.model_dump_json(indent=1)))
-    parts.append(_reports_table(status.reports, description_of(status.configuration)))
+    parts.append(fitting(_reports_table(status.reports, description_of(status.configuration)), width))
     if status.log is not None:
         parts.append(_line(f"log ({status.log}):"))
         parts.append(_line("\n".join(status.log_lines)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from io import BytesIO, StringIO
@@ -14,10 +15,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.judge import answer
 from orchestrator.judging.outlook import verdict_outlook
-from orchestrator.reporting.terminal import WORD_STYLES, answer_table
+from orchestrator.reporting.terminal import WORD_STYLES, arm_sentences, print_answer
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS
 from search_spaces.study import Study, load_study
 from tests.made_plans import make_plan_file
@@ -115,7 +117,7 @@ def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
     assert as_run.word == "equivalent"
     assert result.judged_split == "test"
     assert result.split_error == pytest.approx(100 * (6.25 / 360 * (1 - 6.25 / 360) / 360) ** 0.5, rel=1e-6)
-    assert any("top-5 error says nothing" in note for note in result.notes)
+    assert any("the top-5 error is shown, not read" in note for note in result.notes)
     assert result.seeds == 8
 
 
@@ -224,32 +226,57 @@ WIDE: dict[str, list[int | str | None]] = {
 }
 
 
-@pytest.mark.parametrize("width", [80, 100, 120])
+def printed(result: Answer, width: int) -> str:
+    """An answer on a terminal without colours."""
+    output = StringIO()
+    print_answer(result, Console(file=output, width=width, force_terminal=True, color_system=None))
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
 @pytest.mark.parametrize("errors", [GOOD, WIDE], ids=["small errors", "large errors"])
 def test_the_table_is_whole_at_any_width(width: int, errors: dict[str, list[int | str | None]]) -> None:
-    output = StringIO()
     result = judged(errors)
-    Console(file=output, width=width).print(answer_table(result, width))
-    text = output.getvalue()
+    text = printed(result, width)
     assert all(arm in text for arm in ARMS)
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
     # 被切掉的表会丢字：每个词、每个数都要在
-    shown = set(text.replace("(", " ").replace(")", " ").split())
+    shown = set(re.sub(r"[(),:]", " ", text).split())
     for arm in result.arms:
         assert set(arm.word.split()) <= shown
         if arm.interval is not None:
             assert f"{arm.interval[1]:+.2f}" in shown
-        if arm.seeds_needed is not None and width >= 100:
-            assert any(word.startswith(f"{arm.seeds_needed[0]}-{arm.seeds_needed[1]}") for word in shown)
     assert set(result.claim.split()) <= shown
+    # 注只解释看得见的列
+    explained = "Seeds needed:" in " ".join(text.split())
+    needed = {numbers.needed(arm) for arm in result.arms if numbers.needed(arm)}
+    assert bool(needed & shown) == explained
+
+
+def test_every_arm_is_said_in_a_sentence_that_needs_no_statistics() -> None:
+    result = judged(GOOD)
+    said = dict(zip((arm.name for arm in result.arms[1:]), arm_sentences(result), strict=True))
+    for arm in result.arms[1:]:
+        assert said[arm.name].startswith(f"{arm.name} ({arm.title}): ")
+        if arm.interval is None or arm.difference is None:
+            continue
+        direction = "higher" if arm.difference > 0 else "lower"
+        assert f"{abs(arm.difference):.2f} points {direction} than the baseline's" in said[arm.name]
+        assert f"between {arm.interval[0]:+.2f} and {arm.interval[1]:+.2f}" in said[arm.name]
+        assert ("cannot tell" in said[arm.name]) == (arm.word == "inconclusive")
+        # 水平从哪来：全族的错误率，分给几个 arm
+        family = 100 * result.alpha * result.level_share
+        alone = 100 - (arm.interval_level or 0)
+        if f"({family:.3g} % over" in said[arm.name]:
+            assert f"over {round(family / alone)} arms)" in said[arm.name]
+            assert family / alone == pytest.approx(round(family / alone))
+    assert numbers.needed(result.arms[1]) == "" or result.arms[1].word == "inconclusive"
 
 
 def test_names_are_never_read_as_the_terminals_markup() -> None:
     wild = Study.model_construct(**{**dict(STUDY), "question": "[/bold] is [red]this[/red] markup?"})
-    output = StringIO()
     result = answer(wild, RECIPE, make_plan_file(plan(8)), trials(GOOD), NO_SWEEP, NO_EPOCHS)
-    Console(file=output, width=120).print(answer_table(result, 120))
-    assert "[/bold] is [red]this[/red] markup?" in output.getvalue()
+    assert "[/bold] is [red]this[/red] markup?" in printed(result, 120)
 
 
 def test_equivalent_and_inconclusive_never_share_a_colour() -> None:

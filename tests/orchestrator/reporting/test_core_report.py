@@ -116,7 +116,7 @@ def texts(folder: Path) -> Iterator[tuple[str, str]]:
 ALLOWED = (
     r"[\d.]+ ?% (?:intervals|power|limits|are kept|slower|faster|of the level)",
     r"\(95 %\)|plain 95 %|(?:at )?[\d.]+ %(?=:| \||\n| &|$| \()",
-    r"[-+]\d+ to [-+]\d+ %",
+    r"[-+]\d+ to [-+]\d+ %|\([\d.]+ % over \d+ arms\)",
     r"share, %",
     r"points? (?:of|by|were|that|minus|at)|(?:finished|best|the|these|sweep|\d+) points?|[Nn]o point|the point's",
     r"\(points, tuned values|points: seeds|point-\d+|^\|?\s*point(?: [|&]|$)|claimed_points|% needs \\usepackage",

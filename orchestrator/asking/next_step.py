@@ -1,0 +1,66 @@
+"""What to ask next where a study is not decided yet, and how long that would take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.planning.estimate import Price
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.summary import format_time
+from orchestrator.planning.work_left import Training
+from orchestrator.statistics.alpha_spending import FIRST_LOOK
+from orchestrator.statistics.limits import FEWEST_SEEDS
+from search_spaces.core_config import planned_parts
+
+MOST_AT_ONCE = 4
+USUAL_MOST = 30
+
+
+def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
+    """Returns one line on what could be asked next; nothing where every arm is decided, or more seeds change nothing.
+
+    Args:
+        answer: The study's.
+        plan: What was trained for it.
+        price: Prices trainings, reckoned only where something is to be priced.
+    """
+    if answer.null or answer.chosen_afterwards or answer.missing or plan.max_seeds is not None:
+        return ""
+    undecided = [arm for arm in answer.arms if arm.word == "inconclusive" or _has_too_few(arm)]
+    if not undecided:
+        return ""
+    names = ", ".join(arm.name for arm in undecided)
+    options, seeds = _options(answer, plan, undecided)
+    if seeds <= answer.seeds:
+        return (
+            f"No answer on {names}, but a difference of {answer.scale.effect(answer.smallest_effect)} would probably "
+            "have shown with so many seeds: what there may be is smaller."
+        )
+    takes = format_time(price()(_further(plan, answer.seeds, seeds)))
+    most = "at most " if "auto" in options else ""
+    return f"No answer yet on {names}: the same command with {options} would take {most}{takes}."
+
+
+def _has_too_few(arm: ArmAnswer) -> bool:
+    return arm.word == f"no verdict: fewer than {FEWEST_SEEDS} seeds"
+
+
+def _options(answer: Answer, plan: Plan, undecided: Sequence[ArmAnswer]) -> tuple[str, int]:
+    """The options that ask for more seeds, and how many those are at most."""
+    if answer.seeds < FIRST_LOOK - 1 and not answer.looks:
+        # 看过一次固定的种子数之后，规则就不能再换成逐个看
+        return f"--seeds auto --max-seeds {USUAL_MOST}", USUAL_MOST
+    ranges = [arm.seeds_needed for arm in undecided if arm.seeds_needed is not None]
+    if not ranges:
+        seeds = max(plan.recipe.seeds, 2 * answer.seeds)
+        return f"--seeds {seeds}", seeds
+    fewest, most = (max(ends) for ends in zip(*ranges, strict=True))
+    seeds = most if most <= MOST_AT_ONCE * answer.seeds else max(fewest, 2 * answer.seeds)
+    return f"--seeds {seeds}", seeds
+
+
+def _further(plan: Plan, done: int, seeds: int) -> list[Training]:
+    """What so many seeds would train beside those that are done."""
+    first = [trial.config for trial in plan.trials if trial.seed == 0]
+    return [Training(config, planned_parts(config)) for _ in range(seeds - done) for config in first]
