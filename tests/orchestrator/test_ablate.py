@@ -135,14 +135,19 @@ def test_what_to_know_of_the_data_is_said_once_and_before_the_plan(
                 pixels = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
     shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "val" / "a" / "0.png")
+    (tmp_path / "val").rename(tmp_path / "dev")
+    (tmp_path / "train" / "a" / "new.jfif").write_bytes(b"")
     data = ("--dataset", "imagefolder", "--data-root", str(tmp_path), "--results", str(tmp_path / "r"))
     for study in ("lrn", "paper"):
         code, output, errors = run(capsys, "--study", study, *data, "--dry-run")
         assert code == 0, errors
-        lines = output.splitlines()
-        note = "note: 1 validation image is a training image too (val/a/0.png = train/a/0.png)"
-        assert [line.startswith(note) for line in lines].index(True) == 0
-        assert sum(line.startswith(note) for line in lines) == 1
+        assert output.splitlines()[:3] == [
+            "note: dev/ is taken as val/",
+            "note: left out: 1 file with a name that does not end like an image's (train/a/new.jfif)",
+            "note: 1 validation image is a training image too (val/a/0.png = train/a/0.png): the validation error is "
+            "not that of new images",
+        ]
+        assert output.count("note: dev/") == output.count("note: left out") == output.count("image too") == 1
 
 
 def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import struct
@@ -314,6 +315,41 @@ def test_a_network_that_does_not_fit_its_images_is_one_line(
     errors = capsys.readouterr().err.splitlines()
     assert all(line.startswith("error: alexnet-") and "larger than its" in line for line in errors)
     assert len(errors) == 2
+
+
+def test_what_is_left_out_of_the_images_is_said_once_by_every_command_that_reads_them(
+    export: Path, picture_folder: Path, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (picture_folder / "val").rename(picture_folder / "valid")
+    (picture_folder / "train" / "class0" / "new.jfif").write_bytes(b"")
+    picture = next((picture_folder / "train" / "class1").iterdir())
+    (picture_folder / "train" / "class2" / "same.png").write_bytes(picture.read_bytes())
+    Image.new("LA", (12, 12)).save(picture_folder / "valid" / "class0" / "clear.png")
+    left_out = [
+        "note: valid/ is taken as val/",
+        "note: left out: 1 file with a name that does not end like an image's (train/class0/new.jfif)",
+    ]
+    twice = f"note: 1 image stands in more than one class (train/class1/{picture.name} = train/class2/same.png)"
+    clear = "note: 1 image is transparent: the colours beneath show, often black (val/class0/clear.png)"
+
+    def notes(*arguments: str | Path) -> list[str]:
+        run(*arguments)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+
+    # 没有这块 GPU：读完数据就停下
+    there = ("--dataset", picture_folder, "--device", "cuda")
+    assert notes("train", "--network", "alexnet-mini", "--size", "12", *there) == [*left_out, twice, clear]
+    config = json.loads(config_file.read_bytes())
+    config["data"]["digest"] = summarise_data("imagefolder", picture_folder).digest
+    config_file.write_text(json.dumps(config))
+    assert notes("train", "--config", config_file, "--device", "cuda") == [*left_out, clear, twice]
+    there = ("--model", export, "--dataset", picture_folder, "--device", "cpu")
+    assert notes("eval", *there) == [*left_out, clear]
+    assert notes("neighbours", *there, "--images", "1", "--out", tmp_path / "n.png") == [*left_out, clear]
+    prepared = ("prepare", picture_folder, tmp_path / "made", "--size", "12")
+    assert notes(*prepared) == [*left_out, clear, twice]
+    there = ("--network", "alexnet-mini", "--dataset", tmp_path / "made", "--device", "cuda")
+    assert notes("train", *there) == [*left_out, clear, twice]
 
 
 @pytest.mark.parametrize("views", [1, 10])

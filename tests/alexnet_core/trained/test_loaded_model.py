@@ -2,16 +2,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alexnet_core.data.dataset import Dataset
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.dataset import Dataset, Split
+from alexnet_core.data.image_file import decode_image
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
-from alexnet_core.trained.loaded_model import load_model
-from alexnet_core.training.evaluation import evaluate
+from alexnet_core.trained import loaded_model
+from alexnet_core.trained.loaded_model import LoadedModel, load_model
+from alexnet_core.trained.model_folder import write_model
+from alexnet_core.training.evaluation import EVALUATION_BATCH, evaluate
+from alexnet_core.training.loader import ImageLoader
+from tests.alexnet_core.data.pictures import picture
 
 
 def test_a_loaded_model_is_the_exported_one(export: Path, model: AlexNet, dataset: Dataset) -> None:
@@ -76,3 +83,71 @@ def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:
 def test_channels_may_be_turned_round_without_a_copy(export: Path, dataset: Dataset) -> None:
     loaded, images = load_model(export), dataset.validation.images
     np.testing.assert_array_equal(loaded.predict(images[..., ::-1]), loaded.predict(images[..., ::-1].copy()))
+
+
+def test_paths_are_decoded_and_classified_a_batch_at_a_time(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many paths there are, no more pixels are held than a batch has."""
+    loaded = load_model(export)
+    names = [picture(tmp_path / f"{number}.png", number) for number in range(3)]
+    paths = [names[number % 3] for number in range(2 * EVALUATION_BATCH + 5)]
+    decoded, held = [], []
+
+    def decode(path: Path, size: int) -> np.ndarray:
+        decoded.append(path)
+        return decode_image(path, size)
+
+    def loader(model: LoadedModel, split: Split) -> ImageLoader:
+        held.append((len(decoded), split.images.nbytes))
+        return made(model, split)
+
+    made = LoadedModel.loader
+    monkeypatch.setattr(loaded_model, "decode_image", decode)
+    monkeypatch.setattr(LoadedModel, "loader", loader)
+    probabilities = loaded.predict(paths)
+    # 前一批分完类，才解码下一批
+    batch = EVALUATION_BATCH
+    assert held == [
+        (count, images * 12 * 12 * 3) for count, images in ((batch, batch), (2 * batch, batch), (2 * batch + 5, 5))
+    ]
+    pixels = np.stack([decode_image(name, 12) for name in names])
+    np.testing.assert_allclose(probabilities, loaded.predict(pixels)[np.arange(len(paths)) % 3], rtol=1e-4)
+
+
+def test_classes_are_compared_as_they_look_and_their_labels_brought_into_the_models_order(
+    export: Path, dataset: Dataset, seal: Callable[[Path], None]
+) -> None:
+    labels = ["a", "b", "c", "d", "f", "\u00e9"]
+    (export / "labels.json").write_text(json.dumps(labels))
+    seal(export)
+    loaded = load_model(export)
+    assert dataset.test is not None
+    expected = loaded.evaluate(dataset.test)
+    # 同样的名字拆成两个码位，就排到 f 前面去了
+    spelt = ("a", "b", "c", "d", "e\u0301", "f")
+    numbers = np.array([0, 1, 2, 3, 5, 4])[dataset.test.labels]
+    other = replace(dataset, class_names=spelt, test=replace(dataset.test, labels=numbers))
+    assert loaded.evaluate(other) == expected
+    with pytest.raises(CoreError, match=r"the model knows 6 classes \(a, b, c and 3 more\), the data has 6 \(a, b, c"):
+        loaded.evaluate(replace(dataset, class_names=("a", "b", "c", "d", "e", "f")))
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_what_is_done_to_an_image_is_written_beside_the_weights(
+    tmp_path: Path, config_of: Callable[..., TrainConfig], dataset: Dataset, follows: bool
+) -> None:
+    write_model(tmp_path, {"weight": np.zeros(1, np.float32)}, config_of(mean_follows_crop=follows), dataset, "a card")
+    assert json.loads((tmp_path / "preprocessing.json").read_bytes()) == {
+        "colour": "RGB",
+        "pixel_range": [0, 255],
+        "resize_shorter_side": 12,
+        "resize_filter": "bicubic",
+        "centre_crop": 12,
+        "exif_orientation": "not applied, but in TIFF files (Pillow turns them)",
+        "transparency": "dropped; the colours beneath it stay",
+        "subtract": "model.safetensors: mean_image, float32 (height, width, 3)",
+        "mean_follows_crop": follows,
+        "evaluation_crop": config_of().network.input_size,
+        "standard_deviation": None,
+    }

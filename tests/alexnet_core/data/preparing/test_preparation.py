@@ -566,6 +566,11 @@ def test_a_second_run_sees_what_was_replaced_after_the_first_failed(tmp_path: Pa
     assert made.manifest.digest == summarise_data("imagefolder", root).digest
     prepare(tree_source(read_tree(root)), tmp_path / "at once", 24)
     assert same_content(tmp_path / "made", tmp_path / "at once")
+    # 第三次什么也不做，也不拒绝
+    done = run(root, tmp_path / "made")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ready; python -m" in done.stdout
+    assert same_content(tmp_path / "made", tmp_path / "at once")
 
 
 def test_a_finished_folder_is_compared_with_every_image_that_was_touched(
