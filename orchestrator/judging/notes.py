@@ -241,7 +241,7 @@ def not_paired(unlike: Sequence[str]) -> str:
     """Returns the sentence about trials, `arm seed k` each, whose baseline was trained another way."""
     return (
         f"{counted(len(unlike), 'trial')} could not be paired, since the baseline's was trained by another "
-        "number of workers or on another kind of device, which moves errors as another seed does: "
+        "number of workers or threads, or on another kind of device, which moves errors as another seed does: "
         f"{'; '.join(_by_seed(unlike))}."
     )
 

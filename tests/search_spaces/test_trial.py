@@ -53,6 +53,17 @@ def test_golden_keys_of_replayed_trainings_do_not_move() -> None:
     assert trial_key(cifar) == "d5a3e6642d9b7e85ab17"
 
 
+def test_pairs_are_of_one_precision_since_it_is_in_the_key() -> None:
+    study, keys = load_study("lrn"), set()
+    for precision in ("float32", "tf32", "bfloat16"):
+        overrides = {"training.precision": precision}
+        base = base_config(study, "digits", summary=SUMMARY, data_root=None, cache=None, overrides=overrides)
+        trials = unfold(study, base, range(2))
+        assert {trial.config.training.precision for trial in trials} == {precision}  # type: ignore[union-attr]
+        keys |= {trial.key for trial in trials}
+    assert len(keys) == 3 * len(study.arms) * 2
+
+
 def test_paths_are_not_in_the_key_but_content_is() -> None:
     here = pinned()
     there = pinned(data=here.data.model_copy(update={"root": "/elsewhere", "cache": "/cache"}))

@@ -80,13 +80,15 @@ def judged(errors: dict[str, list[int | str | None]], **more: Any) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("column", "one", "other"), [("env_workers", "1", "2"), ("env_devices", "cpu,cpu", "cuda:0,cuda:1")]
+    ("column", "one", "other"),
+    [("env_workers", "1", "2"), ("env_devices", "cpu,cpu", "cuda:0,cuda:1"), ("env_threads", "1", "2")],
 )
 def test_pairs_across_workers_or_devices_are_not_formed_and_are_named(column: str, one: str, other: str) -> None:
     errors = {arm: list(row) for arm, row in GOOD.items()}
     errors["no_lrn"][:2] = [0, 0]
     unlike = pl.col("key").is_in(["no_lrn-0", "no_lrn-1"])
-    table = trials(errors).with_columns(pl.when(unlike).then(pl.lit(other)).otherwise(pl.lit(one)).alias(column))
+    table = trials(errors).with_columns(pl.lit("cpu").alias("env_devices"))
+    table = table.with_columns(pl.when(unlike).then(pl.lit(other)).otherwise(pl.lit(one)).alias(column))
     result = answer(STUDY, RECIPE, make_plan_file(plan(8)), table, NO_SWEEP, NO_EPOCHS)
     no_lrn = result.arms[1]
     alike = [(a - b) / 3.6 for a, b in zip(GOOD["no_lrn"][2:], GOOD["baseline"][2:], strict=True)]  # type: ignore[operator]

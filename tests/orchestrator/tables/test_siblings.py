@@ -12,8 +12,11 @@ import polars as pl
 import pytest
 
 from orchestrator import best
+from orchestrator.judging.judge import answer
 from orchestrator.records.layout import table_folder, trial_folder
 from orchestrator.tables.tables import load_tables, load_trials, rows_from_records, update_tables
+from search_spaces.study import load_study
+from tests.made_plans import make_plan, make_plan_file
 from tests.made_records import errors, make_config, put
 
 
@@ -79,6 +82,20 @@ def test_a_record_of_other_numbers_of_images_is_left_out_and_named_once(
     before = {path.name: path.stat().st_mtime_ns for path in table_folder(tmp_path).iterdir()}
     assert update_tables(tmp_path).trials["key"].to_list() == expected
     assert {path.name: path.stat().st_mtime_ns for path in table_folder(tmp_path).iterdir()} == before
+
+
+@pytest.mark.parametrize("arm", ["baseline", "no_lrn"])
+def test_a_record_without_test_images_does_not_move_the_answer_to_validation(tmp_path: Path, arm: str) -> None:
+    plan = make_plan(load_study("lrn"), 3, epochs=2)
+    for trial in plan.trials:
+        put(tmp_path, trial.config, 20, test_wrong=None if (trial.arm, trial.seed) == (arm, 2) else 30)
+    rows = [{"arm": one.arm, "seed": one.seed, "key": one.key, "phase": "arm", "views": 1} for one in plan.trials]
+    content = {"dataset": "digits", "alpha": 0.05, "planned_seeds": 3, "looks": [], "trials": rows}
+    trials, members, epochs = load_tables(tmp_path)
+    result = answer(plan.study, plan.recipe, make_plan_file(content), trials, members.clear(), epochs)
+    assert (result.judged_split, result.images, result.seeds) == ("test", 359, 2)
+    assert result.missing == (f"{arm} seed 2",)
+    assert result.arms[0].mean == pytest.approx(100 * 30 / 359)
 
 
 def test_other_data_have_other_numbers_and_of_two_that_disagree_none_is_right(tmp_path: Path) -> None:
