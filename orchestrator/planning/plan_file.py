@@ -319,6 +319,38 @@ def check_rule(folder: Path, plan: Plan) -> None:
     )
 
 
+def replaced_question(folder: Path, plan: Plan) -> str:
+    """Says that the report of a study that is asked under the same name was of another question; nothing else.
+
+    Args:
+        folder: The study's folder.
+        plan: What is asked now.
+    """
+    before = read_plan(folder) if (folder / "answer.json").is_file() else None
+    if before is None:
+        return ""
+    old = {(row.arm, row.seed): row.key for row in before.trials if row.phase == "arm"}
+    new = {(trial.arm, trial.seed): trial.key for trial in plan.trials}
+    changed = {arm for (arm, seed), key in new.items() if (arm, seed) in old and old[arm, seed] != key}
+    arms = {arm.name for arm in plan.study.arms}
+    parts = {
+        "other trainings of": changed,
+        "without": arms - set(before.arms),
+        "with": set(before.arms) - arms,
+    }
+    reasons = [f"{what} {', '.join(sorted(names))}" for what, names in parts.items() if names]
+    if before.baseline != plan.study.baseline:
+        reasons.append(f"baseline {before.baseline}")
+    if before.margin != plan.recipe.margin:
+        reasons.append(f"margin {before.margin:g}")
+    if not reasons:
+        return ""
+    return (
+        f"note: the report in {folder} was of another question ({'; '.join(reasons)}), and this one replaces it; its "
+        "trials stay on record, and another name for the study keeps both"
+    )
+
+
 def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:
     """Whether the baseline has ended on the seeds of a first look, however few of them are asked for now."""
     from orchestrator.tables.tables import done_states

@@ -144,7 +144,7 @@ def _metric_heading(answer: Answer) -> str:
         return f"{'epochs' if answer.core is None else 'reports'}\nmedian, there"
     if answer.core is not None:
         return f"{answer.metric} {answer.unit}".rstrip() + "\nmean ± sd"
-    return f"{'gap' if answer.metric.startswith('gap') else 'error'} %\nmean ± sd"
+    return f"{'gap' if answer.metric.startswith('gap') else f'{answer.judged_split} error'} %\nmean ± sd"
 
 
 def _terminal_cells(arm: ArmAnswer, whole: bool) -> list[Text]:

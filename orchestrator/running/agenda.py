@@ -16,7 +16,7 @@ from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.planning.estimate import EpochSeconds, Estimate, Price, add_begun, estimate, measured_epochs
 from orchestrator.planning.on_record import OnRecord, read_begun, read_on_record, together
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.plan_file import check_rule
+from orchestrator.planning.plan_file import check_rule, replaced_question
 from orchestrator.planning.retuning import further_missing, with_retuning
 from orchestrator.planning.summary import (
     arm_line,
@@ -294,6 +294,8 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
         keys = [*agenda.on_record.done, *confirming]
         yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)
     for study in agenda.studies:
+        if note := replaced_question(study.folder, study.plan):
+            yield note
         prefix = f"{study.plan.study.name}: " if agenda.together else ""
         yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
         if request.dry_run:

@@ -98,6 +98,7 @@ class Progress:
         self._console, self._title, self._dashboard, self._measure = console, title, dashboard, measure
         self._count, self._time_left = count, time_left
         self._lock = threading.Lock()
+        self._stage: str | None = ""
         self._cells: dict[Cell, Shown] = {}
         self._rows: dict[str, list[int]] = {}
         self._live = (
@@ -133,11 +134,29 @@ class Progress:
                 row.append(seed)
             self._cells[cell] = shown
 
+    def refresh(self) -> None:
+        """Draws what is known now, where a table is drawn."""
+        if self._live is not None:
+            self._live.refresh()
+
     def say_end(self, cell: Cell, what: str) -> None:
         """Says in a line that a trial has ended, and how, where no table is drawn."""
         if self._live is None:
             left = self._time_left()
             self.say(f"[{self._count()}] {cell_name(*cell)}: {what}{left and ', '}{left}")
+
+    def stage(self, what: str) -> None:
+        """Says what happens before the first training step: in the caption, or in a line where no table is drawn."""
+        if self._stage is None or what == self._stage:
+            return
+        self._stage = what
+        if self._live is None:
+            self.say(what)
+
+    def say_first_step(self, seconds: float) -> None:
+        """Says when the first training step was done; from then on trials speak for themselves."""
+        self._stage = None
+        self.say(f"first training step after {seconds:.1f} s")
 
     def say(self, line: str) -> None:
         """Prints one line above the table, and puts it into the driver's log."""
@@ -165,7 +184,8 @@ class Progress:
 
     def _caption(self, arms: Collection[str], hidden: int) -> str:
         left = self._time_left()
-        caption = f"{self._measure}; trials ended: {self._count()}{left and ', '}{left}"
+        caption = f"{self._stage}; " if self._stage else ""
+        caption += f"{self._measure}; trials ended: {self._count()}{left and ', '}{left}"
         if POINTS in arms:
             caption += f"; in the row {POINTS}, points instead of seeds"
         return f"{caption}; {counted(hidden, 'more column')} not shown" if hidden > 0 else caption

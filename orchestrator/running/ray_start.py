@@ -42,6 +42,7 @@ def start_ray(
             "--slots",
             exit_code=ExitCode.WRONG_USE,
         )
+    print_text(console, "joining Ray" if joins else "checking this machine and starting Ray")
     # 开关要在载入 Ray 之前设好
     environment.prepare_environment(placement.verbose, dashboard=joins or placement.dashboard, joins=joins)
     if placement.address is not None:

@@ -109,7 +109,14 @@ class StudyRun:
         self._loop = MainLoop(
             broker=broker,
             recorder=Recorder(self.opener, self.tally, self.display, settings.budget.epoch, settings.budget.trial),
-            slots=SlotWatch(slots, settings.slot_plan, broker, (record.results, plan.base.data.root), self.display.say),
+            slots=SlotWatch(
+                slots,
+                settings.slot_plan,
+                broker,
+                (record.results, plan.base.data.root),
+                self.display.say,
+                self.display.stage,
+            ),
             silence=Silence(self.display.say),
             steering=self.steering,
             presence=Presence(record.folder, facts),

@@ -133,11 +133,25 @@ def test_the_beginning_of_a_key_shows_the_trial(tmp_path: Path, capsys: pytest.C
     assert f"trial {key}: diverged" in output
     assert "loss is nan in epoch 2" in output
     assert "member of lrn/baseline seed 1 (arm)" in output
-    assert '"learning_rate": 0.01' in output
+    assert "the baseline's own configuration" in output
     assert "last of 1 epoch" in output
     assert "the log's last line" in output
     assert f"python -m alexnet_core train --config {layout.trial_folder(tmp_path, key) / 'config.json'}" in output
     assert status(capsys, tmp_path, key)[1] == output
+
+
+def test_a_trial_begins_with_what_is_not_as_in_the_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = make_study(tmp_path)
+    output = status(capsys, tmp_path, keys["no_lrn-0"])[1]
+    assert "otherwise than the baseline" in output
+    assert "\n    network.lrn1: left out\n" in output
+    assert "learning_rate" not in output.split("last of")[0]
+    fast = make_config(1, learning_rate=0.5)
+    put(tmp_path, fast, 9)
+    trial_record.join_members(tmp_path, "lrn", "digits", [PlannedTrial("fast", 1, "arm", fast, trial_key(fast))])
+    before = make_config(1).training.learning_rate
+    output = status(capsys, tmp_path, trial_key(fast))[1]
+    assert f"\n    training.learning_rate: 0.5 (the baseline has {before:g})\n" in output
 
 
 def test_what_is_unknown_or_ambiguous_is_refused_with_what_there_is(

@@ -64,6 +64,7 @@ class Recorder:
         match event.news:
             case Started(history):
                 running.started = True
+                self._display.stage("reading the data")
                 running.history = [parse_report(json.loads(epoch.report)) for epoch in history]
                 running.epochs_before = len(history)
                 if not running.evaluated_only:
@@ -92,7 +93,7 @@ class Recorder:
     def _say_first_step(self) -> None:
         if self._first_step is None:
             self._first_step = time.monotonic() - self._settings.started
-            self._display.say(f"first training step after {self._first_step:.1f} s")
+            self._display.say_first_step(self._first_step)
 
     def _record_epoch(self, running: Running, report: Report) -> None:
         # worker 死后从检查点接着来，同一个 epoch 只算一次

@@ -27,6 +27,7 @@ class SlotWatch:
         broker: DriverClient,
         shared_folders: tuple[Path, str | None],
         say: Callable[[str], None],
+        stage: Callable[[str], None],
     ) -> None:
         """Starts from the nodes that are there; no slot is up yet.
 
@@ -36,7 +37,10 @@ class SlotWatch:
             broker: Told to take back what a node that has left was training.
             shared_folders: Results and data, which every node must see; data None where there is no folder.
             say: Prints a line.
+            stage: Says how far the start has come.
         """
+        self._stage = stage
+        stage(f"starting {counted(slots.count, 'slot')}")
         self._slots, self._plan, self._broker, self._say = slots, plan, broker, say
         self._shared_folders = shared_folders
         self._up: set[int] = set()
@@ -62,7 +66,9 @@ class SlotWatch:
         """
         match event.news:
             case Joined(rank, node):
-                self._up.add(event.slot)
+                if event.slot not in self._up:
+                    self._up.add(event.slot)
+                    self._stage(f"slot {len(self._up)} of {self.count} is up")
                 self._node_of[event.slot, rank] = node
             case Died(message):
                 self._count_death(event.slot, message)

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from orchestrator.records.checked_record import read_curve, read_own_config, rea
 from orchestrator.records.files import TrialLocks
 from orchestrator.records.layout import KEY, STUDY_FOLDER
 from orchestrator.records.reports import Report, objective_of
+from orchestrator.running.status.differences import baseline_of, differences
 from orchestrator.running.steering import RunFacts, read_runs
 from orchestrator.tables.tables import ended_trials
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, TrialConfig, is_of_core, readable
@@ -136,6 +138,8 @@ class TrialStatusDocument(Document):
         message: What it ended with.
         members: Which studies want it.
         configuration: What is trained.
+        differences: What it has otherwise than its study's baseline, a line for each field; None where no study that
+            wants it tells.
         reports: Its epochs, or another core's reports, as in `epochs.jsonl`.
         log: Its log; None where there is none.
         log_lines: The last lines of that.
@@ -147,6 +151,7 @@ class TrialStatusDocument(Document):
     message: str = ""
     members: tuple[Membership, ...]
     configuration: TrialConfig
+    differences: tuple[str, ...] | None = None
     reports: tuple[Report, ...]
     log: Path | None
     log_lines: tuple[str, ...]
@@ -290,6 +295,16 @@ def _open_locks(results: Path) -> TrialLocks | None:
     return TrialLocks(results) if os.access(results / ".locks", os.W_OK) else None
 
 
+def _differences(results: Path, config: TrialConfig, members: Set[Membership]) -> tuple[str, ...] | None:
+    """Beside the baseline of the first study that wants the trial and has a plan."""
+    for study in sorted({member.study for member in members}):
+        with suppress(LabError):
+            baseline = baseline_of(results, _read_plan(results / "studies" / study), config.seed)
+            if baseline is not None:
+                return tuple(differences(config, baseline))
+    return None
+
+
 def trial_status(results: Path, key: str) -> TrialStatusDocument:
     """Returns where one trial stands: state, memberships, configuration, epochs, log, and how to repeat it.
 
@@ -313,6 +328,7 @@ def trial_status(results: Path, key: str) -> TrialStatusDocument:
         message="" if result is None else result.message,
         members=tuple(sorted(members, key=lambda one: (one.study, one.arm, one.seed, one.phase))),
         configuration=config,
+        differences=_differences(results, config, members),
         reports=tuple(read_curve(folder)),
         log=log if log.is_file() else None,
         log_lines=tuple(lines[-LOG_LINES:]),

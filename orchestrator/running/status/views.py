@@ -101,7 +101,7 @@ def _cell(trial: TrialStatus | None, unit: str) -> Text:
 
 
 def trial_view(status: TrialStatusDocument, width: int) -> Group:
-    """Returns what is shown of one trial: state, memberships, configuration, last epochs, log, and how to repeat it.
+    """Returns what is shown of one trial: state, memberships, what is not as in the baseline, last epochs, log, repeat.
 
     Args:
         status: What is known of it.
@@ -113,7 +113,7 @@ def trial_view(status: TrialStatusDocument, width: int) -> Group:
     names = sorted(f"{one.study}/{one.arm} seed {one.seed} ({one.phase})" for one in status.members)
     if names:
         parts.append(_line(f"member of {', '.join(names)}"))
-    parts.append(_line(status.configuration.model_dump_json(indent=1)))
+    parts += _differences(status)
     parts.append(fitting(_reports_table(status.reports, description_of(status.configuration)), width))
     if status.log is not None:
         parts.append(_line(f"log ({status.log}):"))
@@ -121,6 +121,15 @@ def trial_view(status: TrialStatusDocument, width: int) -> Group:
     parts.append(_line("repeat it outside Ray, same numbers:"))
     parts.append(_line(status.repeat))
     return Group(*parts)
+
+
+def _differences(status: TrialStatusDocument) -> list[RenderableType]:
+    whole = "the whole configuration: status KEY --json"
+    if status.differences is None:
+        return [_line(whole)]
+    if not status.differences:
+        return [_line(f"the baseline's own configuration ({whole})")]
+    return [_line(f"otherwise than the baseline ({whole}):"), *(_line(f"    {line}") for line in status.differences)]
 
 
 def _reports_table(reports: Sequence[Report], core: CoreDescription) -> Table:

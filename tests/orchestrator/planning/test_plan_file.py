@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from orchestrator.planning.plan_file import PlanFile, add_look, plan_on_record, read_plan, write_plan
+from orchestrator.planning.plan_file import PlanFile, add_look, plan_on_record, read_plan, replaced_question, write_plan
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 
@@ -50,6 +50,20 @@ def test_what_is_written_is_the_plan_in_plain_data_sorted_by_name(tmp_path: Path
         "retune": None,
     }
     assert (tmp_path / "plan.json").read_text() == json.dumps(expected, indent=1, sort_keys=True)
+
+
+def test_a_report_of_another_question_under_the_same_name_is_said_to_be_replaced(tmp_path: Path) -> None:
+    write_plan(tmp_path, PLAN, ["ablate"])
+    edited = make_plan(load_study("lrn"), 4, epochs=3)
+    assert replaced_question(tmp_path, edited) == "", "there is no report yet"
+    (tmp_path / "answer.json").write_text("{}")
+    assert replaced_question(tmp_path, PLAN) == ""
+    assert replaced_question(tmp_path, make_plan(load_study("lrn"), 9, epochs=2)) == "", "more seeds ask the same"
+    assert "was of another question (other trainings of as_run, baseline, no_lrn)" in replaced_question(
+        tmp_path, edited
+    )
+    two = load_study("lrn").model_copy(update={"arms": load_study("lrn").arms[:2]})
+    assert "was of another question (with as_run)" in replaced_question(tmp_path, make_plan(two, 4, epochs=2))
 
 
 def test_a_plan_of_an_earlier_version_keeps_its_fields_when_a_look_is_added(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -38,6 +39,43 @@ def test_without_a_terminal_a_line_says_how_a_trial_ended_and_how_far_the_comman
         "[4/9] arm seed 3: finished, validation error 12.5 %, 3 min left",
         "[4/9] sweep point 5: diverged",
     ]
+
+
+def test_until_the_first_step_the_screen_says_what_is_happening() -> None:
+    stages = ["starting 2 slots", "slot 1 of 2 is up", "reading the data"]
+    for terminal in (False, True):
+        output = StringIO()
+        console = Console(file=output, force_terminal=terminal, color_system=None, width=100)
+        with Progress(console, "title", None, lambda: "0/1", lambda: "time left unknown") as shown:
+            shown.expect([("arm", 0)], {})
+            for stage in stages:
+                shown.stage(stage)
+                shown.stage(stage)
+                shown.refresh()
+            shown.say_first_step(12.34)
+            # 之后再起来的槽位不是开始
+            shown.stage("slot 2 of 2 is up")
+        text = output.getvalue()
+        places = [text.find(line) for line in (*stages, "first training step after 12.3 s")]
+        assert places == sorted(places)
+        assert places[0] >= 0
+        assert "slot 2 of 2" not in text
+        if not terminal:
+            assert text.splitlines() == [*stages, "first training step after 12.3 s"]
+
+
+def test_a_wide_study_shows_the_columns_that_fit_and_those_that_run() -> None:
+    output = StringIO()
+    console = Console(file=output, force_terminal=True, color_system=None, width=60)
+    with Progress(console, "a title that is long enough to need two lines", None, lambda: "9/40", lambda: "") as shown:
+        cells = [(arm, seed) for seed in range(20) for arm in ("baseline", "no_lrn")]
+        shown.expect(cells, {cell: Shown("finished", "12.5 %") for cell in cells if cell[1] < 15})
+        shown.update(("baseline", 15), Shown("running", "50.0 % @12"))
+        shown.refresh()
+    table = re.sub(r"\x1b\[[?\d;]*\w|\r", "", output.getvalue())
+    assert "…" not in table
+    assert "50.0 % @12" in table
+    assert max(map(len, table.splitlines())) <= 60
 
 
 def test_a_cell_says_the_same_live_and_in_status() -> None:
