@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import resources
@@ -18,6 +19,7 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.named_networks import network_names
 from alexnet_core.configuration.train_config import TrainingSpec
 from search_spaces.arm import Arm, Claim, Name, Text, is_absent
+from search_spaces.contrast import MOST_CONTRASTS, Compare, Contrast, contrasts_of
 from search_spaces.design import DesignName, Factors, Level, in_order, with_arms
 from search_spaces.errors import StudyError, mistake, reason
 from search_spaces.script import Script
@@ -167,6 +169,8 @@ class Study(Frozen):
             values is enough where the factor's name is the field that they are values of.
         baseline: The arm that the others are compared with; what a design calls its full recipe.
         arms: All arms, those of the design first.
+        compare: What is compared: each arm with the `baseline` or with the `previous` one, `all_pairs`, or pairs of
+            arms, the first minus the second; None for what the design asks (`contrast.py`), else the baseline.
         primary_metric: What is judged. After the final epoch: `top1_error` on test images, `training_error` (top-1, of
             training images seen as in evaluation), or `generalisation_gap` (validation minus that training error).
             Over the run: `epochs_to_training_error`, the first epoch whose running training error is at most the
@@ -189,6 +193,7 @@ class Study(Frozen):
     factors: Factors | None = Field(default=None, exclude_if=is_absent)
     baseline: Name
     arms: tuple[Arm, ...] = Field(min_length=2)
+    compare: Compare | None = Field(default=None, exclude_if=is_absent)
     primary_metric: str = "top1_error"
     statistic: Statistic = "difference"
     retune: Retune | None = None
@@ -207,7 +212,8 @@ class Study(Frozen):
         elif isinstance(content.get("recipes"), dict):
             recipes = {name: _filled(name, recipe) for name, recipe in content["recipes"].items()}
             content = {**content, "recipes": recipes}
-        if mistakes := list((_of_core_mistakes if of_core else _alexnet_mistakes)(content)):
+        of_kind = _of_core_mistakes if of_core else _alexnet_mistakes
+        if mistakes := [*of_kind(content), *_compare_mistakes(content.get("compare"))]:
             raise ValidationError.from_exception_data("Study", mistakes)
         return with_arms(content)
 
@@ -244,6 +250,31 @@ class Study(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _check_contrasts(self) -> Self:
+        names = {arm.name for arm in self.arms}
+        if self.compare is not None and not isinstance(self.compare, str):
+            for number, pair in enumerate(self.compare):
+                if strangers := [name for name in pair if name not in names]:
+                    raise ValueError(
+                        f"compare.{number}: {strangers[0]!r} is none of the arms: {', '.join(sorted(names))}"
+                    )
+                if pair[0] == pair[1]:
+                    raise ValueError(f"compare.{number}: arm {pair[0]} cannot be compared with itself")
+        contrasts = self.contrasts
+        if self.compare == "all_pairs" and len(contrasts) > MOST_CONTRASTS:
+            raise ValueError(f"compare: makes {len(contrasts):,} comparisons, more than {MOST_CONTRASTS:,}")
+        if repeated := sorted(name for name, times in Counter(one.name for one in contrasts).items() if times > 1):
+            raise ValueError(f"compare: {repeated[0]} is compared twice")
+        if alone := sorted(names - {arm for contrast in contrasts for arm in contrast.weights}):
+            raise ValueError(f"compare: arm {alone[0]} is in no comparison; leave it out, or compare it")
+        if self.statistic == "time_to_threshold" and any(contrast.pair is None for contrast in contrasts):
+            raise ValueError(
+                "statistic: the effects of a factorial are means, which times that some runs never reach do not have; "
+                "compare the baseline, or pairs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_statistic(self) -> Self:
         if self.core is None:
             self._check_alexnet_statistic()
@@ -266,6 +297,11 @@ class Study(Frozen):
             raise ValueError("statistic: primary_metric epochs_to_training_error goes with statistic time_to_threshold")
         if self.statistic == "log_ratio" and self.primary_metric == "generalisation_gap":
             raise ValueError("statistic: log_ratio needs a metric that is never negative, not generalisation_gap")
+
+    @property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """What is compared."""
+        return contrasts_of(self.arms, self.baseline, self.compare, self.design, self.factors)
 
     def arm(self, name: str) -> Arm:
         """Returns the arm called `name`; raises KeyError."""
@@ -357,6 +393,18 @@ def _core_mistakes(core: Any) -> Iterator[InitErrorDetails]:
                     yield mistake(found["type"], ("core", *found["loc"]), found["input"], **found.get("ctx", {}))
     elif not isinstance(core, (str, Script)) or not core:
         yield mistake(reason("must be a core's name, or a mapping that declares a script"), ("core",), core)
+
+
+def _compare_mistakes(compare: Any) -> Iterator[InitErrorDetails]:
+    """What is wrong with what is compared: a union would tell each mistake once for every kind."""
+    if isinstance(compare, (list, tuple)) and compare:
+        for number, pair in enumerate(compare):
+            if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(arm, str) for arm in pair)):
+                why = reason("must be two arms, the first is compared with the second: [a, b]")
+                yield mistake(why, ("compare", number), pair)
+    elif compare not in (None, "baseline", "previous", "all_pairs"):
+        why = reason("must be baseline, previous, all_pairs, or a list of pairs of arms: [[a, b], [c, b]]")
+        yield mistake(why, ("compare",), compare)
 
 
 def _recipes(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Mapping[str, Any]]]:

@@ -218,10 +218,9 @@ def _summary(agenda: Agenda, answers: Sequence[StudyAnswer]) -> dict[str, Any]:
     states = agenda.on_record.done
     keys = {trial.key for trial in agenda.plan.trials} & states.keys()
     verdicts = {
-        f"{answer.study}/{arm.name}" if agenda.together else arm.name: arm.word
+        f"{answer.study}/{one.name}" if agenda.together else one.name: one.word
         for answer in answers
-        for arm in answer.arms
-        if not arm.is_baseline
+        for one in answer.answer.judged
     }
     report = str((agenda.folder / PAGE).resolve())
     return {"trials": Counter(states[key].value for key in keys), "verdicts": verdicts, "report": report}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, Compared
 from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.summary import format_time
@@ -27,7 +27,7 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
     """
     if answer.null or answer.chosen_afterwards or answer.missing or plan.max_seeds is not None:
         return ""
-    undecided = [arm for arm in answer.arms if arm.word == "inconclusive" or _has_too_few(arm)]
+    undecided = [one for one in answer.judged if one.word == "inconclusive" or _has_too_few(one)]
     if not undecided:
         return ""
     names = ", ".join(arm.name for arm in undecided)
@@ -42,11 +42,11 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
     return f"No answer yet on {names}: the same command with {options} would take {most}{takes}."
 
 
-def _has_too_few(arm: ArmAnswer) -> bool:
+def _has_too_few(arm: Compared) -> bool:
     return arm.word == f"no verdict: fewer than {FEWEST_SEEDS} seeds"
 
 
-def _options(answer: Answer, plan: Plan, undecided: Sequence[ArmAnswer]) -> tuple[str, int]:
+def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared]) -> tuple[str, int]:
     """The options that ask for more seeds, and how many those are at most."""
     if answer.seeds < FIRST_LOOK - 1 and not answer.looks:
         # 看过一次固定的种子数之后，规则就不能再换成逐个看

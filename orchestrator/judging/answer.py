@@ -12,15 +12,20 @@ from pydantic import Field
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.scales import Scale, ScaleName, scale_of
 from orchestrator.planning.retuning import TuningTrial
+from search_spaces.contrast import Family, Kind
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, readable
+from search_spaces.design import DesignName
 from search_spaces.study import Statistic
+
+# 只在别的比较里出现的 arm：它自己不与基线比
+NOT_JUDGED = "not judged"
 
 
 def _is_percent(unit: str) -> bool:
     return unit == PERCENT
 
 
-def _is_empty(value: tuple[str, ...]) -> bool:
+def _is_empty(value: object) -> bool:
     return not value
 
 
@@ -79,22 +84,17 @@ class ArmCosts(Frozen):
     multiply_adds: int | None = None
 
 
-class ArmAnswer(Frozen):
-    """One arm against the baseline.
+class Compared(Frozen):
+    """What the seeds say of one comparison: an arm against the baseline, or another contrast.
 
     Attributes:
-        name: The arm.
+        name: The arm, or the contrast.
         title: What it is.
-        is_baseline: Whether it is the baseline.
         n: Finished seeds that enter.
         scale: What differences and intervals of the primary metric are in.
         unit: In which the primary metric is shown; what is said below of percent and points is of this unit.
-        mean: Mean of the primary metric in percent; None for times to a threshold.
-        sd: Standard deviation over seeds, percentage points.
-        median: Median time to the threshold in epochs; None where half of the seeds or more were not there in time.
-        never: Seeds that were not at the threshold within their budget.
-        errors: The primary metric by seed: in percent, or epochs to the threshold of those that were there.
-        differences: Arm minus baseline by seed; of a ratio of times that is only bounded, the value nearest to equal.
+        differences: By seed arm minus baseline, or the contrast; of a ratio of times that is only bounded, the value
+            nearest to equal.
         difference: Mean difference; of times to a threshold the median.
         difference_is: Whether the difference is known, or its true value lies at or beyond it.
         difference_sd: Standard deviation of the differences.
@@ -108,33 +108,19 @@ class ArmAnswer(Frozen):
         sign_flip_floor: The smallest it could be with so many seeds.
         claimed_points: The paper's number, arm minus baseline.
         claimed_ratio: The paper's number where it is a ratio, arm over baseline.
-        top5_difference: Mean top-5 difference.
-        top5_interval: Plain 95 % interval.
-        claimed_top5_points: The paper's number.
-        word: The verdict.
-        in_family: Whether the arm counts in the Holm family.
+        word: The verdict; `not judged` of an arm that is in no comparison with the baseline that carries a word.
+        in_family: Whether it counts in the Holm family.
         looked_at: Seeds of its last look, of a study of `--seeds auto`.
-        closed: In a study of `--seeds auto`, why the arm gets no further seeds (`sequential.py`).
+        closed: In a study of `--seeds auto`, why it gets no further seeds (`sequential.py`).
         sentence: The verdict as a sentence.
         seeds_needed: Seeds for 80 % power at the recipe's smallest effect, as a range.
-        correlation: Correlation with the baseline that pairing by seed achieved.
-        diverged: Seeds that diverged.
-        failed: Seeds that failed.
-        seconds: Mean training seconds per trial.
-        costs: Seconds, memory and size beside the baseline's: the second axis, without a word.
     """
 
     name: str
     title: str
-    is_baseline: bool
     n: int
     scale: ScaleName = "points"
     unit: str = Field(default=PERCENT, exclude_if=_is_percent)
-    mean: float | None = None
-    sd: float | None = None
-    median: float | None = None
-    never: tuple[str, ...] = ()
-    errors: dict[str, float] = {}
     differences: dict[str, float] = {}
     difference: float | None = None
     difference_is: Literal["known", "at least", "at most"] = "known"
@@ -148,20 +134,64 @@ class ArmAnswer(Frozen):
     sign_flip_floor: float | None = None
     claimed_points: float | None = None
     claimed_ratio: float | None = None
-    top5_difference: float | None = None
-    top5_interval: tuple[float, float] | None = None
-    claimed_top5_points: float | None = None
     word: str = "baseline"
     in_family: bool = False
     looked_at: int | None = None
     closed: str | None = None
     sentence: str = ""
     seeds_needed: tuple[int, int] | None = None
+
+
+class ArmAnswer(Compared):
+    """One arm, and how it stands against the baseline.
+
+    Attributes:
+        is_baseline: Whether it is the baseline.
+        mean: Mean of the primary metric in percent; None for times to a threshold.
+        sd: Standard deviation over seeds, percentage points.
+        median: Median time to the threshold in epochs; None where half of the seeds or more were not there in time.
+        never: Seeds that were not at the threshold within their budget.
+        errors: The primary metric by seed: in percent, or epochs to the threshold of those that were there.
+        top5_difference: Mean top-5 difference.
+        top5_interval: Plain 95 % interval.
+        claimed_top5_points: The paper's number.
+        correlation: Correlation with the baseline that pairing by seed achieved.
+        diverged: Seeds that diverged.
+        failed: Seeds that failed.
+        seconds: Mean training seconds per trial.
+        costs: Seconds, memory and size beside the baseline's: the second axis, without a word.
+        levels: Of an arm that a design made: the level of each factor.
+    """
+
+    is_baseline: bool
+    mean: float | None = None
+    sd: float | None = None
+    median: float | None = None
+    never: tuple[str, ...] = ()
+    errors: dict[str, float] = {}
+    top5_difference: float | None = None
+    top5_interval: tuple[float, float] | None = None
+    claimed_top5_points: float | None = None
     correlation: float | None = None
     diverged: int = 0
     failed: int = 0
     seconds: float | None = None
     costs: ArmCosts = ArmCosts()
+    levels: dict[str, str] = Field(default={}, exclude_if=_is_empty)
+
+
+class ContrastAnswer(Compared):
+    """A comparison that is not an arm's against the baseline.
+
+    Attributes:
+        kind: `step`, `pair`, `main` or `interaction`, see `Contrast`.
+        family: Its family of tests: `study`, or the `steps` of a ladder.
+        weights: By arm, summing to zero; a difference is the weighted sum of the arms' values of one seed.
+    """
+
+    kind: Kind
+    family: Family
+    weights: dict[str, float]
 
 
 class SweepPoint(Frozen):
@@ -323,6 +353,9 @@ class Answer(Frozen):
         other_networks: Trials that were trained again for an evaluation and came out different in their bits.
         classes: Of the data.
         arms: The baseline first.
+        contrasts: What else is compared, beside arms with the baseline.
+        design: How factors made the arms; None where they were written out.
+        factors: Of a design, by name the titles of its levels by name, both in their order (as pairs).
         sweep: Best points of the sweep.
         sweep_asked: Points asked in all.
         chosen_afterwards: Whether the comparison was chosen after the data were seen.
@@ -362,6 +395,9 @@ class Answer(Frozen):
     other_networks: int = 0
     classes: int | None = None
     arms: tuple[ArmAnswer, ...]
+    contrasts: tuple[ContrastAnswer, ...] = Field(default=(), exclude_if=_is_empty)
+    design: DesignName | None = Field(default=None, exclude_if=_is_none)
+    factors: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = Field(default=(), exclude_if=_is_empty)
     sweep: tuple[SweepPoint, ...] = ()
     sweep_asked: int = 0
     sweep_facts: SweepFacts | None = None
@@ -382,6 +418,12 @@ class Answer(Frozen):
     def description(self) -> CoreDescription:
         """What was trained."""
         return ALEXNET if self.core is None else self.core
+
+    @property
+    def judged(self) -> tuple[Compared, ...]:
+        """All that is compared and carries a word: arms against the baseline, then the other contrasts."""
+        arms = (arm for arm in self.arms if not arm.is_baseline and arm.word != NOT_JUDGED)
+        return (*arms, *self.contrasts)
 
     @property
     def chosen_by(self) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from functools import cached_property
+from itertools import combinations, takewhile
 from typing import TypeVar
 
 import polars as pl
 
 from orchestrator.judging.primary_metric import JudgedMetric, Pair, Row, judged_metric, with_metric_columns
 from orchestrator.records.evaluations import seen_in
+from orchestrator.statistics.paired import ROUNDING
 from orchestrator.statistics.verdict import ArmEvidence
-from search_spaces.arm import Arm
+from search_spaces.arm import Claim
+from search_spaces.contrast import Contrast, families
 from search_spaces.core_config import CoreDescription
 from search_spaces.study import Recipe, Study
 
@@ -55,32 +58,47 @@ class Evidence:
     ended: Mapping[Seen, Row]
     judged: JudgedMetric
 
+    @cached_property
+    def contrasts(self) -> Mapping[str, Contrast]:
+        """What is compared, by name."""
+        return {contrast.name: contrast for contrast in self.study.contrasts}
+
     @property
-    def compared(self) -> tuple[str, ...]:
-        """The arms that are compared with the baseline."""
-        return tuple(arm.name for arm in self.study.arms if arm.name != self.study.baseline)
+    def families(self) -> list[list[str]]:
+        """The names of the contrasts that are corrected together."""
+        return [[one.name for one in family] for family in families(list(self.contrasts.values()))]
+
+    def arms(self, name: str) -> tuple[str, ...]:
+        """Returns the arms of a contrast."""
+        return tuple(self.contrasts[name].weights)
 
     def rows(self, arm: str, seeds: int) -> list[Row]:
         """Returns the rows of seeds 0 to `seeds` - 1, up to the first that has not ended."""
         cells = (self.planned[arm, seed] for seed in range(seeds) if (arm, seed) in self.planned)
         return [self.ended[what] for what in takewhile(self.ended.__contains__, cells)]
 
-    def of(self, arm: str, seeds: int) -> ArmEvidence:
-        """Returns an arm's evidence of seeds 0 to `seeds` - 1, which have all ended, in the baseline too."""
-        rows, baseline = self.rows(arm, seeds), self.rows(self.study.baseline, seeds)
+    def of(self, name: str, seeds: int) -> ArmEvidence:
+        """Returns a contrast's evidence of seeds 0 to `seeds` - 1, which have all ended in all of its arms."""
+        contrast = self.contrasts[name]
+        records = {arm: [ArmRecord(row) for row in self.rows(arm, seeds)] for arm in contrast.weights}
+        same, claimed = self._same_trials(contrast), _claimed_sign(contrast.claim)
+        if contrast.pair is None:
+            return _combined_evidence(contrast, records, self.judged, same_trials=same, claimed_points=claimed)
+        arm, other = contrast.pair
         return paired_evidence(
-            arm,
-            [ArmRecord(row) for row in baseline],
-            [ArmRecord(row) for row in rows],
+            name,
+            records[other],
+            records[arm],
             self.judged,
-            same_trials=self._same_trials(arm),
-            claimed_points=_claimed_sign(self.study.arm(arm)),
+            same_trials=same,
+            claimed_points=claimed,
+            other="baseline" if other == self.study.baseline else other,
         )
 
-    def at(self, arm: str, seeds: int) -> ArmEvidence | None:
+    def at(self, name: str, seeds: int) -> ArmEvidence | None:
         """Returns the same, or None where one of those trials has not ended."""
-        complete = min(len(self.rows(name, seeds)) for name in (arm, self.study.baseline))
-        return self.of(arm, seeds) if complete == seeds else None
+        complete = min(len(self.rows(arm, seeds)) for arm in self.arms(name))
+        return self.of(name, seeds) if complete == seeds else None
 
     def complete_seeds(self) -> tuple[int, tuple[int, ...]]:
         """Returns how many seeds from 0 on have ended in all arms (never whichever finished first), and later ones."""
@@ -91,9 +109,14 @@ class Evidence:
         complete = list(takewhile(lambda seed: is_complete[seed], is_complete))
         return len(complete), tuple(seed for seed in is_complete if is_complete[seed] and seed not in complete)
 
-    def _same_trials(self, arm: str) -> bool:
-        baseline = self.study.baseline
-        return all(self.planned.get((baseline, seed)) == it for (name, seed), it in self.planned.items() if name == arm)
+    def _same_trials(self, contrast: Contrast) -> bool:
+        """Whether the weights of every trial cancel, so that nothing is compared."""
+        weights: dict[tuple[int, Seen | None], float] = {}
+        for arm, seed in self.planned:
+            if arm in contrast.weights:
+                trial = seed, self.planned[arm, seed]
+                weights[trial] = weights.get(trial, 0.0) + contrast.weights[arm]
+        return not any(weights.values())
 
 
 def gather_evidence(
@@ -123,15 +146,15 @@ def gather_evidence(
     return Evidence(study, planned, ended, judged_metric(study, recipe, finished, core))
 
 
-def _claimed_sign(arm: Arm) -> float | None:
+def _claimed_sign(claim: Claim | None) -> float | None:
     """The claim's number, or plus or minus one where it only says higher or lower; the word goes by the sign."""
-    if arm.claim is None:
+    if claim is None:
         return None
-    if arm.claim.direction is not None:
-        return 1.0 if arm.claim.direction == "higher" else -1.0
-    if arm.claim.ratio is not None:
-        return math.log(arm.claim.ratio)
-    return arm.claim.difference
+    if claim.direction is not None:
+        return 1.0 if claim.direction == "higher" else -1.0
+    if claim.ratio is not None:
+        return math.log(claim.ratio)
+    return claim.difference
 
 
 def paired_evidence(
@@ -142,6 +165,7 @@ def paired_evidence(
     *,
     same_trials: bool = False,
     claimed_points: float | None = None,
+    other: str = "baseline",
 ) -> ArmEvidence:
     """Returns what trials say of an arm, or of a confirmed point, against the baseline on the same seeds.
 
@@ -152,6 +176,7 @@ def paired_evidence(
         judged: The primary metric.
         same_trials: Whether its configuration is the baseline's.
         claimed_points: The paper's number or its sign.
+        other: The arm that stands in the baseline's place.
 
     Raises:
         TypeError: Trials that chose, or arms' trials beside a confirmation's.
@@ -176,7 +201,69 @@ def paired_evidence(
         same_trials=same_trials,
         claimed_points=claimed_points,
         ratios=judged.bounds(pairs),
+        other=other,
     )
+
+
+def _combined_evidence(
+    contrast: Contrast,
+    records: Mapping[str, Sequence[ArmRecord]],
+    judged: JudgedMetric,
+    *,
+    same_trials: bool,
+    claimed_points: float | None,
+) -> ArmEvidence:
+    """What the trials of several arms say of a contrast of them, on the same seeds."""
+    rows = {arm: [record.row for record in of_arm] for arm, of_arm in records.items()}
+    seeds = list(zip(*rows.values(), strict=True))
+    together = list(rows_by_seed(rows).values())
+    differences = [contrast_of(contrast, of_seed, judged) for of_seed in together]
+    return ArmEvidence(
+        name=contrast.name,
+        differences=tuple(difference for difference in differences if difference is not None),
+        planned=len(seeds),
+        diverged=sum(count(of_seed, "diverged") > 0 for of_seed in seeds),
+        failed=sum(count(of_seed, "failed", "stopped") > 0 for of_seed in seeds),
+        without_ratio=sum(any(map(judged.lacks_ratio, of_seed.values())) for of_seed in together),
+        same_trials=same_trials,
+        claimed_points=claimed_points,
+    )
+
+
+def rows_by_seed(rows: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, Row]]:
+    """Returns the rows of all arms by place in the sequence of seeds, of the seeds on which they may be compared.
+
+    Args:
+        rows: Of each arm, of the same seeds in the same order.
+    """
+    seeds = enumerate(dict(zip(rows, of_seed, strict=True)) for of_seed in zip(*rows.values(), strict=True))
+    return {
+        place: of_seed
+        for place, of_seed in seeds
+        if all(trained_alike(*pair) for pair in combinations(of_seed.values(), 2))
+    }
+
+
+def contrast_of(contrast: Contrast, rows: Mapping[str, Row], judged: JudgedMetric) -> float | None:
+    """Returns a contrast of the arms' values of one seed; None where one of them lacks the metric.
+
+    Args:
+        contrast: The weights.
+        rows: The row of each of its arms.
+        judged: The primary metric.
+    """
+    # 权重之和为零，所以从哪个 arm 起算都一样；两个 arm 时就是它们的差，分毫不差
+    start = min(contrast.weights, key=lambda arm: contrast.weights[arm])
+    parts = []
+    for arm, weight in contrast.weights.items():
+        if arm != start:
+            difference = judged.difference(rows[start], rows[arm])
+            if difference is None:
+                return None
+            parts.append(weight * difference)
+    total = math.fsum(parts)
+    # 相消后剩下的舍入误差就是零
+    return 0.0 if abs(total) <= ROUNDING * math.fsum(map(abs, parts)) else total
 
 
 def pairs_by_seed(baseline: Sequence[Row], rows: Sequence[Row]) -> dict[int, Pair]:
@@ -212,7 +299,7 @@ def _device_kind(row: Row) -> str | None:
 
 
 def differences_by_seed(pairs: Mapping[int, Pair], judged: JudgedMetric) -> dict[str, float]:
-    """Returns arm against baseline of the seeds where both have the metric.
+    """Returns one arm against another of the seeds where both have the metric.
 
     Args:
         pairs: The baseline's row and the arm's, by seed.

@@ -11,17 +11,28 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.judging.answer import WORDING, Answer, ArmAnswer
+from orchestrator.judging.answer import NOT_JUDGED, WORDING, Answer, ArmAnswer, ContrastAnswer
 from orchestrator.judging.arm_costs import arm_costs
-from orchestrator.judging.evidence import count, differences_by_seed, gather_evidence, pairs_by_seed
+from orchestrator.judging.evidence import (
+    Evidence,
+    contrast_of,
+    count,
+    differences_by_seed,
+    gather_evidence,
+    pairs_by_seed,
+    rows_by_seed,
+)
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
 from orchestrator.judging.primary_metric import JudgedMetric, Row
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
+from orchestrator.statistics.paired import paired_test
 from orchestrator.statistics.verdict import Verdict, sentence
-from search_spaces.arm import Arm
+from search_spaces.arm import Arm, Claim
+from search_spaces.contrast import Contrast
 from search_spaces.core_config import ALEXNET, description_of
+from search_spaces.design import level_title
 from search_spaces.study import Recipe, Study
 
 SWEEP_POINTS_SHOWN = 10
@@ -53,8 +64,9 @@ def answer(
     look, judged = take_look(evidence, recipe, plan_file), evidence.judged
     cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
     finished = [row for rows in cells.values() for row in rows if row["state"] == "finished"]
-    arms = [_arm(arm, study, cells, judged, look, recipe) for arm in study.arms]
+    arms = [_arm(arm, evidence, cells, look, recipe) for arm in study.arms]
     arms.sort(key=lambda arm: not arm.is_baseline)
+    others = [contrast for contrast in evidence.contrasts.values() if contrast.kind != "arm"]
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
     lengths = {row["epochs"] for row in measured}
@@ -67,7 +79,7 @@ def answer(
         images=images,
         split_error=judged.sampling_error(arms[0].mean, images),
         level_share=look.share,
-        seeds=look.seeds[study.baseline],
+        seeds=max(look.seeds.values()),
         missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
         seeds_after_gap=look.after_gap,
         looks=look.before,
@@ -76,9 +88,10 @@ def answer(
             f"{name} seed {row['seed']}" for name, rows in cells.items() for row in rows if judged.lacks_ratio(row)
         ),
         other_networks=_other_networks(cells, study),
-        unlike=_unlike(cells, study),
+        unlike=_unlike(cells, evidence),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
+        contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
         sweep=tuple(ranked(sweep_points(sweep_members, trials, core), core)[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
         # 判的是研究自己的指标，不一定是 core 声明的那个
@@ -105,14 +118,25 @@ def _question(study: Study, recipe: Recipe, plan_file: PlanFile) -> dict[str, An
         "max_seeds": plan_file.max_seeds,
         "null": plan_file.null,
         "chosen_afterwards": plan_file.chosen_afterwards,
+        "design": study.design,
+        "factors": tuple(
+            (factor, tuple((name, level_title(factor, name, level)) for name, level in levels.items()))
+            for factor, levels in (study.factors or {}).items()
+        ),
     }
 
 
-def _unlike(cells: Cells, study: Study) -> tuple[str, ...]:
-    """The trials that are compared with no baseline's, since other workers or devices trained that one."""
-    base = cells[study.baseline]
-    pairs = {name: pairs_by_seed(base[: len(rows)], rows) for name, rows in cells.items()}
-    return tuple(f"{name} seed {seed}" for name in cells for seed in range(len(cells[name])) if seed not in pairs[name])
+def _unlike(cells: Cells, evidence: Evidence) -> tuple[str, ...]:
+    """The comparisons that lack a seed, since other workers or devices trained one of its trials."""
+    alike = {name: rows_by_seed(_rows(contrast, cells)) for name, contrast in evidence.contrasts.items()}
+    seeds = {name: min(len(cells[arm]) for arm in evidence.arms(name)) for name in alike}
+    return tuple(f"{name} seed {seed}" for name in alike for seed in range(seeds[name]) if seed not in alike[name])
+
+
+def _rows(contrast: Contrast, cells: Cells, seeds: int | None = None) -> dict[str, Sequence[Row]]:
+    """The rows of a contrast's arms on the seeds that all of them have, or on the first of those."""
+    complete = min(len(cells[arm]) for arm in contrast.weights)
+    return {arm: cells[arm][: complete if seeds is None else min(seeds, complete)] for arm in contrast.weights}
 
 
 def _other_networks(cells: Cells, study: Study) -> int:
@@ -120,24 +144,15 @@ def _other_networks(cells: Cells, study: Study) -> int:
     return sum(row.get(f"same_network_{arm.views}_views") is False for arm in study.arms for row in cells[arm.name])
 
 
-def _arm(
-    arm: Arm,
-    study: Study,
-    cells: Cells,
-    judged: JudgedMetric,
-    look: Look,
-    recipe: Recipe,
-) -> ArmAnswer:
-    rows = cells[arm.name]
-    # 每个 arm 只与基线的同一批种子配对
-    baseline = cells[study.baseline][: len(rows)]
+def _arm(arm: Arm, evidence: Evidence, cells: Cells, look: Look, recipe: Recipe) -> ArmAnswer:
+    baseline, judged, rows = evidence.study.baseline, evidence.judged, cells[arm.name]
     values = {str(seed): judged.value(row) for seed, row in enumerate(rows) if judged.known(row)}
     errors = {seed: value for seed, value in values.items() if value is not None}
     seconds = [row["seconds"] for row in rows if row["state"] == "finished"]
     facts: dict[str, Any] = {
         "name": arm.name,
         "title": arm.title,
-        "is_baseline": arm.name == study.baseline,
+        "is_baseline": arm.name == baseline,
         "n": len(values),
         "scale": judged.scale,
         "unit": judged.unit,
@@ -146,27 +161,64 @@ def _arm(
         "diverged": count(rows, "diverged"),
         "failed": count(rows, "failed", "stopped"),
         "seconds": sum(seconds) / len(seconds) if seconds else None,
-        "costs": arm_costs(baseline, rows),
+        "levels": arm.levels,
     }
-    if arm.name == study.baseline:
+    # 每个 arm 只与基线的同一批种子配对
+    together = min(len(rows), len(cells[baseline]))
+    facts["costs"] = arm_costs(cells[baseline][:together], rows[:together])
+    if arm.name == baseline:
         return ArmAnswer(**facts, sentence="what the others are compared with")
-    if look.courses is not None:
-        course = look.courses[arm.name]
+    course = None if look.courses is None else look.courses.get(arm.name)
+    if course is not None:
         facts |= {"closed": course.closed, "looked_at": course.seeds}
-    pairs = pairs_by_seed(baseline, rows)
+        together = min(together, course.seeds) if course.seeds else together
+    pairs = pairs_by_seed(cells[baseline][:together], rows[:together])
     differences = differences_by_seed(pairs, judged)
-    facts |= {"differences": differences, **vars(judged.compare(list(pairs.values()))), **_claimed(arm)}
+    facts |= {"differences": differences, **vars(judged.compare(list(pairs.values())))}
+    if arm.name not in look.verdicts:
+        return ArmAnswer(**facts, word=NOT_JUDGED, sentence="not judged by itself: the contrasts are")
+    claim = arm.claim
+    facts |= _claimed(claim) if claim is None else {**_claimed(claim), "claimed_top5_points": claim.top5_points}
     return ArmAnswer(**facts, **_judged(look.verdicts[arm.name], judged, recipe, list(differences.values())))
 
 
-def _claimed(arm: Arm) -> dict[str, Any]:
-    if arm.claim is None:
-        return {}
-    return {
-        "claimed_points": arm.claim.difference,
-        "claimed_top5_points": arm.claim.top5_points,
-        "claimed_ratio": arm.claim.ratio,
+def _contrast(contrast: Contrast, cells: Cells, judged: JudgedMetric, look: Look, recipe: Recipe) -> ContrastAnswer:
+    course = None if look.courses is None else look.courses[contrast.name]
+    rows = rows_by_seed(_rows(contrast, cells, course.seeds or None if course is not None else None))
+    by_seed = {str(seed): contrast_of(contrast, of_seed, judged) for seed, of_seed in rows.items()}
+    differences = {seed: difference for seed, difference in by_seed.items() if difference is not None}
+    test = paired_test(list(differences.values()))
+    facts: dict[str, Any] = {
+        "n": test.n,
+        "difference": test.mean if test.n else None,
+        "difference_sd": test.sd if test.n > 1 else None,
     }
+    if contrast.pair is not None:
+        arm, other = contrast.pair
+        shown = judged.compare([(of_seed[other], of_seed[arm]) for of_seed in rows.values()])
+        facts |= {name: getattr(shown, name) for name in ("difference", "difference_is", "difference_sd")}
+    if course is not None:
+        facts |= {"closed": course.closed, "looked_at": course.seeds}
+    words = _judged(look.verdicts[contrast.name], judged, recipe, list(differences.values()))
+    if words["word"] == "same trials":
+        words["sentence"] = "the same trials on both sides"
+    return ContrastAnswer(
+        name=contrast.name,
+        title=contrast.title,
+        scale=judged.scale,
+        unit=judged.unit,
+        differences=differences,
+        kind=contrast.kind,
+        family=contrast.family,
+        weights=dict(contrast.weights),
+        **facts,
+        **_claimed(contrast.claim),
+        **words,
+    )
+
+
+def _claimed(claim: Claim | None) -> dict[str, Any]:
+    return {} if claim is None else {"claimed_points": claim.difference, "claimed_ratio": claim.ratio}
 
 
 def _judged(verdict: Verdict, judged: JudgedMetric, recipe: Recipe, seen: Sequence[float]) -> dict[str, Any]:

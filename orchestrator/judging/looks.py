@@ -33,10 +33,10 @@ class Look:
 
     Attributes:
         seeds: Seeds that enter, by arm, the baseline included; they start at 0.
-        verdicts: By arm.
+        verdicts: By contrast; that of an arm against the baseline is called as the arm.
         before: Looks taken before this one that could give a word, of a study that was extended.
         share: Of the level, what this look may use.
-        courses: By arm, of a study of `--seeds auto`; empty for others.
+        courses: By contrast, of a study of `--seeds auto`; empty for others.
         missing: Planned trials that this or the next look lacks.
         after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
     """
@@ -64,10 +64,14 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     # 少于三个种子时给不出词，那次看没有花掉 alpha
     before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
     looked_beyond = bool(before) and before[-1] > seeds
-    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / max(1, len(evidence.compared)))
-    arms = [evidence.of(name, seeds) for name in evidence.compared]
-    # 各 arm 一起裁决：Holm 的家族是整个研究
-    verdicts = judge(arms, SCALES[evidence.judged.scale].size(recipe.margin), plan_file.alpha, ShareOfLevel(share))
+    largest = max(map(len, evidence.families), default=1)
+    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / largest)
+    margin = SCALES[evidence.judged.scale].size(recipe.margin)
+    verdicts: dict[str, Verdict] = {}
+    # 各 arm 一起裁决：Holm 的家族是整个研究；阶梯的各级另成一族
+    for family in evidence.families:
+        judged = [evidence.of(name, seeds) for name in family]
+        verdicts |= judge(judged, margin, plan_file.alpha, ShareOfLevel(share))
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
     missing = tuple(cell for cell, what in sorted(evidence.planned.items()) if what not in evidence.ended)
@@ -77,7 +81,7 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
 def follow_records(
     evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float, skipped: Collection[str] = ()
 ) -> dict[str, ArmCourse]:
-    """Returns how far each arm of a study of `--seeds auto` has come; no look waits for an arm in `skipped`."""
+    """Returns how far each contrast of a study of `--seeds auto` has come; no look waits for an arm in `skipped`."""
     scale = SCALES[evidence.judged.scale]
     rule = SequentialRule(
         max_seeds=max_seeds,
@@ -85,7 +89,11 @@ def follow_records(
         margin=scale.size(recipe.margin),
         smallest_effect=scale.size(recipe.smallest_effect),
     )
-    return follow(evidence.compared, evidence.at, rule, skipped)
+    waits_not = [name for name in evidence.contrasts if not set(skipped).isdisjoint(evidence.arms(name))]
+    courses: dict[str, ArmCourse] = {}
+    for family in evidence.families:
+        courses |= follow(family, evidence.at, rule, waits_not)
+    return courses
 
 
 def next_trials(
@@ -102,8 +110,8 @@ def next_trials(
     """
     evidence, courses = _courses(plan, trials, ended, skipped)
     by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
-    going_on = {name: course for name, course in courses.items() if name not in skipped}
-    cells = next_seeds(evidence.planned, going_on, plan.study.baseline, evidence.ended)
+    going_on = {name: course for name, course in courses.items() if set(skipped).isdisjoint(evidence.arms(name))}
+    cells = next_seeds(evidence.planned, going_on, _arms_of(evidence), evidence.ended)
     return [by_cell[cell] for cell in cells]
 
 
@@ -115,10 +123,28 @@ def still_wanted(plan: Plan, trials: pl.DataFrame, ended: Collection[str]) -> li
         trials: The trials table.
         ended: Keys of trials that have ended and are not run again.
     """
-    _, courses = _courses(plan, trials, ended)
-    most = {name: len(plan.seeds) if course.closed is None else course.seeds for name, course in courses.items()}
-    most[plan.study.baseline] = max(most.values(), default=0)
+    evidence, courses = _courses(plan, trials, ended)
+    seeds = {name: len(plan.seeds) if course.closed is None else course.seeds for name, course in courses.items()}
+    most = _most_by_arm(evidence, seeds)
     return [trial for trial in plan.trials if trial.seed < most[trial.arm]]
+
+
+def _arms_of(evidence: Evidence) -> dict[str, tuple[str, ...]]:
+    return {name: evidence.arms(name) for name in evidence.contrasts}
+
+
+def _most_by_arm(evidence: Evidence, seeds: Mapping[str, int]) -> dict[str, int]:
+    """How many seeds each arm has in the comparison that needs most of them.
+
+    Args:
+        evidence: The study's records.
+        seeds: Of each contrast.
+    """
+    most: dict[str, int] = {}
+    for name, number in seeds.items():
+        for arm in evidence.arms(name):
+            most[arm] = max(most.get(arm, 0), number)
+    return most
 
 
 def _courses(
@@ -140,8 +166,10 @@ def _sequential_look(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: 
         complete, _ = evidence.complete_seeds()
         seeds = _for_all(evidence, complete)
     else:
-        seeds = {name: course.seeds for name, course in courses.items()} | {evidence.study.baseline: looked}
-    missing = next_seeds(evidence.planned, courses, evidence.study.baseline, evidence.ended)
+        seeds = _most_by_arm(evidence, {name: course.seeds for name, course in courses.items()})
+        # 基线排在最后，报告里的次序才与从前一样
+        seeds[evidence.study.baseline] = seeds.pop(evidence.study.baseline)
+    missing = next_seeds(evidence.planned, courses, _arms_of(evidence), evidence.ended)
     verdicts = {name: course.verdict for name, course in courses.items()}
     return Look(seeds, verdicts, courses=courses, missing=tuple(missing))
 

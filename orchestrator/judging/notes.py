@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, ArmAnswer, Compared, ContrastAnswer
 from orchestrator.judging.arm_costs import pace
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
@@ -128,13 +128,16 @@ def _there(arm: ArmAnswer) -> str:
 def _on_the_family(answer: Answer) -> Iterator[str]:
     statistic = STATISTICS[answer.statistic]
     by_signs, scale = statistic.by_signs, answer.scale
-    family = [arm for arm in answer.arms if arm.in_family]
+    families = _families(answer)
+    family = max(families.values(), key=len, default=())
     if family:
+        each = "each" if answer.contrasts else "each arm"
         yield (
-            f"Equivalent means {scale.margin(answer.margin)}; intervals are at the level at which each arm was tested "
-            f"({statistic.test}, Holm over {counted(len(family), 'arm')} at {answer.alpha:.3g}{_kept(answer)})."
+            f"Equivalent means {scale.margin(answer.margin)}; intervals are at the level at which {each} was tested "
+            f"({statistic.test}, Holm over {_families_in_words(families)} at {answer.alpha:.3g}{_kept(answer)})."
         )
-    outside = [f"{arm.name} ({arm.word})" for arm in answer.arms if not arm.is_baseline and not arm.in_family]
+    yield from _on_the_contrasts(answer)
+    outside = [f"{one.name} ({one.word})" for one in answer.judged if not one.in_family]
     if outside and answer.seeds >= FEWEST_SEEDS:
         yield f"Outside the family of tests: {', '.join(outside)}."
     need = seeds_to_reach_a_verdict(len(family), answer.alpha * (answer.level_share if by_signs else 1.0))
@@ -156,6 +159,34 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
         yield _on_looks(answer)
 
 
+def _families(answer: Answer) -> dict[str, list[Compared]]:
+    """What was tested, by what is corrected together, in words: `arm`, `step`, or `contrast`."""
+    steps: list[Compared] = [one for one in answer.contrasts if one.family == "steps" and one.in_family]
+    rest = [one for one in answer.judged if one.in_family and one not in steps]
+    named = {"step": steps, "contrast" if any(isinstance(one, ContrastAnswer) for one in rest) else "arm": rest}
+    return {noun: tested for noun, tested in named.items() if tested}
+
+
+def _families_in_words(families: Mapping[str, Sequence[Compared]]) -> str:
+    return " and apart from them over ".join(counted(len(tested), noun) for noun, tested in families.items())
+
+
+def _on_the_contrasts(answer: Answer) -> Iterator[str]:
+    """How the numbers of contrasts are to be read."""
+    kinds = {one.kind for one in answer.contrasts}
+    if "steps" in {one.family for one in answer.contrasts}:
+        against = " Each arm is also judged against the top of the ladder, as a family of its own."
+        yield (
+            "Each step is judged against the one before it: what its own change does where those above it are made."
+            f"{against if any(arm.in_family for arm in answer.arms) else ''}"
+        )
+    if "main" in kinds:
+        yield (
+            "A main effect is a level against its factor's first, averaged over the levels of the other factors; an "
+            "interaction (a:b) is how much the one's effect changes with the other's, a difference of differences."
+        )
+
+
 def _kept(answer: Answer) -> str:
     if answer.max_seeds is not None:
         return " over all looks"
@@ -170,7 +201,7 @@ def _seeds_for_a_word(answer: Answer, arms: int) -> int:
 def _on_course(answer: Answer, most: int) -> str:
     """How a study of `--seeds auto` went: which arms closed when, and why."""
     why = {"decided": "decided", "futile": "a word had become unlikely", "untested": "not tested", "maximum": "maximum"}
-    arms = [arm for arm in answer.arms if not arm.is_baseline]
+    arms = answer.judged
     closed = [f"{arm.name} at {arm.looked_at} ({why[arm.closed]})" for arm in arms if arm.closed is not None]
     still_open = [arm.name for arm in arms if arm.closed is None]
     parts = [f"closed: {', '.join(closed)}"] if closed else []
@@ -229,11 +260,12 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
 
 def on_seeds_needed(answer: Answer) -> Iterator[str]:
     """Explains the seeds needed, where any are shown."""
-    if any(numbers.needed(arm) for arm in answer.arms):
+    if any(numbers.needed(one) for one in answer.judged):
+        whose = "each contrast's" if answer.contrasts else "the arm's"
         effect = answer.scale.effect(answer.smallest_effect)
         yield (
             f"Seeds needed: for 80 % power at the smallest effect worth finding, {effect}, at "
-            "the arm's level, from the 95 % limits of the standard deviation."
+            f"{whose} level, from the 95 % limits of the standard deviation."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, ArmAnswer, Compared
 from orchestrator.judging.scales import scale_of
 from orchestrator.statistics.paired import MOST_SEEDS, ROUNDING
 from search_spaces.core_config import PERCENT, number_in, significant
@@ -26,25 +26,27 @@ def metric(arm: ArmAnswer) -> str:
     return f"{mean} ± {f'{arm.sd:.2f}' if arm.unit == PERCENT else significant(arm.sd, 2)}"
 
 
-def difference(arm: ArmAnswer) -> str:
+def difference(arm: Compared) -> str:
     """Returns the arm's difference with its sign, in points or the metric's unit, or as a ratio: `at least ×2.40`."""
     shown = scale_of(arm.scale, arm.unit).difference(_without_rounding(arm, arm.difference))
     return shown if arm.difference_is == "known" else f"{arm.difference_is} {shown}"
 
 
-def _without_rounding(arm: ArmAnswer, value: float | None) -> float | None:
+def _without_rounding(arm: Compared, value: float | None) -> float | None:
     """The value, or 0 for what subtracting numbers of the arm's size leaves of equal ones."""
-    is_rounding = value is not None and arm.mean is not None and abs(value) < ROUNDING * abs(arm.mean)
+    # 别的比较在算的时候就去掉了舍入
+    mean = arm.mean if isinstance(arm, ArmAnswer) else None
+    is_rounding = value is not None and mean is not None and abs(value) < ROUNDING * abs(mean)
     return 0.0 if is_rounding else value
 
 
-def difference_in_words(arm: ArmAnswer) -> str:
+def difference_in_words(arm: Compared) -> str:
     """Returns the arm's difference with its unit: `+1.23 points`, `at least ×2.40`; nothing where there is none."""
     in_unit = f" {unit(arm)}".rstrip() if arm.difference is not None and arm.scale == "points" else ""
     return difference(arm) + in_unit
 
 
-def interval(arm: ArmAnswer) -> str:
+def interval(arm: Compared) -> str:
     """Returns the two ends of the arm's interval, or nothing; an unbounded end of a ratio is 0 or ∞."""
     if arm.interval is None:
         return ""
@@ -53,7 +55,7 @@ def interval(arm: ArmAnswer) -> str:
     return f"{low}, {high}"
 
 
-def claimed(arm: ArmAnswer) -> str:
+def claimed(arm: Compared) -> str:
     """Returns the source's number."""
     if arm.claimed_ratio is not None:
         return f"×{arm.claimed_ratio:g}"
@@ -67,7 +69,7 @@ def source_heading(answer: Answer) -> str:
     return "paper" if answer.core is None else "claimed"
 
 
-def unit(arm: ArmAnswer) -> str:
+def unit(arm: Compared) -> str:
     """Returns what the arm's difference is in: `points`, the metric's own unit, or `ratio`."""
     return scale_of(arm.scale, arm.unit).unit
 
@@ -82,12 +84,12 @@ def bounds(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"{interval[0]:+.2f}, {interval[1]:+.2f}"
 
 
-def level(arm: ArmAnswer) -> str:
+def level(arm: Compared) -> str:
     """Returns the confidence of the arm's interval, such as `97.5 %`."""
     return "" if arm.interval_level is None else f"{arm.interval_level:.4g} %"
 
 
-def level_in_words(answer: Answer, arm: ArmAnswer) -> str:
+def level_in_words(answer: Answer, arm: Compared) -> str:
     """Returns the confidence and where it comes from: `98 % (4 % over 2 arms)`, the chance of an error in any arm.
 
     Where looks at every seed share the level there is no such count of arms, and the confidence stands alone.
@@ -98,15 +100,16 @@ def level_in_words(answer: Answer, arm: ArmAnswer) -> str:
     arms = shared / (100.0 - arm.interval_level)
     if answer.max_seeds is not None or round(arms) < 2 or abs(arms - round(arms)) > 1e-6:
         return level(arm)
-    return f"{level(arm)} ({shared:.3g} % over {round(arms)} arms)"
+    noun = "arms" if isinstance(arm, ArmAnswer) and not answer.contrasts else "comparisons"
+    return f"{level(arm)} ({shared:.3g} % over {round(arms)} {noun})"
 
 
-def flips(arm: ArmAnswer) -> str:
+def flips(arm: Compared) -> str:
     """Returns the sign-flip p with its floor."""
     return "" if arm.sign_flip_p is None else f"{p_value(arm.sign_flip_p)} ({p_value(arm.sign_flip_floor)})"
 
 
-def needed(arm: ArmAnswer) -> str:
+def needed(arm: Compared) -> str:
     """Returns the range of seeds needed, nothing of an arm that is decided.
 
     A bound that the search did not reach is marked with a plus.

@@ -28,20 +28,23 @@ from search_spaces.core_config import PERCENT, description_of
 def resolution_outlook(plan: Plan, folder: Path) -> str:
     """Says whether this many seeds can reach a verdict, and what they resolve if an earlier answer tells the spread."""
     try:
-        arms = json.loads((folder / "answer.json").read_bytes())["arms"]
-        reported = [arm.get("difference_sd") for arm in arms if isinstance(arm, dict)]
+        answer = json.loads((folder / "answer.json").read_bytes())
+        judged = [*answer["arms"], *answer.get("contrasts", [])]
+        reported = [one.get("difference_sd") for one in judged if isinstance(one, dict)]
         deviations = [float(value) for value in reported if isinstance(value, (int, float)) and 0 < value < math.inf]
         if STATISTICS[plan.study.statistic].scale != "points":
             # 比值的标准差不是百分点，不能当百分点说
             deviations = []
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         deviations = []
-    seeds, compared, deviation = len(plan.seeds), plan.compared_arms, max(deviations, default=None)
+    seeds, compared, deviation = len(plan.seeds), plan.comparisons, max(deviations, default=None)
     if plan.max_seeds is not None:
         level = ALPHA / max(1, compared)
         share = WangTsiatis(seeds).nominal_level(level, seeds) / level
         need = seeds_to_reach_a_verdict(compared, ALPHA)
-        outlook = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need)
+        outlook = verdict_outlook(
+            seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, noun=_noun(plan)
+        )
         outlook = _in_unit(outlook.replace("--seeds", "--max-seeds"), plan)
         return f"at most, with a look at each from {FIRST_LOOK} seeds on; {outlook}"
     on_record = [look for look in looks_on_record(folder, plan) if look >= FEWEST_SEEDS]
@@ -56,8 +59,15 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
     if by_signs and seeds < need:
         # 现在这次看用不上的水平，以后的看也要先扣掉
         need = seeds_for_a_word(looks_before(on_record, 0), compared, ALPHA)
-    outlook = verdict_outlook(seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs)
+    outlook = verdict_outlook(
+        seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs, _noun(plan)
+    )
     return _in_unit(outlook, plan)
+
+
+def _noun(plan: Plan) -> str:
+    """What is compared: arms with the baseline, or other contrasts."""
+    return "arm" if all(contrast.kind == "arm" for contrast in plan.study.contrasts) else "contrast"
 
 
 def _in_unit(outlook: str, plan: Plan) -> str:
@@ -78,22 +88,24 @@ def verdict_outlook(
     share: float = 1.0,
     need: int | None = None,
     by_signs: bool = False,
+    noun: str = "arm",
 ) -> str:
     """Says before anything runs whether this many seeds can reach a verdict, and what they resolve.
 
     Args:
         seeds: Planned seeds.
-        arms: Arms compared with the baseline.
+        arms: Arms compared with the baseline, or other contrasts of one family.
         smallest_effect: The recipe's, in percentage points.
         standard_deviation: Of the differences, from an earlier answer; None without one.
         alpha: Family-wise level.
         share: Of it, what this look may use.
         need: The fewest seeds that sign flips need; None for as many as that share asks for.
         by_signs: Whether the sign test judges, rather than t.
+        noun: What is compared.
     """
     need = need or seeds_to_reach_a_verdict(arms, share * alpha)
     if seeds < need:
-        tested = counted(arms, "arm")
+        tested = counted(arms, noun)
         if by_signs:
             signs = f"the sign test of {tested} needs {need} (--seeds {need})"
             return f"{counted(seeds, 'seed')} cannot reach a verdict: {signs}"

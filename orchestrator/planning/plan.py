@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.cores.identity import CoreCode
+from search_spaces.contrast import largest_family
 from search_spaces.core_config import TrialConfig
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, unfold
@@ -62,9 +63,9 @@ class Plan:
         return len({trial.key for trial in self.trials})
 
     @property
-    def compared_arms(self) -> int:
-        """How many arms are compared with the baseline."""
-        return len(self.study.arms) - 1
+    def comparisons(self) -> int:
+        """How many comparisons are corrected together: of the largest family."""
+        return largest_family(self.study.contrasts)
 
 
 def with_seeds(plan: Plan, count: int) -> Plan:

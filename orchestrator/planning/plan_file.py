@@ -26,6 +26,7 @@ from orchestrator.records.looks_file import (
     seeds_at,
     sharing,
 )
+from search_spaces.contrast import Contrast
 from search_spaces.core_config import CoreConfig, EditedFields, TrialConfig, parse_config
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
@@ -147,7 +148,14 @@ class PlanFile(BaseModel):
     def question(self) -> Question:
         """What is compared."""
         rows = ((row.arm, row.seed, (row.key, row.views)) for row in self.trials if row.phase == "arm")
-        return question_of(self.baseline, rows)
+        return question_of(self.baseline, rows, self._contrasts)
+
+    @property
+    def _contrasts(self) -> tuple[Contrast, ...] | None:
+        """What the study compares; None where that is each arm with the baseline."""
+        asked = self.plain_asked if isinstance(self.plain_asked, dict) else {}
+        # 旧文件没有这两个字段，研究也不必为此重新验证
+        return self.study_definition.contrasts if asked.get("compare") or asked.get("design") else None
 
     @property
     def content(self) -> dict[str, Any]:
@@ -240,9 +248,8 @@ def _write(folder: Path, plan_file: PlanFile) -> None:
 
 
 def _question(plan: Plan) -> Question:
-    return question_of(
-        plan.study.baseline, ((trial.arm, trial.seed, (trial.key, trial.views)) for trial in plan.trials)
-    )
+    rows = ((trial.arm, trial.seed, (trial.key, trial.views)) for trial in plan.trials)
+    return question_of(plan.study.baseline, rows, plan.study.contrasts)
 
 
 def _recorded(folder: Path) -> list[RecordedLook]:

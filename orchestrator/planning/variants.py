@@ -15,6 +15,8 @@ from search_spaces.study import Recipe, Study
 from search_spaces.trial import PlannedTrial, unfold
 
 OTHER_SEEDS = "other_seeds"
+# 设计与比较方式不再适用：只拿 arm 与基线比
+AGAINST_BASELINE = {"design": None, "factors": None, "compare": None}
 
 
 def null_plan(plan: Plan) -> Plan:
@@ -35,7 +37,7 @@ def null_plan(plan: Plan) -> Plan:
             f"tuning; ask for {TUNING_SEED // 2} at most",
             exit_code=ExitCode.WRONG_USE,
         )
-    baseline = plan.study.arm(plan.study.baseline)
+    baseline = plan.study.arm(plan.study.baseline).model_copy(update={"levels": {}})
     last = 2 * count - 1
     again = {"name": OTHER_SEEDS, "title": f"the same again, seeds {count} to {last}", "claim": None}
     other = baseline.model_copy(update=again)
@@ -45,6 +47,7 @@ def null_plan(plan: Plan) -> Plan:
             "name": f"{plan.study.name[:43]}-null",
             "question": f"What does {plan.study.name} take for a difference by chance?",
             "arms": (baseline, other),
+            **AGAINST_BASELINE,
             "recipes": {plan.dataset: recipe},
             "not_asked": {},
             "sweep": None,
@@ -93,9 +96,10 @@ def chosen_afterwards(
     if baseline in compared:
         raise LabError(f"arm {baseline} cannot be compared with itself", exit_code=ExitCode.WRONG_USE)
     kept = {baseline, *compared}
-    arms = tuple(arm.model_copy(update={"claim": None}) for arm in plan.study.arms if arm.name in kept)
+    arms = tuple(arm.model_copy(update={"claim": None, "levels": {}}) for arm in plan.study.arms if arm.name in kept)
     claim = Claim(statement="the source makes no claim on this comparison", source="Chosen after the data were seen")
-    study = plan.study.model_copy(update={"arms": arms, "baseline": baseline, "claim": claim, "sweep": None})
+    changed = {"arms": arms, "baseline": baseline, "claim": claim, "sweep": None, **AGAINST_BASELINE}
+    study = plan.study.model_copy(update=changed)
     trials = tuple(trial for trial in plan.trials if trial.arm in kept)
     compared_file = plan_file.model_copy(
         update={

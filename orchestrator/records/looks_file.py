@@ -7,7 +7,7 @@ level that it spent.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +16,17 @@ from pydantic import Field, ValidationError
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
+from search_spaces.contrast import Contrast
 
 FILE = "looks.jsonl"
 Number = Annotated[int, Field(ge=0)]
 # 一个 trial 的 key，和看测试图时用几个视图
 Seen = tuple[str, int]
+Weights = tuple[tuple[Seen, float], ...]
+
+
+def _is_empty(contrasts: tuple[Weights, ...]) -> bool:
+    return not contrasts
 
 
 class Question(Frozen):
@@ -29,15 +35,25 @@ class Question(Frozen):
     Attributes:
         baseline: The baseline's first seed.
         arms: The first seed of each arm compared with it, sorted.
+        contrasts: What else is compared: of each contrast the first seed of its arms with their weights, sorted.
     """
 
     baseline: Seen
     arms: tuple[Seen, ...]
+    contrasts: tuple[Weights, ...] = Field(default=(), exclude_if=_is_empty)
 
     def shares(self, other: Question) -> bool:
         """Says whether a comparison is made in both."""
-        common = self.arms == other.arms or not set(self.arms).isdisjoint(other.arms)
-        return self.baseline == other.baseline and common
+        ours, theirs = self._comparisons, other._comparisons
+        if not ours and not theirs:
+            return self.baseline == other.baseline
+        return not ours.isdisjoint(theirs)
+
+    @property
+    def _comparisons(self) -> set[Weights]:
+        """All of them as weights: an arm against the baseline is the pair of the two, however it is asked."""
+        against = {tuple(sorted(((arm, 1.0), (self.baseline, -1.0)))) for arm in self.arms}
+        return against | set(self.contrasts)
 
 
 class RecordedLook(Frozen):
@@ -54,18 +70,35 @@ class RecordedLook(Frozen):
     max_seeds: Number | None = None
 
 
-def question_of(baseline: str, rows: Iterable[tuple[str, int, Seen]]) -> Question:
+def question_of(
+    baseline: str, rows: Iterable[tuple[str, int, Seen]], contrasts: Sequence[Contrast] | None = None
+) -> Question:
     """Returns what is compared.
 
     Args:
         baseline: Name of the baseline.
         rows: (arm, seed, what is seen) of every trial of the arms.
+        contrasts: The study's; None for each arm against the baseline.
     """
     first = {arm: seen for arm, seed, seen in rows if seed == 0}
     baseline_side = first.get(baseline, ("", 0))
+    against = first if contrasts is None else {one.name for one in contrasts if one.kind == "arm"}
+    compared = {seen for arm, seen in first.items() if arm in against and seen != baseline_side}
+    others = [_weights(one, first) for one in contrasts or () if one.kind != "arm"]
     return Question(
-        baseline=baseline_side, arms=tuple(sorted({seen for seen in first.values() if seen != baseline_side}))
+        baseline=baseline_side,
+        arms=tuple(sorted(compared)),
+        contrasts=tuple(sorted({weights for weights in others if weights})),
     )
+
+
+def _weights(contrast: Contrast, first: Mapping[str, Seen]) -> Weights:
+    """A contrast over what is trained: arms that are the same trials count together, and may leave nothing."""
+    weights: dict[Seen, float] = {}
+    for arm, weight in contrast.weights.items():
+        seen = first.get(arm, ("", 0))
+        weights[seen] = weights.get(seen, 0.0) + weight
+    return tuple(sorted((seen, weight) for seen, weight in weights.items() if weight))
 
 
 def read_looks(folder: Path) -> list[RecordedLook] | None:

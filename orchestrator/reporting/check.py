@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.judging.answer import WORDING, Answer, ArmAnswer
+from orchestrator.judging.answer import WORDING, Answer, Compared
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
@@ -207,23 +207,31 @@ def _changed_answer(before: Answer, now: Answer, not_counted: Sequence[str]) -> 
         yield f"complete seeds: {before.seeds} in the report, {now.seeds} from the records{why}"
     for arm in before.arms:
         yield from _changed_arm(arm, again.get(arm.name))
+    contrasts = {contrast.name: contrast for contrast in now.contrasts}
+    for contrast in before.contrasts:
+        yield from _changed_arm(contrast, contrasts.get(contrast.name))
     plain, other = _plain(before), _plain(now)
-    names = sorted(name for name in plain if name not in ("arms", "seeds") and plain[name] != other[name])
+    named = ("arms", "contrasts", "seeds")
+    names = sorted(
+        name for name in plain.keys() | other.keys() if name not in named and plain.get(name) != other.get(name)
+    )
     if names:
         yield f"answer.json differs from the records in {', '.join(names)}"
     missing = sorted(set(again) - {arm.name for arm in before.arms})
     if missing:
         yield f"answer.json lacks the arms {', '.join(missing)}"
+    if missing := sorted(set(contrasts) - {contrast.name for contrast in before.contrasts}):
+        yield f"answer.json lacks the contrasts {', '.join(missing)}"
 
 
-def _changed_arm(before: ArmAnswer, now: ArmAnswer | None) -> Iterator[str]:
+def _changed_arm(before: Compared, now: Compared | None) -> Iterator[str]:
     if now is None:
-        yield f"verdict on {before.name}: the records know no such arm"
+        yield f"verdict on {before.name}: the records know no such comparison"
         return
     parts = [
         f"{name} {getattr(before, name)!r} in the report, {getattr(now, name)!r} from the records"
         for name in JUDGED
-        if getattr(before, name) != getattr(now, name)
+        if name in type(before).model_fields and getattr(before, name) != getattr(now, name)
     ]
     if not parts and before != now:
         parts = ["its details differ from the records"]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, Compared
 from orchestrator.records.files import write_atomically
 from orchestrator.reporting.markup import latex_table, sections_markdown
 from orchestrator.reporting.story import Section
@@ -37,8 +37,8 @@ PAPER = "ImageNet Classification with Deep Convolutional Neural Networks"
 def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
     """Returns a row per arm of each answer, re-tuned ones included: ours, and the paper's number."""
     with_units = any(answer.core is not None for answer in answers)
-    rows = [_row(answer, arm, with_units) for answer in answers for arm in answer.arms if not arm.is_baseline]
-    words = [arm.word for answer in answers for arm in answer.arms if not arm.is_baseline]
+    rows = [_row(answer, one, with_units) for answer in answers for one in answer.judged]
+    words = [one.word for answer in answers for one in answer.judged]
     headings = _headings(answers) if with_units else HEADINGS
     return TextTable(f"claims-{dataset}", f"All claims on {dataset}", headings, rows, words)
 
@@ -50,7 +50,7 @@ def _headings(answers: Sequence[Answer]) -> Sequence[str]:
     return [instead.get(heading, heading) for heading in HEADINGS]
 
 
-def _row(answer: Answer, arm: ArmAnswer, with_units: bool) -> list[str]:
+def _row(answer: Answer, arm: Compared, with_units: bool) -> list[str]:
     return [
         answer.study,
         arm.name,

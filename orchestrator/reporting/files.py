@@ -102,6 +102,7 @@ def table_files(material: Material, details: Details) -> dict[str, bytes]:
     """Returns the tables as LaTeX, CSV and Parquet."""
     answer = material.answer
     tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
+    tables += [text_tables.contrast_table(answer)] if answer.contrasts else []
     tables += [text_tables.retuned_table(answer)] if answer.retuned is not None else []
     tables += [text_tables.tuning_table(answer)] if answer.tuning else []
     tables += [text_tables.sweep_table(answer)] if answer.sweep else []

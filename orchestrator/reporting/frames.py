@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.judging.answer import ArmAnswer
+from orchestrator.judging.answer import ArmAnswer, ContrastAnswer
 from orchestrator.reporting.material import Details, Material
 from search_spaces.core_config import CoreDescription
 
@@ -44,7 +45,7 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 
 
 def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
-    """Returns the frames by name: verdicts, seeds, curves, trials; retuned, tuning and sweep where there are any.
+    """Returns the frames by name: verdicts, seeds, curves, trials; contrasts, retuned, tuning, sweep if there are any.
 
     Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`); of another core
     than AlexNet values and differences are in the unit in which its metric is shown.
@@ -56,6 +57,8 @@ def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFram
         "curves": _curves(details.curves, answer.core),
         "trials": _trials(material),
     }
+    if answer.contrasts:
+        frames["contrasts"] = contrast_frame(answer.contrasts)
     if answer.retuned is not None:
         frames["retuned"] = verdict_frame(answer.retuned.arms)
     if answer.tuning:
@@ -66,6 +69,26 @@ def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFram
 def verdict_frame(arms: Sequence[ArmAnswer]) -> pl.DataFrame:
     """Returns a row per arm; see `answer_frames` for the units."""
     return pl.DataFrame([_verdict_row(arm) for arm in arms], schema=_VERDICT_COLUMNS)
+
+
+def contrast_frame(contrasts: Sequence[ContrastAnswer]) -> pl.DataFrame:
+    """Returns a row per contrast; see `answer_frames` for the units. `weights` is JSON, by arm."""
+    arms_only = ("arm", "is_baseline", "mean", "sd", "median", "correlation", "diverged", "failed")
+    shared = [name for name in _VERDICT_COLUMNS if name in ContrastAnswer.model_fields and name not in arms_only]
+    rows = [
+        {
+            "contrast": one.name,
+            "kind": one.kind,
+            "family": one.family,
+            "weights": json.dumps(one.weights, sort_keys=True),
+            **{name: getattr(one, name) for name in shared},
+            **dict(zip(("interval_low", "interval_high"), one.interval or (None, None), strict=True)),
+        }
+        for one in contrasts
+    ]
+    named = dict.fromkeys(("contrast", "kind", "family", "weights"), pl.String)
+    kept = {name: kind for name, kind in _VERDICT_COLUMNS.items() if name in (*shared, "interval_low", "interval_high")}
+    return pl.DataFrame(rows, schema={**named, **kept})
 
 
 def _verdict_row(arm: ArmAnswer) -> dict[str, object]:

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from orchestrator.choices import DEFAULT_DATASET
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, Compared
 from orchestrator.reporting.figures.style import COLOURS, ROLES, Picture
 from orchestrator.reporting.story import Section, meaning
 from orchestrator.reporting.text_tables import TextTable, compared_in_words
@@ -69,7 +69,7 @@ def _environment() -> Environment:
     return environment
 
 
-def rest_of(arm: ArmAnswer) -> str:
+def rest_of(arm: Compared) -> str:
     """Returns the arm's sentence after its word, which is shown in its colour."""
     return arm.sentence.removeprefix(arm.word)
 

@@ -108,6 +108,26 @@ def _confirmation_tables(answer: Answer) -> list[TextTable]:
     return [text_tables.confirmation_table(answer.confirmation, answer.description, answer.unit)]
 
 
+def _verdict_tables(answer: Answer) -> list[TextTable]:
+    """The contrasts, and the arms against the baseline where they carry words."""
+    contrasts = [text_tables.contrast_table(answer)] if answer.contrasts else []
+    return contrasts if _arms_only_shown(answer) else [*contrasts, text_tables.verdict_table(answer)]
+
+
+def _cell_tables(answer: Answer) -> list[TextTable]:
+    return [text_tables.verdict_table(answer)] if _arms_only_shown(answer) else []
+
+
+def _arms_only_shown(answer: Answer) -> bool:
+    """Whether all words are those of contrasts, so that the arms are shown beside them."""
+    return bool(answer.contrasts) and len(answer.judged) == len(answer.contrasts)
+
+
+def _cells_lead(answer: Answer) -> str:
+    drawn = "Each point is a cell's mean ± one standard deviation over seeds, small points are single seeds. "
+    return f"{drawn if answer.design == 'factorial' else ''}What is judged are the contrasts above, not these rows."
+
+
 def _curves_lead(answer: Answer) -> str:
     if answer.core is None:
         return (
@@ -136,7 +156,8 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
 
     # 先是判词，后是凭据：读者从结论读到来源
     sections = [
-        Section("Verdicts", "", drawn("differences"), [text_tables.verdict_table(answer)], answer.notes),
+        Section("Verdicts", "", drawn("waterfall", "differences"), _verdict_tables(answer), answer.notes),
+        Section("Cell means", _cells_lead(answer), drawn("cells"), _cell_tables(answer)),
         *_retuned(answer),
         Section("Arms", "", (), [text_tables.arm_table(answer)]),
         Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),

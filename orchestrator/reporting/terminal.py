@@ -10,11 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, Compared, ContrastAnswer
 from orchestrator.judging.notes import on_seeds_needed, on_top5
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.output.fitting import cards, fits, fitting, print_text
-from orchestrator.reporting.text_tables import confirmation_table, verdict_table
+from orchestrator.reporting.text_tables import (
+    TextTable,
+    confirmation_table,
+    contrast_table,
+    contrasts_in_words,
+    verdict_table,
+)
 
 WORD_STYLES = {
     "supports": "bold green",
@@ -35,12 +41,12 @@ def print_answer(answer: Answer, console: Console) -> None:
     """
     print_text(console, f"{answer.study} on {answer.dataset}: {answer.question}", style="bold")
     table = next((table for table in (answer_table(answer), narrow_table(answer)) if fits(table, console.width)), None)
-    if table is not None:
-        console.print(table)
-    else:
-        verdicts = verdict_table(answer)
-        for card in cards(verdicts.headings, verdicts.rows):
-            console.print(card)
+    _print_fitting(table, verdict_table(answer), console)
+    if answer.contrasts:
+        print_text(console, contrasts_in_words(answer), style="bold")
+        tables = (_contrast_table(answer, whole=True), _contrast_table(answer, whole=False))
+        fitted = next((table for table in tables if fits(table, console.width)), None)
+        _print_fitting(fitted, contrast_table(answer), console)
     if answer.claim:
         print_text(console, f"{answer.claim_source}: {answer.claim}")
     # 没有显示的列不必解释
@@ -52,6 +58,15 @@ def print_answer(answer: Answer, console: Console) -> None:
     # 最后读到的是答案，不是注
     for line in arm_sentences(answer):
         print_text(console, line)
+
+
+def _print_fitting(table: Table | None, as_text: TextTable, console: Console) -> None:
+    """Prints the table that fits, or else its cards."""
+    if table is not None:
+        console.print(table)
+        return
+    for card in cards(as_text.headings, as_text.rows):
+        console.print(card)
 
 
 def _print_confirmation(answer: Answer, console: Console) -> None:
@@ -67,40 +82,56 @@ def _print_confirmation(answer: Answer, console: Console) -> None:
 
 
 def arm_sentences(answer: Answer) -> Iterator[str]:
-    """Says of each arm what changed, by how much, how sure that is, and what follows."""
-    for arm in answer.arms:
-        if not arm.is_baseline:
-            yield f"{arm.name} ({arm.title}): {_sentence(answer, arm)}"
+    """Says of each arm or contrast what changed, by how much, how sure that is, and what follows."""
+    for one in answer.judged:
+        yield f"{one.name} ({one.title}): {_sentence(answer, one)}"
 
 
-def _sentence(answer: Answer, arm: ArmAnswer) -> str:
+def _sentence(answer: Answer, arm: Compared) -> str:
     if arm.word == "same trials":
-        return "the same training as the baseline's: there is nothing to compare."
+        return f"the same training as {_other(arm)}: there is nothing to compare."
     if arm.word.startswith("no verdict: "):
         return f"no answer yet: {arm.word.removeprefix('no verdict: ')}."
     if arm.word.startswith("identical"):
-        return f"in each of {arm.n} seeds exactly the baseline's {answer.metric}."
+        return f"in each of {arm.n} seeds exactly {_other(arm)} {answer.metric}."
     if arm.interval is None:
         lost = " on " in arm.word
         return f"{arm.word}{': what is left would be a biased choice, and is not judged' if lost else ''}."
     return f"{_change(answer, arm)}, {_certainty(answer, arm)}: {_consequence(answer, arm)}."
 
 
-def _change(answer: Answer, arm: ArmAnswer) -> str:
+def _change(answer: Answer, arm: Compared) -> str:
     """`the top-1 test error is 3.93 points higher than the baseline's`."""
     shown = numbers.difference_in_words(arm)
+    # 交互作用说的是效应变了多少，不是错误率高了多少
+    what = f"the effect on {answer.metric}" if _kind(arm) == "interaction" else answer.metric
     if arm.scale != "points":
-        return f"{answer.metric} is {shown} the baseline's"
+        return f"{what} is {shown} {_other(arm)}"
     size, direction = shown.lstrip("+-"), "lower" if shown.startswith("-") else "higher"
-    return f"{answer.metric} is {size} {direction} than the baseline's"
+    return f"{what} is {size} {direction} than {_other(arm)}"
 
 
-def _certainty(answer: Answer, arm: ArmAnswer) -> str:
+def _kind(one: Compared) -> str:
+    return one.kind if isinstance(one, ContrastAnswer) else "arm"
+
+
+def _other(one: Compared) -> str:
+    """What something is compared with, as its owner: `the baseline's`."""
+    if not isinstance(one, ContrastAnswer):
+        return "the baseline's"
+    if one.kind == "main":
+        return "that of its factor's first level"
+    if one.kind == "interaction":
+        return "with the other factor's first level"
+    return f"{min(one.weights, key=lambda arm: one.weights[arm])}'s"
+
+
+def _certainty(answer: Answer, arm: Compared) -> str:
     low, high = numbers.interval(arm).split(", ")
     return f"with {numbers.level_in_words(answer, arm)} confidence between {low} and {high}"
 
 
-def _consequence(answer: Answer, arm: ArmAnswer) -> str:
+def _consequence(answer: Answer, arm: Compared) -> str:
     margin = answer.scale.margin(answer.margin)
     return {
         "supports": "not by chance, and as claimed",
@@ -135,7 +166,23 @@ def _table(answer: Answer, *, whole: bool) -> Table:
     if whole:
         table.add_column("seeds\nneeded", justify="right")
     for arm in answer.arms:
-        table.add_row(*_terminal_cells(arm, whole))
+        table.add_row(*_terminal_cells(arm, Text(numbers.metric(arm)), whole=whole))
+    return table
+
+
+def _contrast_table(answer: Answer, *, whole: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("contrast")
+    table.add_column("n", justify="right")
+    compared = "difference" if STATISTICS[answer.statistic].scale == "points" else "ratio"
+    table.add_column(f"{compared}\nlevel: interval" if whole else f"{compared}\ninterval", justify="right")
+    table.add_column("adjusted p\nsign-flip p\n(floor)" if whole else "adj. p", justify="right")
+    table.add_column(numbers.source_heading(answer), justify="right")
+    table.add_column(f"verdict\non this\n{answer.judged_split} set")
+    if whole:
+        table.add_column("seeds\nneeded", justify="right")
+    for contrast in answer.contrasts:
+        table.add_row(*_terminal_cells(contrast, None, whole=whole))
     return table
 
 
@@ -147,7 +194,8 @@ def _metric_heading(answer: Answer) -> str:
     return f"{'gap' if answer.metric.startswith('gap') else f'{answer.judged_split} error'} %\nmean ± sd"
 
 
-def _terminal_cells(arm: ArmAnswer, whole: bool) -> list[Text]:
+def _terminal_cells(arm: Compared, metric: Text | None, *, whole: bool) -> list[Text]:
+    """The cells of a row; a contrast has no metric of its own."""
     # 没有检验过的差只用灰色
     style = "" if arm.interval is not None else "dim"
     difference, p = numbers.difference(arm), numbers.p_value(arm.adjusted_p)
@@ -158,7 +206,7 @@ def _terminal_cells(arm: ArmAnswer, whole: bool) -> list[Text]:
     row = [
         Text(arm.name),
         Text(str(arm.n)),
-        Text(numbers.metric(arm)),
+        *([metric] if metric is not None else []),
         Text(difference, style=style),
         Text(p),
         Text(numbers.claimed(arm)),

@@ -7,7 +7,15 @@ from typing import NamedTuple
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer, Confirmation, ConfirmedPoint, Measured, SweepFacts
+from orchestrator.judging.answer import (
+    Answer,
+    ArmAnswer,
+    Confirmation,
+    ConfirmedPoint,
+    ContrastAnswer,
+    Measured,
+    SweepFacts,
+)
 from orchestrator.judging.notes import not_paired, shown_value
 from orchestrator.judging.primary_metric import GAP
 from orchestrator.judging.scales import STATISTICS, scale_of, unit_in_words
@@ -90,6 +98,55 @@ def _verdict_cells(answer: Answer, arm: ArmAnswer) -> list[str]:
         numbers.claimed(arm),
         arm.sentence,
         numbers.needed(arm),
+    ]
+
+
+def contrast_table(answer: Answer) -> TextTable:
+    """Returns what is compared beside arms with the baseline: steps, pairs, or the effects of a factorial."""
+    ratios = STATISTICS[answer.statistic].scale != "points"
+    headings = (
+        "contrast",
+        "what it is",
+        "n",
+        "ratio" if ratios else f"difference, {answer.scale.unit}".rstrip(", "),
+        "interval",
+        "level",
+        "adjusted p",
+        "sign-flip p (floor)",
+        numbers.source_heading(answer),
+        "verdict",
+        "seeds needed",
+    )
+    rows = [_contrast_cells(answer, contrast) for contrast in answer.contrasts]
+    kind = contrasts_in_words(answer)
+    caption = f"{kind[0].upper()}{kind[1:]} on {answer.dataset}"
+    return TextTable("contrasts", caption, headings, rows, [contrast.word for contrast in answer.contrasts])
+
+
+def contrasts_in_words(answer: Answer) -> str:
+    """Says what the contrasts are, and what their numbers mean."""
+    kinds = {contrast.kind for contrast in answer.contrasts}
+    ratio = STATISTICS[answer.statistic].scale != "points"
+    if "main" in kinds:
+        return "effects: a level against its factor's first; a:b is how much one's effect changes with the other's"
+    what = "steps: each arm" if kinds == {"step"} else "pairs: the first arm"
+    other = "the one before" if kinds == {"step"} else "the second"
+    return f"{what} {'over' if ratio else 'minus'} {other}"
+
+
+def _contrast_cells(answer: Answer, contrast: ContrastAnswer) -> list[str]:
+    return [
+        contrast.name,
+        contrast.title,
+        str(contrast.n),
+        numbers.difference(contrast),
+        numbers.interval(contrast),
+        numbers.level_in_words(answer, contrast),
+        numbers.p_value(contrast.adjusted_p),
+        numbers.flips(contrast),
+        numbers.claimed(contrast),
+        contrast.sentence,
+        numbers.needed(contrast),
     ]
 
 

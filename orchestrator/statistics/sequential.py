@@ -65,7 +65,7 @@ def follow(
     """Takes all looks that the records allow, in their order.
 
     Args:
-        arms: The arms compared with the baseline.
+        arms: The arms compared with the baseline, or other contrasts of one family.
         evidence_at: Returns an arm's evidence of seeds 0 to n - 1, or None where one of them has not ended, in the arm
             or in the baseline.
         rule: The plan.
@@ -89,24 +89,25 @@ def follow(
 def next_seeds(
     keys: Mapping[tuple[str, int], Hashable],
     courses: Mapping[str, ArmCourse],
-    baseline: str,
+    arms: Mapping[str, Collection[str]],
     ended: Collection[Hashable],
 ) -> list[tuple[str, int]]:
-    """Returns the (arm, seed) that the next look needs and that have not ended, each key once; none if no arm is open.
+    """Returns the (arm, seed) that the next look needs and that have not ended, each key once; none if none is open.
 
     Args:
         keys: Key of each (arm, seed) up to the maximum.
         courses: From `follow`.
-        baseline: The baseline's name; every open arm is paired with it.
+        arms: The arms of each comparison: an arm and the baseline, or those of another contrast.
         ended: Keys of the trials that have ended.
     """
     still_open = {name for name, course in courses.items() if course.closed is None}
     if not still_open:
         return []
     look = max(FIRST_LOOK, 1 + max(courses[name].seeds for name in still_open))
+    needed = {arm for name in still_open for arm in arms[name]}
     by_key: dict[Hashable, tuple[str, int]] = {}
     for (arm, seed), key in keys.items():
-        if arm in {*still_open, baseline} and seed < look and key not in ended:
+        if arm in needed and seed < look and key not in ended:
             by_key.setdefault(key, (arm, seed))
     return list(by_key.values())
 

@@ -42,6 +42,7 @@ class ArmEvidence:
         same_trials: Whether the arm's configuration is the baseline's.
         claimed_points: The paper's number (arm minus baseline), whose sign decides between supports and contradicts.
         ratios: Log-ratios of times to a threshold, of the same seeds; where given, the sign test judges them.
+        other: What the arm is compared with, as it is called where its trials were lost.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ArmEvidence:
     same_trials: bool = False
     claimed_points: float | None = None
     ratios: tuple[Between, ...] | None = None
+    other: str = "baseline"
 
 
 @dataclass(frozen=True)
@@ -153,8 +155,8 @@ def _lost(arm: ArmEvidence) -> str | None:
     for word, count in (
         ("diverged", arm.diverged),
         ("failed", arm.failed),
-        ("baseline diverged", arm.baseline_diverged),
-        ("baseline failed", arm.baseline_failed),
+        (f"{arm.other} diverged", arm.baseline_diverged),
+        (f"{arm.other} failed", arm.baseline_failed),
         ("no ratio", arm.without_ratio),
     ):
         if count:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, Compared
 from orchestrator.judging.numbers import source_heading
 from orchestrator.reporting.figures.forest import claimed_value, draw_interval, ratio_ticks
 from orchestrator.reporting.figures.style import (
@@ -33,7 +33,7 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         answers: The answers on one data set.
         dataset: Its name.
     """
-    claims = [(answer, arm) for answer in answers for arm in answer.arms if not arm.is_baseline]
+    claims = [(answer, one) for answer in answers for one in answer.judged]
     # 单位不同的差、比值和百分点，都不能画在同一条轴上：百分点在先，比值在后
     panels = [
         [claim for claim in claims if _axis(claim[1]) == axis] for axis in sorted({_axis(arm) for _, arm in claims})
@@ -57,16 +57,16 @@ def claims_figure(answers: Sequence[Answer], dataset: str) -> Picture | None:
         return picture(figure, name, f"All claims on {dataset}", f"{whose} numbers beside ours. {words}")
 
 
-def _axis(arm: ArmAnswer) -> tuple[bool, bool, str]:
+def _axis(arm: Compared) -> tuple[bool, bool, str]:
     """What an arm's difference is in, in the order of the panels."""
     return (False, arm.unit != PERCENT, arm.unit) if arm.scale == "points" else (True, False, "")
 
 
-def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, ArmAnswer]]) -> None:
+def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, Compared]]) -> None:
     axes.axvline(0.0, color=INK, linewidth=1.0, zorder=1)
     for place, (answer, arm) in enumerate(reversed(claims)):
         _draw(axes, arm, place)
-        if arm is next(other for other in answer.arms if not other.is_baseline):
+        if arm is answer.judged[0]:
             axes.axhline(place + 0.5, color=GRID, linewidth=0.8)
     labels = [f"{answer.study}: {short(arm.name, 24)}" for answer, arm in reversed(claims)]
     axes.set_yticks(range(len(claims)), labels)
@@ -85,7 +85,7 @@ def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, ArmAnswer]]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def _draw(axes: Axes, arm: ArmAnswer, place: int) -> None:
+def _draw(axes: Axes, arm: Compared, place: int) -> None:
     colour, claimed = COLOURS.get(arm.word, UNTESTED_COLOUR), claimed_value(arm)
     if claimed is not None:
         axes.plot(claimed, place, "D", markersize=7, markerfacecolor="none", color=INK, mew=1.6, zorder=6)

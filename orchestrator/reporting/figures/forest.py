@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -11,7 +12,7 @@ from matplotlib.patches import Patch
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import Answer, Compared
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.reporting.figures.style import (
     COLOURS,
@@ -46,7 +47,7 @@ def differences_figure(answer: Answer) -> Picture:
     Args:
         answer: The answer.
     """
-    arms = [arm for arm in answer.arms if not arm.is_baseline]
+    arms = answer.judged
     with drawing(NAME, 1.7 + rooms(len(arms), 0.82, 0.62) * len(arms)) as figure:
         axes = figure.subplots()
         margin = answer.scale.size(answer.margin)
@@ -56,20 +57,22 @@ def differences_figure(answer: Answer) -> Picture:
             _draw_arm(axes, arm, place)
         _decorate(axes, answer, arms)
         figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=4, fontsize=9.5)
-        return picture(figure, NAME, f"Differences to {_baseline(answer)}", differences_in_words(answer))
+        title = "What is compared" if answer.contrasts else f"Differences to {_baseline(answer)}"
+        return picture(figure, NAME, title, differences_in_words(answer))
 
 
 def differences_in_words(answer: Answer) -> str:
     """Says what the forest plot shows."""
     parts = [
         f"{arm.name} {numbers.difference(arm)} {numbers.unit(arm)}".rstrip() + f" ({arm.word})"
-        for arm in answer.arms
-        if not arm.is_baseline and arm.difference is not None
+        for arm in answer.judged
+        if arm.difference is not None
     ]
-    return f"Differences to the baseline with intervals: {'; '.join(parts) or 'none yet'}"
+    what = "Contrasts" if answer.contrasts else "Differences to the baseline"
+    return f"{what} with intervals: {'; '.join(parts) or 'none yet'}"
 
 
-def _draw_arm(axes: Axes, arm: ArmAnswer, place: int) -> None:
+def _draw_arm(axes: Axes, arm: Compared, place: int) -> None:
     colour = COLOURS.get(arm.word, UNTESTED_COLOUR)
     _draw_seeds(axes, list(arm.differences.values()), place, colour)
     claimed = claimed_value(arm)
@@ -93,7 +96,7 @@ def _draw_seeds(axes: Axes, values: list[float], place: int, colour: str) -> Non
     axes.plot(values, lows, "o", markersize=4, color=colour, alpha=0.7, mew=0, zorder=2, rasterized=pixels)
 
 
-def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:
+def _write_verdict(axes: Axes, arm: Compared, place: int, colour: str) -> None:
     """The numbers stand in a column of their own, so that no label runs into a point."""
     side = axes.get_yaxis_transform()
     text = numbers.difference(arm)
@@ -105,15 +108,17 @@ def _write_verdict(axes: Axes, arm: ArmAnswer, place: int, colour: str) -> None:
     axes.text(1.02, place - 0.12, text, transform=side, color=MUTED, fontsize=10, va="center")
 
 
-def _decorate(axes: Axes, answer: Answer, arms: list[ArmAnswer]) -> None:
+def _decorate(axes: Axes, answer: Answer, arms: Sequence[Compared]) -> None:
     axes.set_yticks(range(len(arms)), [f"{short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
     if STATISTICS[answer.statistic].scale == "points":
         unit = "percentage points" if answer.unit == PERCENT else answer.unit
-        axes.set_xlabel(f"{answer.metric}, arm minus {_baseline(answer)}, {unit}".rstrip(", "), labelpad=8)
+        what = "contrasts" if answer.contrasts else f"arm minus {_baseline(answer)}"
+        axes.set_xlabel(f"{answer.metric}, {what}, {unit}".rstrip(", "), labelpad=8)
     else:
-        axes.set_xlabel(f"{answer.metric}, arm over {_baseline(answer)}", labelpad=8)
+        what = "contrasts as ratios" if answer.contrasts else f"arm over {_baseline(answer)}"
+        axes.set_xlabel(f"{answer.metric}, {what}", labelpad=8)
         ratio_ticks(axes)
     seeds = counted(answer.seeds, "seed")
     axes.set_title(f"{answer.study} on {answer.dataset}, {seeds}", loc="left", fontsize=12)
@@ -129,12 +134,12 @@ def ratio_ticks(axes: Axes) -> None:
     axes.set_xticks([math.log(ratio) for ratio in shown], [f"×{ratio:g}" for ratio in shown])
 
 
-def claimed_value(arm: ArmAnswer) -> float | None:
+def claimed_value(arm: Compared) -> float | None:
     """Returns the source's number on the axis of the arm: points, or a log-ratio."""
     return arm.claimed_points if arm.claimed_ratio is None else math.log(arm.claimed_ratio)
 
 
-def draw_interval(axes: Axes, arm: ArmAnswer, place: float, colour: str, size: float) -> None:
+def draw_interval(axes: Axes, arm: Compared, place: float, colour: str, size: float) -> None:
     """Draws an arm's difference with its interval; an end without a bound is an arrow."""
     if arm.difference is None:
         return
@@ -157,7 +162,7 @@ def _baseline(answer: Answer) -> str:
     return next(arm.name for arm in answer.arms if arm.is_baseline)
 
 
-def _legend(answer: Answer, arms: list[ArmAnswer]) -> list[Line2D | Patch]:
+def _legend(answer: Answer, arms: Sequence[Compared]) -> list[Line2D | Patch]:
     grey = MUTED
     middle = STATISTICS[answer.statistic].middle
     handles: list[Line2D | Patch] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orchestrator.reporting.figures.cells import cells_figure
 from orchestrator.reporting.figures.costs import costs_figure
 from orchestrator.reporting.figures.curves import curves_figure
 from orchestrator.reporting.figures.forest import differences_figure
@@ -9,6 +10,7 @@ from orchestrator.reporting.figures.importance import front_figure, importance_f
 from orchestrator.reporting.figures.seeds import seeds_figure
 from orchestrator.reporting.figures.slices import slices_figure
 from orchestrator.reporting.figures.style import Picture
+from orchestrator.reporting.figures.waterfall import waterfall_figure
 from orchestrator.reporting.material import Details, Material
 
 OF_CORE = "core-"
@@ -17,7 +19,9 @@ OF_CORE = "core-"
 def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
     """Draws the figures for which there is something to show."""
     drawn = (
+        waterfall_figure(material.answer),
         differences_figure(material.answer),
+        cells_figure(material.answer),
         seeds_figure(material.answer),
         curves_figure(material.answer, details.curves),
         costs_figure(material.answer),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.made_designs import make_judged, make_study
 from tests.made_reports import make_answer, write
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -35,6 +36,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "one seed": {"seeds": 1},
     "nothing finished": {"finished": False},
 }
+DESIGNS = {"a ladder": "cumulative", "a factorial": "factorial"}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +59,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
         write(folder, make_answer(**fields), points=POINTS if name == "every word" else None)
         made[name] = folder / "report.html"
+    for name, design in DESIGNS.items():
+        study = make_study(design)
+        errors = {
+            arm.name: [60 + 9 * place + 3 * (seed % 3) for seed in range(8)] for place, arm in enumerate(study.arms)
+        }
+        errors[study.arms[1].name] = [64, 70, 58, 77, 61, 66, 59, 80]
+        folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+        write(folder, make_judged(study, errors))
+        made[name] = folder / "report.html"
     return made
 
 
@@ -76,17 +87,17 @@ def opened(browser: Any, path: Path, width: int = 1100, scheme: str = "light") -
         context.close()
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", [*ANSWERS, *DESIGNS])
 def test_no_request_leaves_the_page_and_no_console_line_is_written(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
     with opened(browser, pages[name]) as (page, heard):
         assert [line for line in heard if not line.startswith("request: data:")] == [f"request: {pages[name].as_uri()}"]
         assert page.evaluate("document.scripts.length") == 0
-        assert page.title() == "lrn on digits"
+        assert page.title() == ("parts on digits" if name in DESIGNS else "lrn on digits")
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", [*ANSWERS, *DESIGNS])
 def test_everything_on_the_page_has_a_name(browser: Any, pages: dict[str, Path], name: str) -> None:
     with opened(browser, pages[name]) as (page, _):
         assert page.locator("h1").count() == 1
@@ -100,7 +111,7 @@ def test_everything_on_the_page_has_a_name(browser: Any, pages: dict[str, Path],
         assert len(set(ids)) == len(ids)
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", [*ANSWERS, *DESIGNS])
 def test_the_page_never_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str) -> None:
     with opened(browser, pages[name]) as (page, _):
         for width in (320, 375, 768, 1600):

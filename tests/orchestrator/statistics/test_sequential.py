@@ -15,6 +15,7 @@ from orchestrator.statistics.verdict import ArmEvidence
 
 RULE = SequentialRule(max_seeds=10, alpha=0.05, margin=0.5, smallest_effect=1.0)
 ARMS = ("same", "large", "none")
+PAIRS = {arm: (arm, "baseline") for arm in ARMS}
 
 
 WANTED = {(arm, seed): f"{arm}-{seed}" for seed in range(10) for arm in ("baseline", *ARMS)}
@@ -39,7 +40,7 @@ class Records:
 
     def run(self) -> dict[str, ArmCourse]:
         """Trains what is asked until nothing is."""
-        while requested := next_seeds(WANTED, self.follow(), "baseline", self.ended):
+        while requested := next_seeds(WANTED, self.follow(), PAIRS, self.ended):
             self.ended |= {WANTED[cell] for cell in requested}
         return self.follow()
 
@@ -72,13 +73,13 @@ def test_an_interrupted_study_goes_on_and_ends_as_an_undisturbed_one(
 
 def test_the_first_look_needs_four_seeds_of_every_arm_and_the_next_only_the_open_ones() -> None:
     study = records(1)
-    first = next_seeds(WANTED, study.follow(), "baseline", study.ended)
+    first = next_seeds(WANTED, study.follow(), PAIRS, study.ended)
     assert {seed for _, seed in first} == set(range(FIRST_LOOK))
     assert {arm for arm, _ in first} == {"baseline", *ARMS}
     assert all("first look is at 4 seeds" in course.verdict.word for course in study.follow().values())
     courses = {"same": ArmCourse(6, closed="decided"), "large": ArmCourse(5, closed="futile"), "none": ArmCourse(6)}
     study.ended = {f"{arm}-{seed}" for arm in ("baseline", *ARMS) for seed in range(6)} | {"baseline-6"}
-    requested = next_seeds(WANTED, courses, "baseline", study.ended)
+    requested = next_seeds(WANTED, courses, PAIRS, study.ended)
     assert requested == [("none", 6)]
 
 
