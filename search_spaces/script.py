@@ -11,8 +11,22 @@ from alexnet_core.configuration.frozen import Frozen
 from search_spaces.core_config import CORE_NAME, METRIC_NAME, MetricDescription, metrics_mistake
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
+SWITCH = re.compile(r"\{(--?([A-Za-z][A-Za-z0-9_-]*))\}")
 GIVEN = ("seed", "checkpoint", "data_root", "device")
 Scalar = bool | int | float | str
+
+
+def switch_name(part: str) -> str:
+    """Returns the parameter that switches an argument on, such as `early_stopping` of `{--early-stopping}`, or ''."""
+    match = SWITCH.fullmatch(part)
+    return "" if match is None else match[2].replace("-", "_")
+
+
+def names_in(part: str) -> list[str]:
+    """Returns what an argument has a placeholder for."""
+    if name := switch_name(part):
+        return [name]
+    return [match[1] for match in PLACEHOLDER.finditer(part) if match[1] is not None]
 
 
 class Script(Frozen):
@@ -22,7 +36,8 @@ class Script(Frozen):
         name: Short name; part of every key.
         version: Part of every key; raise it when a change of the script moves numbers.
         command: The program and its arguments. `{learning_rate}` stands for a parameter, `{seed}` for the seed,
-            `{checkpoint}` for a folder that is the trial's own, `{data_root}` and `{device}` for what they say.
+            `{checkpoint}` for a folder that is the trial's own, `{data_root}` and `{device}` for what they say;
+            `{--early-stopping}`, an argument of its own, for that switch where `early_stopping` is true.
         parameters: What studies may set, with its defaults.
         metrics: What every report has, by name.
         chosen_by: See `CoreDescription`.
@@ -47,7 +62,10 @@ class Script(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         known = {*GIVEN, *self.parameters}
-        used = {match[1] for part in self.command for match in PLACEHOLDER.finditer(part) if match[1] is not None}
+        used = {name for part in self.command for name in names_in(part)}
+        for name in map(switch_name, self.command):
+            if name in self.parameters and not isinstance(self.parameters[name], bool):
+                raise ValueError(f"parameters: {name} is a switch in the command; its default must be true or false")
         for name in sorted(used - known):
             raise ValueError(f"command: {{{name}}} is no parameter; there are: {', '.join(sorted(known))}")
         for name in sorted(set(self.parameters) - used):

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 
 from orchestrator.cores.contract import ContractError, Core, Metric, Run
 from search_spaces.errors import StudyError
-from search_spaces.script import PLACEHOLDER, Script
+from search_spaces.script import PLACEHOLDER, Script, switch_name
 from search_spaces.yaml_file import load_model
 
 REPORTS_FILE = "ABLATION_REPORTS"
@@ -138,7 +138,7 @@ def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], 
             "data_root": run.data_root or "",
             "device": run.devices[0],
         }
-        filled_in = tuple(filled(part, {**parameters, **given}) for part in script.command)
+        filled_in = filled_command(script.command, {**parameters, **given})
         started = _Started(script.model_copy(update={"command": filled_in}), folder, place, run)
         goes_on = any(checkpoint.iterdir())
         try:
@@ -215,6 +215,14 @@ def _saved(report: Mapping[str, Any], run: Run) -> dict[str, float]:
     """A report's metrics; what is saved with them is how far the script has come."""
     run.save({"report": report["report"]})
     return {name: value for name, value in report.items() if name != "report"}
+
+
+def filled_command(command: Sequence[str], values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fills the placeholders of a command; a switch stands there where its parameter is true, else it is left out."""
+    parts = ((part, switch_name(part)) for part in command)
+    return tuple(
+        part.strip("{}") if name else filled(part, values) for part, name in parts if not name or values[name] is True
+    )
 
 
 def filled(part: str, values: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import pytest
 from orchestrator import Core
 from orchestrator.cores.contract import ContractError, Stopped
 from orchestrator.cores.loading import core_name, load_core
-from orchestrator.cores.script import Script, filled, script_core
+from orchestrator.cores.script import Script, filled, filled_command, script_core
 from orchestrator.cores.training import Place, Report, StateFolder, Watcher, train_core
 from tests.lab import Lab, wait_until
 
@@ -111,6 +111,13 @@ def test_arguments_are_what_they_are_whatever_a_shell_would_make_of_them(tmp_pat
     assert log == [hostile]
     assert not (tmp_path / "pwned").exists()
     assert filled("{{{rate}}} {fast}", {"rate": 0.1, "fast": True}) == "{0.1} true"
+    command = ("train", "{--early-stopping}", "{-v}", "--fast={fast}", "{seed}")
+    Script.model_validate(
+        DECLARED | {"command": command, "parameters": {"early_stopping": False, "v": True, "fast": 1}}
+    )
+    for stops, arguments in ((True, ["--early-stopping", "-v"]), (False, ["-v"])):
+        values = {"early_stopping": stops, "v": True, "fast": 2, "seed": 3}
+        assert filled_command(command, values) == ("train", *arguments, "--fast=2", "3")
 
 
 @pytest.mark.slow
@@ -184,6 +191,14 @@ def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         (
             {"command": ["sh", "{sede}", "{seed}"]},
             "command: {sede} is no parameter; there are: checkpoint, data_root, ",
+        ),
+        (
+            {"command": ["sh", "{--fast}", "{seed}"]},
+            "command: {fast} is no parameter; there are: checkpoint, data_root, ",
+        ),
+        (
+            {"command": ["sh", "{--fast}", "{seed}"], "parameters": {"fast": "yes"}},
+            "parameters: fast is a switch in the command; its default must be true or false",
         ),
         ({"command": ["sh"]}, "command: it lacks {seed}, without which all seeds are one run"),
         ({"parameters": {"rate": 0.1}}, "parameters: rate is nowhere in the command"),
