@@ -203,7 +203,7 @@ def commands(results: Path, key: str, out: Path) -> dict[str, tuple[Callable[[li
     where = ["--results", str(results)]
     return {
         "report": (report.main, ["--study", "walking", *where], 0),
-        "report of a file": (report.main, ["--study", "walking.yaml", *where], 0),
+        "report of a file": (report.main, ["--study", "walking.yaml", "--json", *where], 0),
         "report --check": (report.main, ["--study", "walking", "--check", *where], 0),
         "report --compare": (report.main, ["--study", "walking", "--compare", "long", "springy", *where], 0),
         "report --paper": (report.main, ["--paper", *where], 0),
@@ -211,6 +211,7 @@ def commands(results: Path, key: str, out: Path) -> dict[str, tuple[Callable[[li
         "status KEY": (status.main, [key[:12], *where], 0),
         "status --json": (status.main, ["walking", "--json", *where], 0),
         "best": (best.main, where, 0),
+        "best --json": (best.main, ["--json", *where], 0),
         "best --export": (best.main, ["--study", "walking", "--export", str(out / "export"), *where], 0),
         "best --prune": (best.main, ["--prune", *where], 0),
         "best --rebuild": (best.main, ["--rebuild", *where], 0),
@@ -240,6 +241,9 @@ def test_reading_imports_nothing_wherever_the_results_lie(
         assert "walk" not in sys.modules, name
     assert "every verdict is what the records say" in said["report --check"]
     assert "walk version 1 on default" in said["best"]
+    assert [row["core"] for row in json.loads(said["best --json"])["configurations"]] == ["walk"] * 3
+    (answer,) = json.loads(said["report of a file"])["answers"]
+    assert [arm["word"] for arm in answer["answer"]["arms"]] == ["baseline", "supports", "inconclusive"]
     assert "24 trials taken (24 finished)" in said["merge"]
     assert "24 runs published" in said["publish"]
     # 全都在案，可要训练的命令还是要先问
