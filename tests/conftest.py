@@ -1,5 +1,8 @@
 """Settings of the whole test run."""
 
+import os
+import sys
+
 import pytest
 from hypothesis import settings
 
@@ -8,6 +11,10 @@ from tests.progress import FileProgress
 # 这些机器忽快忽慢：时限只会让测试随机失败
 settings.register_profile("lab", deadline=None)
 settings.load_profile("lab")
+
+# 几百个子进程导入同样的包：只编译一次
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 LONGEST = ("test_survival.py", "test_cluster.py")
 

@@ -41,7 +41,9 @@ _OWN_RAY = {
 
 
 def prepare_environment(verbose: bool = False, dashboard: bool = True, joins: bool = False) -> None:
-    """Sets Ray's switches for this process and its children, before Ray is loaded; what the user has set stays.
+    """Sets Ray's switches for this process and its children, before Ray is loaded.
+
+    What the user has set stays, but `PYTHONDONTWRITEBYTECODE`.
 
     Args:
         verbose: Whether Ray may print on the terminal.
@@ -50,6 +52,8 @@ def prepare_environment(verbose: bool = False, dashboard: bool = True, joins: bo
     """
     for name, value in _RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # 十几个 Ray 进程都要导入同样的包：不许留下编译结果，每次启动就慢几倍
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if dashboard else "0")
     if not joins:
         for name, value in _OWN_RAY.items():
