@@ -1,7 +1,8 @@
 """Records: the files of one trial, and who may write them. The record is the truth; tables and reports are views.
 
 `results/trials/<key>/`: `config.json`, `attempts.jsonl`, `epochs.jsonl`, `log.txt`, `checkpoint/`, and `result.json`,
-written last and atomically. The driver is the only writer of all but the checkpoints.
+written last and atomically. The driver is the only writer of all but the checkpoints, and of the `output.txt` that a
+worker leaves for the log.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from orchestrator.records.files import (
     write_atomically,
     write_error,
 )
-from orchestrator.records.layout import KEY, LEFT_OUT, trial_folder
+from orchestrator.records.layout import KEY, LEFT_OUT, OUTPUT, trial_folder
 from orchestrator.records.reports import Report, parse_report
 from search_spaces.core_config import CoreConfig, MetricValue, TrialConfig, is_of_core
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
@@ -42,6 +43,7 @@ from search_spaces.trial import PlannedTrial, canonical_json, trial_key
 logger = logging.getLogger(__name__)
 LARGEST_NUMBER = 2**63
 MOST_NAMED = 5
+MOST_OUTPUT = 64 * 1024
 # 负的时间或内存没有对数，比不出快慢
 Measured = Annotated[float, Field(ge=0)]
 
@@ -252,6 +254,43 @@ def read_epochs(folder: Path) -> list[Report]:
 def append_log(folder: Path, text: str) -> None:
     """Appends to a trial's log."""
     append_text(folder / "log.txt", text if text.endswith("\n") else f"{text}\n")
+
+
+def log_attempt(folder: Path, at: str, attempt: int, slot: int | None, text: str) -> None:
+    """Appends to a trial's log what has happened in an attempt.
+
+    Args:
+        folder: Of the trial.
+        at: ISO time.
+        attempt: Its number.
+        slot: Which has it; None while none has.
+        text: What has happened.
+    """
+    append_log(folder, f"{at} {_attempt_words(attempt)}{slot}: {text}\n")
+
+
+def log_output(folder: Path) -> None:
+    """Moves into a trial's log what its workers have written past Python (C code, children): the last of it."""
+    path = folder / OUTPUT
+    with suppress(OSError):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - MOST_OUTPUT))
+            text = file.read().decode(errors="replace").strip()
+        if text:
+            append_log(folder, text)
+        path.unlink()
+
+
+def latest_attempt_begins(folder: Path) -> bool:
+    """Says whether the latest attempt has come to a slot yet, which its log tells; before, the trial waits for one."""
+    attempts = len(read_json_lines(folder / "attempts.jsonl"))
+    with suppress(OSError):
+        return _attempt_words(attempts) in (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    return False
+
+
+def _attempt_words(attempt: int) -> str:
+    return f"attempt {attempt}, slot "
 
 
 def write_result(folder: Path, result: TrialResult) -> None:

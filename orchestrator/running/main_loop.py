@@ -13,11 +13,12 @@ from alexnet_core.process.interruption import SIGNALS
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.cluster import lifecycle
 from orchestrator.running.progress import cell_name
-from orchestrator.running.recording.recorder import Recorder, unknown_event
+from orchestrator.running.recording.recorder import Recorder
 from orchestrator.running.slots.broker_clients import DriverClient
 from orchestrator.running.slots.messages import Event, SlotEvent, TrialEvent
 from orchestrator.running.slots.silence import Silence
 from orchestrator.running.slots.slot_watch import SlotWatch
+from orchestrator.running.slots.unknown_event import unknown_event
 from orchestrator.running.steering import Presence, Steering
 from orchestrator.running.tune_side import TuneSide, Tuning
 

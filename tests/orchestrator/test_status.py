@@ -57,6 +57,8 @@ def make_study(results: Path, name: str = "lrn") -> dict[str, str]:
     put(results, trials[2].config, None, state=TrialState.DIVERGED, message="loss is nan in epoch 2")
     for trial in trials[3:5]:
         folder = trial_record.open_record(results, trial.config)
+        attempt = trial_record.next_attempt(folder)
+        trial_record.log_attempt(folder, "2026-11-30T09:00:00Z", attempt, 0, "started at epoch 0")
         trial_record.append_epoch(folder, make_report(1, 90))
     plan: dict[str, Any] = {
         "study": name,

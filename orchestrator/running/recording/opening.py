@@ -89,6 +89,8 @@ class RecordOpener:
         folder = trial_record.open_record(self.settings.results, trial.config)
         # 先写下它属于哪个研究：进程死在训练途中，下次也找得到它
         self.join(trial, ask)
+        # 被杀的驱动没来得及收的，归到它那一次
+        trial_record.log_output(folder)
         attempt = trial_record.next_attempt(folder, self.fingerprint)
         start = self.on_record.extensions.starts.get(trial.key)
         going_on = go_on(folder, start) if start is not None else ""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from textwrap import shorten
 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import trial_record
@@ -20,6 +19,7 @@ from orchestrator.running.recording.launched import Running
 from orchestrator.running.recording.opening import RecordOpener, evaluation_of, now, result_of
 from orchestrator.running.recording.tally import Tally
 from orchestrator.running.slots.messages import End, Epoch, FirstStep, Log, Retry, Started, TrialEvent
+from orchestrator.running.slots.unknown_event import unknown_event
 from search_spaces.core_config import CoreConfig, TrialConfig
 
 FAILURES_ALIKE = 2
@@ -78,9 +78,11 @@ class Recorder:
             case Log(text):
                 trial_record.append_log(running.folder, text)
             case Retry():
+                trial_record.log_output(running.folder)
                 running.attempt = trial_record.next_attempt(running.folder, self._opener.fingerprint)
                 self._log(running, event, "its worker died; it goes on from its last checkpoint")
             case End() as end:
+                trial_record.log_output(running.folder)
                 if end.message:
                     self._log(running, event, end.message)
                 self._record_end(running, end)
@@ -88,7 +90,7 @@ class Recorder:
                 raise unknown_event(unknown)
 
     def _log(self, running: Running, event: TrialEvent, text: str) -> None:
-        trial_record.append_log(running.folder, f"{now()} attempt {event.attempt}, slot {event.slot}: {text}\n")
+        trial_record.log_attempt(running.folder, now(), event.attempt, event.slot, text)
 
     def _say_first_step(self) -> None:
         if self._first_step is None:
@@ -167,12 +169,3 @@ def _beginning(running: Running) -> str:
     if isinstance(running.trial.config, CoreConfig):
         return f"goes on after report {len(running.history)}" if running.history else "started"
     return f"started at epoch {len(running.history)}"
-
-
-def unknown_event(event: object) -> LabError:
-    """Returns what is said of an event that this version does not know: a worker of another one has sent it."""
-    return LabError(
-        f"a worker sent what this driver does not know: {shorten(repr(event), 200, placeholder=' ...')}; "
-        "all nodes must run the same version of this project; finished trials are on record",
-        exit_code=ExitCode.ENVIRONMENT,
-    )

@@ -13,6 +13,7 @@ from orchestrator.running.slots.broker_clients import DriverClient
 from orchestrator.running.slots.deaths import DEATHS, WITHIN_SECONDS, DeathCount, reason
 from orchestrator.running.slots.messages import Died, Joined, SlotEvent
 from orchestrator.running.slots.slot import SlotPlan, Slots
+from orchestrator.running.slots.unknown_event import unknown_event
 
 SLOT_PATIENCE_SECONDS = 120.0
 
@@ -62,7 +63,7 @@ class SlotWatch:
         """Takes what a slot says.
 
         Raises:
-            LabError: With exit code 3 when it died too often.
+            LabError: With exit code 3 when it died too often, or nobody knows what it says.
         """
         match event.news:
             case Joined(rank, node):
@@ -72,6 +73,8 @@ class SlotWatch:
                 self._node_of[event.slot, rank] = node
             case Died(message):
                 self._count_death(event.slot, message)
+            case unknown:
+                raise unknown_event(unknown)
 
     def look(self) -> None:
         """Follows the nodes, and says which slots are waited for in vain.

@@ -281,10 +281,12 @@ def study_states(results: Path, trials: Sequence[Mapping[str, Any]], ended: Ende
     states = {key: state for key, (state, _) in ended.items()}
     locks = _open_locks(results)
     for key in {row["key"] for row in trials} - ended.keys():
-        if not layout.trial_folder(results, key).is_dir():
-            states[key] = "waiting"
+        folder = layout.trial_folder(results, key)
+        # 驱动先打开记录、上锁，再让它在门口等槽位：有人开始训练它，才算在跑
+        if locks is not None and locks.is_locked(key) and trial_record.latest_attempt_begins(folder):
+            states[key] = "running"
         else:
-            states[key] = "running" if locks is not None and locks.is_locked(key) else "interrupted"
+            states[key] = "interrupted" if (folder / "epochs.jsonl").is_file() else "waiting"
     if locks is not None:
         locks.close()
     return states

@@ -1,7 +1,7 @@
 """What runs in a Ray Train worker: a loop that takes trial after trial from the broker and trains it.
 
-The worker writes nothing but checkpoints; all else it posts. After an unforeseen exception it reports and
-ends its process, so that the next trial starts clean.
+The worker writes nothing but checkpoints, and what is written past Python; all else it posts. After an unforeseen
+exception it reports and ends its process, so that the next trial starts clean.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import platform
 import socket
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator.running.slots.broker_clients import SlotClient
 from orchestrator.running.slots.messages import End, Job, Joined
 from orchestrator.running.workers.alexnet_trial import train_alexnet
+from orchestrator.running.workers.descriptors import output_to
 from orchestrator.running.workers.watchdog import DISK_ERRORS, Place, Watch
 
 RENEW_AFTER_TRIALS = 200
@@ -129,7 +131,8 @@ def _run_and_report(place: Place, job: Job, first_in_process: bool) -> bool:
     watch = Watch(place, job)
     memory = start_measuring(place.devices, first_in_process)
     try:
-        end = trial_end(place, job, watch)
+        with output_to(Path(job.folder)):
+            end = trial_end(place, job, watch)
     finally:
         faulthandler.cancel_dump_traceback_later()
     # 脚本的内存在它自己的进程里，这里量不到

@@ -13,16 +13,27 @@ import pytest
 from orchestrator.errors import LabError
 from orchestrator.running.main_loop import MainLoop
 from orchestrator.running.slots.messages import Died, End, Epoch, Evaluated, SlotEvent, Submission, TrialEvent
+from orchestrator.running.slots.slot_watch import SlotWatch
 
 
 def deaf_loop() -> MainLoop:
     parts: dict[str, Any] = dict.fromkeys(
         ("broker", "recorder", "slots", "silence", "steering", "presence", "signals", "say", "leave_out"), None
     )
-    return MainLoop(**parts)
+    # 它还什么也不知道：认不出的话，不必知道什么
+    return MainLoop(**{**parts, "slots": SlotWatch.__new__(SlotWatch)})
 
 
-@pytest.mark.parametrize("event", [{"type": "ready", "slot": 0, "rank": 0}, None, End("finished")])
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "ready", "slot": 0, "rank": 0},
+        None,
+        End("finished"),
+        SlotEvent(0, {"type": "ready"}),  # type: ignore[arg-type]
+        SlotEvent(0, None),  # type: ignore[arg-type]
+    ],
+)
 def test_an_event_of_an_unknown_shape_is_one_clear_line(event: Any) -> None:
     with pytest.raises(LabError, match="a worker sent what this driver does not know: ") as caught:
         deaf_loop().hear(event)
