@@ -1,27 +1,100 @@
-"""Ray for a study: what must hold before it starts, then a Ray of this machine's own or the cluster that is there."""
+"""Ray for a study: what must hold before it starts, its start here or the cluster that is there, and its death."""
 
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from alexnet_core.configuration.schedule import can_be_extended
 from alexnet_core.configuration.wording import counted
+from alexnet_core.process.interruption import say
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.fitting import print_text
 from orchestrator.planning.plan import Plan
 from orchestrator.request import Placement
-from orchestrator.running.cluster import access, capacity, environment, lifecycle, preflight
+from orchestrator.running.cluster import access, capacity, death_watch, environment, lifecycle, preflight
 from orchestrator.running.cluster.nodes import alive_nodes, probe, slots_on, workers_by_gpu
+from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import likely_slots
+from orchestrator.running.progress import Progress
 from orchestrator.running.slots.slot import SlotPlan
 from search_spaces.core_config import CoreConfig, description_of
 
+if TYPE_CHECKING:
+    from orchestrator.running.main_loop import StopSignals
+
+
+STOP_NOTICE_SECONDS = 2.0
+STOPPED = (
+    "interrupted; finished trials are on record and running ones keep their last checkpoint. "
+    "Go on with the same command."
+)
+
+
+class RayDeath:
+    """What is said when Ray dies, and the end of this process with it: nothing of Ray can be trusted any more."""
+
+    def __init__(self, notifier: Notifier, console: Console) -> None:
+        """Begins with Ray's start.
+
+        Args:
+            notifier: Told of the end.
+            console: Where to print.
+        """
+        self._notifier, self._console = notifier, console
+        self._kills_before = capacity.memory_kills()
+        self._once = threading.Lock()
+        self._display: Progress | None = None
+        self._signals: StopSignals | None = None
+
+    def take_over(self, display: Progress, signals: StopSignals) -> None:
+        """From now on a study shows its progress, and notes the signals.
+
+        Args:
+            display: Closed first.
+            signals: Asked whether the user wants to stop.
+        """
+        self._display, self._signals = display, signals
+
+    def __call__(self, death: str, asked: bool) -> None:
+        """Ends the process; called in a watching thread.
+
+        Args:
+            death: Who has died, and why.
+            asked: Whether it was asked to end.
+        """
+        # 停下的信号也会发到 Ray 的进程（systemd、Slurm 发给整个 cgroup）：那是停下，不是故障
+        if self._signals is None:
+            stops = asked
+            time.sleep(STOP_NOTICE_SECONDS if asked else 0)
+        else:
+            stops = self._signals.comes_within(STOP_NOTICE_SECONDS)
+        # 主线程可能已经在收尾；两个进程一起死，只说一次
+        if death_watch.is_closed() or not self._once.acquire(blocking=False):
+            return
+        if self._display is not None:
+            self._display.__exit__()
+        if stops:
+            print_text(self._console, STOPPED)
+            self._leave(ExitCode.INTERRUPTED)
+        lack = capacity.lack_of_memory(self._kills_before)
+        say(f"error: {death}; every finished trial is on record, run the same command again to go on{lack}")
+        self._leave(ExitCode.ENVIRONMENT, death)
+
+    def _leave(self, code: ExitCode, trouble: str | None = None) -> NoReturn:
+        try:
+            self._notifier.send(code, trouble)
+        finally:
+            # 输出写不出去，也不能留下一个没有 Ray 的进程
+            lifecycle.leave_dead_ray(code)
+
 
 def start_ray(
-    plan: Plan, placement: Placement, results: Path, console: Console, trials: int
+    plan: Plan, placement: Placement, results: Path, console: Console, trials: int, death: RayDeath
 ) -> tuple[SlotPlan, lifecycle.ClusterFacts]:
     """Checks what can be checked without Ray, then starts it or joins it.
 
@@ -31,6 +104,7 @@ def start_ray(
         results: The results folder.
         console: Where to print.
         trials: How many are to be run at most.
+        death: Called when Ray dies, from now on.
 
     Raises:
         LabError: With exit code 2 or 3, for what is missing.
@@ -49,7 +123,7 @@ def start_ray(
         access.check_address(placement.address)
         _check_disk(plan, results, trials, min(placement.slots or 1, trials))
         imports = _import_meanwhile(placement.workers)
-        facts = lifecycle.join(placement.address, placement.verbose)
+        facts = lifecycle.join(placement.address, death, placement.verbose)
         imports.join()
         return _slots_of_cluster(plan, placement, results, trials), facts
     slot_plan = _slots_here(placement, trials, core.gpus)
@@ -63,6 +137,7 @@ def start_ray(
     facts = lifecycle.start(
         slot_plan.slots * placement.workers + 1,
         preflight.visible_gpus(),
+        on_death=death,
         dashboard=placement.dashboard,
         dashboard_host=placement.dashboard_host,
         shared_memory=trouble is None,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -30,11 +30,11 @@ from orchestrator.records.files import locked
 from orchestrator.request import Request, Store
 from orchestrator.running.agenda import Agenda, Ran
 from orchestrator.running.budget import Budget
-from orchestrator.running.cluster import access, capacity, environment, folders
+from orchestrator.running.cluster import access, capacity, death_watch, environment, folders
 from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import place_of
-from orchestrator.running.ray_start import start_ray
+from orchestrator.running.ray_start import STOPPED, RayDeath, start_ray
 from orchestrator.sweeps.confirmation import write_confirmation
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.pruning import make_pruner
@@ -49,6 +49,22 @@ if TYPE_CHECKING:
 
 
 SAY_EVERY_SECONDS = 5.0
+
+
+class StartedRay(NamedTuple):
+    """What a run has of Ray.
+
+    Attributes:
+        slot_plan: Slots and what they reserve.
+        facts: The Ray that was started or joined.
+        scratch: Scratch folder of Ray Train and Tune.
+        death: Called when Ray dies.
+    """
+
+    slot_plan: SlotPlan
+    facts: ClusterFacts
+    scratch: Path
+    death: RayDeath
 
 
 def run_missing(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Ran | None:
@@ -68,6 +84,10 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
     kills_before = capacity.memory_kills()
     try:
         return _run_in_ray(agenda, request, console, started, notifier)
+    except KeyboardInterrupt:
+        # 已经在停下：从这里起 Ray 的死活与结局无关
+        death_watch.close()
+        raise
     except LabError as error:
         # 内核杀了谁只有控制组知道：Ray 只看到进程不见了
         lack = capacity.lack_of_memory(kills_before)
@@ -77,7 +97,10 @@ def run_missing(agenda: Agenda, request: Request, console: Console, started: flo
 
 
 def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Ran | None:
-    slot_plan, facts = start_ray(agenda.plan, request.placement, request.store.results, console, agenda.work.left())
+    results, death = request.store.results, RayDeath(notifier, console)
+    # 先于 Ray：代管进程也要删它
+    scratch = folders.scratch_folder(results)
+    slot_plan, facts = start_ray(agenda.plan, request.placement, results, console, agenda.work.left(), death)
     open_driver_log(agenda.folder, facts.session)
     from orchestrator.running.main_loop import Interrupted
     from orchestrator.running.study_run import StudyRun
@@ -85,17 +108,13 @@ def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: flo
     if facts.dashboard is not None:
         token = f"; its token: {facts.show_token}" if facts.show_token else ""
         print_text(console, f"Ray dashboard: {facts.dashboard}{token}")
-    settings = _settings(agenda, request, slot_plan, facts, started, notifier)
+    settings = _settings(agenda, request, StartedRay(slot_plan, facts, scratch, death), started)
     try:
         with StudyRun(agenda.plan, agenda.on_record, settings, console) as run:
             plan, sweep = _run_phases(run, agenda, request)
             return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep)
     except Interrupted:
-        print_text(
-            console,
-            "interrupted; finished trials are on record and running ones keep their last checkpoint. "
-            "Go on with the same command.",
-        )
+        print_text(console, STOPPED)
         return None
     finally:
         if settings.budget.refusal is not None:
@@ -105,15 +124,14 @@ def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: flo
 def _settings(
     agenda: Agenda,
     request: Request,
-    slot_plan: SlotPlan,
-    facts: ClusterFacts,
+    ray: StartedRay,
     started: float,
-    notifier: Notifier,
 ) -> RunSettings:
     from orchestrator.running.recording.opening import RecordSettings
     from orchestrator.running.study_run import RunSettings
 
     store = request.store
+    slot_plan = ray.slot_plan
     measured = partial(agenda.measured, store.results, slot_plan.gpus_per_worker > 0)
     return RunSettings(
         record=RecordSettings(
@@ -123,9 +141,9 @@ def _settings(
             keep_weights=store.keep_weights,
             started=started,
         ),
-        scratch=folders.scratch_folder(store.results),
+        scratch=ray.scratch,
         slot_plan=slot_plan,
-        facts=facts,
+        facts=ray.facts,
         worker_environment=environment.WORKER_ENVIRONMENT,
         work=agenda.work,
         measured=measured(),
@@ -137,7 +155,7 @@ def _settings(
             started,
         ),
         may_grow=not agenda.together and agenda.plan.max_seeds is None and not agenda.plan.null,
-        notifier=notifier,
+        death=ray.death,
     )
 
 

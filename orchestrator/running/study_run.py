@@ -13,24 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 
 from alexnet_core.configuration.wording import counted
 from alexnet_core.process.files import pid_namespace
-from alexnet_core.process.interruption import say
-from orchestrator.errors import ExitCode
 from orchestrator.planning.estimate import EpochSeconds
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.files import TrialLocks
 from orchestrator.running.budget import Budget
-from orchestrator.running.cluster import capacity, death_watch, lifecycle
+from orchestrator.running.cluster import death_watch, lifecycle
 from orchestrator.running.main_loop import Interrupted, MainLoop, StopSignals
-from orchestrator.running.notification import Notifier
 from orchestrator.running.progress import Progress
+from orchestrator.running.ray_start import RayDeath
 from orchestrator.running.recording.launched import RunningTrials
 from orchestrator.running.recording.opening import RecordOpener, RecordSettings, now
 from orchestrator.running.recording.recorder import Recorder
@@ -45,8 +43,6 @@ from orchestrator.running.tune_side import Shared, TuneSettings, TuneSide, Tunin
 from orchestrator.sweeps.searcher import ArmSearcher, PhaseSearcher, Runner
 from search_spaces.core_config import ALEXNET, description_of, readable
 from search_spaces.trial import PlannedTrial
-
-STOP_NOTICE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class RunSettings:
         measured: What epochs took that were trained before.
         budget: What the run may spend.
         may_grow: Whether more seeds may be asked for while it runs.
-        notifier: Told when Ray dies, as that ends the process.
+        death: Called when Ray dies, as that ends the process.
     """
 
     record: RecordSettings
@@ -75,7 +71,7 @@ class RunSettings:
     measured: EpochSeconds
     budget: Budget
     may_grow: bool
-    notifier: Notifier
+    death: RayDeath
 
 
 class StudyRun:
@@ -133,12 +129,11 @@ class StudyRun:
             budget=settings.budget,
             say=self.display.say,
         )
-        self._kills_before = capacity.memory_kills()
-        death_watch.watch_ray(self._ray_died)
 
     def __enter__(self) -> StudyRun:
         """Takes over Ctrl-C and SIGTERM, and says that the study runs."""
         self._loop.signals.take()
+        self._settings.death.take_over(self.display, self._loop.signals)
         self._loop.presence.begin()
         self.display.__enter__()
         return self
@@ -155,25 +150,6 @@ class StudyRun:
         # 最后一个阶段之后才来的请求，也不能丢
         if self._loop.signals.noted and exception[0] is None:
             raise Interrupted
-
-    def _ray_died(self, what: str) -> None:
-        """Called from the watching thread: nothing of Ray can be trusted any more, and records are safe."""
-        # 停下的信号也会发到 Ray 的进程（systemd、Slurm 发给整个 cgroup）：那是停下，不是故障
-        if self._loop.signals.comes_within(STOP_NOTICE_SECONDS):
-            self.display.__exit__()
-            say("interrupted; finished trials are on record, go on with the same command")
-            self._leave(ExitCode.INTERRUPTED)
-        self.display.__exit__()
-        lack = capacity.lack_of_memory(self._kills_before)
-        say(f"error: {what} died; every finished trial is on record, run the same command again to go on{lack}")
-        self._leave(ExitCode.ENVIRONMENT, f"{what} died")
-
-    def _leave(self, code: ExitCode, trouble: str | None = None) -> NoReturn:
-        try:
-            self._settings.notifier.send(code, trouble)
-        finally:
-            # 输出写不出去，也不能留下一个没有 Ray 的进程
-            lifecycle.leave_dead_ray(code)
 
     # ---- phases -------------------------------------------------------------------------------------------
 

@@ -1,44 +1,83 @@
-"""The death watch: a thread that says when Ray's processes on this machine have died.
+"""The death watch: threads that say when Ray's processes on this machine have died, from their start on.
 
-Ray itself would leave the driver waiting for a minute, or end it with a traceback.
+Ray itself would leave the driver waiting for a minute, and then end it with a code of its own or a traceback.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import psutil
 
-_WATCHED = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
+NAMES = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
+LOOK_EVERY_SECONDS = 0.5
+# 被请走的进程自己收尾，或者由信号结束
+ASKED_TO_END = (0, -signal.SIGTERM)
+# 一句谁死了、为什么；是不是有人请它走的
+OnDeath = Callable[[str, bool], object]
 _closed = threading.Event()
+_died = threading.Event()
 
 
-def watch_ray(on_death: Callable[[str], None], interval_seconds: float = 0.5) -> None:
-    """Calls `on_death` with a process's name once Ray's raylet or GCS on this machine has died.
+class DeathWatch:
+    """Watches processes until it is closed, or the whole watch is (`close`)."""
 
-    Args:
-        on_death: Called once, in the watching thread.
-        interval_seconds: Between two looks.
-    """
-    children = [process for process in psutil.Process().children(recursive=True) if _name(process) in _WATCHED]
-    # 加入现有集群时 raylet 不是我们的子进程
-    watched = children or [process for process in psutil.process_iter() if _is_own_raylet(process)]
-    names = {process.pid: _WATCHED[_name(process)] for process in watched}
+    def __init__(self, on_death: OnDeath) -> None:
+        """Watches nothing yet.
 
-    def watch() -> None:
-        while not _closed.wait(interval_seconds):
-            for process in watched:
-                if not _alive(process) and not _closed.is_set():
-                    on_death(names[process.pid])
+        Args:
+            on_death: Called in a watching thread with who has died and why, and whether it was asked to end.
+        """
+        self._on_death = on_death
+        self._over = threading.Event()
+
+    def add(self, name: str, ended: Callable[[], int | None], last_words: Callable[[], str] = str) -> None:
+        """Watches a process of Ray's.
+
+        Args:
+            name: Of its program, one of `NAMES`.
+            ended: Returns its exit code once it has ended, and None before.
+            last_words: Returns what it has logged at its end; not asked of one that was killed.
+        """
+
+        def watch() -> None:
+            while not (self._over.is_set() or _closed.wait(LOOK_EVERY_SECONDS)):
+                code = ended()
+                if code is not None and not self._over.is_set() and not _closed.is_set():
+                    _died.set()
+                    words = "" if code == -signal.SIGKILL else last_words()
+                    self._on_death(f"{NAMES[name]} died{words and f' ({words})'}", code in ASKED_TO_END)
                     return
 
-    threading.Thread(target=watch, name="ray-watch", daemon=True).start()
+        threading.Thread(target=watch, name=f"{name}-watch", daemon=True).start()
+
+    def add_joined_raylet(self) -> None:
+        """Watches the raylet of the node that this driver has joined; it is no child of ours."""
+        for process in psutil.process_iter():
+            if _is_own_raylet(process):
+                self.add("raylet", partial(_code_of, process))
+
+    def close(self) -> None:
+        """Ends this watch: its processes are ended on purpose."""
+        self._over.set()
 
 
 def close() -> None:
-    """Ends the watch: from now on Ray may die, because nothing needs it or because this process ends it."""
+    """Ends all watches: from now on Ray may die, because nothing needs it or because this process ends it."""
     _closed.set()
+
+
+def is_closed() -> bool:
+    """Says whether `close` was called."""
+    return _closed.is_set()
+
+
+def has_seen_death() -> bool:
+    """Says whether a process of Ray's has died under the watch."""
+    return _died.is_set()
 
 
 def _is_own_raylet(process: psutil.Process) -> bool:
@@ -55,11 +94,12 @@ def _listens_on(arguments: Sequence[str], sockets: Sequence[str]) -> bool:
     return any(f"--raylet_socket_name={socket_name}" in arguments for socket_name in sockets)
 
 
-def _alive(process: psutil.Process) -> bool:
+def _code_of(process: psutil.Process) -> int | None:
+    """None while a process lives; else 1, since the code of one that is no child is not known."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return None if process.is_running() and process.status() != psutil.STATUS_ZOMBIE else 1
     except psutil.NoSuchProcess:
-        return False
+        return 1
 
 
 def _arguments(process: psutil.Process) -> list[str]:

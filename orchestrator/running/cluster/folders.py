@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import secrets
@@ -52,7 +53,7 @@ def ray_folder() -> Path:
         except OSError as error:
             reasons.append(f"{parent} cannot be written: {error.strerror}")
             continue
-        _made.append(folder)
+        _add_made(folder)
         _remove_orphans(parent)
         _keep(folder)
         return folder
@@ -117,8 +118,15 @@ def scratch_folder(results: Path) -> Path:
     lock, new = (folder.with_name(f"{folder.name}{suffix}") for suffix in (".lock", ".lock.new"))
     _lock(new, lock)
     folder.mkdir()
-    _made.extend((folder, lock))
+    _add_made(folder, lock)
     return folder
+
+
+def _add_made(*paths: Path) -> None:
+    if not _made:
+        # 起 Ray 之前就退出的命令不经过 leave
+        atexit.register(remove_folders)
+    _made.extend(paths)
 
 
 def _is_free(path: Path, file: IO[str]) -> bool:
@@ -130,6 +138,11 @@ def _is_free(path: Path, file: IO[str]) -> bool:
             return False
         raise lock_error(path, error) from error
     return True
+
+
+def made_folders() -> tuple[Path, ...]:
+    """Returns the folders of this process, and the locks beside them."""
+    return tuple(_made)
 
 
 def remove_folders() -> None:

@@ -46,13 +46,21 @@ class ClusterFacts:
 
 
 def start(
-    cpus: int, gpus: int, *, dashboard: bool, dashboard_host: str, shared_memory: bool, verbose: bool = False
+    cpus: int,
+    gpus: int,
+    *,
+    on_death: death_watch.OnDeath,
+    dashboard: bool,
+    dashboard_host: str,
+    shared_memory: bool,
+    verbose: bool = False,
 ) -> ClusterFacts:
     """Starts a Ray of this driver's own, on the loopback interface and in a folder for its owner alone.
 
     Args:
         cpus: CPUs that it declares.
         gpus: GPUs that it declares.
+        on_death: Called when its raylet or its control service has died; see `DeathWatch`.
         dashboard: Whether it serves its dashboard.
         dashboard_host: Interface of the dashboard.
         shared_memory: Whether /dev/shm will hold the object store.
@@ -76,15 +84,20 @@ def start(
         **ray_processes.interpreter_environment(),
     }
     # 管道一直开着，直到本进程结束
-    _keepers.append(reaper.start(folder))
-    url = _start_again_where_slow(folder, verbose, options)
+    _keepers.append(reaper.start(folders.made_folders()))
+    url = _start_again_where_slow(folder, verbose, options, on_death)
     return ClusterFacts(
         f"http://{url}" if url and dashboard else None, show_token if _asks_for_token() else None, session=folder
     )
 
 
-def join(address: str, verbose: bool = False) -> ClusterFacts:
+def join(address: str, on_death: death_watch.OnDeath, verbose: bool = False) -> ClusterFacts:
     """Joins the cluster at `address`.
+
+    Args:
+        address: Of its control service, or `auto`.
+        on_death: Called when the raylet of this node has died; see `DeathWatch`.
+        verbose: Whether Ray's messages and the workers' output go to the terminal.
 
     Raises:
         LabError: With exit code 3 when it does not answer.
@@ -92,17 +105,20 @@ def join(address: str, verbose: bool = False) -> ClusterFacts:
     show_token = ensure_private_token()
     _keepers.append(reaper.start())
     url = _init(f"the Ray cluster at {address} does not answer", verbose, {"address": address})
+    death_watch.DeathWatch(on_death).add_joined_raylet()
     return ClusterFacts(f"http://{url}" if url else None, show_token if _asks_for_token() else None)
 
 
-def _start_again_where_slow(folder: Path, verbose: bool, options: dict[str, Any]) -> str | None:
+def _start_again_where_slow(
+    folder: Path, verbose: bool, options: dict[str, Any], on_death: death_watch.OnDeath
+) -> str | None:
     """Starts Ray, several times where the machine is too busy for its raylet; returns the dashboard's address."""
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             with (
-                ray_processes.apart_and_awaited(folder, say),
+                ray_processes.apart_and_awaited(folder, say, death_watch.DeathWatch(on_death)),
                 ray_processes.without_monitors(options["include_dashboard"], verbose),
             ):
                 return _init("Ray does not start here", verbose, options)
@@ -198,7 +214,7 @@ def leave(code: int) -> NoReturn:
     """
     # 自己动手结束 Ray 时，守望线程不该报警
     death_watch.close()
-    if code == ExitCode.ENVIRONMENT:
+    if code == ExitCode.ENVIRONMENT or death_watch.has_seen_death():
         # 坏的可能正是 Ray
         leave_dead_ray(code)
     _flush_output()

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.files import is_utf8, shown
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.running.cluster.death_watch import ASKED_TO_END, NAMES, DeathWatch
 from orchestrator.running.slots.deaths import reason
 
 PATIENCE_SECONDS = 600.0
 SAY_AFTER_SECONDS = 30.0
 LOOK_EVERY_SECONDS = 0.2
+SLICE_MILLISECONDS = 200
 # Ray 把命令拼成一行再拆开，这些字符它拆错
 UNSPEAKABLE = {"'": "a single quote", '"': "a double quote", "\\": "a backslash", "\n": "a line break", "\t": "a tab"}
 
@@ -86,36 +89,77 @@ def without_monitors(dashboard: bool, verbose: bool) -> Iterator[None]:
 
 
 @contextmanager
-def apart_and_awaited(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def apart_and_awaited(folder: Path, say: Callable[[str], None], watch: DeathWatch) -> Iterator[None]:
     """Within it Ray's processes get sessions of their own, and a raylet that is slow is told from one that has died.
 
     Args:
         folder: The session's private folder; temporary files of Ray's processes lie there too.
         say: Called with a line when the start takes long.
+        watch: Watches them where the start itself would wait for them in vain, and after it.
 
     Raises:
         LabError: With exit code 3 when a process of Ray's ended, or none answers after ten minutes.
+        KeyboardInterrupt: One of them was asked to end, as the whole of a control group is.
     """
-    from ray._private import services
+    from ray._private import node, services
 
-    popen, get_node = services.ConsolePopen, services.get_node
-    started: list[subprocess.Popen[bytes]] = []
+    before = services.ConsolePopen, services.get_node, node.wait_for_persisted_port
+    start = _Start(folder, say, watch, before)
+    services.ConsolePopen, services.get_node = start.open_apart, start.awaited_node
+    node.wait_for_persisted_port = start.awaited_port
+    try:
+        yield
+    except BaseException:
+        watch.close()
+        raise
+    finally:
+        services.ConsolePopen, services.get_node, node.wait_for_persisted_port = before
 
-    def apart(*arguments: Any, env: dict[str, str], **options: Any) -> Any:
+
+class _Start:
+    """Takes the place of three functions of Ray's while it starts."""
+
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], watch: DeathWatch, replaced: tuple[Callable[..., Any], ...]
+    ) -> None:
+        self._folder, self._say, self._watch = folder, say, watch
+        self._popen, self._get_node, self._wait_for_port = replaced
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._is_registered = False
+
+    def open_apart(self, command: Any, *, env: dict[str, str], **options: Any) -> Any:
+        """Starts a process in a session of its own."""
         # TMPDIR 太长时，仪表板的套接字也放不下
-        environment = {**env, "TMPDIR": str(folder)}
+        environment = {**env, "TMPDIR": str(self._folder)}
         # 另立会话：发给驱动进程组的 SIGTERM（timeout、Slurm）不会先杀了 raylet
-        process = popen(*arguments, env=environment, start_new_session=True, **options)
-        started.append(process)
+        process = self._popen(command, env=environment, start_new_session=True, **options)
+        name = Path(str(process.args[0])).name if isinstance(process.args, list) else ""
+        self._processes[name] = process
+        if name == "gcs_server":
+            # 它一死，Ray 的 C++ 线程就等满一分钟，然后以退出码 1 结束整个进程
+            self._watch_over(name)
         return process
 
-    def awaited(*arguments: Any) -> Any:
+    def awaited_port(self, *arguments: Any, timeout_ms: int, **options: Any) -> Any:
+        """Waits for the control service's port, and no longer than that lives."""
+        ends = time.monotonic() + timeout_ms / 1000
+        while True:
+            try:
+                # Ray 等的时候握着 GIL：不切成小段，守望线程和信号都要等它
+                return self._wait_for_port(*arguments, timeout_ms=min(timeout_ms, SLICE_MILLISECONDS), **options)
+            except RuntimeError:
+                self._check_alive()
+                if time.monotonic() > ends:
+                    raise
+
+    def awaited_node(self, *arguments: Any) -> Any:
+        """Waits for the raylet to register, as long as it lives."""
         begun, announced = time.monotonic(), False
         while True:
             try:
-                return get_node(*arguments)
+                return self._registered(self._get_node(*arguments))
             except RuntimeError as error:
-                _check_alive(started, folder)
+                self._check_alive()
                 waited = time.monotonic() - begun
                 if waited > PATIENCE_SECONDS:
                     raise LabError(
@@ -123,27 +167,34 @@ def apart_and_awaited(folder: Path, say: Callable[[str], None]) -> Iterator[None
                     ) from error
             if waited > SAY_AFTER_SECONDS and not announced:
                 announced = True
-                say(
+                self._say(
                     f"Ray is slow to start here: load {os.getloadavg()[0]:.0f} on "
                     f"{counted(cpu_cores(), 'core')}; waiting"
                 )
             time.sleep(LOOK_EVERY_SECONDS)
 
-    services.ConsolePopen, services.get_node = apart, awaited
-    try:
-        yield
-    finally:
-        services.ConsolePopen, services.get_node = popen, get_node
+    def _registered(self, node: Any) -> Any:
+        # 登记之前死的，由 awaited_node 说明原因，也许重来
+        if not self._is_registered and "raylet" in self._processes:
+            self._is_registered = True
+            self._watch_over("raylet")
+        return node
 
+    def _watch_over(self, name: str) -> None:
+        self._watch.add(name, self._processes[name].poll, partial(_last_words, self._folder, name))
 
-def _check_alive(started: list[subprocess.Popen[bytes]], folder: Path) -> None:
-    for process in started:
-        code = process.poll()
-        name = Path(str(process.args[0])).name if isinstance(process.args, list) else ""
-        if code is not None and name in ("raylet", "gcs_server"):
-            words = _last_words(folder, name)
-            kind = TooSlow if "Timed out waiting" in words else LabError
-            raise kind(f"its {name} ended with {code}: {words}", exit_code=ExitCode.ENVIRONMENT)
+    def _check_alive(self) -> None:
+        for name in NAMES.keys() & self._processes.keys():
+            code = self._processes[name].poll()
+            if code is None:
+                continue
+            words = _last_words(self._folder, name)
+            if "Timed out waiting" in words:
+                raise TooSlow(f"its {name} ended with {code}: {words}", exit_code=ExitCode.ENVIRONMENT)
+            if code in ASKED_TO_END:
+                # 停下的信号也会发到 Ray 的进程：那是停下，不是故障
+                raise KeyboardInterrupt
+            raise LabError(f"its {name} ended with {code}: {words}", exit_code=ExitCode.ENVIRONMENT)
 
 
 def _last_words(folder: Path, name: str) -> str:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,18 +26,18 @@ POLL_SECONDS = 1.0
 MOST_SEARCHES = 10
 
 
-def start(folder: Path | None = None) -> subprocess.Popen[bytes]:
+def start(folders: Sequence[Path] = ()) -> subprocess.Popen[bytes]:
     """Marks what this process starts from now on, and starts the reaper; the caller keeps what is returned.
 
     Args:
-        folder: Deleted after the driver's end, when nothing of it writes there any more.
+        folders: Deleted, with their locks, after the driver's end, when nothing of it writes there any more.
     """
     mark = secrets.token_hex(8)
     os.environ[MARK] = mark
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "orchestrator.running.cluster.reaper", mark, str(os.getpid())),
-            *([str(folder)] if folder is not None else []),
+            *map(str, folders),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -59,7 +60,7 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def main() -> int:
-    """Waits for the driver's end, gives Ray a moment, kills what is left with its mark, and deletes its folder."""
+    """Waits for the driver's end, gives Ray a moment, kills what is left with its mark, and deletes its folders."""
     seen: set[psutil.Process] = set()
     with suppress(psutil.NoSuchProcess):
         # 进程号由驱动自己告知：它若已死，父进程就是 init，其子孙是整台机器
@@ -79,8 +80,11 @@ def main() -> int:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
-    for folder in sys.argv[3:]:
-        shutil.rmtree(folder, ignore_errors=True)
+    for path in map(Path, sys.argv[3:]):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
     return 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,20 +139,27 @@ def loads_torch(process: psutil.Process) -> bool:
     return False
 
 
-def its_raylet_dies(lab: Lab, finished: int) -> None:
+def its_raylet_dies_with_its_agent(lab: Lab, finished: int) -> None:
     process = start_and_wait(lab, *ONE_SLOT, finished=finished)
     # 一个 torch 的对象混进事件里，每个 actor 就要多花几秒和几百兆
     small = [*lab.processes("ray::Broker"), *lab.processes("ray::ImplicitFunc")]
     assert len(small) >= 2
     assert not any(map(loads_torch, small)), names(small)
-    kill(lab, lambda title: title.startswith("raylet"))
+    # Ray 的 raylet 没有它的代理就自己退出；另一个代理在下面
+    kill(lab, lambda title: "ray::RuntimeEnvAgent" in title)
     killed_at = time.monotonic()
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 3, output + errors
     assert time.monotonic() - killed_at < 60
-    assert [line for line in errors.splitlines() if line.startswith("error: Ray's raylet died")]
-    assert "Traceback" not in errors
+    assert_raylet_is_missed(errors)
     assert_gone(lab, 30)
+
+
+def assert_raylet_is_missed(errors: str) -> None:
+    # 谁先发现：守望线程，或者问代理而没有回答的主线程
+    (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
+    assert line.startswith(("error: Ray's raylet died", "error: Ray stopped answering")), errors
+    assert "Traceback" not in errors
 
 
 def every_process_is_asked_to_stop(lab: Lab, finished: int) -> None:
@@ -202,7 +211,7 @@ def its_disk_is_torn(lab: Lab, undisturbed: Lab) -> None:
 
 
 def test_a_study_whose_raylet_dies_that_is_stopped_torn_and_killed_loses_nothing(lab: Lab, undisturbed: Lab) -> None:
-    its_raylet_dies(lab, finished=1)
+    its_raylet_dies_with_its_agent(lab, finished=1)
     # 只给驱动的信号在 test_interruption.py 的每个时刻都试过，给整个进程组的在 test_own_ray.py
     every_process_is_asked_to_stop(lab, len(lab.finished()) + 1)
     its_disk_is_torn(lab, undisturbed)
@@ -240,41 +249,117 @@ def test_killed_workers_controllers_and_tune_actors_are_taken_in_stride(lab: Lab
     assert_gone(lab, 30)
 
 
-def test_a_controller_killed_as_soon_as_it_is_there_is_renewed_and_a_dead_agent_ends_the_study_as_its_raylet_does(
+# 同一个命令，只是等不了那么久
+IMPATIENT = """
+import sys
+from orchestrator.ablate import main
+from orchestrator.running.cluster import lifecycle, ray_processes
+from orchestrator.running.slots import silence
+ray_processes.SAY_AFTER_SECONDS, silence.SILENT_SECONDS, silence.LOOK_EVERY_SECONDS = 1.0, 4.0, 0.5
+if "--json" in sys.argv:
+    ray_processes.PATIENCE_SECONDS = 8.0
+lifecycle.check_process_is_ours = lambda: None
+sys.exit(main())
+"""
+
+
+def listening(lab: Lab) -> set[tuple[str, int]]:
+    """Where this lab's processes listen."""
+    places = set()
+    for process in lab.processes():
+        with suppress(psutil.Error):
+            for socket in process.net_connections(kind="tcp"):
+                if socket.status == psutil.CONN_LISTEN:
+                    places.add((socket.laddr.ip.removeprefix("::ffff:"), socket.laddr.port))
+    return places
+
+
+def serves_metrics(port: int) -> bool:
+    """Whether a port answers everybody's question for `/metrics`; one of gRPC does not speak HTTP 1."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().status == 200
+    except (http.client.HTTPException, ConnectionError):
+        return False
+    finally:
+        connection.close()
+
+
+def no_metrics_are_served_and_all_ports_are_on_loopback(lab: Lab) -> None:
+    """What SECURITY.md says of `--no-dashboard`."""
+    places = listening(lab)
+    assert {address for address, _ in places} == {"127.0.0.1"}
+    assert [port for _, port in sorted(places) if serves_metrics(port)] == []
+    said = (Path(__file__).parents[3] / "SECURITY.md").read_text()
+    assert "they listen on loopback only" in said
+    assert "With `--no-dashboard` no port serves any" in said
+
+
+def a_stopped_worker_is_named_as_silent(lab: Lab) -> None:
+    log = lab.results / "studies" / "lrn" / "driver.log"
+    (worker,) = lab.processes("ray::RayTrainWorker")
+    worker.send_signal(signal.SIGSTOP)
+    trial = r"slot 0 has not been heard since \d\d:\d\d:\d\d \(\d+ s\), in trial \w+ seed 0; the study goes on"
+    wait_until(lambda: re.search(trial, log.read_text()), 60, "the silent slot is named")
+    worker.send_signal(signal.SIGCONT)
+    wait_until(lambda: "slot 0 is heard again" in log.read_text(), 60, "it is heard again")
+
+
+def test_a_slot_that_is_renewed_at_once_and_falls_silent_is_heard_again_and_a_dead_agent_ends_the_study(
     lab: Lab,
 ) -> None:
     long = ("--study", "lrn", "--seeds", "1", "--epochs", "300", "--no-dashboard", *ONE_SLOT)
-    process = lab.start(*long, "--results", str(lab.results))
+    process = lab.start_program(IMPATIENT, *long, "--results", str(lab.results))
     wait_until(lambda: lab.processes("ray::TrainController"), PATIENCE, "a controller")
     kill(lab, lambda title: "ray::TrainController" in title)
     wait_until(lambda: list(lab.results.glob("trials/*/epochs.jsonl")), PATIENCE, "an epoch in the renewed slot")
     assert process.poll() is None
+    no_metrics_are_served_and_all_ports_are_on_loopback(lab)
+    a_stopped_worker_is_named_as_silent(lab)
     # Ray 的 raylet 没有它的代理就自己退出
     # 代理进程起得晚，名字也是起来之后才改的
     wait_until(lambda: lab.processes("ray::DashboardAgent"), PATIENCE, "an agent of the raylet")
     kill(lab, lambda title: "ray::DashboardAgent" in title)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 3, output + errors
-    # 谁先发现：守望线程，或者问代理而没有回答的主线程
-    assert errors.startswith(("error: Ray's raylet died", "error: Ray stopped answering")), errors
-    assert "Traceback" not in output + errors
+    assert_raylet_is_missed(errors)
     assert_gone(lab, 30)
 
 
-def test_a_raylet_that_dies_while_ray_starts_is_named_at_once(lab: Lab) -> None:
-    study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", *ONE_SLOT)
-    broken = lab.start(*study, "--results", str(lab.results), "--json")
-    wait_until(lambda: lab.processes("raylet/raylet"), PATIENCE, "a raylet")
-    lab.processes("raylet/raylet")[0].send_signal(signal.SIGKILL)
-    output, errors = broken.communicate(timeout=60)
-    assert broken.returncode == 3, output + errors
-    # 正好起完才被杀的，由守望线程来说
-    assert "raylet ended with -9" in errors or "Ray's raylet died" in errors
+@pytest.mark.parametrize(
+    ("title", "number", "said"),
+    [
+        # 正好起完才被杀的，由守望线程来说
+        pytest.param("raylet/raylet", signal.SIGKILL, ("raylet ended with -9", "Ray's raylet died"), id="raylet"),
+        # Ray 自己要等满一分钟，然后以退出码 1 结束
+        pytest.param(
+            *("gcs_server", signal.SIGKILL, ("gcs_server ended with -9", "Ray's control service (GCS) died")), id="GCS"
+        ),
+        pytest.param("gcs_server", signal.SIGTERM, ("o on with the same command",), id="GCS asked to stop"),
+        pytest.param("raylet/raylet", signal.SIGSTOP, ("its raylet lives but has not answered for",), id="slow"),
+    ],
+)
+def test_what_befalls_ray_while_it_starts_is_said_at_once(
+    lab: Lab, title: str, number: signal.Signals, said: tuple[str, ...]
+) -> None:
+    study = ("--study", "lrn", "--seeds", "1", "--epochs", "1", "--no-dashboard", *ONE_SLOT, "--json")
+    where = ("--results", str(lab.results))
+    slow = number is signal.SIGSTOP
+    process = lab.start_program(IMPATIENT, *study, *where) if slow else lab.start(*study, *where)
+    wait_until(lambda: process.poll() is not None or lab.processes(title), PATIENCE, title)
+    lab.processes(title)[0].send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    code = 130 if number is signal.SIGTERM else 3
+    assert process.returncode == code, output + errors
+    assert any(words in errors for words in said), errors
+    assert ("Ray is slow to start here: load " in errors) == slow
+    assert "Traceback" not in output + errors
     document = json.loads(output)
-    assert document["exit_code"] == 3
-    assert "raylet" in document["error"]
-    assert "Traceback" not in output + errors
+    assert document["exit_code"] == code
+    assert (document["error"] == "interrupted") == (code == 130)
     assert_gone(lab, 30)
+    assert not list((lab.results / ".ray").iterdir()), "its scratch folder goes with it"
 
 
 def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed: Lab) -> None:

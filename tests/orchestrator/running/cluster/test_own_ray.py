@@ -54,24 +54,32 @@ def in_the_middle(lab: Lab) -> bool:
     return any(path.stat().st_size for path in lab.results.glob("trials/*/epochs.jsonl"))
 
 
-# 在网络命名空间里启动研究；读到一行输入，网卡就没了。信号给整个组时，由研究自己来说怎么结束
+# 在网络与挂载命名空间里启动研究：共享内存写不了；读到一行输入，网卡就没了。信号给整个组时，由研究自己来说怎么结束
 LOSES_ITS_NETWORK = """
 import os, signal, subprocess, sys
 for line in ('link set lo up', 'link add v0 type veth peer name v1', 'addr add 10.9.9.1/24 dev v0', 'link set v0 up',
              'route add default via 10.9.9.254'):
     subprocess.run(['ip', *line.split()], check=True)
+subprocess.run(['mount', '-t', 'tmpfs', '-o', 'ro,size=1g', 'none', '/dev/shm'], check=True)
 signal.signal(signal.SIGTERM, lambda *_: None)
 study = subprocess.Popen(sys.argv[1:])
 sys.stdin.readline()
 subprocess.run(['ip', 'link', 'del', 'v0'], check=True)
 sys.exit(study.wait())
 """
-APART = "import os, sys; os.execvp('unshare', ['unshare', '-n', sys.executable, '-c', *sys.argv[1:]])"
+APART = "import os, sys; os.execvp('unshare', ['unshare', '-n', '-m', sys.executable, '-c', *sys.argv[1:]])"
 
 
-def start_in_a_network_of_its_own(lab: Lab, command: Sequence[str], **variables: str) -> subprocess.Popen[str]:
-    """Where a network namespace can be made (root): its only interface goes away after a line of input."""
-    if shutil.which("ip") is None or subprocess.run(["unshare", "-n", "true"], check=False).returncode:
+def can_be_apart() -> bool:
+    """Whether a network and its mounts can be made for one process (root)."""
+    if any(shutil.which(program) is None for program in ("ip", "unshare", "mount")):
+        return False
+    return subprocess.run(["unshare", "-n", "-m", "true"], check=False, capture_output=True).returncode == 0
+
+
+def start(lab: Lab, command: Sequence[str], *, apart: bool, **variables: str) -> subprocess.Popen[str]:
+    """With `apart` the only network interface goes away after a line of input, and shared memory is read-only."""
+    if not apart:
         return lab.start_program("import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command, **variables)
     return lab.start_program(APART, LOSES_ITS_NETWORK, *command, **variables)
 
@@ -86,14 +94,14 @@ def test_it_listens_on_loopback_in_a_private_folder_needs_no_network_and_stops_w
     lab.results = project / "results"
     study = ("-m", "orchestrator.ablate", "--study", "lrn", "--seeds", "2", "--epochs", "5", "--slots", "1")
     command = (str(project / ".venv" / "bin" / "python"), *study, "--results", str(lab.results))
-    process = start_in_a_network_of_its_own(
-        lab, (*command, "--notify", f"cat > {told}"), HOME="", TMPDIR=str(temporary)
-    )
+    apart = can_be_apart()
+    process = start(lab, (*command, "--notify", f"cat > {told}"), apart=apart, HOME="", TMPDIR=str(temporary))
     wait_until(lambda: process.poll() is not None or in_the_middle(lab), PATIENCE, "an epoch")
     assert process.poll() is None, process.communicate()
     assert listening(lab) == {"127.0.0.1"}
     raylet = lab.processes("raylet/raylet")[0]
-    option = next(word for word in raylet.cmdline() if word.startswith("--temp_dir="))
+    words = raylet.cmdline()
+    option = next(word for word in words if word.startswith("--temp_dir="))
     folder = Path(option.partition("=")[2]).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert folder.parent == Path("/tmp"), "the temporary folder's path is too long for sockets"
@@ -119,6 +127,12 @@ def test_it_listens_on_loopback_in_a_private_folder_needs_no_network_and_stops_w
     wait_until(lambda: not lab.processes(), 30, f"all processes gone: {names(lab.processes())}")
     assert not folder.exists()
     assert not list((lab.results / ".ray").iterdir())
+    if not apart:
+        pytest.skip(
+            "all of it holds, but a network that goes away and read-only shared memory were not tried (not root)"
+        )
+    assert f"--plasma_directory={folder}" in words
+    assert "warning: /dev/shm cannot be written (Read-only file system); Ray's object store goes to the disk" in output
 
 
 @pytest.mark.parametrize("character", ["'", '"', "\\", "\n", "\t", "\udcff"])
@@ -230,9 +244,9 @@ def test_a_scratch_folder_lives_as_long_as_its_drivers_lock_whatever_its_number(
         f"print(folders.scratch_folder(Path({str(tmp_path)!r})), flush=True); sys.stdin.read()"
     )
     # 另一个 PID 命名空间里的进程：这里看不到它的号码
-    apart = ["unshare", "-p", "-f", "--kill-child"]
-    if shutil.which("unshare") is None or subprocess.run([*apart, "true"], check=False).returncode:
-        apart = []
+    unshare = ["unshare", "-p", "-f", "--kill-child"]
+    can = shutil.which("unshare") is not None and not subprocess.run([*unshare, "true"], check=False).returncode
+    apart = unshare if can else []
     driver = subprocess.Popen(
         [*apart, sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -251,7 +265,11 @@ def test_a_scratch_folder_lives_as_long_as_its_drivers_lock_whatever_its_number(
     third = sweep()
     assert not living.exists()
     assert not second.exists()
-    assert {path.name for path in (tmp_path / ".ray").iterdir()} == {third.name, f"{third.name}.lock"}
+    # 它自己的，随它的进程去了
+    assert not list((tmp_path / ".ray").iterdir())
+    assert not third.exists()
+    if not can:
+        pytest.skip("all of it holds, but a driver in another PID namespace was not tried (not root)")
 
 
 @pytest.mark.slow

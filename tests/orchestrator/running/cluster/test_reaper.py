@@ -17,8 +17,9 @@ ROOT = Path(__file__).parents[4]
 # 孙进程另立会话，父进程一死就归 init：像 Ray 的各个守护进程
 DRIVER = """
 import subprocess, sys, time
+from pathlib import Path
 from orchestrator.running.cluster import reaper
-keeper = reaper.start()
+keeper = reaper.start([Path(name) for name in sys.argv[1:]])
 child = "import subprocess; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True)"
 subprocess.run([sys.executable, "-c", child], check=True)
 print(keeper.pid, flush=True)
@@ -34,9 +35,14 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_what_a_killed_driver_started_goes_with_it() -> None:
+def test_what_a_killed_driver_started_goes_with_it(tmp_path: Path) -> None:
+    folder, lock, other = tmp_path / "scratch", tmp_path / "scratch.lock", tmp_path / "other"
+    (folder / "tune").mkdir(parents=True)
+    for file in (folder / "tune" / "state", lock, other):
+        file.touch()
     bystander = subprocess.Popen(["sleep", "60"])
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", DRIVER, str(folder), str(lock), str(tmp_path / "never made")]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert driver.stdout is not None
         orphan, keeper = (int(driver.stdout.readline()) for _ in range(2))
@@ -46,6 +52,7 @@ def test_what_a_killed_driver_started_goes_with_it() -> None:
         wait_until(lambda: gone(orphan), 15, "the orphan gone")
         wait_until(lambda: gone(keeper), 15, "the reaper gone")
         assert bystander.poll() is None
+        assert list(tmp_path.iterdir()) == [other]
     finally:
         for process in (driver, bystander):
             process.kill()
