@@ -1,4 +1,4 @@
-"""The core's own commands: `python -m alexnet_core train|eval|prepare|sanity|kernels|neighbours|onnx`.
+"""The core's own commands: `python -m alexnet_core train|eval|prepare|sanity|kernels|neighbours|predictions|onnx`.
 
 Exit codes: 0 done, 1 diverged or a check failed, 2 wrong use or a bad file, 3 a device that is not there,
 130 interrupted (Ctrl-C or SIGTERM), 141 the reader of its output has gone.
@@ -22,7 +22,7 @@ from alexnet_core.process.interruption import stoppable
 from alexnet_core.process.memory import settle_process
 
 MODEL = "folder written by best --export, or by train --out"
-NAMES = "train|eval|prepare|sanity|kernels|neighbours|onnx"
+NAMES = "train|eval|prepare|sanity|kernels|neighbours|predictions|onnx"
 EXAMPLES: Mapping[str, Mapping[str, str]] = {
     "": {
         "sanity": "does the core compute here what it should?",
@@ -38,11 +38,17 @@ EXAMPLES: Mapping[str, Mapping[str, str]] = {
         "--model RUN": "the error on the data it was trained with",
         "--model RUN --views 10 --predictions rows.csv": "averaged over ten views, a row per image",
         "--model EXPORT --dataset PHOTOS": "the error on other images of the same classes",
+        "--model A --model B --model C": "of three networks whose softmaxes are averaged",
     },
     "neighbours": {
         "--model RUN": "five test images, each beside its six nearest training images",
         "--model RUN --images 8 --nearest 3": "more images, fewer neighbours",
         "--model EXPORT --data-root PHOTOS --out near.png": "where the photos have moved, into another file",
+    },
+    "predictions": {
+        "--model RUN": "eight test images with their five likeliest labels",
+        "--model EXPORT --data-root PHOTOS": "where the photos have moved",
+        "--model RUN --dataset PHOTOS --out bars.png": "of other images of the same classes, into another file",
     },
     "sanity": {
         "": "on all devices of this machine",
@@ -102,8 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     add = partial(_verb, verbs)
     on_device = [
         _train(add("train", "train one configuration, or a named network as its source did")),
-        _evaluate(add("eval", "evaluate a trained model")),
+        _evaluate(add("eval", "evaluate a trained model, or several averaged")),
         _neighbours(add("neighbours", "draw images beside those nearest in fc7 (paper figure 4)")),
+        _predictions(add("predictions", "draw test images with their likeliest labels as bars (paper figure 4, left)")),
         _sanity(add("sanity", "recheck the core on this machine's devices, figure by figure")),
     ]
     for command in on_device:
@@ -145,7 +152,14 @@ def _train(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    _model_and_data(parser)
+    _data(parser)
+    parser.add_argument(
+        "--model",
+        type=pathname,
+        required=True,
+        action="append",
+        help=f"{MODEL}; several times: their softmaxes are averaged (paper table 2)",
+    )
     parser.add_argument("--split", choices=("test", "validation"), help="default: test, where there is one")
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help="views per image (default: 1)")
     parser.add_argument("--predictions", type=pathname, metavar="FILE.csv", help="write one row per image")
@@ -161,6 +175,13 @@ def _neighbours(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--nearest", type=_positive, default=6, help="training images beside each (default: 6)")
     parser.add_argument("--out", type=pathname, default=Path("neighbours.png"), help="default: neighbours.png")
     parser.set_defaults(run=evaluate.neighbours)
+    return parser
+
+
+def _predictions(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    _model_and_data(parser)
+    parser.add_argument("--out", type=pathname, default=Path("predictions.png"), help="default: predictions.png")
+    parser.set_defaults(run=evaluate.predictions)
     return parser
 
 
@@ -196,6 +217,10 @@ def _model_to_file(parser: argparse.ArgumentParser, run: object, default: Path) 
 
 def _model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=pathname, required=True, help=MODEL)
+    _data(parser)
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", help="digits, or an image folder; default: the data it was trained on")
     parser.add_argument("--data-root", type=pathname, help="where the image folder lies now")
 

@@ -65,7 +65,8 @@ LIBRARIES = {
     "argparse": "alexnet_core.__main__ alexnet_core.commands alexnet_core.process orchestrator.command "
     "orchestrator.options " + " ".join(sorted(ANY_ROOM)),
     "jinja2": "orchestrator.reporting",
-    "matplotlib": "orchestrator.reporting",
+    # 核心只有这一个文件画图表：论文图 4 左的条形
+    "matplotlib": "orchestrator.reporting alexnet_core.trained.prediction_bars",
     "optuna": "orchestrator.sweeps orchestrator.judging.parameter_importance",
     "polars": "orchestrator.tables orchestrator.planning orchestrator.judging orchestrator.reporting "
     "orchestrator.asking.answers orchestrator.best orchestrator.check_core",

@@ -36,56 +36,54 @@ if TYPE_CHECKING:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Evaluates an exported model over one view or ten, and writes a row per image on request."""
+    """Evaluates an exported model, or several as one, over one view or ten; writes a row per image on request."""
     devices = devices_of(options)
+    from alexnet_core.trained.ensemble import check_ensemble
     from alexnet_core.trained.loaded_model import load_model
 
-    model = load_model(options.model, devices)
-    spec, is_other = _data_to_evaluate(options, model.config.data)
+    models = {str(folder): load_model(folder, devices) for folder in options.model}
+    if len(models) < len(options.model):
+        raise CoreError("--model names one folder twice; an ensemble is of different trainings")
+    check_ensemble(models)
+    ensemble = tuple(models.values())
+    spec, is_other = _data_to_evaluate(options, ensemble[0].config.data)
     with progress_of("decoding images") as progress:
         data = load_evaluation_set(spec, options.split, any_data=is_other, progress=progress)
     print_notes(data.remarks)
-    split = model.labelled(data.split, data.class_names)
+    split = ensemble[0].labelled(data.split, data.class_names)
     if options.predictions is not None:
-        _write_predictions(options.predictions, model, split, data.files, options.views)
+        _write_predictions(options.predictions, ensemble, split, data.files, options.views)
         print(f"predictions of {counted(len(split), 'image')}: {options.predictions}")
-    metrics = _evaluated(model, split, options.views)
+    metrics = _evaluated(ensemble, split, options.views)
     views = "10 views" if options.views == 10 else "centre crop"
-    print(f"{data.name}, {views}: {errors_text(metrics)}")
+    averaged = f", {len(models)} networks averaged" if len(models) > 1 else ""
+    print(f"{data.name}, {views}{averaged}: {errors_text(metrics)}")
     return 0
 
 
-def _evaluated(model: LoadedModel, split: Split, views: int) -> SplitMetrics:
+def _evaluated(models: Sequence[LoadedModel], split: Split, views: int) -> SplitMetrics:
     """Evaluates a split, and shows how far it is."""
-    from alexnet_core.training.evaluation import EVALUATION_BATCH, evaluate_rows
+    from alexnet_core.trained.ensemble import evaluate_ensemble
 
-    count, batches = len(split), 0
     with progress_of("evaluating images") as progress:
-
-        def before_batch() -> None:
-            nonlocal batches
-            if batches:
-                progress(batches * EVALUATION_BATCH, count)
-            batches += 1
-
-        precision = model.config.training.precision
-        return evaluate_rows(model.network, model.loader(split), np.arange(count), views, before_batch, precision)
+        return evaluate_ensemble(models, split, views, progress)
 
 
-def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequence[str], views: int) -> None:
+def _write_predictions(
+    path: Path, models: Sequence[LoadedModel], split: Split, names: Sequence[str], views: int
+) -> None:
     """One row per image: its file, its class, the five likeliest classes and their probabilities."""
-    from alexnet_core.training.evaluation import predictions
+    from alexnet_core.trained.ensemble import ensemble_predictions
 
-    most = min(5, len(model.labels))
+    labels = models[0].labels
+    most = min(5, len(labels))
     ranks = [f"{kind}{rank}" for rank in range(1, most + 1) for kind in ("class", "probability")]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "class", "top1_correct", "top5_correct", *ranks])
-            precision = model.config.training.precision
-            batches = predictions(model.network, model.loader(split), views, precision=precision)
-            for batch, logarithms in _shown(batches, len(split)):
+            for batch, logarithms in _shown(ensemble_predictions(models, split, views), len(split)):
                 best, classes_of = logarithms.topk(most, dim=1)
                 likeliest = best.exp().tolist(), classes_of.tolist()
                 rows = zip(batch.indices.tolist(), batch.labels.tolist(), *likeliest, strict=True)
@@ -93,10 +91,10 @@ def _write_predictions(path: Path, model: LoadedModel, split: Split, names: Sequ
                     ranked = [
                         cell
                         for guess, value in zip(classes, values, strict=True)
-                        for cell in (_as_text(model.labels[guess]), f"{value:.6f}")
+                        for cell in (_as_text(labels[guess]), f"{value:.6f}")
                     ]
                     correct = [int(classes[0] == label), int(label in classes)]
-                    writer.writerow([_as_text(names[index]), _as_text(model.labels[label]), *correct, *ranked])
+                    writer.writerow([_as_text(names[index]), _as_text(labels[label]), *correct, *ranked])
     except OSError as error:
         raise CoreError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -123,10 +121,8 @@ def neighbours(options: argparse.Namespace) -> int:
     model, spec, dataset = _model_and_data(options)
     from alexnet_core.trained.pictures import nearest_neighbours, neighbours_picture, save_picture
 
-    name: SplitName = "test" if dataset.test is not None else "validation"
-    test = dataset.test if dataset.test is not None else dataset.validation
-    # 均匀取样，免得全来自第一个类
-    queries = np.unique(np.linspace(0, len(test) - 1, min(options.images, len(test))).round().astype(np.int64))
+    name, test = _test_images(dataset)
+    queries = _spread(options.images, len(test))
     with progress_of("comparing training images") as progress:
         beside = nearest_neighbours(model, test, dataset.train, queries, options.nearest, progress)
     query_names, train_names = image_names(spec, name), image_names(spec, "train")
@@ -136,6 +132,38 @@ def neighbours(options: argparse.Namespace) -> int:
     save_picture(neighbours_picture(beside, test, dataset.train), options.out)
     print(options.out)
     return 0
+
+
+def predictions(options: argparse.Namespace) -> int:
+    """Draws eight test images with their five likeliest labels as bars (paper figure 4, left)."""
+    model, spec, dataset = _model_and_data(options)
+    from alexnet_core.trained.pictures import save_picture
+    from alexnet_core.trained.prediction_bars import likeliest_labels, predictions_picture
+
+    name, images = _test_images(dataset)
+    split = model.labelled(images, dataset.class_names)
+    likeliest = likeliest_labels(model, split, _spread(8, len(split)))
+    names = image_names(spec, name)
+    rows = zip(
+        *(part.tolist() for part in (likeliest.queries, likeliest.classes, likeliest.probabilities)), strict=True
+    )
+    for query, classes, values in rows:
+        guesses = (f"{model.labels[guess]} {value:.4f}" for guess, value in zip(classes, values, strict=True))
+        print(f"{names[query]} ({model.labels[split.labels[query]]}): {', '.join(guesses)}")
+    save_picture(predictions_picture(likeliest, split, model.labels), options.out)
+    print(options.out)
+    return 0
+
+
+def _test_images(dataset: Dataset) -> tuple[SplitName, Split]:
+    """The test images, or the validation images where there are none."""
+    return ("validation", dataset.validation) if dataset.test is None else ("test", dataset.test)
+
+
+def _spread(count: int, images: int) -> np.ndarray:
+    """Numbers of at most `count` images, int64, ascending."""
+    # 均匀取样，免得全来自第一个类
+    return np.unique(np.linspace(0, images - 1, min(count, images)).round().astype(np.int64))
 
 
 def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec, Dataset]:

@@ -107,7 +107,7 @@ def _checkpoint_folder(out: Path | None) -> Path | None:
 
 
 def _write_model(folder: Path, checkpoints: Path, config: TrainConfig, dataset: Dataset, last: EpochReport) -> None:
-    """Exports the trained network, ready for eval, kernels, neighbours, onnx and `load_model`."""
+    """Exports the trained network, ready for eval, kernels, neighbours, predictions, onnx and `load_model`."""
     from safetensors import SafetensorError
 
     from alexnet_core.training.checkpoint import latest_checkpoint, read_tensors
@@ -129,7 +129,7 @@ def _write_model(folder: Path, checkpoints: Path, config: TrainConfig, dataset: 
         raise CoreError(f"{folder} cannot be written: {reason_of(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    print(f"{folder}: ready for eval, kernels, neighbours, onnx and load_model")
+    print(f"{folder}: ready for eval, kernels, neighbours, predictions, onnx and load_model")
 
 
 def _checkpoint_to_resume(

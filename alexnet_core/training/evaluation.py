@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
@@ -173,8 +173,16 @@ def _log_probabilities(model: AlexNet, batch: Batch, views: int) -> torch.Tensor
     crop = model.spec.input_size
     if views == 1:
         return F.log_softmax(model(centre_views(batch, crop)), dim=1)
-    # 平均的是概率，不是 logits，也不是十次各自的判断（论文 4.1 节）
-    logits = [model(view) for view in ten_views(batch, crop)]
+    return mean_log_probabilities([model(view) for view in ten_views(batch, crop)])
+
+
+def mean_log_probabilities(logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns the logarithms of the mean of several class probabilities of the same images, float (B, classes).
+
+    Args:
+        logits: Each (B, classes), on one device; log-probabilities serve as well.
+    """
+    # 平均的是概率，不是 logits，也不是各自的判断（论文 4.1 节）
     mean = torch.stack([F.softmax(view, dim=1) for view in logits]).mean(dim=0)
     if bool((mean > 0).all()):
         return mean.log()

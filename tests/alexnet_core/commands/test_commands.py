@@ -22,6 +22,7 @@ from alexnet_core.configuration.named_networks import network, training_recipe
 from alexnet_core.configuration.train_config import PlateauSchedule, StepSchedule, TrainConfig
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import summarise_data
+from alexnet_core.trained.loaded_model import load_model
 from alexnet_core.training.checkpoint import is_final, latest_checkpoint
 from alexnet_core.training.train import train
 
@@ -247,7 +248,7 @@ def test_an_interrupted_command_goes_on(
 
     assert run("train", "--config", path, "--device", "cpu", "--out", out, "--resume") == 0
     *resumed, ready = capsys.readouterr().out.splitlines()
-    assert ready == f"{out}/model: ready for eval, kernels, neighbours, onnx and load_model"
+    assert ready == f"{out}/model: ready for eval, kernels, neighbours, predictions, onnx and load_model"
     assert run("train", "--config", path, "--device", "cpu") == 0
     undisturbed = capsys.readouterr().out.splitlines()
     assert [line.rsplit("  ", 1)[0] for line in resumed] == [line.rsplit("  ", 1)[0] for line in undisturbed]
@@ -396,12 +397,28 @@ def test_pictures_are_drawn_from_the_command_line(
     lines = printed.out.splitlines()
     assert [line.split(":")[0].split("/")[0] for line in lines[1:4]] == ["val", "val", "val"]
     assert all(line.count("train/") == 4 for line in lines[1:4])
-    for path in (kernels, neighbours):
+    bars = tmp_path / "bars.png"
+    arguments = ("predictions", "--model", export, "--dataset", picture_folder, "--device", "cpu")
+    assert run(*arguments, "--out", bars) == 0
+    shown = capsys.readouterr().out.splitlines()
+    loaded = load_model(export)
+    assert len(shown) == 9
+    for line in shown[-9:-1]:
+        image, _, guesses = line.partition(": ")
+        name, _, right = image.removesuffix(")").partition(" (")
+        assert name.split("/")[1] == right
+        expected = sorted(loaded.predict([picture_folder / name])[0].tolist(), reverse=True)[:5]
+        assert [float(guess.split()[1]) for guess in guesses.split(", ")] == pytest.approx(expected, abs=1e-4)
+    assert run(*arguments, "--out", tmp_path / "bars.nothing") == 2
+    assert "bars.nothing cannot be written" in capsys.readouterr().err
+    for path in (kernels, neighbours, bars):
         with Image.open(path) as picture:
             assert min(picture.size) > 20
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "prepare", "sanity", "kernels", "neighbours", "onnx"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "prepare", "sanity", "kernels", "neighbours", "predictions", "onnx"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(command, "--help")

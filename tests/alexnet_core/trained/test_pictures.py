@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from alexnet_core.configuration.named_networks import network
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet, initialise
+from alexnet_core.trained import prediction_bars
 from alexnet_core.trained.loaded_model import LoadedModel
 from alexnet_core.trained.pictures import kernels_picture, nearest_neighbours, neighbours_picture, save_picture
+from alexnet_core.trained.prediction_bars import likeliest_labels, predictions_picture
 from alexnet_core.training.evaluation import evaluate
 
 
@@ -68,6 +73,31 @@ def test_a_training_image_is_its_own_nearest_neighbour(model: LoadedModel, datas
     assert (tmp_path / "sub" / "picture.png").stat().st_size > 100
     with pytest.raises(CoreError, match="cannot be written"):
         save_picture(picture, tmp_path / "picture.nothing")
+
+
+def test_bars_are_the_softmax_of_the_network(model: LoadedModel, dataset: Dataset) -> None:
+    assert dataset.test is not None
+    queries = np.array([0, 3, 8, 19])
+    likeliest = likeliest_labels(model, dataset.test, queries)
+    centred = (dataset.test.images[queries].astype(np.float32) - dataset.mean_image)[:, 1:11, 1:11]
+    logits = model.network(torch.from_numpy(centred.transpose(0, 3, 1, 2))).detach().double().numpy()
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(likeliest.probabilities, -np.sort(-softmax, axis=1)[:, :5], rtol=1e-4)
+    np.testing.assert_allclose(likeliest.probabilities, np.take_along_axis(softmax, likeliest.classes, 1), rtol=1e-4)
+
+    # 画出来的条：长度是概率，只有正确的一条有自己的颜色
+    names = tuple(f"$a_{number}\x1b^ 猫" * number for number in range(6))
+    panel = Figure().subplots()
+    right = int(likeliest.classes[1, 2])
+    prediction_bars._bars(panel, likeliest, 1, right, list(names))
+    widths = [bar.get_width() for bar in panel.patches if isinstance(bar, Rectangle)]
+    np.testing.assert_allclose(widths, likeliest.probabilities[1])
+    colours = [to_hex(bar.get_facecolor()) for bar in panel.patches]
+    assert colours == [prediction_bars.RIGHT if rank == 2 else prediction_bars.OTHER for rank in range(5)]
+    picture = np.asarray(predictions_picture(likeliest, dataset.test, names))
+    for colour in (prediction_bars.OTHER, prediction_bars.RIGHT):
+        levels = [round(255 * level) for level in to_rgb(colour)]
+        assert (picture == levels).all(axis=2).sum() > 50
 
 
 def test_predict_takes_files_and_arrays(model: LoadedModel, dataset: Dataset, tmp_path: Path) -> None:
