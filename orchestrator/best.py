@@ -41,11 +41,11 @@ from orchestrator.output.fitting import fitting, print_text
 from orchestrator.output.rankings import Exported, RankedConfiguration, RankingDocument, StorageDocument, StoredKind
 from orchestrator.records import trial_record
 from orchestrator.records.checked_record import read_record
-from orchestrator.records.export import export
+from orchestrator.records.export import export, export_ensemble
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.retention import StoredFile, delete, stored_files, to_delete
 from orchestrator.statistics.limits import FEWEST_SEEDS
-from orchestrator.tables.ranking import COMPARABLE, finished_trials, median_trial, needed_weights, rank
+from orchestrator.tables.ranking import COMPARABLE, best_seeds, finished_trials, median_trial, needed_weights, rank
 from orchestrator.tables.tables import load_trials, update_tables
 from search_spaces.core_config import (
     ALEXNET,
@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         examples={
             "": "the ten best configurations of every data set",
             "--study lrn --export": "the winner of one study, into results/exports",
+            "--export DIR --ensemble 5": "the winner's five best seeds, and the command that averages them",
             "--prune": "weights that nothing needs any more; --prune --yes deletes them",
         },
     )
@@ -98,6 +99,13 @@ def _parser() -> argparse.ArgumentParser:
         const=DEFAULT_FOLDER,
         metavar="DIR",
         help="export the best configuration's seed of median error (default folder: results/exports/...)",
+    )
+    parser.add_argument(
+        "--ensemble",
+        type=natural,
+        metavar="N",
+        help="with --export: instead the N seeds of lowest validation error of that one configuration, into DIR/1 ... "
+        "DIR/N, to be averaged as the paper's table 2 does: the same network, other initialisations",
     )
     parser.add_argument(
         "--prune",
@@ -123,6 +131,7 @@ def _best(
     options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFrame, console: Console
 ) -> RankingDocument:
     """Shows the ranking, and exports the winner if asked to."""
+    _check_ensemble(options)
     candidates = finished_trials(trials, members, dataset=options.dataset, study=options.study)
     ranking = rank(candidates, members)
     if not ranking.height:
@@ -135,11 +144,25 @@ def _best(
         print_text(console, UNCONFIRMED_LAST)
     if (shown["seeds"] < FEWEST_SEEDS).any():
         print_text(console, FEW)
-    exported = None
+    exported, ensemble = None, tuple[Exported, ...]()
     if options.export is not None:
         _check_comparable(ranking)
-        exported = _export(options, ranking, candidates, cores, console)
-    return RankingDocument(configurations=ranked_configurations(shown, cores), exported=exported)
+        if options.ensemble is None:
+            exported = _export(options, ranking, candidates, cores, console)
+        else:
+            ensemble = _export_ensemble(options, ranking, candidates, cores, console)
+    configurations = ranked_configurations(shown, cores)
+    return RankingDocument(configurations=configurations, exported=exported, ensemble=ensemble)
+
+
+def _check_ensemble(options: argparse.Namespace) -> None:
+    """Refuses --ensemble where it means nothing."""
+    if options.ensemble is None:
+        return
+    if options.export is None or options.core is not None:
+        raise LabError("--ensemble goes with --export, without --core", exit_code=ExitCode.WRONG_USE)
+    if options.ensemble < 2:
+        raise LabError("--ensemble 1: an ensemble has two networks or more", exit_code=ExitCode.WRONG_USE)
 
 
 def ranked_configurations(ranking: pl.DataFrame, cores: Cores) -> tuple[RankedConfiguration, ...]:
@@ -198,6 +221,33 @@ def _export(
     line = f"check it: {f'python -m alexnet_core eval --model {place}' if core is ALEXNET else whole}"
     print_text(console, line)
     return Exported(key=key, folder=folder.resolve())
+
+
+def _export_ensemble(
+    options: argparse.Namespace, ranking: pl.DataFrame, candidates: pl.DataFrame, cores: Cores, console: Console
+) -> tuple[Exported, ...]:
+    """Exports the winner's seeds of lowest validation error, and prints how they are averaged."""
+    winner, count = ranking.row(0, named=True), options.ensemble
+    if cores[winner["core"], winner["core_version"]] is not ALEXNET:
+        raise LabError(
+            f"--ensemble is of AlexNets; the winner's core is {winner['core']}: export it without",
+            exit_code=ExitCode.WRONG_USE,
+        )
+    if winner["seeds"] < count:
+        raise LabError(
+            f"--ensemble {count}: the winner {winner['configuration'][:8]} has {counted(winner['seeds'], 'seed')}; "
+            "train more of its study with --seeds",
+            exit_code=ExitCode.NOTHING,
+        )
+    keys = best_seeds(candidates, winner["configuration"], count)
+    one = _default_folder(options.results, winner)
+    folder = one.with_name(f"{one.name}-ensemble") if options.export is DEFAULT_FOLDER else options.export
+    places = export_ensemble(options.results, keys, folder, force=options.force, ranking=winner)
+    line = f"exported {', '.join(keys)} (seeds of lowest validation error) to {folder}"
+    print_text(console, line)
+    models = " ".join(f"--model {shlex.quote(str(place))}" for place in places)
+    print_text(console, f"average them: python -m alexnet_core eval {models}")
+    return tuple(Exported(key=key, folder=place.resolve()) for key, place in zip(keys, places, strict=True))
 
 
 def _export_of_core(
@@ -263,7 +313,7 @@ def _prune(
     options: argparse.Namespace, trials: pl.DataFrame, members: pl.DataFrame, console: Console
 ) -> StorageDocument:
     """Shows what is stored and what would go, and deletes it if asked to."""
-    if not options.prune or options.export is not None or options.study or options.dataset:
+    if not options.prune or options.export is not None or options.ensemble or options.study or options.dataset:
         raise LabError(
             "--prune looks at the whole results folder, alone or with --yes and --force", exit_code=ExitCode.WRONG_USE
         )

@@ -46,7 +46,7 @@ class Exported(Frozen):
     """An export.
 
     Attributes:
-        key: The trial: the best configuration's seed of median error.
+        key: The trial: the best configuration's seed of median error, or one of an ensemble.
         folder: Where it lies.
     """
 
@@ -60,10 +60,12 @@ class RankingDocument(Document):
     Attributes:
         configurations: The first of each data set, the best first.
         exported: What `--export` has written; None without it.
+        ensemble: What `--export --ensemble` has written instead, the best seed first.
     """
 
     configurations: tuple[RankedConfiguration, ...]
     exported: Exported | None = None
+    ensemble: tuple[Exported, ...] = ()
 
 
 class StoredKind(Frozen):

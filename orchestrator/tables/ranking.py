@@ -127,3 +127,9 @@ def median_trial(finished: pl.DataFrame, configuration: str) -> str:
     seeds = finished.filter(pl.col("configuration") == configuration).sort("objective", "seed")
     middle = seeds.row((seeds.height - 1) // 2, named=True)
     return str(middle["key"])
+
+
+def best_seeds(finished: pl.DataFrame, configuration: str, count: int) -> tuple[str, ...]:
+    """Returns the keys of a configuration's seeds with the lowest objective, the best first."""
+    seeds = finished.filter(pl.col("configuration") == configuration).sort("objective", "seed")
+    return tuple(seeds["key"].head(count))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alexnet_core.__main__ import main as core
 from orchestrator.best import main
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
@@ -281,6 +282,47 @@ def test_the_seed_of_median_error_is_exported_not_the_luckiest(
     assert f"exported {middle}" in errors
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name], "nothing temporary is left"
+
+    # 集成：误差最低的种子，要么全有，要么全无
+    together = tmp_path / "together"
+    code, output, _ = best(capsys, results, "--export", str(together), "--ensemble", "2", "--json")
+    assert code == 0
+    ranked = [key for _, _, key in sorted((ends[key][1], seed, key) for seed, key in enumerate(keys))]
+    places = [{"key": key, "folder": str(together / str(place))} for place, key in enumerate(ranked[:2], start=1)]
+    assert json.loads(output)["ensemble"] == places
+    assert json.loads(output)["exported"] is None
+    code, output, _ = best(capsys, results, "--export", str(together), "--force", "--ensemble", "2")
+    command = output.splitlines()[-1].removeprefix("average them: python -m alexnet_core ").split()
+    assert core([*command, "--device", "cpu"]) == 0
+    assert "2 networks averaged: top-1 error" in capsys.readouterr().out
+    result = trial_record.read_result(results / "trials" / ranked[2])
+    assert result is not None
+    assert result.weights is not None
+    (results / "trials" / ranked[2] / result.weights).unlink()
+    code, line = refused(capsys, results, "--export", str(tmp_path / "three"), "--ensemble", "3")
+    assert code == 4
+    assert f"the weights of trial {ranked[2]} were not kept" in line
+    assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--ensemble", "2"], 2, "--ensemble goes with --export"),
+        (["--ensemble", "2", "--export", "--core", "walk"], 2, "without --core"),
+        (["--ensemble", "1", "--export"], 2, "two networks or more"),
+        (["--ensemble", "4", "--export"], 4, "has 3 seeds; train more of its study with --seeds"),
+        (["--ensemble", "2", "--prune"], 2, "--prune looks at the whole results folder"),
+    ],
+)
+def test_an_ensemble_that_cannot_be_is_one_line(
+    arguments: list[str], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in range(3):
+        put(tmp_path, make_config(seed), 18)
+    got, line = refused(capsys, tmp_path, *arguments)
+    assert got == code
+    assert message in line
 
 
 def test_best_works_on_a_read_only_folder_and_exports_elsewhere(
