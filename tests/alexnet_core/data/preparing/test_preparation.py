@@ -368,17 +368,28 @@ def test_damaged_arrays_are_not_trained_on(tmp_path: Path, file: str, damage: st
     path = tmp_path / "made" / file
     content = path.read_bytes()
     path.write_bytes(content[:128] + bytes(len(content) - 128) if damage == "zeroed" else content[:-100])
-    with pytest.raises(CoreError, match=rf"{file} .*; prepare the data anew"):
+    with pytest.raises(CoreError, match=rf"{file} .*; remove that folder and prepare the data anew"):
         load_dataset(spec_of(tmp_path / "made", 24, digest))
 
 
-def test_what_is_looked_at_of_a_large_array_reaches_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared_folder, "SAMPLE_BYTES", 5 * 12)
+@pytest.mark.parametrize("damaged", [0, 1, 500, 998, 999])
+def test_a_damaged_stretch_of_a_large_array_is_found_wherever_it_lies(damaged: int) -> None:
+    """Zeros over a two-hundredth of the images."""
+    images = np.random.default_rng(0).integers(1, 256, (1000, 40, 40, 3), dtype=np.uint8)
+    digest = prepared_folder.sample_digest(images)
+    first = max(0, damaged - 5)
+    images[first : first + 5] = 0
+    assert prepared_folder.sample_digest(images) != digest
+
+
+def test_the_middle_of_evenly_spaced_images_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared_folder, "SAMPLED_IMAGES", 5)
+    monkeypatch.setattr(prepared_folder, "SAMPLED_BYTES", 4)
     images = np.arange(100 * 12, dtype=np.int64).astype(np.uint8).reshape(100, 2, 2, 3)
-    rows = [0, 25, 50, 74, 99]
-    assert prepared_folder.sample_digest(images) == hashlib.sha256(images[rows].tobytes()).hexdigest()
-    assert prepared_folder.sample_digest(images[:3]) == hashlib.sha256(images[:3].tobytes()).hexdigest()
-    assert prepared_folder.sample_digest(images[:1]) == hashlib.sha256(images[:1].tobytes()).hexdigest()
+    middle = images.reshape(100, 12)[:, 4:8]
+    assert prepared_folder.sample_digest(images) == hashlib.sha256(middle[[0, 25, 50, 74, 99]].tobytes()).hexdigest()
+    assert prepared_folder.sample_digest(images[:3]) == hashlib.sha256(middle[:3].tobytes()).hexdigest()
+    assert prepared_folder.sample_digest(images[:1, :1, :1]) == hashlib.sha256(images[0, 0, 0].tobytes()).hexdigest()
 
 
 def test_names_that_are_not_utf8_and_what_is_no_file_are_named(tmp_path: Path) -> None:
