@@ -35,7 +35,7 @@ from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.plan_file import plan_on_record, read_plan
 from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, study_folder
-from orchestrator.reporting.check import found_differences, is_worded_otherwise
+from orchestrator.reporting.check import Checked, check_report
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import PAGE, write_report
@@ -51,10 +51,12 @@ class CheckedReport(Frozen):
     Attributes:
         study: Name of its folder.
         differences: What the records do not bear out, a line for each; none for an honest report.
+        by_sums_alone: What cannot be made again here, so that of it only the sums were compared, a line for each.
     """
 
     study: str
     differences: tuple[str, ...]
+    by_sums_alone: tuple[str, ...] = ()
 
 
 class ChecksDocument(Document):
@@ -151,26 +153,27 @@ def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
     folders = _folders_on_record(options) if options.paper else [_folder(options)]
     checked = []
     for folder in folders:
-        lines = _differences(folder, options)
-        checked.append(CheckedReport(study=folder.name, differences=tuple(lines)))
-        verdict = "differs from its records" if lines else "every verdict is what the records say"
-        if not lines and is_worded_otherwise(folder):
-            verdict += "; an earlier version worded it: of its texts only the sums were checked"
-        for line in (f"{folder.name}: {verdict}", *(f"  {line}" for line in lines)):
+        differences, by_sums_alone = _checked(folder, options)
+        checked.append(
+            CheckedReport(study=folder.name, differences=tuple(differences), by_sums_alone=tuple(by_sums_alone))
+        )
+        verdict = "differs from its records" if differences else "every verdict is what the records say"
+        notes = (f"note: {line}" for line in by_sums_alone)
+        for line in (f"{folder.name}: {verdict}", *(f"  {line}" for line in (*differences, *notes))):
             print_text(console, line)
     differs = any(report.differences for report in checked)
     return ChecksDocument(checked=tuple(checked), exit_code=ExitCode.SOME_FAILED if differs else ExitCode.DONE)
 
 
-def _differences(folder: Path, options: argparse.Namespace) -> list[str]:
+def _checked(folder: Path, options: argparse.Namespace) -> Checked:
     try:
         with one_line_errors():
-            return found_differences(folder, options.results)
+            return check_report(folder, options.results)
     except LabError as error:
         # 查多个研究时，一个查不了不挡住其余的
         if not options.paper:
             raise
-        return [str(error)]
+        return Checked([str(error)], [])
 
 
 def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 from pydantic import ValidationError
@@ -16,28 +16,56 @@ from pydantic import ValidationError
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.judging.answer import WORDING, Answer, Compared
+from orchestrator.judging.answer import Answer, Compared
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
 from orchestrator.records.trial_record import listed
 from orchestrator.reporting.check_sources import changed_keys, changed_looks, changed_members, changed_trials
 from orchestrator.reporting.conclude import judged_material
-from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, TEXT, data_files, shown_files
-from orchestrator.reporting.material import Details, Material, Provenance, details, sha256, sha256_of
+from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, data_files, figure_files, table_files, text_files
+from orchestrator.reporting.material import (
+    OF_CORE,
+    PRIVATE,
+    Details,
+    Material,
+    Provenance,
+    RecordUsed,
+    details,
+    sha256,
+    sha256_of,
+)
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS, TRIAL_COLUMNS, as_text, member_rows
 from orchestrator.tables.tables import TrialTables, read_table, record_stamps, rows_from_records
 from search_spaces.study import load_study, study_names
 
+if TYPE_CHECKING:
+    from orchestrator.reporting.figures.style import Picture
+
 # 比较判据时看这几项；其余的差别合成一句
 JUDGED = ("word", "n", "mean", "difference", "interval", "interval_level", "p", "adjusted_p", "claimed_points")
+# provenance.json 里由计划和记录算得出的
+FACTS = ("command", "data", "first_started", "last_finished", "trials", "hours", "gpu_hours", "idle_gpu_hours")
 MOST_CELLS = 20
+KERNELS = "figures/kernels.png"
 # 旧版把一个也写成复数：那不是改过
 _ONE_OF_MANY = re.compile(rb"(?<![\w.,])1 ((?:complete |such |fresh )?(?:seed|epoch|point))s\b(?: (say)\b)?")
 
 
-def found_differences(folder: Path, results: Path) -> list[str]:
-    """Returns a line for each thing in a report that the records do not bear out; none for an honest report.
+class Checked(NamedTuple):
+    """What a check has found.
+
+    Attributes:
+        differences: A line for each thing in a report that the records do not bear out; none for an honest report.
+        by_sums_alone: A line for each thing that cannot be made again here: of it only the sums were compared.
+    """
+
+    differences: list[str]
+    by_sums_alone: list[str]
+
+
+def check_report(folder: Path, results: Path) -> Checked:
+    """Makes a report again from its records, and compares.
 
     Args:
         folder: The study's folder.
@@ -57,7 +85,8 @@ def found_differences(folder: Path, results: Path) -> list[str]:
     table = epochs if on_disk is None else on_disk
     shown = sorted(set(table["key"]).intersection(keys))
     again = judged_material(plan, plan_file, folder, results, TrialTables(trials, members), epochs=epochs)
-    return [
+    files = _checked_files(folder, again, results, made_again=answer.wording == again.answer.wording)
+    differences = [
         *_changed_records(source, results),
         *changed_trials(results, source),
         *_changed_plan(plan, folder, source, answer),
@@ -75,13 +104,9 @@ def found_differences(folder: Path, results: Path) -> list[str]:
         *_changed_rows("epochs.parquet", table, epochs, pl.col("key").is_in(shown), ("key", "epoch")),
         *_changed_provenance(source, again.provenance),
         *_changed_answer(answer, _worded_as(answer, again.answer), sorted({*keys} - {*trials["key"]})),
-        *_changed_files(folder, again, results, made_again=answer.wording == again.answer.wording),
+        *files.differences,
     ]
-
-
-def is_worded_otherwise(folder: Path) -> bool:
-    """Returns whether an earlier version worded a report, so that only the sums of its texts can be checked."""
-    return _reported(folder)[0].wording != WORDING
+    return Checked(differences, files.by_sums_alone)
 
 
 def _worded_as(before: Answer, now: Answer) -> Answer:
@@ -154,8 +179,8 @@ def _changed_table(results: Path, records: pl.DataFrame) -> Iterator[str]:
     for record in records.filter(~pl.col("key").is_in(lacking)).iter_rows(named=True):
         row = rows[record["key"]]
         for column, value in record.items():
-            # 文件复制到别处，时间戳就变了，内容没变；与别的 core 同名的字段，整张表里可以是文本
-            if column != "record_stamp" and _differ(row.get(column), value) and named < MOST_CELLS:
+            # 文件复制到别处，时间戳就变了，内容没变；曲线在记录那里点名；与别的 core 同名的字段，整张表里可以是文本
+            if column not in ("record_stamp", "curve") and _differ(row.get(column), value) and named < MOST_CELLS:
                 named += 1
                 yield f"trials.parquet, {record['key']}, {column}: {row.get(column)!r}, in the record {value!r}"
 
@@ -192,11 +217,36 @@ def _changed_rows(
 
 
 def _changed_provenance(before: Provenance, now: Provenance) -> Iterator[str]:
-    """Trials that the answer rests on and `provenance.json` does not name: nothing of them would be checked."""
-    named = {(record.phase, record.arm, record.seed, record.key) for record in before.records}
-    lacking = [record for record in now.records if (record.phase, record.arm, record.seed, record.key) not in named]
+    """What `provenance.json` says otherwise than plan and records; a trial that it does not name would not be checked.
+
+    Earlier versions noted less of a trial: what they did not note is not compared.
+    """
+    named, known = ({_identity(record): record for record in source.records} for source in (before, now))
+    lacking = [f"{record.arm} seed {record.seed}" for identity, record in known.items() if identity not in named]
     if lacking:
-        yield f"{PROVENANCE} lacks {listed([f'{record.arm} seed {record.seed}' for record in lacking])}"
+        yield f"{PROVENANCE} lacks {listed(lacking)}"
+    for identity, record in named.items():
+        noted, attempts = record.attempts_sha256, known.get(identity, record).attempts_sha256
+        if noted is not None and noted != attempts:
+            yield f"record {record.key} ({record.arm} seed {record.seed}): attempts.jsonl was changed after the report"
+    # 少了记录，时数与时间自然不同，上面已点过名
+    if named.keys() == known.keys():
+        yield from _changed_facts(before, now)
+
+
+def _identity(record: RecordUsed) -> tuple[str, str, int, str]:
+    return record.phase, record.arm, record.seed, record.key
+
+
+def _changed_facts(before: Provenance, now: Provenance) -> Iterator[str]:
+    for name in FACTS:
+        if (told := getattr(before, name)) != (fact := getattr(now, name)):
+            yield f"{PROVENANCE}, {name.replace('_', ' ')}: {told!r} in the report, {fact!r} from plan and records"
+    # 旧版没有藏起机器的名字
+    told = {name: values for name, values in before.environment.items() if f"env_{name}" not in PRIVATE}
+    changed = sorted(name for name in {*told, *now.environment} if told.get(name) != now.environment.get(name))
+    if changed:
+        yield f"{PROVENANCE}: the environment differs from the records in {', '.join(changed)}"
 
 
 def _changed_answer(before: Answer, now: Answer, not_counted: Sequence[str]) -> Iterator[str]:
@@ -244,40 +294,92 @@ def _plain(answer: Answer) -> dict[str, Any]:
     return plain
 
 
-def _changed_files(folder: Path, again: Material, results: Path, *, made_again: bool) -> Iterator[str]:
-    """Files that are not as they were written, and tables that the records would write otherwise.
+def _checked_files(folder: Path, again: Material, results: Path, *, made_again: bool) -> Checked:
+    """Compares the files of a report with their sums, and with what the records would write.
 
     Args:
         folder: The study's folder.
         again: What the records say.
         results: The results folder.
-        made_again: Whether the texts are worded as today, so that they can be compared.
+        made_again: Whether texts and figures are those of today, so that they can be compared.
     """
-    written = {}
-    for line in (folder / SUMS).read_text().splitlines() if (folder / SUMS).is_file() else ():
-        digest, _, name = line.partition("  ")
-        written[name] = digest
-    if not written:
-        yield f"{SUMS} is gone, so that an edit of the report's files cannot be told"
-    edited = {
-        name
-        for name, digest in written.items()
-        if not (folder / name).is_file() or sha256((folder / name).read_bytes()) != digest
-    }
-    shown = shown_files(again, _with_kernels(details(again, results, folder), folder))
-    listed_nowhere = sorted({*shown, *data_files(again)} - written.keys()) if written else []
-    if listed_nowhere:
-        yield f"{SUMS} has no sum of {listed(listed_nowhere)}, so that an edit there cannot be told"
-    # 图随 matplotlib 的版本而变，网页里有图：只有文字与表格能逐字节重算
-    texts = (TEXT, ".tex") if made_again else ()
-    same_bytes = {name for name in shown if name.endswith((".csv", *texts))}
+    # matplotlib 要 1.5 秒，只有要查才加载
+    from orchestrator.reporting.figures.gallery import gallery
+
+    read = details(again, results, folder)
+    drawn = gallery(again, _with_kernels(read, folder))
+    figures, tables = figure_files(drawn), table_files(again, read)
+    pages = [text_files(again, pictures) for pictures in (drawn, _as_on_disk(drawn, folder))]
+    written = _sums(folder)
+    shown = {*figures, *tables, *pages[0]}
+    differences = [] if written else [f"{SUMS} is gone, so that an edit of the report's files cannot be told"]
+    unsummed = sorted({*shown, *data_files(again)} - written.keys()) if written else []
+    if unsummed:
+        differences.append(f"{SUMS} has no sum of {listed(unsummed)}, so that an edit there cannot be told")
+    edited = {name for name, digest in written.items() if sha256_of(folder / name) != digest}
     edited |= {name for name in shown if not (folder / name).is_file()}
-    edited |= {name for name in same_bytes - edited if _worded((folder / name).read_bytes()) != _worded(shown[name])}
-    # Parquet 的字节随 polars 的版本而变，行不变
-    frames = {name for name in shown if name.endswith(".parquet")} - edited
-    edited |= {name for name in frames if not _has_rows(folder / name, shown[name])}
-    for name in sorted(edited):
-        yield f"{name} is not what the records say"
+    texts = [{**tables, **page} for page in pages]
+    edited |= {name for name in texts[0].keys() - edited if not _is_one_of(folder, name, texts, made_again)}
+    if made_again:
+        not_drawn = _not_drawn(read)
+        redrawn, by_sums_alone = _redrawn(folder, {n: drawn for n, drawn in figures.items() if n not in not_drawn})
+        edited |= redrawn
+    else:
+        by_sums_alone = ["an earlier version worded it: of its texts and figures only the sums were checked"]
+    if read.kernels is None and KERNELS in figures:
+        by_sums_alone.append(f"{KERNELS}: the weights that it was drawn from are gone: only its sum was checked")
+    return Checked(differences + [f"{name} is not what the records say" for name in sorted(edited)], by_sums_alone)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """The sums that the report was written with, by file."""
+    lines = (folder / SUMS).read_text().splitlines() if (folder / SUMS).is_file() else []
+    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+
+def _as_on_disk(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
+    """The figures as their files are: the page holds them, however matplotlib would draw them today."""
+
+    def read(name: str, drawn: bytes) -> bytes:
+        path = folder / "figures" / name
+        return path.read_bytes() if drawn and path.is_file() else drawn
+
+    both = ((one, read(f"{one.name}.png", one.png), read(f"{one.name}.svg", one.svg)) for one in pictures)
+    return [one._replace(png=png, svg=svg) for one, png, svg in both]
+
+
+def _is_one_of(folder: Path, name: str, versions: Sequence[Mapping[str, bytes]], made_again: bool) -> bool:
+    """Whether a text or a table of the report is as it would be written; texts of another wording are taken as such."""
+    if name.endswith(".parquet"):
+        # Parquet 的字节随 polars 的版本而变，行不变
+        return _has_rows(folder / name, versions[0][name])
+    if not made_again and not name.endswith(".csv"):
+        return True
+    return _worded((folder / name).read_bytes()) in [_worded(files[name]) for files in versions]
+
+
+def _not_drawn(read: Details) -> set[str]:
+    """Figures that are not drawn from numbers here: a core's, and kernels whose weights are gone."""
+    own = {f"figures/{OF_CORE}{name}.png" for name in read.pictures}
+    return own if read.kernels is not None else {*own, KERNELS}
+
+
+def _redrawn(folder: Path, drawn: Mapping[str, bytes]) -> tuple[set[str], list[str]]:
+    """The figures that were edited, and a line where they cannot be told from those of another matplotlib."""
+    edited: set[str] = set()
+    by_sums_alone = []
+    for kind in (".svg", ".png"):
+        names = {name for name in drawn if name.endswith(kind) and (folder / name).is_file()}
+        alike = {name for name in names if (folder / name).read_bytes() == drawn[name]}
+        # 有一张画得逐字节相同，画图的就是同一版：其余的也该相同
+        if alike:
+            edited |= names - alike
+        elif names:
+            by_sums_alone.append(
+                f"the {kind[1:].upper()} figures are drawn otherwise here (another matplotlib, or all were edited): "
+                "only their sums were checked"
+            )
+    return edited, by_sums_alone
 
 
 def _worded(content: bytes) -> bytes:
@@ -295,5 +397,5 @@ def _has_rows(path: Path, content: bytes) -> bool:
 
 def _with_kernels(read: Details, folder: Path) -> Details:
     """The details with the picture of the kernels in the report, where the weights have been deleted since."""
-    drawn = folder / "figures" / "kernels.png"
+    drawn = folder / KERNELS
     return read if read.kernels is not None or not drawn.is_file() else replace(read, kernels=drawn.read_bytes())

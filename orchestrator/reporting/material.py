@@ -33,7 +33,7 @@ from search_spaces.trial import PlannedTrial
 PRIVATE = {"env_host", "env_node", "env_pid", "env_slot", "env_worker_memory_mb", "env_epochs_before"}
 HOUR = 3600.0
 # 别的 core 在训练结束时画的
-PICTURES = "pictures"
+PICTURES, OF_CORE = "pictures", "core-"
 logger = logging.getLogger(__name__)
 
 
@@ -45,6 +45,7 @@ class RecordUsed(Frozen):
         views: In how many views it was evaluated for the answer.
         evaluation_sha256: Of the record of that evaluation; None with one view, which is in `result.json`.
         epochs_sha256: Of its `epochs.jsonl`, where the answer is about times to a threshold, which are read from there.
+        attempts_sha256: Of the lines of `attempts.jsonl` up to its last attempt; evaluations add further ones.
     """
 
     arm: str
@@ -57,6 +58,8 @@ class RecordUsed(Frozen):
     views: int = 1
     evaluation_sha256: str | None = None
     epochs_sha256: str | None = None
+    # 旧报告没有记：没有就不写
+    attempts_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
 
 
 class Provenance(Frozen):
@@ -378,7 +381,20 @@ def _records(results: Path, used: pl.DataFrame, plan_file: PlanFile) -> tuple[Re
             "views": arm_views,
             "evaluation_sha256": sha256_of(evaluation_path(folder, arm_views)),
             "epochs_sha256": sha256_of(folder / "epochs.jsonl") if timed else None,
+            "attempts_sha256": _attempts_sha256(folder, row["attempts"]),
         }
 
-    rows = used.select("arm", "seed", "phase", "key", "state", "message").sort("phase", "seed", "arm", "key")
-    return tuple(RecordUsed(**row, sha256=hashes[row["key"]], **seen(row)) for row in rows.iter_rows(named=True))
+    columns = ("arm", "seed", "phase", "key", "state", "message")
+    rows = used.select(*columns, "attempts").sort("phase", "seed", "arm", "key")
+    return tuple(
+        RecordUsed(**{name: row[name] for name in columns}, sha256=hashes[row["key"]], **seen(row))
+        for row in rows.iter_rows(named=True)
+    )
+
+
+def _attempts_sha256(folder: Path, attempts: int) -> str | None:
+    path = folder / "attempts.jsonl"
+    if not path.is_file():
+        return None
+    lines = [line for line in path.read_bytes().split(b"\n") if line.strip()]
+    return sha256(b"\n".join(lines[:attempts]))

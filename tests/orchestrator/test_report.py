@@ -23,6 +23,7 @@ from orchestrator.records.layout import trial_folder
 from orchestrator.records.looks_file import read_looks
 from orchestrator.records.trial_record import join_members
 from orchestrator.report import main
+from orchestrator.reporting.figures import style
 from orchestrator.running.workers.slot_loop import _share
 from orchestrator.tables.tables import update_tables
 from search_spaces.study import load_study
@@ -171,11 +172,27 @@ def take_out_of_sums(results: Path) -> None:
     )
 
 
-def edit_with_its_sum(results: Path) -> None:
-    folder = results / "studies" / "lrn"
-    before = hashlib.sha256((folder / "report.md").read_bytes()).hexdigest()
-    edit("report.md", "supports", "contradicts")(results)
-    edit("SHA256SUMS", before, hashlib.sha256((folder / "report.md").read_bytes()).hexdigest())(results)
+def edit_with_its_sum(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def edited(results: Path) -> None:
+        path = results / "studies" / "lrn" / name
+        before = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit(name, old, new)(results)
+        edit("SHA256SUMS", before, hashlib.sha256(path.read_bytes()).hexdigest())(results)
+
+    return edited
+
+
+def edit_a_png_with_its_sum(results: Path) -> None:
+    path = results / "studies" / "lrn" / "figures" / "seeds.png"
+    before = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.write_bytes((path.parent / "curves.png").read_bytes())
+    edit("SHA256SUMS", before, hashlib.sha256(path.read_bytes()).hexdigest())(results)
+
+
+def edit_an_attempt(results: Path) -> None:
+    path = second_record(results) / "attempts.jsonl"
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "at": "2020-01-01T00:00:00+00:00"}) + "\n")
 
 
 def swap_members(results: Path) -> None:
@@ -274,7 +291,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit("report.md", "supports", "contradicts"), r"report.md is not what the records say"),
     (edit("report.html", "supports the", "contradicts the"), r"report.html is not what the records say"),
     (take_out_of_sums, r"SHA256SUMS has no sum of report.md, so that an edit there cannot be told"),
-    (edit_with_its_sum, r"report.md is not what the records say"),
+    (edit_with_its_sum("report.md", "supports", "contradicts"), r"report.md is not what the records say"),
     (swap_members, r"members.jsonl, as_run seed 0: trial \w{20} is no_lrn seed 0 in plan.json"),
     (drop_member, r"members.jsonl lacks baseline seed 0"),
     (swap_plan, r"plan.json, as_run seed 0: trial \w{20}, its configuration is that of trial \w{20}"),
@@ -289,7 +306,10 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (add_row, r"trials.parquet, 0{20}: there is no such record"),
     (drop_row, r"trials.parquet lacks \w{20}\n$"),
     (cut_record, r"(?m)^  epochs.parquet, \w{20}, 11 epochs: the table differs from the records\n  complete seeds"),
-    (delete_epochs, r"(?m)records\n  epochs.parquet, \w{20}, 11 epochs: the table differs from the records\n  [^e]"),
+    (
+        delete_epochs,
+        r"(?m)epochs.jsonl is missing\n  epochs.parquet, \w{20}, 11 epochs: the table differs from the records\n  [^e]",
+    ),
     (swap_configs, r"its configuration is that of trial \w{20}"),
     (change_weights, r"record \w{20}: checkpoint/\S+ is not the file that was recorded"),
     (edit("answer.json", '"word": "supports"', '"word": "contradicts"'), r"verdict on no_lrn: word 'contradicts' in"),
@@ -355,6 +375,52 @@ def test_an_edited_record_margin_or_table_is_named(
 
 
 @pytest.mark.slow
+def test_edits_are_named_although_their_sums_were_edited_too(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change in (
+        edit_with_its_sum("report.html", "supports the", "contradicts the"),
+        edit_with_its_sum("figures/seeds.svg", "no_lrn", "as_run"),
+        edit_a_png_with_its_sum,
+        edit_with_its_sum("provenance.json", "--study lrn", "--study lrn --seeds 8"),
+        edit_with_its_sum("provenance.json", '"hours": 0.00666', '"hours": 0.10666'),
+        edit_with_its_sum("provenance.json", '"torch": [\n   "2"', '"torch": [\n   "9"'),
+        edit_an_attempt,
+    ):
+        change(results)
+    capsys.readouterr()
+    assert report(results, "--study", "lrn", "--check") == 1
+    first, *named = capsys.readouterr().out.splitlines()
+    assert first == "lrn: differs from its records"
+    told, known = (rf"python -m .* --study lrn{more} --set .training.epochs=a b." for more in (" --seeds 8", ""))
+    expected = [
+        r"record \w{20} \(no_lrn seed 0\): attempts.jsonl was changed after the report",
+        rf"provenance.json, command: .{told}. in the report, .{known}. from plan and records",
+        r"provenance.json, hours: 0.10666\d+ in the report, 0.00666\d+ from plan and records",
+        r"provenance.json: the environment differs from the records in torch",
+        r"figures/seeds.png is not what the records say",
+        r"figures/seeds.svg is not what the records say",
+        r"report.html is not what the records say",
+    ]
+    assert len(named) == len(expected)
+    for line, pattern in zip(named, expected, strict=True):
+        assert re.fullmatch(f"  {pattern}", line), line
+
+
+@pytest.mark.slow
+def test_figures_of_another_matplotlib_are_said_to_be_checked_by_their_sums_alone(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 另一版画得处处不同：换一个随机盐，每张 SVG 的 id 都变了
+    drawn = style._svg
+    monkeypatch.setattr(style, "_svg", lambda figure: drawn(figure).replace(b"figure_1", b"figure_2"))
+    assert report(results, "--study", "lrn", "--check", "--json") == 0
+    (checked,) = json.loads(capsys.readouterr().out)["checked"]
+    assert checked["differences"] == []
+    only = "only their sums were checked"
+    note = f"the SVG figures are drawn otherwise here (another matplotlib, or all were edited): {only}"
+    assert checked["by_sums_alone"] == [note]
+
+
+@pytest.mark.slow
 def test_a_record_that_is_gone_is_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = plan_on_record(results / "studies" / "lrn")[1].trials[0].key
     shutil.rmtree(trial_folder(results, key))
@@ -373,7 +439,7 @@ def curve(reached: int) -> list[EpochReport]:
 def test_edited_epochs_of_a_time_to_a_threshold_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = make_plan(load_study("activation"), 8)
     for trial in plan.trials:
-        key = put(tmp_path, trial.config, epochs=25)
+        key = put(tmp_path, trial.config, 5, test_wrong=None, epochs=25)
         trial_record.rewrite_epochs(trial_folder(tmp_path, key), curve(4 + trial.seed % 2 + 4 * (trial.arm == "tanh")))
     folder = tmp_path / "studies" / "activation"
     write_plan(folder, plan, ["ablate.py"])

@@ -11,9 +11,7 @@ from orchestrator.reporting.figures.seeds import seeds_figure
 from orchestrator.reporting.figures.slices import slices_figure
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.figures.waterfall import waterfall_figure
-from orchestrator.reporting.material import Details, Material
-
-OF_CORE = "core-"
+from orchestrator.reporting.material import OF_CORE, Details, Material
 
 
 def gallery(material: Material, details: Details) -> tuple[Picture, ...]:

@@ -38,7 +38,7 @@ from orchestrator.planning.retuning import (
 from orchestrator.planning.work_left import WorkLeft, retuning_left
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialResult, TrialState
-from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.check import check_report
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.request import Store
 from orchestrator.running.progress import Progress
@@ -231,7 +231,7 @@ def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
     report = (folder / "report.md").read_text()
     assert remark.replace("_", "\\_") in report
     assert "there is no verdict with each arm's best" in report
-    assert found_differences(folder, tmp_path) == []
+    assert check_report(folder, tmp_path).differences == []
 
 
 def test_the_other_arms_are_compared_retuned_where_one_has_no_best_value(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_both_verdicts_come_from_the_records_alone_and_a_second_run_trains_nothi
     retuned = pl.read_parquet(folder / "tables" / "retuned.parquet")
     assert retuned["word"].to_list() == ["baseline", f"identical in {SEEDS} seeds"]
     assert pl.read_parquet(folder / "tables" / "tuning.parquet").filter(pl.col("chosen")).height == 2
-    assert found_differences(folder, tmp_path) == []
+    assert check_report(folder, tmp_path).differences == []
     # 再来一次：什么都不训练，判据不变，也没有多看一次
     looks = json.loads((folder / "plan.json").read_text())["looks"]
     assert main([*command, *results]) == 0
@@ -333,7 +333,7 @@ def test_the_baseline_against_itself_has_its_own_seeds_and_says_the_noise_floor(
     assert list(other["errors"].values()) == wrong[SEEDS:]
     assert other["word"] in ("inconclusive", "equivalent")
     assert not (tmp_path / "studies" / "pooling").exists()
-    assert found_differences(tmp_path / "studies" / "pooling-null", tmp_path) == []
+    assert check_report(tmp_path / "studies" / "pooling-null", tmp_path).differences == []
 
 
 @pytest.mark.parametrize(

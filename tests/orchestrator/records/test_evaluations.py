@@ -33,7 +33,7 @@ from orchestrator.records.evaluations import (
 )
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, join_members, read_result
-from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.check import check_report
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Question, Request, Store
 from orchestrator.running.agenda import Agenda, PlannedStudy
@@ -125,10 +125,10 @@ def test_a_report_rests_on_the_evaluations_too_and_an_edited_one_fails_the_check
     join_members(tmp_path, "views", plan.dataset, plan.trials)
     content = write_plan(folder, plan, ["ablate"])
     conclude(plan, tmp_path, folder, content, Console(file=StringIO()))
-    assert found_differences(folder, tmp_path) == []
+    assert check_report(folder, tmp_path).differences == []
     path = tmp_path / "trials" / plan.trials[0].key / "evaluations" / "10.json"
     path.write_text(path.read_text().replace('"top1_errors": 24', '"top1_errors": 23'))
-    differences = found_differences(folder, tmp_path)
+    differences = check_report(folder, tmp_path).differences
     assert f"record {plan.trials[0].key} (ten seed 0): its evaluation was changed after the report" in differences
     assert any("one" in line for line in differences)
 

@@ -18,7 +18,7 @@ from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import add_look, plan_on_record, write_plan
 from orchestrator.records import trial_record
-from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.check import check_report
 from orchestrator.reporting.conclude import _own_points, conclude
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, write_confirmation
 from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory, arms_in_space, read_ended
@@ -90,13 +90,13 @@ def test_a_confirmed_study_passes_its_check_also_as_a_copy_and_an_edited_confirm
     answer = conclude(plan, results, folder, content, Console(file=StringIO())).answer
     assert answer.confirmation is not None
     assert answer.confirmation.seeds == (2000, 2001, 2002, 2003)
-    assert found_differences(folder, results) == []
+    assert check_report(folder, results).differences == []
     copy = shutil.copytree(results, tmp_path / "copy", copy_function=shutil.copyfile)
-    assert found_differences(copy / "studies" / "lrn", copy) == []
+    assert check_report(copy / "studies" / "lrn", copy).differences == []
     fresh = confirmation_trials(plan, confirmation)[1]
     result = copy / "trials" / fresh.key / "result.json"
     result.write_text(result.read_text().replace('"top1_errors": ', '"top1_errors": 1', 1))
-    named = found_differences(copy / "studies" / "lrn", copy)
+    named = check_report(copy / "studies" / "lrn", copy).differences
     assert f"record {fresh.key} ({fresh.arm} seed 2000): result.json was changed after the report" in named
 
 
@@ -108,18 +108,18 @@ def test_edited_epochs_and_memberships_fail_the_check(tmp_path: Path) -> None:
     trial_record.join_members(tmp_path, "lrn", "digits", plan.trials)
     folder = tmp_path / "studies" / "lrn"
     conclude(plan, tmp_path, folder, write_plan(folder, plan, ["ablate"]), Console(file=StringIO()))
-    assert found_differences(folder, tmp_path) == []
+    assert check_report(folder, tmp_path).differences == []
     epochs = tmp_path / "trials" / plan.trials[0].key / "epochs.jsonl"
     whole = epochs.read_text()
     epochs.write_text(whole.replace('"learning_rate": 0', '"learning_rate": 1', 1))
     assert epochs.read_text() != whole
-    (line,) = found_differences(folder, tmp_path)[:1]
+    (line,) = check_report(folder, tmp_path).differences[:1]
     assert line == f"epochs.parquet, {plan.trials[0].key} epoch 1: the records differ from the table"
     epochs.write_text(whole)
     table = tmp_path / "tables" / "members.parquet"
     members = pl.read_parquet(table)
     members.filter(pl.col("arm") != "no_lrn").write_parquet(table)
-    named = found_differences(folder, tmp_path)
+    named = check_report(folder, tmp_path).differences
     assert "members.parquet, no_lrn, 8 seeds: the records differ from the table" in named
 
 
