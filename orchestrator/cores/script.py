@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +27,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 
 from orchestrator.cores.contract import ContractError, Core, Metric, Run
+from orchestrator.cores.script_reports import Gap, ReportNumbers, Tail, earlier_reports, parsed
 from search_spaces.errors import StudyError
 from search_spaces.script import PLACEHOLDER, Script, switch_name
 from search_spaces.yaml_file import load_model
@@ -142,8 +143,8 @@ def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], 
         started = _Started(script.model_copy(update={"command": filled_in}), folder, place, run)
         goes_on = any(checkpoint.iterdir())
         try:
-            yield from _run(started, _Numbers(run, _earlier(started.files)))
-        except _Gap as gap:
+            yield from _run(started, ReportNumbers(run, earlier_reports(started.files)))
+        except Gap as gap:
             if not goes_on:
                 raise
             # 检查点写下了，报告没来得及：缺的数补不出来，只有重来才是真的
@@ -151,11 +152,7 @@ def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], 
             run.begin_again()
             shutil.rmtree(checkpoint)
             checkpoint.mkdir()
-            yield from _run(started, _Numbers(run, {}))
-
-
-class _Gap(ContractError):
-    """The reports before the first one of an attempt are missing."""
+            yield from _run(started, ReportNumbers(run, {}))
 
 
 @dataclass(frozen=True)
@@ -180,16 +177,16 @@ class _Started:
         return self.place / OUTPUT, self.place / REPORTS
 
 
-def _run(started: _Started, numbers: _Numbers) -> Iterator[dict[str, float]]:
+def _run(started: _Started, numbers: ReportNumbers) -> Iterator[dict[str, float]]:
     """Runs the script once and yields what is new of its reports."""
     run, command, ended = started.run, started.script.command, started.place / ENDED
     had_ended = ended.exists()
     # 启动之前就记下读到哪里：快的程序一启动就写完了
-    tails = [_Tail(path) for path in started.files]
+    tails = [Tail(path) for path in started.files]
     process = _process_of(command, started.folder, *started.files)
     try:
         for line in _lines(process, tails, run):
-            report = _parsed(line)
+            report = parsed(line)
             if report is None:
                 run.log(line)
                 continue
@@ -207,7 +204,7 @@ def _run(started: _Started, numbers: _Numbers) -> Iterator[dict[str, float]]:
         example = json.dumps({"report": 1, **dict.fromkeys(started.script.metrics, 0.25)})
         raise ContractError(f"train has ended without a report: print a line of JSON for each, such as {example}")
     if not had_ended:
-        raise _Gap("it has nothing more to report, and its last report may be lost")
+        raise Gap("it has nothing more to report, and its last report may be lost")
     yield from (_saved(new, run) for new in numbers.unheard())
 
 
@@ -254,7 +251,7 @@ def _process_of(command: Sequence[str], folder: Path, output: Path, reports: Pat
             raise ContractError(f"{command[0]} cannot be started: {error.strerror}") from error
 
 
-def _lines(process: subprocess.Popen[bytes], tails: Sequence[_Tail], run: Run) -> Iterator[str]:
+def _lines(process: subprocess.Popen[bytes], tails: Sequence[Tail], run: Run) -> Iterator[str]:
     """Yields the lines that come into the output and into the file of reports, until the script has ended."""
     ended = False
     while not ended:
@@ -265,97 +262,6 @@ def _lines(process: subprocess.Popen[bytes], tails: Sequence[_Tail], run: Run) -
         run.check()
         if not ended:
             time.sleep(POLL_SECONDS)
-
-
-class _Tail:
-    """The lines that are written to the end of a file from now on."""
-
-    def __init__(self, path: Path) -> None:
-        path.touch()
-        self._path, self._read = path, path.stat().st_size
-
-    def lines(self, whole: bool) -> Iterator[str]:
-        """Yields the lines that are new; the last one only once it has its end, or nothing more comes."""
-        size = self._path.stat().st_size
-        if size < self._read:
-            # 脚本把文件清空重写了
-            self._read = 0
-        if size == self._read:
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            content = file.read()
-        if not whole:
-            content = content[: content.rfind(b"\n") + 1]
-        self._read += len(content)
-        yield from content.decode(errors="replace").splitlines()
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A report, or None for a line of the log."""
-    if line.lstrip().startswith("{"):
-        with suppress(ValueError):
-            content = json.loads(line)
-            if isinstance(content, dict) and "report" in content:
-                return content
-    return None
-
-
-def _earlier(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
-    """The reports that earlier attempts of this trial wrote since it last began at 1, the last one of each number."""
-    reports: dict[str, dict[str, Any]] = {}
-    for path in files:
-        if path.is_file():
-            with path.open(errors="replace") as file:
-                reports |= _since_the_first(filter(None, map(_parsed, file)))
-    return reports
-
-
-def _since_the_first(reports: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    known: dict[str, dict[str, Any]] = {}
-    # 日志可以很长：一行一行地读
-    for report in reports:
-        if report["report"] == 1:
-            known = {}
-        known[str(report["report"])] = report
-    return known
-
-
-class _Numbers:
-    """Follows the numbers of a script's reports, which begin at 1, or after the script's own last checkpoint."""
-
-    def __init__(self, run: Run, earlier: Mapping[str, dict[str, Any]]) -> None:
-        self._run, self.earlier, self.begun, self._last = run, earlier, False, 0
-
-    def unheard(self) -> list[dict[str, Any]]:
-        """Returns what an earlier attempt wrote and nobody heard."""
-        state = self._run.load()
-        self._last = state["report"] if state is not None else 0
-        numbers = itertools.count(self._last + 1)
-        return [self.earlier[str(number)] for number in itertools.takewhile(lambda n: str(n) in self.earlier, numbers)]
-
-    def new(self, report: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns what is new with a report: nothing, itself, or itself after those that an earlier attempt wrote.
-
-        Raises:
-            ContractError: It has no number, or one before it is missing.
-        """
-        begins = not self.begun
-        number = report["report"]
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ContractError(f"a report's number is a whole number from 1 on, not {number!r}")
-        if begins:
-            self.begun = True
-            # 从 1 报起的就是从头来过：以前的报告不再算数
-            state = self._run.load() if number > 1 else None
-            self._last = state["report"] if state is not None else 0
-        missing = [self.earlier.get(str(between)) for between in range(self._last + 1, number)]
-        if None in missing:
-            kind = _Gap if begins else ContractError
-            raise kind(f"report {number} follows report {self._last}; the reports between are missing")
-        reports = [*(one for one in missing if one is not None), *([report] if number > self._last else [])]
-        self._last = max(self._last, number)
-        return reports
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

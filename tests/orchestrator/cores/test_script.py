@@ -18,6 +18,7 @@ from orchestrator import Core
 from orchestrator.cores.contract import ContractError, Stopped
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.cores.script import Script, filled, filled_command, script_core
+from orchestrator.cores.script_reports import Tail, earlier_reports
 from orchestrator.cores.training import Place, Report, StateFolder, Watcher, train_core
 from tests.lab import Lab, wait_until
 
@@ -303,6 +304,16 @@ def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_p
         wait_until(lambda: script.status() == psutil.STATUS_ZOMBIE, 20, "it comes to its end")
     assert numbers(heard) + numbers(trained(core, tmp_path, attempt=2)) == straight
     assert trained(core, tmp_path, attempt=3) == [], "and once all is heard, it is finished"
+
+
+def test_half_a_line_of_a_killed_script_swallows_no_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "output.txt"
+    path.write_text('{"report": 1, "loss": 1}\n{"report": 2, "lo')
+    tail = Tail(path)
+    with path.open("a") as file:
+        file.write('{"report": 2, "loss": 2}\n')
+    assert list(tail.lines(whole=False)) == ['{"report": 2, "loss": 2}']
+    assert [row["loss"] for row in earlier_reports([path]).values()] == [1, 2]
 
 
 def train_core_of(folder: Path) -> Any:
