@@ -73,6 +73,7 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
             # 几个毛病，一次都说出来
             {
                 "gpus=0": "gpus=0, data=lambda config, root: 3",
+                "run.save({": "run.save({'much': __import__('numpy').zeros(13_000_000), ",
                 "SEED": "random.seed(3); run.seed = 3",
                 "RESTORE": "",
                 "METRIC": "'test_place': 1 / (2 - epoch), 'validation_place'",
@@ -120,6 +121,9 @@ def test_each_planted_fault_is_named(lab: Lab, changes: dict[str, str], faults: 
     complaints = lines(output, "fault")
     assert len(complaints) == len(faults), output
     assert all(line.startswith(fault) for line, fault in zip(complaints, faults, strict=True)), output
+    assert ("note  a state is 104 MB, written with a report at most once a second" in output) == (
+        "run.save({" in changes
+    )
     assert "Traceback" not in output
     assert lab.processes() == []
 
