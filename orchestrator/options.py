@@ -202,7 +202,9 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     _add_sweep_options(made)
     data = made.add_argument_group("data and network")
     data.add_argument("--dataset", help="one of the study's recipes (default: its only one, or digits)")
-    data.add_argument("--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/")
+    data.add_argument(
+        "--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/, or a folder per class"
+    )
     data.add_argument("--network", metavar="NAME", help="a named network (default: the recipe's)")
     data.add_argument(
         "--core",

@@ -21,6 +21,9 @@ from search_spaces.errors import StudyError
 Model = TypeVar("Model", bound=BaseModel)
 # 别名层层相套时，几百字节就能展开成几十亿项
 MOST_NODES = 20_000
+_KEY = re.compile(r"^(?P<space> *)(?P<dash>(?:- +)*)(?P<key>[^\s#:][^:#]*:)?")
+_TWO_COLONS = re.compile(r"^ *(?:- +)*[^\s:'\"]+: +[^\s'\"\[{|>].*?(?:: |:$)")
+_NO_SPACE = re.compile(r"^ *(?:- +)*[A-Za-z_][\w.]*:[^\s]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -111,8 +114,8 @@ def _load(text: str, name: str) -> tuple[yaml.Node | None, Any]:
             _count(root, {})
         return root, loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise StudyError(f"{_place(name, mark)}: {error.problem or error}") from error
+        problem, mark = _explained(error, text)
+        raise StudyError(f"{_place(name, mark)}: {problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StudyError(f"{name}: {' '.join(str(error).split())}") from error
 
@@ -148,6 +151,8 @@ def _lines(error: ValidationError, root: yaml.Node, name: str, model: type[BaseM
         location = [part for part in mistake["loc"] if part not in ("[key]",)]
         mark = _find(root, location, at_key=mistake["type"] == "extra_forbidden")
         field, message = ".".join(str(part) for part in location), explain(mistake, model)
+        if mistake["input"] is None and mistake["type"] in ("dict_type", "model_type", "model_attributes_type"):
+            message += _without_content(mark)
         if not field:
             # 跨字段的错误自己写明字段：“baseline: ...”
             field, _, rest = message.partition(": ")
@@ -186,3 +191,87 @@ def placed(error: StudyError, path: Path) -> StudyError:
 
 def _place(name: str, mark: yaml.Mark | None) -> str:
     return f"{name}:{mark.line + 1}:{mark.column + 1}" if mark is not None else name
+
+
+def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, yaml.Mark | None]:
+    """Returns what is wrong with a YAML text in plain words, and where; what is no usual mistake in the parser's words.
+
+    Args:
+        error: From PyYAML.
+        text: What it parsed.
+    """
+    mark, lines, problem = error.problem_mark or error.context_mark, text.splitlines(), error.problem or str(error)
+    if mark is None or mark.line >= len(lines):
+        return problem, mark
+    line = lines[mark.line]
+    if "\\t" in problem:
+        return "a tab: lines are indented by spaces", mark
+    if "could not find expected ':'" in problem and error.context_mark is not None:
+        if _NO_SPACE.match(lines[error.context_mark.line]):
+            return "a space is missing after the colon", error.context_mark
+    elif "mapping values are not allowed" in problem:
+        if _TWO_COLONS.match(line):
+            return "a second colon: put the text behind the first one in quotes", mark
+        above = next((number for number in range(mark.line - 1, -1, -1) if lines[number].strip()), mark.line)
+        return (
+            f"this line is indented by {_indentation(line)}, line {above + 1}, which has a value already, by "
+            f"{_indentation(lines[above])}: give both the same",
+            mark,
+        )
+    elif "expected <block end>" in problem:
+        right = _nearest_open(lines[: mark.line], line)
+        if right is not None and right != _first_column(line):
+            return f"this line is indented by {_spaces(_first_column(line))}: indent it by {right}", mark
+    return problem, mark
+
+
+def _without_content(mark: yaml.Mark | None) -> str:
+    """Says how to indent what belongs to a key that has no value, where the next line stands beside it.
+
+    Args:
+        mark: Of the value that is not there.
+    """
+    if mark is None or mark.buffer is None:
+        return ""
+    lines = mark.buffer.rstrip("\0").splitlines()
+    if mark.line + 1 >= len(lines):
+        return ""
+    below, key = _KEY.match(lines[mark.line + 1]), _key_column(lines[mark.line])
+    if below is None or below["key"] is None or below["dash"] or len(below["space"]) > key:
+        return ""
+    return f"; what belongs to it stands below it, indented by {key + 2} spaces"
+
+
+def _nearest_open(above: list[str], line: str) -> int | None:
+    """The column of the blocks that are open above a line which is nearest to where it stands."""
+    is_item = line.lstrip().startswith("-")
+    columns, deepest = set(), 10**6
+    for other in reversed([one for one in above if one.strip() and not one.lstrip().startswith("#")]):
+        first, key = _first_column(other), _key_column(other)
+        if min(first, key) >= deepest:
+            continue
+        if first < key:
+            columns.add(first if is_item else key)
+        elif not is_item:
+            columns.add(key)
+        deepest = first
+    place = _first_column(line)
+    return min(columns, key=lambda column: (abs(column - place), -column), default=None)
+
+
+def _first_column(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
+
+
+def _key_column(line: str) -> int:
+    """Where a line's key begins, behind the dash of an item."""
+    found = _KEY.match(line)
+    return 0 if found is None else len(found["space"]) + len(found["dash"])
+
+
+def _indentation(line: str) -> str:
+    return _spaces(_key_column(line))
+
+
+def _spaces(count: int) -> str:
+    return f"{count} {'space' if count == 1 else 'spaces'}"

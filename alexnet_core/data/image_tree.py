@@ -1,5 +1,6 @@
 """Trees of class folders: `train/`, and `val/` or `test/` or both, each with one folder per class. Loads no torch.
 
+`train/` alone will do, and so will a folder of classes, which is taken for it: a tenth of every class is then held out.
 ImageNet as torchvision unpacks it is such a tree. Taken as one too, under the names that such a tree would have:
 `valid/`, `validation/` or `dev/` for `val/`; any capitals; a flat `val/` with its list of classes beside it
 (`LOC_val_solution.csv` of ILSVRC on Kaggle, `val_annotations.txt` of Tiny ImageNet); its `train/CLASS/images/`.
@@ -33,7 +34,11 @@ KAGGLE_LABELS, TINY_LABELS, DEVKIT_LABELS = (
 )
 # train/CLASS/images/ 是最深的
 SPLIT_LEVELS = 3
-SHOULD_HOLD = "it should hold train/ and val/ or test/"
+SHOULD_HOLD = "it should hold train/ and val/ or test/, or a folder of images for each class"
+HELD_OUT = (
+    "there is neither val/ nor test/: a tenth of every class, drawn by data.split_seed, is held out, and is all that "
+    "there is to choose and to judge by"
+)
 MOST_SHOWN = 3
 
 
@@ -114,6 +119,9 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
         raise CoreError(f"data folder {root} does not exist; {SHOULD_HOLD}")
     left_out = LeftOut()
     folders = _split_folders(root, left_out)
+    if not folders and _holds_classes(root):
+        # 没有 train/，文件夹本身就是各类
+        folders, left_out.folders = {"train": "."}, []
     left_out.outside += _picture_names(root)
     if "train" not in folders and not (evaluation and folders):
         alone = " and ".join(f"{name}/" for name in folders.values())
@@ -131,8 +139,6 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
         left_out.join(here)
         _check_split(root, folder, by_class)
         files[split] = by_class
-    if list(files) == ["train"] and not evaluation:
-        raise CoreError(f"data folder {root} has only train/; {SHOULD_HOLD}")
     return _tree(root, folders, files, left_out)
 
 
@@ -159,9 +165,20 @@ def _tree(
                     places[names[split][-1]] = place
         counts = [len(same[name]) for name in class_names]
         labels[split] = np.repeat(np.arange(len(class_names), dtype=np.int64), counts)
-    taken = [f"{folders[split]}/ is taken as {split}/" for split in files if folders[split] != split]
-    remarks = tuple(line for line in (", ".join(taken), left_out.line()) if line)
+    taken = [_taken(split, folders[split]) for split in files if folders[split] != split]
+    alone = HELD_OUT if list(files) == ["train"] else ""
+    remarks = tuple(line for line in (", ".join(taken), alone, left_out.line()) if line)
     return Tree(root, tuple(class_names), names, labels, places, remarks)
+
+
+def _taken(split: str, folder: str) -> str:
+    what = "every folder is taken as a class" if folder == "." else f"{folder}/ is taken"
+    return f"{what} of {split}/" if folder == "." else f"{what} as {split}/"
+
+
+def _holds_classes(root: Path) -> bool:
+    """Whether at least two folders hold images themselves."""
+    return sum(bool(_image_names(root / name)) for name in _folders_in(root)) > 1
 
 
 def _split_folders(root: Path, left_out: LeftOut) -> dict[str, str]:

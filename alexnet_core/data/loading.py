@@ -242,7 +242,11 @@ def load_evaluation_set(
                 f"--dataset {root} evaluates other images than those of the training"
             )
     name = name or ("test" if "test" in tree.labels else "validation")
-    folder, chosen = _rows_of(spec, tree, name)
+    if any_data and list(tree.labels) == ["train"]:
+        # 别的图像都没参与训练：全部都评
+        folder, chosen = "train", None
+    else:
+        folder, chosen = _rows_of(spec, tree, name)
     rows = np.arange(len(tree.names[folder])) if chosen is None else chosen
     files = [tree.names[folder][row] for row in rows.tolist()]
     images, oddities = decode_all([tree.path(file) for file in files], spec.image_size, progress)

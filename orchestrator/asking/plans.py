@@ -10,7 +10,14 @@ from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.output.document import Document
 from orchestrator.planning.estimate import Estimate, Price
-from orchestrator.planning.summary import ArmPlan, arm_plans, data_remarks, large_batches, left_out_retuning
+from orchestrator.planning.summary import (
+    ArmPlan,
+    arm_plans,
+    arm_remarks,
+    data_remarks,
+    large_batches,
+    left_out_retuning,
+)
 from orchestrator.running.agenda import Agenda, PlannedStudy
 from search_spaces.study import load_study, study_names
 from search_spaces.trial import Phase, PlannedTrial
@@ -190,7 +197,7 @@ def _study_plan(study: PlannedStudy, agenda: Agenda, price: Price) -> StudyPlan:
         left=tuple(_work_left(study)),
         cost=_cost(price(study.work.of())),
         outlook=resolution_outlook(plan, study.folder),
-        notes=(*data_remarks(plan), *left_out_retuning(plan), *large_batches(plan)),
+        notes=(*data_remarks(plan), *left_out_retuning(plan), *large_batches(plan), *arm_remarks(plan)),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
+from alexnet_core.configuration.geometry import geometry_change
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
@@ -45,6 +46,24 @@ def left_out_retuning(plan: Plan) -> list[str]:
         f"note: --seeds auto leaves the study's re-tuning of {retune.parameter} out, which needs whole arms: ask for "
         "it with a number of seeds (in other --results, once there was a look)"
     ]
+
+
+def arm_remarks(plan: Plan) -> list[str]:
+    """Says of which arms the edits change nothing, or the size of maps that they do not name."""
+    first = {trial.arm: trial for trial in plan.trials[: len(plan.study.arms)]}
+    baseline = first.pop(plan.study.baseline, None)
+    if baseline is None or plan.null:
+        return []
+    lines = []
+    for arm, trial in first.items():
+        change = ""
+        if (trial.key, trial.views) == (baseline.key, baseline.views):
+            change = "its edits change nothing, its trials are the baseline's"
+        elif isinstance(trial.config, TrainConfig) and isinstance(baseline.config, TrainConfig):
+            change = geometry_change(trial.config.network, baseline.config.network)
+        if change:
+            lines.append(f"note: {arm}: {change}")
+    return lines
 
 
 def data_remarks(plan: Plan) -> list[str]:

@@ -21,6 +21,7 @@ from orchestrator.planning.retuning import further_missing, with_retuning
 from orchestrator.planning.summary import (
     arm_line,
     arm_plans,
+    arm_remarks,
     cost_line,
     data_remarks,
     format_time,
@@ -315,7 +316,7 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
     if plan.retune is not None:
         tuning = work.of("tuning", "retuned")
         yield f"{retuning_line(plan, on_record, len(tuning))}, time {format_time(price(tuning))}"
-    yield from (*left_out_retuning(plan), *large_batches(plan))
+    yield from (*left_out_retuning(plan), *large_batches(plan), *arm_remarks(plan))
     if confirm:
         confirming = work.phases.get("confirmation", PhaseLeft())
         most = "" if confirming.exact or not confirming.left else "at most "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from alexnet_core.configuration.train_config import TrainConfig
@@ -337,6 +338,21 @@ def test_a_mistake_in_an_own_study_is_named_with_its_place(
     errors = refused(capsys, tmp_path / "r", "--study", str(path), "--dry-run")
     assert f"{path}:" in errors
     assert message in errors
+
+
+def test_an_arm_that_changes_nothing_or_the_size_of_maps_is_said_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = yaml.safe_load(OWN)
+    arms = [("same", "training.momentum", 0.9), ("five", "network.conv2.kernel", 5)]
+    own["arms"] += [{"name": name, "title": name, "set": {field: value}} for name, field, value in arms]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(own))
+    code, output, _ = run(capsys, str(path), "--dry-run", "--results", str(tmp_path / "r"))
+    assert code == 0
+    assert "note: same: its edits change nothing, its trials are the baseline's\n" in output
+    assert "note: five: conv2's output shrinks by 2 pixels" in output
+    assert output.count("note:") == 2
 
 
 def test_a_mistake_of_an_option_is_not_said_to_be_in_the_study_file(

@@ -44,6 +44,26 @@ def test_validation_images_may_go_by_other_names_and_are_the_same_data(tmp_path:
         prepare(tree_source(read_tree(root)), root / name / "made", 16)
 
 
+def test_train_alone_and_a_plain_folder_of_classes_are_the_same_data_split_by_the_seed(tmp_path: Path) -> None:
+    alone = tree(tmp_path / "alone", ("train",))
+    plain = Path(shutil.copytree(alone / "train", tmp_path / "plain"))
+    summary, as_plain = summarise_data("imagefolder", alone), summarise_data("imagefolder", plain)
+    labels = read_tree(plain).labels["train"]
+    kept, held = held_out(labels, spec_of(alone).split_seed)
+    assert (summary.train, summary.validation, summary.test) == (len(kept), len(held), 0)
+    assert as_plain.model_copy(update={"remarks": summary.remarks}) == summary
+    assert as_plain.remarks == ("every folder is taken as a class of train/", *summary.remarks)
+    assert "a tenth of every class, drawn by data.split_seed, is held out" in summary.remarks[0]
+    ours, theirs = load_dataset(spec_of(alone)), load_dataset(spec_of(plain))
+    assert np.array_equal(ours.train.images, theirs.train.images)
+    assert np.array_equal(ours.validation.labels, labels[held])
+    # 别的图像没有参与训练：全都评
+    assert len(load_evaluation_set(spec_of(plain), any_data=True).split) == len(labels)
+    assert len(load_evaluation_set(spec_of(plain)).split) == len(held)
+    prepare(tree_source(read_tree(plain)), tmp_path / "made", 16)
+    assert summarise_data("imagefolder", tmp_path / "made").digest == summary.digest
+
+
 def test_two_validation_sets_are_an_error(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", ("train", "dev", "valid"))
     assert "has dev/ and valid/: which is val? Keep one of them" in message(root)
