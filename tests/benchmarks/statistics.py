@@ -28,6 +28,9 @@ from orchestrator.statistics.alpha_spending import (
 )
 from orchestrator.statistics.paired import LIMITS_LEVEL, power
 from orchestrator.statistics.sequential import FUTILE_BELOW, SequentialRule
+from search_spaces.contrast import Contrast, families
+from search_spaces.study import Study
+from tests.made_designs import make_study
 
 ALPHA = 0.05
 STUDIES = 20_000
@@ -167,24 +170,39 @@ def _half_width(level: Floats, boundary: Boundary, seeds: int, freedom: int | No
     return np.asarray(widths[place.reshape(level.shape)])
 
 
-def fixed(errors: Floats, margin: float, share: float = 0.8) -> Courses:
+def compared(errors: Floats, weights: Floats | None) -> Floats:
+    """Returns what is compared by seed, (studies, contrasts, seeds).
+
+    Args:
+        errors: The baseline's and the arms', (studies, arms + 1, seeds).
+        weights: Of contrasts over them, (contrasts, arms + 1); None for each arm minus the baseline.
+    """
+    if weights is None:
+        return errors[:, 1:] - errors[:, :1]
+    return np.einsum("ca,nas->ncs", weights, errors)
+
+
+def fixed(errors: Floats, margin: float, share: float = 0.8, weights: Floats | None = None) -> Courses:
     """Judges studies once, at all their seeds."""
-    differences = errors[:, 1:] - errors[:, :1]
+    differences = compared(errors, weights)
     courses = Courses(np.ones(differences.shape[:2], dtype=bool))
     look(differences, courses, margin, ShareOfLevel(share))
     return courses
 
 
-def extended(errors: Floats, margin: float, looks: Sequence[int] = EXTENDED_LOOKS) -> Iterator[Courses]:
+def extended(
+    errors: Floats, margin: float, looks: Sequence[int] = EXTENDED_LOOKS, weights: Floats | None = None
+) -> Iterator[Courses]:
     """Judges studies afresh at each look, as someone does who repeats the command with more seeds."""
-    arms = errors.shape[1] - 1
+    family = errors.shape[1] - 1 if weights is None else len(weights)
     for place, seeds in enumerate(looks):
-        yield fixed(errors[:, :, :seeds], margin, share_of_level(tuple(looks[:place]), seeds, ALPHA / arms))
+        share = share_of_level(tuple(looks[:place]), seeds, ALPHA / family)
+        yield fixed(errors[:, :, :seeds], margin, share, weights)
 
 
-def sequential(errors: Floats, rule: SequentialRule) -> Courses:
+def sequential(errors: Floats, rule: SequentialRule, weights: Floats | None = None) -> Courses:
     """Follows studies of `--seeds auto` to their end."""
-    differences = errors[:, 1:] - errors[:, :1]
+    differences = compared(errors, weights)
     courses = Courses(np.ones(differences.shape[:2], dtype=bool))
     boundary = WangTsiatis(rule.max_seeds)
     for seeds in range(FIRST_LOOK, rule.max_seeds + 1):
@@ -220,16 +238,18 @@ def _chance(looked: Looked, rule: SequentialRule, seeds: int) -> Floats:
 # ---- how often they err -----------------------------------------------------------------------------------------
 
 
-def judged(design: str, errors: Floats, margin: float) -> list[Courses]:
+def judged(design: str, errors: Floats, margin: float, weights: Floats | None = None) -> list[Courses]:
     """Returns what a study has said at each look that someone may stop at."""
     if design == "fixed":
-        return [fixed(errors[:, :, :FIXED_SEEDS], margin)]
+        return [fixed(errors[:, :, :FIXED_SEEDS], margin, weights=weights)]
     if design == "extended":
-        return list(extended(errors, margin))
-    return [sequential(errors, SequentialRule(MAX_SEEDS, ALPHA, margin, 1.0, stops_futile=False))]
+        return list(extended(errors, margin, weights=weights))
+    return [sequential(errors, SequentialRule(MAX_SEEDS, ALPHA, margin, 1.0, stops_futile=False), weights)]
 
 
-def false_words(kind: str, effects: Sequence[float], design: str, margin: float, studies: int) -> Flags:
+def false_words(
+    kind: str, effects: Sequence[float], design: str, margin: float, studies: int, weights: Floats | None = None
+) -> Flags:
     """Returns which studies said anything false at any look.
 
     That is a direction where there is no effect, or equivalent where the effect is the margin (or more).
@@ -240,16 +260,19 @@ def false_words(kind: str, effects: Sequence[float], design: str, margin: float,
         design: `fixed`, `extended` or `sequential`.
         margin: Of equivalence.
         studies: How many.
+        weights: Of the contrasts of one family, see `compared`.
     """
     generator, shifts = np.random.default_rng(len(effects)), np.asarray(effects, dtype=np.float64)
+    # 对比的真值由各 arm 的效应得出；除不尽的权重留下的尾数就是零
+    truth = shifts if weights is None else np.round(weights @ np.concatenate([[0.0], shifts]), 9)
     wrong = np.zeros(studies, dtype=bool)
     # 按块计算：十个 arm 的两万个研究一次放不进缓存
     for start in range(0, studies, 5_000):
         size = min(5_000, studies - start)
         errors = draw(kind, generator, (size, len(effects) + 1, MAX_SEEDS), shifts)
-        for courses in judged(design, errors, margin):
-            directions = (courses.supports | courses.contradicts) & (shifts == 0.0)
-            wrong[start : start + size] |= (directions | courses.equivalent & (np.abs(shifts) >= margin)).any(1)
+        for courses in judged(design, errors, margin, weights):
+            directions = (courses.supports | courses.contradicts) & (truth == 0.0)
+            wrong[start : start + size] |= (directions | courses.equivalent & (np.abs(truth) >= margin)).any(1)
     return wrong
 
 
@@ -281,6 +304,68 @@ def print_error_rates(studies: int) -> float:
                 )
                 highest = max(highest, none, worst)
                 print(f"{kind:10} {arms:4}  {design:10} {none:10.4f} {worst:10.4f}  {_bar(none, 0.1)}", flush=True)
+    return highest
+
+
+@dataclass(frozen=True)
+class ContrastCase:
+    """A family of contrasts and what is true of its arms.
+
+    Attributes:
+        name: As printed.
+        weights: Of its contrasts over the arms, the baseline first, (contrasts, arms).
+        effects: Of the arms but the baseline, in deviations of one error.
+        margin: Of equivalence.
+    """
+
+    name: str
+    weights: Floats
+    effects: tuple[float, ...]
+    margin: float = 0.01
+
+
+def contrast_cases() -> list[ContrastCase]:
+    """Returns families of contrasts without an effect, with effects on some of them, and at the margin.
+
+    The weights are those that the product gives a study. Steps of a ladder share an arm, so that they are correlated.
+    """
+    whole, ladder, pairs = make_study("factorial"), make_study("cumulative"), make_study("", "compare: all_pairs")
+    factorial, steps, every = (_weights(study, families(study.contrasts)[0]) for study in (whole, ladder, pairs))
+    first = whole.arms[0].levels
+    cells = np.array([[arm.levels[factor] != level for factor, level in first.items()] for arm in whole.arms])
+    mains = tuple((cells @ [2.0, -1.0, 0.0])[1:])
+    crossed = tuple((cells[:, 0] & cells[:, 1])[1:] * 2.0)
+    edge = 2.0 * cells[:, 2]
+    return [
+        ContrastCase("factorial, nothing", factorial, (0.0,) * 7),
+        ContrastCase("factorial, two main effects", factorial, mains),
+        ContrastCase("factorial, one interaction", factorial, crossed),
+        ContrastCase("factorial, a main effect at the margin", factorial, tuple(edge[1:]), 2.0),
+        ContrastCase("ladder, nothing", steps, (0.0,) * 3),
+        ContrastCase("ladder, the second step", steps, (0.0, 2.0, 2.0)),
+        ContrastCase("ladder, up and down by the margin", steps, (2.0, 0.0, 2.0), 2.0),
+        ContrastCase("all pairs, nothing", every, (0.0, 0.0)),
+        ContrastCase("all pairs, one arm apart", every, (0.0, 2.0)),
+    ]
+
+
+def _weights(study: Study, family: Sequence[Contrast]) -> Floats:
+    return np.array([[contrast.weights.get(arm.name, 0.0) for arm in study.arms] for contrast in family])
+
+
+def print_contrasts(studies: int) -> float:
+    """Prints the rate of studies with a false word among contrasts; returns the highest."""
+    print(f"\ncontrasts, errors normal (t3, binomial, unequal where nothing differs)\n{'':40} design      false words")
+    highest = 0.0
+    for case in contrast_cases():
+        kinds = KINDS if not any(case.effects) else ("normal",)
+        for design in ("fixed", "extended", "sequential"):
+            rates = [
+                float(false_words(kind, case.effects, design, case.margin, studies, case.weights).mean())
+                for kind in kinds
+            ]
+            highest = max(highest, *rates)
+            print(f"{case.name:40} {design:10}  {' '.join(f'{rate:.4f}' for rate in rates)}", flush=True)
     return highest
 
 
@@ -382,6 +467,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_savings(studies)
     print()
     highest = print_error_rates(studies)
+    highest = max(highest, print_contrasts(studies))
     print(f"\nhighest rate: {highest:.4f}, tolerated: {tolerated(studies):.4f}")
     print_limits(studies)
     print(f"\n{time.monotonic() - started:.0f} s")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from orchestrator.statistics.alpha_spending import ShareOfLevel
-from orchestrator.statistics.paired import detectable_effect
+from orchestrator.statistics.paired import detectable_effect, power
 from orchestrator.statistics.sequential import ArmCourse, SequentialRule, follow
 from orchestrator.statistics.verdict import ArmEvidence, judge
 from tests.benchmarks import statistics as simulated
@@ -87,6 +87,25 @@ def test_equivalence_at_exactly_the_margin_stays_within_five_percent(ratio: floa
     case = simulated.edges("normal", arms, ratio, both=True)
     assert case is not None
     assert simulated.false_words("normal", case[0], design, case[1], STUDIES).mean() <= simulated.tolerated(STUDIES)
+
+
+@pytest.mark.parametrize("case", simulated.contrast_cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("design", DESIGNS)
+def test_false_words_among_contrasts_stay_within_five_percent(case: simulated.ContrastCase, design: str) -> None:
+    # 数错的张数、厚尾、方差不等：只在什么都没有时都试
+    for kind in simulated.KINDS if not any(case.effects) else ("normal",):
+        rate = simulated.false_words(kind, case.effects, design, case.margin, STUDIES, case.weights).mean()
+        assert rate <= simulated.tolerated(STUDIES), kind
+
+
+def test_a_factorials_effects_are_found_as_often_as_those_of_arms() -> None:
+    whole = next(case for case in simulated.contrast_cases() if case.name == "factorial, two main effects")
+    errors = simulated.draw("normal", np.random.default_rng(8), (STUDIES, 8, SEEDS), np.array(whole.effects))
+    found = simulated.fixed(errors, whole.margin, weights=whole.weights).rejected.mean(0)
+    # 主效应的标准差是 sqrt(4 / 8)：先拒绝了最大的，第二个在 0.8 x 0.05 / 5 上检验
+    assert found[0] > 0.99
+    assert found[1] == pytest.approx(power(1.0, math.sqrt(0.5), SEEDS, 0.8 * 0.05 / 5), abs=0.035)
+    assert (found[2:] < 0.05).all()
 
 
 def test_the_tolerance_is_narrow_enough_to_find_the_uncorrected_rules() -> None:
