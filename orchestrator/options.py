@@ -97,6 +97,7 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
             pruner=options.pruner,
             confirm=options.confirm,
             confirm_seeds=options.confirm_seeds,
+            only=options.sweep_only,
         ),
         placement=Placement(
             slots=options.slots,
@@ -269,6 +270,11 @@ def _add_sweep_options(made: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="points in all, those on record included (default: 0)",
+    )
+    sweep.add_argument(
+        "--sweep-only",
+        action="store_true",
+        help="train the points of --sweep N and no arm; what arms are on record is judged as it was",
     )
     sweep.add_argument(
         "--sweep-over",

@@ -101,6 +101,7 @@ class SweepRequest:
         pruner: Who stops unpromising points early.
         confirm: How many of the best points are trained on fresh seeds.
         confirm_seeds: Fresh seeds per point; None for the recipe's, at least as many as can reach a verdict.
+        only: Whether no arm is trained.
     """
 
     points: int = 0
@@ -111,6 +112,7 @@ class SweepRequest:
     pruner: PrunerName = "none"
     confirm: int = 0
     confirm_seeds: int | None = None
+    only: bool = False
 
     def __post_init__(self) -> None:
         """Refuses options that would change nothing, and those that do not go together.
@@ -126,6 +128,7 @@ class SweepRequest:
             "--multi": self.second is not None,
             "--pruner": self.pruner != "none",
             "--confirm-seeds": self.confirm_seeds is not None,
+            "--sweep-only": self.only,
         }
         given = [name for name, is_given in of_sweep.items() if is_given]
         if given and not self.points:
@@ -245,6 +248,8 @@ class Request:
         if question.seeds == AUTO and (sweeps or question.null or retunes):
             reason = "--sweep, --retune and --null need whole arms; ask for them alone"
             raise _refusal(f"study {question.study} cannot be asked with --seeds auto: {reason}")
+        if self.sweep.only and question.retune is not None:
+            raise _refusal("--sweep-only trains no arm, so that --retune has nothing to tune; leave one of them out")
         if question.null and (sweeps or question.retune is not None):
             raise _refusal("--null takes neither --sweep nor --retune: it has the baseline alone")
 

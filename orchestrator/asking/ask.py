@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from alexnet_core.configuration.wording import counted
 from alexnet_core.process.files import abandoned
 from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
 from orchestrator.asking.next_step import next_step
@@ -26,7 +28,7 @@ from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
-from orchestrator.planning.summary import readable_seconds, shown_trial
+from orchestrator.planning.summary import complete_seeds, readable_seconds, shown_trial
 from orchestrator.records import trial_record
 from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
@@ -117,6 +119,9 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
                 return AnswersDocument(answers=(), left_out=left_out, exit_code=_code(failed))
     # 记录：判断只读记录，所以先整理好
     _tidy_records(agenda, store)
+    if request.sweep.only and (waits := _arms_wait(agenda.studies[0], contents[0])):
+        _say(console, [waits])
+        return AnswersDocument(answers=(), exit_code=_code(_has_failed(agenda.studies[0], store)))
     # 回答：每个研究各自判断，与单独问时一样
     price = cache(partial(price_of, agenda, request))
     answers = tuple(
@@ -134,6 +139,17 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
         not_asked=dict(agenda.not_asked),
         left_out=left_out,
         exit_code=_code(any(answer.some_failed for answer in answers)),
+    )
+
+
+def _arms_wait(study: PlannedStudy, content: PlanFile) -> str:
+    """Why nothing is judged after a sweep alone: every look at the arms costs level, and nobody asked for this one."""
+    seeds = complete_seeds(study.plan, study.on_record)
+    if not seeds or seeds in content.looks:
+        return ""
+    return (
+        f"{counted(seeds, 'seed')} of the arms are on record and were not looked at: they are judged without "
+        f"--sweep-only; the points are in: python -m orchestrator.best --results {study.sweep.store.results}"
     )
 
 
@@ -161,7 +177,8 @@ def _left_out(agenda: Agenda, request: Request) -> LeftOut:
     # 合问的研究都不扫描
     points, confirming = agenda.studies[0].sweep.left_out(agenda.on_record.done)
     return LeftOut(
-        plan=agenda.plan,
+        # 只扫描时，arm 谁也没要
+        plan=replace(agenda.plan, trials=()) if request.sweep.only else agenda.plan,
         on_record=agenda.on_record,
         tuning=sum(study.work.left("tuning", "retuned") for study in agenda.studies),
         points=points,

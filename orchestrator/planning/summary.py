@@ -178,6 +178,19 @@ def plan_line(plan: Plan, on_record: OnRecord, work: WorkLeft, wall_time: str, o
     return ", ".join(parts)
 
 
+def sweep_only_line(plan: Plan, work: WorkLeft, wall_time: str) -> str:
+    """Returns the one line printed before a sweep runs of whose study no arm is trained.
+
+    Args:
+        plan: The plan.
+        work: What the sweep has still to do.
+        wall_time: How long that takes, see `estimate.py`.
+    """
+    left = work.left("sweep")
+    wanted, on_record = counted(plan.sweep_points, "point"), plan.sweep_points - left
+    return f"{wanted} wanted, {on_record} on record, {left} to train, no arm, time {wall_time}"
+
+
 @dataclass(frozen=True)
 class ArmPlan:
     """What one arm wants.

@@ -29,6 +29,7 @@ from orchestrator.planning.summary import (
     left_out_retuning,
     plan_line,
     retuning_line,
+    sweep_only_line,
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import folder_hint, plan_study
@@ -87,6 +88,8 @@ class PlannedStudy:
     @cached_property
     def work(self) -> WorkLeft:
         """What it has still to do."""
+        if self.sweep.request.only:
+            return WorkLeft({"arm": PhaseLeft(), **self.sweep.work_left})
         arms = arms_left(self.plan, self.on_record)
         return WorkLeft({"arm": arms, **self.sweep.work_left, **retuning_left(self.plan, self.on_record)})
 
@@ -301,7 +304,8 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
         yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
         if request.dry_run:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
-            yield from (arm_line(arm) for arm in arm_plans(plan, study.on_record, others))
+            if not study.sweep.request.only:
+                yield from (arm_line(arm) for arm in arm_plans(plan, study.on_record, others))
             yield f"{'    ' if agenda.together else ''}{cost_line(price(study.work.of()))}"
     for name, reason in agenda.not_asked.items():
         yield f"{name}: not asked on {request.question.dataset}: {reason}"
@@ -312,8 +316,11 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
 def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
     plan, on_record, work = study.plan, study.on_record, study.work
     time_and_room = takes(price(work.of("arm", "sweep", "confirmation")))
-    yield plan_line(plan, on_record, work, time_and_room, resolution_outlook(plan, study.folder))
-    if plan.retune is not None:
+    if study.sweep.request.only:
+        yield sweep_only_line(plan, work, time_and_room)
+    else:
+        yield plan_line(plan, on_record, work, time_and_room, resolution_outlook(plan, study.folder))
+    if plan.retune is not None and not study.sweep.request.only:
         tuning = work.of("tuning", "retuned")
         yield f"{retuning_line(plan, on_record, len(tuning))}, time {format_time(price(tuning))}"
     yield from (*left_out_retuning(plan), *large_batches(plan), *arm_remarks(plan))

@@ -143,10 +143,8 @@ class LeftOut:
         counts = {"re-tuning": self.tuning, "confirmation": self.confirming}
         missing += [f"{counted(count, 'trial')} of the {what}" for what, count in counts.items() if count]
         missing += ["the confirmation of its best"] if self.points and self.confirms else []
-        yield (
-            f"stopped at the budget: {seeds} of {counted(len(plan.seeds), 'seed is', 'seeds are')} complete; "
-            f"missing: {'; '.join(missing)}."
-        )
+        of_seeds = f": {seeds} of {counted(len(plan.seeds), 'seed is', 'seeds are')} complete" if plan.trials else ""
+        yield f"stopped at the budget{of_seeds}; missing: {'; '.join(missing)}."
         if self.keeps_from_judging:
             shorter = self._arms and seeds and plan.max_seeds is None
             judge = f"judge what is complete with --seeds {seeds}, or " if shorter else ""

@@ -154,7 +154,7 @@ def _settings(
             place_of(slot_plan.slots, request.placement.workers, slot_plan.gpus_per_worker),
             started,
         ),
-        may_grow=not agenda.together and agenda.plan.max_seeds is None and not agenda.plan.null,
+        may_grow=not (agenda.together or agenda.plan.max_seeds or agenda.plan.null or request.sweep.only),
         death=ray.death,
     )
 
@@ -172,6 +172,11 @@ def _run_phases(run: StudyRun, agenda: Agenda, request: Request) -> tuple[Plan, 
     """
     plan, folder, sweep, tally = agenda.plan, agenda.folder, agenda.studies[0].sweep, run.tally
     store = request.store
+    if request.sweep.only:
+        assert sweep.search is not None
+        sweep = _run_sweep(run, sweep, sweep.search)
+        _run_confirmation(run, sweep)
+        return plan, sweep
     tally.begin("arm", plan.trials)
     train = partial(run.run_arms, folder.name)
 

@@ -80,6 +80,10 @@ def test_the_plan_line_says_wanted_on_record_to_train_time_and_attainability(
     assert "--seeds 7" in output
     code, output, _ = run(capsys, "--dry-run", "--sweep", "6", "--results", str(tmp_path / "r"))
     assert output.startswith("30 trials wanted, 0 on record, 30 to train")
+    code, output, _ = run(capsys, "--dry-run", "--sweep", "6", "--sweep-only", "--results", str(tmp_path / "r"))
+    assert output.startswith("6 points wanted, 0 on record, 6 to train, no arm, time unknown")
+    assert "no_lrn" not in output
+    assert "cost: 6 trials" in output
     assert not (tmp_path / "r" / "trials").exists()
 
 
@@ -213,6 +217,8 @@ def test_list_names_the_studies(capsys: pytest.CaptureFixture[str]) -> None:
         (["--sweep-seed", "1"], "--sweep-seed is for a sweep"),
         (["--sweep-over", "lrn"], "--sweep-over is for a sweep"),
         (["--confirm-seeds", "9"], "--confirm-seeds is for a sweep"),
+        (["--sweep-only"], "--sweep-only is for a sweep"),
+        (["--sweep", "3", "--sweep-only", "--retune", "learning_rate"], "so that --retune has nothing to tune"),
         (["--study", "paper", "--sampler", "random"], "--sampler is for a sweep"),
         (["--sweep", "3", "--confirm-seeds", "9"], "is for --confirm K"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +21,7 @@ from orchestrator.judging.sweep_findings import confirm
 from orchestrator.planning.plan import Plan
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
+from orchestrator.reporting.check import found_differences
 from orchestrator.reporting.text_tables import confirmation_lead, confirmation_table
 from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps import planned_sweep
@@ -272,6 +274,35 @@ def test_a_failed_point_or_confirming_trial_is_some_failed_to_the_exit_code(tmp_
         put(tmp_path, trial.config, 20, state=TrialState.FAILED if lost else TrialState.FINISHED, epochs=11)
     arguments = ["--study", "weight_decay", "--seeds", "3", *ASKED, "--results", str(tmp_path)]
     assert main(arguments) == (0 if failed == "none" else 1)
+
+
+@pytest.mark.slow
+def test_a_sweep_alone_is_answered_without_arms_and_looks_at_none_that_are_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = make_plan(SWEPT, 3, sweep_points=4)
+    assert SWEPT.sweep is not None
+    search = Search("weight_decay/sweep", SWEPT.sweep, plan.base, 4)
+    put_points(tmp_path, plan, search, 20, 25, 5, 6, states={})
+    folder = tmp_path / "studies" / "weight_decay"
+    arguments = ["--study", "weight_decay", "--seeds", "3", "--sweep", "4", "--results", str(tmp_path)]
+    # 只有点，没有 arm：照样有报告，也没有看过谁
+    assert main([*arguments, "--sweep-only"]) == 0
+    answered = json.loads((folder / "answer.json").read_bytes())
+    assert (answered["seeds"], len(answered["sweep"])) == (0, 4)
+    assert json.loads((folder / "plan.json").read_bytes())["looks"] == []
+    assert not found_differences(folder, tmp_path)
+    # 有了 arm 却没人要看：不花水平，只说怎么看
+    for trial in plan.trials:
+        put(tmp_path, trial.config, 20 + trial.seed, epochs=11)
+    capsys.readouterr()
+    assert main([*arguments, "--sweep-only"]) == 0
+    assert "3 seeds of the arms are on record and were not looked at" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((folder / "plan.json").read_bytes())["looks"] == []
+    assert main(arguments) == 0
+    assert main([*arguments, "--sweep-only"]) == 0
+    assert json.loads((folder / "answer.json").read_bytes())["seeds"] == 3
+    assert json.loads((folder / "plan.json").read_bytes())["looks"] == [3]
 
 
 @pytest.mark.slow
