@@ -127,10 +127,10 @@ def _effects(arms: Sequence[Arm], factors: Mapping[str, Mapping[str, Level]]) ->
             yield Contrast(_effect_name(factors, factor, name), title, weights, "main", claim=levels[name].claim)
     for one, other in itertools.combinations(factors, 2):
         for name, second in itertools.product(list(factors[one])[1:], list(factors[other])[1:]):
-            first = next(iter(factors[other].items()))
+            start = next(iter(factors[other].items()))
             title = (
                 f"{level_title(one, name, factors[one][name])}: its effect at "
-                f"'{level_title(other, second, factors[other][second])}' minus that at '{level_title(other, *first)}'"
+                f"'{level_title(other, second, factors[other][second])}' minus that at '{level_title(other, *start)}'"
             )
             signs = {one: (name, next(iter(factors[one]))), other: (second, next(iter(factors[other])))}
             effects = (_effect_name(factors, one, name), _effect_name(factors, other, second))
