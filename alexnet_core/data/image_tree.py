@@ -312,7 +312,7 @@ def _useless(by_class: Mapping[str, Mapping[str, str]], files: Mapping[str, Mapp
     """Why a test set cannot be used; empty where it can, or where that is the user's mistake."""
     if not any(by_class.values()):
         return "which has no class folders with images: without labels it cannot be a test set"
-    if len(by_class) == 1 and not by_class.keys() & files.get("train", {}).keys():
+    if len(by_class) == 1 and not set(map(look_of, by_class)) & set(map(look_of, files.get("train", {}))):
         return f"which has no class of train, only {next(iter(by_class))}: without labels it cannot be a test set"
     return ""
 

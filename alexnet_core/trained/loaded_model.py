@@ -53,7 +53,8 @@ class LoadedModel:
         Args:
             images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or the paths of image files,
                 which are prepared as the training images were, 256 at a time, so that their number does not count. As
-                in training a turn noted in EXIF is not made and transparency is dropped: see `decode_image`.
+                in training a turn noted in EXIF is not made (but in TIFF files) and transparency is dropped: see
+                `decode_image`.
             views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
 
         Returns:

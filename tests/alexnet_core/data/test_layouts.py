@@ -235,6 +235,10 @@ def test_names_of_classes_are_compared_as_they_look(tmp_path: Path) -> None:
         prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
     for split in ("train", "val"):
         (root / split / two).rename(root / split / one)
+    # 只有一类的 test/ 是用户的错，不是没有标签
+    picture(root / "test" / two / "0.jpg")
+    assert "test has 1 class folder; a classification needs at least two" in message(root)
+    shutil.rmtree(root / "test")
     shutil.copytree(root / "train" / one, root / "train" / two)
     assert "two class folders that look the same" in message(root)
     assert "U+0063 U+0061 U+0066 U+00E9" in message(root)
