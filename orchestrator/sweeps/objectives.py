@@ -50,23 +50,26 @@ def objective_values(
     objective: float,
     images_per_second: float | None,
     multiply_adds: float | None = None,
-) -> tuple[float, ...]:
-    """Returns the objectives of a finished trial.
+) -> tuple[float, ...] | None:
+    """Returns the objectives of a finished trial; None where the second was not measured, which is no number.
 
     Args:
         second: The second objective; None for the first alone.
         config: The trial's configuration; AlexNet's multiply-adds are those of one image's forward pass.
         objective: See `TrialResult.objective`.
-        images_per_second: The steady rate of its slot; 0 where none was measured.
-        multiply_adds: What another core says of it.
+        images_per_second: The steady rate of its slot; None where none was measured.
+        multiply_adds: What another core says of it; None where it says nothing.
     """
     if second is None:
         return (objective,)
     if second == "images_per_second":
-        return (objective, images_per_second or 0.0)
-    if isinstance(config, CoreConfig):
-        return (objective, multiply_adds or 0.0)
-    return (objective, float(sum(shape.multiply_adds for shape in layer_shapes(config.network))))
+        cost = images_per_second
+    elif isinstance(config, CoreConfig):
+        cost = multiply_adds
+    else:
+        cost = float(sum(shape.multiply_adds for shape in layer_shapes(config.network)))
+    # 没说的不是零：零次乘加谁也比不过
+    return None if cost is None else (objective, cost)
 
 
 def steady_rate(epochs: Sequence[tuple[int, float]]) -> float | None:

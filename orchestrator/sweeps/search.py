@@ -256,7 +256,8 @@ def read_ended(
     objective = result.objective(config)
     if result.state == "finished" and objective is not None:
         adds = result.sizes.get("multiply_adds")
-        return Ended("finished", objective_values(second, config, objective, result.images_per_second, adds))
+        values = objective_values(second, config, objective, result.images_per_second, adds)
+        return Ended("failed" if values is None else "finished", values)
     if result.state == "stopped":
         core, epochs = description_of(config), ended_curve(folder, result).reports
         return Ended("stopped", None, tuple((report.epoch, objective_of(report, core)) for report in epochs))

@@ -219,4 +219,7 @@ class SweepSearcher(PhaseSearcher):
             rate = result.get("images_per_second")
             adds = result.get("multiply_adds")
             values = objective_values(self.search.second, planned.config, result[OBJECTIVE], rate, adds)
+            if values is None:
+                logger.warning("%s has no %s: the sampler takes it as failed", planned.key, self.search.second)
+                state = "failed"
         self._points.tell(position, Ended(state, values, tuple(curve) if state == "stopped" else ()))

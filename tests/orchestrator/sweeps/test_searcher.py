@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -15,10 +16,11 @@ from ray.tune.search import Searcher
 
 from orchestrator.choices import SamplerName, SecondObjective
 from orchestrator.sweeps.objectives import OBJECTIVE, objective_values
-from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory, search_history
+from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory, read_ended, search_history
 from orchestrator.sweeps.searcher import SweepSearcher
 from search_spaces.space import FloatParameter, Sweep, grid_points
 from search_spaces.trial import PlannedTrial
+from tests.made_core_records import put_walk, walk_config
 from tests.made_records import make_config
 
 RATE, DECAY, SIZE = "training.learning_rate", "training.weight_decay", "network.lrn1.size"
@@ -283,6 +285,25 @@ def test_two_objectives_go_on_as_uninterrupted_and_are_told_their_own_ways(
     assert all(trial.values[0] == error_of(trial.params) for trial in study.trials if trial.values)
     if second == "multiply_adds":
         assert len({trial.values[1] for trial in study.trials if trial.values}) == 1
+
+
+def test_a_second_objective_that_was_not_measured_is_none_and_no_zero(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = [objective_values("multiply_adds", walk_config(0), 0.1, None, adds) for adds in (None, 0.0, 7.0)]
+    assert values == [None, (0.1, 0.0), (0.1, 7.0)]
+    assert objective_values("images_per_second", make_config(), 0.1, None) is None
+    curve = [{"loss": 0.1, "test_loss": 0.2}]
+    for seed, sizes in enumerate(({"parameters": 3.0}, {"multiply_adds": 7.0})):
+        key = put_walk(tmp_path, walk_config(seed), curve, sizes=sizes)
+        ends = [read_ended(tmp_path, key, second) for second in (None, "multiply_adds")]  # type: ignore[arg-type]
+        assert ends == [Ended("finished", (0.1,)), (Ended("failed"), Ended("finished", (0.1, 7.0)))[seed]]
+    laboratory = Laboratory(replace(search("random", 1), second="images_per_second"))
+    searcher = laboratory.searcher()
+    job = searcher.suggest("one")
+    searcher.on_trial_complete("one", {OBJECTIVE: 0.1, "state": "finished", "images_per_second": None})
+    assert [trial.state.name for trial in searcher.study.trials] == ["FAIL"]
+    assert caplog.messages == [f"{job['key']} has no images_per_second: the sampler takes it as failed"]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
