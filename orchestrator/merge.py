@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -19,6 +20,8 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
 from alexnet_core.process.files import replaced, shown
 from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command
+from orchestrator.cores.foreign_code import ForeignCode, RefusedCode, check_code, join_accepted, unlike_codes
+from orchestrator.cores.sources import CODE
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
 from orchestrator.output.fitting import print_text
@@ -41,6 +44,7 @@ from orchestrator.records.upgrades import upgrade_results
 from orchestrator.running.cluster import preflight
 from orchestrator.tables.siblings import left_out, strangers_among
 from orchestrator.tables.tables import load_trials, update_tables
+from search_spaces.core_config import CoreDescription
 
 COMPARED = ("state", "epochs", "train", "validation", "test", "train_final", "metrics")
 LINES_SHOWN = 20
@@ -74,7 +78,9 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         upgrade_results(results)
     counts: Counter[str] = Counter()
     troubles: list[str] = []
-    sorted_out = _among_siblings(list(_sorted_out(other, results, counts, troubles)), results, troubles)
+    cores: dict[tuple[str, int], _Codes] = {}
+    sorted_out = _among_siblings(list(_sorted_out(other, results, counts, troubles, cores)), results, troubles)
+    codes = [code for one in cores.values() for code in _codes_to_take(other, results, one, troubles)]
     recorded = {
         trial.key for trial in sorted_out if (layout.trial_folder(results, trial.key) / "result.json").is_file()
     }
@@ -83,10 +89,16 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     if not dry_run:
         preflight.check_results(results)
         preflight.check_disk(results, sum(trial.size for trial in fresh) + preflight.RESERVE_BYTES)
+        # 代码先到：有记录的地方，就有练出它的代码
+        for code in codes:
+            _take_code(code, results)
         fresh = [trial for trial in fresh if _taken(results, trial, troubles)]
         known = [trial for trial in known if _evaluated(results, trial, troubles)]
         _join(other, results)
         _join_looks(other, results)
+        for one in cores.values():
+            if unlike_codes(other, results, one.core) is None:
+                join_accepted(other, results, one.core)
         # 上次合并可能在写表之前被杀
         update_tables(results)
     for line in troubles[:LINES_SHOWN]:
@@ -96,6 +108,9 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     verb = "would be taken" if dry_run else "taken"
     states = Counter(trial.result.state.value for trial in fresh)
     kinds = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    if codes:
+        names = ", ".join(f"{code.core} {code.fingerprint}" for code in codes)
+        print_text(console, f"{counted(len(codes), 'kept code')} of cores {verb}: {names}")
     evaluated = f" ({counted(len(known), 'evaluation')} of them {verb})" if known else ""
     print_text(
         console,
@@ -107,8 +122,59 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     return ExitCode.SOME_FAILED if troubles else ExitCode.DONE
 
 
-def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list[str]) -> Iterable[ForeignTrial]:
-    """Yields what is new, or evaluated only there, and passes every check; counts and names the rest."""
+class _Codes(NamedTuple):
+    """What the trials of one version of a core were trained by there.
+
+    Attributes:
+        core: The core.
+        fingerprints: Of the codes.
+    """
+
+    core: CoreDescription
+    fingerprints: set[str]
+
+
+def _codes_to_take(other: Path, results: Path, codes: _Codes, troubles: list[str]) -> list[ForeignCode]:
+    """The kept codes that are not here yet and pass every check; those nobody compared with those here are named."""
+    core = codes.core
+    if unlike := unlike_codes(other, results, core):
+        here, there = unlike
+        troubles.append(
+            f"conflict of core {core.name}, version {core.version}: trained by code {here} here, by {there} there; "
+            "check_core --same-numbers compares them"
+        )
+    taken = []
+    for fingerprint in sorted(codes.fingerprints):
+        try:
+            code = check_code(other, core.name, fingerprint)
+            if code is not None and not code.is_here(results):
+                taken.append(code)
+        except RefusedCode as error:
+            troubles.append(f"refused the code {fingerprint} of core {core.name}: {error}")
+        except OSError as error:
+            troubles.append(f"refused the code {fingerprint} of core {core.name}: {error.filename}: {error.strerror}")
+    return taken
+
+
+def _take_code(code: ForeignCode, results: Path) -> None:
+    try:
+        code.take(results)
+    except OSError as error:
+        raise files.write_error(results / CODE, error) from error
+
+
+def _sorted_out(
+    other: Path, results: Path, counts: Counter[str], troubles: list[str], cores: dict[tuple[str, int], _Codes]
+) -> Iterable[ForeignTrial]:
+    """Yields what is new, or evaluated only there, and passes every check; counts and names the rest.
+
+    Args:
+        other: The results folder there.
+        results: The own.
+        counts: Of what is not taken; added to.
+        troubles: Named trials; added to.
+        cores: Which codes trained the trials that are on record here or will be; added to.
+    """
     swept = {row["key"] for _, row in foreign_members(other) if row["phase"] == "sweep"}
     for folder in foreign_folders(other):
         try:
@@ -126,13 +192,22 @@ def _sorted_out(other: Path, results: Path, counts: Counter[str], troubles: list
             continue
         ours = trial_record.read_result(layout.trial_folder(results, trial.key))
         if ours is None:
+            _note_code(trial, cores)
             yield trial
         elif differing := _differences(ours, trial.result):
             troubles.append(f"conflict {trial.key}: {differing}; the own record stays")
         else:
+            _note_code(trial, cores)
             counts["here"] += 1
             if _lacking(results, trial):
                 yield trial
+
+
+def _note_code(trial: ForeignTrial, cores: dict[tuple[str, int], _Codes]) -> None:
+    fingerprint = trial.result.environment.get("code")
+    if trial.core is not None and fingerprint:
+        known = cores.setdefault((trial.core.name, trial.core.version), _Codes(trial.core, set()))
+        known.fingerprints.add(str(fingerprint))
 
 
 def _among_siblings(trials: list[ForeignTrial], results: Path, troubles: list[str]) -> list[ForeignTrial]:

@@ -66,7 +66,7 @@ class CoreCode:
             script=self.script,
         )
         if folder is not None:
-            path = _description_path(results, self.fingerprint, core)
+            path = description_path(results, self.fingerprint, core)
             with replaced(path) as temporary:
                 # 结果文件夹可以搬走：路径不写进去
                 temporary.write_text(kept.model_copy(update={"folder": None}).model_dump_json(indent=1))
@@ -108,7 +108,7 @@ def kept_code(results: Path, fingerprint: str | None, core: str) -> KeptCode | N
         return None
     folder = results / CODE / fingerprint
     try:
-        kept = KeptCode.model_validate_json(_description_path(results, fingerprint, core).read_bytes())
+        kept = KeptCode.model_validate_json(description_path(results, fingerprint, core).read_bytes())
     except (OSError, ValidationError):
         return None
     # 名字谁都可以写：里面的内容要与它相符，才是跑过的那一份
@@ -118,7 +118,8 @@ def kept_code(results: Path, fingerprint: str | None, core: str) -> KeptCode | N
     return kept.model_copy(update={"folder": folder.resolve()})
 
 
-def _description_path(results: Path, fingerprint: str, core: str) -> Path:
+def description_path(results: Path, fingerprint: str, core: str) -> Path:
+    """Returns where it is written how a core of kept code is loaded."""
     # 一份代码里可以有几个 core
     return results / CODE / f"{fingerprint}.{core}.json"
 

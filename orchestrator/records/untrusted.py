@@ -18,7 +18,7 @@ from orchestrator.records.files import read_error
 from orchestrator.records.layout import ARM, KEY, NAME, STUDY_FOLDER, evaluation_path
 from orchestrator.records.looks_file import RecordedLook
 from orchestrator.records.trial_record import TrialResult
-from search_spaces.core_config import CoreConfig, DataOfTrial
+from search_spaces.core_config import CoreConfig, CoreDescription, DataOfTrial
 from search_spaces.edits import edited, field_values
 from search_spaces.errors import StudyError
 from search_spaces.trial import Phase, trial_key
@@ -42,6 +42,7 @@ class ForeignTrial:
         key: Its key, computed from its configuration.
         folder: Its folder there.
         data: What it was trained on.
+        core: What another core than AlexNet declares; None for AlexNet.
         result: Its result.
         weights: Its final weights, if they were kept.
         evaluations: Of them in more views than one.
@@ -50,6 +51,7 @@ class ForeignTrial:
     key: str
     folder: Path
     data: DataOfTrial
+    core: CoreDescription | None
     result: TrialResult
     weights: Path | None
     evaluations: tuple[Evaluation, ...]
@@ -112,7 +114,8 @@ def _checked(folder: Path) -> ForeignTrial | None:
     if reason:
         raise Refused(reason)
     weights = _checked_weights(folder, result)
-    return ForeignTrial(key, folder, config.data, result, weights, _checked_evaluations(folder))
+    core = config.core if isinstance(config, CoreConfig) else None
+    return ForeignTrial(key, folder, config.data, core, result, weights, _checked_evaluations(folder))
 
 
 def _check_folder(folder: Path) -> None:

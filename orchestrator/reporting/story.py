@@ -186,7 +186,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
             "Where this comes from",
             "",
             tables=[
-                text_tables.provenance_table(source),
+                text_tables.provenance_table(source, material.answer.core),
                 *([text_tables.lost_table(source)] if source.lost else []),
             ],
             notes=[] if source.lost else ["No trial failed, diverged or was stopped."],

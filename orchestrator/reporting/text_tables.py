@@ -24,6 +24,12 @@ from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_
 
 MOST_RECORDS_SHOWN = 400
 APART = "not measured together"
+# core 的代码不在本实验室的提交里
+FACTS = {
+    "numerics": "version of the training's arithmetic",
+    "git_commit": "git commit of the lab",
+    "code": "code of the core, as kept in code/",
+}
 
 
 class TextTable(NamedTuple):
@@ -321,8 +327,13 @@ def sweep_lead(answer: Answer) -> str:
     )
 
 
-def provenance_table(source: Provenance) -> TextTable:
-    """Returns command, data, environment and cost."""
+def provenance_table(source: Provenance, core: CoreDescription | None) -> TextTable:
+    """Returns command, data, environment and cost.
+
+    Args:
+        source: Where the answer comes from.
+        core: What was trained, where that is not AlexNet: the lab's commit does not say which code that was.
+    """
     gpu = f"{source.gpu_hours:.3g} GPU-hours" if source.gpu_hours else "0 GPU-hours (trained on the CPU)"
     idle = f", of which {source.idle_gpu_hours:.3g} idle (a network of one tower)" if source.idle_gpu_hours else ""
     rows = [
@@ -331,6 +342,7 @@ def provenance_table(source: Provenance) -> TextTable:
         ["cost", f"{gpu}{idle}; {source.hours:.3g} hours of training, each trial once"],
         ["trained", f"{source.first_started or 'not yet'} to {source.last_finished or 'not yet'}"],
         *([f"data: {name}", value] for name, value in source.data.items()),
+        *([["core", f"{core.name}, version {core.version}"]] if core is not None else []),
         *([_fact(name), ", ".join(values)] for name, values in source.environment.items()),
         ["plan.json, SHA-256", source.plan_sha256],
         ["all records, SHA-256", source.digest],
@@ -340,7 +352,7 @@ def provenance_table(source: Provenance) -> TextTable:
 
 def _fact(name: str) -> str:
     """What a fact of the environment is called."""
-    return "version of the training's arithmetic" if name == "numerics" else name.replace("_", " ")
+    return FACTS.get(name, name.replace("_", " "))
 
 
 def lost_table(source: Provenance) -> TextTable:

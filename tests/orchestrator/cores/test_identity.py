@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from orchestrator.cores.identity import (
     check_identity,
     code_of,
     kept_code,
+    load_kept,
 )
 from orchestrator.cores.loading import core_name, load_core
+from orchestrator.cores.sources import CODE
 from orchestrator.cores.training import Place, train_core
 from orchestrator.records import trial_record
 from orchestrator.records.layout import trial_folder
@@ -135,6 +138,91 @@ def test_an_edit_that_gives_the_same_numbers_is_accepted_and_another_is_not(
     # 原来的代码也还是它的代码
     (walk_folder / "walk.py").write_text(WALK)
     assert plan(capsys, walk_folder, results) == (0, "")
+
+
+def keep(results: Path, folder: Path, seed: int) -> str:
+    """Puts a trial on record as a run of the code in `folder` leaves it: kept beside, its fingerprint noted."""
+    code = code_of(core_name("walk.py", folder))
+    code.keep(results, "walk")
+    accept(results, describe(), [code.fingerprint])
+    put_walk(results, walk_config(seed), [{"loss": 1.0, "test_loss": 2.0}], code=code.fingerprint)
+    return code.fingerprint
+
+
+def test_a_merge_brings_the_code_that_trained_the_trials(
+    walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    code = keep(there, walk_folder, 0)
+    for arguments in (["--dry-run"], []):
+        assert merge.main([str(there), "--results", str(here), *arguments]) == 0
+        assert f"1 kept code of cores {'would be ' * bool(arguments)}taken: walk {code}" in capsys.readouterr().out
+        assert (here / CODE).exists() != bool(arguments)
+    files = {path.relative_to(there): path.read_bytes() for path in (there / CODE).rglob("*") if path.is_file()}
+    assert {path.relative_to(here): path.read_bytes() for path in (here / CODE).rglob("*") if path.is_file()} == files
+    kept = kept_code(here, code, "walk")
+    assert kept is not None
+    assert load_kept(kept).name == "walk"
+    assert accepted_fingerprints(here, describe()) == (code,)
+    assert merge.main([str(there), "--results", str(here)]) == 0
+    assert "kept code" not in capsys.readouterr().out
+    # 那边后来比过另一份代码，数相同：这里也记下；没人比过的，说出来
+    (walk_folder / "walk.py").write_text(OTHER)
+    other = keep(there, walk_folder, 1)
+    assert merge.main([str(there), "--results", str(here)]) == 0
+    assert accepted_fingerprints(here, describe()) == (code, other)
+    strange = tmp_path / "strange"
+    (walk_folder / "walk.py").write_text(f"{OTHER}\n# once more\n")
+    third = keep(strange, walk_folder, 2)
+    capsys.readouterr()
+    assert merge.main([str(strange), "--results", str(here)]) == 1
+    line = (
+        f"conflict of core walk, version 1: trained by code {other} here, by {third} there; check_core --same-numbers"
+    )
+    assert line in capsys.readouterr().out
+    assert accepted_fingerprints(here, describe()) == (code, other)
+
+
+def edited(code: Path, description: Path) -> None:
+    (code / "walk.py").write_text("print('mine')")
+
+
+def linked(code: Path, description: Path) -> None:
+    (code / "more.py").symlink_to("/etc/passwd")
+
+
+def renamed(code: Path, description: Path) -> None:
+    description.write_text(description.read_text().replace('"module": "walk"', '"module": "os"'))
+
+
+def torn(code: Path, description: Path) -> None:
+    description.write_text(description.read_text()[:9])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (edited, "its files are not those of its fingerprint"),
+        (linked, "it has a symbolic link"),
+        (renamed, "names the module os, which is not in it"),
+        (torn, "is damaged"),
+    ],
+)
+def test_a_merge_takes_no_code_that_is_not_what_its_name_says(
+    walk_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path, Path], None],
+    reason: str,
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    code = keep(there, walk_folder, 0)
+    damage(there / CODE / code, there / CODE / f"{code}.walk.json")
+    assert merge.main([str(there), "--results", str(here)]) == 1
+    output = capsys.readouterr().out
+    assert f"refused the code {code} of core walk: " in output
+    assert reason in output
+    assert kept_code(here, code, "walk") is None
 
 
 @pytest.mark.slow
