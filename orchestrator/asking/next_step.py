@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.judging.answer import Answer, Compared
 from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.summary import format_time
+from orchestrator.planning.summary import time_with_start
 from orchestrator.planning.work_left import Training
 from orchestrator.statistics.alpha_spending import FIRST_LOOK
 from orchestrator.statistics.limits import FEWEST_SEEDS
@@ -37,7 +37,7 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
             f"No answer on {names}, but a difference of {answer.scale.effect(answer.smallest_effect)} would probably "
             "have shown with so many seeds: what there may be is smaller."
         )
-    takes = format_time(price()(_further(plan, answer.seeds, seeds)))
+    takes = time_with_start(price()(_further(plan, answer.seeds, seeds)))
     most = "at most " if "auto" in options else ""
     return f"No answer yet on {names}: the same command with {options} would take {most}{takes}."
 

@@ -22,6 +22,8 @@ from search_spaces.core_config import CoreConfig
 from search_spaces.trial import PlannedTrial
 
 SHOWN_SEEDS = 12
+# Ray 要半分钟才起来；训练得比这久，就不必提它
+SHORT_SECONDS = 300
 
 
 def large_batches(plan: Plan) -> list[str]:
@@ -110,6 +112,12 @@ def format_time(cost: Estimate) -> str:
     if cost.unknown == cost.trials:
         return "unknown (no such trial on record yet)"
     return f"{_about(cost)} {readable_seconds(cost.wall_seconds)} (from your own records)"
+
+
+def time_with_start(cost: Estimate) -> str:
+    """Says the wall time where Ray is started for it: of short trainings most of it is that."""
+    is_short = cost.unknown < cost.trials and cost.wall_seconds < SHORT_SECONDS
+    return f"{format_time(cost)} plus Ray's start" if is_short else format_time(cost)
 
 
 def _about(cost: Estimate) -> str:

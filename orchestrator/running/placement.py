@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from alexnet_core.process.control_groups import cpu_cores
 from orchestrator.planning.estimate import Estimate, Place
-from orchestrator.planning.summary import format_time
+from orchestrator.planning.summary import format_time, time_with_start
 from orchestrator.request import Placement
 from orchestrator.running.cluster import capacity, preflight
 from orchestrator.running.cluster.nodes import workers_by_gpu
-
-# Ray 要半分钟才起来；训练得比这久，就不必提它
-SHORT_SECONDS = 300
 
 
 def likely_place(placement: Placement, gpus: int) -> Place:
@@ -58,6 +55,4 @@ def time_and_memory(cost: Estimate, placement: Placement) -> str:
         return format_time(cost)
     slots = min(cost.place.slots, cost.trials)
     need, memory = capacity.memory_need(slots, placement.workers), capacity.memory_bytes()
-    is_short = cost.unknown < cost.trials and cost.wall_seconds < SHORT_SECONDS
-    start = " plus Ray's start" if is_short else ""
-    return f"{format_time(cost)}{start}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"
+    return f"{time_with_start(cost)}, memory about {need / 1e9:.1f} of {memory / 1e9:.1f} GB"

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import ablate, best, check_core, merge, publish, report, status
+from orchestrator import ablate, best, check_core, merge, publish, report, run_study, status
 from orchestrator.cores.consent import check_consent, check_kept_code
 from orchestrator.cores.contract import ContractError
-from orchestrator.cores.identity import code_of, kept_code
+from orchestrator.cores.identity import accept, code_of, kept_code
 from orchestrator.cores.loading import CoreName, core_name, load_core
+from orchestrator.errors import LabError
 from search_spaces.script import Script
 from search_spaces.study import load_study
-from tests.made_core_records import STUDY, WALK, changed, plan_walk, put_study, study_of
+from tests.made_core_records import STUDY, WALK, changed, describe, plan_walk, put_study, study_of
 
 # 一被导入就留下痕迹
 ACTS = f"import pathlib\n(pathlib.Path(__file__).parent / 'ACTED').touch()\n{WALK}"
@@ -243,12 +244,30 @@ def test_reading_imports_nothing_wherever_the_results_lie(
     assert "walk version 1 on default" in said["best"]
     assert [row["core"] for row in json.loads(said["best --json"])["configurations"]] == ["walk"] * 3
     (answer,) = json.loads(said["report of a file"])["answers"]
-    assert [arm["word"] for arm in answer["answer"]["arms"]] == ["baseline", "supports", "inconclusive"]
+    words = [arm["word"] for arm in answer["answer"]["arms"]]
+    assert words == ["baseline", "the same difference in 8 seeds", "inconclusive"]
     assert "24 trials taken (24 finished)" in said["merge"]
     assert "24 runs published" in said["publish"]
     # 全都在案，可要训练的命令还是要先问
     assert "say so once" in refused(capsys, "--study", "walking.yaml", "--results", str(results))
     assert not (walk_folder / "ACTED").exists()
+
+
+@pytest.mark.slow
+def test_a_call_allows_a_core_as_the_command_does_and_answers_in_its_unit(
+    walk_folder: Path, tmp_path: Path, recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(recorded, results)
+    accept(results, describe(), ["c0de" * 5, code_of(core_name("walk.py", walk_folder)).fingerprint])
+    with pytest.raises(LabError, match=r"say so once: --core walk\.py") as caught:
+        run_study("walking.yaml", results=results)
+    assert caught.value.exit_code == 2
+    answer = run_study("walking.yaml", core="walk", results=results)
+    assert (answer.unit, answer.answer.metric, answer.some_failed) == ("nats", "test loss", False)
+    assert answer.table["arm"].to_list() == ["baseline", "long", "springy"]
+    assert answer.table["difference"].to_list() == pytest.approx([None, -0.5, 0.0125], abs=1e-9)
+    assert capsys.readouterr().out == "", "the answer is what it returns"
 
 
 def test_kept_code_is_run_where_it_was_run_before_and_is_what_its_name_says(
