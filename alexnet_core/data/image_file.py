@@ -118,6 +118,31 @@ def decode_and_look(path: Path, size: int, content: bytes | None = None) -> tupl
     return centre_crop(image, size), oddity
 
 
+def prepared_picture(picture: Image.Image | np.ndarray, size: int) -> np.ndarray:
+    """Prepares a picture that is in memory as `decode_image` does one in a file.
+
+    Args:
+        picture: A Pillow image, or uint8 (H, W, 3) or (H, W).
+        size: Height and width in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+
+    Raises:
+        CoreError: An array has another shape or type, or the picture cannot be used.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or (picture.ndim != 2 and picture.shape[2:] != (3,)):
+            raise CoreError(f"a picture must be uint8 (H, W, 3) or (H, W), not {picture.dtype} {picture.shape}")
+        picture = Image.fromarray(picture)
+    if min(picture.size) < SMALLEST_SIDE:
+        raise CoreError(f"a picture of {picture.width}x{picture.height} pixels is too small")
+    try:
+        return centre_crop(_rgb(picture), size)
+    except (ValueError, OSError) as error:
+        raise CoreError(f"a picture cannot be used: {error}") from error
+
+
 def _too_large(pixels: str) -> str:
     return f"decompression bomb: {pixels}, more than {MOST_PIXELS}; make it smaller"
 

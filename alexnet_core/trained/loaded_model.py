@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,13 +23,15 @@ from alexnet_core.configuration.metrics import SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.class_names import numbers_among, same_look
 from alexnet_core.data.dataset import Dataset, Split
-from alexnet_core.data.image_file import decode_image, without_picture_warnings
+from alexnet_core.data.image_file import decode_image, prepared_picture, without_picture_warnings
 from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.trained.model_folder import SUMS, verify
 from alexnet_core.training.evaluation import EVALUATION_BATCH, evaluate, predictions, split_to_test
 from alexnet_core.training.loader import ImageLoader
+
+Picture = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,14 @@ class LoadedModel:
     labels: tuple[str, ...]
     mean_image: np.ndarray
 
-    def predict(self, images: np.ndarray | Sequence[str | Path], views: int = 1) -> np.ndarray:
+    def predict(self, images: np.ndarray | Sequence[Picture], views: int = 1) -> np.ndarray:
         """Classifies images.
 
         Args:
-            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or the paths of image files,
-                which are prepared as the training images were, 256 at a time, so that their number does not count. As
-                in training a turn noted in EXIF is not made (but in TIFF files) and transparency is dropped: see
-                `decode_image`.
+            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or a list of image files' paths,
+                Pillow images and arrays uint8 (H, W, 3) or (H, W) of any size, which are prepared as the training
+                images were, 256 at a time, so that their number does not count. As in training a turn noted in EXIF is
+                not made (but in TIFF files) and transparency is dropped: see `decode_image`.
             views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
 
         Returns:
@@ -65,8 +68,9 @@ class LoadedModel:
             ValueError: `views` is neither 1 nor 10.
         """
         size = self.config.data.image_size
-        if isinstance(images, str | Path):
-            raise CoreError(f"predict takes a list of images: predict([{str(images)!r}])")
+        if isinstance(images, str | Path | Image.Image):
+            one = "image" if isinstance(images, Image.Image) else repr(str(images))
+            raise CoreError(f"predict takes a list of images: predict([{one}])")
         if not isinstance(images, np.ndarray):
             # 一批一批地解码：内存与图像总数无关
             starts = range(0, len(images), EVALUATION_BATCH)
@@ -82,10 +86,16 @@ class LoadedModel:
         classes = self.network.spec.classes
         return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
 
-    def _decoded(self, paths: Sequence[str | Path]) -> np.ndarray:
-        """Prepares image files: uint8 (N, size, size, 3)."""
+    def _decoded(self, pictures: Sequence[Picture]) -> np.ndarray:
+        """Prepares images in files and in memory: uint8 (N, size, size, 3)."""
+        size = self.config.data.image_size
         with without_picture_warnings():
-            return np.stack([decode_image(Path(path), self.config.data.image_size) for path in paths])
+            return np.stack(
+                [
+                    decode_image(Path(one), size) if isinstance(one, str | Path) else prepared_picture(one, size)
+                    for one in pictures
+                ]
+            )
 
     def labelled(self, split: Split, class_names: Sequence[str]) -> Split:
         """Returns a split with the model's numbers for its classes, whose names are compared as they look.

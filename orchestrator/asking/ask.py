@@ -54,6 +54,11 @@ from orchestrator.sweeps.search import OPTUNA_VIEW
 from orchestrator.tables.ranking import exported_if_best
 from orchestrator.tables.tables import done_states, load_trials, say_left_out
 
+CLOSED_TERMINAL = (
+    "closing this terminal ends the study, and the same command goes on with it; started in tmux or with nohup it "
+    "stays, and python -m orchestrator.status --follow shows it"
+)
+
 
 def ask(request: Request, console: Console, started: float, notifier: Notifier) -> Document:
     """Asks one study, or all in one Ray session: each is planned, trained and answered as it would be alone.
@@ -102,6 +107,8 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
     preflight.check_results(store.results)
     contents = _write_plans(agenda, request)
     left_out: tuple[str, ...] = ()
+    if trains and console.is_terminal:
+        print_text(console, CLOSED_TERMINAL, style="dim")
     if trains:
         # 运行：只训练记录里没有的
         prepare_images(agenda.plan, console)
@@ -253,11 +260,11 @@ def _export(
         return agenda.folder / PAGE
     if trains or request.optuna_view or abandoned(agenda.folder / OPTUNA_VIEW):
         # Optuna 要一秒多：没有训练过就只在被要求时加载
-        from orchestrator.sweeps.optuna_view import write_view
+        from orchestrator.sweeps.optuna_view import load_calls, write_view
 
         sweep = agenda.studies[0].sweep
         path = write_view(sweep.folder, sweep.store.results, sweep.plan, sweep.search, sweep.history)
-        _say(console, [f"for Optuna's own tools: {path}"])
+        _say(console, [f"for Optuna's own tools: {call}" for call in load_calls(path, sweep.search)])
     return None
 
 

@@ -57,6 +57,17 @@ def write_view(folder: Path, results: Path, plan: Plan, search: Search | None, h
     return path
 
 
+def load_calls(path: Path, search: Search | None) -> list[str]:
+    """Returns the calls of Optuna that load what `write_view` has written.
+
+    Args:
+        path: Of the storage.
+        search: The sweep.
+    """
+    names = [f"{path.parent.name}/arms", *([search.name] if search is not None else [])]
+    return [f'optuna.load_study(study_name="{name}", storage="sqlite:///{path.resolve()}")' for name in names]
+
+
 def _add_arms(storage: RDBStorage, name: str, results: Path, plan: Plan) -> None:
     core = description_of(plan.base)
     study = optuna.create_study(storage=storage, study_name=f"{name}/arms", direction=_natural(core, None)[0])

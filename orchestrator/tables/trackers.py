@@ -29,6 +29,8 @@ OUTCOMES = (
 )
 PROJECT = "alexnet-ablation"
 _METRICS_PER_BATCH = 1000
+# TensorBoard 不看的文件：这个文件夹是哪个 trial
+_TRIAL = "trial.key"
 _PART_OF_ADDRESS = frozenset("?#%")
 
 
@@ -57,19 +59,26 @@ class Run:
     outcome: Mapping[str, float]
 
     @property
+    def place(self) -> str:
+        """Where it stands among others: `lrn/no_lrn/seed3`."""
+        return f"{self.arms[0] if self.arms else self.configuration[:8]}/seed{self.seed}"
+
+    @property
     def title(self) -> str:
         """How people call it."""
         return f"{self.arms[0]} seed {self.seed}" if self.arms else f"{self.configuration[:8]} seed {self.seed}"
 
 
 def write_tensorboard(runs: Sequence[Run], folder: Path) -> int:
-    """Writes a folder of event files per run; returns how many are new."""
+    """Writes a folder of event files per run, `lrn/no_lrn/seed3`; returns how many are new."""
     from tensorboardX import SummaryWriter
 
     fresh = 0
+    published = {path.read_text() for path in folder.rglob(_TRIAL)}
     for run in runs:
-        target, temporary = folder / run.key, folder / f".{run.key}.{os.getpid()}.tmp"
-        if target.exists():
+        temporary = folder / f".{run.key}.{os.getpid()}.tmp"
+        # 旧版以 key 为名
+        if run.key in published or (folder / run.key).exists():
             continue
         try:
             with SummaryWriter(logdir=str(temporary), write_to_disk=True) as writer:
@@ -78,6 +87,12 @@ def write_tensorboard(runs: Sequence[Run], folder: Path) -> int:
                 for epoch, scalars in run.epochs:
                     for name, value in scalars.items():
                         writer.add_scalar(name, value, epoch)
+            (temporary / _TRIAL).write_text(run.key)
+            target = folder / run.place
+            if target.exists():
+                # 扫描的点都叫 sweep，种子也相同
+                target = target.with_name(f"{target.name}-{run.key[:8]}")
+            target.parent.mkdir(parents=True, exist_ok=True)
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

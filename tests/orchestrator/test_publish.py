@@ -59,15 +59,27 @@ def test_tensorboard_shows_every_epoch_and_a_second_time_nothing_new(
     folder = tmp_path / "board"
     code, output = publish(capsys, results, "--to", "tensorboard", "--study", "lrn", str(folder))
     assert (code, output.startswith("2 runs published, 0 there already")) == (0, True)
-    shown = {path.name: scalars(path)["validation/top1_error"] for path in folder.iterdir()}
-    assert shown == {key: pytest.approx(errors, abs=1e-7) for key, errors in expected().items()}
-    names = set(scalars(folder / next(iter(shown))))
+    keys = [trial_key(make_config(seed)) for seed in range(2)]
+    shown = {key: scalars(folder / "lrn" / "baseline" / f"seed{seed}") for seed, key in enumerate(keys)}
+    assert {key: values["validation/top1_error"] for key, values in shown.items()} == {
+        key: pytest.approx(errors, abs=1e-7) for key, errors in expected().items()
+    }
+    names = set(shown[keys[0]])
     assert {"train/loss", "validation/loss", "learning_rate", "images_per_second"} <= names
     before = {path: path.read_bytes() for path in folder.rglob("events*")}
     assert publish(capsys, results, "--to", "tensorboard", str(folder))[1].startswith(
         "1 run published, 2 there already"
     )
     assert {path: path.read_bytes() for path in before} == before
+    # 扫描的点都叫 sweep，种子也相同：各有各的文件夹
+    for decay in (0.1, 0.2):
+        point = make_config(0, weight_decay=decay)
+        put(results, point, 10)
+        row = PlannedTrial("sweep", 0, "sweep", point, trial_key(point))
+        trial_record.join_members(results, "lrn", "digits", [row])
+    for wanted in ("2 runs published", "0 runs published"):
+        assert publish(capsys, results, "--to", "tensorboard", str(folder))[1].startswith(wanted)
+    assert len(list((folder / "lrn" / "sweep").iterdir())) == 2
 
 
 # mlflow 自己对 sqlalchemy 的用法会报弃用，与我们无关

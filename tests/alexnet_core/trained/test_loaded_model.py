@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import Dataset, Split
@@ -68,6 +69,23 @@ def test_a_sealed_export_of_another_network_is_refused(export: Path, seal: Calla
     seal(export)
     with pytest.raises(CoreError, match="not an export that this version can load"):
         load_model(export)
+
+
+def test_a_picture_is_the_same_as_a_file_opened_with_pillow_and_as_an_array(export: Path, tmp_path: Path) -> None:
+    loaded = load_model(export)
+    files = [picture(tmp_path / name) for name in ("one.png", "two.png")]
+    expected = loaded.predict([str(path) for path in files])
+    opened = [Image.open(path) for path in files]
+    np.testing.assert_array_equal(loaded.predict(opened), expected)
+    arrays = [np.asarray(image.convert("RGB")) for image in opened]
+    np.testing.assert_array_equal(loaded.predict(arrays), expected)
+    np.testing.assert_array_equal(loaded.predict([files[0], opened[1]]), expected)
+    grey = opened[0].convert("L")
+    np.testing.assert_array_equal(loaded.predict([grey]), loaded.predict([np.asarray(grey)]))
+    with pytest.raises(CoreError, match=r"predict\(\[image\]\)"):
+        loaded.predict(opened[0])  # type: ignore[arg-type]
+    with pytest.raises(CoreError, match=r"uint8 \(H, W, 3\) or \(H, W\), not float64"):
+        loaded.predict([np.zeros((20, 20, 3))])
 
 
 def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.planning.plan import Plan
 from orchestrator.records.trial_record import TrialState
-from orchestrator.sweeps.optuna_view import write_view
+from orchestrator.sweeps.optuna_view import load_calls, write_view
 from orchestrator.sweeps.search import Search, SearchHistory, arms_in_space, read_ended, search_history
 from search_spaces.trial import PlannedTrial
 from tests.made_core_records import describe, plan_walk, put_walk, study_of
@@ -51,12 +51,12 @@ def recorded(results: Path) -> tuple[Plan, Search, SearchHistory]:
 def test_the_view_says_of_every_trial_what_its_record_says(tmp_path: Path) -> None:
     folder = tmp_path / "studies" / "lrn"
     path = write_view(folder, tmp_path, *recorded(tmp_path))
-    arms = optuna.load_study(study_name="lrn/arms", storage=f"sqlite:///{path}")
+    # 印出来的调用，原样就能用
+    arms, sweep = (eval(call, {"optuna": optuna}) for call in load_calls(path, SEARCH))
     assert [(t.params["arm"], t.params["seed"]) for t in arms.trials] == [(t.arm, t.seed) for t in PLAN.trials]
     assert [trial.value for trial in arms.trials] == [(20 + place) / 360 for place in range(6)]
     last = PLAN.base.training.epochs
     assert arms.trials[0].intermediate_values == {epoch: (20 + last - epoch) / 360 for epoch in range(1, last + 1)}
-    sweep = optuna.load_study(study_name="lrn/sweep", storage=f"sqlite:///{path}")
     assert [trial.state.name for trial in sweep.trials] == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
     # 基线就在空间里：它的两个种子取平均，作为第一个点
     assert sweep.trials[0].params == {DECAY: PLAN.base.training.weight_decay}
