@@ -86,6 +86,7 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
             retune=options.retune,
             tuning_trials=options.tuning_trials,
             null=options.null,
+            matched=options.matched,
             core=options.core,
         ),
         sweep=SweepRequest(
@@ -194,6 +195,11 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         type=natural_or_zero,
         metavar="N",
         help="tuning trials of each arm (default: the study's, or 8); 0 re-tunes nothing",
+    )
+    what.add_argument(
+        "--matched",
+        action="store_true",
+        help="add the controls of equal size that the study offers: was it the layer, or the parameters?",
     )
     what.add_argument(
         "--null",

@@ -43,6 +43,7 @@ class Question:
         retune: A field of the training that every arm tunes for itself; None leaves it to the study.
         tuning_trials: Of each arm; None leaves it to the study, 0 re-tunes nothing.
         null: Whether the baseline is judged against itself.
+        matched: Whether arms get the controls of equal size that the study offers.
         core: The core whose code the user allows to be run; None for those allowed before.
     """
 
@@ -57,6 +58,7 @@ class Question:
     retune: str | None = None
     tuning_trials: int | None = None
     null: bool = False
+    matched: bool = False
     core: str | None = None
 
     def __post_init__(self) -> None:
@@ -67,6 +69,8 @@ class Question:
         """
         if self.is_paper and self.seeds == AUTO:
             raise _refusal("--study paper takes no --seeds auto: its studies share seeds; ask each alone")
+        if self.matched and (self.is_paper or self.null):
+            raise _refusal("--matched adds arms to one study; leave it out with --study paper and --null")
         if self.seeds != AUTO and self.max_seeds is not None:
             raise _refusal("--max-seeds goes with --seeds auto")
         if self.seeds == AUTO and not FIRST_LOOK <= (self.max_seeds or 0) <= MOST_PLANNED_SEEDS:

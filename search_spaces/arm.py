@@ -74,6 +74,9 @@ class Arm(Frozen):
         views: Views of a test image whose predictions are averaged after training: 1, the centre crop, or 10 (paper
             section 4.1). Arms that differ in nothing else are the same trained trials, evaluated twice.
         claim: What the paper says of this arm against the baseline.
+        match: Whose control of equal size `--matched` adds: the same arm with the field `by` solved so that it has the
+            baseline's `parameters` or `multiply_adds`.
+        by: That field, a whole number.
         levels: Of an arm that a design makes: the level of each factor, by the factor's name.
     """
 
@@ -83,4 +86,13 @@ class Arm(Frozen):
     remove: tuple[LayerName, ...] = ()
     views: Literal[1, 10] = 1
     claim: Claim | None = None
+    # 只在展开时用：对照展开后就是普通的 arm，plan.json 不必再记
+    match: Literal["parameters", "multiply_adds"] | None = Field(default=None, exclude=True)
+    by: FieldPath | None = Field(default=None, exclude=True)
     levels: dict[str, str] = Field(default={}, exclude_if=is_absent)
+
+    @model_validator(mode="after")
+    def _check_match(self) -> Self:
+        if (self.match is None) != (self.by is None):
+            raise ValueError("match and by go together: by names the field that makes the size the baseline's")
+        return self

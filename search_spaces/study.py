@@ -331,6 +331,10 @@ def _alexnet_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     for place, path in _paths(content):
         if not re.fullmatch(ALEXNET_FIELD, path):
             yield mistake("string_pattern_mismatch", (*place, path, "[key]"), path, pattern=ALEXNET_FIELD)
+    for number, arm in enumerate(content["arms"] if isinstance(content.get("arms"), (list, tuple)) else ()):
+        by = arm.get("by") if isinstance(arm, Mapping) else None
+        if isinstance(by, str) and not re.fullmatch(ALEXNET_FIELD, by):
+            yield mistake("string_pattern_mismatch", ("arms", number, "by"), by, pattern=ALEXNET_FIELD)
     retune = content.get("retune")
     parameter = retune.get("parameter") if isinstance(retune, Mapping) else None
     if isinstance(parameter, str) and not re.fullmatch(ALEXNET_TRAINING_FIELD, parameter):
@@ -361,7 +365,7 @@ def _of_core_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     """What a core is called wrong, and what only a study of AlexNet may say, each at its place."""
     yield from _core_mistakes(content["core"])
     for number, arm in enumerate(content["arms"] if isinstance(content.get("arms"), (list, tuple)) else ()):
-        for name, absent in (("remove", ()), ("views", 1)):
+        for name, absent in (("remove", ()), ("views", 1), ("match", None), ("by", None)):
             # 写进 plan.json 的 arm 有全部字段
             if isinstance(arm, Mapping) and arm.get(name, absent) not in (absent, [], None):
                 why = reason("is for the layers and images of AlexNet; the fields of another core stand under set")

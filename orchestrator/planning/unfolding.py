@@ -13,6 +13,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.core_base import core_base
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import retune_of
+from orchestrator.planning.variants import with_controls
 from orchestrator.request import Question, Store, SweepRequest
 from search_spaces.core_config import TrialConfig
 from search_spaces.study import Recipe, Study
@@ -49,6 +50,8 @@ def plan_study(
         summary, base = _summary_and_base(study, recipe, question, store, known)
     else:
         study, base, code, summary = core_base(study, question, store)
+    if question.matched:
+        study = with_controls(study, base)
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))

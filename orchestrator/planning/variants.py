@@ -2,21 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from alexnet_core.configuration.network_spec import layer_shapes
+from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
 from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
 from search_spaces.arm import Arm, Claim
+from search_spaces.core_config import TrialConfig
+from search_spaces.edits import concrete_fields, edited, field_values
+from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study
 from search_spaces.trial import PlannedTrial, unfold
 
 OTHER_SEEDS = "other_seeds"
+MATCHED = "_matched"
+MATCHES_WITHIN = 0.01
 # 设计与比较方式不再适用：只拿 arm 与基线比
 AGAINST_BASELINE = {"design": None, "factors": None, "compare": None}
+
+
+def with_controls(study: Study, base: TrialConfig) -> Study:
+    """Returns the study with a control of equal size beside each arm that offers one.
+
+    Args:
+        study: The study, on a data set.
+        base: The configuration that its arms start from.
+
+    Raises:
+        LabError: It offers none, or compares otherwise than with the baseline.
+        StudyError: No value of the field gives the baseline's size within 1 %.
+    """
+    offering = [arm for arm in study.arms if arm.match is not None]
+    refusal = None
+    if not offering or not isinstance(base, TrainConfig):
+        refusal = (
+            f"study {study.name} offers no control of equal size: leave --matched out, or give an arm match and by"
+        )
+    elif any(contrast.kind != "arm" for contrast in study.contrasts):
+        refusal = f"--matched compares controls with the baseline, and study {study.name} compares otherwise"
+    if refusal is not None or not isinstance(base, TrainConfig):
+        raise LabError(refusal or "", exit_code=ExitCode.WRONG_USE)
+    controls = (_control(study, base, arm) for arm in offering)
+    # 接在最后：文件里 arm 的次序不变，错误才找得到地方
+    added = tuple(control for control in controls if control is not None)
+    return study.model_copy(update={"arms": (*study.arms, *added)})
+
+
+def _control(study: Study, base: TrainConfig, arm: Arm) -> Arm | None:
+    """The arm with the field solved, and in its title what came of it; None where it has that size already."""
+    assert arm.match is not None
+    assert arm.by is not None
+    baseline, place = study.arm(study.baseline), [one for one in study.arms if not one.levels].index(arm)
+    target = size_of(edited(base, baseline.set, baseline.remove, f"arm {baseline.name}"), arm.match)
+    try:
+        before, value, size = _solved(base, arm, target)
+    except StudyError as error:
+        raise StudyError(str(error), ("arms", place, "by")) from error
+    away, kind = size / target - 1.0, arm.match.replace("_", "-")
+    if abs(away) > MATCHES_WITHIN:
+        raise StudyError(
+            f"arm {arm.name}: no {arm.by} gives it the baseline's {target:,} {kind} within {MATCHES_WITHIN:.0%}: the "
+            f"nearest is {value} with {size:,}",
+            ("arms", place, "by"),
+        )
+    sized = f"{size:,} {kind}, {away:+.2%} of the baseline's"
+    return (
+        None
+        if value == before
+        else Arm(
+            name=f"{arm.name[: 48 - len(MATCHED)]}{MATCHED}",
+            title=f"{arm.title}; {arm.by.removeprefix('network.')} {value} instead of {before}: {sized}",
+            set={**arm.set, arm.by: value},
+            remove=arm.remove,
+            views=arm.views,
+        )
+    )
+
+
+def _solved(base: TrainConfig, arm: Arm, target: int) -> tuple[int, int, int]:
+    """The field's value in the arm, the one at which the size is nearest to a target, and that size."""
+    assert arm.match is not None
+    assert arm.by is not None
+    what, field, kind = f"arm {arm.name}", arm.by, arm.match
+    config = edited(base, arm.set, arm.remove, what)
+    concrete_fields(config, {field: 0}, (), f"{what}: by")
+    start = field_values(config, field)
+    if not start or not isinstance(start[0], int) or isinstance(start[0], bool) or len(set(start)) > 1:
+        raise StudyError(f"{what}: by: {field} is not one whole number of its network")
+
+    def size(value: int) -> int:
+        return size_of(edited(base, {**arm.set, field: value}, arm.remove, what), kind)
+
+    # 两座塔时宽度须成双：先找出合法的步长
+    step = next((step for step in (1, 2, 4, 8, 16) if _is_valid(size, start[0] + step)), None)
+    if step is None:
+        raise StudyError(f"{what}: by: {field} takes no other value than {start[0]}")
+    if size(start[0] + step) == size(start[0]):
+        raise StudyError(f"{what}: by: its {kind.replace('_', '-')} do not depend on {field}")
+    low, high = -((start[0] - 1) // step), 1
+    while size(start[0] + high * step) < target and _is_valid(size, start[0] + 2 * high * step):
+        high *= 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(start[0] + middle * step) < target else (low, middle)
+    sizes = {start[0] + place * step: size(start[0] + place * step) for place in (low, high)}
+    value = min(sizes, key=lambda one: abs(sizes[one] - target))
+    return start[0], value, sizes[value]
+
+
+def _is_valid(size: Callable[[int], int], value: int) -> bool:
+    try:
+        size(value)
+    except StudyError:
+        return False
+    return True
+
+
+def size_of(config: TrialConfig, kind: str) -> int:
+    """Returns a network's `parameters`, or its `multiply_adds` per image."""
+    assert isinstance(config, TrainConfig)
+    return int(sum(getattr(shape, kind) for shape in layer_shapes(config.network)))
 
 
 def null_plan(plan: Plan) -> Plan:

@@ -33,7 +33,7 @@ from orchestrator.planning.summary import (
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import folder_hint, plan_study
-from orchestrator.planning.variants import combined_plan, null_plan
+from orchestrator.planning.variants import MATCHED, combined_plan, null_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import study_folder
 from orchestrator.records.trial_record import TrialState
@@ -320,6 +320,8 @@ def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callabl
         yield sweep_only_line(plan, work, time_and_room)
     else:
         yield plan_line(plan, on_record, work, time_and_room, resolution_outlook(plan, study.folder))
+    controls = (arm for arm in plan.study.arms if arm.name.endswith(MATCHED))
+    yield from (f"control of equal size, {arm.name}: {arm.title}" for arm in controls)
     if plan.retune is not None and not study.sweep.request.only:
         tuning = work.of("tuning", "retuned")
         yield f"{retuning_line(plan, on_record, len(tuning))}, time {format_time(price(tuning))}"

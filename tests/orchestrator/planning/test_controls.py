@@ -1,0 +1,125 @@
+"""Controls of equal size: solved for every study and data set that offers them, said in the plan, refused in a line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_core.configuration.network_spec import layer_shapes
+from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.data.dataset import DataSummary
+from alexnet_core.model.alexnet import AlexNet
+from orchestrator.ablate import main
+from orchestrator.planning.variants import MATCHED, with_controls
+from search_spaces.errors import StudyError
+from search_spaces.study import Study, load_study
+from search_spaces.trial import base_config, unfold
+from search_spaces.yaml_file import parse_model, placed
+
+SUMMARY = DataSummary(digest="0" * 64, class_names=tuple(map(str, range(1000))), train=5000, validation=10, test=10)
+OFFERING = [(name, dataset) for name in ("depth", "towers") for dataset in load_study(name).recipes]
+TEXT = """name: mine
+question: Was it the layer?
+source: nowhere
+baseline: full
+arms:
+  - {name: full, title: all of it}
+  - {name: thin, title: a thin fc7, set: {network.fc7.units: 32}, match: parameters, by: network.fc6.units}
+recipes:
+  digits: {margin: 0.5, smallest_effect: 1.0}
+"""
+
+
+def networks(study: Study, dataset: str) -> dict[str, TrainConfig]:
+    """The first trial of every arm, the controls among them."""
+    base = base_config(study, dataset, summary=SUMMARY, data_root=None, cache=None)
+    trials = unfold(with_controls(study.on(dataset), base), base, (0,))
+    return {trial.arm: trial.config for trial in trials if isinstance(trial.config, TrainConfig)}
+
+
+def parameters(config: TrainConfig) -> int:
+    """As many weights and biases as torch counts."""
+    with torch.device("meta"):
+        network = AlexNet(config.network, ("meta", "meta"))
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "dataset"), OFFERING)
+def test_every_control_that_a_study_offers_has_the_baselines_size(name: str, dataset: str) -> None:
+    study = load_study(name)
+    configs = networks(study, dataset)
+    offering = [arm for arm in study.arms if arm.match is not None]
+    assert [*configs] == [*(arm.name for arm in study.arms), *(f"{arm.name}{MATCHED}" for arm in offering)]
+    target = parameters(configs["baseline"])
+    for arm in offering:
+        control = configs[f"{arm.name}{MATCHED}"]
+        assert parameters(control) == pytest.approx(target, rel=0.01)
+        # 除了解出的那个字段，什么也没变
+        assert control.training == configs[arm.name].training
+        assert [one.name for one in control.network.layers] == [one.name for one in configs[arm.name].network.layers]
+
+
+def test_multiply_adds_are_matched_too_and_what_has_the_size_already_gets_no_control() -> None:
+    text = TEXT.replace("match: parameters, by: network.fc6.units", "match: multiply_adds, by: network.fc6.units")
+    configs = networks(parse_model(text, Study, "mine.yaml"), "digits")
+    full, control = (
+        sum(shape.multiply_adds for shape in layer_shapes(configs[arm].network)) for arm in ("full", f"thin{MATCHED}")
+    )
+    assert control == pytest.approx(full, rel=0.01)
+    same = TEXT.replace("set: {network.fc7.units: 32}", "set: {training.momentum: 0.5}")
+    assert [*networks(parse_model(same, Study, "mine.yaml"), "digits")] == ["full", "thin"]
+
+
+@pytest.mark.parametrize(
+    ("by", "complaint"),
+    [
+        ("network.fc9.units", "has no layer fc9"),
+        ("network.conv1.bias", "by: network.conv1.bias is not one whole number"),
+        ("training.batch_size", "by: its parameters do not depend on training.batch_size"),
+        ("training.momentums", "unknown field training.momentums"),
+    ],
+)
+def test_what_cannot_be_solved_is_said_at_its_place(by: str, complaint: str, tmp_path: Path) -> None:
+    path, text = tmp_path / "mine.yaml", TEXT.replace("by: network.fc6.units", f"by: {by}")
+    path.write_text(text)
+    with pytest.raises(StudyError, match=re.escape(complaint)) as caught:
+        networks(parse_model(text, Study, "mine.yaml"), "digits")
+    assert str(placed(caught.value, path)).startswith(f"{path}:7:")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (", by: network.fc6.units", "", "match and by go together"),
+        ("match: parameters", "match: weights", "arms.1.match: must be 'parameters' or 'multiply_adds'"),
+        ("by: network.fc6.units", "by: units", "arms.1.by: must be a field, such as network.lrn*.alpha"),
+    ],
+)
+def test_a_mistake_is_one_line(old: str, new: str, line: str) -> None:
+    with pytest.raises(StudyError) as caught:
+        parse_model(TEXT.replace(old, new), Study, "mine.yaml")
+    assert line in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_plan_says_what_was_solved_and_a_study_without_a_control_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--matched", "--dry-run", "--results", str(tmp_path / "r")]
+    assert main(["--study", "towers", *options]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert output.startswith("24 trials wanted")
+    assert "control of equal size, half_matched: one tower" in output
+    assert "fc6.units 304 instead of 256" in output
+    assert main(["--study", "lrn", *options]) == 2
+    assert "offers no control of equal size" in capsys.readouterr().err
+    # 文档里的阶梯，照抄就能问
+    page = (Path(__file__).parents[3] / "docs" / "designs.md").read_text()
+    (ladder,) = [block.split("```")[0] for block in page.split("```yaml\n")[1:] if "design:" in block]
+    (tmp_path / "parts.yaml").write_text(ladder)
+    assert main(["--study", str(tmp_path / "parts.yaml"), *options]) == 2
+    assert main(["--study", str(tmp_path / "parts.yaml"), *options[1:]]) == 0
+    assert capsys.readouterr().out.startswith("32 trials wanted")
