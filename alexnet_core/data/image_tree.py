@@ -122,7 +122,8 @@ def read_tree(root: Path | None, *, evaluation: bool = False) -> Tree:
     if not folders and _holds_classes(root):
         # 没有 train/，文件夹本身就是各类
         folders, left_out.folders = {"train": "."}, []
-    left_out.outside += _picture_names(root)
+    else:
+        left_out.outside += _picture_names(root)
     if "train" not in folders and not (evaluation and folders):
         alone = " and ".join(f"{name}/" for name in folders.values())
         place = shlex.quote(str(root))
@@ -229,6 +230,11 @@ def _picture_names(folder: Path) -> list[str]:
     return sorted(shown(entry.name) for entry in os.scandir(folder) if is_picture(entry.name) and not entry.is_dir())
 
 
+def _place(folder: str, name: str) -> str:
+    """Where a file lies, as it is said: without the dot that stands for the root itself."""
+    return f"{folder}/{name}".removeprefix("./")
+
+
 def _folders_in(folder: Path) -> list[str]:
     try:
         entries = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
@@ -240,7 +246,7 @@ def _folders_in(folder: Path) -> list[str]:
 def _split_files(root: Path, folder: str, left_out: LeftOut) -> dict[str, dict[str, str]]:
     """The images of a split: of every class, by file name, the path relative to the root."""
     classes = _folders_in(root / folder)
-    outside = [f"{folder}/{name}" for name in _picture_names(root / folder)]
+    outside = [_place(folder, name) for name in _picture_names(root / folder)]
     if classes in ([], ["images"]) and (label_file := _label_file(root, folder)) is not None:
         left_out.outside += outside if classes else []
         return _labelled_files(root, f"{folder}/images" if classes else folder, label_file, left_out)
@@ -261,7 +267,7 @@ def _images_in(root: Path, folder: str, left_out: LeftOut) -> dict[str, str]:
     # 隐藏文件（.DS_Store 之类）不值一提
     others = [entry for entry in entries if entry.name not in images and not entry.name.startswith(".")]
     inner = [entry.name for entry in others if entry.is_dir() and entry.name not in LITTER_FOLDERS]
-    left_out.endings += [shown(f"{folder}/{entry.name}") for entry in others if not entry.is_dir()]
+    left_out.endings += [shown(_place(folder, entry.name)) for entry in others if not entry.is_dir()]
     if not images and inner == ["images"]:
         return _images_in(root, f"{folder}/images", left_out)
     for name in inner:

@@ -60,8 +60,15 @@ def test_train_alone_and_a_plain_folder_of_classes_are_the_same_data_split_by_th
     # 别的图像没有参与训练：全都评
     assert len(load_evaluation_set(spec_of(plain), any_data=True).split) == len(labels)
     assert len(load_evaluation_set(spec_of(plain)).split) == len(held)
+    picture(plain / "loose.jpg")
+    (plain / "a" / "new.jfif").write_bytes(b"")
     prepare(tree_source(read_tree(plain)), tmp_path / "made", 16)
-    assert summarise_data("imagefolder", tmp_path / "made").digest == summary.digest
+    made = summarise_data("imagefolder", tmp_path / "made")
+    assert made.digest == summary.digest
+    assert made.remarks[-1] == (
+        "left out: 1 file with a name that does not end like an image's (a/new.jfif); "
+        "1 file outside the class folders (loose.jpg)"
+    )
 
 
 def test_two_validation_sets_are_an_error(tmp_path: Path) -> None:
