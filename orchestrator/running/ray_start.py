@@ -117,13 +117,14 @@ def start_ray(
             exit_code=ExitCode.WRONG_USE,
         )
     print_text(console, "joining Ray" if joins else "checking this machine and starting Ray")
+    job = {"study": plan.study.name, "data set": plan.dataset, "results": str(results.resolve())}
     # 开关要在载入 Ray 之前设好
     environment.prepare_environment(placement.verbose, dashboard=joins or placement.dashboard, joins=joins)
     if placement.address is not None:
         access.check_address(placement.address)
         _check_disk(plan, results, trials, min(placement.slots or 1, trials))
         imports = _import_meanwhile(placement.workers)
-        facts = lifecycle.join(placement.address, death, placement.verbose)
+        facts = lifecycle.join(placement.address, job, death, placement.verbose)
         imports.join()
         return _slots_of_cluster(plan, placement, results, trials), facts
     slot_plan = _slots_here(placement, trials, core.gpus)
@@ -137,6 +138,7 @@ def start_ray(
     facts = lifecycle.start(
         slot_plan.slots * placement.workers + 1,
         preflight.visible_gpus(),
+        job,
         on_death=death,
         dashboard=placement.dashboard,
         dashboard_host=placement.dashboard_host,

@@ -48,6 +48,7 @@ class ClusterFacts:
 def start(
     cpus: int,
     gpus: int,
+    job: dict[str, str],
     *,
     on_death: death_watch.OnDeath,
     dashboard: bool,
@@ -60,6 +61,7 @@ def start(
     Args:
         cpus: CPUs that it declares.
         gpus: GPUs that it declares.
+        job: What the dashboard's page of jobs says of this driver.
         on_death: Called when its raylet or its control service has died; see `DeathWatch`.
         dashboard: Whether it serves its dashboard.
         dashboard_host: Interface of the dashboard.
@@ -74,6 +76,7 @@ def start(
     show_token = ensure_private_token(folder)
     options = {
         "address": "local",
+        "job_config": _job_config(job),
         "num_cpus": cpus,
         "num_gpus": gpus,
         "include_dashboard": dashboard,
@@ -91,11 +94,12 @@ def start(
     )
 
 
-def join(address: str, on_death: death_watch.OnDeath, verbose: bool = False) -> ClusterFacts:
+def join(address: str, job: dict[str, str], on_death: death_watch.OnDeath, verbose: bool = False) -> ClusterFacts:
     """Joins the cluster at `address`.
 
     Args:
         address: Of its control service, or `auto`.
+        job: What the dashboard's page of jobs says of this driver.
         on_death: Called when the raylet of this node has died; see `DeathWatch`.
         verbose: Whether Ray's messages and the workers' output go to the terminal.
 
@@ -104,9 +108,17 @@ def join(address: str, on_death: death_watch.OnDeath, verbose: bool = False) -> 
     """
     show_token = ensure_private_token()
     _keepers.append(reaper.start())
-    url = _init(f"the Ray cluster at {address} does not answer", verbose, {"address": address})
+    url = _init(
+        f"the Ray cluster at {address} does not answer", verbose, {"address": address, "job_config": _job_config(job)}
+    )
     death_watch.DeathWatch(on_death).add_joined_raylet()
     return ClusterFacts(f"http://{url}" if url else None, show_token if _asks_for_token() else None)
+
+
+def _job_config(job: dict[str, str]) -> Any:
+    from ray.job_config import JobConfig
+
+    return JobConfig(metadata=job)
 
 
 def _start_again_where_slow(

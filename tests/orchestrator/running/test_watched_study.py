@@ -59,6 +59,14 @@ def the_dashboard_wants_its_token(lab: Lab, dashboard: str) -> str:
     return token
 
 
+def the_dashboard_names_the_study(dashboard: str, token: str) -> bool:
+    """Whether the pages of actors and of jobs say whose the processes are."""
+    actors = json.loads(get(f"{dashboard}/logical/actors", token)[1])["data"]["actors"].values()
+    (job,) = json.loads(get(f"{dashboard}/api/jobs/", token)[1])
+    assert (job["metadata"]["study"], job["metadata"]["data set"]) == ("lrn", "digits")
+    return {"lrn-slot-0 controller", "lrn-slot-0 worker"} <= {actor["reprName"] for actor in actors}
+
+
 def metrics_agree_with_the_records(lab: Lab, port: int) -> bool:
     """Whether Ray has sent some, and each arm's are those of its first trials on record."""
     seen = metrics(port)
@@ -131,6 +139,7 @@ def test_a_study_is_watched_and_followed_loses_an_arm_gains_seeds_also_while_it_
     status, text = get(f"{dashboard}/api/train/v2/runs/v1", token)
     assert status == 200
     assert set(re.findall(r'"(lrn-slot-\d)"', text)) == {"lrn-slot-0"}
+    wait_until(lambda: the_dashboard_names_the_study(dashboard, token), PATIENCE, "the actors have names")
     port = metrics_port(dashboard, token)
     wait_until(lambda: metrics_agree_with_the_records(lab, port), PATIENCE, "the metrics agree with the records")
 
