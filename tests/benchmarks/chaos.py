@@ -1,9 +1,9 @@
 """Real studies under random faults: `python -m tests.benchmarks.chaos --minutes 30`, of AlexNet and of a user's core.
 
-The two take turns. Driver, train workers, Train controllers, Tune actors, broker, raylet and GCS are killed at random
-moments, or stopped for some seconds. The same command is given again until the study has its answer; then its table
-must be the one of an undisturbed run. Prints one JSON line; exit code 1 when anything was lost, trained twice, left
-behind or unlike.
+The two studies take turns. Driver, train workers, Train controllers, Tune actors, broker, raylet and GCS are killed at
+random moments, or stopped for some seconds. The same command is given again until the study has its answer; then its
+table must be the one of an undisturbed run. Prints one JSON line; exit code 1 when anything was lost, trained twice,
+left behind or unlike.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import psutil
 from tests.lab import Lab, clear
 from tests.made_cores import write_walk
 
-ALWAYS = ("--seeds", "3", "--no-dashboard", "--retry-failed")
-ALEXNET = ("--study", "lrn", "--epochs", "16", *ALWAYS)
+ALWAYS = ("--no-dashboard", "--retry-failed")
+STUDIES = ("lrn", "walk")
 # 进程标题里的字样；driver 单独处理
 TARGETS = {
     "train worker": "ray::RayTrainWorker",
@@ -77,19 +77,21 @@ class Chaos:
         self.faults: Counter[str] = Counter()
         self.troubles: list[str] = []
 
-    def run(self, seconds: float) -> None:
-        """Studies under faults until the time is over; the last one is brought to its end without any."""
-        studies = [(study, self._undisturbed(study)) for study in (ALEXNET, self._walk())]
+    def run(self, names: Sequence[str], trials: int, seconds: float) -> None:
+        """Studies of so many seeds under faults until the time is over; the last is brought to its end without any."""
+        asked = [(*self._options(name), "--seeds", str(trials), *ALWAYS) for name in names]
+        studies = [(study, self._undisturbed(study)) for study in asked]
         end = time.monotonic() + seconds
         for study, undisturbed in itertools.cycle(studies):
             if time.monotonic() >= end:
                 return
             self._study(study, undisturbed, end)
 
-    def _walk(self) -> Sequence[str]:
-        """A study of a user's core, which every command is allowed to run."""
-        path = write_walk(self._folder / "user")
-        return ("--study", str(path), "--core", "walk.py", *ALWAYS)
+    def _options(self, name: str) -> Sequence[str]:
+        """A study of AlexNet, or one of a user's core, which every command is allowed to run."""
+        if name != "walk":
+            return ("--study", name, "--epochs", "16")
+        return ("--study", str(write_walk(self._folder / "user")), "--core", "walk.py")
 
     def _new_lab(self) -> Lab:
         folder = Path(tempfile.mkdtemp(dir=self._folder))
@@ -200,10 +202,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0, help="how long faults happen (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and victims")
     parser.add_argument("--gap", type=float, nargs=2, default=(2.0, 20.0), metavar=("LEAST", "MOST"), help="seconds")
+    parser.add_argument("--studies", default=",".join(STUDIES), help="of lrn,walk, in turns (default: both)")
+    parser.add_argument("--seeds", type=int, default=3, help="trials of each arm (default: 3)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         chaos = Chaos(Path(folder), options.seed, tuple(options.gap))
-        chaos.run(60.0 * options.minutes)
+        chaos.run(options.studies.split(","), options.seeds, 60.0 * options.minutes)
     always = {"records lost": 0, "trials trained twice": 0, "orphans": 0}
     restarts = chaos.counts["commands"] - chaos.counts["studies"]
     survived = {"faults": chaos.faults.total(), "restarts": restarts, "recovered": chaos.faults.total() - restarts}

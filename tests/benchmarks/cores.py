@@ -60,22 +60,26 @@ arms:
   - {name: a, title: a}
   - {name: b, title: b, set: {shift: 1}}
 recipes:
-  default: {seeds: 50, margin: 0.01, smallest_effect: 0.02}
+  default: {seeds: SEEDS, margin: 0.01, smallest_effect: 0.02}
 """
+KINDS = {"core": "trivial.py", "script": "script"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs both studies; 1 when one of them does not answer."""
-    argparse.ArgumentParser(prog="python -m tests.benchmarks.cores").parse_args(arguments)
+    """Runs the studies; 1 when one of them does not answer."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.cores")
+    parser.add_argument("--seeds", type=int, default=50, help="trials of each of two arms (default: 50)")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of core,script (default: both)")
+    options = parser.parse_args(arguments)
+    study = STUDY.replace("SEEDS", str(options.seeds))
     with tempfile.TemporaryDirectory(prefix="cores-") as scratch:
         folder = Path(scratch)
         (folder / "trivial.py").write_text(CORE)
         (folder / "trivial.sh").write_text(SCRIPT)
-        (folder / "of_core.yaml").write_text(f"core: trivial.py\nname: of_core{STUDY}")
-        (folder / "of_script.yaml").write_text(f"{DECLARED}name: of_script{STUDY}")
+        (folder / "of_core.yaml").write_text(f"core: trivial.py\nname: of_core{study}")
+        (folder / "of_script.yaml").write_text(f"{DECLARED}name: of_script{study}")
         seconds = {
-            "core": _seconds_between_ends(folder, "of_core", "trivial.py"),
-            "script": _seconds_between_ends(folder, "of_script", "script"),
+            **{kind: _seconds_between_ends(folder, f"of_{kind}", KINDS[kind]) for kind in options.kinds.split(",")},
             "script alone": _alone(folder),
         }
     print(json.dumps({name: None if value is None else round(value, 4) for name, value in seconds.items()}))

@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,28 +20,31 @@ from PIL import Image
 from tests.benchmarks.orchestration import spin_seconds
 from tests.lab import Lab, wait_until
 
-STUDY = ("--study", "pooling", "--network", "alexnet-paper", "--set", "training.batch_size=128", "--seeds", "1")
-IMAGES_PER_CLASS = {"train": 320, "val": 16}
+STUDY = ("--study", "pooling", "--network", "alexnet-paper", "--seeds", "1")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; 1 when a stop took longer than it may, or lost its checkpoint."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.preemption")
     parser.add_argument("moments", type=float, nargs="*", default=[2.0, 6.0, 10.0], help="seconds after the first step")
+    parser.add_argument("--batch", type=int, default=128, help="images of a batch (default: 128)")
+    parser.add_argument("--images", type=int, default=320, help="of each of two classes (default: 320)")
     options = parser.parse_args(arguments)
+    batch = ("--set", f"training.batch_size={options.batch}")
     with tempfile.TemporaryDirectory() as text:
         lab = Lab(Path(text) / "home", Path(text) / "results")
         lab.home.mkdir()
-        _make_images(Path(text) / "images")
-        took = [_seconds_to_end(lab, Path(text) / "images", moment) for moment in options.moments]
+        _make_images(Path(text) / "images", {"train": options.images, "val": 16})
+        where = ("--dataset", "imagefolder", "--data-root", str(Path(text) / "images"))
+        took = [_seconds_to_end(lab, (*STUDY, *batch, *where), moment) for moment in options.moments]
         checkpoints = {path.parents[1].name for path in lab.results.glob("trials/*/checkpoint/*.safetensors")}
     print(f"two slots; {len(checkpoints)} trials have a checkpoint; the longest stop took {max(took):.1f} s")
     return int(max(took) > 20 or len(checkpoints) != 2)
 
 
-def _make_images(root: Path) -> None:
+def _make_images(root: Path, images_per_class: Mapping[str, int]) -> None:
     random = np.random.default_rng(0)
-    for split, count in IMAGES_PER_CLASS.items():
+    for split, count in images_per_class.items():
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
             for number in range(count):
@@ -50,12 +53,10 @@ def _make_images(root: Path) -> None:
                 )
 
 
-def _seconds_to_end(lab: Lab, images: Path, moment: float) -> float:
+def _seconds_to_end(lab: Lab, study: Sequence[str], moment: float) -> float:
     starts = _starts(lab)
-    process = lab.start(
-        *(*STUDY, "--dataset", "imagefolder", "--data-root", str(images), "--epochs", "2"),
-        *("--slots", "2", "--no-dashboard", "--results", str(lab.results)),
-    )
+    where = ("--slots", "2", "--no-dashboard", "--results", str(lab.results))
+    process = lab.start(*study, "--epochs", "2", *where)
     wait_until(lambda: process.poll() is not None or _starts(lab) > starts, 300, "the first training step")
     time.sleep(moment)
     begun = time.monotonic()

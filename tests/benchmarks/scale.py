@@ -100,7 +100,7 @@ def commands(results: Path, study_file: Path, seeds: int, empty: Path) -> dict[s
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints a table; 1 when a command with nothing new is over its bounds at the largest size."""
+    """Prints a table; 1 when a command with nothing new is over its bounds, at whichever size."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", default="1000,10000,100000")

@@ -26,6 +26,7 @@ def poison(training):
         layers = {layer.name: layer for layer in run.config.network.layers}
         once = os.path.join(os.environ["HOME"], "ran-out")
         if "lrn1" not in layers:
+            os.write(2, b"the driver's own words\\n")
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
         if layers["lrn1"].divide_alpha_by_size and not os.path.exists(once):
             open(once, "w").close()
@@ -68,6 +69,7 @@ def test_a_slow_start_and_a_trial_that_always_dies_take_neither_a_slot_nor_the_s
     assert "died 3 times in this trial, the last time with" in results[failed]["message"]
     assert "illegal memory access" in results[failed]["message"]
     assert (failed / "log.txt").read_text().count("illegal memory access was encountered") >= 3
+    assert (failed / "log.txt").read_text().count("the driver's own words") == 3, "written past Python, then it died"
     assert f"log: {failed / 'log.txt'}" in output
     assert f"python -m alexnet_core train --config {failed / 'config.json'}" in output
 
