@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from statistics import median
 
@@ -40,7 +41,6 @@ BEST_SECONDS, REPORT_SECONDS, REPORT_MB = 2.0, 10.0, 1000
 def generate(results: Path, trials: int, epochs: int) -> None:
     """Writes `trials` finished trials of `epochs` epochs: a study of 40 arms with as many seeds as that takes."""
     random = np.random.default_rng(0)
-    lines = curve(epochs)
     plan = _plan(-(-trials // ARMS), epochs)
     planned = plan.trials[:trials]
     for trial in planned:
@@ -48,7 +48,7 @@ def generate(results: Path, trials: int, epochs: int) -> None:
         folder = results / "trials" / trial.key
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(canonical_json(trial.config))
-        (folder / "epochs.jsonl").write_text(lines)
+        (folder / "epochs.jsonl").write_text(curve(epochs, wrong))
         (folder / "result.json").write_text(made_result(trial, epochs, wrong).model_dump_json(indent=1))
     folder = results / "studies" / STUDY
     write_plan(folder, plan, ["ablate.py", "--study", STUDY])
@@ -78,27 +78,34 @@ def _mini() -> NetworkSpec:
     return network("alexnet-mini").model_copy(update={"input_size": 16})
 
 
-def curve(epochs: int) -> str:
-    """An `epochs.jsonl` of so many epochs."""
-    lines = []
-    for epoch in range(1, epochs + 1):
-        wrong = 5 + 300 // epoch
-        metrics = SplitMetrics(loss_sum=wrong * 2.0, top1_errors=wrong, top5_errors=wrong // 4, count=360)
-        report = EpochReport(
-            epoch=epoch,
-            learning_rate=0.01,
-            train=metrics,
-            validation=metrics,
-            seconds=0.3,
-            images_per_second=4000.0,
-        )
-        lines.append(report.model_dump_json() + "\n")
-    return "".join(lines)
+@lru_cache(maxsize=256)
+def curve(epochs: int, wrong: int) -> str:
+    """An `epochs.jsonl` of so many epochs that ends with `wrong` of 360 images."""
+    errors = [min(360, wrong + 300 // epoch) for epoch in range(1, epochs)]
+    lines = [_epoch(epoch, _metrics(left)) for epoch, left in enumerate(errors, start=1)]
+    return "".join((*lines, _epoch(epochs, _metrics(wrong), test=_metrics(wrong))))
+
+
+def _metrics(wrong: int) -> SplitMetrics:
+    return SplitMetrics(loss_sum=wrong * 2.0, top1_errors=wrong, top5_errors=wrong // 4, count=360)
+
+
+def _epoch(number: int, metrics: SplitMetrics, test: SplitMetrics | None = None) -> str:
+    report = EpochReport(
+        epoch=number,
+        learning_rate=0.01,
+        train=metrics,
+        validation=metrics,
+        test=test,
+        seconds=0.3,
+        images_per_second=4000.0,
+    )
+    return report.model_dump_json() + "\n"
 
 
 def made_result(trial: PlannedTrial, epochs: int, wrong: int) -> TrialResult:
     """The result of a finished trial with `wrong` of 360 images."""
-    metrics = SplitMetrics(loss_sum=wrong * 2.0, top1_errors=wrong, top5_errors=wrong // 4, count=360)
+    metrics = _metrics(wrong)
     return TrialResult(
         key=trial.key,
         state=TrialState.FINISHED,

@@ -255,7 +255,8 @@ import sys
 from orchestrator.ablate import main
 from orchestrator.running.cluster import lifecycle, ray_processes
 from orchestrator.running.slots import silence
-ray_processes.SAY_AFTER_SECONDS, silence.SILENT_SECONDS, silence.LOOK_EVERY_SECONDS = 1.0, 4.0, 0.5
+ray_processes.SAY_AFTER_SECONDS = 1.0
+silence.SILENT_SECONDS, silence.LOOK_EVERY_SECONDS, silence.KNOWN_RATIO = 4.0, 0.5, 0.0
 if "--json" in sys.argv:
     ray_processes.PATIENCE_SECONDS = 8.0
 lifecycle.check_process_is_ours = lambda: None
