@@ -16,7 +16,12 @@ LEFT_OUT = "trials.left_out"
 # 重新调参的 arm 在原名后加后缀
 ARM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # 在 trial 的文件夹里：worker 绕过 Python 写的话，暂存到驱动把它收进日志
-OUTPUT = "output.txt"
+OUTPUTS = re.compile(r"output-(\d+)\.txt")
+
+
+def output_path(folder: Path, attempt: int) -> Path:
+    """Returns where the workers of an attempt write what goes past Python, until the driver moves it into the log."""
+    return folder / f"output-{attempt}.txt"
 
 
 def evaluation_path(folder: Path, views: int) -> Path:

@@ -1,14 +1,15 @@
 """Records: the files of one trial, and who may write them. The record is the truth; tables and reports are views.
 
 `results/trials/<key>/`: `config.json`, `attempts.jsonl`, `epochs.jsonl`, `log.txt`, `checkpoint/`, and `result.json`,
-written last and atomically. The driver is the only writer of all but the checkpoints, and of the `output.txt` that a
-worker leaves for the log.
+written last and atomically. The driver is the only writer of all but the checkpoints, and of the `output-N.txt` that an
+attempt's workers leave for the log.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -35,7 +36,7 @@ from orchestrator.records.files import (
     write_atomically,
     write_error,
 )
-from orchestrator.records.layout import KEY, LEFT_OUT, OUTPUT, trial_folder
+from orchestrator.records.layout import KEY, LEFT_OUT, OUTPUTS, output_path, trial_folder
 from orchestrator.records.reports import Report, parse_report
 from search_spaces.core_config import CoreConfig, MetricValue, TrialConfig, is_of_core
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
@@ -269,16 +270,23 @@ def log_attempt(folder: Path, at: str, attempt: int, slot: int | None, text: str
     append_log(folder, f"{at} {_attempt_words(attempt)}{slot}: {text}\n")
 
 
-def log_output(folder: Path) -> None:
-    """Moves into a trial's log what its workers have written past Python (C code, children): the last of it."""
-    path = folder / OUTPUT
+def log_output(folder: Path, before: float = math.inf) -> None:
+    """Moves into a trial's log what its workers have written past Python (C code, children): the last of it.
+
+    Args:
+        folder: Of the trial.
+        before: Only of attempts before this one, whose worker may have begun to write.
+    """
     with suppress(OSError):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - MOST_OUTPUT))
-            text = file.read().decode(errors="replace").strip()
-        if text:
-            append_log(folder, text)
-        path.unlink()
+        found = ((OUTPUTS.fullmatch(entry.name), entry) for entry in os.scandir(folder))
+        attempts = sorted(int(match[1]) for match, _ in found if match)
+        for path in (output_path(folder, attempt) for attempt in attempts if attempt < before):
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - MOST_OUTPUT))
+                text = file.read().decode(errors="replace").strip()
+            if text:
+                append_log(folder, text)
+            path.unlink()
 
 
 def latest_attempt_begins(folder: Path) -> bool:

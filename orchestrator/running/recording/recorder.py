@@ -78,7 +78,7 @@ class Recorder:
             case Log(text):
                 trial_record.append_log(running.folder, text)
             case Retry():
-                trial_record.log_output(running.folder)
+                trial_record.log_output(running.folder, event.attempt)
                 running.attempt = trial_record.next_attempt(running.folder, self._opener.fingerprint)
                 self._log(running, event, "its worker died; it goes on from its last checkpoint")
             case End() as end:

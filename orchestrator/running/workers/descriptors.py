@@ -12,20 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.records.layout import OUTPUT
-
 DESCRIPTORS = (1, 2)
 
 
 @contextmanager
-def output_to(folder: Path) -> Iterator[None]:
-    """Within it the file descriptors 1 and 2 lead into a trial's folder; where that is full, they stay as they are.
+def output_to(path: Path) -> Iterator[None]:
+    """Within it the file descriptors 1 and 2 lead into a file; where that cannot be made, they stay as they are.
 
     Args:
-        folder: The trial's.
+        path: Appended to, as several workers may share it; see `output_path`.
     """
     try:
-        file = os.open(folder / OUTPUT, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     except OSError:
         yield
         return

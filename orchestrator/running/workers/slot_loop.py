@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.records.layout import output_path
 from orchestrator.running.slots.broker_clients import SlotClient
 from orchestrator.running.slots.messages import End, Job, Joined
 from orchestrator.running.workers.alexnet_trial import train_alexnet
@@ -131,7 +132,7 @@ def _run_and_report(place: Place, job: Job, first_in_process: bool) -> bool:
     watch = Watch(place, job)
     memory = start_measuring(place.devices, first_in_process)
     try:
-        with output_to(Path(job.folder)):
+        with output_to(output_path(Path(job.folder), job.attempt)):
             end = trial_end(place, job, watch)
     finally:
         faulthandler.cancel_dump_traceback_later()

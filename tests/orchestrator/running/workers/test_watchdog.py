@@ -40,7 +40,7 @@ watchdog.QUIET_LIMIT_SECONDS = watchdog.QUIET_LIMIT_BETWEEN_REPORTS_SECONDS = 3.
 hang = ctypes.PyDLL(None).sleep
 place = watchdog.Place(slot=0, rank=1, workers=2, devices=("cpu", "cpu"), broker=None)
 watch = watchdog.Watch(place, watchdog.Job("a", "{}", "", 1, code="{}"))
-with output_to(Path(sys.argv[1])):
+with output_to(Path(sys.argv[1]) / "output-1.txt"):
     os.write(2, b"from C code\\n")
     subprocess.run(["sh", "-c", "echo from a child"], check=True)
     hang(4)
@@ -82,17 +82,21 @@ import os, sys
 from pathlib import Path
 from orchestrator.running.workers.descriptors import output_to
 print("before")
-with output_to(Path(sys.argv[1])):
+with output_to(Path(sys.argv[1]) / "output-1.txt"):
     os.write(1, b"within\\n")
 os.write(2, b"after\\n")
-with output_to(Path(sys.argv[1]) / "missing"):
+with output_to(Path(sys.argv[1]) / "missing" / "output-1.txt"):
     print("no room")
 """
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("before\nno room\n", "after\n")
-    log_output(tmp_path)
+    # 下一次的 worker 已经打开了它的文件
+    (tmp_path / "output-10.txt").write_text("next")
+    log_output(tmp_path, 10)
     assert (tmp_path / "log.txt").read_text() == "within\n"
+    log_output(tmp_path)
+    assert (tmp_path / "log.txt").read_text() == "within\nnext\n"
 
 
 def worker(pauses: list[float], *, ends: bool) -> tuple[int, list[str], str, float]:
