@@ -21,7 +21,7 @@ from orchestrator.judging.sweep_findings import confirm
 from orchestrator.planning.plan import Plan
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
-from orchestrator.reporting.check import found_differences
+from orchestrator.reporting.check import check_report
 from orchestrator.reporting.text_tables import confirmation_lead, confirmation_table
 from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps import planned_sweep
@@ -291,7 +291,7 @@ def test_a_sweep_alone_is_answered_without_arms_and_looks_at_none_that_are_there
     answered = json.loads((folder / "answer.json").read_bytes())
     assert (answered["seeds"], len(answered["sweep"])) == (0, 4)
     assert json.loads((folder / "plan.json").read_bytes())["looks"] == []
-    assert not found_differences(folder, tmp_path)
+    assert check_report(folder, tmp_path).differences == []
     # 有了 arm 却没人要看：不花水平，只说怎么看
     for trial in plan.trials:
         put(tmp_path, trial.config, 20 + trial.seed, epochs=11)
