@@ -141,6 +141,16 @@ def test_a_mistake_in_factors_is_one_line_at_its_place(old: str, new: str, line:
     assert len(str(caught.value).splitlines()) <= 2
 
 
+def test_a_cores_fields_are_its_own_and_it_has_no_layers_to_remove() -> None:
+    factors = "factors:\n  optimizer: {sgd: {}, adam: {set: {optimizer.name: adam}}}\n  rate: [0.1, 0.2]\n"
+    recipes = "recipes: {default: {margin: 1, smallest_effect: 1}}\n"
+    text = f"core: mine\n{TEXT[: TEXT.index('factors:')]}{factors}{recipes}"
+    arms = parse_model(text, Study, "parts.yaml").arms
+    assert [arm.set for arm in arms][2:] == [{"optimizer.name": "adam", "rate": rate} for rate in (0.1, 0.2)]
+    with pytest.raises(StudyError, match=r"parts.yaml:7:.*factors.optimizer.adam.remove: is for the layers of AlexNet"):
+        parse_model(text.replace("adam: {", "adam: {remove: [conv1], "), Study, "parts.yaml")
+
+
 def test_levels_without_a_design_and_factors_of_none_are_refused() -> None:
     text = TEXT[: TEXT.index("design:")] + "baseline: a\narms:\n  - {name: a, title: a, levels: {x: y}}\n"
     with pytest.raises(StudyError, match="levels is what a design gives an arm"):
