@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
 from orchestrator.planning.summary import complete_seeds, readable_seconds, shown_trial
+from orchestrator.planning.variants import name_together
 from orchestrator.records import trial_record
 from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
@@ -116,7 +117,7 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
         if ran is None:
             return Document(exit_code=ExitCode.INTERRUPTED)
         agenda = after_run(agenda, ran, store)
-        contents = _complete_plans(agenda, request, contents)
+        contents = _complete_plans(agenda, request, contents, ran.skipped)
         lacks = _left_out(agenda, request) if ran.refused else None
         if lacks is not None and lacks.anything:
             left_out = tuple(lacks.lines())
@@ -171,12 +172,23 @@ def _write_plans(agenda: Agenda, request: Request) -> list[PlanFile]:
     return [write_plan(study.folder, study.complete, request.command) for study in agenda.studies]
 
 
-def _complete_plans(agenda: Agenda, request: Request, contents: Sequence[PlanFile]) -> list[PlanFile]:
+def _complete_plans(
+    agenda: Agenda, request: Request, contents: Sequence[PlanFile], skipped: Collection[str]
+) -> list[PlanFile]:
     """Writes down what a run has added to the plans; with `--seeds auto` the maximum was planned ahead."""
     return [
-        write_plan(study.folder, study.plan, request.command, content) if study.plan.max_seeds is None else content
+        write_plan(study.folder, study.plan, request.command, content, _skipped_arms(agenda, study, skipped))
+        if study.plan.max_seeds is None
+        else content
         for study, content in zip(agenda.studies, contents, strict=True)
     ]
+
+
+def _skipped_arms(agenda: Agenda, study: PlannedStudy, skipped: Collection[str]) -> list[str]:
+    """The arms of a study that a run was asked to skip, and that lack trials because of it."""
+    missing = {trial.arm for trial in study.on_record.to_run(study.plan.trials)}
+    name = study.plan.study.name
+    return [arm for arm in sorted(missing) if (name_together(name, arm) if agenda.together else arm) in skipped]
 
 
 def _left_out(agenda: Agenda, request: Request) -> LeftOut:

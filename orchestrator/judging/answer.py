@@ -346,6 +346,7 @@ class Answer(Frozen):
         planned_seeds: Seeds planned.
         missing: Planned trials that have not ended, named.
         seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
+        skipped: Arms of which the run was asked to begin no other trial: the answer does not wait for them.
         looks: Looks (numbers of seeds) taken before this one that could give a word.
         unlike: Trials without a pair: the baseline's had other workers or another kind of device.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
@@ -389,6 +390,7 @@ class Answer(Frozen):
     planned_seeds: int
     missing: tuple[str, ...]
     seeds_after_gap: tuple[int, ...] = ()
+    skipped: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
     looks: tuple[int, ...]
     unlike: tuple[str, ...] = ()
     unmeasured: int = 0

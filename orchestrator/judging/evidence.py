@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, takewhile
@@ -100,10 +100,14 @@ class Evidence:
         complete = min(len(self.rows(arm, seeds)) for arm in self.arms(name))
         return self.of(name, seeds) if complete == seeds else None
 
-    def complete_seeds(self) -> tuple[int, tuple[int, ...]]:
-        """Returns how many seeds from 0 on have ended in all arms (never whichever finished first), and later ones."""
+    def complete_seeds(self, skipped: Collection[str] = ()) -> tuple[int, tuple[int, ...]]:
+        """Returns how many seeds from 0 on have ended in all arms (never whichever finished first), and later ones.
+
+        Args:
+            skipped: Arms that are not waited for.
+        """
         seeds = sorted({seed for _, seed in self.planned})
-        arms = [arm.name for arm in self.study.arms]
+        arms = [arm.name for arm in self.study.arms if arm.name not in skipped]
         is_complete = {seed: all(self.planned.get((arm, seed)) in self.ended for arm in arms) for seed in seeds}
         # 从 0 起连续齐全的才算：谁先跑完不能左右答案
         complete = list(takewhile(lambda seed: is_complete[seed], is_complete))

@@ -60,7 +60,8 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     """
     if plan_file.max_seeds is not None:
         return _sequential_look(evidence, recipe, plan_file.max_seeds, plan_file.alpha)
-    seeds, after_gap = evidence.complete_seeds()
+    skipped = plan_file.skipped
+    seeds, after_gap = evidence.complete_seeds(skipped)
     # 少于三个种子时给不出词，那次看没有花掉 alpha
     before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
     looked_beyond = bool(before) and before[-1] > seeds
@@ -70,12 +71,16 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     verdicts: dict[str, Verdict] = {}
     # 各 arm 一起裁决：Holm 的家族是整个研究；阶梯的各级另成一族
     for family in evidence.families:
-        judged = [evidence.of(name, seeds) for name in family]
-        verdicts |= judge(judged, margin, plan_file.alpha, ShareOfLevel(share))
+        kept = [name for name in family if set(skipped).isdisjoint(evidence.arms(name))]
+        judged = [evidence.of(name, seeds) for name in kept]
+        # 跳过的仍占名额：别的不因此变得容易
+        verdicts |= judge(judged, margin, plan_file.alpha * len(kept) / len(family), ShareOfLevel(share))
+        verdicts |= {name: Verdict("no verdict: skipped") for name in family if name not in kept}
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
     missing = tuple(cell for cell, what in sorted(evidence.planned.items()) if what not in evidence.ended)
-    return Look(_for_all(evidence, seeds), verdicts, before, share, None, missing, after_gap)
+    by_arm = _for_all(evidence, seeds) | {arm: len(evidence.rows(arm, seeds)) for arm in skipped}
+    return Look(by_arm, verdicts, before, share, None, missing, after_gap)
 
 
 def follow_records(

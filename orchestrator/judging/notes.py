@@ -250,6 +250,11 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
             f"{counted(answer.other_networks, 'trial')} had to be trained again to be evaluated in ten views and came "
             "out different in some bits (another machine or version): there the arms are not exactly the same networks."
         )
+    if answer.skipped:
+        yield (
+            f"Skipped on request, so without a verdict: {', '.join(answer.skipped)}. The others are tested at the "
+            "levels of the whole family; the same command trains what is missing."
+        )
     if answer.missing:
         yield f"Not complete, so not in this answer: {'; '.join(_by_seed(answer.missing))}."
     if answer.seeds_after_gap:

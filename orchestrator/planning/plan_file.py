@@ -81,6 +81,7 @@ class PlanFile(BaseModel):
         chosen_afterwards: Whether the comparison was chosen after the data were seen; never on disk.
         sweep_points: Points of the sweep.
         command: The command line of the last `ablate` that planned the study.
+        skipped: Arms of which its run was asked to begin no other trial, where trials of them are missing.
         trials: Of the arms and of the re-tuning.
     """
 
@@ -101,6 +102,7 @@ class PlanFile(BaseModel):
     chosen_afterwards: bool = False
     sweep_points: int = Field(ge=0)
     command: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     trials: tuple[PlanRow, ...]
     plain_asked: Any = Field(default=None, alias="asked")
     plain_recipe: Any = Field(default=None, alias="recipe")
@@ -167,7 +169,13 @@ class PlanFile(BaseModel):
         return self.model_copy(update={"looks": tuple(looks)})
 
 
-def write_plan(folder: Path, plan: Plan, command: Sequence[str], begun_with: PlanFile | None = None) -> PlanFile:
+def write_plan(
+    folder: Path,
+    plan: Plan,
+    command: Sequence[str],
+    begun_with: PlanFile | None = None,
+    skipped: Sequence[str] = (),
+) -> PlanFile:
     """Writes `plan.json` and returns it; looks taken before are kept.
 
     Args:
@@ -176,8 +184,12 @@ def write_plan(folder: Path, plan: Plan, command: Sequence[str], begun_with: Pla
         command: The command line, shown in the report.
         begun_with: What this run wrote when it began, where it only completes that; a plan on record that goes beyond
             it, another command's, is left as it is.
+        skipped: Arms of which this run was asked to begin no other trial, where trials of them are missing.
     """
     planned = _file_of(plan, command)
+    if skipped:
+        # 没有跳过就不写：从前的 plan.json 字节不变
+        planned = planned.model_copy(update={"skipped": tuple(skipped)})
     with locked(folder):
         _remember_edits(folder, plan.base)
         before, question = read_plan(folder), planned.question

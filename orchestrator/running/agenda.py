@@ -56,12 +56,14 @@ class Ran(NamedTuple):
         states: Every trial's state.
         refused: Whether a budget refused any.
         sweep: The sweep as it stands now; None where the session had none.
+        skipped: Arms of which it was asked to begin no other trial, as `status` calls them.
     """
 
     plan: Plan
     states: dict[str, TrialState]
     refused: bool
     sweep: PlannedSweep | None = None
+    skipped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

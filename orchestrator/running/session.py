@@ -112,7 +112,8 @@ def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: flo
     try:
         with StudyRun(agenda.plan, agenda.on_record, settings, console) as run:
             plan, sweep = _run_phases(run, agenda, request)
-            return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep)
+            skipped = frozenset(run.steering.skipped)
+            return Ran(plan, run.tally.states, settings.budget.refusal is not None, sweep, skipped)
     except Interrupted:
         print_text(console, STOPPED)
         return None

@@ -123,6 +123,26 @@ def test_the_answer_says_words_numbers_and_the_papers_beside_them() -> None:
     assert result.seeds == 8
 
 
+@pytest.mark.parametrize("had", [0, 3])
+def test_an_arm_that_the_user_skips_does_not_empty_the_answer(had: int) -> None:
+    errors = {**GOOD, "as_run": [*GOOD["as_run"][:had], *[None] * (8 - had)]}
+    waiting = judged(errors)
+    assert waiting.seeds == had
+    content = make_plan_file({**plan(8), "skipped": ("as_run",)})
+    result = answer(STUDY, RECIPE, content, trials(errors), NO_SWEEP, NO_EPOCHS)
+    baseline, no_lrn, as_run = result.arms
+    assert (result.seeds, baseline.n, no_lrn.n, as_run.n) == (8, 8, 8, had)
+    assert (no_lrn.word, as_run.word) == ("supports", "no verdict: skipped")
+    assert no_lrn.difference == pytest.approx(judged(GOOD).arms[1].difference)
+    # 第一次看用五分之四：0.05 / 2 * 4 / 5
+    assert no_lrn.interval_level == pytest.approx(98.0), "the level of a family of two"
+    assert result.missing == tuple(f"as_run seed {seed}" for seed in range(had, 8))
+    assert any(note.startswith("Skipped on request, so without a verdict: as_run.") for note in result.notes)
+    # 一个也没有跳过时，与从前逐字相同
+    assert judged(GOOD).skipped == ()
+    assert "skipped" not in judged(GOOD).model_dump_json()
+
+
 def test_only_complete_seeds_up_to_the_first_gap_enter() -> None:
     errors = {**GOOD, "no_lrn": [*GOOD["no_lrn"][:5], None, *GOOD["no_lrn"][6:]]}
     result = judged(errors)
