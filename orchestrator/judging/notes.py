@@ -137,7 +137,8 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
             f"({statistic.test}, Holm over {_families_in_words(families)} at {answer.alpha:.3g}{_kept(answer)})."
         )
     yield from _on_the_contrasts(answer)
-    outside = [f"{one.name} ({one.word})" for one in answer.judged if not one.in_family]
+    others = (one for one in answer.judged if not one.in_family and one.name not in answer.skipped)
+    outside = [f"{one.name} ({one.word})" for one in others]
     if outside and answer.seeds >= FEWEST_SEEDS:
         yield f"Outside the family of tests: {', '.join(outside)}."
     need = seeds_to_reach_a_verdict(len(family), answer.alpha * (answer.level_share if by_signs else 1.0))

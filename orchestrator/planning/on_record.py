@@ -106,7 +106,8 @@ def read_on_record(results: Path, trials: Sequence[PlannedTrial], retry_failed: 
     )
     missing = on_record.missing(trials)
     # 只有还缺的 trial 才找得到可接着练的短跑
-    return replace(on_record, extensions=find_extensions(results, missing), begun=read_begun(results, missing))
+    begun = read_begun(results, [trial for trial in missing if trial.key not in odd])
+    return replace(on_record, extensions=find_extensions(results, missing), begun=begun)
 
 
 def read_begun(results: Path, missing: Sequence[PlannedTrial]) -> dict[str, Begun]:

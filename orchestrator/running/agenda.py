@@ -238,7 +238,7 @@ def _records_of(plan: Plan, store: Store) -> OnRecord:
     """What is on record of a plan's trials, and of its re-tuning."""
     further = done_trials(store.results, [trial.key for trial in plan.further], store.retry_failed)
     on_record = read_on_record(store.results, plan.trials, store.retry_failed).refreshed(further.states)
-    begun = read_begun(store.results, further_missing(plan, on_record.done))
+    begun = read_begun(store.results, further_missing(plan, {*on_record.done, *further.odd}))
     return replace(on_record, begun={**on_record.begun, **begun}, odd={**on_record.odd, **further.odd})
 
 

@@ -34,6 +34,7 @@ def test_a_record_that_does_not_fit_the_others_is_trained_anew_and_kept_beside(
     assert caplog.messages == [], "it is said once"
     on_record = read_on_record(tmp_path, plan.trials)
     assert [trial.key for trial in on_record.missing(plan.trials)] == [odd.key]
+    assert on_record.epochs_left(odd) == 2, "nothing of it is gone on with"
     settings = RecordSettings(tmp_path, tmp_path / "studies" / "lrn", False, "all", started=0.0)
     opener = RecordOpener(plan, on_record, settings, RunningTrials())
     with caplog.at_level(logging.WARNING):
