@@ -112,17 +112,22 @@ class RecordOpener:
             code=self._code,
         )
 
-    def _set_aside(self, key: str) -> str:
-        """Moves a record away that counts as missing since it does not fit the others; returns a line for the log."""
+    def odd(self, key: str) -> str:
+        """Returns why a trial's record counts as missing, since it does not fit the others; nothing where it fits."""
         results = self.settings.results
-        # 训练会覆盖它：此刻再看一次，别的驱动可能刚写完一个合群的
+        # 此刻再看一次：别的驱动可能刚写完一个合群的
         if key in self.on_record.done or not (layout.trial_folder(results, key) / "result.json").is_file():
             return ""
         # 与研究里别的记录放在一起，才看得出谁不合群
-        reason = done_trials(results, [*self.on_record.done, key]).odd.get(key)
-        if reason is None:
+        return done_trials(results, [*self.on_record.done, key]).odd.get(key, "")
+
+    def _set_aside(self, key: str) -> str:
+        """Moves a record away that does not fit the others, before it is written anew; returns a line for the log."""
+        reason = self.odd(key)
+        if not reason:
             return ""
-        note = f"trial {key} is trained anew: its record ({reason}) lies in {trial_record.set_aside(results, key)}"
+        place = trial_record.set_aside(self.settings.results, key)
+        note = f"trial {key} is trained anew: its record ({reason}) lies in {place}"
         logger.warning("%s", note)
         return note
 

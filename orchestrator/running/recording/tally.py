@@ -148,6 +148,9 @@ class Tally:
         result = trial_record.read_result(layout.trial_folder(self._settings.results, trial.key))
         if result is None or (result.state is TrialState.FAILED and self._settings.retry_failed):
             return False
+        # 不合群的不算有：要重新训练
+        if self._opener.odd(trial.key):
+            return False
         finished = result.state is TrialState.FINISHED
         if finished and self._opener.missing_views(trial.key) != 1:
             return False

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator import ablate
+from orchestrator.planning.estimate import EpochSeconds
 from orchestrator.planning.on_record import read_on_record
+from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.layout import LEFT_OUT, trial_folder
+from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import RunningTrials
 from orchestrator.running.recording.opening import RecordOpener, RecordSettings
+from orchestrator.running.recording.remaining import Remaining
+from orchestrator.running.recording.tally import Tally
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 from tests.made_records import errors, put
@@ -37,6 +44,11 @@ def test_a_record_that_does_not_fit_the_others_is_trained_anew_and_kept_beside(
     assert on_record.epochs_left(odd) == 2, "nothing of it is gone on with"
     settings = RecordSettings(tmp_path, tmp_path / "studies" / "lrn", False, "all", started=0.0)
     opener = RecordOpener(plan, on_record, settings, RunningTrials())
+    remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
+    display = Progress(Console(file=StringIO()), "test", None, remaining.count, remaining.time_left)
+    tally = Tally(opener, display, remaining)
+    tally.begin("arm", plan.trials)
+    assert not tally.taken_from_record(odd)
     with caplog.at_level(logging.WARNING):
         submitted = [opener.open(trial, None) for trial in (odd, odd)]
     assert [one.attempt for one in submitted] == [1, 2], "what is opened again is the new one"
@@ -47,6 +59,7 @@ def test_a_record_that_does_not_fit_the_others_is_trained_anew_and_kept_beside(
     assert said in (folder / "log.txt").read_text()
     # 别的驱动刚写完一个合群的：留着它
     put(tmp_path, odd.config)
+    assert tally.taken_from_record(odd)
     opener.open(odd, None)
     assert (folder / "result.json").exists()
 
