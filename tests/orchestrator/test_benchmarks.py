@@ -26,6 +26,7 @@ SMALL = {
     ),
     "scale": ("DIR --trials 8 --arms 2", "the whole answer again"),
     "generated_records": ("DIR --trials 80 --epochs 2 --rounds 1", "report:"),
+    "crossed_effects": ("--studies 2", "lowest coverage: "),
     "statistics": ("--studies 20", "highest rate:"),
     "sweeps": ("--told 5", "gp: ms per ask after so many points: 5:"),
 }
