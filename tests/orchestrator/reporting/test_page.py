@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.browser import chromium
 from tests.made_designs import make_judged, make_study
 from tests.made_reports import make_answer, write
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.slow
 
 WILD = "<script>document.title='stolen'</script><img src=x onerror=alert(1)> & \"quotes\" {{ 7*7 }} $x^2$"
@@ -41,15 +40,10 @@ DESIGNS = {"a ladder": "cumulative", "a factorial": "factorial"}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("there is no chromium (apt-get install chromium)")
-    # root 不能用 Chromium 的沙箱
-    flags = ["--no-sandbox"] if os.getuid() == 0 else []
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=path, args=flags)
+    with chromium() as started:
+        if started is None:
+            pytest.skip("there is no chromium (apt-get install chromium)")
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

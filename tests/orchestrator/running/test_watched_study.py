@@ -15,6 +15,7 @@ from orchestrator.records.checked_record import read_record
 from orchestrator.records.layout import trial_folder
 from orchestrator.running.steering import read_runs
 from orchestrator.status import main
+from tests.browser import chromium
 from tests.lab import PATIENCE, Lab, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -65,6 +66,21 @@ def the_dashboard_names_the_study(dashboard: str, token: str) -> bool:
     (job,) = json.loads(get(f"{dashboard}/api/jobs/", token)[1])
     assert (job["metadata"]["study"], job["metadata"]["data set"]) == ("lrn", "digits")
     return {"lrn-slot-0 controller", "lrn-slot-0 worker"} <= {actor["reprName"] for actor in actors}
+
+
+def a_browser_finds_the_study(dashboard: str, token: str) -> None:
+    """Logs in as a person does; where there is no browser, the same was asked for above."""
+    with chromium() as browser:
+        if browser is None:
+            return
+        page = browser.new_page(viewport={"width": 1600, "height": 1200})
+        page.set_default_timeout(PATIENCE * 1000)
+        page.goto(f"{dashboard}/#/jobs")
+        page.get_by_role("textbox", name="Authentication Token").fill(token)
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("orchestrator.ablate --study lrn").first.wait_for()
+        page.goto(f"{dashboard}/#/actors")
+        page.get_by_text("lrn-slot-0 worker").first.wait_for()
 
 
 def metrics_agree_with_the_records(lab: Lab, port: int) -> bool:
@@ -140,6 +156,7 @@ def test_a_study_is_watched_and_followed_loses_an_arm_gains_seeds_also_while_it_
     assert status == 200
     assert set(re.findall(r'"(lrn-slot-\d)"', text)) == {"lrn-slot-0"}
     wait_until(lambda: the_dashboard_names_the_study(dashboard, token), PATIENCE, "the actors have names")
+    a_browser_finds_the_study(dashboard, token)
     port = metrics_port(dashboard, token)
     wait_until(lambda: metrics_agree_with_the_records(lab, port), PATIENCE, "the metrics agree with the records")
 
