@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,25 +107,20 @@ def tolerated(studies: int, level: float = LEVEL) -> float:
     return 1.0 - level - 3.0 * math.sqrt(level * (1.0 - level) / studies)
 
 
-def rows(studies: int) -> Iterator[tuple[str, int, int, Coverage]]:
-    """Yields world, seeds, images and coverage, case by case."""
-    for name, world in WORLDS.items():
-        for seeds in SEEDS:
-            for images in IMAGES:
-                yield name, seeds, images, coverage(world, seeds, images, studies)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints the table."""
+    """Prints the table: a row for each number of seeds, in it the coverage for each number of images."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=STUDIES, help=f"studies per case (default: {STUDIES})")
     studies = parser.parse_args(arguments).studies
     started, lowest = time.monotonic(), 1.0
-    print("| errors | seeds x images | seeds alone | new images too | wider by |\n|---|---|---|---|---|")
-    for name, seeds, images, found in rows(studies):
-        lowest = min(lowest, found.both)
-        cells = f"{found.seeds_alone:.3f} | {found.both:.3f} | {found.widening:.2f}"
-        print(f"| {name} | {seeds} x {images:,} | {cells} |", flush=True)
+    headings = " | ".join(f"{images:,} images" for images in IMAGES)
+    print(f"| errors | seeds | {headings} |\n|---|---|{'---|' * len(IMAGES)}")
+    for name, world in WORLDS.items():
+        for seeds in SEEDS:
+            found = [coverage(world, seeds, images, studies) for images in IMAGES]
+            lowest = min(lowest, *(one.both for one in found))
+            cells = " | ".join(f"{one.both:.3f} ({one.seeds_alone:.3f}), x{one.widening:.2f}" for one in found)
+            print(f"| {name} | {seeds} | {cells} |", flush=True)
     print(f"\nlowest coverage: {lowest:.3f}, tolerated: {tolerated(studies):.3f}")
     print(f"{time.monotonic() - started:.0f} s")
 
