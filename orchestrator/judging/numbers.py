@@ -6,6 +6,7 @@ from orchestrator.judging.answer import Answer, ArmAnswer, Compared
 from orchestrator.judging.scales import scale_of
 from orchestrator.statistics.paired import MOST_SEEDS, ROUNDING
 from search_spaces.core_config import PERCENT, number_in, significant
+from search_spaces.study import study_names
 
 
 def metric(arm: ArmAnswer) -> str:
@@ -65,8 +66,13 @@ def claimed(arm: Compared) -> str:
 
 
 def source_heading(answer: Answer) -> str:
-    """Returns what the source's numbers are called: the paper's, or what somebody claims of another core."""
-    return "paper" if answer.core is None else "claimed"
+    """Returns what the source's numbers are called: the paper's, or what somebody claims in a study of their own."""
+    return "paper" if is_of_the_paper(answer) else "claimed"
+
+
+def is_of_the_paper(answer: Answer) -> bool:
+    """Returns whether a study asks one of the paper's claims: it comes with the package, and trains AlexNet."""
+    return answer.core is None and answer.study.removesuffix(", re-tuned") in study_names()
 
 
 def unit(arm: Compared) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,14 +40,14 @@ def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
     with_units = any(answer.core is not None for answer in answers)
     rows = [_row(answer, one, with_units) for answer in answers for one in answer.judged]
     words = [one.word for answer in answers for one in answer.judged]
-    headings = _headings(answers) if with_units else HEADINGS
+    headings = _headings(answers, with_units=with_units)
     return TextTable(f"claims-{dataset}", f"All claims on {dataset}", headings, rows, words)
 
 
-def _headings(answers: Sequence[Answer]) -> Sequence[str]:
+def _headings(answers: Sequence[Answer], *, with_units: bool) -> Sequence[str]:
     # 别的 core 各有各的单位：单位写在格子里
     source = " or ".join(sorted({numbers.source_heading(answer) for answer in answers}, reverse=True))
-    instead = {"difference, points (or ratio)": "difference", "paper": source}
+    instead = {"paper": source, **({"difference, points (or ratio)": "difference"} if with_units else {})}
     return [instead.get(heading, heading) for heading in HEADINGS]
 
 
@@ -82,26 +83,38 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
     sections: list[Section] = []
     files: dict[str, bytes] = {}
     # 不同数据集上的差不能画在一起：一个一节
-    for dataset in datasets:
-        both = [
-            told
-            for answer in answers
-            if answer.dataset == dataset
-            for told in (answer, answer.retuned)
-            if told is not None
-        ]
+    for dataset, of_paper in product(datasets, (True, False)):
+        both = _told(answers, dataset, of_paper=of_paper)
+        if not both:
+            continue
         picture, table = claims_figure(both, dataset), claims_table(both, dataset)
-        sections.append(_section(dataset, picture, table, not_asked.get(dataset, {})))
+        if not of_paper:
+            # 论文的主张与用户自己的问题各有一节
+            table = table._replace(name=f"own-{dataset}", caption=f"Other studies on {dataset}")
+            picture = picture._replace(name=f"own-{dataset}") if picture is not None else None
+        heading = dataset if of_paper else f"{dataset}: other studies, not of the paper"
+        sections.append(_section(heading, picture, table, not_asked.get(dataset, {}) if of_paper else {}))
         files |= figure_files([picture] if picture is not None else [])
         files[f"tables/{table.name}.tex"] = latex_table(table, table.name).encode()
-    title = "All claims on " + " and ".join(datasets)
-    is_of_paper = any(answer.core is None for answer in answers)
+    is_of_paper = any(numbers.is_of_the_paper(answer) for answer in answers)
+    title = f"All {'claims' if is_of_paper else 'studies'} on {' and '.join(datasets)}"
     lead, kicker = f"{LEAD}{OF_THE_PAPER * is_of_paper}", KICKER.format(PAPER if is_of_paper else "All studies")
     files["report.md"] = sections_markdown(title, lead, sections).encode()
     files["report.html"] = claims_page(title, lead, sections, kicker).encode()
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
+
+
+def _told(answers: Sequence[Answer], dataset: str, *, of_paper: bool) -> list[Answer]:
+    """The answers on a data set, re-tuned ones included: of the paper's studies, or of the others."""
+    return [
+        told
+        for answer in answers
+        if answer.dataset == dataset and numbers.is_of_the_paper(answer) == of_paper
+        for told in (answer, answer.retuned)
+        if told is not None
+    ]
 
 
 def _section(dataset: str, picture: Picture | None, table: TextTable, not_asked: Mapping[str, str]) -> Section:

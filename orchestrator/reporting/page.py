@@ -11,6 +11,7 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from alexnet_core.configuration.wording import counted
 from orchestrator.choices import DEFAULT_DATASET
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, Compared
@@ -19,6 +20,11 @@ from orchestrator.reporting.story import Section, meaning
 from orchestrator.reporting.text_tables import TextTable, compared_in_words
 
 _TEMPLATES = "templates"
+# 纸上放不下时先舍这些列：正文已有结论，细节在网页与表格文件里
+ASIDE = frozenset(
+    {"level", "sign-flip p (floor)", "paper, top-5", "correlation with baseline", "seconds per trial", "memory, ratio"}
+)
+MOST_ON_PAPER = 10
 _NUMERIC = re.compile(r"^[-+<]? ?[0-9][0-9.,+\-%() ±e<]*(to [0-9., ]+.*)?$")
 
 
@@ -54,6 +60,8 @@ def _environment() -> Environment:
         default_dataset=DEFAULT_DATASET,
         known_words=tuple(COLOURS),
         numeric_columns=numeric_columns,
+        left_out_on_paper=left_out_on_paper,
+        counted=counted,
         meaning=meaning,
         level_in_words=numbers.level_in_words,
         inline_svg=inline_svg,
@@ -84,19 +92,29 @@ def numeric_columns(table: TextTable) -> set[int]:
     }
 
 
+def left_out_on_paper(table: TextTable) -> set[int]:
+    """Returns the places of columns that a sheet of paper has no room for; the page and the other files have them."""
+    return {place for place, heading in enumerate(table.headings) if heading in ASIDE or place >= MOST_ON_PAPER}
+
+
 def data_uri(picture: Picture) -> str:
     """Returns the picture's pixels as the address of an image."""
     return f"data:image/png;base64,{base64.b64encode(picture.png).decode()}"
 
 
-def inline_svg(picture: Picture) -> Markup:
-    """Returns an SVG to stand in a page: named, with ids of its own, in the page's light and dark colours."""
-    text = picture.svg.decode()
+def inline_svg(picture: Picture, *, narrow: bool = False) -> Markup:
+    """Returns an SVG to stand in a page: named, with ids of its own, in the page's light and dark colours.
+
+    Args:
+        picture: The picture.
+        narrow: Its layout for a phone.
+    """
+    text = (picture.narrow if narrow else picture.svg).decode()
     text = text[text.index("<svg") :]
     # 图自带的 <style> 会管到整页
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
     # 同一页上几张图的 id 不可相撞
-    text = re.sub(r'\b(id="|xlink:href="#|href="#|url\(#)', rf"\g<1>{picture.name}-", text)
+    text = re.sub(r'\b(id="|xlink:href="#|href="#|url\(#)', rf"\g<1>{picture.name}-{'narrow-' * narrow}", text)
     for colour, role in ROLES.items():
         text = text.replace(colour, f"var(--{role})")
     text = re.sub(r'(<svg [^>]*?)\swidth="[^"]*" height="[^"]*"', r"\1", text, count=1)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from textwrap import wrap
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
@@ -36,6 +40,8 @@ ROLES = {
     SURFACE: "surface",
 }
 WIDTH = 8.6
+NARROW_WIDTH = 4.4
+LONGEST_LINE, MOST_LETTERS = 40, 12
 PNG_DPI, PNG_COLOURS = 144, 128
 # 最高的 9 级只再小几个百分点，却要两三倍的时间
 PNG_EFFORT = 8
@@ -72,6 +78,7 @@ class Picture(NamedTuple):
         alt: What it shows, in words, for those who do not see it.
         png: The picture as PNG.
         svg: The same as SVG with its text as text; empty where there are only pixels.
+        narrow: The SVG laid out anew for a phone, whose text would else be too small to read.
     """
 
     name: str
@@ -79,6 +86,7 @@ class Picture(NamedTuple):
     alt: str
     png: bytes
     svg: bytes = b""
+    narrow: bytes = b""
 
 
 @contextmanager
@@ -92,11 +100,50 @@ def drawing(
 
 def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     """Saves a figure; the same figure gives the same bytes."""
-    if figure.get_layout_engine() is not None:
+    # 手机上不能只缩小：字会小得看不清
+    again = figure.get_layout_engine() is not None
+    if again:
         # 排版只做一次，两种格式共用
         figure.draw_without_rendering()
         figure.set_layout_engine(None)
-    return Picture(name, title, alt, _png(figure), _svg(figure))
+    png, svg = _png(figure), _svg(figure)
+    fits = _lay_out_for_a_phone(figure, constrained=again)
+    return Picture(name, title, alt, png, svg, _svg(figure) if fits else b"")
+
+
+def _lay_out_for_a_phone(figure: Figure, *, constrained: bool) -> bool:
+    """Makes a figure narrow, with letters of the same size; says whether it fits so."""
+    figure.set_size_inches(NARROW_WIDTH, figure.get_size_inches()[1])
+    for axes in figure.axes:
+        axes.set_xlabel("\n".join(wrap(axes.get_xlabel(), LONGEST_LINE)))
+    if not constrained:
+        figure.subplots_adjust(left=figure.subplotpars.left * WIDTH / NARROW_WIDTH)
+        for axes in figure.axes:
+            _shorten_title(axes)
+        return True
+    for legend in list(figure.legends):
+        handles = [handle for handle in legend.legend_handles if handle is not None]
+        labels = [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+        figure.legend(handles, labels, loc="outside lower left", ncols=2, fontsize=9.5)
+    figure.set_layout_engine("constrained")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            figure.draw_without_rendering()
+    except UserWarning:
+        # 名字太长，窄不下来：这张图仍横着滚动
+        return False
+    finally:
+        figure.set_layout_engine(None)
+    return True
+
+
+def _shorten_title(axes: Axes) -> None:
+    name = axes.get_title(loc="left")
+    for child in axes.get_children():
+        if name and isinstance(child, Text) and child.get_text() == name:
+            child.set_text(short(name, MOST_LETTERS))
 
 
 def _png(figure: Figure) -> bytes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from orchestrator.judging.answer import Answer
+from orchestrator.reporting.claims import PAPER, write_claims
 from orchestrator.reporting.figures.claims import claims_figure
 from tests.made_reports import make_answer
 
@@ -24,6 +26,25 @@ def as_ratios(answer: Answer) -> Answer:
         for arm in answer.arms
     ]
     return answer.model_copy(update={"study": "ratios", "statistic": "time_to_threshold", "arms": tuple(arms)})
+
+
+def test_the_page_names_the_paper_only_where_its_studies_are_and_others_stand_apart(tmp_path: Path) -> None:
+    of_paper = make_answer(arms=2)
+    own = make_answer(arms=1).model_copy(update={"study": "my_question"})
+    write_claims(tmp_path / "both", [own, of_paper], {"digits": {"towers": "too small"}})
+    text = (tmp_path / "both" / "report.md").read_text()
+    papers, others = text.split("## digits: other studies, not of the paper")
+    assert PAPER.split()[0] in (tmp_path / "both" / "report.html").read_text()
+    assert ("my\\_question" in papers, "my\\_question" in others) == (False, True)
+    assert ("| lrn |" in papers, "| lrn |" in others) == (True, False)
+    assert ("| paper |" in papers, "| claimed |" in others) == (True, True)
+    assert "towers is not asked here" in papers
+    write_claims(tmp_path / "own", [own], {})
+    for name in ("report.md", "report.html"):
+        alone = (tmp_path / "own" / name).read_text()
+        assert PAPER not in alone
+        assert "paper's" not in alone
+        assert "All studies on digits" in alone
 
 
 def test_points_and_ratios_have_an_axis_each() -> None:

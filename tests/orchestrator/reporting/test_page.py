@@ -186,6 +186,47 @@ def test_paper_gets_everything_in_black_on_white(browser: Any, pages: dict[str, 
         assert 2 <= len(re.findall(rb"/Type /Page\b", printed)) <= 12
 
 
+SPLIT = """() => [...document.querySelectorAll('td.number, tbody th, .glance .number')].filter(one => {
+  const range = document.createRange();
+  range.selectNodeContents(one);
+  const tops = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+  return one.checkVisibility() && tops.size > 1;
+}).map(one => one.textContent)"""
+
+
+def test_on_paper_no_number_and_no_name_breaks_and_no_table_is_wider_than_the_sheet(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    # A4 除去两边各 14 毫米，每英寸 96 点
+    sheet = int((210 - 28) / 25.4 * 96)
+    with opened(browser, pages["every word"], sheet) as (page, _):
+        page.emulate_media(media="print")
+        assert page.evaluate(SPLIT) == []
+        widest = "all => Math.max(...all.map(one => one.getBoundingClientRect().right))"
+        assert page.locator("table, figure svg:visible").evaluate_all(widest) <= sheet
+        verdicts = page.locator("table").first
+        assert verdicts.locator("thead th.aside").count() > 0
+        assert not verdicts.locator("thead th.aside").first.is_visible()
+        assert "(printed without 3 columns)" in verdicts.locator("caption").inner_text()
+
+
+def test_a_phone_gets_charts_of_its_own_width_with_text_that_can_be_read(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["every word"], 390) as (page, _):
+        charts = page.locator("figure .narrow svg:visible")
+        assert charts.count() >= 3
+        boxes = charts.evaluate_all(
+            "all => all.map(one => [one.getBoundingClientRect().right, one.parentElement.scrollWidth])"
+        )
+        assert all(right <= 390 and inner <= 390 for right, inner in boxes)
+        heights = charts.locator("text").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+        assert min(heights) >= 8
+        # 窄不下来的图仍可横着滚动，宽屏上每张只见一次
+        pictures = page.locator("figure").count()
+        assert page.locator("figure svg:visible, figure img:visible").count() == pictures
+        page.set_viewport_size({"width": 1100, "height": 800})
+        assert page.locator("figure svg:visible, figure img:visible").count() == pictures
+
+
 def test_forty_arms_are_all_shown(browser: Any, pages: dict[str, Path]) -> None:
     with opened(browser, pages["40 arms"], 375) as (page, _):
         assert page.locator(".glance li").count() == 40
