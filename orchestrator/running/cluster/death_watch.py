@@ -6,14 +6,20 @@ Ray itself would leave the driver waiting for a minute, and then end it with a c
 from __future__ import annotations
 
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import psutil
 
 NAMES = {"raylet": "Ray's raylet", "gcs_server": "Ray's control service (GCS)"}
 LOOK_EVERY_SECONDS = 0.5
+ASK_EVERY_SECONDS = 5.0
+# 一分钟连不上，Ray 的 C++ 线程就以退出码 1 结束驱动；在那之前说
+UNANSWERED_SECONDS = 45.0
 # 被请走的进程自己收尾，或者由信号结束
 ASKED_TO_END = (0, -signal.SIGTERM)
 # 一句谁死了、为什么；是不是有人请它走的
@@ -54,8 +60,12 @@ class DeathWatch:
 
         threading.Thread(target=watch, name=f"{name}-watch", daemon=True).start()
 
-    def add_joined_raylet(self) -> None:
-        """Watches the raylet of the node that this driver has joined; it is no child of ours."""
+    def add_joined(self) -> None:
+        """Watches the raylet of the node that this driver has joined, no child of ours, and the cluster's GCS."""
+        import ray
+
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self.add("gcs_server", Unanswered(host.strip("[]"), int(port)))
         for process in psutil.process_iter():
             if _is_own_raylet(process):
                 self.add("raylet", partial(_code_of, process))
@@ -63,6 +73,25 @@ class DeathWatch:
     def close(self) -> None:
         """Ends this watch: its processes are ended on purpose."""
         self._over.set()
+
+
+class Unanswered:
+    """A process elsewhere counts as ended when its port has been closed for too long: it may be started again."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """It answers now."""
+        self._place = host, port
+        self._answered = self._asked = time.monotonic()
+
+    def __call__(self) -> int | None:
+        """Asks now and then; returns 1 once it counts as ended, and None before."""
+        now = time.monotonic()
+        if now - self._asked > ASK_EVERY_SECONDS:
+            self._asked = now
+            with suppress(OSError):
+                socket.create_connection(self._place, timeout=ASK_EVERY_SECONDS).close()
+                self._answered = time.monotonic()
+        return 1 if now - self._answered > UNANSWERED_SECONDS else None
 
 
 def close() -> None:

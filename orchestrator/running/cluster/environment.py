@@ -62,8 +62,6 @@ def prepare_environment(verbose: bool = False, dashboard: bool = True, joins: bo
     if joins:
         # 集群应已在运行：Ray 的二十次重试要一刻钟
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-        # 集群的 GCS 没了，raylet 一分钟后自己退出：驱动等得比它久，才由守望线程来说，而不是被 Ray 以退出码 1 结束
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "150")
     if not verbose:
         # raylet 的报告不经 logging，直接打印；尝试失败与重来由我们自己说
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".*")

@@ -100,7 +100,7 @@ def join(address: str, job: dict[str, str], on_death: death_watch.OnDeath, verbo
     Args:
         address: Of its control service, or `auto`.
         job: What the dashboard's page of jobs says of this driver.
-        on_death: Called when the raylet of this node has died; see `DeathWatch`.
+        on_death: Called when the raylet of this node, or the cluster's control service, has died; see `DeathWatch`.
         verbose: Whether Ray's messages and the workers' output go to the terminal.
 
     Raises:
@@ -111,7 +111,7 @@ def join(address: str, job: dict[str, str], on_death: death_watch.OnDeath, verbo
     url = _init(
         f"the Ray cluster at {address} does not answer", verbose, {"address": address, "job_config": _job_config(job)}
     )
-    death_watch.DeathWatch(on_death).add_joined_raylet()
+    death_watch.DeathWatch(on_death).add_joined()
     return ClusterFacts(f"http://{url}" if url else None, show_token if _asks_for_token() else None)
 
 
