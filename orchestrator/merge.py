@@ -256,6 +256,8 @@ def _taken(results: Path, trial: ForeignTrial, troubles: list[str]) -> bool:
                 files.write_atomically(folder / name, source.read_bytes())
         if trial.weights is not None and trial.result.weights is not None:
             _copy(trial.weights, folder / trial.result.weights)
+        if trial.correct is not None:
+            _copy(trial.correct, folder / layout.CORRECT)
         for evaluation in trial.evaluations:
             write_evaluation(folder, evaluation)
         # 结果最后写，且只写验证过的内容

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import load
@@ -30,6 +31,7 @@ import orchestrator.asking.ask
 import orchestrator.best
 import orchestrator.merge
 import orchestrator.running.cluster.lifecycle
+from alexnet_core.configuration.correct_images import CorrectImages
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.loading import summarise_data
@@ -88,11 +90,22 @@ def made_training(log: Path) -> Callable[..., Iterator[EpochReport]]:
             weights = {"fc8.0.weight": torch.full((3, 3), float(report.validation.top1_errors))}
             velocities = None if last else {name: tensor / 8 for name, tensor in weights.items()}
             how = place["checkpointing"]
+            if last:
+                place["on_correct"](_made_images(report))
             write_checkpoint(how.folder, how.attempt, position, weights, velocities)
             prune_checkpoints(how.folder, how.attempt, how.keep_last)
             yield report
 
     return train
+
+
+def _made_images(report: EpochReport) -> list[CorrectImages]:
+    """Images of which as many are wrong as a report counts, the first ones."""
+    assert report.test is not None
+    return [
+        CorrectImages("validation", 1, np.arange(report.validation.count) >= report.validation.top1_errors),
+        CorrectImages("test", 1, np.arange(report.test.count) >= report.test.top1_errors),
+    ]
 
 
 def _made_report(key: str, epoch: int, last: bool) -> EpochReport:
@@ -214,6 +227,7 @@ def table_facts(results: Path) -> dict[str, Any]:
         "members": tables.members.to_dicts(),
         "epochs": tables.epochs.to_dicts(),
         "weights": sorted(weights),
+        "correct": sorted(_correct(path) for path in results.glob("trials/*/result.json")),
         "left": leftovers(results),
     }
 
@@ -236,6 +250,14 @@ def _weights(path: Path) -> str:
     assert hashlib.sha256(content).hexdigest() == result["weights_sha256"]
     assert len(list((path.parent / "checkpoint").iterdir())) == 1
     return hashlib.sha256(load(content)["weight/fc8.0.weight"].numpy().tobytes()).hexdigest()
+
+
+def _correct(path: Path) -> str:
+    """The hash of the images that a network got right, which is that of the file and of the result."""
+    result = json.loads(path.read_text())
+    content = path.with_name("correct.bin").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == result["correct_sha256"]
+    return f"{result['key']} {result['correct_sha256']}"
 
 
 def export_facts(results: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from alexnet_core.configuration.train_config import DataSpec, TrainConfig, Train
 from alexnet_core.data.loading import summarise_data
 from orchestrator.records import trial_record
 from orchestrator.records.checked_record import MEASURED
+from orchestrator.records.evaluations import keep_correct_images, leave_correct_images
 from orchestrator.records.trial_record import TrialResult, TrialState
 from search_spaces.trial import trial_key
 
@@ -120,7 +121,13 @@ def put_trained(results: Path, config: TrainConfig) -> str:
 
     torch.set_num_threads(1)
     folder = trial_record.open_record(results, config)
-    history = list(train(config, checkpointing=Checkpointing(folder / "checkpoint")))
+    history = list(
+        train(
+            config,
+            checkpointing=Checkpointing(folder / "checkpoint"),
+            on_correct=partial(leave_correct_images, folder),
+        )
+    )
     weights = latest_checkpoint(folder / "checkpoint")
     assert weights is not None
     trial_record.rewrite_epochs(folder, history)
@@ -140,7 +147,7 @@ def put_trained(results: Path, config: TrainConfig) -> str:
         weights_sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
         environment={"device": "cpu"},
     )
-    trial_record.write_result(folder, result)
+    trial_record.write_result(folder, keep_correct_images(folder, result))
     trial_record.tidy(folder)
     return result.key
 

@@ -110,6 +110,7 @@ def evaluate_rows(
     before_batch: Callable[[], None] = _nothing,
     precision: Precision = "float32",
     workers: Workers = ALONE,
+    correct: np.ndarray | None = None,
 ) -> SplitMetrics:
     """Evaluates some images of a split.
 
@@ -122,14 +123,25 @@ def evaluate_rows(
             worker only: others would wait for it).
         precision: Arithmetic, see `TrainingSpec`.
         workers: This process among the data-parallel ones, each of which evaluates its share of the rows.
+        correct: bool (M,), which is filled with whether the likeliest class of each row is its own; on every worker the
+            same.
 
     Returns:
         The sums over all rows, on every worker the same.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=model.devices[-1])
     first, last = workers.share(len(rows))
+    right = torch.zeros(len(rows), dtype=torch.float64, device=sums.device)
+    place = first
     for batch, log_probabilities in _evaluated(model, loader, rows[first:last], views, before_batch, precision):
-        sums += batch_sums(log_probabilities, batch.labels.to(sums.device))
+        labels = batch.labels.to(sums.device)
+        sums += batch_sums(log_probabilities, labels)
+        if correct is not None:
+            right[place : place + len(labels)] = _hits(log_probabilities, labels)[:, 0].double()
+            place += len(labels)
+    if correct is not None:
+        # 各 worker 只填自己的一段，其余为零：相加就是全部
+        correct[:] = workers.sum(right).cpu().numpy() > 0.5
     # 和可以相加，均值不能：份额不等时也是整体的数
     loss, top1, top5 = workers.sum(sums).tolist()
     return SplitMetrics.model_construct(
@@ -199,8 +211,12 @@ def batch_sums(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         labels: int64 (B,).
     """
     loss = F.cross_entropy(logits, labels, reduction="sum")
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    hits = best == labels[:, None]
+    hits = _hits(logits, labels)
     wrong1 = (~hits[:, 0]).sum()
     wrong5 = (~hits.any(dim=1)).sum()
     return torch.stack([loss.double(), wrong1.double(), wrong5.double()])
+
+
+def _hits(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Whether each of the likeliest classes, at most five, is an image's own: bool (B, 5)."""
+    return logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from alexnet_core.configuration.correct_images import CorrectImages
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.schedule import EpochRates, epoch_rates
 from alexnet_core.configuration.train_config import TrainConfig
@@ -76,6 +78,7 @@ def train(
     should_stop: Callable[[], bool] = _never,
     progress: Callable[[int, int], None] | None = None,
     workers: Workers = ALONE,
+    on_correct: Callable[[Sequence[CorrectImages]], None] | None = None,
 ) -> Iterator[EpochReport]:
     """Trains a network and yields a report after each epoch.
 
@@ -93,6 +96,8 @@ def train(
             written as well, where its answer waits.
         progress: Called after every batch with (images of the epoch trained, images of an epoch).
         workers: This process among the data-parallel ones, each of which trains its share of every batch.
+        on_correct: Called once with the validation and test images that the trained network gets right, before its
+            final checkpoint is written; of data-parallel workers all give one, or none does.
 
     Yields:
         EpochReport of each epoch finished now (on every rank the same).
@@ -114,7 +119,7 @@ def train(
             writer.save(position)
             return
         try:
-            position = _finish_epoch(run, position, should_stop)
+            position = _finish_epoch(run, position, should_stop, on_correct)
         except _Stopped:
             # 训练部分已完成：续训时只需重新评估
             writer.save(position)
@@ -284,17 +289,25 @@ def _check_finite(run: TrainingRun, loss: torch.Tensor, epoch: int, batch: int) 
         raise Diverged(epoch, batch)
 
 
-def _finish_epoch(run: TrainingRun, position: Position, should_stop: Callable[[], bool]) -> Position:
+def _finish_epoch(
+    run: TrainingRun,
+    position: Position,
+    should_stop: Callable[[], bool],
+    on_correct: Callable[[Sequence[CorrectImages]], None] | None,
+) -> Position:
     """Evaluates, and turns the sums of a whole epoch into a report."""
     started = time.perf_counter()
     last = position.epoch + 1 == run.config.training.epochs
-    validation = _evaluate(run, run.validation, should_stop)
+    seen = _unseen(run) if last and on_correct is not None else {}
+    validation = _evaluate(run, run.validation, should_stop, correct=seen.get("validation"))
     # 测试集只在最后看一次：训练途中的选择用不到它
-    test = _evaluate(run, run.test, should_stop) if last and run.test is not None else None
+    test = _evaluate(run, run.test, should_stop, correct=seen.get("test")) if last and run.test is not None else None
     train_final = _evaluate(run, run.train, should_stop, FINAL_TRAINING_IMAGES) if last else None
     for metrics in (validation, test, train_final):
         if metrics is not None and not math.isfinite(metrics.loss_sum):
             raise Diverged(position.epoch, run.batches - 1)
+    if seen and on_correct is not None:
+        on_correct([CorrectImages(split, 1, correct) for split, correct in seen.items()])
     report = EpochReport(
         epoch=position.epoch + 1,
         learning_rate=_rates(run, position).weights,
@@ -315,8 +328,20 @@ def _finish_epoch(run: TrainingRun, position: Position, should_stop: Callable[[]
     )
 
 
+def _unseen(run: TrainingRun) -> dict[Literal["validation", "test"], np.ndarray]:
+    """By split, what is to be filled with the images that the network gets right: bool (N,)."""
+    empty: dict[Literal["validation", "test"], np.ndarray] = {"validation": np.zeros(len(run.validation), dtype=bool)}
+    if run.test is not None:
+        empty["test"] = np.zeros(len(run.test), dtype=bool)
+    return empty
+
+
 def _evaluate(
-    run: TrainingRun, loader: ImageLoader, should_stop: Callable[[], bool], most: int | None = None
+    run: TrainingRun,
+    loader: ImageLoader,
+    should_stop: Callable[[], bool],
+    most: int | None = None,
+    correct: np.ndarray | None = None,
 ) -> SplitMetrics:
     """Evaluates a split, or at most so many of its images, spread evenly over it."""
 
@@ -328,4 +353,6 @@ def _evaluate(
     count = len(loader) if most is None else min(most, len(loader))
     rows = np.arange(count) if count == len(loader) else np.linspace(0, len(loader) - 1, count).round().astype(np.int64)
     precision = run.config.training.precision
-    return evaluate_rows(run.model, loader, rows, before_batch=before_batch, precision=precision, workers=run.workers)
+    return evaluate_rows(
+        run.model, loader, rows, before_batch=before_batch, precision=precision, workers=run.workers, correct=correct
+    )

@@ -1,23 +1,26 @@
 """Evaluations of finished trials over more views than one: `results/trials/<key>/evaluations/<views>.json`.
 
 They are records like the trial's own: written atomically by the driver alone, and never made twice. The error over
-one view, the centre crop, is in `result.json`.
+one view, the centre crop, is in `result.json`; which images it is made of is in `correct.bin` beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from alexnet_core.configuration.correct_images import CorrectImages, packed, unpacked
 from alexnet_core.configuration.frozen import Frozen, first_mistake
 from alexnet_core.configuration.metrics import SplitErrors
+from alexnet_core.process.files import replaced
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
-from orchestrator.records.layout import evaluation_path, trial_folder
-from orchestrator.records.trial_record import TrialState, read_result
+from orchestrator.records.layout import CORRECT, evaluation_path, trial_folder
+from orchestrator.records.trial_record import TrialResult, TrialState, read_result
 from search_spaces.trial import PlannedTrial
 
 MANY_VIEWS = (10,)
@@ -83,6 +86,84 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
             exit_code=ExitCode.ENVIRONMENT,
         )
     return evaluation
+
+
+def leave_correct_images(folder: Path, sets: Sequence[CorrectImages]) -> None:
+    """Leaves for the driver, in a trial's folder of checkpoints, which images its network got right.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path = folder / "checkpoint" / CORRECT
+    # 盘满是 OSError：worker 据此停在检查点，不算 trial 的失败
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
+        temporary.write_bytes(packed(sets))
+
+
+def keep_correct_images(folder: Path, result: TrialResult) -> TrialResult:
+    """Takes into the record of a finished trial what its worker has left of the images that its network got right.
+
+    Args:
+        folder: Of the trial.
+        result: Its result, not yet written.
+
+    Returns:
+        The result with the hash of what is kept; as it was where nothing is left, or not what the result counts.
+    """
+    kept = folder / CORRECT
+    try:
+        content = (folder / "checkpoint" / CORRECT).read_bytes()
+        is_whole = not correct_misfit(unpacked(content), result)
+    except (OSError, ValueError):
+        is_whole = False
+    if not is_whole:
+        # 断电可能让它不完整：没有它，记录仍是记录
+        kept.unlink(missing_ok=True)
+        return result
+    write_atomically(kept, content)
+    return result.model_copy(update={"correct_sha256": hashlib.sha256(content).hexdigest()})
+
+
+def correct_misfit(sets: Sequence[CorrectImages], result: TrialResult) -> str:
+    """Returns why these are not the images that a result counts; empty where they are."""
+    counted = {"validation": result.validation, "test": result.test}
+    if [one.split for one in sets] != [split for split, metrics in counted.items() if metrics is not None]:
+        return f"{CORRECT} is of other splits than result.json"
+    for one in sets:
+        metrics, wrong = counted[one.split], int((~one.correct).sum())
+        if metrics is None or (wrong, len(one.correct), one.views) != (metrics.top1_errors, metrics.count, 1):
+            return f"{CORRECT} has {wrong} of {len(one.correct)} {one.split} images wrong, result.json counts others"
+    return ""
+
+
+def read_correct_images(folder: Path, result: TrialResult) -> tuple[CorrectImages, ...]:
+    """Reads which images a trial's network got right; nothing where that is not on record, as in older records.
+
+    Args:
+        folder: Of the trial.
+        result: Its result.
+
+    Raises:
+        LabError: The file is missing, or not the one on record (named).
+    """
+    if result.correct_sha256 is None:
+        return ()
+    path = folder / CORRECT
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
+    if hashlib.sha256(content).hexdigest() != result.correct_sha256:
+        raise LabError(f"{path} is not the file that was recorded: its SHA-256 differs", exit_code=ExitCode.ENVIRONMENT)
+    try:
+        sets = unpacked(content)
+        reason = correct_misfit(sets, result)
+    except ValueError as error:
+        reason = str(error)
+    if reason:
+        raise LabError(f"{path} is damaged: {reason}", exit_code=ExitCode.ENVIRONMENT)
+    return sets
 
 
 def evaluations_on_record(results: Path, trials: Iterable[PlannedTrial]) -> frozenset[tuple[str, int]]:

@@ -17,6 +17,8 @@ LEFT_OUT = "trials.left_out"
 ARM = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 # 在 trial 的文件夹里：worker 绕过 Python 写的话，暂存到驱动把它收进日志
 OUTPUTS = re.compile(r"output-(\d+)\.txt")
+# 每张图答对与否；worker 先放在 checkpoint/ 里，由驱动收进记录
+CORRECT = "correct.bin"
 
 
 def output_path(folder: Path, attempt: int) -> Path:

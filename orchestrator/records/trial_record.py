@@ -62,6 +62,10 @@ def _is_empty(value: Mapping[str, float]) -> bool:
     return not value
 
 
+def _is_none(value: str | None) -> bool:
+    return value is None
+
+
 class TrialResult(Frozen):
     """`result.json`.
 
@@ -86,6 +90,8 @@ class TrialResult(Frozen):
         weights: Path of the final weights inside the trial's folder.
         weights_sha256: Their SHA-256.
         environment: What it ran on; never part of the key.
+        correct_sha256: SHA-256 of `correct.bin`, which images the network got right (`evaluations.py`); None where
+            that is not on record.
     """
 
     schema_version: int = 1
@@ -112,6 +118,8 @@ class TrialResult(Frozen):
     weights: str | None = None
     weights_sha256: str | None = None
     environment: dict[str, str | int | None] = {}
+    # 以前的 result.json 没有它：没有就不写出来，一个字节也不变
+    correct_sha256: str | None = Field(default=None, exclude_if=_is_none)
 
     @property
     def is_measured(self) -> bool:

@@ -13,9 +13,9 @@ from typing import Any, get_args
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import looks_file, trial_record
 from orchestrator.records.checked_record import config_misfit, result_misfit
-from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_evaluation
+from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_correct_images, read_evaluation
 from orchestrator.records.files import read_error
-from orchestrator.records.layout import ARM, KEY, NAME, STUDY_FOLDER, evaluation_path
+from orchestrator.records.layout import ARM, CORRECT, KEY, NAME, STUDY_FOLDER, evaluation_path
 from orchestrator.records.looks_file import RecordedLook
 from orchestrator.records.trial_record import TrialResult
 from search_spaces.core_config import CoreConfig, CoreDescription, DataOfTrial
@@ -46,6 +46,7 @@ class ForeignTrial:
         result: Its result.
         weights: Its final weights, if they were kept.
         evaluations: Of them in more views than one.
+        correct: Which images it got right, if that is on record.
     """
 
     key: str
@@ -55,12 +56,13 @@ class ForeignTrial:
     result: TrialResult
     weights: Path | None
     evaluations: tuple[Evaluation, ...]
+    correct: Path | None
 
     @property
     def size(self) -> int:
         """Bytes that taking it needs."""
         files = [self.folder / name for name in (*TEXTS, "result.json")]
-        kept = [path for path in [*files, self.weights] if path is not None and path.exists()]
+        kept = [path for path in [*files, self.weights, self.correct] if path is not None and path.exists()]
         return sum(path.lstat().st_size for path in kept)
 
 
@@ -115,7 +117,8 @@ def _checked(folder: Path) -> ForeignTrial | None:
         raise Refused(reason)
     weights = _checked_weights(folder, result)
     core = config.core if isinstance(config, CoreConfig) else None
-    return ForeignTrial(key, folder, config.data, core, result, weights, _checked_evaluations(folder))
+    correct = _checked_correct(folder, result)
+    return ForeignTrial(key, folder, config.data, core, result, weights, _checked_evaluations(folder), correct)
 
 
 def _check_folder(folder: Path) -> None:
@@ -152,6 +155,21 @@ def _checked_weights(folder: Path, result: TrialResult) -> Path | None:
     with path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != result.weights_sha256:
             raise Refused("the SHA-256 of its weights is not the recorded one")
+    return path
+
+
+def _checked_correct(folder: Path, result: TrialResult) -> Path | None:
+    if result.correct_sha256 is None:
+        return None
+    path = folder / CORRECT
+    if not _is_there(path):
+        raise Refused(f"its {CORRECT} is missing, which its result.json tells of")
+    if path.lstat().st_size > LARGEST_TEXT:
+        raise Refused(f"{CORRECT} is larger than {LARGEST_TEXT // 1024**2} MB")
+    try:
+        read_correct_images(folder, result)
+    except LabError as error:
+        raise Refused(str(error)) from error
     return path
 
 

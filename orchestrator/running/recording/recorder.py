@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import trial_record
-from orchestrator.records.evaluations import write_evaluation
+from orchestrator.records.evaluations import keep_correct_images, write_evaluation
 from orchestrator.records.reports import Report, parse_report
 from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.running.progress import Progress
@@ -123,6 +123,7 @@ class Recorder:
     def _record_result(self, running: Running, end: End) -> None:
         result = result_of(running, end)
         if result.state is TrialState.FINISHED:
+            result = keep_correct_images(running.folder, result)
             self._took(running.trial.config, result.seconds)
         if result.state is not TrialState.FAILED:
             # 先记下代码的指纹，再有结果：之后换了代码，看得出来

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.records.evaluations import leave_correct_images
 from orchestrator.records.reports import objective_of
 from orchestrator.running.slots.messages import End, Epoch, Evaluated, Job, Started
 from orchestrator.running.workers.watchdog import Place, Watch
 from search_spaces.core_config import ALEXNET
 
 if TYPE_CHECKING:
+    from alexnet_core.configuration.correct_images import CorrectImages
     from alexnet_core.configuration.metrics import EpochReport
     from alexnet_core.configuration.train_config import TrainConfig
 
@@ -47,6 +51,7 @@ def train_alexnet(place: Place, job: Job, watch: Watch) -> End:
             checkpointing=Checkpointing(checkpoints, job.attempt),
             should_stop=watch.should_stop,
             workers=Workers(place.rank, place.workers),
+            on_correct=partial(_leave, Path(job.folder), place.rank),
         )
         for report in reports:
             history.append(report)
@@ -64,6 +69,12 @@ def train_alexnet(place: Place, job: Job, watch: Watch) -> End:
         return end
     # 记录里写下权重的摘要：导出与再次评估都要对它
     return replace(end, weights=f"checkpoint/{weights.name}", weights_sha256=sha256(weights))
+
+
+def _leave(folder: Path, rank: int, sets: Sequence[CorrectImages]) -> None:
+    """Leaves for the driver which images were right; one worker does, all of which know."""
+    if rank == 0:
+        leave_correct_images(folder, sets)
 
 
 def epoch_news(report: EpochReport) -> Epoch:

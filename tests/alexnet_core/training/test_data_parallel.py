@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_core.configuration.correct_images import packed, unpacked
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import TrainConfig, TrainingSpec
@@ -72,6 +73,7 @@ def worker(
         checkpointing=Checkpointing(place, attempt),
         should_stop=should_stop,
         workers=Workers(rank, workers),
+        on_correct=lambda sets: (folder / f"correct-{rank}").write_bytes(packed(sets)) and None,
     )
     lines = "".join(report.model_dump_json() + "\n" for report in reports)
     (folder / f"reports-{attempt}-{rank}.jsonl").write_text(lines)
@@ -87,6 +89,16 @@ def run_two(
     texts = [(folder / f"reports-{attempt}-{rank}.jsonl").read_text() for rank in (0, 1)]
     reports = [[EpochReport.model_validate_json(line) for line in text.splitlines()] for text in texts]
     assert [r.validation for r in reports[0]] == [r.validation for r in reports[1]]
+    if len(reports[0]) and stop_at is None:
+        # 每个 worker 只看了一半，两个都知道全部
+        known = [(folder / f"correct-{rank}").read_bytes() for rank in (0, 1)]
+        assert known[0] == known[1]
+        wrong = [int((~one.correct).sum()) for one in unpacked(known[0])]
+        assert dataset.test is not None
+        assert [len(one.correct) for one in unpacked(known[0])] == [len(dataset.validation), len(dataset.test)]
+        last = reports[0][-1]
+        assert last.test is not None
+        assert wrong == [last.validation.top1_errors, last.test.top1_errors]
     return reports[0]
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from alexnet_core.configuration.correct_images import CorrectImages
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.named_networks import network
 from alexnet_core.configuration.train_config import (
@@ -331,7 +332,31 @@ def test_progress_counts_the_images_of_each_epoch(config_of: ConfigOf, dataset: 
 
 def test_a_data_set_without_test_images_has_no_test_metrics(config_of: ConfigOf, dataset: Dataset) -> None:
     without = Dataset(dataset.train, dataset.validation, None, dataset.class_names)
-    assert run(config_of(epochs=1), without)[-1].test is None
+    told: list[CorrectImages] = []
+    assert run(config_of(epochs=1), without, on_correct=told.extend)[-1].test is None
+    assert [one.split for one in told] == ["validation"]
+
+
+def test_the_images_that_are_right_are_told_in_their_order_and_change_nothing(
+    config: TrainConfig, dataset: Dataset, tmp_path: Path, undisturbed: tuple[list[EpochReport], Path]
+) -> None:
+    told: list[CorrectImages] = []
+
+    def take(sets: Sequence[CorrectImages]) -> None:
+        # 最后的检查点还没有写：断在这里，下次会再算一遍
+        assert not any(is_final(path) for path in checkpoints(tmp_path / "told"))
+        told.extend(sets)
+
+    assert numbers(run(config, dataset, tmp_path / "told", on_correct=take)) == numbers(undisturbed[0])
+    assert dataset.test is not None
+    model = AlexNet(config.network).eval()
+    model.load_state_dict({name: torch.from_numpy(w) for name, w in final_weights(tmp_path / "told").items()})
+    for one, (name, split) in zip(told, [("validation", dataset.validation), ("test", dataset.test)], strict=True):
+        centred = (split.images.astype(np.float32) - dataset.mean_image)[:, 1:11, 1:11].transpose(0, 3, 1, 2)
+        logits = model(torch.from_numpy(np.ascontiguousarray(centred))).detach().numpy()
+        assert (one.split, one.views) == (name, 1)
+        assert one.correct.tolist() == (logits.argmax(axis=1) == split.labels).tolist()
+        assert 0 < one.correct.sum() < len(split)
 
 
 def test_read_only_images_are_accepted(config_of: ConfigOf, dataset: Dataset) -> None:
