@@ -61,9 +61,17 @@ from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Operation, Out
 from tests.orchestrator.records.test_upgrades import GOLDEN, UPGRADE, older
 
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2")
-# 时间、次数（也在权重的文件名里）与文件时间戳本来就不同
+# 时间、次数（也在权重的文件名里）、最后一次从哪一轮起与文件时间戳本来就不同
 # 跑半小时的途中，仓库可能有新提交
-VOLATILE = ("started_at", "finished_at", "attempts", "weights", "record_stamp", "env_git_commit")
+VOLATILE = (
+    "started_at",
+    "finished_at",
+    "attempts",
+    "env_epochs_before",
+    "weights",
+    "record_stamp",
+    "env_git_commit",
+)
 
 
 # ---- Ray's part, made ---------------------------------------------------------------------------
