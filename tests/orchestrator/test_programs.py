@@ -97,7 +97,7 @@ def test_report_answers_as_ablate_does_and_a_check_names_what_differs(
     assert (code, made_again["answers"]) == (0, asked["answers"])
     assert f"report: {results / 'studies' / 'lrn' / 'report.html'}" in errors
     code, checked, _ = document(capfd, "report", "--check", "--results", str(results))
-    assert (code, checked["checked"]) == (0, [{"study": "lrn", "differences": []}])
+    assert (code, checked["checked"]) == (0, [{"study": "lrn", "differences": [], "by_sums_alone": []}])
     answer = results / "studies" / "lrn" / "answer.json"
     honest = answer.read_bytes()
     answer.write_bytes(honest.replace(b'"supports"', b'"contradicts"'))
