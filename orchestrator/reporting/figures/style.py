@@ -42,6 +42,7 @@ ROLES = {
 WIDTH = 8.6
 NARROW_WIDTH = 4.4
 LONGEST_LINE, MOST_LETTERS = 40, 12
+LARGEST_NARROW = 100_000
 PNG_DPI, PNG_COLOURS = 144, 128
 # 最高的 9 级只再小几个百分点，却要两三倍的时间
 PNG_EFFORT = 8
@@ -108,7 +109,9 @@ def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
         figure.set_layout_engine(None)
     png, svg = _png(figure), _svg(figure)
     fits = _lay_out_for_a_phone(figure, constrained=again)
-    return Picture(name, title, alt, png, svg, _svg(figure) if fits else b"")
+    narrow = _svg(figure) if fits else b""
+    # 几十个 arm 的图画两遍，网页就太大了：那时横着滚动
+    return Picture(name, title, alt, png, svg, narrow if len(narrow) <= LARGEST_NARROW else b"")
 
 
 def _lay_out_for_a_phone(figure: Figure, *, constrained: bool) -> bool:
