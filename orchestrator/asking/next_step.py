@@ -15,6 +15,8 @@ from search_spaces.core_config import planned_parts
 
 MOST_AT_ONCE = 4
 USUAL_MOST = 30
+# 再多的种子没有人会练：该换的是问题或训练的长短
+MOST_SEEDS = 100
 
 
 def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
@@ -36,6 +38,12 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
         return (
             f"No answer on {names}, but a difference of {answer.scale.effect(answer.smallest_effect)} would probably "
             "have shown with so many seeds: what there may be is smaller."
+        )
+    if seeds > max(MOST_SEEDS, MOST_AT_ONCE * answer.seeds):
+        return (
+            f"No answer on {names}: seeds scatter so much that a difference of "
+            f"{answer.scale.effect(answer.smallest_effect)} needs {seeds} of them or more; a longer training scatters "
+            "less, and a recipe with a larger smallest_effect asks for less."
         )
     takes = time_with_start(price()(_further(plan, answer.seeds, seeds)))
     most = "at most " if "auto" in options else ""

@@ -68,6 +68,10 @@ def test_nothing_is_offered_where_all_is_decided_or_more_seeds_change_nothing(pl
     line, asked = priced(undecided.model_copy(update={"arms": enough}), plan)
     assert not asked
     assert "what there may be is smaller" in line
+    noisy = tuple(arm.model_copy(update={"seeds_needed": (1469, 9000)}) for arm in undecided.arms)
+    line, asked = priced(undecided.model_copy(update={"arms": noisy}), plan)
+    assert not asked, "an offer that nobody would take is not priced"
+    assert "needs 1469 of them or more; a longer training scatters less" in line
 
 
 def test_what_is_offered_after_too_few_seeds_is_taken_by_the_rule_of_the_study(plan: Plan, tmp_path: Path) -> None:
