@@ -291,6 +291,10 @@ def test_killed_between_its_checkpoint_and_its_report_a_script_begins_again(tmp_
 NOTHING_MORE = "it has nothing more to report, and its last report may be lost"
 
 
+def living(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in processes if process.status() != psutil.STATUS_ZOMBIE]
+
+
 def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_path: Path) -> None:
     """Its last checkpoint says that it is done, and every report is written: nothing is trained again."""
     all_saved = WALK.replace("report % 2 == 0", "True")
@@ -300,8 +304,7 @@ def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_p
     states = StateFolder(tmp_path / "states", least_seconds=0.0)
     with closing(train_core(core, core.config(), Place(7, folder=tmp_path / "trial", log=print), states)) as training:
         heard = [next(training), next(training)]
-        (script,) = psutil.Process().children()
-        wait_until(lambda: script.status() == psutil.STATUS_ZOMBIE, 20, "it comes to its end")
+        wait_until(lambda: not living(psutil.Process().children()), 20, "it comes to its end")
     assert numbers(heard) + numbers(trained(core, tmp_path, attempt=2)) == straight
     assert trained(core, tmp_path, attempt=3) == [], "and once all is heard, it is finished"
 
