@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -49,6 +49,7 @@ JUDGED = ("word", "n", "mean", "difference", "interval", "interval_level", "p", 
 FACTS = ("command", "data", "first_started", "last_finished", "trials", "hours", "gpu_hours", "idle_gpu_hours")
 MOST_CELLS = 20
 KERNELS = "figures/kernels.png"
+_NARROW = re.compile(rb'<div class="narrow">.*?</div>\n', re.DOTALL)
 # 旧版把一个也写成复数：那不是改过
 _ONE_OF_MANY = re.compile(rb"(?<![\w.,])1 ((?:complete |such |fresh )?(?:seed|epoch|point))s\b(?: (say)\b)?")
 
@@ -334,7 +335,10 @@ def _checked_files(folder: Path, again: Material, results: Path, *, made_again: 
     edited = {name for name, digest in written.items() if sha256_of(folder / name) != digest}
     edited |= {name for name in shown if not (folder / name).is_file()}
     texts = [{**tables, **page} for page in pages]
-    edited |= {name for name in texts[0].keys() - edited if not _is_one_of(folder, name, texts, made_again)}
+    # 措辞是旧的，就只比数字
+    compared = {name for name in texts[0] if made_again or name.endswith((".csv", ".parquet"))}
+    told = _worded if _drawn_alike(folder, figures, ".svg") else _worded_without_narrow
+    edited |= {name for name in compared - edited if not _is_one_of(folder, name, texts, told)}
     if made_again:
         not_drawn = _not_drawn(read)
         redrawn, by_sums_alone = _redrawn(folder, {n: drawn for n, drawn in figures.items() if n not in not_drawn})
@@ -363,14 +367,14 @@ def _as_on_disk(pictures: Sequence[Picture], folder: Path) -> list[Picture]:
     return [one._replace(png=png, svg=svg) for one, png, svg in both]
 
 
-def _is_one_of(folder: Path, name: str, versions: Sequence[Mapping[str, bytes]], made_again: bool) -> bool:
-    """Whether a text or a table of the report is as it would be written; texts of another wording are taken as such."""
+def _is_one_of(
+    folder: Path, name: str, versions: Sequence[Mapping[str, bytes]], told: Callable[[bytes], bytes]
+) -> bool:
+    """Whether a text or a table of the report is as it would be written; of a text what it has `told` is compared."""
     if name.endswith(".parquet"):
         # Parquet 的字节随 polars 的版本而变，行不变
         return _has_rows(folder / name, versions[0][name])
-    if not made_again and not name.endswith(".csv"):
-        return True
-    return _worded((folder / name).read_bytes()) in [_worded(files[name]) for files in versions]
+    return told((folder / name).read_bytes()) in [told(files[name]) for files in versions]
 
 
 def _not_drawn(read: Details) -> set[str]:
@@ -385,7 +389,7 @@ def _redrawn(folder: Path, drawn: Mapping[str, bytes]) -> tuple[set[str], list[s
     by_sums_alone = []
     for kind in (".svg", ".png"):
         names = {name for name in drawn if name.endswith(kind) and (folder / name).is_file()}
-        alike = {name for name in names if (folder / name).read_bytes() == drawn[name]}
+        alike = _drawn_alike(folder, drawn, kind)
         # 有一张画得逐字节相同，画图的就是同一版：其余的也该相同
         if alike:
             edited |= names - alike
@@ -395,6 +399,17 @@ def _redrawn(folder: Path, drawn: Mapping[str, bytes]) -> tuple[set[str], list[s
                 "only their sums were checked"
             )
     return edited, by_sums_alone
+
+
+def _drawn_alike(folder: Path, drawn: Mapping[str, bytes], kind: str) -> set[str]:
+    """The figures of a kind that are drawn today byte by byte as they are in the report."""
+    names = (name for name in drawn if name.endswith(kind) and (folder / name).is_file())
+    return {name for name in names if (folder / name).read_bytes() == drawn[name]}
+
+
+def _worded_without_narrow(content: bytes) -> bytes:
+    """A page as worded today, without its layouts for a phone: matplotlib's as well, and no file has them."""
+    return _worded(_NARROW.sub(b"", content).replace(b'<div class="scroll wide"', b'<div class="scroll"'))
 
 
 def _worded(content: bytes) -> bytes:

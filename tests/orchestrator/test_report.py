@@ -418,6 +418,10 @@ def test_figures_of_another_matplotlib_are_said_to_be_checked_by_their_sums_alon
     only = "only their sums were checked"
     note = f"the SVG figures are drawn otherwise here (another matplotlib, or all were edited): {only}"
     assert checked["by_sums_alone"] == [note]
+    # 正文仍是比的：只有画出来的不比
+    edit_with_its_sum("report.html", "supports the", "contradicts the")(results)
+    assert report(results, "--study", "lrn", "--check") == 1
+    assert "report.html is not what the records say" in capsys.readouterr().out
 
 
 @pytest.mark.slow

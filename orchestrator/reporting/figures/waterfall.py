@@ -26,15 +26,21 @@ HEIGHT, WORD_WIDTH = 0.46, 30
 
 
 def waterfall_figure(answer: Answer) -> Picture | None:
-    """Draws the rungs of a ladder in percent from full (above) to bare; None of another design or without means.
+    """Draws the rungs of a ladder in percent from full (above) to bare.
+
+    None of another design, where a rung has no mean, or where the study does not compare each with the one before.
 
     Args:
         answer: The answer.
     """
     rungs = [arm for arm in answer.arms if arm.levels]
-    steps = {high: one for one in answer.contrasts for high, weight in one.weights.items() if weight > 0}
-    if answer.design != "cumulative" or not steps or not all(arm.mean is not None for arm in rungs):
+    compared = [one for one in answer.contrasts if one.kind == "step"]
+    known = {tuple(sorted(one.weights, key=one.weights.__getitem__)): one for one in compared}
+    pairs = [(before.name, arm.name) for before, arm in itertools.pairwise(rungs)]
+    # `compare` 另写了几对时，没有逐级的台阶可画
+    if answer.design != "cumulative" or not pairs or not known.keys() >= {*pairs} or any(a.mean is None for a in rungs):
         return None
+    steps = {pair[1]: known[pair] for pair in pairs}
     with drawing(NAME, 1.3 + rooms(len(rungs), 0.72, 0.6) * len(rungs)) as figure:
         axes = figure.subplots()
         _draw_level(axes, rungs[0], len(rungs) - 1)
@@ -64,13 +70,18 @@ def _draw_level(axes: Axes, arm: ArmAnswer, place: int) -> None:
 
 
 def _draw_step(axes: Axes, before: ArmAnswer, arm: ArmAnswer, step: ContrastAnswer, place: int) -> None:
-    """A bar from the mean before to this one, the step's interval on it, and what is said of it beside."""
-    start, end, colour = before.mean or 0.0, arm.mean or 0.0, COLOURS.get(step.word, UNTESTED_COLOUR)
+    """A bar as long as the step from the mean before, its interval, the arm's own mean, and what is said of it beside.
+
+    Where the step rests on other seeds than the arm's mean, the bar ends beside that mean.
+    """
+    start, mean, colour = before.mean or 0.0, arm.mean or 0.0, COLOURS.get(step.word, UNTESTED_COLOUR)
+    difference = step.difference if step.scale == "points" else None
+    end = mean if difference is None else start + difference
     axes.plot([start] * 2, [place + HEIGHT / 2, place + 1 - HEIGHT / 2], color=MUTED, linewidth=0.9, zorder=1)
     axes.barh(place, end - start, left=start, height=HEIGHT, color=colour, alpha=0.35, linewidth=0, zorder=2)
-    axes.plot([end] * 2, [place - HEIGHT / 2, place + HEIGHT / 2], color=colour, linewidth=3.0, zorder=3)
-    if step.interval is not None and step.scale == "points":
-        spread = [[end - (start + step.interval[0])], [start + step.interval[1] - end]]
+    axes.plot([mean] * 2, [place - HEIGHT / 2, place + HEIGHT / 2], color=colour, linewidth=3.0, zorder=3)
+    if step.interval is not None and difference is not None:
+        spread = [[difference - step.interval[0]], [step.interval[1] - difference]]
         axes.errorbar(end, place, xerr=spread, color=colour, capsize=4, linewidth=1.8, zorder=4)
     side = axes.get_yaxis_transform()
     axes.text(
