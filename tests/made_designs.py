@@ -70,7 +70,12 @@ def make_judged(study: Study, wrong: Mapping[str, Sequence[int | str]], **plan: 
         wrong: Wrong test images of a thousand, by arm and seed.
         plan: Further fields of its `plan.json`, such as `looks` or `max_seeds`.
     """
-    seeds = max(map(len, wrong.values()))
+    return judged_rows(study, make_rows(wrong), **plan)
+
+
+def judged_rows(study: Study, rows: pl.DataFrame, **plan: Any) -> Answer:
+    """The same of a trials table with a seed of every arm."""
+    seeds = 1 + int(rows["seed"].max())  # type: ignore[arg-type]
     trials = [
         {"arm": arm.name, "seed": seed, "phase": "arm", "key": f"{arm.name}-{seed}"}
         for seed in range(plan.get("max_seeds") or seeds)
@@ -78,4 +83,4 @@ def make_judged(study: Study, wrong: Mapping[str, Sequence[int | str]], **plan: 
     ]
     written = {"dataset": "digits", "alpha": 0.05, "planned_seeds": seeds, "looks": [], "trials": trials, **plan}
     nothing = pl.DataFrame(schema=MEMBER_COLUMNS), pl.DataFrame(schema=EPOCH_COLUMNS)
-    return answer(study, study.recipes["digits"], make_plan_file(written), make_rows(wrong), *nothing)
+    return answer(study, study.recipes["digits"], make_plan_file(written), rows, *nothing)

@@ -176,12 +176,14 @@ def _complete_plans(
     agenda: Agenda, request: Request, contents: Sequence[PlanFile], skipped: Collection[str]
 ) -> list[PlanFile]:
     """Writes down what a run has added to the plans; with `--seeds auto` the maximum was planned ahead."""
-    return [
-        write_plan(study.folder, study.plan, request.command, content, _skipped_arms(agenda, study, skipped))
-        if study.plan.max_seeds is None
-        else content
-        for study, content in zip(agenda.studies, contents, strict=True)
-    ]
+    complete = []
+    for study, content in zip(agenda.studies, contents, strict=True):
+        left_out, fixed = _skipped_arms(agenda, study, skipped), study.plan.max_seeds is None
+        if fixed or left_out:
+            plan = study.plan if fixed else study.complete
+            content = write_plan(study.folder, plan, request.command, content, left_out)
+        complete.append(content)
+    return complete
 
 
 def _skipped_arms(agenda: Agenda, study: PlannedStudy, skipped: Collection[str]) -> list[str]:

@@ -19,6 +19,8 @@ from search_spaces.study import Statistic
 
 # 只在别的比较里出现的 arm：它自己不与基线比
 NOT_JUDGED = "not judged"
+# 还占着家族里的一个名额
+SKIPPED = "no verdict: skipped"
 
 
 def _is_percent(unit: str) -> bool:
@@ -108,7 +110,7 @@ class Compared(Frozen):
         sign_flip_floor: The smallest it could be with so many seeds.
         claimed_points: The paper's number, arm minus baseline.
         claimed_ratio: The paper's number where it is a ratio, arm over baseline.
-        word: The verdict; `not judged` of an arm that is in no comparison with the baseline that carries a word.
+        word: The verdict; `not judged` of an arm that is not itself compared with the baseline.
         in_family: Whether it counts in the Holm family.
         looked_at: Seeds of its last look, of a study of `--seeds auto`.
         closed: In a study of `--seeds auto`, why it gets no further seeds (`sequential.py`).
@@ -346,9 +348,10 @@ class Answer(Frozen):
         planned_seeds: Seeds planned.
         missing: Planned trials that have not ended, named.
         seeds_after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
-        skipped: Arms of which the run was asked to begin no other trial: the answer does not wait for them.
+        skipped: Arms of which the run was asked to begin no other trial, and that still lack some: the answer does not
+            wait for them; that of `--seeds auto` does.
         looks: Looks (numbers of seeds) taken before this one that could give a word.
-        unlike: Trials without a pair: the baseline's had other workers or another kind of device.
+        unlike: Comparisons that lack a seed: its trials had other workers, threads or another kind of device.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
         without_ratio: Finished trials whose value is not above 0, so that there is no ratio of it.
         other_networks: Trials that were trained again for an evaluation and came out different in their bits.

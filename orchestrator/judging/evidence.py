@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, takewhile
+from itertools import takewhile
 from typing import TypeVar
 
 import polars as pl
@@ -112,6 +112,11 @@ class Evidence:
         # 从 0 起连续齐全的才算：谁先跑完不能左右答案
         complete = list(takewhile(lambda seed: is_complete[seed], is_complete))
         return len(complete), tuple(seed for seed in is_complete if is_complete[seed] and seed not in complete)
+
+    def incomplete(self, arms: Collection[str]) -> tuple[str, ...]:
+        """Returns those of the arms of which a planned trial has not ended."""
+        lacking = {arm for (arm, _), what in self.planned.items() if what not in self.ended}
+        return tuple(arm for arm in arms if arm in lacking)
 
     def _same_trials(self, contrast: Contrast) -> bool:
         """Whether the weights of every trial cancel, so that nothing is compared."""
@@ -241,11 +246,7 @@ def rows_by_seed(rows: Mapping[str, Sequence[Row]]) -> dict[int, dict[str, Row]]
         rows: Of each arm, of the same seeds in the same order.
     """
     seeds = enumerate(dict(zip(rows, of_seed, strict=True)) for of_seed in zip(*rows.values(), strict=True))
-    return {
-        place: of_seed
-        for place, of_seed in seeds
-        if all(trained_alike(*pair) for pair in combinations(of_seed.values(), 2))
-    }
+    return {place: of_seed for place, of_seed in seeds if trained_alike(*of_seed.values())}
 
 
 def contrast_of(contrast: Contrast, rows: Mapping[str, Row], judged: JudgedMetric) -> float | None:
@@ -281,15 +282,15 @@ def pairs_by_seed(baseline: Sequence[Row], rows: Sequence[Row]) -> dict[int, Pai
     return {place: pair for place, pair in pairs if trained_alike(*pair)}
 
 
-def trained_alike(one: Row, other: Row) -> bool:
-    """Says whether two trials were trained by as many workers and threads on one kind of device, as far as they say.
+def trained_alike(*rows: Row) -> bool:
+    """Says whether trials were all trained by as many workers and threads on one kind of device, as far as they say.
 
     These are outside a trial's key, and they round otherwise, which training amplifies until errors scatter as between
     two seeds (weights of one and of two workers: 1e-6 apart for 23 batches, 0.1 at the 69th; one and two threads on a
     CPU: 275 and 274 test errors of 359 after an epoch, 32 and 56 after five). The arithmetic's precision is in the key.
     """
-    ways = [(row.get("env_workers"), _device_kind(row), _threads(row)) for row in (one, other)]
-    return all(None in values or values[0] == values[1] for values in zip(*ways, strict=True))
+    ways = [(row.get("env_workers"), _device_kind(row), _threads(row)) for row in rows]
+    return all(len({value for value in values if value is not None}) <= 1 for values in zip(*ways, strict=True))
 
 
 def _threads(row: Row) -> str | None:

@@ -82,7 +82,7 @@ def answer(
         seeds=max(look.seeds.values()),
         missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
         seeds_after_gap=look.after_gap,
-        skipped=plan_file.skipped,
+        skipped=look.skipped,
         looks=look.before,
         unmeasured=len(finished) - len(measured),
         without_ratio=tuple(

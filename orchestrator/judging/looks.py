@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from orchestrator.judging.answer import SKIPPED
 from orchestrator.judging.evidence import Evidence, gather_evidence
 from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, Plan
@@ -39,6 +40,8 @@ class Look:
         courses: By contrast, of a study of `--seeds auto`; empty for others.
         missing: Planned trials that this or the next look lacks.
         after_gap: Complete seeds that do not enter, because an earlier one is incomplete.
+        skipped: Arms that the run was asked to skip, and that still lack trials: they have no verdict, or
+            hold back the next look of a study of `--seeds auto`.
     """
 
     seeds: Mapping[str, int]
@@ -48,6 +51,7 @@ class Look:
     courses: Mapping[str, ArmCourse] | None = None
     missing: tuple[tuple[str, int], ...] = ()
     after_gap: tuple[int, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
@@ -59,8 +63,9 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
         plan_file: Its rule, alpha, and the looks taken.
     """
     if plan_file.max_seeds is not None:
-        return _sequential_look(evidence, recipe, plan_file.max_seeds, plan_file.alpha)
-    skipped = plan_file.skipped
+        return _sequential_look(evidence, recipe, plan_file.max_seeds, plan_file)
+    # 缺的后来补齐了（合并、别的研究），就不再是跳过的
+    skipped = evidence.incomplete(plan_file.skipped)
     seeds, after_gap = evidence.complete_seeds(skipped)
     # 少于三个种子时给不出词，那次看没有花掉 alpha
     before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
@@ -74,13 +79,13 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
         kept = [name for name in family if set(skipped).isdisjoint(evidence.arms(name))]
         judged = [evidence.of(name, seeds) for name in kept]
         # 跳过的仍占名额：别的不因此变得容易
-        verdicts |= judge(judged, margin, plan_file.alpha * len(kept) / len(family), ShareOfLevel(share))
-        verdicts |= {name: Verdict("no verdict: skipped") for name in family if name not in kept}
+        verdicts |= judge(judged, margin, plan_file.alpha, ShareOfLevel(share), closed=len(family) - len(kept))
+        verdicts |= {name: Verdict(SKIPPED) for name in family if name not in kept}
     if looked_beyond:
         verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
     missing = tuple(cell for cell, what in sorted(evidence.planned.items()) if what not in evidence.ended)
     by_arm = _for_all(evidence, seeds) | {arm: len(evidence.rows(arm, seeds)) for arm in skipped}
-    return Look(by_arm, verdicts, before, share, None, missing, after_gap)
+    return Look(by_arm, verdicts, before, share, None, missing, after_gap, skipped)
 
 
 def follow_records(
@@ -164,8 +169,8 @@ def _courses(
     return evidence, follow_records(evidence, plan.recipe, len(plan.seeds), ALPHA, skipped)
 
 
-def _sequential_look(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: float) -> Look:
-    courses = follow_records(evidence, recipe, max_seeds, alpha)
+def _sequential_look(evidence: Evidence, recipe: Recipe, max_seeds: int, plan_file: PlanFile) -> Look:
+    courses = follow_records(evidence, recipe, max_seeds, plan_file.alpha)
     looked = max((course.seeds for course in courses.values()), default=0)
     if looked == 0:
         complete, _ = evidence.complete_seeds()
@@ -176,7 +181,9 @@ def _sequential_look(evidence: Evidence, recipe: Recipe, max_seeds: int, alpha: 
         seeds[evidence.study.baseline] = seeds.pop(evidence.study.baseline)
     missing = next_seeds(evidence.planned, courses, _arms_of(evidence), evidence.ended)
     verdicts = {name: course.verdict for name, course in courses.items()}
-    return Look(seeds, verdicts, courses=courses, missing=tuple(missing))
+    # 逐种子看时也等跳过的 arm：它缺席时给的词，补齐后再看就不作数了
+    skipped = tuple(arm for arm in plan_file.skipped if any(arm == lacking for lacking, _ in missing))
+    return Look(seeds, verdicts, courses=courses, missing=tuple(missing), skipped=skipped)
 
 
 def _for_all(evidence: Evidence, seeds: int) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, ArmAnswer, Compared, ContrastAnswer
+from orchestrator.judging.answer import SKIPPED, Answer, ArmAnswer, Compared, ContrastAnswer
 from orchestrator.judging.arm_costs import pace
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
@@ -137,7 +137,7 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
             f"({statistic.test}, Holm over {_families_in_words(families)} at {answer.alpha:.3g}{_kept(answer)})."
         )
     yield from _on_the_contrasts(answer)
-    others = (one for one in answer.judged if not one.in_family and one.name not in answer.skipped)
+    others = (one for one in answer.judged if not one.in_family and one.word != SKIPPED)
     outside = [f"{one.name} ({one.word})" for one in others]
     if outside and answer.seeds >= FEWEST_SEEDS:
         yield f"Outside the family of tests: {', '.join(outside)}."
@@ -161,11 +161,13 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
 
 
 def _families(answer: Answer) -> dict[str, list[Compared]]:
-    """What was tested, by what is corrected together, in words: `arm`, `step`, or `contrast`."""
-    steps: list[Compared] = [one for one in answer.contrasts if one.family == "steps" and one.in_family]
-    rest = [one for one in answer.judged if one.in_family and one not in steps]
+    """What is corrected together, by what it is in words: arm, step, or contrast; none where nothing is tested."""
+    # 跳过的也占名额
+    counting = [one for one in answer.judged if one.in_family or one.word == SKIPPED]
+    steps = [one for one in counting if isinstance(one, ContrastAnswer) and one.family == "steps"]
+    rest = [one for one in counting if one not in steps]
     named = {"step": steps, "contrast" if any(isinstance(one, ContrastAnswer) for one in rest) else "arm": rest}
-    return {noun: tested for noun, tested in named.items() if tested}
+    return {noun: family for noun, family in named.items() if any(one.in_family for one in family)}
 
 
 def _families_in_words(families: Mapping[str, Sequence[Compared]]) -> str:
@@ -234,7 +236,7 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
             "statistic difference."
         )
     if answer.unlike:
-        yield not_paired(answer.unlike)
+        yield _not_compared(answer.unlike) if answer.contrasts else not_paired(answer.unlike)
     if answer.unmeasured and STATISTICS[answer.statistic].by_signs:
         yield (
             f"{counted(answer.unmeasured, 'finished trial')} cannot enter: the curve on record (epochs.jsonl) is gone, "
@@ -251,7 +253,13 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
             f"{counted(answer.other_networks, 'trial')} had to be trained again to be evaluated in ten views and came "
             "out different in some bits (another machine or version): there the arms are not exactly the same networks."
         )
-    if answer.skipped:
+    if answer.skipped and answer.max_seeds is not None:
+        yield (
+            f"Skipped on request: {', '.join(answer.skipped)}. The others went on, but a look at every seed waits for "
+            "all arms that are open, so this answer is that of the last one they all had; the same command trains what "
+            "is missing."
+        )
+    elif answer.skipped:
         yield (
             f"Skipped on request, so without a verdict: {', '.join(answer.skipped)}. The others are tested at the "
             "levels of the whole family; the same command trains what is missing."
@@ -280,6 +288,15 @@ def not_paired(unlike: Sequence[str]) -> str:
     return (
         f"{counted(len(unlike), 'trial')} could not be paired, since the baseline's was trained by another "
         "number of workers or threads, or on another kind of device, which moves errors as another seed does: "
+        f"{'; '.join(_by_seed(unlike))}."
+    )
+
+
+def _not_compared(unlike: Sequence[str]) -> str:
+    """The same of contrasts, `name seed k` each: any of their trials may be the other one."""
+    return (
+        f"{counted(len(unlike), 'comparison')} could not be made on a seed, since not all trials of it were trained by "
+        "one number of workers and threads on one kind of device, which moves errors as another seed does: "
         f"{'; '.join(_by_seed(unlike))}."
     )
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 from scipy import stats
@@ -22,7 +23,7 @@ from search_spaces.contrast import Contrast
 from search_spaces.errors import StudyError
 from search_spaces.study import Study
 from search_spaces.trial import PlannedTrial
-from tests.made_designs import FACTORS, IMAGES, make_judged, make_study
+from tests.made_designs import FACTORS, IMAGES, judged_rows, make_judged, make_rows, make_study
 from tests.made_plans import make_plan
 from tests.made_records import put
 
@@ -179,6 +180,50 @@ def test_a_lost_seed_takes_every_contrast_of_its_arm_out_of_the_family() -> None
     lost["b"][0] = "failed"
     words = [contrast.word for contrast in make_judged(ladder, lost).contrasts]
     assert words == ["failed on 1 of 8", "b failed on 1 of 8"]
+
+
+def test_a_skipped_arm_makes_no_level_of_the_others_easier() -> None:
+    study = make_study("")
+    study = study.model_copy(update={"arms": (*study.arms, study.arms[-1].model_copy(update={"name": "d"}))})
+    errors = wrong_images((SEEDS, 4), 5)
+    errors[:, 1] += 20
+    errors[:, 2] += 3
+    wrong = dict(zip("abcd", errors.T.tolist(), strict=True))
+    d = wrong.pop("d")
+    result = make_judged(study, wrong, skipped=("d",))
+    p = [float(stats.ttest_rel(wrong[arm], wrong["a"]).pvalue) for arm in "bc"]
+    assert p[0] < 0.8 * 0.05 / 3 < p[1]
+    # 三个的 Holm：最小的乘三，次小的乘二；首次看花五分之四
+    b, c, skipped = result.arms[1:]
+    assert (b.adjusted_p, c.adjusted_p) == pytest.approx((3 * p[0] / 0.8, 2 * p[1] / 0.8))
+    assert (b.interval_level, c.interval_level) == pytest.approx((100 - 4 / 3, 98.0))
+    assert skipped.word == "no verdict: skipped"
+    # 被跳过的若练完而 p 最大，别的 arm 的词与数都一样
+    trained = make_judged(study, {**wrong, "d": d})
+    assert (trained.arms[3].p or 0.0) > p[1]
+    assert trained.arms[1:3] == (b, c)
+    assert any("Holm over 3 arms" in note for note in result.notes)
+    # 一对 arm 里缺了一个，也是跳过，不是家族之外
+    pairs = make_judged(make_study("", "compare: all_pairs"), {"a": wrong["a"], "b": wrong["b"]}, skipped=("c",))
+    assert [one.word for one in pairs.contrasts][1:] == ["no verdict: skipped"] * 2
+    assert any("Holm over 3 contrasts" in note for note in pairs.notes)
+    assert not any("Outside the family" in note for note in pairs.notes)
+
+
+def test_a_trial_trained_another_way_takes_its_seed_from_the_contrasts_it_is_in() -> None:
+    study = make_study("factorial")
+    rows = make_rows(by_arm(study, wrong_images((SEEDS, 2, 2, 2))))
+    other = pl.col("key") == f"{study.baseline}-0"
+    result = judged_rows(
+        study, rows.with_columns(pl.when(other).then(pl.lit("2")).otherwise(pl.lit("1")).alias("env_workers"))
+    )
+    assert {contrast.n for contrast in result.contrasts} == {SEEDS - 1}
+    (said,) = (note for note in result.notes if "which moves errors as another seed does" in note)
+    assert said.startswith("6 comparisons could not be made on a seed, since not all")
+    assert said.endswith(f": seed 0 ({', '.join(contrasts(result))}).")
+    # 没有说怎么练的，与谁都配得上
+    rows = rows.with_columns(pl.when(other).then(None).otherwise(pl.lit("1")).alias("env_workers"))
+    assert judged_rows(study, rows).unlike == ()
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line() -> None:

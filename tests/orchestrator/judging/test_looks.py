@@ -68,9 +68,9 @@ class Lab:
         return without_closed(plan, ended(plan, self.results), self.results)
 
 
-def answered(plan: Plan, results: Path) -> Answer:
+def answered(plan: Plan, results: Path, skipped: Sequence[str] = ()) -> Answer:
     folder = results / "studies" / "lrn"
-    content = write_plan(folder, plan, ["ablate"])
+    content = write_plan(folder, plan, ["ablate"], skipped=skipped)
     return judged_material(plan, content, folder, results, update_tables(results)).answer
 
 
@@ -109,6 +109,20 @@ def test_a_skipped_arm_holds_up_no_other_and_catches_up_later(tmp_path: Path) ->
     assert {cell.split("-")[0] for phase in lab.phases[1:] for cell in phase} == {"baseline", "as_run"}
     assert len(lab.phases[1:]) == whole.seeds - 4, "the other arm is trained to its own end"
     assert answered(Lab(results).run(), results).arms == whole.arms
+
+
+def test_the_answer_waits_for_a_skipped_arm_that_is_open_and_says_why(tmp_path: Path) -> None:
+    plan = sequential_plan()
+    Lab(tmp_path).train([trial for trial in plan.trials if trial.seed < (4 if trial.arm == "as_run" else 6)])
+    result, plain = answered(plan, tmp_path, ["as_run", "no_lrn"]), answered(plan, tmp_path)
+    assert [arm.looked_at for arm in result.arms[1:]] == [4, 4]
+    assert [arm.word for arm in result.arms] == [arm.word for arm in plain.arms]
+    # 已关闭的 arm 什么也不缺
+    assert (result.skipped, plain.skipped) == (("as_run",), ())
+    (said,) = set(result.notes) - set(plain.notes)
+    assert said.startswith(
+        "Skipped on request: as_run. The others went on, but a look at every seed waits for all arms"
+    )
 
 
 @pytest.mark.slow
