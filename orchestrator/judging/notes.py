@@ -163,8 +163,8 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
 def _families(answer: Answer) -> dict[str, list[Compared]]:
     """What is corrected together, by what it is in words: arm, step, or contrast; none where nothing is tested."""
     # 跳过的也占名额
-    counting = [one for one in answer.judged if one.in_family or one.word == SKIPPED]
-    steps = [one for one in counting if isinstance(one, ContrastAnswer) and one.family == "steps"]
+    counting: list[Compared] = [one for one in answer.judged if one.in_family or one.word == SKIPPED]
+    steps: list[Compared] = [one for one in counting if isinstance(one, ContrastAnswer) and one.family == "steps"]
     rest = [one for one in counting if one not in steps]
     named = {"step": steps, "contrast" if any(isinstance(one, ContrastAnswer) for one in rest) else "arm": rest}
     return {noun: family for noun, family in named.items() if any(one.in_family for one in family)}

@@ -53,7 +53,12 @@ class Question(Frozen):
     def _comparisons(self) -> set[Weights]:
         """All of them as weights: an arm against the baseline is the pair of the two, however it is asked."""
         against = {tuple(sorted(((arm, 1.0), (self.baseline, -1.0)))) for arm in self.arms}
-        return against | set(self.contrasts)
+        return {_either_way(weights) for weights in against | set(self.contrasts)}
+
+
+def _either_way(weights: Weights) -> Weights:
+    """The contrast or its reverse, which is the same test: the one whose first weight is positive."""
+    return weights if not weights or weights[0][1] > 0 else tuple((seen, -weight) for seen, weight in weights)
 
 
 class RecordedLook(Frozen):

@@ -256,6 +256,13 @@ def test_a_look_belongs_to_the_contrasts_it_made() -> None:
     # 写成 arm 与基线比，还是一对 arm，都是同一个比较
     assert asked(pair).shares(question_of("a", rows))
     assert not asked(other).shares(question_of("a", rows))
+    # 反过来的一对是同一个检验：花掉的水平不还
+    reversed_pairs = [
+        replace(one, weights={arm: -weight for arm, weight in one.weights.items()}) for one in (pair, other)
+    ]
+    assert all(asked(one).shares(asked(back)) for one, back in zip((pair, other), reversed_pairs, strict=True))
+    assert asked(reversed_pairs[0]).shares(question_of("a", rows))
+    assert not asked(reversed_pairs[0]).shares(asked(other))
     assert "contrasts" not in question_of("a", rows).model_dump()
     again = Question.model_validate_json(asked(pair, other).model_dump_json())
     assert again == asked(pair, other)
