@@ -231,7 +231,8 @@ def _metrics_mistakes(core: Core) -> Iterator[str]:
             yield f"metrics: {name!r} is no name; use letters, digits, _, . and -"
         if not isinstance(metric, Metric):
             yield f"metrics: {name} is a Metric, not {metric!r}"
-    if mistake := metrics_mistake(tuple(core.metrics), core.chosen_by, core.judged_by):
+    are_names = all(isinstance(name, str) for name in core.metrics)
+    if are_names and (mistake := metrics_mistake(tuple(core.metrics), core.chosen_by, core.judged_by)):
         yield mistake
 
 

@@ -50,7 +50,7 @@ class ForeignCode:
         path = description_path(results, self.fingerprint, self.core)
         if folder.exists() and kept_sources(folder, _command(self.description)).fingerprint != self.fingerprint:
             raise RefusedCode(f"{folder} was edited here; the own stays")
-        if path.exists() and path.read_bytes() != _json(self.description):
+        if path.exists() and _described(path) != self.description:
             raise RefusedCode(f"{path} says otherwise how it is loaded; the own stays")
         return folder.exists() and path.exists()
 
@@ -84,16 +84,21 @@ def check_code(other: Path, core: str, fingerprint: str) -> ForeignCode | None:
         raise RefusedCode("it has a symbolic link")
     if sum(one.stat().st_size for one in (path, *folder.rglob("*"))) > LARGEST_CODE:
         raise RefusedCode(f"it is larger than {LARGEST_CODE // 1024**2} MB")
-    try:
-        described = KeptCode.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise RefusedCode(f"{path.name} is damaged") from error
+    described = _described(path)
     if described.fingerprint != fingerprint or kept_sources(folder, _command(described)).fingerprint != fingerprint:
         raise RefusedCode("its files are not those of its fingerprint")
     top = described.module.split(".")[0]
     if described.script is None and not ((folder / f"{top}.py").is_file() or (folder / top).is_dir()):
         raise RefusedCode(f"{path.name} names the module {described.module}, which is not in it")
     return ForeignCode(fingerprint, core, folder, described.model_copy(update={"folder": None}))
+
+
+def _described(path: Path) -> KeptCode:
+    """Reads what is kept of how a core is loaded; fields that came later have their defaults."""
+    try:
+        return KeptCode.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RefusedCode(f"{path.name} is damaged") from error
 
 
 def _command(described: KeptCode) -> tuple[str, ...]:

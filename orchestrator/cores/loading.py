@@ -139,7 +139,9 @@ def _forget_edited(folder: Path) -> None:
 def _forget_elsewhere(folder: Path) -> None:
     """Has what lies in a folder imported from there, where the core of another folder has brought the same names."""
     files: dict[str, Any] = {module: getattr(content, "__file__", None) for module, content in sys.modules.items()}
-    cores: dict[str, str] = {module: file for module, file in files.items() if file in _STAMPS}
+    # 主程序的文件可以就是一个 core 的：它在运行，不能忘
+    users = {module: file for module, file in files.items() if module.split(".")[0] not in NOT_THE_USERS}
+    cores: dict[str, str] = {module: file for module, file in users.items() if file in _STAMPS}
     taken = [module for module, file in cores.items() if _is_elsewhere(module.split(".")[0], file, folder)]
     if taken:
         # 全部忘掉：留下的一半会混着两个文件夹的代码

@@ -34,7 +34,7 @@ from search_spaces.yaml_file import load_model
 
 REPORTS_FILE = "ABLATION_REPORTS"
 OUTPUT, REPORTS = "output.txt", "reports.jsonl"
-# 脚本自己走到了头：它写下的就是全部
+# 脚本自己走到了头：它写下的就是全部；里面记着那时的检查点
 ENDED = "ended"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
@@ -176,26 +176,47 @@ class _Started:
         """Where its output goes, and where it may write its reports."""
         return self.place / OUTPUT, self.place / REPORTS
 
+    def note_end(self) -> None:
+        """Notes that nothing is left to report after the checkpoint that is there now."""
+        (self.place / ENDED).write_text(self._checkpoint_stamp())
+
+    def has_ended(self) -> bool:
+        """Whether an attempt noted its end, and none has written another checkpoint since."""
+        path = self.place / ENDED
+        return path.is_file() and path.read_text() == self._checkpoint_stamp()
+
+    def _checkpoint_stamp(self) -> str:
+        """Name, size and time of each file of the checkpoint."""
+        paths = sorted(path for path in (self.place / "checkpoint").rglob("*") if path.is_file())
+        stats = [(path, path.stat()) for path in paths]
+        return "".join(f"{path.name} {status.st_size} {status.st_mtime_ns}\n" for path, status in stats)
+
 
 def _run(started: _Started, numbers: ReportNumbers) -> Iterator[dict[str, float]]:
     """Runs the script once and yields what is new of its reports."""
-    run, command, ended = started.run, started.script.command, started.place / ENDED
-    had_ended = ended.exists()
+    run, command = started.run, started.script.command
+    had_ended = started.has_ended()
     # 启动之前就记下读到哪里：快的程序一启动就写完了
     tails = [Tail(path) for path in started.files]
     process = _process_of(command, started.folder, *started.files)
+    is_whole = True
     try:
         for line in _lines(process, tails, run):
             report = parsed(line)
             if report is None:
                 run.log(line)
                 continue
-            ended.unlink(missing_ok=True)
             yield from (_saved(new, run) for new in numbers.new(report))
+    except Gap:
+        is_whole = False
+        raise
     finally:
-        if process.poll() == 0:
-            ended.touch()
+        is_end = process.poll() == 0 and (numbers.begun or had_ended)
+        _new_reports(tails)
         _end(process)
+        # 收到信号还写了一报才走的，没有丢什么；一声不响地走的，也许正在检查点与报告之间
+        if is_whole and process.returncode == 0 and (is_end or _new_reports(tails)):
+            started.note_end()
     if process.returncode:
         raise ContractError(f"{command[0]} ended {ending(process.returncode)}; its last line: {run.last_line}")
     if numbers.begun:
@@ -262,6 +283,11 @@ def _lines(process: subprocess.Popen[bytes], tails: Sequence[Tail], run: Run) ->
         run.check()
         if not ended:
             time.sleep(POLL_SECONDS)
+
+
+def _new_reports(tails: Sequence[Tail]) -> list[str]:
+    """Reads what has come since; returns the lines that are reports."""
+    return [line for tail in tails for line in tail.lines(whole=False) if parsed(line) is not None]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -101,7 +101,6 @@ class ReportNumbers:
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
             raise ContractError(f"a report's number is a whole number from 1 on, not {number!r}")
         if begins:
-            self.begun = True
             # 从 1 报起的就是从头来过：以前的报告不再算数
             state = self._run.load() if number > 1 else None
             self._last = state["report"] if state is not None else 0
@@ -109,6 +108,7 @@ class ReportNumbers:
         if None in missing:
             kind = Gap if begins else ContractError
             raise kind(f"report {number} follows report {self._last}; the reports between are missing")
+        self.begun = True
         reports = [*(one for one in missing if one is not None), *([report] if number > self._last else [])]
         self._last = max(self._last, number)
         return reports

@@ -79,6 +79,7 @@ def test_a_core_trains_by_hand_without_anything_of_ours() -> None:
         ({"config": Wrong}, "config: its own defaults are not valid"),
         ({"metrics": {}}, "metrics names what every report has"),
         ({"metrics": {"top 1": Metric()}}, "metrics: 'top 1' is no name"),
+        ({"metrics": {1: Metric("%")}}, "metrics: 1 is no name; use letters"),
         ({"metrics": {"loss": "%"}}, "metrics: loss is a Metric, not '%'"),
         ({"judged_by": "accuracy"}, "judged_by: 'accuracy' is none of the metrics: loss"),
         ({"chosen_by": "accuracy"}, "chosen_by: 'accuracy' is none of the metrics: loss"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from contextlib import closing, suppress
 from itertools import islice
@@ -278,6 +279,10 @@ def test_killed_between_its_checkpoint_and_its_report_a_script_begins_again(tmp_
     dies = DIES.format(report=report).replace("\n", "\n    ").rstrip()
     text = WALK.replace("    print(json", f"{dies}\n    print(json")
     assert killed(tmp_path, text, after=99) == list(range(1, report))
+    if report == 5:
+        # 正要重来时又被打断：一言不发的那一次不算走到头
+        with pytest.raises(KeyboardInterrupt):
+            trained(walk(tmp_path), tmp_path, attempt=2, log=Interrupting())
     log: list[str] = []
     after = trained(walk(tmp_path), tmp_path, attempt=2, log=log)
     assert numbers(after) == straight, "all of it anew"
@@ -289,6 +294,15 @@ def test_killed_between_its_checkpoint_and_its_report_a_script_begins_again(tmp_
 
 
 NOTHING_MORE = "it has nothing more to report, and its last report may be lost"
+
+
+class Interrupting(list[str]):
+    """A log during whose first word of beginning again the worker is stopped."""
+
+    def append(self, line: str) -> None:
+        """Takes a line."""
+        if "begins again" in line:
+            raise KeyboardInterrupt
 
 
 def living(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -307,6 +321,45 @@ def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_p
         wait_until(lambda: not living(psutil.Process().children()), 20, "it comes to its end")
     assert numbers(heard) + numbers(trained(core, tmp_path, attempt=2)) == straight
     assert trained(core, tmp_path, attempt=3) == [], "and once all is heard, it is finished"
+
+
+# 停下时做完手上的一报再走；write 说先写什么
+LISTENS = """
+import json, os, signal, sys, time
+state = sys.argv[1] + "/state"
+start = int(open(state).read()) if os.path.exists(state) else 0
+def end(number, frame):
+    {write}
+    sys.exit(0)
+def report(number):
+    print(json.dumps({{"report": number, "loss": number}}))
+def save(number):
+    open(state, "w").write(str(number))
+signal.signal(signal.SIGTERM, end)
+for number in range(start + 1, 3):
+    report(number)
+    save(number)
+if start < 3:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("write", ["report(3); save(3)", "save(3)"], ids=["whole", "lost"])
+def test_asked_to_stop_a_script_that_ends_itself_has_ended_unless_its_last_report_is_lost(
+    tmp_path: Path, write: str
+) -> None:
+    (tmp_path / "run.py").write_text(LISTENS.format(write=write))
+    declared = DECLARED | {"command": [sys.executable, "run.py", "{checkpoint}", "{seed}"], "files": ["run.py"]}
+    core = script_core(Script.model_validate(declared), tmp_path)
+    assert [report.number for report in trained(core, tmp_path, stop_after=2)] == [1, 2]
+    log: list[str] = []
+    lost = write == "save(3)"
+    if lost:
+        (tmp_path / "run.py").write_text(LISTENS.format(write=write).replace("time.sleep(60)", "report(3)"))
+    again = [report.number for report in trained(core, tmp_path, attempt=2, log=log)]
+    assert again == ([1, 2, 3] if lost else [3])
+    assert ["begins again" in line for line in log] == [True] * lost
+    assert trained(core, tmp_path, attempt=3) == [], "and it is finished"
 
 
 def test_half_a_line_of_a_killed_script_swallows_no_later_one(tmp_path: Path) -> None:
