@@ -98,7 +98,7 @@ def _described(path: Path) -> KeptCode:
     try:
         return KeptCode.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RefusedCode(f"{path.name} is damaged") from error
+        raise RefusedCode(f"{path} is damaged") from error
 
 
 def _command(described: KeptCode) -> tuple[str, ...]:

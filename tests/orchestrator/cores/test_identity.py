@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -166,6 +167,20 @@ def test_a_merge_brings_the_code_that_trained_the_trials(
     assert accepted_fingerprints(here, describe()) == (code,)
     assert merge.main([str(there), "--results", str(here)]) == 0
     assert "kept code" not in capsys.readouterr().out
+    # 早先的版本还没有的字段：说的是同一件事
+    description = here / CODE / f"{code}.walk.json"
+    whole = description.read_text()
+    for earlier, exit_code, words in (
+        (json.dumps({name: value for name, value in json.loads(whole).items() if name != "script"}), 0, ""),
+        (whole.replace('"module": "walk"', '"module": "run"'), 1, f"{description} says otherwise how it is loaded"),
+        (whole[:9], 1, f"{description} is damaged"),
+    ):
+        description.write_text(earlier)
+        assert merge.main([str(there), "--results", str(here)]) == exit_code
+        output = capsys.readouterr().out
+        assert words in output
+        assert ("refused the code" in output) == bool(words)
+    description.write_text(whole)
     # 那边后来比过另一份代码，数相同：这里也记下；没人比过的，说出来
     (walk_folder / "walk.py").write_text(OTHER)
     other = keep(there, walk_folder, 1)
