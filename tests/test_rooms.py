@@ -50,8 +50,8 @@ MAY_IMPORT = {
     "orchestrator.sweeps": "core.configuration choices errors planning records request search_spaces statistics tables",
     "orchestrator.judging": "core.configuration choices errors planning records request search_spaces statistics "
     "sweeps tables",
-    "orchestrator.reporting": "core.configuration core.errors core.trained choices errors judging output planning "
-    "records request search_spaces statistics sweeps tables",
+    "orchestrator.reporting": "core.configuration core.errors core.process core.trained choices errors judging output "
+    "planning records request search_spaces statistics sweeps tables",
     "orchestrator.running": "core core.configuration core.data core.errors core.process core.trained core.training "
     "choices cores errors judging output planning records request search_spaces sweeps tables",
     "orchestrator.asking": "core.configuration core.process choices command cores errors judging options output "
@@ -66,7 +66,7 @@ LIBRARIES = {
     "orchestrator.options " + " ".join(sorted(ANY_ROOM)),
     "jinja2": "orchestrator.reporting",
     # 核心只有这一个文件画图表：论文图 4 左的条形
-    "matplotlib": "orchestrator.reporting alexnet_core.trained.prediction_bars",
+    "matplotlib": "orchestrator.reporting alexnet_core.process.plotting alexnet_core.trained.prediction_bars",
     "optuna": "orchestrator.sweeps orchestrator.judging.parameter_importance",
     "polars": "orchestrator.tables orchestrator.planning orchestrator.judging orchestrator.reporting "
     "orchestrator.asking.answers orchestrator.best orchestrator.check_core",

@@ -5,14 +5,17 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from alexnet_core.data.dataset import Split
+from alexnet_core.process.plotting import load_matplotlib
 from alexnet_core.trained.loaded_model import LoadedModel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 4
 RIGHT, OTHER = "#c04a00", "#9db6cf"
@@ -63,6 +66,9 @@ def predictions_picture(likeliest: Likeliest, split: Split, labels: tuple[str, .
         split: Where its images are from; its labels are indices into `labels`.
         labels: Names of the classes.
     """
+    load_matplotlib()
+    from matplotlib.figure import Figure
+
     rows = -(-len(likeliest.queries) // COLUMNS)
     figure = Figure(figsize=(2.4 * COLUMNS, 3.4 * rows), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(2 * rows, COLUMNS, height_ratios=[1.9, 1.4] * rows)

@@ -27,19 +27,29 @@ def test_no_text_of_a_csv_file_begins_like_a_formula(text: str) -> None:
     assert row[1] == "-1.5", "numbers stay numbers"
 
 
-DRAWS = """
-import logging
-logging.basicConfig(level=logging.WARNING)
+BEGINS = "import logging; logging.basicConfig(level=logging.WARNING)"
+REPORT = """
 import orchestrator.reporting.figures
 from matplotlib.figure import Figure
 figure = Figure()
 figure.text(0, 0, "a")
 figure.savefig("a.svg")
 """
+PREDICTIONS = """
+import numpy as np
+from alexnet_core.data.dataset import Split
+from alexnet_core.trained.prediction_bars import Likeliest, predictions_picture
+likeliest = Likeliest(np.array([0]), np.array([[1, 0]]), np.array([[0.75, 0.25]], np.float32))
+split = Split(np.zeros((1, 8, 8, 3), np.uint8), np.array([1]))
+predictions_picture(likeliest, split, ("cat", "dog")).save("a.png")
+"""
 
 
 @pytest.mark.slow
-def test_where_there_is_no_home_figures_are_drawn_without_a_word_and_leave_only_themselves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("program", "file"), [(REPORT, "a.svg"), (PREDICTIONS, "a.png")])
+def test_where_there_is_no_home_figures_are_drawn_without_a_word_and_leave_only_themselves(
+    tmp_path: Path, program: str, file: str
+) -> None:
     temporary, work = tmp_path / "tmp", tmp_path / "work"
     temporary.mkdir()
     work.mkdir()
@@ -50,8 +60,8 @@ def test_where_there_is_no_home_figures_are_drawn_without_a_word_and_leave_only_
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [sys.executable, "-c", DRAWS], cwd=work, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", BEGINS + program], cwd=work, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout + done.stderr == ""
     assert not list(temporary.iterdir())
-    assert [path.name for path in work.iterdir()] == ["a.svg"]
+    assert [path.name for path in work.iterdir()] == [file]
