@@ -129,12 +129,14 @@ def prepared_picture(picture: Image.Image | np.ndarray, size: int) -> np.ndarray
         uint8 (size, size, 3).
 
     Raises:
-        CoreError: An array has another shape or type, or the picture cannot be used.
+        CoreError: It is neither, an array has another shape or type, or the picture cannot be used.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or (picture.ndim != 2 and picture.shape[2:] != (3,)):
             raise CoreError(f"a picture must be uint8 (H, W, 3) or (H, W), not {picture.dtype} {picture.shape}")
         picture = Image.fromarray(picture)
+    if not isinstance(picture, Image.Image):
+        raise CoreError(f"a picture must be a Pillow image or an array of uint8, not {type(picture).__name__}")
     if min(picture.size) < SMALLEST_SIDE:
         raise CoreError(f"a picture of {picture.width}x{picture.height} pixels is too small")
     try:

@@ -86,6 +86,9 @@ def test_a_picture_is_the_same_as_a_file_opened_with_pillow_and_as_an_array(expo
         loaded.predict(opened[0])  # type: ignore[arg-type]
     with pytest.raises(CoreError, match=r"uint8 \(H, W, 3\) or \(H, W\), not float64"):
         loaded.predict([np.zeros((20, 20, 3))])
+    for neither in (files[0].read_bytes(), arrays[0].tolist(), None):
+        with pytest.raises(CoreError, match=f"Pillow image or an array of uint8, not {type(neither).__name__}"):
+            loaded.predict([files[0], neither])  # type: ignore[list-item]
 
 
 def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:
