@@ -173,8 +173,7 @@ def _tree(
 
 
 def _taken(split: str, folder: str) -> str:
-    what = "every folder is taken as a class" if folder == "." else f"{folder}/ is taken"
-    return f"{what} of {split}/" if folder == "." else f"{what} as {split}/"
+    return f"every folder is taken as a class of {split}/" if folder == "." else f"{folder}/ is taken as {split}/"
 
 
 def _holds_classes(root: Path) -> bool:

@@ -194,7 +194,8 @@ def open_prepared(folder: Path) -> PreparedData:
             raise _not_as_prepared(folder / f"{name}-labels.npy")
     mean = _load(folder / "mean_image.npy", (size, size, 3), np.float32)
     # 旧版本没有记下哈希：至少全零看得出来
-    if not mean.any() if manifest.mean_sha256 is None else _sha256(mean) != manifest.mean_sha256:
+    is_other = not mean.any() if manifest.mean_sha256 is None else _sha256(mean) != manifest.mean_sha256
+    if is_other:
         raise _not_as_prepared(folder / "mean_image.npy")
     return PreparedData(folder, manifest, images, labels, mean)
 
