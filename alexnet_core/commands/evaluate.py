@@ -39,11 +39,12 @@ def evaluate(options: argparse.Namespace) -> int:
     """Evaluates an exported model, or several as one, over one view or ten; writes a row per image on request."""
     devices = devices_of(options)
     from alexnet_core.trained.ensemble import check_ensemble
-    from alexnet_core.trained.loaded_model import load_model
+    from alexnet_core.trained.loaded_model import export_of, load_model
 
-    models = {str(folder): load_model(folder, devices) for folder in options.model}
-    if len(models) < len(options.model):
+    # 同一个文件夹可以有几种写法：RUN、./RUN、RUN/model
+    if len({export_of(folder).resolve() for folder in options.model}) < len(options.model):
         raise CoreError("--model names one folder twice; an ensemble is of different trainings")
+    models = {str(folder): load_model(folder, devices) for folder in options.model}
     check_ensemble(models)
     ensemble = tuple(models.values())
     spec, is_other = _data_to_evaluate(options, ensemble[0].config.data)
@@ -181,7 +182,7 @@ def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec,
 
 
 def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> tuple[DataSpec, bool]:
-    """The data, and whether they are others than those of the training."""
+    """The data, and whether they are others than those of the training, whatever they are called here."""
     # 名字相同又没说在哪里：当前目录里的同名文件夹就是用户说的
     unknown = trained_on.source == "imagefolder" and trained_on.root is None and options.data_root is None
     is_folder = unknown and options.dataset is not None and Path(options.dataset).is_dir()
@@ -194,7 +195,8 @@ def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> tupl
         cache = Path(trained_on.cache) if trained_on.cache is not None else None
         digest = evaluation_digest(root, cache)
         update = {"source": "imagefolder", "root": str(root), "digest": digest}
-    return DataSpec.model_validate({**trained_on.model_dump(), **update}), True
+    # 换了名字、换了地方，仍可能就是训练用的那份：那时只评留出的
+    return DataSpec.model_validate({**trained_on.model_dump(), **update}), update["digest"] != trained_on.digest
 
 
 def sanity(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from alexnet_core.configuration.train_config import DIGITS_SIZE, DataSpec
 from alexnet_core.data.cifar import is_cifar10
 from alexnet_core.data.dataset import Dataset, DataSummary, Split
 from alexnet_core.data.digits import DIGITS_FRACTIONS, DIGITS_NAMES, digits_digest, read_digits
-from alexnet_core.data.image_tree import Tree, read_tree
+from alexnet_core.data.image_tree import HELD_OUT, Tree, read_tree
 from alexnet_core.data.manifest import duplicates, manifest_digest, tree_manifest
 from alexnet_core.data.prepared_folder import (
     PreparedData,
@@ -37,6 +37,7 @@ from alexnet_core.errors import CoreError
 from alexnet_core.process.files import shown
 
 Source = Literal["digits", "imagefolder"]
+AllImages = Literal["all images"]
 # 没有缓存时，解码后大于这个大小的就不放进内存
 MEMORY_BYTES = 2 * 1024**3
 _WHOLE: dict[SplitName, str] = {"validation": "val", "test": "test"}
@@ -193,14 +194,14 @@ class EvaluationSet:
     """One split, ready to be evaluated.
 
     Attributes:
-        name: Which.
+        name: Which; `all images` of other data that have no splits.
         split: Its images.
         class_names: In the order of the labels.
         files: The images by name, row by row.
         remarks: What of the data is taken as something else, left out, or looks other than in a viewer: lines.
     """
 
-    name: SplitName
+    name: SplitName | AllImages
     split: Split
     class_names: tuple[str, ...]
     files: list[str]
@@ -219,13 +220,16 @@ def load_evaluation_set(
     Args:
         spec: The data.
         name: Which split; None for the test images, or the validation images where there are none.
-        any_data: Takes other images than those of `spec.digest`.
+        any_data: These are not the images of the training: without val/ and test/ all of them are loaded.
         progress: Called with (images decoded, images in all).
 
     Raises:
-        CoreError: There is no such split, its images cannot be read, or they are not those of `spec.digest`.
+        CoreError: There is no such split, or none to choose from; its images cannot be read, or are not those of
+            `spec.digest`.
     """
     root = _root(spec)
+    if any_data and root is not None and is_prepared(root) and list(read_manifest(root).splits) == ["train"]:
+        return _all_prepared(spec, root, name)
     if spec.source == "digits" or is_prepared(root) or (spec.cache is not None and not any_data):
         data = load_dataset(spec)
         name = name or ("test" if data.test is not None else "validation")
@@ -241,18 +245,45 @@ def load_evaluation_set(
                 f"the images in {root} are not those of data.digest {spec.digest[:12]}: they are {digest[:12]}; "
                 f"--dataset {root} evaluates other images than those of the training"
             )
-    name = name or ("test" if "test" in tree.labels else "validation")
+    of_split: SplitName | AllImages
     if any_data and list(tree.labels) == ["train"]:
+        _check_no_split(tree.root, name)
         # 别的图像都没参与训练：全部都评
-        folder, chosen = "train", None
+        of_split, folder, chosen = "all images", "train", None
     else:
+        name = name or ("test" if "test" in tree.labels else "validation")
         folder, chosen = _rows_of(spec, tree, name)
+        of_split = name
     rows = np.arange(len(tree.names[folder])) if chosen is None else chosen
     files = [tree.names[folder][row] for row in rows.tolist()]
     images, oddities = decode_all([tree.path(file) for file in files], spec.image_size, progress)
     odd = [(shown(file), oddity) for file, oddity in zip(files, oddities, strict=True) if oddity]
-    remarks = (*tree.remarks, *oddity_lines(odd))
-    return EvaluationSet(name, Split(images, tree.labels[folder][rows]), tree.class_names, files, remarks)
+    of_tree = _of_all(tree.remarks) if of_split == "all images" else tree.remarks
+    split = Split(images, tree.labels[folder][rows])
+    return EvaluationSet(of_split, split, tree.class_names, files, (*of_tree, *oddity_lines(odd)))
+
+
+def _all_prepared(spec: DataSpec, root: Path, name: SplitName | None) -> EvaluationSet:
+    """All images of other data that were prepared without val/ and test/."""
+    _check_no_split(root, name)
+    data = open_prepared(_prepared_folder(spec, None))
+    split = Split(data.images["train"], data.labels["train"])
+    remarks = (*_of_all(data.manifest.remarks), *prepared_remarks(data))
+    return EvaluationSet("all images", split, data.manifest.class_names, data.files("train"), remarks)
+
+
+def _check_no_split(root: Path, name: SplitName | None) -> None:
+    """Refuses to choose a split of other data that have none."""
+    if name is not None:
+        raise CoreError(
+            f"{root} has neither val/ nor test/, and none of it was trained on: all its images are evaluated, "
+            f"of which --split {name} would be none; leave it out"
+        )
+
+
+def _of_all(remarks: Iterable[str]) -> tuple[str, ...]:
+    """The remarks on data of which nothing is held out."""
+    return tuple(remark for remark in remarks if remark != HELD_OUT)
 
 
 def evaluation_digest(root: Path, cache: Path | None) -> str:

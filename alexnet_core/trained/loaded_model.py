@@ -139,6 +139,12 @@ class LoadedModel:
         return evaluate(self.network, loader, views, precision=self.config.training.precision)
 
 
+def export_of(folder: Path) -> Path:
+    """Returns the export that a folder is, or that a training left in it."""
+    has_inside = not (folder / SUMS).is_file() and (folder / "model" / SUMS).is_file()
+    return folder / "model" if has_inside else folder
+
+
 def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> LoadedModel:
     """Loads an exported model after checking every file against SHA256SUMS.
 
@@ -149,9 +155,7 @@ def load_model(folder: str | Path, devices: Sequence[str] = ("cpu", "cpu")) -> L
     Raises:
         CoreError: If a file is missing, or is not the one that was exported.
     """
-    folder = Path(folder)
-    if not (folder / SUMS).is_file() and (folder / "model" / SUMS).is_file():
-        folder = folder / "model"
+    folder = export_of(Path(folder))
     # 先核对哈希再读：被改过或不完整的导出不给出数字
     verify(folder)
     try:

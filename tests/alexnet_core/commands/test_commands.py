@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -21,7 +22,9 @@ from alexnet_core.commands.training_config import named_config
 from alexnet_core.configuration.named_networks import network, training_recipe
 from alexnet_core.configuration.train_config import PlateauSchedule, StepSchedule, TrainConfig
 from alexnet_core.data.dataset import Dataset
+from alexnet_core.data.image_tree import read_tree
 from alexnet_core.data.loading import summarise_data
+from alexnet_core.data.splits import held_out
 from alexnet_core.trained.loaded_model import load_model
 from alexnet_core.training.checkpoint import is_final, latest_checkpoint
 from alexnet_core.training.train import train
@@ -375,6 +378,53 @@ def test_predictions_have_a_row_for_every_image(
         values = [float(row[f"probability{rank}"]) for rank in range(1, 6)]
         assert values == sorted(values, reverse=True)
         assert row["top5_correct"] == str(int(row["class"] in [row[f"class{rank}"] for rank in range(1, 6)]))
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_images_without_splits_are_all_evaluated_unless_the_network_was_trained_on_them(
+    export: Path,
+    seal: Callable[[Path], None],
+    picture_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    is_prepared: bool,
+) -> None:
+    """A folder of classes, first that of the training under another name, then with one image more."""
+    photos = Path(shutil.copytree(picture_folder / "train", tmp_path / "photos"))
+    config = json.loads((export / "config.json").read_bytes())
+    config["data"] |= {"name": "other", "digest": summarise_data("imagefolder", photos).digest}
+    (export / "config.json").write_text(json.dumps(config))
+    seal(export)
+    labels = read_tree(photos).labels["train"]
+    held = held_out(labels, config["data"]["split_seed"])[1]
+    note = "note: there is neither val/ nor test/"
+
+    def evaluated(*more: str) -> tuple[int, str, str]:
+        folder = photos
+        if is_prepared:
+            folder = tmp_path / f"made-{len(list(photos.rglob('*.png')))}"
+            assert folder.exists() or run("prepare", photos, folder, "--size", "12") == 0
+            capsys.readouterr()
+        code = run("eval", "--model", export, "--dataset", folder, "--device", "cpu", *more)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    code, shown, _ = evaluated()
+    assert (code, note in shown) == (0, True)
+    assert shown.splitlines()[-1].startswith("validation, centre crop: ")
+    assert shown.rstrip().endswith(f" of {len(held)})")
+    assert evaluated("--split", "validation")[1] == shown
+    assert evaluated("--split", "test")[0] == 2
+    first = next(photos.rglob("*.png"))
+    shutil.copy(first, first.with_name("more.png"))
+    code, shown, _ = evaluated()
+    assert (code, note in shown) == (0, False)
+    assert shown.splitlines()[-1].startswith("all images, centre crop: ")
+    assert shown.rstrip().endswith(f" of {len(labels) + 1})")
+    for split in ("validation", "test"):
+        code, _, errors = evaluated("--split", split)
+        assert code == 2
+        assert f"all its images are evaluated, of which --split {split} would be none" in errors
 
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-cat", "@cat", "\t=1"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,8 +108,12 @@ def test_the_command_averages_and_refuses_what_is_not_one_ensemble(
     right = sum(row.split(",")[2] == "1" for row in (tmp_path / "rows.csv").read_text().splitlines()[1:])
     assert right == 20 - wrong
 
+    run_folder = tmp_path / "run"
+    shutil.copytree(export, run_folder / "model")
     for folders, complaint in (
         ((export, export), "names one folder twice"),
+        ((export, Path(os.path.relpath(export))), "names one folder twice"),
+        ((run_folder, run_folder / "model"), "names one folder twice"),
         ((export, member(2, labels=[f"class{5 - number}" for number in range(6)])), "know other classes"),
         ((export, member(3, train_images=50)), "trained on other data: data.train_images is None and 50"),
         ((export, member(4, digest="1" * 64)), f"data.digest is {'0' * 64} and {'1' * 64}"),
