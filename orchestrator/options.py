@@ -160,7 +160,11 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         examples=EXAMPLES,
     )
     what = made.add_argument_group("the question")
-    add_study_argument(what, "a study's name, the path of a study file, or paper for all (default: lrn)", DEFAULT_STUDY)
+    add_study_argument(
+        what,
+        "a study's name, the path of a study file, or paper for all (default beside other options: lrn)",
+        DEFAULT_STUDY,
+    )
     what.add_argument("--list", action="store_true", help="list the studies and stop")
     what.add_argument("--dry-run", action="store_true", help="say what would run, and stop")
     what.add_argument(

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.judging.answer import NOT_JUDGED
 from orchestrator.statistics.verdict import ArmEvidence, judge
 
 ROOT = Path(__file__).parents[1]
@@ -187,7 +188,9 @@ def test_a_page_explains_every_word_of_a_verdict(page: str, mark: str) -> None:
         re.MULTILINE | re.DOTALL,
     )
     cells = " ".join(line.split(" | ")[0] for line in table.splitlines())
-    assert set(re.findall(rf"{mark}([^*`]+){mark}", cells)) == verdict_words()
+    # 只有手册讲到没有单独评判的 arm
+    apart = {NOT_JUDGED} if page.startswith("docs/") else set()
+    assert set(re.findall(rf"{mark}([^*`]+){mark}", cells)) == verdict_words() | apart
 
 
 def test_every_line_of_troubleshooting_is_one_that_the_code_says() -> None:
