@@ -96,10 +96,24 @@ def _written_out(factors: Any) -> Any:
     """Factors as name to levels by name: a plain list holds the values of one field; plan.json keeps their order."""
     if isinstance(factors, (list, tuple)):
         named = [dict(factor) for factor in factors if isinstance(factor, Mapping) and "name" in factor]
-        factors = {factor["name"]: factor.get("levels") for factor in named} if len(named) == len(factors) else factors
+        if len(named) < len(factors):
+            return factors
+        factors = {name: factor.get("levels") for name, factor in _by_name(named, ("factors",)).items()}
     if not isinstance(factors, Mapping):
         return factors
     return {name: _named_levels(name, levels) for name, levels in factors.items()}
+
+
+def _by_name(listed: Sequence[Mapping[str, Any]], place: tuple[str, ...]) -> dict[str, Mapping[str, Any]]:
+    """Factors or levels that were listed with their names; a name that is none, or is there twice, is a mistake."""
+    named: dict[str, Mapping[str, Any]] = {}
+    for entry in listed:
+        name = entry["name"]
+        if not isinstance(name, str) or name in named:
+            why = f"has {name} twice" if isinstance(name, str) else "has a name that is no text"
+            raise _wrong(mistake(reason(f"{why}; give each a name of its own"), place, name))
+        named[name] = entry
+    return named
 
 
 def _named_levels(factor: str, levels: Any) -> Any:
@@ -108,7 +122,8 @@ def _named_levels(factor: str, levels: Any) -> Any:
     if not isinstance(levels, (list, tuple)):
         return levels
     if levels and all(isinstance(level, Mapping) and "name" in level for level in levels):
-        return {level["name"]: {key: level[key] for key in level if key != "name"} for level in levels}
+        listed = _by_name(levels, ("factors", factor))
+        return {name: {key: level[key] for key in level if key != "name"} for name, level in listed.items()}
     named: dict[str, Any] = {}
     for value in levels:
         name = _slug(_shown(value))
@@ -133,7 +148,7 @@ def in_order(factors: Mapping[str, Mapping[str, Level]]) -> list[dict[str, Any]]
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return short if float(short := f"{value:g}") == value else repr(value)
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _slug(text: str) -> str:

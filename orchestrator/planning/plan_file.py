@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -362,12 +362,40 @@ def replaced_question(folder: Path, plan: Plan) -> str:
         reasons.append(f"baseline {before.baseline}")
     if before.margin != plan.recipe.margin:
         reasons.append(f"margin {before.margin:g}")
+    if before.smallest_effect != plan.recipe.smallest_effect:
+        reasons.append(f"smallest effect {before.smallest_effect:g}")
+    reasons += _compared_otherwise(before, plan.study)
     if not reasons:
         return ""
     return (
         f"note: the report in {folder} was of another question ({'; '.join(reasons)}), and this one replaces it; its "
         "trials stay on record, and another name for the study keeps both"
     )
+
+
+def _compared_otherwise(before: PlanFile, study: Study) -> Iterator[str]:
+    """How the arms were compared before, where that was otherwise."""
+    asked = before.plain_asked if isinstance(before.plain_asked, dict) else {}
+    was, now = _comparison(asked), _comparison(study.model_dump(mode="json"))
+    for name in (name for name in was if was[name] != now[name]):
+        yield f"{name.replace('_', ' ')} {_as_written(was[name])}"
+
+
+def _comparison(asked: Mapping[str, Any]) -> dict[str, Any]:
+    design = asked.get("design")
+    return {
+        "primary_metric": asked.get("primary_metric", "top1_error"),
+        # 旧文件没有的字段，就是当时唯一的做法
+        "statistic": asked.get("statistic", "difference"),
+        "design": design,
+        "compare": asked.get("compare") or ("baseline" if design is None else None),
+    }
+
+
+def _as_written(compared: Any) -> str:
+    if compared is None:
+        return "not given"
+    return compared if isinstance(compared, str) else ", ".join("-vs-".join(pair) for pair in compared)
 
 
 def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:

@@ -35,7 +35,7 @@ def with_controls(study: Study, base: TrialConfig) -> Study:
 
     Raises:
         LabError: It offers none, or compares otherwise than with the baseline.
-        StudyError: No value of the field gives the baseline's size within 1 %.
+        StudyError: No value of the field gives the baseline's size within 1 %, or a control has another arm's name.
     """
     offering = [arm for arm in study.arms if arm.match is not None]
     refusal = None
@@ -47,17 +47,40 @@ def with_controls(study: Study, base: TrialConfig) -> Study:
         refusal = f"--matched compares controls with the baseline, and study {study.name} compares otherwise"
     if refusal is not None or not isinstance(base, TrainConfig):
         raise LabError(refusal or "", exit_code=ExitCode.WRONG_USE)
+    names = [*(arm.name for arm in study.arms), *map(_control_name, offering)]
+    for arm in offering:
+        if names.count(name := _control_name(arm)) > 1:
+            raise StudyError(
+                f"arm {arm.name}: its control of equal size is called {name}, and so is another arm; give one of the "
+                "two another name",
+                ("arms", _place(study, arm), "name"),
+            )
     controls = (_control(study, base, arm) for arm in offering)
     # 接在最后：文件里 arm 的次序不变，错误才找得到地方
     added = tuple(control for control in controls if control is not None)
     return study.model_copy(update={"arms": (*study.arms, *added)})
 
 
+def controls_in(study: Study) -> list[Arm]:
+    """Returns the controls of a study that `with_controls` has returned."""
+    names = {_control_name(arm) for arm in study.arms if arm.match is not None}
+    return [arm for arm in study.arms if arm.name in names]
+
+
+def _control_name(arm: Arm) -> str:
+    return f"{arm.name[: 48 - len(MATCHED)]}{MATCHED}"
+
+
+def _place(study: Study, arm: Arm) -> int:
+    """Where an arm stands in its file; those that a design made do not."""
+    return [one for one in study.arms if not one.levels].index(arm)
+
+
 def _control(study: Study, base: TrainConfig, arm: Arm) -> Arm | None:
     """The arm with the field solved, and in its title what came of it; None where it has that size already."""
     assert arm.match is not None
     assert arm.by is not None
-    baseline, place = study.arm(study.baseline), [one for one in study.arms if not one.levels].index(arm)
+    baseline, place = study.arm(study.baseline), _place(study, arm)
     target = size_of(edited(base, baseline.set, baseline.remove, f"arm {baseline.name}"), arm.match)
     try:
         before, value, size = _solved(base, arm, target)
@@ -75,7 +98,7 @@ def _control(study: Study, base: TrainConfig, arm: Arm) -> Arm | None:
         None
         if value == before
         else Arm(
-            name=f"{arm.name[: 48 - len(MATCHED)]}{MATCHED}",
+            name=_control_name(arm),
             title=f"{arm.title}; {arm.by.removeprefix('network.')} {value} instead of {before}: {sized}",
             set={**arm.set, arm.by: value},
             remove=arm.remove,

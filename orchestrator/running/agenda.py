@@ -33,7 +33,7 @@ from orchestrator.planning.summary import (
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import folder_hint, plan_study
-from orchestrator.planning.variants import MATCHED, combined_plan, null_plan
+from orchestrator.planning.variants import combined_plan, controls_in, null_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import study_folder
 from orchestrator.records.trial_record import TrialState
@@ -303,7 +303,7 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
         if note := replaced_question(study.folder, study.plan):
             yield note
         prefix = f"{study.plan.study.name}: " if agenda.together else ""
-        yield from (f"{prefix}{line}" for line in _study_lines(study, request.sweep.confirm, price, takes))
+        yield from (f"{prefix}{line}" for line in _study_lines(study, request, price, takes))
         if request.dry_run:
             plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
             if not study.sweep.request.only:
@@ -315,20 +315,22 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
         yield from _lines_together(agenda, request.dry_run, price, takes)
 
 
-def _study_lines(study: PlannedStudy, confirm: int, price: Price, takes: Callable[[Estimate], str]) -> Iterator[str]:
+def _study_lines(
+    study: PlannedStudy, request: Request, price: Price, takes: Callable[[Estimate], str]
+) -> Iterator[str]:
     plan, on_record, work = study.plan, study.on_record, study.work
     time_and_room = takes(price(work.of("arm", "sweep", "confirmation")))
     if study.sweep.request.only:
         yield sweep_only_line(plan, work, time_and_room)
     else:
         yield plan_line(plan, on_record, work, time_and_room, resolution_outlook(plan, study.folder))
-    controls = (arm for arm in plan.study.arms if arm.name.endswith(MATCHED))
+    controls = controls_in(plan.study) if request.question.matched else []
     yield from (f"control of equal size, {arm.name}: {arm.title}" for arm in controls)
     if plan.retune is not None and not study.sweep.request.only:
         tuning = work.of("tuning", "retuned")
         yield f"{retuning_line(plan, on_record, len(tuning))}, time {format_time(price(tuning))}"
     yield from (*left_out_retuning(plan), *large_batches(plan), *arm_remarks(plan))
-    if confirm:
+    if request.sweep.confirm:
         confirming = work.phases.get("confirmation", PhaseLeft())
         most = "" if confirming.exact or not confirming.left else "at most "
         yield f"confirmation on fresh seeds: {most}{counted(confirming.left, 'trial')} to train"

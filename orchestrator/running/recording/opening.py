@@ -23,7 +23,7 @@ from orchestrator.running.recording.launched import Running, RunningTrials
 from orchestrator.running.slots.messages import End, Evaluated, Submission
 from orchestrator.sweeps.objectives import steady_rate
 from orchestrator.sweeps.search import Ask
-from orchestrator.tables.tables import done_trials
+from orchestrator.tables.tables import done_trials, record_stamps
 from search_spaces.core_config import CoreConfig, description_of
 from search_spaces.trial import PlannedTrial
 
@@ -68,8 +68,8 @@ class RecordOpener:
             settings: Where to write.
             running: Where a launched trial is noted.
         """
-        self.plan, self.on_record = plan, on_record
         self.settings, self.running = settings, running
+        self.grow(plan, on_record)
         # 第一个 trial 之前就留下代码的副本：之后再改，这个研究里也不变
         self._code = "" if plan.code is None else plan.code.keep(settings.results, description_of(plan.base).name)
         self._members: set[tuple[str, int, str, str]] = {
@@ -114,12 +114,15 @@ class RecordOpener:
 
     def odd(self, key: str) -> str:
         """Returns why a trial's record counts as missing, since it does not fit the others; nothing where it fits."""
-        results = self.settings.results
-        # 此刻再看一次：别的驱动可能刚写完一个合群的
+        results, odd = self.settings.results, self.on_record.odd
         if key in self.on_record.done or not (layout.trial_folder(results, key) / "result.json").is_file():
             return ""
-        # 与研究里别的记录放在一起，才看得出谁不合群
-        return done_trials(results, [*self.on_record.done, key]).odd.get(key, "")
+        if key in odd and record_stamps(results, [key]).get(key) == self._odd_stamps.get(key):
+            return odd[key]
+        # 此刻再看一次：别的驱动可能刚写完一个合群的；与研究里别的记录放在一起，才看得出谁不合群
+        stamps = record_stamps(results, odd)
+        renewed = [other for other in stamps if stamps[other] != self._odd_stamps.get(other)]
+        return done_trials(results, [*self.on_record.done, *renewed, key]).odd.get(key, "")
 
     def _set_aside(self, key: str) -> str:
         """Moves a record away that does not fit the others, before it is written anew; returns a line for the log."""
@@ -143,6 +146,8 @@ class RecordOpener:
     def grow(self, plan: Plan, on_record: OnRecord) -> None:
         """Takes a plan with further seeds, between two phases."""
         self.plan, self.on_record = plan, on_record
+        # 记录不合群的，换了新的才重新看：一半对一半时，移走几个会让剩下的变成多数
+        self._odd_stamps = record_stamps(self.settings.results, on_record.odd)
 
     def missing_views(self, key: str) -> int:
         """Returns in how many views a trial is still to be evaluated; 1 when nothing is missing."""

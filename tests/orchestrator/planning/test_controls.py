@@ -91,6 +91,26 @@ def test_what_cannot_be_solved_is_said_at_its_place(by: str, complaint: str, tmp
 
 
 @pytest.mark.parametrize(
+    ("name", "other"),
+    [("thin", "thin_matched"), ("t" * 40 + "_a", "t" * 40 + "_b, match: parameters, by: network.fc6.units")],
+)
+def test_no_control_is_called_as_another_arm(name: str, other: str, tmp_path: Path) -> None:
+    own = f"  - {{title: a thinner fc7, set: {{network.fc7.units: 16}}, name: {other}}}\n"
+    path, text = (
+        tmp_path / "mine.yaml",
+        TEXT.replace("name: thin,", f"name: {name},").replace("recipes:", f"{own}recipes:"),
+    )
+    path.write_text(text)
+    study = parse_model(text, Study, "mine.yaml")
+    with pytest.raises(
+        StudyError, match=f"arm {name}: its control of equal size is called {name[:40]}_matched, and so"
+    ) as caught:
+        networks(study, "digits")
+    assert str(placed(caught.value, path)).startswith(f"{path}:7:")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("old", "new", "line"),
     [
         (", by: network.fc6.units", "", "match and by go together"),
@@ -116,6 +136,14 @@ def test_the_plan_says_what_was_solved_and_a_study_without_a_control_refuses(
     assert "fc6.units 304 instead of 256" in output
     assert main(["--study", "lrn", *options]) == 2
     assert "offers no control of equal size" in capsys.readouterr().err
+    # 自己的 arm 叫什么都行，只有解出来的才是对照
+    (tmp_path / "mine.yaml").write_text(
+        TEXT.replace("name: full", "name: full_matched").replace("baseline: full", "baseline: full_matched")
+    )
+    for asked, announced in ((options[1:], 0), (options, 1)):
+        assert main(["--study", str(tmp_path / "mine.yaml"), *asked]) == 0
+        output = capsys.readouterr().out
+        assert (output.count("control of equal size, "), "size, full_matched" in output) == (announced, False)
     # 文档里的阶梯，照抄就能问
     page = (Path(__file__).parents[3] / "docs" / "designs.md").read_text()
     (ladder,) = [block.split("```")[0] for block in page.split("```yaml\n")[1:] if "design:" in block]

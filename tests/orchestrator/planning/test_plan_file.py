@@ -63,6 +63,16 @@ def test_a_report_of_another_question_under_the_same_name_is_said_to_be_replaced
         tmp_path, edited
     )
     two = load_study("lrn").model_copy(update={"arms": load_study("lrn").arms[:2]})
+    recipe = PLAN.recipe.model_copy(update={"smallest_effect": 7.5})
+    study = PLAN.study.model_copy(update={"compare": "all_pairs"})
+    write_plan(tmp_path, replace(PLAN, study=study, recipe=recipe), ["ablate"])
+    assert "another question (smallest effect 7.5; compare all_pairs)" in replaced_question(tmp_path, PLAN)
+    write_plan(tmp_path, PLAN, ["ablate"])
+    ratio = replace(
+        PLAN, study=PLAN.study.model_copy(update={"statistic": "ratio", "compare": (("no_lrn", "as_run"),)})
+    )
+    reasons = "(statistic difference; compare baseline)"
+    assert f"another question {reasons}" in replaced_question(tmp_path, ratio)
     assert "was of another question (with as_run)" in replaced_question(tmp_path, make_plan(two, 4, epochs=2))
 
 

@@ -64,6 +64,27 @@ def test_a_record_that_does_not_fit_the_others_is_trained_anew_and_kept_beside(
     assert (folder / "result.json").exists()
 
 
+def test_records_that_tie_are_all_trained_anew_whatever_is_moved_first(tmp_path: Path) -> None:
+    plan = make_plan(load_study("lrn"), 2, epochs=2)
+    for place, trial in enumerate(plan.trials):
+        put(tmp_path, trial.config, test=errors(1, 3) if place % 2 else errors(30, 359))
+    on_record = read_on_record(tmp_path, plan.trials)
+    assert (len(on_record.odd), on_record.done) == (6, {})
+    opener = RecordOpener(
+        plan, on_record, RecordSettings(tmp_path, tmp_path / "studies" / "lrn", False, "all", 0.0), RunningTrials()
+    )
+    remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
+    tally = Tally(opener, Progress(Console(file=StringIO()), "test", None, lambda: "", lambda: None), remaining)
+    for trained, trial in enumerate(plan.trials):
+        assert [tally.taken_from_record(one) for one in plan.trials[trained:]] == [False] * (6 - trained)
+        opener.open(trial, None)
+        put(tmp_path, trial.config, test=errors(30, 359))
+        # 练好的新记录不再搬走
+        assert tally.taken_from_record(trial)
+    assert len(list((tmp_path / LEFT_OUT).iterdir())) == 6
+    assert read_on_record(tmp_path, plan.trials).odd == {}
+
+
 def test_a_copy_under_another_key_is_named_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
