@@ -80,7 +80,8 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
     troubles: list[str] = []
     cores: dict[tuple[str, int], _Codes] = {}
     sorted_out = _among_siblings(list(_sorted_out(other, results, counts, troubles, cores)), results, troubles)
-    codes = [code for one in cores.values() for code in _codes_to_take(other, results, one, troubles)]
+    code_troubles: list[str] = []
+    codes = [code for one in cores.values() for code in _codes_to_take(other, results, one, code_troubles)]
     recorded = {
         trial.key for trial in sorted_out if (layout.trial_folder(results, trial.key) / "result.json").is_file()
     }
@@ -101,10 +102,11 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
                 join_accepted(other, results, one.core)
         # 上次合并可能在写表之前被杀
         update_tables(results)
-    for line in troubles[:LINES_SHOWN]:
+    named = [*troubles, *code_troubles]
+    for line in named[:LINES_SHOWN]:
         print_text(console, line)
-    if len(troubles) > LINES_SHOWN:
-        console.print(f"and {len(troubles) - LINES_SHOWN} more")
+    if len(named) > LINES_SHOWN:
+        console.print(f"and {len(named) - LINES_SHOWN} more")
     verb = "would be taken" if dry_run else "taken"
     states = Counter(trial.result.state.value for trial in fresh)
     kinds = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -119,7 +121,7 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         f"{counts['no_answer']} failed or stopped there, {len(troubles)} left "
         f"out{' (named above)' if troubles else ''}",
     )
-    return ExitCode.SOME_FAILED if troubles else ExitCode.DONE
+    return ExitCode.SOME_FAILED if named else ExitCode.DONE
 
 
 class _Codes(NamedTuple):

@@ -265,14 +265,14 @@ def append_log(folder: Path, text: str) -> None:
     append_text(folder / "log.txt", text if text.endswith("\n") else f"{text}\n")
 
 
-def log_attempt(folder: Path, at: str, attempt: int, slot: int, text: str) -> None:
+def log_attempt(folder: Path, at: str, attempt: int, slot: int | None, text: str) -> None:
     """Appends to a trial's log what has happened in an attempt.
 
     Args:
         folder: Of the trial.
         at: ISO time.
         attempt: Its number.
-        slot: Which has it.
+        slot: Which has it; None while none has.
         text: What has happened.
     """
     append_log(folder, f"{at} {_attempt_words(attempt)}{slot}: {text}\n")

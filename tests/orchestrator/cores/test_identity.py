@@ -237,6 +237,7 @@ def test_a_merge_takes_no_code_that_is_not_what_its_name_says(
     output = capsys.readouterr().out
     assert f"refused the code {code} of core walk: " in output
     assert reason in output
+    assert ", 0 left out\n" in output, "no trial was"
     assert kept_code(here, code, "walk") is None
 
 
