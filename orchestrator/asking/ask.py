@@ -129,11 +129,15 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
     _tidy_records(agenda, store)
     if request.sweep.only and (waits := _arms_wait(agenda.studies[0], contents[0])):
         _say(console, [waits])
-        return AnswersDocument(answers=(), exit_code=_code(_has_failed(agenda.studies[0], store)))
+        # 没有写报告，也就不说报告在哪里
+        notifier.add(trials=_ended(agenda))
+        _export(agenda, (), request, console, trains=trains)
+        code = _code(_has_failed(agenda.studies[0], store))
+        return AnswersDocument(answers=(), left_out=left_out, exit_code=code)
     # 回答：每个研究各自判断，与单独问时一样
     price = cache(partial(price_of, agenda, request))
     answers = tuple(
-        _answer(study, content, store, console, price, trains=trains)
+        _answer(study, content, store, console, price, trains=trains, together=agenda.together)
         for study, content in zip(agenda.studies, contents, strict=True)
     )
     notifier.add(**_summary(agenda, answers))
@@ -229,12 +233,13 @@ def _answer(
     price: Callable[[], Price],
     *,
     trains: bool,
+    together: bool,
 ) -> StudyAnswer:
     """Judges a study, prints its answer and what to ask next, and writes its report."""
     if trains and (trouble := draw_pictures(study.plan, store.results, study.folder)):
         _say(console, [trouble])
     material = conclude(study.plan, store.results, study.folder, content, console)
-    if step := next_step(material.answer, study.plan, price):
+    if step := next_step(material.answer, study.plan, price, together=together):
         _say(console, [step])
     unevaluated = bool(study.on_record.to_evaluate(study.plan.trials))
     failed = unevaluated or _has_failed(study, store)
@@ -253,15 +258,19 @@ def _has_failed(study: PlannedStudy, store: Store) -> bool:
 
 def _summary(agenda: Agenda, answers: Sequence[StudyAnswer]) -> dict[str, Any]:
     """What `--notify` is told of the end."""
-    states = agenda.on_record.done
-    keys = {trial.key for trial in agenda.plan.trials} & states.keys()
     verdicts = {
         f"{answer.study}/{one.name}" if agenda.together else one.name: one.word
         for answer in answers
         for one in answer.answer.judged
     }
     report = str((agenda.folder / PAGE).resolve())
-    return {"trials": Counter(states[key].value for key in keys), "verdicts": verdicts, "report": report}
+    return {"trials": _ended(agenda), "verdicts": verdicts, "report": report}
+
+
+def _ended(agenda: Agenda) -> dict[str, int]:
+    """How many trials of the arms have ended, by how."""
+    states = agenda.on_record.done
+    return Counter(states[key].value for key in {trial.key for trial in agenda.plan.trials} & states.keys())
 
 
 def _export(

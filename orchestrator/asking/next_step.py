@@ -19,13 +19,14 @@ USUAL_MOST = 30
 MOST_SEEDS = 100
 
 
-def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
+def next_step(answer: Answer, plan: Plan, price: Callable[[], Price], *, together: bool = False) -> str:
     """Returns one line on what could be asked next; nothing where every arm is decided, or more seeds change nothing.
 
     Args:
         answer: The study's.
         plan: What was trained for it.
         price: Prices trainings, reckoned only where something is to be priced.
+        together: Whether several studies were asked with one command.
     """
     if answer.null or answer.chosen_afterwards or answer.missing or plan.max_seeds is not None:
         return ""
@@ -33,7 +34,7 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price]) -> str:
     if not undecided:
         return ""
     names = ", ".join(arm.name for arm in undecided)
-    options, seeds = _options(answer, plan, undecided)
+    options, seeds = _options(answer, plan, undecided, together)
     if seeds <= answer.seeds:
         return (
             f"No answer on {names}, but a difference of {answer.scale.effect(answer.smallest_effect)} would probably "
@@ -54,9 +55,11 @@ def _has_too_few(arm: Compared) -> bool:
     return arm.word == f"no verdict: fewer than {FEWEST_SEEDS} seeds"
 
 
-def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared]) -> tuple[str, int]:
+def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared], together: bool) -> tuple[str, int]:
     """The options that ask for more seeds, and how many those are at most."""
-    if answer.seeds < FIRST_LOOK - 1 and not answer.looks:
+    # 逐个看种子的命令，不能同时扫描、再调参或问几个研究
+    may_be_auto = not (together or plan.sweep_points or plan.retune)
+    if may_be_auto and answer.seeds < FIRST_LOOK - 1 and not answer.looks:
         # 看过一次固定的种子数之后，规则就不能再换成逐个看
         return f"--seeds auto --max-seeds {USUAL_MOST}", USUAL_MOST
     ranges = [arm.seeds_needed for arm in undecided if arm.seeds_needed is not None]

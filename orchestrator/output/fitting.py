@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from io import StringIO
 
@@ -12,10 +13,14 @@ from rich.text import Text
 
 _ANY_WIDTH = 100_000
 _BETWEEN = " · "
+_COMMAND = re.compile(r"(?<=:) (?=python -m |optuna\.load_study\()")
 
 
 def print_text(console: Console, text: str, style: str = "") -> None:
     """Prints a text; on a terminal its lines break between words, elsewhere they stay whole for other programs.
+
+    On a terminal a command or a call at the end of a line gets a line of its own, which only the terminal breaks: it
+    is copied whole.
 
     Args:
         console: Where to print.
@@ -23,8 +28,12 @@ def print_text(console: Console, text: str, style: str = "") -> None:
         style: Of rich.
     """
     if console.is_terminal:
-        # 一个词比终端还宽（路径、命令）就不切，复制下来仍能用
-        console.print(Text(text, style=style, overflow="ignore"), crop=False)
+        for line in text.split("\n"):
+            prose, *command = _COMMAND.split(line, maxsplit=1)
+            # 一个词比终端还宽（路径）就不切，复制下来仍能用
+            console.print(Text(prose, style=style, overflow="ignore"), crop=False)
+            if command:
+                console.print(Text(command[0], style=style), soft_wrap=True)
     else:
         console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
-from orchestrator.output.fitting import fits, print_text
+from orchestrator.output.fitting import print_text
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_in
 
 logger = logging.getLogger(__name__)
@@ -168,16 +169,25 @@ class Progress:
             rows, cells = {arm: list(row) for arm, row in self._rows.items()}, dict(self._cells)
         seeds = sorted({seed for row in rows.values() for seed in row})
         begun = [place for place, seed in enumerate(seeds) if any(_has_begun(cells, arm, seed) for arm in rows)]
-        shown = seeds[:_WIDEST]
-        for columns in range(_WIDEST, 0, -1):
-            # 种子多时看正在走的那几列，而不是早已结束的
-            first = max(0, min(max(begun, default=0) + 2, len(seeds)) - columns)
-            shown = seeds[first : first + columns]
-            table = _table(rows, shown, cells)
-            if fits(table, self._console.width):
+        # 种子多时看正在走的那几列，而不是早已结束的
+        end = min(max(begun, default=0) + 2, len(seeds))
+        shown = seeds[max(0, end - _WIDEST) :][:_WIDEST]
+        # 一秒画四次，就在训练旁边：先算宽度，只搭一张表
+        widths = {
+            seed: _width([_heading(seed), *(cells[arm, seed].text for arm in rows if (arm, seed) in cells)])
+            for seed in shown
+        }
+        room = self._console.width - _width(["arm", *rows]) - 1
+        for columns in range(_WIDEST - 1, 0, -1):
+            if sum(widths[seed] for seed in shown) <= room:
                 break
+            shown = seeds[max(0, end - columns) :][:columns]
         title = Text(self._title, style="bold")
-        lines: list[Any] = [title, table, Text(self._caption(rows.keys(), len(seeds) - len(shown)))]
+        lines: list[Any] = [
+            title,
+            _table(rows, shown, cells),
+            Text(self._caption(rows.keys(), len(seeds) - len(shown))),
+        ]
         if self._dashboard:
             lines.append(Text(self._dashboard, style="dim"))
         return Group(*lines)
@@ -195,12 +205,21 @@ def _has_begun(cells: Mapping[Cell, Shown], arm: str, seed: int) -> bool:
     return (arm, seed) in cells and cells[arm, seed].state != "waiting"
 
 
+def _heading(seed: int) -> str:
+    return f"seed {seed}"
+
+
+def _width(texts: Iterable[str]) -> int:
+    """Columns of the terminal that a column of the table takes: its longest text, a space on each side, a line."""
+    return max(map(cell_len, texts)) + 3
+
+
 def _table(rows: Mapping[str, Sequence[int]], seeds: Sequence[int], cells: Mapping[Cell, Shown]) -> Table:
     """The cells of some seeds."""
     table = Table(expand=False)
     table.add_column("arm")
     for seed in seeds:
-        table.add_column(f"seed {seed}", justify="right")
+        table.add_column(_heading(seed), justify="right")
     for arm, row in rows.items():
         texts = (_styled(cells[arm, seed]) if seed in row else Text("") for seed in seeds)
         table.add_row(Text(arm), *texts)

@@ -28,7 +28,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return plan_studies(parsed_request(["lrn", "--seeds=8", f"--results={results}"]))[0]
 
 
-def priced(answer: Answer, plan: Plan) -> tuple[str, list[Training]]:
+def priced(answer: Answer, plan: Plan, *, together: bool = False) -> tuple[str, list[Training]]:
     """The line, and what was priced for it: two seconds an epoch, on one slot."""
     asked: list[Training] = []
 
@@ -39,7 +39,7 @@ def priced(answer: Answer, plan: Plan) -> tuple[str, list[Training]]:
             measured.add(likenesses_of(training.config), SECONDS)
         return estimate(trainings, measured, Place(1, 0, False))
 
-    return next_step(answer, plan, lambda: price), asked
+    return next_step(answer, plan, lambda: price, together=together), asked
 
 
 def test_seeds_are_offered_for_undecided_arms_and_priced_by_what_they_would_train(plan: Plan) -> None:
@@ -82,3 +82,25 @@ def test_what_is_offered_after_too_few_seeds_is_taken_by_the_rule_of_the_study(p
     write_plan(tmp_path / "studies" / "lrn", few, ("orchestrator.ablate",))
     further = plan_studies(parsed_request(["lrn", "--seeds=auto", "--max-seeds=30", f"--results={tmp_path}"]))[0]
     check_rule(tmp_path / "studies" / "lrn", further)
+
+
+@pytest.mark.parametrize(
+    ("words", "offer"),
+    [
+        ("lrn", "--seeds auto --max-seeds 30"),
+        ("lrn --sweep 3", "--seeds 8"),
+        ("lrn --retune learning_rate --tuning-trials 4", "--seeds 8"),
+        ("paper", "--seeds 8"),
+    ],
+)
+def test_what_is_offered_is_taken_together_with_the_words_that_were_given(
+    words: str, offer: str, tmp_path: Path
+) -> None:
+    given = [*words.split(), f"--results={tmp_path}"]
+    plans = plan_studies(parsed_request([*given, "--seeds=2"]))
+    plan = next(plan for plan in plans if plan.study.name == "lrn")
+    line, _ = priced(make_answer(arms=4, seeds=2), plan, together=len(plans) > 1)
+    found = re.search("the same command with (.+) would take", line)
+    assert found is not None, line
+    assert found[1] == offer
+    parsed_request([*given, *found[1].split()])

@@ -11,6 +11,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from orchestrator.output.fitting import print_text
 from orchestrator.running.progress import POINTS, Progress, Shown, cell_text
 
 
@@ -41,6 +42,24 @@ def test_without_a_terminal_a_line_says_how_a_trial_ended_and_how_far_the_comman
     ]
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_command_to_be_copied_is_broken_by_the_terminal_alone(terminal: bool) -> None:
+    output = StringIO()
+    command = "python -m alexnet_core train --config '/a folder/config.json'"
+    call = 'optuna.load_study(study_name="lrn/arms", storage="sqlite:////a folder/optuna.db")'
+    console = Console(file=output, force_terminal=terminal, color_system=None, width=30)
+    print_text(console, f"a trial of many words has failed; repeat it with: {command}\nfor Optuna's own tools: {call}")
+    lines = output.getvalue().splitlines()
+    if terminal:
+        assert [line for line in lines if line in (command, call)] == [command, call]
+        assert [len(line) > 30 for line in lines] == [False] * (len(lines) - 3) + [True, False, True]
+    else:
+        assert lines == [
+            f"a trial of many words has failed; repeat it with: {command}",
+            f"for Optuna's own tools: {call}",
+        ]
+
+
 def test_until_the_first_step_the_screen_says_what_is_happening() -> None:
     stages = ["starting 2 slots", "slot 1 of 2 is up", "reading the data"]
     for terminal in (False, True):
@@ -64,9 +83,10 @@ def test_until_the_first_step_the_screen_says_what_is_happening() -> None:
             assert text.splitlines() == [*stages, "first training step after 12.3 s"]
 
 
-def test_a_wide_study_shows_the_columns_that_fit_and_those_that_run() -> None:
+@pytest.mark.parametrize("width", [*range(36, 60), 60, 79, 80, 120, 200])
+def test_a_wide_study_shows_the_columns_that_fit_and_those_that_run(width: int) -> None:
     output = StringIO()
-    console = Console(file=output, force_terminal=True, color_system=None, width=60)
+    console = Console(file=output, force_terminal=True, color_system=None, width=width)
     with Progress(console, "a title that is long enough to need two lines", None, lambda: "9/40", lambda: "") as shown:
         cells = [(arm, seed) for seed in range(20) for arm in ("baseline", "no_lrn")]
         shown.expect(cells, {cell: Shown("finished", "12.5 %") for cell in cells if cell[1] < 15})
@@ -75,7 +95,11 @@ def test_a_wide_study_shows_the_columns_that_fit_and_those_that_run() -> None:
     table = re.sub(r"\x1b\[[?\d;]*\w|\r", "", output.getvalue())
     assert "…" not in table
     assert "50.0 % @12" in table
-    assert max(map(len, table.splitlines())) <= 60
+    widest = max(len(line) for line in table.splitlines() if line.startswith("│"))
+    assert widest <= width
+    # 再多一列就放不下了
+    columns = table.splitlines()[-2 - 2].count("│") - 2
+    assert columns == 10 or widest + len(" seed 13 │") > width
 
 
 def test_a_cell_says_the_same_live_and_in_status() -> None:

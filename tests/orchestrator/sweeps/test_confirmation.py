@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps import planned_sweep
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, fresh_seeds
 from orchestrator.sweeps.planned_sweep import PlannedSweep
-from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory
+from orchestrator.sweeps.search import OPTUNA_VIEW, Ask, Ended, Search, SearchHistory
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from orchestrator.tables.tables import update_tables
 from search_spaces.study import load_study
@@ -296,7 +297,12 @@ def test_a_sweep_alone_is_answered_without_arms_and_looks_at_none_that_are_there
     for trial in plan.trials:
         put(tmp_path, trial.config, 20 + trial.seed, epochs=11)
     capsys.readouterr()
-    assert main([*arguments, "--sweep-only"]) == 0
+    view, told = folder / OPTUNA_VIEW, tmp_path / "told.json"
+    assert not view.exists()
+    assert main([*arguments, "--sweep-only", "--optuna-view", "--notify", f"cat > {shlex.quote(str(told))}"]) == 0
+    # 没有判断，别的照旧：视图与通知
+    assert view.is_file()
+    assert json.loads(told.read_bytes())["trials"] == {"finished": len({trial.key for trial in plan.trials})}
     assert "3 seeds of the arms are on record and were not looked at" in " ".join(capsys.readouterr().out.split())
     assert json.loads((folder / "plan.json").read_bytes())["looks"] == []
     assert main(arguments) == 0
