@@ -262,9 +262,17 @@ def chosen_values(outcomes: Sequence[TuningTrial]) -> dict[str, float]:
 
 
 def compared_values(study: Study, outcomes: Sequence[TuningTrial]) -> dict[str, float]:
-    """Returns the best values of the arms that are compared re-tuned; none without the baseline's and another's."""
+    """Returns the best values of the arms that are compared re-tuned; none without the baseline's and another's.
+
+    None either where an arm that contrasts need has no best: effects and ladders would not be those that were asked.
+    """
     chosen = chosen_values(outcomes)
-    return chosen if study.baseline in chosen and len(chosen) > 1 else {}
+    complete = not _needs_every_arm(study) or all(arm.name in chosen for arm in study.arms)
+    return chosen if complete and study.baseline in chosen and len(chosen) > 1 else {}
+
+
+def _needs_every_arm(study: Study) -> bool:
+    return any(contrast.kind != "arm" for contrast in study.contrasts)
 
 
 def without_best(plan: Plan, outcomes: Sequence[TuningTrial]) -> tuple[str, ...]:
@@ -275,7 +283,9 @@ def without_best(plan: Plan, outcomes: Sequence[TuningTrial]) -> tuple[str, ...]
     lost = [arm.name for arm in plan.study.arms if arm.name not in chosen]
     ends = {name: Counter(outcome.said for outcome in outcomes if outcome.arm == name) for name in lost}
     missing = dict.fromkeys(lost, f"its re-tuned comparison is missing, and {LEAVE_OUT}")
-    if plan.study.baseline in lost:
+    if _needs_every_arm(plan.study):
+        missing = dict.fromkeys(lost, f"nothing is compared re-tuned, since the contrasts need every arm; {LEAVE_OUT}")
+    elif plan.study.baseline in lost:
         missing[plan.study.baseline] = f"no arm can be compared with it re-tuned; {LEAVE_OUT}"
     counted = {name: ", ".join(f"{count} {outcome}" for outcome, count in ends[name].items()) for name in lost}
     return tuple(

@@ -111,9 +111,6 @@ def _retuned(
     )
     if not rows or not chosen or plan.retune is None:
         return None
-    if len(chosen) < len(plan.study.arms) and any(contrast.kind != "arm" for contrast in plan.study.contrasts):
-        # 少一个 arm，效应与阶梯就不是原来问的那些
-        return None
     name = plan.retune.parameter.removeprefix("training.")
     arms = tuple(
         arm.model_copy(update={"title": f"{arm.title}; {name} {chosen[arm.name]:g}"})

@@ -34,6 +34,7 @@ from orchestrator.planning.retuning import (
     tuning_trials,
     tuning_values,
     with_retuning,
+    without_best,
 )
 from orchestrator.planning.work_left import WorkLeft, retuning_left
 from orchestrator.records import trial_record
@@ -232,6 +233,21 @@ def test_an_arm_of_which_no_tuning_trial_finished_leaves_the_fixed_verdict(
     assert remark.replace("_", "\\_") in report
     assert "there is no verdict with each arm's best" in report
     assert check_report(folder, tmp_path).differences == []
+
+
+def test_contrasts_are_not_retuned_where_one_of_their_arms_has_no_best_value(tmp_path: Path) -> None:
+    study = load_study("lrn").model_copy(update={"compare": "previous"})
+    plan = make_plan(study, SEEDS)
+    plan = replace(plan, retune=retune_of(study, plan.base, "learning_rate", 2))
+    for trial in tuning_trials(plan):
+        put(tmp_path, trial, [9, 3], TrialState.DIVERGED if "as_run" in trial.arm else TrialState.FINISHED)
+    # 答案不会用到的，也不去训练
+    assert with_retuning(plan, tmp_path).further == tuning_trials(plan)
+    (remark,) = without_best(plan, tuning_outcomes(plan, tmp_path))
+    assert remark == (
+        "No tuning trial of as_run finished (2 diverged), so that it has no best learning_rate: nothing is compared "
+        "re-tuned, since the contrasts need every arm; --tuning-trials 0 leaves the re-tuning out."
+    )
 
 
 def test_the_other_arms_are_compared_retuned_where_one_has_no_best_value(tmp_path: Path) -> None:
