@@ -40,7 +40,7 @@ def _is_none(value: object) -> bool:
 
 
 # 注和报告的措辞变了就加一：旧报告与记录相符，只是话说得不同
-WORDING = 2
+WORDING = 3
 
 
 class Measured(Frozen):

@@ -93,8 +93,16 @@ def numeric_columns(table: TextTable) -> set[int]:
 
 
 def left_out_on_paper(table: TextTable) -> set[int]:
-    """Returns the places of columns that a sheet of paper has no room for; the page and the other files have them."""
-    return {place for place, heading in enumerate(table.headings) if heading in ASIDE or place >= MOST_ON_PAPER}
+    """Returns the places of columns that a sheet of paper has no room for; the page and the other files have them.
+
+    First go those of `ASIDE`, then the last parameters or arms, then the last results; the first column stays.
+    """
+    last_first = range(len(table.headings) - 1, 0, -1)
+    words = [place for place in last_first if table.headings[place] not in table.names]
+    aside = [place for place in words if table.headings[place] in ASIDE]
+    names = [place for place in last_first if table.headings[place] in table.names]
+    others = [place for place in words if place not in aside]
+    return set([*aside, *names, *others][: max(0, len(table.headings) - MOST_ON_PAPER)])
 
 
 def data_uri(picture: Picture) -> str:

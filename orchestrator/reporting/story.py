@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from orchestrator.judging.answer import Answer
+from orchestrator.judging.answer import NOT_JUDGED, Answer
 from orchestrator.reporting import text_tables
 from orchestrator.reporting.material import Material
 from orchestrator.reporting.text_tables import TextTable
@@ -43,8 +43,15 @@ MEANINGS: Mapping[str, str] = {
 }
 
 
-def meaning(heading: str) -> str | None:
-    """Returns what the heading of a column means, where that is not plain."""
+def meaning(heading: str, names: Sequence[str] = ()) -> str | None:
+    """Returns what the heading of a column means, where that is not plain.
+
+    Args:
+        heading: The heading.
+        names: The headings of its table that are names: an arm may be called `level`.
+    """
+    if heading in names:
+        return None
     known = (name for name in MEANINGS if heading == name or heading.startswith((f"{name}, ", f"{name} ")))
     named = next(known, None) or next((name for name in ("mean ± sd", "median") if f", {name}" in heading), None)
     return None if named is None else MEANINGS[named]
@@ -52,7 +59,8 @@ def meaning(heading: str) -> str | None:
 
 def _words(sections: Sequence[Section]) -> Section:
     """What the headings of a report mean, as far as they need a word."""
-    headings = dict.fromkeys(heading for section in sections for table in section.tables for heading in table.headings)
+    tables = [table for section in sections for table in section.tables]
+    headings = dict.fromkeys(heading for table in tables for heading in table.headings if heading not in table.names)
     rows = [[heading, said] for heading in headings if (said := meaning(heading)) is not None]
     table = TextTable("words", "What the columns mean", ("column", "what it says"), rows)
     return Section("Words", folded=[table] if rows else [])
@@ -129,16 +137,18 @@ def _cells_lead(answer: Answer) -> str:
 
 
 def _curves_lead(answer: Answer) -> str:
+    no_verdicts = any(arm.word == NOT_JUDGED for arm in answer.arms)
+    colours = " Other colours only tell the arms apart: what is judged are the contrasts." if no_verdicts else ""
     if answer.core is None:
         return (
             "Solid: validation error after each epoch, mean ± one standard deviation over seeds, thin lines single "
-            "runs. Dashed: running training error, augmented images and dropout on. Black: the baseline."
+            f"runs. Dashed: running training error, augmented images and dropout on. Black: the baseline.{colours}"
         )
     judged = readable(answer.core.judged_by)
     dashed = f" Dashed: {judged}." if judged != answer.chosen_by else ""
     return (
         f"Solid: {answer.chosen_by} at each report, mean ± one standard deviation over seeds, thin lines single runs."
-        f"{dashed} Black: the baseline."
+        f"{dashed} Black: the baseline.{colours}"
     )
 
 

@@ -41,6 +41,7 @@ class TextTable(NamedTuple):
         headings: One per column.
         rows: Cells.
         words: The verdict of each row, for its colour; empty where rows have none.
+        names: The headings that are names, of arms or of parameters: what they are called says nothing of the column.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TextTable(NamedTuple):
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     words: Sequence[str] = ()
+    names: Sequence[str] = ()
 
 
 def verdict_table(answer: Answer) -> TextTable:
@@ -254,9 +256,9 @@ def seed_table(answer: Answer) -> TextTable:
     """Returns the primary metric of every seed, a row per seed."""
     seeds = sorted({seed for arm in answer.arms for seed in (*arm.errors, *arm.never)}, key=int)
     rows = [[f"seed {seed}", *(_seed_cell(answer, arm, seed) for arm in answer.arms)] for seed in seeds]
-    headings = ["seed", *(arm.name for arm in answer.arms)]
+    names = [arm.name for arm in answer.arms]
     unit = "" if STATISTICS[answer.statistic].by_signs else f", {unit_in_words(answer.unit)}".rstrip(", ")
-    return TextTable("seeds", f"{answer.metric} of every seed{unit}", headings, rows)
+    return TextTable("seeds", f"{answer.metric} of every seed{unit}", ["seed", *names], rows, names=names)
 
 
 def _seed_cell(answer: Answer, arm: ArmAnswer, seed: str) -> str:
@@ -280,7 +282,7 @@ def sweep_table(answer: Answer) -> TextTable:
         for point in answer.sweep
     ]
     headings = ("trial", *paths, _chosen_heading(answer.description), "state")
-    return TextTable("sweep", f"Best points of the sweep by {answer.chosen_by}", headings, rows)
+    return TextTable("sweep", f"Best points of the sweep by {answer.chosen_by}", headings, rows, names=paths)
 
 
 def _chosen_heading(core: CoreDescription) -> str:
@@ -294,7 +296,9 @@ def tuning_table(answer: Answer) -> TextTable:
         for trial in answer.tuning
     ]
     headings = ("trial", "arm", answer.retuned_parameter or "value", "outcome", "chosen", "tuning seed")
-    return TextTable("tuning", "What each arm tried, on tuning seeds that no verdict uses", headings, rows)
+    return TextTable(
+        "tuning", "What each arm tried, on tuning seeds that no verdict uses", headings, rows, names=headings[2:3]
+    )
 
 
 def retuned_table(answer: Answer) -> TextTable:
@@ -405,7 +409,7 @@ def front_table(answer: Answer, facts: SweepFacts) -> TextTable:
     ]
     second = (facts.second_objective or "").replace("_", " ")
     headings = ("trial", *paths, _chosen_heading(answer.description), second)
-    return TextTable("front", f"Pareto front of {answer.chosen_by} and {second}", headings, rows)
+    return TextTable("front", f"Pareto front of {answer.chosen_by} and {second}", headings, rows, names=paths)
 
 
 def confirmation_table(confirmation: Confirmation, core: CoreDescription = ALEXNET, unit: str = PERCENT) -> TextTable:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
-from orchestrator.judging.answer import Answer, ArmAnswer
+from orchestrator.judging.answer import NOT_JUDGED, Answer, ArmAnswer
 from orchestrator.judging.scales import unit_in_words
 from orchestrator.reporting.figures.style import (
     COLOURS,
@@ -29,6 +29,8 @@ from search_spaces.core_config import PERCENT
 NAME = "curves"
 SOLID, DASHED = "solid", "dashed"
 COLUMNS, PANEL_HEIGHT = 3, 2.1
+# 网页只会换这几种颜色的深浅
+UNJUDGED_COLOURS = (*dict.fromkeys(COLOURS.values()), UNTESTED_COLOUR)
 MOST_RUNS, MOST_LINES, MOST_EPOCHS = 10, 100, 60
 
 
@@ -61,9 +63,10 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
         for place, (panel, arm) in enumerate(zip(panels.flat, arms, strict=False)):
             if baseline is not None and not arm.is_baseline:
                 _draw(panel, baseline, INK, runs=0)
-            _draw(panel, by_arm[arm.name], _colour(arm), runs=runs)
+            colour = _colour(arm, place)
+            _draw(panel, by_arm[arm.name], colour, runs=runs)
             # 给定高度，matplotlib 就不必每次量遍刻度才放标题
-            panel.set_title(short(arm.name), loc="left", y=1.0, fontsize=10.5, color=_colour(arm))
+            panel.set_title(short(arm.name), loc="left", y=1.0, fontsize=10.5, color=colour)
             _scale(panel, epochs, answer.description.chosen.unit == PERCENT)
             panel.tick_params(labelleft=place % columns == 0, labelbottom=place >= len(arms) - columns)
         for panel in panels.flat[len(arms) :]:
@@ -92,7 +95,10 @@ def _axes_in_words(answer: Answer) -> tuple[str, str]:
     return "report", f"{answer.chosen_by}, {unit_in_words(answer.core.chosen.unit)}".rstrip(", ")
 
 
-def _colour(arm: ArmAnswer) -> str:
+def _colour(arm: ArmAnswer, place: int) -> str:
+    """The colour of its verdict; of an arm that is not judged by itself one that its neighbours have not."""
+    if arm.word == NOT_JUDGED:
+        return UNJUDGED_COLOURS[place % len(UNJUDGED_COLOURS)]
     return INK if arm.is_baseline else COLOURS.get(arm.word, UNTESTED_COLOUR)
 
 

@@ -66,6 +66,7 @@ _SETTINGS: dict[Any, Any] = {
     # 名字里的 $ 不是公式
     "text.parse_math": False,
 }
+_NO_GLYPH = "Glyph .* missing from font"
 _COORDINATES = re.compile(rb' (?:d|x|y|points|transform)="[^"]*"')
 _DECIMALS = re.compile(rb"-?\d+\.\d{2,}")
 
@@ -103,13 +104,16 @@ def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     """Saves a figure; the same figure gives the same bytes."""
     # 手机上不能只缩小：字会小得看不清
     again = figure.get_layout_engine() is not None
-    if again:
-        # 排版只做一次，两种格式共用
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)
-    png, svg = _png(figure), _svg(figure)
-    fits = _lay_out_for_a_phone(figure, constrained=again)
-    narrow = _svg(figure) if fits else b""
+    with warnings.catch_warnings():
+        # 字体里没有的字在 PNG 里画成方框；SVG 与正文里都有
+        warnings.filterwarnings("ignore", _NO_GLYPH)
+        if again:
+            # 排版只做一次，两种格式共用
+            figure.draw_without_rendering()
+            figure.set_layout_engine(None)
+        png, svg = _png(figure), _svg(figure)
+        fits = _lay_out_for_a_phone(figure, constrained=again)
+        narrow = _svg(figure) if fits else b""
     # 几十个 arm 的图画两遍，网页就太大了：那时横着滚动
     return Picture(name, title, alt, png, svg, narrow if len(narrow) <= LARGEST_NARROW else b"")
 
@@ -133,6 +137,7 @@ def _lay_out_for_a_phone(figure: Figure, *, constrained: bool) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
+            warnings.filterwarnings("ignore", _NO_GLYPH)
             figure.draw_without_rendering()
     except UserWarning:
         # 名字太长，窄不下来：这张图仍横着滚动

@@ -8,8 +8,12 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
+from orchestrator.reporting.figures.curves import _colour, curves_figure
+from orchestrator.reporting.figures.seeds import seeds_figure
+from orchestrator.reporting.figures.style import INK
 from orchestrator.reporting.figures.waterfall import waterfall_figure
 from tests.made_designs import make_judged, make_study
+from tests.made_reports import make_answer, make_details
 
 RUNGS = ("baseline", "1-norm-without", "2-dropout-none", "3-momentum-0_5")
 FALLING = {name: [20 + 9 * place + 3 * (seed % 3) for seed in range(8)] for place, name in enumerate(RUNGS)}
@@ -55,3 +59,27 @@ def test_a_step_is_drawn_over_its_own_seeds_also_where_its_arms_go_on(monkeypatc
         assert one.interval is not None
         assert (low - start, high - start) == pytest.approx(one.interval)
         assert line.lines[0].get_xdata()[0] - start == pytest.approx(one.difference)
+
+
+def test_the_curves_of_cells_that_are_not_judged_by_themselves_differ_in_colour() -> None:
+    study = make_study(
+        "factorial", factors="\n  norm: {with: {}, without: {remove: [lrn1]}}\n  training.momentum: [0.9, 0.5]\n"
+    )
+    answer = make_judged(study, {arm.name: [20 + n, 22, 21, 20] for n, arm in enumerate(study.arms)})
+    colours = [_colour(arm, place) for place, arm in enumerate(answer.arms)]
+    assert len(set(colours)) == 4
+    assert colours[0] == INK
+    picture = curves_figure(answer, make_details(answer).curves)
+    assert picture is not None
+    assert all(colour.encode() in picture.svg for colour in colours)
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_that_the_font_lacks_neither_warn_nor_cost_the_layout_for_a_phone() -> None:
+    answer = make_answer(1)
+    arms = tuple(
+        arm.model_copy(update={"name": "去掉归一化" if not arm.is_baseline else arm.name}) for arm in answer.arms
+    )
+    picture = seeds_figure(answer.model_copy(update={"arms": arms}))
+    assert picture is not None
+    assert "去掉归一化".encode() in picture.narrow

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.reporting.files import csv_of
+from orchestrator.judging.answer import WORDING
+from orchestrator.reporting.figures.style import Picture
+from orchestrator.reporting.files import csv_of, text_files
+from orchestrator.reporting.page import left_out_on_paper
+from orchestrator.reporting.text_tables import TextTable
+from tests.made_designs import make_judged, make_study
+from tests.made_reports import make_answer, make_material
 
 ROOT = Path(__file__).parents[3]
 
@@ -25,6 +33,50 @@ def test_no_text_of_a_csv_file_begins_like_a_formula(text: str) -> None:
     (row,) = list(csv.reader(io.StringIO(csv_of(frame).decode(), newline="")))[1:]
     assert row[0] == (f"'{text}" if text[:1] in tuple("=+-@\t\r") else text)
     assert row[1] == "-1.5", "numbers stay numbers"
+
+
+@pytest.mark.parametrize(
+    ("headings", "names", "dropped"),
+    [
+        (("arm", "level", "paper, top-5", *"abcdefg"), (), set()),
+        (("arm", "level", "paper, top-5", *"abcdefgh"), (), {"paper, top-5"}),
+        (("arm", "level", "paper, top-5", *"abcdefghij"), (), {"level", "paper, top-5", "j"}),
+        (("trial", *"abcdefghij", "error", "state"), tuple("abcdefghij"), {"h", "i", "j"}),
+        (("seed", "level", *"abcdefghi"), ("level", *"abcdefghi"), {"i"}),
+    ],
+)
+def test_paper_drops_only_what_has_no_room(headings: Sequence[str], names: Sequence[str], dropped: set[str]) -> None:
+    table = TextTable("made", "made", headings, [], names=names)
+    assert {headings[place] for place in left_out_on_paper(table)} == dropped
+
+
+def test_the_name_of_an_arm_is_not_taken_for_the_word_of_a_column() -> None:
+    answer = make_answer(2)
+    names = ("baseline", "level", "n")
+    arms = tuple(arm.model_copy(update={"name": name}) for arm, name in zip(answer.arms, names, strict=True))
+    page = text_files(make_material(answer.model_copy(update={"arms": arms})), ())["report.html"].decode()
+    seeds = page[page.index("of every seed") :]
+    heads = seeds[seeds.index("<thead>") : seeds.index("</thead>")]
+    assert all(f">{name}</th>" in heads for name in ("level", "n"))
+    assert "<abbr" not in heads
+    assert "<abbr title=" in page
+
+
+# 报告的措辞变了：WORDING 加一，再把新的哈希写到这里；旧的报告才不会被说成改过
+WORDED = (3, "beb1df87e937e777")
+
+
+def test_a_change_of_the_words_of_reports_asks_for_a_new_number() -> None:
+    study = make_study("factorial")
+    cells = {arm.name: [20 + 3 * place + seed % 3 for seed in range(8)] for place, arm in enumerate(study.arms)}
+    # 不画图，但说图的话都在
+    drawn = ("waterfall", "differences", "cells", "seeds", "curves", "costs", "kernels")
+    pictures = [Picture(name, name, name, b"") for name in drawn]
+    content = hashlib.sha256()
+    for answer in (make_answer(), make_judged(study, cells)):
+        for text in text_files(make_material(answer), pictures).values():
+            content.update(text)
+    assert (WORDING, content.hexdigest()[:16]) == WORDED, "raise WORDING (judging/answer.py), and pin the new hash here"
 
 
 BEGINS = "import logging; logging.basicConfig(level=logging.WARNING)"

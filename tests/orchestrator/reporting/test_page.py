@@ -207,7 +207,7 @@ def test_on_paper_no_number_and_no_name_breaks_and_no_table_is_wider_than_the_sh
         verdicts = page.locator("table").first
         assert verdicts.locator("thead th.aside").count() > 0
         assert not verdicts.locator("thead th.aside").first.is_visible()
-        assert "(printed without 3 columns)" in verdicts.locator("caption").inner_text()
+        assert "(printed without 1 column)" in verdicts.locator("caption").inner_text()
 
 
 def test_a_phone_gets_charts_of_its_own_width_with_text_that_can_be_read(browser: Any, pages: dict[str, Path]) -> None:
