@@ -263,7 +263,9 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         help="which final weights stay (default: all)",
     )
     add_json_option(made)
-    made.add_argument("--verbose", action="store_true", help="Ray's messages and the workers' output too")
+    made.add_argument(
+        "--verbose", action="store_true", help="Ray's messages too; the workers' output is in the trial's log"
+    )
     made.add_argument(
         "--notify",
         metavar="COMMAND",

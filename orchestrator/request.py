@@ -158,7 +158,7 @@ class Placement:
         address: Of the Ray cluster to join; None starts a local Ray.
         dashboard: Whether Ray's dashboard is started.
         dashboard_host: Interface that it listens on.
-        verbose: Whether Ray's messages and the workers' output are shown.
+        verbose: Whether Ray's messages are shown; what is printed during a trial is in the trial's log.
     """
 
     slots: int | None = None

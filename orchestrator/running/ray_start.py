@@ -16,7 +16,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.fitting import print_text
 from orchestrator.planning.plan import Plan
 from orchestrator.request import Placement
-from orchestrator.running.cluster import access, capacity, death_watch, environment, lifecycle, preflight
+from orchestrator.running.cluster import access, capacity, death_watch, environment, folders, lifecycle, preflight
 from orchestrator.running.cluster.nodes import alive_nodes, probe, slots_on, workers_by_gpu
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import likely_slots
@@ -124,9 +124,14 @@ def start_ray(
         access.check_address(placement.address)
         _check_disk(plan, results, trials, min(placement.slots or 1, trials))
         imports = _import_meanwhile(placement.workers)
-        facts = lifecycle.join(placement.address, job, death, placement.verbose)
-        imports.join()
-        return _slots_of_cluster(plan, placement, results, trials), facts
+        try:
+            facts = lifecycle.join(placement.address, job, death, placement.verbose)
+            imports.join()
+            return _slots_of_cluster(plan, placement, results, trials), facts
+        except LabError:
+            # 还没有人往里写；训练开始之后，别的节点也许还在写，就要留给下一个命令
+            folders.remove_folders()
+            raise
     slot_plan = _slots_here(placement, trials, core.gpus)
     _check_disk(plan, results, trials, slot_plan.slots)
     access.check_loopback()

@@ -344,6 +344,7 @@ def test_what_ends_the_process_that_trains_beside_is_raised_and_is_in_the_docume
     code, content, errors = document(capfd, "ablate", *asked)
     assert (code, content.keys()) == (3, {"schema_version", "exit_code", "error"})
     assert content["error"] in errors
+    assert list((tmp_path / ".ray").iterdir()) == [], "no scratch folder stays behind"
 
 
 @pytest.mark.slow

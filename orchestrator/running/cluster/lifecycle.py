@@ -66,7 +66,7 @@ def start(
         dashboard: Whether it serves its dashboard.
         dashboard_host: Interface of the dashboard.
         shared_memory: Whether /dev/shm will hold the object store.
-        verbose: Whether Ray's messages and the workers' output go to the terminal.
+        verbose: Whether Ray's messages go to the terminal; what is printed during a trial is in the trial's log.
 
     Raises:
         LabError: With exit code 3 when Ray does not start.
@@ -101,7 +101,7 @@ def join(address: str, job: dict[str, str], on_death: death_watch.OnDeath, verbo
         address: Of its control service, or `auto`.
         job: What the dashboard's page of jobs says of this driver.
         on_death: Called when the raylet of this node, or the cluster's control service, has died; see `DeathWatch`.
-        verbose: Whether Ray's messages and the workers' output go to the terminal.
+        verbose: Whether Ray's messages go to the terminal; what is printed during a trial is in the trial's log.
 
     Raises:
         LabError: With exit code 3 when it does not answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from alexnet_core.configuration.wording import counted
@@ -127,10 +127,22 @@ class SlotWatch:
 
         self._patience_ends = time.monotonic() + 5 * SLOT_PATIENCE_SECONDS
         missing = sorted(set(range(self._slots.count)) - self._up)
-        free = ray.available_resources()
-        self._say(
-            f"slots {', '.join(map(str, missing))} are not up yet: each of {counted(self._plan.workers, 'worker')} "
-            "needs "
-            f"{self._plan.gpus_per_worker:g} GPUs and {self._plan.threads} CPUs; free now: {free.get('GPU', 0):g} "
-            f"GPUs, {free.get('CPU', 0):g} CPUs"
-        )
+        self._say(missing_line(missing, self._plan, ray.available_resources()))
+
+
+def missing_line(missing: Sequence[int], plan: SlotPlan, free: Mapping[str, float]) -> str:
+    """Returns what is said of slots that have not come up for long.
+
+    Args:
+        missing: Their numbers.
+        plan: What each of them reserves.
+        free: The cluster's free resources, by Ray's names.
+    """
+    names = f"slot{'s' * (len(missing) > 1)} {', '.join(map(str, missing))} {'are' if len(missing) > 1 else 'is'}"
+    if not plan.joined:
+        # 自己起的 Ray 按槽位声明了资源：没有什么可缺的，只是慢
+        return f"{names} still starting: this machine is slow or busy"
+    return (
+        f"{names} not up yet: each of {counted(plan.workers, 'worker')} needs {plan.gpus_per_worker:g} GPUs and "
+        f"{plan.threads} CPUs; free now: {free.get('GPU', 0):g} GPUs, {free.get('CPU', 0):g} CPUs"
+    )

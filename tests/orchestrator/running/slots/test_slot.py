@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from orchestrator.running.slots.slot import SlotPlan
+from orchestrator.running.slots.slot_watch import missing_line
 from tests.lab import Lab
 
 RESERVATIONS = """
@@ -66,3 +69,11 @@ def test_reservations_of_dead_controllers_are_freed_and_never_those_of_tune(lab:
     # 死了的 actor 建的资源组，Ray 自己也会放，只是晚一些
     assert set(after_the_named) - {"unnamed"} == {"alive", "tunes"}
     assert after_all_dead == ["alive", "tunes"]
+
+
+def test_slots_of_an_own_ray_that_are_late_are_starting_and_those_of_a_cluster_may_lack_something() -> None:
+    here = SlotPlan(2, 2, 0.5, "auto")
+    assert missing_line([0, 1], here, {"CPU": 1.0}) == "slots 0, 1 are still starting: this machine is slow or busy"
+    assert missing_line([1], replace(here, joined=True), {"CPU": 1.0}) == (
+        "slot 1 is not up yet: each of 2 workers needs 0.5 GPUs and 1 CPUs; free now: 0 GPUs, 1 CPUs"
+    )
