@@ -352,6 +352,7 @@ class Answer(Frozen):
             wait for them; that of `--seeds auto` does.
         looks: Looks (numbers of seeds) taken before this one that could give a word.
         unlike: Comparisons that lack a seed: its trials had other workers, threads or another kind of device.
+        trained_otherwise: Of contrasts, the trials of those seeds that were not trained as most of their seed.
         unmeasured: Finished trials that lack the primary metric: they ran before it was measured.
         without_ratio: Finished trials whose value is not above 0, so that there is no ratio of it.
         other_networks: Trials that were trained again for an evaluation and came out different in their bits.
@@ -417,6 +418,7 @@ class Answer(Frozen):
     core: CoreDescription | None = Field(default=None, exclude_if=_is_none)
     reports: tuple[int, int] | None = Field(default=None, exclude_if=_is_none)
     without_ratio: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
     wording: int = Field(default=1, exclude_if=_is_first)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -289,8 +290,22 @@ def trained_alike(*rows: Row) -> bool:
     two seeds (weights of one and of two workers: 1e-6 apart for 23 batches, 0.1 at the 69th; one and two threads on a
     CPU: 275 and 274 test errors of 359 after an epoch, 32 and 56 after five). The arithmetic's precision is in the key.
     """
-    ways = [(row.get("env_workers"), _device_kind(row), _threads(row)) for row in rows]
+    ways = map(_way, rows)
     return all(len({value for value in values if value is not None}) <= 1 for values in zip(*ways, strict=True))
+
+
+def trained_otherwise(rows: Mapping[str, Row]) -> list[str]:
+    """Returns which arms' trials of a seed were not trained as most of them; all that say how, where none is most."""
+    odd: set[str] = set()
+    for said in zip(*map(_way, rows.values()), strict=True):
+        counts = Counter(value for value in said if value is not None).most_common()
+        usual = counts[0][0] if counts and (len(counts) == 1 or counts[0][1] > counts[1][1]) else None
+        odd |= {arm for arm, value in zip(rows, said, strict=True) if value is not None and value != usual}
+    return [arm for arm in rows if arm in odd]
+
+
+def _way(row: Row) -> tuple[str | None, ...]:
+    return row.get("env_workers"), _device_kind(row), _threads(row)
 
 
 def _threads(row: Row) -> str | None:

@@ -21,6 +21,7 @@ from orchestrator.judging.evidence import (
     gather_evidence,
     pairs_by_seed,
     rows_by_seed,
+    trained_otherwise,
 )
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
@@ -89,7 +90,8 @@ def answer(
             f"{name} seed {row['seed']}" for name, rows in cells.items() for row in rows if judged.lacks_ratio(row)
         ),
         other_networks=_other_networks(cells, study),
-        unlike=_unlike(cells, evidence),
+        unlike=(unlike := _unlike(cells, evidence)),
+        trained_otherwise=_trained_otherwise(cells, unlike) if others else (),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
         contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
@@ -132,6 +134,15 @@ def _unlike(cells: Cells, evidence: Evidence) -> tuple[str, ...]:
     alike = {name: rows_by_seed(_rows(contrast, cells)) for name, contrast in evidence.contrasts.items()}
     seeds = {name: min(len(cells[arm]) for arm in evidence.arms(name)) for name in alike}
     return tuple(f"{name} seed {seed}" for name in alike for seed in range(seeds[name]) if seed not in alike[name])
+
+
+def _trained_otherwise(cells: Cells, unlike: Sequence[str]) -> tuple[str, ...]:
+    """The trials that were not trained as most of their seed, of the seeds that comparisons lack."""
+    odd = []
+    for seed in sorted({int(name.rpartition(" ")[2]) for name in unlike}):
+        rows = {arm: of_arm[seed] for arm, of_arm in cells.items() if seed < len(of_arm)}
+        odd += [f"{arm} seed {seed}" for arm in trained_otherwise(rows)]
+    return tuple(odd)
 
 
 def _rows(contrast: Contrast, cells: Cells, seeds: int | None = None) -> dict[str, Sequence[Row]]:

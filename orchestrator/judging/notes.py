@@ -236,7 +236,7 @@ def _on_the_seeds(answer: Answer) -> Iterator[str]:
             "statistic difference."
         )
     if answer.unlike:
-        yield _not_compared(answer.unlike) if answer.contrasts else not_paired(answer.unlike)
+        yield _not_compared(answer) if answer.contrasts else not_paired(answer.unlike)
     if answer.unmeasured and STATISTICS[answer.statistic].by_signs:
         yield (
             f"{counted(answer.unmeasured, 'finished trial')} cannot enter: the curve on record (epochs.jsonl) is gone, "
@@ -292,12 +292,13 @@ def not_paired(unlike: Sequence[str]) -> str:
     )
 
 
-def _not_compared(unlike: Sequence[str]) -> str:
-    """The same of contrasts, `name seed k` each: any of their trials may be the other one."""
+def _not_compared(answer: Answer) -> str:
+    """The same of contrasts: any of their trials may be the other one, and it is named once."""
     return (
-        f"{counted(len(unlike), 'comparison')} could not be made on a seed, since not all trials of it were trained by "
-        "one number of workers and threads on one kind of device, which moves errors as another seed does: "
-        f"{'; '.join(_by_seed(unlike))}."
+        f"{counted(len(answer.unlike), 'comparison')} could not be made on a seed, since not all trials of it were "
+        "trained by one number of workers and threads on one kind of device, which moves errors as another seed does: "
+        f"{'; '.join(_by_seed(answer.unlike))}. Not trained as most of their seed: "
+        f"{'; '.join(_by_seed(answer.trained_otherwise))}."
     )
 
 

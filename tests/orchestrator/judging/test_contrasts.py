@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from orchestrator.judging.answer import NOT_JUDGED, Answer, Compared, ContrastAnswer
+from orchestrator.judging.evidence import trained_otherwise
 from orchestrator.judging.looks import run_looks, without_closed
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import add_look, check_rule, plan_on_record, write_plan
@@ -220,7 +221,9 @@ def test_a_trial_trained_another_way_takes_its_seed_from_the_contrasts_it_is_in(
     assert {contrast.n for contrast in result.contrasts} == {SEEDS - 1}
     (said,) = (note for note in result.notes if "which moves errors as another seed does" in note)
     assert said.startswith("6 comparisons could not be made on a seed, since not all")
-    assert said.endswith(f": seed 0 ({', '.join(contrasts(result))}).")
+    assert f": seed 0 ({', '.join(contrasts(result))}). Not trained" in said
+    assert said.endswith(f"Not trained as most of their seed: seed 0 ({study.baseline}).")
+    assert trained_otherwise({"a": {"env_workers": "1"}, "b": {"env_workers": "2"}, "c": {}}) == ["a", "b"]
     # 没有说怎么练的，与谁都配得上
     rows = rows.with_columns(pl.when(other).then(None).otherwise(pl.lit("1")).alias("env_workers"))
     assert judged_rows(study, rows).unlike == ()
