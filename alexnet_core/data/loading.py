@@ -248,7 +248,7 @@ def load_evaluation_set(
     of_split: SplitName | AllImages
     if any_data and list(tree.labels) == ["train"]:
         _check_no_split(tree.root, name)
-        # 别的图像都没参与训练：全部都评
+        # 是另一份数据，又没有划分：全部都评
         of_split, folder, chosen = "all images", "train", None
     else:
         name = name or ("test" if "test" in tree.labels else "validation")
@@ -276,7 +276,7 @@ def _check_no_split(root: Path, name: SplitName | None) -> None:
     """Refuses to choose a split of other data that have none."""
     if name is not None:
         raise CoreError(
-            f"{root} has neither val/ nor test/, and none of it was trained on: all its images are evaluated, "
+            f"{root} has neither val/ nor test/, and is other data than the training's: all its images are evaluated, "
             f"of which --split {name} would be none; leave it out"
         )
 
