@@ -13,7 +13,7 @@ from rich.text import Text
 
 _ANY_WIDTH = 100_000
 _BETWEEN = " · "
-_COMMAND = re.compile(r"(?<=:) (?=python -m |optuna\.load_study\()")
+_COMMAND = re.compile(r"(?:^|(?<=: ))(?:python -m |optuna\.load_study\()")
 
 
 def print_text(console: Console, text: str, style: str = "") -> None:
@@ -29,11 +29,13 @@ def print_text(console: Console, text: str, style: str = "") -> None:
     """
     if console.is_terminal:
         for line in text.split("\n"):
-            prose, *command = _COMMAND.split(line, maxsplit=1)
-            # 一个词比终端还宽（路径）就不切，复制下来仍能用
-            console.print(Text(prose, style=style, overflow="ignore"), crop=False)
-            if command:
-                console.print(Text(command[0], style=style), soft_wrap=True)
+            command = _COMMAND.search(line)
+            prose = line if command is None else line[: command.start()].rstrip()
+            if prose or command is None:
+                # 一个词比终端还宽（路径）就不切，复制下来仍能用
+                console.print(Text(prose, style=style, overflow="ignore"), crop=False)
+            if command is not None:
+                console.print(Text(line[command.start() :], style=style), soft_wrap=True)
     else:
         console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
 

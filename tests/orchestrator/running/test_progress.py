@@ -49,14 +49,16 @@ def test_a_command_to_be_copied_is_broken_by_the_terminal_alone(terminal: bool) 
     call = 'optuna.load_study(study_name="lrn/arms", storage="sqlite:////a folder/optuna.db")'
     console = Console(file=output, force_terminal=terminal, color_system=None, width=30)
     print_text(console, f"a trial of many words has failed; repeat it with: {command}\nfor Optuna's own tools: {call}")
+    print_text(console, command)
     lines = output.getvalue().splitlines()
     if terminal:
-        assert [line for line in lines if line in (command, call)] == [command, call]
-        assert [len(line) > 30 for line in lines] == [False] * (len(lines) - 3) + [True, False, True]
+        assert [line for line in lines if line in (command, call)] == [command, call, command]
+        assert [len(line) > 30 for line in lines] == [False] * (len(lines) - 4) + [True, False, True, True]
     else:
         assert lines == [
             f"a trial of many words has failed; repeat it with: {command}",
             f"for Optuna's own tools: {call}",
+            command,
         ]
 
 
