@@ -193,6 +193,7 @@ def test_a_page_explains_every_word_of_a_verdict(page: str, mark: str) -> None:
     assert set(re.findall(rf"{mark}([^*`]+){mark}", cells)) == verdict_words() | apart
 
 
+@pytest.mark.slow
 def test_every_line_of_troubleshooting_is_one_that_the_code_says() -> None:
     said = [
         "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)

@@ -87,6 +87,7 @@ def test_the_plan_line_says_wanted_on_record_to_train_time_and_attainability(
     assert not (tmp_path / "r" / "trials").exists()
 
 
+@pytest.mark.slow
 def test_a_study_is_named_with_or_without_its_option_and_without_one_nothing_is_trained(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_damaged_result_is_named_with_one_word_by_every_command(
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.slow
 def test_a_deleted_curve_and_two_swapped_ones_are_said_in_the_same_words_by_all_and_enter_no_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

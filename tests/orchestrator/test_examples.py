@@ -115,6 +115,7 @@ def test_an_example_repeats_by_seed_and_goes_on_where_it_was_stopped(example: Ex
     assert numbers(gone_on)[: len(expected)] == numbers(expected)
 
 
+@pytest.mark.slow
 def test_the_study_of_an_example_is_planned_with_enough_seeds(
     example: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

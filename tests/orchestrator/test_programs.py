@@ -63,6 +63,7 @@ def document(capfd: pytest.CaptureFixture[str], name: str, *arguments: str) -> t
     return code, content, errors
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_an_independent_calculation(capfd: pytest.CaptureFixture[str], results: Path) -> None:
     code, content, errors = document(capfd, "ablate", *ASKED, "--results", str(results))
     assert (code, content["error"]) == (0, None)
@@ -89,6 +90,7 @@ def test_the_answer_is_that_of_an_independent_calculation(capfd: pytest.CaptureF
     assert (without["word"], arms["as_run"]["word"]) == ("supports", "equivalent")
 
 
+@pytest.mark.slow
 def test_report_answers_as_ablate_does_and_a_check_names_what_differs(
     capfd: pytest.CaptureFixture[str], results: Path
 ) -> None:

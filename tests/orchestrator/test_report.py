@@ -495,6 +495,7 @@ def test_comparisons_chosen_afterwards_are_marked_and_leave_the_answer_alone(
     assert report(results, "--study", "lrn", "--compare", "no_lrn", "no_lrn") == 2
 
 
+@pytest.mark.slow
 def test_all_studies_on_record_stand_on_one_page(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put_on_record(results, "pooling", seeds=6)
     assert report(results, "--paper") == 0

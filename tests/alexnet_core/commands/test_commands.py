@@ -435,6 +435,7 @@ def test_a_name_that_a_spreadsheet_would_run_is_written_as_text(name: str) -> No
     assert _as_text(f"val/{name}") == f"val/{name}"
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_from_the_command_line(
     export: Path, picture_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

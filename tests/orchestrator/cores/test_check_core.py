@@ -128,6 +128,7 @@ def test_each_planted_fault_is_named(lab: Lab, changes: dict[str, str], faults: 
     assert lab.processes() == []
 
 
+@pytest.mark.slow
 def test_a_core_that_cannot_be_used_is_one_line_and_exit_code_2(lab: Lab) -> None:
     code, output, errors = lab.run("nowhere", module="orchestrator.check_core")
     assert (code, output) == (2, "")

@@ -57,6 +57,7 @@ def put_trained(results: Path, folder: Path, seed: int = 0) -> None:
 REFUSAL = "error: the code of core walk is not what its trials of version 1 on record were trained with"
 
 
+@pytest.mark.slow
 def test_an_edited_core_is_refused_once_a_trial_has_ended_and_failed_ones_are_no_answer(
     walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -365,6 +366,7 @@ def test_a_trial_in_a_strange_folder_is_of_no_core(tmp_path: Path) -> None:
     assert check_core.main(["--trial", str(folder)]) == 4
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_declared_otherwise_than_on_record_is_another_version(
     walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ def test_what_a_core_prints_when_it_is_imported_goes_to_the_standard_error(
     assert (output.out, output.err) == ("", "hello\n")
 
 
+@pytest.mark.slow
 def test_a_program_that_is_a_core_itself_stays_loaded_when_it_loads_another_of_its_name(tmp_path: Path) -> None:
     program = (
         "\nif __name__ == '__main__':\n    import sys\n    from pathlib import Path\n"
