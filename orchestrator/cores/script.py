@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -260,7 +261,7 @@ def _process_of(command: Sequence[str], folder: Path, output: Path, reports: Pat
             return subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, REPORTS_FILE: str(reports), "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PATH": _path(), REPORTS_FILE: str(reports), "PYTHONUNBUFFERED": "1"},
                 stdin=subprocess.DEVNULL,
                 # 写进文件而不是管道：worker 被杀时，已经写下的报告还在
                 stdout=file,
@@ -270,6 +271,12 @@ def _process_of(command: Sequence[str], folder: Path, output: Path, reports: Pat
             )
         except OSError as error:
             raise ContractError(f"{command[0]} cannot be started: {error.strerror}") from error
+
+
+def _path() -> str:
+    """Where programs are looked for: first beside the Python that runs here, so that `python` is that one."""
+    # 环境没有激活时，检查与训练也要用同一个 python
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 
 
 def _lines(process: subprocess.Popen[bytes], tails: Sequence[Tail], run: Run) -> Iterator[str]:

@@ -181,6 +181,15 @@ def test_what_goes_wrong_with_a_script_is_one_line(tmp_path: Path, text: str, li
     assert str(caught.value) == line
 
 
+def test_python_is_the_one_that_runs_the_lab_whatever_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    (tmp_path / "run.py").write_text('import sys; print(sys.prefix, flush=True); print(\'{"report": 1, "loss": 1}\')')
+    script = Script.model_validate(DECLARED | {"command": ["python", "run.py", "{seed}"], "files": ["run.py"]})
+    log: list[str] = []
+    assert [report.number for report in trained(script_core(script, tmp_path), tmp_path, log=log)] == [1]
+    assert sys.prefix in log
+
+
 def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     core = script_core(Script.model_validate(DECLARED | {"command": ["no-such-program", "{seed}"]}), tmp_path)
     with pytest.raises(ContractError, match="no-such-program cannot be started: No such file or directory"):
