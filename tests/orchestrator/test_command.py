@@ -103,7 +103,7 @@ import contextlib, io, json, logging, os, sys
 from tests.orchestrator.test_command import ALL
 results, folder = sys.argv[1:]
 answers = {}
-logging.basicConfig(format="%(message)s", stream=sys.stderr)
+logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
 os.chmod(folder, 0o000)
 for name, (main, arguments) in ALL.items():
     places = {"RESULTS": results, "OWN": results + "-own", "RUNS": results + "-runs"}
