@@ -11,8 +11,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from alexnet_core.configuration.correct_images import CorrectImages
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.network_spec import Activation, FullyConnected, NetworkSpec, Pooling, ResponseNorm
 from alexnet_core.configuration.network_spec import Convolution as Conv
@@ -109,6 +111,17 @@ def put(
     trial_record.rewrite_epochs(folder, [*history[:-1], *(one.model_copy(update=last) for one in history[-1:])])
     trial_record.write_result(folder, result)
     return trial_key(config)
+
+
+def images_of(result: TrialResult) -> list[CorrectImages]:
+    """Images, some of them wrong, as many as the result counts."""
+    sets = []
+    for split, metrics in (("validation", result.validation), ("test", result.test)):
+        assert metrics is not None
+        correct = np.ones(metrics.count, dtype=bool)
+        correct[np.random.default_rng(3).choice(metrics.count, metrics.top1_errors, replace=False)] = False
+        sets.append(CorrectImages(split, 1, correct))  # type: ignore[arg-type]
+    return sets
 
 
 def put_trained(results: Path, config: TrainConfig) -> str:

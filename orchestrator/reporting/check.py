@@ -19,9 +19,8 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.answer import Answer, Compared
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
-from orchestrator.records.evaluations import read_correct_images
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
-from orchestrator.records.trial_record import listed, read_result
+from orchestrator.records.trial_record import listed
 from orchestrator.reporting.check_sources import changed_keys, changed_looks, changed_members, changed_trials
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, data_files, figure_files, table_files, text_files
@@ -144,20 +143,6 @@ def _changed_records(source: Provenance, results: Path) -> Iterator[str]:
             if now != before:
                 how = "is gone" if now is None else "was changed after the report"
                 yield f"record {record.key} ({record.arm} seed {record.seed}): {what} {how}"
-        yield from (f"record {record.key} ({record.arm} seed {record.seed}): {line}" for line in _wrong_bits(folder))
-
-
-def _wrong_bits(folder: Path) -> Iterator[str]:
-    """Says where the images that a network got right are not those on record; a damaged result is named elsewhere."""
-    try:
-        result = read_result(folder)
-    except LabError:
-        return
-    try:
-        if result is not None:
-            read_correct_images(folder, result)
-    except LabError as error:
-        yield str(error)
 
 
 def _changed_plan(plan: Plan, folder: Path, source: Provenance, answer: Answer) -> Iterator[str]:

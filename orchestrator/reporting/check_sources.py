@@ -17,6 +17,7 @@ from orchestrator.planning.plan_file import PlanFile
 from orchestrator.planning.variants import OTHER_SEEDS
 from orchestrator.records import looks_file
 from orchestrator.records.checked_record import Record, ended_curve, read_record
+from orchestrator.records.evaluations import read_correct_images
 from orchestrator.records.files import read_json_lines
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState, listed, read_members
@@ -85,7 +86,7 @@ def changed_looks(plan_file: PlanFile, folder: Path, answer: Answer, source: Pro
 
 
 def changed_trials(results: Path, source: Provenance) -> Iterator[str]:
-    """Yields what of the trials used is not as their results say: identity, attempts, weights."""
+    """Yields what of the trials used is not as their results say: identity, attempts, images right, weights."""
     evaluated = {record.key for record in source.records if record.views != 1}
     for key in dict.fromkeys(record.key for record in source.records):
         folder = trial_folder(results, key)
@@ -97,6 +98,10 @@ def changed_trials(results: Path, source: Provenance) -> Iterator[str]:
         if record is not None:
             if misfit := ended_curve(folder, record.result).misfit:
                 yield f"record {key}: its epochs.jsonl {misfit}"
+            try:
+                read_correct_images(folder, record.result)
+            except LabError as error:
+                yield f"record {key}: {error}"
             yield from _changed_attempts(folder, record, key in evaluated or (folder / "evaluations").is_dir())
             yield from _changed_weights(folder, record)
 

@@ -19,6 +19,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
 from orchestrator.planning.variants import null_plan
 from orchestrator.records import trial_record
+from orchestrator.records.evaluations import keep_correct_images, leave_correct_images
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.looks_file import read_looks
 from orchestrator.records.trial_record import join_members
@@ -28,7 +29,7 @@ from orchestrator.running.workers.slot_loop import _share
 from orchestrator.tables.tables import update_tables
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
-from tests.made_records import make_report, put
+from tests.made_records import images_of, make_report, put
 from tests.made_reports import make_answer, write
 
 WEIGHTS = "checkpoint/0001-000030-00000000.safetensors"
@@ -46,7 +47,13 @@ def put_on_record(results: Path, name: str = "lrn", seeds: int = 8) -> Plan:
             path.parent.mkdir(parents=True)
             path.write_bytes(b"weights")
             weights = {"weights": WEIGHTS, "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
-        put(results, trial.config, wrong=wrong, test_wrong=wrong, **weights)
+        key = put(results, trial.config, wrong=wrong, test_wrong=wrong, **weights)
+        if weights:
+            folder = trial_folder(results, key)
+            result = trial_record.read_result(folder)
+            assert result is not None
+            leave_correct_images(folder, images_of(result))
+            trial_record.write_result(folder, keep_correct_images(folder, result))
     write_plan(results / "studies" / name, plan, ["ablate.py", "--study", name, "--set", "training.epochs=a b"])
     join_members(results, name, "digits", plan.trials)
     update_tables(results)
@@ -279,6 +286,12 @@ def change_weights(results: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
+def flip_a_bit(results: Path) -> None:
+    path = second_record(results) / "correct.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 128]))
+
+
 EDITS: list[tuple[Callable[[Path], None], str]] = [
     (edit_record, r"record \w{20} \(no_lrn seed 3\): result.json was changed"),
     (edit_record, r"verdict on no_lrn: .*mean .* in the report, .* from the records"),
@@ -312,6 +325,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     ),
     (swap_configs, r"its configuration is that of trial \w{20}"),
     (change_weights, r"record \w{20}: checkpoint/\S+ is not the file that was recorded"),
+    (flip_a_bit, r"record \w{20}: \S+/correct.bin is not the file that was recorded: its SHA-256 differs"),
     (edit("answer.json", '"word": "supports"', '"word": "contradicts"'), r"verdict on no_lrn: word 'contradicts' in"),
 ]
 
