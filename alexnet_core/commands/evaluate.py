@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,6 @@ from alexnet_core.process.files import replaced
 if TYPE_CHECKING:
     import torch
 
-    from alexnet_core.configuration.metrics import SplitMetrics
     from alexnet_core.trained.loaded_model import LoadedModel
     from alexnet_core.training.loader import Batch
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates an exported model, or several as one, over one view or ten; writes a row per image on request."""
     devices = devices_of(options)
-    from alexnet_core.trained.ensemble import check_ensemble
+    from alexnet_core.trained.ensemble import check_ensemble, evaluate_ensemble
     from alexnet_core.trained.loaded_model import export_of, load_model
 
     # 同一个文件夹可以有几种写法：RUN、./RUN、RUN/model
@@ -52,31 +52,24 @@ def evaluate(options: argparse.Namespace) -> int:
         data = load_evaluation_set(spec, options.split, any_data=is_other, progress=progress)
     print_notes(data.remarks)
     split = ensemble[0].labelled(data.split, data.class_names)
+    with ExitStack() as stack:
+        progress, each = stack.enter_context(progress_of("evaluating images")), None
+        if options.predictions is not None:
+            each = stack.enter_context(_written_predictions(options.predictions, ensemble[0].labels, data.files))
+        metrics = evaluate_ensemble(ensemble, split, options.views, progress, each)
     if options.predictions is not None:
-        _write_predictions(options.predictions, ensemble, split, data.files, options.views)
         print(f"predictions of {counted(len(split), 'image')}: {options.predictions}")
-    metrics = _evaluated(ensemble, split, options.views)
     views = "10 views" if options.views == 10 else "centre crop"
     averaged = f", {len(models)} networks averaged" if len(models) > 1 else ""
     print(f"{data.name}, {views}{averaged}: {errors_text(metrics)}")
     return 0
 
 
-def _evaluated(models: Sequence[LoadedModel], split: Split, views: int) -> SplitMetrics:
-    """Evaluates a split, and shows how far it is."""
-    from alexnet_core.trained.ensemble import evaluate_ensemble
-
-    with progress_of("evaluating images") as progress:
-        return evaluate_ensemble(models, split, views, progress)
-
-
-def _write_predictions(
-    path: Path, models: Sequence[LoadedModel], split: Split, names: Sequence[str], views: int
-) -> None:
-    """One row per image: its file, its class, the five likeliest classes and their probabilities."""
-    from alexnet_core.trained.ensemble import ensemble_predictions
-
-    labels = models[0].labels
+@contextmanager
+def _written_predictions(
+    path: Path, labels: Sequence[str], names: Sequence[str]
+) -> Iterator[Callable[[Batch, torch.Tensor], None]]:
+    """Gives what writes one row per image: its file, its class, the five likeliest classes and their probabilities."""
     most = min(5, len(labels))
     ranks = [f"{kind}{rank}" for rank in range(1, most + 1) for kind in ("class", "probability")]
     try:
@@ -84,7 +77,8 @@ def _write_predictions(
         with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "class", "top1_correct", "top5_correct", *ranks])
-            for batch, logarithms in _shown(ensemble_predictions(models, split, views), len(split)):
+
+            def write(batch: Batch, logarithms: torch.Tensor) -> None:
                 best, classes_of = logarithms.topk(most, dim=1)
                 likeliest = best.exp().tolist(), classes_of.tolist()
                 rows = zip(batch.indices.tolist(), batch.labels.tolist(), *likeliest, strict=True)
@@ -96,6 +90,8 @@ def _write_predictions(
                     ]
                     correct = [int(classes[0] == label), int(label in classes)]
                     writer.writerow([_as_text(names[index]), _as_text(labels[label]), *correct, *ranked])
+
+            yield write
     except OSError as error:
         raise CoreError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -104,17 +100,6 @@ def _as_text(cell: str) -> str:
     """The cell with an apostrophe before it where a spreadsheet would run it as a formula."""
     # 文件名和类别名来自用户的文件夹，表格软件会执行以这些符号开头的单元格
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def _shown(batches: Iterable[tuple[Batch, torch.Tensor]], count: int) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """The batches with their log-probabilities (B, classes), while it is shown how many images they make."""
-    done = 0
-    with progress_of("predicting images") as progress:
-        for batch, logarithms in batches:
-            yield batch, logarithms
-            done += len(batch.labels)
-            if done < count:
-                progress(done, count)
 
 
 def neighbours(options: argparse.Namespace) -> int:

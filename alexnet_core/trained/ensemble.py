@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 
 import torch
@@ -12,7 +12,7 @@ from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY
 from alexnet_core.data.dataset import Split
 from alexnet_core.errors import CoreError
 from alexnet_core.trained.loaded_model import LoadedModel
-from alexnet_core.training.evaluation import batch_sums, mean_log_probabilities, predictions
+from alexnet_core.training.evaluation import batch_sums, mean_log_probabilities
 from alexnet_core.training.loader import Batch
 from alexnet_core.training.precision import set_matrix_precision
 
@@ -44,12 +44,12 @@ def _fields_of_data(model: LoadedModel) -> dict[str, object]:
     return model.config.data.model_dump(exclude={"name", *outside})
 
 
-def _nothing(_done: int, _images: int) -> None:
-    return None
-
-
 def evaluate_ensemble(
-    models: Sequence[LoadedModel], split: Split, views: int = 1, progress: Callable[[int, int], None] = _nothing
+    models: Sequence[LoadedModel],
+    split: Split,
+    views: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    each: Callable[[Batch, torch.Tensor], None] | None = None,
 ) -> SplitMetrics:
     """Evaluates models as one on a split.
 
@@ -58,13 +58,16 @@ def evaluate_ensemble(
         split: Its labels are the models' numbers.
         views: 1 for the centre crop, 10 for the mean over ten views of each model.
         progress: Called with (images evaluated, images in all) while there are more.
+        each: Called with every batch and its log-probabilities, as `ensemble_predictions` yields them.
     """
     sums = torch.zeros(3, dtype=torch.float64, device=models[0].network.devices[-1])
     done = 0
     for batch, log_probabilities in ensemble_predictions(models, split, views):
         sums += batch_sums(log_probabilities, batch.labels.to(sums.device))
+        if each is not None:
+            each(batch, log_probabilities)
         done += len(batch.labels)
-        if done < len(split):
+        if progress is not None and done < len(split):
             progress(done, len(split))
     loss, top1, top5 = sums.tolist()
     return SplitMetrics.model_construct(
@@ -86,7 +89,7 @@ def ensemble_predictions(
         (the first model's batch, float32 (B, classes) on its last device).
     """
     with ExitStack() as stack:
-        runs = [stack.enter_context(closing(_alone(model, split, views))) for model in models]
+        runs = [stack.enter_context(closing(model.predictions(split, views))) for model in models]
         for batch, first in runs[0]:
             parts = [first]
             for model, run in zip(models[1:], runs[1:], strict=True):
@@ -95,7 +98,3 @@ def ensemble_predictions(
                 parts.append(next(run)[1].to(first.device))
             yield batch, parts[0] if len(parts) == 1 else mean_log_probabilities(parts)
             set_matrix_precision(models[0].config.training.precision)
-
-
-def _alone(model: LoadedModel, split: Split, views: int) -> Generator[tuple[Batch, torch.Tensor]]:
-    yield from predictions(model.network, model.loader(split), views, precision=model.config.training.precision)

@@ -7,12 +7,13 @@ in it can run code.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -29,7 +30,7 @@ from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.trained.model_folder import SUMS, verify
 from alexnet_core.training.evaluation import EVALUATION_BATCH, evaluate, predictions, split_to_test
-from alexnet_core.training.loader import ImageLoader
+from alexnet_core.training.loader import Batch, ImageLoader
 
 Picture = str | Path | Image.Image | np.ndarray
 
@@ -78,11 +79,8 @@ class LoadedModel:
             return np.concatenate(parts) if parts else np.zeros((0, self.network.spec.classes), np.float32)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
-        loader = self.loader(Split(images, np.zeros(len(images), np.int64)))
-        parts = [
-            logarithms.exp().cpu().numpy()
-            for _, logarithms in predictions(self.network, loader, views, precision=self.config.training.precision)
-        ]
+        split = Split(images, np.zeros(len(images), np.int64))
+        parts = [logarithms.exp().cpu().numpy() for _, logarithms in self.predictions(split, views)]
         classes = self.network.spec.classes
         return np.concatenate(parts) if parts else np.zeros((0, classes), np.float32)
 
@@ -122,6 +120,10 @@ class LoadedModel:
         """Returns the images of a split, prepared for this network's first device."""
         follows = self.config.training.mean_follows_crop
         return ImageLoader(split, self.mean_image, self.network.devices[0], mean_follows_crop=follows)
+
+    def predictions(self, split: Split, views: int = 1) -> Generator[tuple[Batch, torch.Tensor]]:
+        """Yields every batch of a split with its log-probabilities, see `evaluation.predictions`."""
+        return predictions(self.network, self.loader(split), views, precision=self.config.training.precision)
 
     def evaluate(self, data: Dataset | Split, views: int = 1) -> SplitMetrics:
         """Evaluates the network on a split or a data set's test images, in the arithmetic it was trained in.

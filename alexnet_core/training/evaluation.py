@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Protocol
 
@@ -83,7 +83,7 @@ def split_to_test(data: Dataset | Split) -> Split:
 
 def predictions(
     model: AlexNet, loader: ImageLoader, views: int = 1, *, precision: Precision = "float32"
-) -> Iterator[tuple[Batch, torch.Tensor]]:
+) -> Generator[tuple[Batch, torch.Tensor]]:
     """Yields every batch of a split with the logarithms of its class probabilities, which never underflow.
 
     Args:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch.nn.modules.module import register_module_forward_hook
 
 from alexnet_core.__main__ import main
 from alexnet_core.commands.training_config import named_config
@@ -25,6 +26,7 @@ from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.image_tree import read_tree
 from alexnet_core.data.loading import summarise_data
 from alexnet_core.data.splits import held_out
+from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.trained.loaded_model import load_model
 from alexnet_core.training.checkpoint import is_final, latest_checkpoint
 from alexnet_core.training.train import train
@@ -362,8 +364,17 @@ def test_predictions_have_a_row_for_every_image(
 ) -> None:
     out = tmp_path / "rows.csv"
     arguments = ("eval", "--model", export, "--dataset", picture_folder, "--split", "validation", "--device", "cpu")
-    assert run(*arguments, "--views", views, "--predictions", out) == 0
+    passes = []
+
+    def count(module: torch.nn.Module, *_: object) -> None:
+        passes.extend([module] if isinstance(module, AlexNet) else [])
+
+    with register_module_forward_hook(count):
+        assert run(*arguments, "--views", views, "--predictions", out) == 0
+    # 一批图，每个视图只走一遍网络：行和错误率出自同一次
+    assert len(passes) == views
     shown = capsys.readouterr().out
+    assert shown.splitlines()[-2] == f"predictions of 30 images: {out}"
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == sorted(
