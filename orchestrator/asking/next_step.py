@@ -8,6 +8,7 @@ from orchestrator.judging.answer import Answer, Compared
 from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.summary import time_with_start
+from orchestrator.planning.unfolding import no_looks_at
 from orchestrator.planning.work_left import Training
 from orchestrator.statistics.alpha_spending import FIRST_LOOK
 from orchestrator.statistics.limits import FEWEST_SEEDS
@@ -58,7 +59,7 @@ def _has_too_few(arm: Compared) -> bool:
 def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared], together: bool) -> tuple[str, int]:
     """The options that ask for more seeds, and how many those are at most."""
     # 逐个看种子的命令，不能同时扫描、再调参或问几个研究
-    may_be_auto = not (together or plan.sweep_points or plan.retune)
+    may_be_auto = not (together or plan.sweep_points or plan.retune or no_looks_at(plan.study, plan.recipe))
     if may_be_auto and answer.seeds < FIRST_LOOK - 1 and not answer.looks:
         # 看过一次固定的种子数之后，规则就不能再换成逐个看
         return f"--seeds auto --max-seeds {USUAL_MOST}", USUAL_MOST
@@ -73,5 +74,6 @@ def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared], together
 
 def _further(plan: Plan, done: int, seeds: int) -> list[Training]:
     """What so many seeds would train beside those that are done."""
-    first = [trial.config for trial in plan.trials if trial.seed == 0]
+    # 有的 arm 是同一批 trial，只是另看一遍：只练一次
+    first = {trial.key: trial.config for trial in plan.trials if trial.seed == 0}.values()
     return [Training(config, planned_parts(config)) for _ in range(seeds - done) for config in first]

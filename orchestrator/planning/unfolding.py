@@ -140,13 +140,20 @@ def _planned_seeds(study: Study, recipe: Recipe, question: Question) -> tuple[in
     if question.seeds != AUTO:
         return question.seeds or recipe.seeds, None
     assert question.max_seeds is not None
-    reasons = {
-        "its times to a threshold are compared by the sign test, whose looks have no such boundary": recipe.threshold,
-        "some of its arms only evaluate trained trials": any(arm.views != 1 for arm in study.arms),
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            raise LabError(
-                f"study {study.name} cannot be asked with --seeds auto: {reason}", exit_code=ExitCode.WRONG_USE
-            )
+    if reason := no_looks_at(study, recipe):
+        raise LabError(f"study {study.name} cannot be asked with --seeds auto: {reason}", exit_code=ExitCode.WRONG_USE)
     return question.max_seeds, question.max_seeds
+
+
+def no_looks_at(study: Study, recipe: Recipe) -> str:
+    """Returns why a study cannot be asked with `--seeds auto`; nothing where it can.
+
+    Args:
+        study: The study, on a data set.
+        recipe: Its recipe there.
+    """
+    if recipe.threshold is not None:
+        return "its times to a threshold are compared by the sign test, whose looks have no such boundary"
+    if any(arm.views != 1 for arm in study.arms):
+        return "some of its arms only evaluate trained trials"
+    return ""

@@ -119,7 +119,9 @@ def retuning_left(plan: Plan, on_record: OnRecord) -> dict[Phase, PhaseLeft]:
     missing = further_missing(plan, on_record.done)
     # 最佳值还不知道时，按没有哪个 arm 留用原值来算
     tuned = is_tuned(plan, on_record.done)
-    unchosen = () if tuned else tuple(Training(trial.config, planned_parts(trial.config)) for trial in plan.trials)
+    # arm 若是同一批 trial，调出的值也相同，只练一次
+    configs = () if tuned else {trial.key: trial.config for trial in plan.trials}.values()
+    unchosen = tuple(Training(config, planned_parts(config)) for config in configs)
     phases: dict[Phase, PhaseLeft] = {}
     names: tuple[Phase, ...] = ("tuning", "retuned")
     for name in names:

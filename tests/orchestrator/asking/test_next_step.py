@@ -17,6 +17,8 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import check_rule, write_plan
 from orchestrator.planning.work_left import Training
 from orchestrator.running.agenda import plan_studies
+from search_spaces.study import load_study
+from search_spaces.trial import unfold
 from tests.made_reports import make_answer
 
 SECONDS = 2.0
@@ -46,16 +48,17 @@ def test_seeds_are_offered_for_undecided_arms_and_priced_by_what_they_would_trai
     answer = make_answer(arms=4)
     (low, high) = next(arm.seeds_needed for arm in answer.arms if arm.word == "inconclusive") or (0, 0)
     line, asked = priced(answer, plan)
-    found = re.search(r"No answer yet on (\S+): the same command with --seeds (\d+) would take about (\d+)", line)
+    found = re.search(r"No answer yet on (\S+): the same command with --seeds (\d+) would take about (\d+) min", line)
     assert found is not None, line
     assert found[1] == "inconclusive_3"
     seeds = int(found[2])
-    assert max(9, low) <= seeds <= max(high, 16)
+    assert seeds == (high if high <= 32 else max(low, 16))
     # 三个 arm，每个新种子各练一遍
     arms = {trial.arm for trial in plan.trials}
     assert len(asked) == (seeds - 8) * len(arms)
     epochs = sum(training.epochs for training in asked)
     assert epochs == len(asked) * plan.trials[0].config.training.epochs  # type: ignore[union-attr]
+    assert int(found[3]) == round(epochs * SECONDS / 60)
 
 
 def test_nothing_is_offered_where_all_is_decided_or_more_seeds_change_nothing(plan: Plan) -> None:
@@ -84,6 +87,17 @@ def test_what_is_offered_after_too_few_seeds_is_taken_by_the_rule_of_the_study(p
     check_rule(tmp_path / "studies" / "lrn", further)
 
 
+def test_a_trial_that_arms_share_is_priced_once_and_no_looks_are_offered(plan: Plan) -> None:
+    crops = load_study("crops")
+    shared = replace(plan, study=crops, trials=unfold(crops, plan.base, range(8)))
+    assert shared.unique_keys * 2 == len(shared.trials)
+    for done in (2, 8):
+        line, asked = priced(make_answer(arms=4, seeds=done), shared)
+        found = re.search(r"the same command with --seeds (\d+) would take", line)
+        assert found is not None, line
+        assert len(asked) == int(found[1]) - done
+
+
 @pytest.mark.parametrize(
     ("words", "offer"),
     [
@@ -91,6 +105,7 @@ def test_what_is_offered_after_too_few_seeds_is_taken_by_the_rule_of_the_study(p
         ("lrn --sweep 3", "--seeds 8"),
         ("lrn --retune learning_rate --tuning-trials 4", "--seeds 8"),
         ("paper", "--seeds 8"),
+        ("activation --tuning-trials 0", "--seeds 8"),
     ],
 )
 def test_what_is_offered_is_taken_together_with_the_words_that_were_given(
@@ -98,9 +113,9 @@ def test_what_is_offered_is_taken_together_with_the_words_that_were_given(
 ) -> None:
     given = [*words.split(), f"--results={tmp_path}"]
     plans = plan_studies(parsed_request([*given, "--seeds=2"]))
-    plan = next(plan for plan in plans if plan.study.name == "lrn")
+    plan = next(plan for plan in plans if plan.study.name in ("lrn", given[0]))
     line, _ = priced(make_answer(arms=4, seeds=2), plan, together=len(plans) > 1)
     found = re.search("the same command with (.+) would take", line)
     assert found is not None, line
     assert found[1] == offer
-    parsed_request([*given, *found[1].split()])
+    plan_studies(parsed_request([*given, *found[1].split()]))

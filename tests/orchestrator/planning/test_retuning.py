@@ -156,6 +156,9 @@ def test_every_arm_has_the_same_values_on_the_same_tuning_seeds_that_no_verdict_
     assert not {trial.key for trial in plan.trials} & {trial.key for trial in tuning_trials(plan)}
     functions = {trial.arm: trial.config.network.layer("relu1").function for trial in tuning_trials(plan)}  # type: ignore[union-attr]
     assert functions == {"baseline-tuning": "relu", "tanh-tuning": "tanh"}
+    # 同一批 trial 的两个 arm，调完也还是同一批
+    shared = replace(plan, trials=(*plan.trials, *(replace(trial, arm="again") for trial in plan.trials)))
+    assert further_left(shared, {}) == further_left(plan, {}) == len(plan.trials)
 
 
 def test_activation_chooses_the_fewest_epochs_and_a_diverged_value_never(tmp_path: Path) -> None:
