@@ -6,7 +6,7 @@ Errors are percentages and differences percentage points from here on; tables ke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -14,6 +14,7 @@ import polars as pl
 from orchestrator.judging.answer import NOT_JUDGED, WORDING, Answer, ArmAnswer, ContrastAnswer
 from orchestrator.judging.arm_costs import arm_costs
 from orchestrator.judging.evidence import (
+    Cell,
     Evidence,
     contrast_of,
     count,
@@ -81,17 +82,17 @@ def answer(
         split_error=judged.sampling_error(arms[0].mean, images),
         level_share=look.share,
         seeds=max(look.seeds.values()),
-        missing=tuple(f"{arm} seed {seed}" for arm, seed in look.missing),
+        missing=_named(look.missing),
         seeds_after_gap=look.after_gap,
         skipped=look.skipped,
         looks=look.before,
         unmeasured=len(finished) - len(measured),
-        without_ratio=tuple(
-            f"{name} seed {row['seed']}" for name, rows in cells.items() for row in rows if judged.lacks_ratio(row)
+        without_ratio=_named(
+            (name, row["seed"]) for name, rows in cells.items() for row in rows if judged.lacks_ratio(row)
         ),
         other_networks=_other_networks(cells, study),
-        unlike=(unlike := _unlike(cells, evidence)),
-        trained_otherwise=_trained_otherwise(cells, unlike) if others else (),
+        unlike=_named(unlike := _unlike(cells, evidence)),
+        trained_otherwise=_named(_trained_otherwise(cells, unlike) if others else ()),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
         contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
@@ -129,20 +130,24 @@ def _question(study: Study, recipe: Recipe, plan_file: PlanFile) -> dict[str, An
     }
 
 
-def _unlike(cells: Cells, evidence: Evidence) -> tuple[str, ...]:
+def _named(cells: Iterable[Cell]) -> tuple[str, ...]:
+    return tuple(f"{name} seed {seed}" for name, seed in cells)
+
+
+def _unlike(cells: Cells, evidence: Evidence) -> list[Cell]:
     """The comparisons that lack a seed, since other workers or devices trained one of its trials."""
     alike = {name: rows_by_seed(_rows(contrast, cells)) for name, contrast in evidence.contrasts.items()}
     seeds = {name: min(len(cells[arm]) for arm in evidence.arms(name)) for name in alike}
-    return tuple(f"{name} seed {seed}" for name in alike for seed in range(seeds[name]) if seed not in alike[name])
+    return [(name, seed) for name in alike for seed in range(seeds[name]) if seed not in alike[name]]
 
 
-def _trained_otherwise(cells: Cells, unlike: Sequence[str]) -> tuple[str, ...]:
+def _trained_otherwise(cells: Cells, unlike: Sequence[Cell]) -> list[Cell]:
     """The trials that were not trained as most of their seed, of the seeds that comparisons lack."""
     odd = []
-    for seed in sorted({int(name.rpartition(" ")[2]) for name in unlike}):
+    for seed in sorted({seed for _, seed in unlike}):
         rows = {arm: of_arm[seed] for arm, of_arm in cells.items() if seed < len(of_arm)}
-        odd += [f"{arm} seed {seed}" for arm in trained_otherwise(rows)]
-    return tuple(odd)
+        odd += [(arm, seed) for arm in trained_otherwise(rows)]
+    return odd
 
 
 def _rows(contrast: Contrast, cells: Cells, seeds: int | None = None) -> dict[str, Sequence[Row]]:

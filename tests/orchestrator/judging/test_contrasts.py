@@ -231,7 +231,7 @@ def test_a_trial_trained_another_way_takes_its_seed_from_the_contrasts_it_is_in(
 
 def test_what_cannot_be_compared_is_refused_in_a_line() -> None:
     for compare, complaint in {
-        "next": "3:10: compare: must be baseline, previous, all_pairs",
+        "next": "parts.yaml:6:10: compare: must be baseline, previous, all_pairs",
         "[[a]]": "compare.0: must be two arms",
         "[[a, d], [b, c]]": "compare.0: 'd' is none of the arms: a, b, c",
         "[[a, a], [b, c]]": "compare.0: arm a cannot be compared with itself",
@@ -240,7 +240,7 @@ def test_what_cannot_be_compared_is_refused_in_a_line() -> None:
     }.items():
         with pytest.raises(StudyError) as caught:
             make_study("", f"compare: {compare}")
-        assert complaint.removeprefix("3:10: ") in str(caught.value)
+        assert complaint in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(StudyError, match="means, which times that some runs never reach do not have"):
         make_study("factorial", "primary_metric: epochs_to_training_error\nstatistic: time_to_threshold")
