@@ -9,7 +9,9 @@ from pydantic import Field, JsonValue, model_validator
 from alexnet_core.configuration.frozen import Frozen
 from search_spaces.space import FieldPath
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,47}$")]
+LONGEST_NAME = 48
+NAME = rf"[a-z0-9][a-z0-9_-]{{0,{LONGEST_NAME - 1}}}"
+Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
 Text = Annotated[str, Field(min_length=1)]
 LayerName = Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")]
 

@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import InitErrorDetails
 
 from alexnet_core.configuration.frozen import Frozen
-from search_spaces.arm import Arm, Claim, LayerName, Name, Text, is_absent
+from search_spaces.arm import LONGEST_NAME, Arm, Claim, LayerName, Name, Text, is_absent
 from search_spaces.errors import mistake, reason
 from search_spaces.space import FieldPath
 
@@ -22,7 +22,6 @@ FULL = "baseline"
 # 再多的组合没有人会练完，而家族一大，谁也得不到判词
 MOST_ARMS = 256
 MOST_LEVELS = 32
-LONGEST_NAME = 48
 ROOMS = ("network.", "training.", "data.")
 # 一个格子：每个因子取哪个水平
 Cell = dict[str, str]

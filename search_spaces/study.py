@@ -18,7 +18,7 @@ from pydantic_core import InitErrorDetails
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.named_networks import network_names
 from alexnet_core.configuration.train_config import TrainingSpec
-from search_spaces.arm import Arm, Claim, Name, Text, is_absent
+from search_spaces.arm import NAME, Arm, Claim, Name, Text, is_absent
 from search_spaces.contrast import MOST_CONTRASTS, Compare, Contrast, contrasts_of
 from search_spaces.design import DesignName, Factors, Level, in_order, with_arms
 from search_spaces.errors import StudyError, mistake, reason
@@ -307,6 +307,11 @@ class Study(Frozen):
         """Returns the arm called `name`; raises KeyError."""
         return {arm.name: arm for arm in self.arms}[name]
 
+    def place(self, arm: Arm) -> int:
+        """Returns where an arm stands among those that the study's file writes out; those of a design do not."""
+        # 设计展开的 arm 排在前面，文件里没有它们
+        return [one for one in self.arms if not one.levels].index(arm)
+
     def on(self, dataset: str) -> Study:
         """Returns the study with the arms as its recipe for a data set edits them."""
         edits = self.recipes[dataset].edits
@@ -474,7 +479,7 @@ def load_study(name_or_path: str) -> Study:
         if not there:
             raise StudyError(f"study file {name_or_path} does not exist")
         return _checked_own_name(load_model(path, Study), path)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,47}", name_or_path):
+    if not re.fullmatch(NAME, name_or_path):
         raise StudyError(
             f"{name_or_path!r} is no study's name: use lower-case letters, digits, - and _, or the path of a .yaml file"
         )

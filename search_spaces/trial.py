@@ -303,8 +303,7 @@ def _location(study: Study, base: TrialConfig, arm: Arm, field: tuple[str, ...])
         return ("recipes", base.data.name, "edits", arm.name, field[-1])
     if arm.levels:
         return _level_location(study, base, arm, field)
-    # 设计展开的 arm 排在前面，文件里没有它们
-    return ("arms", [other for other in study.arms if not other.levels].index(arm), *field)
+    return ("arms", study.place(arm), *field)
 
 
 def _level_location(study: Study, base: TrialConfig, arm: Arm, field: tuple[str, ...]) -> tuple[str | int, ...]:

@@ -12,7 +12,7 @@ from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
-from search_spaces.arm import Arm, Claim
+from search_spaces.arm import LONGEST_NAME, Arm, Claim
 from search_spaces.core_config import TrialConfig
 from search_spaces.edits import concrete_fields, edited, field_values
 from search_spaces.errors import StudyError
@@ -21,6 +21,7 @@ from search_spaces.trial import PlannedTrial, unfold
 
 OTHER_SEEDS = "other_seeds"
 MATCHED = "_matched"
+NULL = "-null"
 MATCHES_WITHIN = 0.01
 # 设计与比较方式不再适用：只拿 arm 与基线比
 AGAINST_BASELINE = {"design": None, "factors": None, "compare": None}
@@ -38,22 +39,23 @@ def with_controls(study: Study, base: TrialConfig) -> Study:
         StudyError: No value of the field gives the baseline's size within 1 %, or a control has another arm's name.
     """
     offering = [arm for arm in study.arms if arm.match is not None]
-    refusal = None
     if not offering or not isinstance(base, TrainConfig):
-        refusal = (
-            f"study {study.name} offers no control of equal size: leave --matched out, or give an arm match and by"
+        raise LabError(
+            f"study {study.name} offers no control of equal size: leave --matched out, or give an arm match and by",
+            exit_code=ExitCode.WRONG_USE,
         )
-    elif any(contrast.kind != "arm" for contrast in study.contrasts):
-        refusal = f"--matched compares controls with the baseline, and study {study.name} compares otherwise"
-    if refusal is not None or not isinstance(base, TrainConfig):
-        raise LabError(refusal or "", exit_code=ExitCode.WRONG_USE)
+    if any(contrast.kind != "arm" for contrast in study.contrasts):
+        raise LabError(
+            f"--matched compares controls with the baseline, and study {study.name} compares otherwise",
+            exit_code=ExitCode.WRONG_USE,
+        )
     names = [*(arm.name for arm in study.arms), *map(_control_name, offering)]
     for arm in offering:
         if names.count(name := _control_name(arm)) > 1:
             raise StudyError(
                 f"arm {arm.name}: its control of equal size is called {name}, and so is another arm; give one of the "
                 "two another name",
-                ("arms", _place(study, arm), "name"),
+                ("arms", study.place(arm), "name"),
             )
     controls = (_control(study, base, arm) for arm in offering)
     # 接在最后：文件里 arm 的次序不变，错误才找得到地方
@@ -68,19 +70,14 @@ def controls_in(study: Study) -> list[Arm]:
 
 
 def _control_name(arm: Arm) -> str:
-    return f"{arm.name[: 48 - len(MATCHED)]}{MATCHED}"
-
-
-def _place(study: Study, arm: Arm) -> int:
-    """Where an arm stands in its file; those that a design made do not."""
-    return [one for one in study.arms if not one.levels].index(arm)
+    return f"{arm.name[: LONGEST_NAME - len(MATCHED)]}{MATCHED}"
 
 
 def _control(study: Study, base: TrainConfig, arm: Arm) -> Arm | None:
     """The arm with the field solved, and in its title what came of it; None where it has that size already."""
     assert arm.match is not None
     assert arm.by is not None
-    baseline, place = study.arm(study.baseline), _place(study, arm)
+    baseline, place = study.arm(study.baseline), study.place(arm)
     target = size_of(edited(base, baseline.set, baseline.remove, f"arm {baseline.name}"), arm.match)
     try:
         before, value, size = _solved(base, arm, target)
@@ -93,17 +90,15 @@ def _control(study: Study, base: TrainConfig, arm: Arm) -> Arm | None:
             f"nearest is {value} with {size:,}",
             ("arms", place, "by"),
         )
+    if value == before:
+        return None
     sized = f"{size:,} {kind}, {away:+.2%} of the baseline's"
-    return (
-        None
-        if value == before
-        else Arm(
-            name=_control_name(arm),
-            title=f"{arm.title}; {arm.by.removeprefix('network.')} {value} instead of {before}: {sized}",
-            set={**arm.set, arm.by: value},
-            remove=arm.remove,
-            views=arm.views,
-        )
+    return Arm(
+        name=_control_name(arm),
+        title=f"{arm.title}; {arm.by.removeprefix('network.')} {value} instead of {before}: {sized}",
+        set={**arm.set, arm.by: value},
+        remove=arm.remove,
+        views=arm.views,
     )
 
 
@@ -177,7 +172,7 @@ def null_plan(plan: Plan) -> Plan:
     recipe = plan.recipe.model_copy(update={"edits": {}})
     study = plan.study.model_copy(
         update={
-            "name": f"{plan.study.name[:43]}-null",
+            "name": f"{plan.study.name[: LONGEST_NAME - len(NULL)]}{NULL}",
             "question": f"What does {plan.study.name} take for a difference by chance?",
             "arms": (baseline, other),
             **AGAINST_BASELINE,
@@ -283,4 +278,4 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
 
 def name_together(study: str, arm: str) -> str:
     """Returns how an arm is called where several studies run together."""
-    return f"{study}-{arm}"[:48]
+    return f"{study}-{arm}"[:LONGEST_NAME]

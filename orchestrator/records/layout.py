@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from search_spaces import arm
 from search_spaces.study import ONLY_RECIPE
 from search_spaces.trial import KEY_LENGTH
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 STUDY_FOLDER = re.compile(r"[a-z0-9][a-z0-9_-]{0,96}")
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
+NAME = re.compile(arm.NAME)
 # 不合群的记录重新训练时，原样移到这里
 LEFT_OUT = "trials.left_out"
 # 重新调参的 arm 在原名后加后缀
