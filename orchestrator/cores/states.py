@@ -21,6 +21,7 @@ from alexnet_core.process.files import replaced
 from orchestrator.cores.contract import ContractError
 
 STRUCTURE = "structure"
+LARGE_STATE = 100 * 10**6
 # safetensors 认得的；其余的按字节存，写明原来的类型
 PLAIN_TYPES = frozenset(
     [
@@ -41,6 +42,12 @@ def states_in(folder: Path) -> list[Path]:
     """Returns the states in a folder, the newest first: of the last attempt, then of the last report."""
     numbered = [(match, path) for path in folder.glob("*.safetensors") if (match := _FILE.fullmatch(path.name))]
     return [path for _, path in sorted(numbered, key=lambda pair: tuple(map(int, pair[0].groups())), reverse=True)]
+
+
+def large_state(size: int) -> str:
+    """Returns what is said of a state of `LARGE_STATE` bytes or more."""
+    shown = f"{size / 10**9:.1f} GB" if size >= 10**9 else f"{size / 10**6:.0f} MB"
+    return f"a state is {shown}, written with a report at most once a second; two are kept per trial"
 
 
 def write_state(path: Path, state: Any) -> None:

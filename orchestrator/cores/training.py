@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ from search_spaces.core_config import LARGEST_METRIC
 
 LEAST_SECONDS_BETWEEN_STATES = 1.0
 KEPT_STATES = 2
+LONGEST_REASON = 200
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,11 @@ class SavedTraining:
 
 
 class StateFolder:
-    """Where a training's states are written; the two newest are kept."""
+    """Where a training's states are written; the two newest are kept.
+
+    Attributes:
+        largest: Bytes of the largest one that was written.
+    """
 
     def __init__(
         self,
@@ -79,7 +85,7 @@ class StateFolder:
         """
         self._folder, self._attempt, self._keep = folder, attempt, keep
         self._least_seconds, self._clock = least_seconds, clock
-        self._written_at = -math.inf
+        self._written_at, self.largest = -math.inf, 0
         self._pending: tuple[State, tuple[Report, ...]] | None = None
 
     def latest(self) -> SavedTraining | None:
@@ -107,7 +113,9 @@ class StateFolder:
         state, history = self._pending
         rows = [(report.number, report.metrics, report.seconds) for report in history]
         content = {"state": state, "random": random_states(), "history": rows}
-        write_state(state_path(self._folder, self._attempt, len(history)), content)
+        path = state_path(self._folder, self._attempt, len(history))
+        write_state(path, content)
+        self.largest = max(self.largest, path.stat().st_size)
         self._pending, self._written_at = None, self._clock()
         for path in states_in(self._folder)[self._keep :]:
             path.unlink(missing_ok=True)
@@ -171,10 +179,14 @@ class TrainingFacts:
         beats: How often it has called `run.beat()`.
         saves: How often it has saved a state.
         resumed: The reports of an earlier attempt that it goes on from; known at its first report, or its end.
+        largest_state: Bytes of the largest state written.
+        ended_early: Why it ended early, where `train` returns a text; empty where it does not.
     """
 
     beats: int = 0
     saves: int = 0
+    largest_state: int = 0
+    ended_early: str = ""
     resumed: tuple[Report, ...] = ()
 
 
@@ -226,7 +238,7 @@ def train_core(
     history: list[Report] = []
     with closing(generator):
         began = time.perf_counter()
-        for content in generator:
+        for content in _told(generator, facts):
             history = history or resume.history
             facts.beats, facts.saves = run.beats, run.saves
             facts.resumed = tuple(resume.history)
@@ -234,6 +246,7 @@ def train_core(
             history.append(Report(len(history) + 1, metrics, time.perf_counter() - began))
             if states is not None:
                 states.keep(run.take_saved(), history)
+                facts.largest_state = states.largest
             try:
                 yield history[-1]
             except GeneratorExit:
@@ -248,6 +261,14 @@ def train_core(
         raise ContractError("train has ended without a report")
     if states is not None:
         states.finish()
+        facts.largest_state = states.largest
+
+
+def _told(generator: Generator[Any, None, Any], facts: TrainingFacts) -> Generator[Any]:
+    """The reports of a training; what it returns at its end, if that is a text, says why it ended early."""
+    why = yield from generator
+    if isinstance(why, str):
+        facts.ended_early = shorten(why, LONGEST_REASON, placeholder=" ...")
 
 
 def _finite(metrics: dict[str, float], number: int) -> dict[str, float]:

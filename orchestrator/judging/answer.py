@@ -40,7 +40,7 @@ def _is_none(value: object) -> bool:
 
 
 # 注和报告的措辞变了就加一：旧报告与记录相符，只是话说得不同
-WORDING = 3
+WORDING = 4
 
 
 class Measured(Frozen):
@@ -371,6 +371,8 @@ class Answer(Frozen):
         notes: Remarks shown under the table (`remarks.py`).
         core: What was trained, where that is not AlexNet; `judged_by` is the study's metric.
         reports: Fewest and most reports of its finished trials, where its length is not known beforehand.
+        uneven: By arm, fewest and most reports of its seeds, where they ended after different numbers.
+        ended_early: By arm, how many of its trainings say that they ended early.
         wording: How its notes and its report are worded; see `WORDING`.
     """
 
@@ -417,6 +419,8 @@ class Answer(Frozen):
     # 旧报告的字节不变：没有就不写
     core: CoreDescription | None = Field(default=None, exclude_if=_is_none)
     reports: tuple[int, int] | None = Field(default=None, exclude_if=_is_none)
+    uneven: dict[str, tuple[int, int]] = Field(default={}, exclude_if=_is_empty)
+    ended_early: dict[str, int] = Field(default={}, exclude_if=_is_empty)
     without_ratio: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
     trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
     wording: int = Field(default=1, exclude_if=_is_first)

@@ -101,9 +101,20 @@ def answer(
         # 判的是研究自己的指标，不一定是 core 声明的那个
         core=None if core is ALEXNET else core.model_copy(update={"judged_by": study.primary_metric}),
         reports=None if core is ALEXNET or not lengths else (min(lengths), max(lengths)),
+        **({} if core is ALEXNET else _own_ends(cells)),
     )
     # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
+
+
+def _own_ends(cells: Cells) -> dict[str, Any]:
+    """How trainings of a core ended by themselves, by arm; how long they should be, only the core knows."""
+    finished = {arm: [row for row in rows if row["state"] == "finished"] for arm, rows in cells.items()}
+    # 同一个 arm 的种子是同一个配置：长短不一，才是自己停的
+    lengths = {arm: {row["epochs"] for row in rows} for arm, rows in finished.items()}
+    early = {arm: sum(bool(row["message"]) for row in rows) for arm, rows in finished.items()}
+    uneven = {arm: (min(of_arm), max(of_arm)) for arm, of_arm in lengths.items() if len(of_arm) > 1}
+    return {"uneven": uneven, "ended_early": {arm: count for arm, count in early.items() if count}}
 
 
 def _question(study: Study, recipe: Recipe, plan_file: PlanFile) -> dict[str, Any]:

@@ -98,9 +98,13 @@ def _on_the_core(answer: Answer) -> Iterator[str]:
             f"Core {core.name} declares that the same seed may give other numbers: a trial cannot be repeated bit for "
             "bit, and pairing by seed removes less of the scatter."
         )
-    if answer.reports is not None and answer.reports[0] != answer.reports[1]:
-        fewest, most = answer.reports
-        yield f"Trainings ended by themselves after {fewest} to {most} reports, and count as finished."
+    if answer.uneven:
+        arms = ", ".join(f"{arm} {fewest} to {most}" for arm, (fewest, most) in answer.uneven.items())
+        yield f"Seeds of one arm ended by themselves after different numbers of reports, and count as finished: {arms}."
+    if answer.ended_early:
+        seeds = {arm.name: arm.n for arm in answer.arms}
+        arms = ", ".join(f"{arm} {early} of {seeds[arm]}" for arm, early in answer.ended_early.items())
+        yield f"Trainings that say they ended early, and count as finished: {arms}."
 
 
 def _on_the_time(answer: Answer) -> Iterator[str]:

@@ -86,7 +86,7 @@ class TrialResult(Frozen):
         attempts: How many attempts were made, over all drivers.
         started_at: ISO time (UTC) of the last launch.
         finished_at: ISO time (UTC).
-        message: Why it diverged or failed.
+        message: Why it diverged or failed; or why it ended early, where the training of another core says that.
         weights: Path of the final weights inside the trial's folder.
         weights_sha256: Their SHA-256.
         environment: What it ran on; never part of the key.

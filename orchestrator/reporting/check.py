@@ -117,7 +117,9 @@ def _worded_as(before: Answer, now: Answer) -> Answer:
     retuned = now.retuned
     if retuned is not None and before.retuned is not None:
         retuned = _worded_as(before.retuned, retuned)
-    return now.model_copy(update={"wording": before.wording, "notes": before.notes, "retuned": retuned})
+    # 这两样只为那句注而来，早先的报告没有
+    kept = {name: getattr(before, name) for name in ("wording", "notes", "uneven", "ended_early")}
+    return now.model_copy(update={**kept, "retuned": retuned})
 
 
 def _reported(folder: Path) -> tuple[Answer, Provenance]:

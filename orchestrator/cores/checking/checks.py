@@ -27,9 +27,8 @@ from orchestrator.cores.identity import KeptCode
 from orchestrator.cores.loading import CoreName
 from orchestrator.cores.reports import checked_data, checked_sizes
 from orchestrator.cores.script import ending
-from orchestrator.cores.states import states_in
+from orchestrator.cores.states import LARGE_STATE, large_state, states_in
 
-LARGE_STATE = 100 * 10**6
 SLOW_REPORT_SECONDS = 20.0
 Word = Literal["ok", "note", "fault"]
 
@@ -181,8 +180,7 @@ def _resume(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed, *,
     states = states_in(folder / "states")
     largest = max((path.stat().st_size for path in states), default=0)
     if largest >= LARGE_STATE:
-        size = f"{largest / 10**9:.1f} GB" if largest >= 10**9 else f"{largest / 10**6:.0f} MB"
-        yield Finding("note", f"a state is {size}, written with a report at most once a second; two are kept per trial")
+        yield Finding("note", large_state(largest))
     if len(first.reports) < 2 or not states:
         yield Finding("note", "going on from a state was not checked: that takes two reports, of which the first saves")
         return

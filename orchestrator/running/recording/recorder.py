@@ -18,7 +18,7 @@ from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import Running
 from orchestrator.running.recording.opening import RecordOpener, evaluation_of, now, result_of
 from orchestrator.running.recording.tally import Tally
-from orchestrator.running.slots.messages import End, Epoch, FirstStep, Log, Retry, Started, TrialEvent
+from orchestrator.running.slots.messages import End, Epoch, FirstStep, Log, Notice, Retry, Started, TrialEvent
 from orchestrator.running.slots.unknown_event import unknown_event
 from search_spaces.core_config import CoreConfig, TrialConfig
 
@@ -52,6 +52,7 @@ class Recorder:
         self.running, self._settings = opener.running, opener.settings
         self._tally, self._display, self._spend, self._took = tally, display, spend, took
         self._first_step: float | None = None
+        self._has_noticed = False
         # 只有还没有哪个 trial 成功时才数
         self._failures: list[str] | None = [] if opener.plan.code is not None else None
         self._opener = opener
@@ -64,7 +65,7 @@ class Recorder:
         match event.news:
             case Started(history):
                 running.started = True
-                self._display.stage("reading the data")
+                self._display.stage(_first_stage(running.trial.config))
                 running.history = [parse_report(json.loads(epoch.report)) for epoch in history]
                 running.epochs_before = len(history)
                 if not running.evaluated_only:
@@ -77,6 +78,8 @@ class Recorder:
                 self._record_epoch(running, parse_report(json.loads(report)))
             case Log(text):
                 trial_record.append_log(running.folder, text)
+            case Notice(text):
+                self._notice(running, event, text)
             case Retry():
                 trial_record.log_output(running.folder, event.attempt)
                 running.attempt = trial_record.next_attempt(running.folder, self._opener.fingerprint)
@@ -91,6 +94,13 @@ class Recorder:
 
     def _log(self, running: Running, event: TrialEvent, text: str) -> None:
         trial_record.log_attempt(running.folder, now(), event.attempt, event.slot, text)
+
+    def _notice(self, running: Running, event: TrialEvent, text: str) -> None:
+        # 每个 trial 都一样：一个研究说一次就够
+        if not self._has_noticed:
+            self._has_noticed = True
+            self._log(running, event, text)
+            self._display.say(f"note: {text}")
 
     def _say_first_step(self) -> None:
         if self._first_step is None:
@@ -163,6 +173,13 @@ class Recorder:
         # 只为评估而重训出的权重不留下
         trial_record.tidy(running.folder)
         self._tally.record_evaluation(running, end.state, trouble)
+
+
+def _first_stage(config: TrialConfig) -> str:
+    """What a worker does first, which may take a while."""
+    if isinstance(config, CoreConfig):
+        return f"importing core {config.core.name}, which then prepares its training"
+    return "reading the data"
 
 
 def _beginning(running: Running) -> str:

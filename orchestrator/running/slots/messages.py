@@ -109,6 +109,13 @@ class Log:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """What the user should know of a core: said on the terminal and in a trial's log, once in a study."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The trained network in many views.
 
@@ -133,7 +140,7 @@ class End:
 
     Attributes:
         state: How.
-        message: Why, where it is not finished.
+        message: Why, where it is not finished; or why it ended early, where another core says that.
         weights: Path of the final weights inside the trial's folder.
         weights_sha256: Their SHA-256.
         evaluation: In many views, where that was asked for.
@@ -154,7 +161,7 @@ class End:
     environment: Mapping[str, str | int | None] = field(default_factory=dict)
 
 
-TrialNews = Started | FirstStep | Epoch | Log | End
+TrialNews = Started | FirstStep | Epoch | Log | Notice | End
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,10 @@ def trial_view(status: TrialStatusDocument, width: int) -> Group:
         status: What is known of it.
         width: Columns of the terminal.
     """
-    parts: list[RenderableType] = [Text(f"trial {status.key}: {status.state}", style="bold")]
+    # core 的训练什么时候完由它自己定：几份报告，是结局的一部分
+    ends_by_itself = status.state == "finished" and description_of(status.configuration) is not ALEXNET
+    after = f" after {counted(len(status.reports), 'report')}" if ends_by_itself else ""
+    parts: list[RenderableType] = [Text(f"trial {status.key}: {status.state}{after}", style="bold")]
     if status.message:
         parts.append(_line(status.message))
     names = sorted(f"{one.study}/{one.arm} seed {one.seed} ({one.phase})" for one in status.members)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import time
@@ -21,10 +22,10 @@ from orchestrator.cores.contract import ContractError, Core, Stopped
 from orchestrator.cores.identity import KeptCode, load_kept
 from orchestrator.cores.loading import mistake
 from orchestrator.cores.reports import checked_sizes
-from orchestrator.cores.states import states_in
+from orchestrator.cores.states import LARGE_STATE, large_state, states_in
 from orchestrator.cores.training import Diverged, Place, Report, StateFolder, TrainingFacts, Watcher, train_core
 from orchestrator.records.reports import CoreReport
-from orchestrator.running.slots.messages import End, Epoch, Log, Started
+from orchestrator.running.slots.messages import End, Epoch, Log, Notice, Started
 from orchestrator.running.slots.messages import Job as TrialJob
 from orchestrator.running.workers.alexnet_trial import sha256
 from orchestrator.running.workers.watchdog import DISK_ERRORS, Watch
@@ -35,6 +36,11 @@ STATES, SCRIPT = "checkpoint", "script"
 LOG_EVERY_SECONDS = 1.0
 # 一个 trial 的输出再长，记录也不该有几百兆
 MOST_LOG_CHARACTERS = 4 * 1024**2
+# linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36
+MOST_GENERATIONS = 5
+# 一个进程里只说一次
+_told_large: set[str] = set()
 
 
 def train_trial_of_core(place: SlotPlace, job: TrialJob, watch: Watch) -> End:
@@ -102,10 +108,11 @@ def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, fact
         return _raised(error, watch, log)
     except (Exception, SystemExit) as error:
         return _raised(error, watch, log)
+    why = facts.ended_early and f"ended early: {facts.ended_early}"
     weights = next(iter(states_in(folder / STATES)), None)
     if weights is None:
-        return End("finished", sizes=sizes)
-    return End("finished", weights=f"{STATES}/{weights.name}", weights_sha256=sha256(weights), sizes=sizes)
+        return End("finished", why, sizes=sizes)
+    return End("finished", why, weights=f"{STATES}/{weights.name}", weights_sha256=sha256(weights), sizes=sizes)
 
 
 def _place(config: CoreConfig, place: SlotPlace, folder: Path, log: _TrialLog) -> Place:
@@ -139,11 +146,20 @@ def _stopped_between(
             watch.report()
             log.flush()
             watch.post(_news(report, core))
+            _tell_large_state(core, watch, facts)
             if watch.is_stopped():
                 return True
     if not begun:
         _tell_resumed(core, watch, facts)
+    _tell_large_state(core, watch, facts)
     return False
+
+
+def _tell_large_state(core: CoreDescription, watch: Watch, facts: TrainingFacts) -> None:
+    """Says once in a process that the states take much room."""
+    if facts.largest_state >= LARGE_STATE and core.name not in _told_large:
+        _told_large.add(core.name)
+        watch.post(Notice(f"core {core.name}: {large_state(facts.largest_state)}"))
 
 
 def _tell_resumed(core: CoreDescription, watch: Watch, facts: TrainingFacts) -> None:
@@ -238,13 +254,25 @@ def _output_to(log: _TrialLog) -> Iterator[None]:
 def _no_children_left() -> Iterator[None]:
     """Ends what a training has started and left behind, such as the workers of a loader."""
     before = {child.pid for child in _children()}
+    # 父进程先死的孙子会过继给 init，从此找不到：这段时间里过继给我们
+    _adopt(1)
     try:
         yield
     finally:
-        for child in _children():
-            if child.pid not in before:
+        # 被结束的一瞬间还可能又生一个
+        for _ in range(MOST_GENERATIONS):
+            left = [child for child in _children() if child.pid not in before]
+            if not left:
+                break
+            for child in left:
                 with suppress(psutil.Error):
                     child.kill()
+            psutil.wait_procs(left, timeout=1.0)
+        _adopt(0)
+
+
+def _adopt(is_on: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, is_on, 0, 0, 0)
 
 
 def _children() -> list[Any]:

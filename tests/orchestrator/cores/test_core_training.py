@@ -115,6 +115,18 @@ def test_an_early_end_is_an_end_and_none_at_all_is_a_mistake() -> None:
 
     assert len(trained(replace(CORE, train=early))) == 2
 
+    def returning(value: object) -> Any:
+        def train(config: Config, run: Run) -> Iterator[dict[str, Any]]:
+            yield from early(config, run)
+            return value
+
+        return train
+
+    for value, why in (("no gain\nin 2 reports", "no gain in 2 reports"), (None, ""), (walk, "")):
+        facts = TrainingFacts()
+        assert len(list(train_core(replace(CORE, train=returning(value)), Config(), Place(0), facts=facts))) == 2
+        assert facts.ended_early == why
+
     def silent(config: Config, run: Run) -> Iterator[dict[str, Any]]:
         yield from ()
 

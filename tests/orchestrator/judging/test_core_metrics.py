@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 
+import polars as pl
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from orchestrator.judging import numbers
@@ -16,6 +19,8 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
 from orchestrator.records.trial_record import join_members
 from orchestrator.reporting.conclude import judged_material
+from orchestrator.running.status.facts import trial_status
+from orchestrator.running.status.views import trial_view
 from orchestrator.tables.tables import load_trials, update_tables
 from search_spaces.core_config import CoreConfig, CoreDescription, MetricDescription
 from search_spaces.study import Study
@@ -45,11 +50,14 @@ def judged(
     return answer_of(tmp_path)
 
 
-def put_curves(results: Path, plan: Plan, curve: Mapping[tuple[str, int], Curve]) -> Answer:
-    """A study on record whose trials have these reports."""
+def put_curves(
+    results: Path, plan: Plan, curve: Mapping[tuple[str, int], Curve], messages: Mapping[tuple[str, int], str] = {}
+) -> Answer:
+    """A study on record whose trials have these reports, and say this at their end."""
     for trial in plan.trials:
         assert isinstance(trial.config, CoreConfig)
-        put_walk(results, trial.config, curve[trial.arm, trial.seed])
+        place = trial.arm, trial.seed
+        put_walk(results, trial.config, curve[place], message=messages.get(place, ""))
     write_plan(results / "studies" / plan.study.name, plan, ["ablate.py"])
     join_members(results, plan.study.name, plan.dataset, plan.trials)
     update_tables(results)
@@ -234,9 +242,9 @@ def test_a_run_that_ended_early_and_never_came_there_is_longer_than_it_was(tmp_p
     assert arms["springy"].word not in ("higher", "lower", "supports", "contradicts", "equivalent")
     assert answer.budget is None
     assert "A run that was not there by its end counts as longer" in answer.notes[0]
-    assert any(
-        note == "Trainings ended by themselves after 1 to 3 reports, and count as finished." for note in answer.notes
-    )
+    # 各 arm 一直是自己的那么多份：那是它的配置，不是早停
+    assert answer.reports == (1, 3)
+    assert (answer.uneven, [note for note in answer.notes if "ended" in note]) == ({}, [])
 
 
 def test_a_metric_that_chooses_and_judges_is_said_loudly(tmp_path: Path) -> None:
@@ -276,9 +284,33 @@ def test_what_cannot_be_repeated_says_so_and_so_do_trainings_of_other_lengths(tm
     assert answer.reports == (2, 4)
     assert answer.notes[0] == "Judged on the test loss of the last report of core walk, version 1."
     assert answer.notes[1].startswith("Core walk declares that the same seed may give other numbers: a trial cannot be")
-    assert answer.notes[2] == "Trainings ended by themselves after 2 to 4 reports, and count as finished."
+    assert answer.notes[2] == (
+        "Seeds of one arm ended by themselves after different numbers of reports, and count as finished: baseline 2 to "
+        "4, long 2 to 4, springy 2 to 4."
+    )
     even = judged(tmp_path / "even")
     assert not any("ended by themselves" in note or "may give other numbers" in note for note in even.notes)
+
+
+def test_trainings_that_say_they_ended_early_are_marked_in_record_table_answer_and_status(tmp_path: Path) -> None:
+    plan = plan_walk(study_of(), 8)
+    places = [(trial.arm, trial.seed) for trial in plan.trials]
+    # 每个都一样早：从份数看不出来，只有训练自己知道
+    curves = {(arm, seed): [dict.fromkeys(("loss", "test_loss"), VALUES[arm][seed])] * 2 for arm, seed in places}
+    early = {place: "ended early: no gain in 2 reports" for place in places if place[0] != "long" or place[1] < 3}
+    answer = put_curves(tmp_path, plan, curves, early)
+    assert (answer.reports, answer.uneven) == ((2, 2), {})
+    assert answer.ended_early == {"baseline": 8, "long": 3, "springy": 8}
+    assert answer.notes[1] == (
+        "Trainings that say they ended early, and count as finished: baseline 8 of 8, long 3 of 8, springy 8 of 8."
+    )
+    rows = load_trials(tmp_path).trials
+    assert rows.filter(pl.col("message").str.starts_with("ended early"))["state"].to_list() == ["finished"] * 19
+    output = StringIO()
+    first = next(trial.key for trial in plan.trials if trial.arm == "baseline")
+    Console(file=output, width=100).print(trial_view(trial_status(tmp_path, first), 100))
+    said = f"trial {first}: finished after 2 reports\nended early: no gain in 2 reports\n"
+    assert output.getvalue().startswith(said)
 
 
 def test_a_study_is_read_back_as_it_was_asked(tmp_path: Path) -> None:

@@ -11,16 +11,18 @@ from rich.console import Console
 from orchestrator.planning.estimate import EpochSeconds
 from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.work_left import WorkLeft
+from orchestrator.records import layout
 from orchestrator.running.progress import Progress
 from orchestrator.running.recording.launched import RunningTrials
 from orchestrator.running.recording.opening import RecordOpener, RecordSettings
 from orchestrator.running.recording.recorder import Recorder
 from orchestrator.running.recording.remaining import Remaining
 from orchestrator.running.recording.tally import Tally
-from orchestrator.running.slots.messages import End, Retry, Started, TrialEvent, TrialNews
+from orchestrator.running.slots.messages import End, Notice, Retry, Started, TrialEvent, TrialNews
 from orchestrator.running.workers.alexnet_trial import epoch_news
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study
+from tests.made_core_records import plan_walk, study_of
 from tests.made_plans import make_plan
 from tests.made_records import make_report
 
@@ -50,3 +52,22 @@ def test_a_result_says_how_many_epochs_earlier_attempts_have_trained(
         recorder.handle(TrialEvent(plan.trials[0].key, attempt, 0, one))
     (row,) = load_trials(tmp_path).trials.iter_rows(named=True)
     assert (row["env_epochs_before"], row["epochs"], row["seconds"]) == (before, epochs, 0.5 * epochs)
+
+
+def test_a_notice_is_said_once_in_a_study_and_a_core_does_not_read_the_data(tmp_path: Path) -> None:
+    plan = plan_walk(study_of(), 2)
+    settings = RecordSettings(tmp_path, tmp_path / "studies" / "walking", False, "all", started=0.0)
+    opener = RecordOpener(plan, OnRecord(), settings, RunningTrials())
+    remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
+    output = StringIO()
+    display = Progress(Console(file=output, width=200), "test", None, remaining.count, remaining.time_left)
+    recorder = Recorder(opener, Tally(opener, display, remaining), display)
+    text = "core walk: a state is 104 MB"
+    for trial in plan.trials[:2]:
+        attempt = opener.open(trial, None).attempt
+        for news in (Started(), Notice(text), Notice(text)):
+            recorder.handle(TrialEvent(trial.key, attempt, 0, news))
+    lines = output.getvalue().splitlines()
+    assert lines == ["importing core walk, which then prepares its training", f"note: {text}"]
+    logs = [(layout.trial_folder(tmp_path, trial.key) / "log.txt").read_text() for trial in plan.trials[:2]]
+    assert [log.count(text) for log in logs] == [1, 0]

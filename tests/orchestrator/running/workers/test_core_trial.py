@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.cores.identity import code_of
 from orchestrator.cores.loading import core_name
-from orchestrator.running.slots.messages import End, Job
+from orchestrator.running.slots.messages import End, Job, Notice
+from orchestrator.running.workers import core_trial
 from orchestrator.running.workers.core_trial import train_trial_of_core
 from orchestrator.running.workers.watchdog import Place, Watch
 from tests.lab import wait_until
@@ -30,6 +31,7 @@ def train(config, run):
     for epoch in range(2):
         BODY
         yield REPORT
+    END
 
 core = Core(name="walk", version=1, config=Config, train=train, gpus=0,
             metrics={"loss": Metric(), "test_loss": Metric()}, chosen_by="loss", judged_by="test_loss")
@@ -38,13 +40,15 @@ REPORT = "{'loss': run.seed + 0.5, 'test_loss': 1}"
 GARBAGE = (
     r"""print("\x1b[2J\x00\ud800 {'report': 1}", b"\xff", "x" * 10**6, sep="\r"); sys.stderr.write("\r\n" * 999)"""
 )
+# 中间的一个先走：留下的那个不再是谁的孩子
+DOUBLE_FORKS = "import subprocess; subprocess.run(['sh', '-c', 'setsid sleep 600.25 &'])"
 FORKS = "os.posix_spawnp('sh', ['sh', '-c', 'sleep 600 & sleep 600'], os.environ); time.sleep(0.2)"
 
 
 def trained(folder: Path, **text: str) -> End:
     """Trains a trial of a core as the second worker of a slot does, which has nobody to speak with."""
     source = CORE
-    for word, instead in {"TOP": "", "BODY": "pass", "REPORT": REPORT, **text}.items():
+    for word, instead in {"TOP": "", "BODY": "pass", "REPORT": REPORT, "END": "", **text}.items():
         source = source.replace(word, instead)
     (folder / "walk.py").write_text(source)
     code = code_of(core_name("walk.py", folder)).keep(folder / "results", "walk")
@@ -83,6 +87,8 @@ def trained(folder: Path, **text: str) -> End:
         ({"REPORT": "'a report'"}, "failed", "a report is a mapping of metric names to numbers, not 'a report'"),
         ({"BODY": GARBAGE}, "finished", ""),
         ({"BODY": FORKS}, "finished", ""),
+        ({"BODY": DOUBLE_FORKS}, "finished", ""),
+        ({"BODY": "pass", "TOP": "", "END": "return 'no gain'"}, "finished", "ended early: no gain"),
         ({"BODY": f"{FORKS}; 1 / 0"}, "failed", "train raised ZeroDivisionError: division by zero (walk.py, line 14)"),
     ],
 )
@@ -95,6 +101,21 @@ def test_a_bad_core_is_one_line_and_leaves_nothing(
     assert "\n" not in end.message
     left = set(psutil.Process().children(recursive=True)) - before
     wait_until(lambda: all(map(is_gone, left)), 20, "what it has started is gone")
+    assert not [other for other in psutil.process_iter(["cmdline"]) if "600.25" in (other.info["cmdline"] or ())]
+
+
+def test_a_large_state_is_said_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_trial, "LARGE_STATE", 100_000)
+    monkeypatch.setattr(core_trial, "_told_large", set())
+    posted: list[object] = []
+    monkeypatch.setattr(Watch, "post", lambda self, news: posted.append(news))
+    for name, bytes_of_it in (("small", 1000), ("large", 200_000), ("again", 200_000)):
+        (tmp_path / name).mkdir()
+        trained(tmp_path / name, BODY=f"run.save({{'much': 'x' * {bytes_of_it}}})")
+        notices = [news.text for news in posted if isinstance(news, Notice)]
+        assert len(notices) == (name != "small")
+    (notice,) = notices
+    assert notice.startswith("core walk: a state is 0 MB, written with a report at most once a second; two are kept")
 
 
 def is_gone(process: psutil.Process) -> bool:
