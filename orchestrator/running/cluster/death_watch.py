@@ -64,10 +64,13 @@ class DeathWatch:
         """Watches the raylet of the node that this driver has joined, no child of ours, and the cluster's GCS."""
         import ray
 
-        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        context = ray.get_runtime_context()
+        host, _, port = context.gcs_address.rpartition(":")
         self.add("gcs_server", Unanswered(host.strip("[]"), int(port)))
+        # 一台机器上可以有几个 raylet：只要这个驱动所在节点的
+        sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == context.get_node_id()]
         for process in psutil.process_iter():
-            if _is_own_raylet(process):
+            if _name(process) == "raylet" and _listens_on(_arguments(process), sockets):
                 self.add("raylet", partial(_code_of, process))
 
     def close(self) -> None:
@@ -107,15 +110,6 @@ def is_closed() -> bool:
 def has_seen_death() -> bool:
     """Says whether a process of Ray's has died under the watch."""
     return _died.is_set()
-
-
-def _is_own_raylet(process: psutil.Process) -> bool:
-    """Whether a process is the raylet of the node that this driver has joined; a machine may have several."""
-    import ray
-
-    here = ray.get_runtime_context().get_node_id()
-    sockets = [node["RayletSocketName"] for node in ray.nodes() if node["NodeID"] == here]
-    return _name(process) == "raylet" and _listens_on(_arguments(process), sockets)
 
 
 def _listens_on(arguments: Sequence[str], sockets: Sequence[str]) -> bool:

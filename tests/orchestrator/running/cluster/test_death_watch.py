@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 
 import pytest
@@ -12,10 +13,12 @@ from orchestrator.running.cluster.death_watch import DeathWatch, Unanswered
 from tests.lab import wait_until
 
 
+@pytest.mark.slow
 def test_a_port_that_stays_closed_is_a_death_and_one_that_opens_again_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(death_watch, "ASK_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(death_watch, "UNANSWERED_SECONDS", 1.0)
     monkeypatch.setattr(death_watch, "LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr(death_watch, "_died", threading.Event())
     monkeypatch.setattr(death_watch._closed, "wait", lambda seconds: time.sleep(seconds))
     heard: list[tuple[str, bool]] = []
     watch = DeathWatch(lambda death, asked: heard.append((death, asked)))
@@ -30,4 +33,3 @@ def test_a_port_that_stays_closed_is_a_death_and_one_that_opens_again_is_none(mo
         assert heard == [], "it was started again in time"
     wait_until(lambda: heard, 10, "its death")
     assert heard == [("Ray's control service (GCS) died", False)]
-    death_watch._died.clear()
