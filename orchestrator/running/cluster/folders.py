@@ -17,6 +17,7 @@ from typing import IO
 from alexnet_core.process.files import is_utf8, shown
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import TAKEN, lock_error
+from orchestrator.running.cluster import reaper
 
 # Linux 的套接字地址最长 107 字节；Ray 在会话文件夹里这样起名
 LONGEST_SOCKET = 107
@@ -147,11 +148,7 @@ def made_folders() -> tuple[Path, ...]:
 
 def remove_folders() -> None:
     """Deletes the folders of this process: what is in them repeats the records, or is Ray's logs."""
-    for path in _made:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    reaper.delete(_made)
     for lock in _locks:
         lock.close()
     _made.clear()

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,12 +80,17 @@ def main() -> int:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=1.0)
-    for path in map(Path, sys.argv[3:]):
+    delete(map(Path, sys.argv[3:]))
+    return 0
+
+
+def delete(paths: Iterable[Path]) -> None:
+    """Deletes folders with what is in them, and files; what is not there is none of it."""
+    for path in paths:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return 0
 
 
 if __name__ == "__main__":
