@@ -7,7 +7,7 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -127,28 +127,31 @@ def load_core(name: CoreName) -> Core:
 
 def _forget_edited(folder: Path) -> None:
     """Has modules of a folder imported again that were edited since: in a notebook one process plans many studies."""
-    edited = {name for name, file, stamp in _modules_of(folder) if _STAMPS.get(file, stamp) != stamp}
-    if edited:
+    known = list(_modules_of(folder))
+    if any(_STAMPS.get(file, stamp) != stamp for _, file, stamp in known):
         # 别的模块里还有它旧的名字：同一个文件夹的都重新导入
-        for name, file, _ in list(_modules_of(folder)):
-            _STAMPS.pop(file, None)
-            del sys.modules[name]
-        importlib.invalidate_caches()
+        _forget({name: file for name, file, _ in known})
 
 
 def _forget_elsewhere(folder: Path) -> None:
     """Has what lies in a folder imported from there, where the core of another folder has brought the same names."""
-    files: dict[str, Any] = {module: getattr(content, "__file__", None) for module, content in sys.modules.items()}
     # 主程序的文件可以就是一个 core 的：它在运行，不能忘
-    users = {module: file for module, file in files.items() if module.split(".")[0] not in NOT_THE_USERS}
-    cores: dict[str, str] = {module: file for module, file in users.items() if file in _STAMPS}
-    taken = [module for module, file in cores.items() if _is_elsewhere(module.split(".")[0], file, folder)]
-    if taken:
+    cores = {
+        name: file
+        for name, module in list(sys.modules.items())
+        if name.split(".")[0] not in NOT_THE_USERS and (file := getattr(module, "__file__", None)) in _STAMPS
+    }
+    if any(_is_elsewhere(name.split(".")[0], file, folder) for name, file in cores.items()):
         # 全部忘掉：留下的一半会混着两个文件夹的代码
-        for module, file in cores.items():
-            _STAMPS.pop(file, None)
-            del sys.modules[module]
-        importlib.invalidate_caches()
+        _forget(cores)
+
+
+def _forget(modules: Mapping[str, str]) -> None:
+    """Has modules imported again when they are asked for next; they are given as names with their files."""
+    for name, file in modules.items():
+        _STAMPS.pop(file, None)
+        del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 def _is_elsewhere(top: str, file: str, folder: Path) -> bool:

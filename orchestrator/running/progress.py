@@ -171,17 +171,14 @@ class Progress:
         begun = [place for place, seed in enumerate(seeds) if any(_has_begun(cells, arm, seed) for arm in rows)]
         # 种子多时看正在走的那几列，而不是早已结束的
         end = min(max(begun, default=0) + 2, len(seeds))
-        shown = seeds[max(0, end - _WIDEST) :][:_WIDEST]
+        choices = [seeds[max(0, end - columns) :][:columns] for columns in range(_WIDEST, 0, -1)]
         # 一秒画四次，就在训练旁边：先算宽度，只搭一张表
         widths = {
             seed: _width([_heading(seed), *(cells[arm, seed].text for arm in rows if (arm, seed) in cells)])
-            for seed in shown
+            for seed in choices[0]
         }
         room = self._console.width - _width(["arm", *rows]) - 1
-        for columns in range(_WIDEST - 1, 0, -1):
-            if sum(widths[seed] for seed in shown) <= room:
-                break
-            shown = seeds[max(0, end - columns) :][:columns]
+        shown = next((some for some in choices if sum(widths[seed] for seed in some) <= room), choices[-1])
         title = Text(self._title, style="bold")
         lines: list[Any] = [
             title,

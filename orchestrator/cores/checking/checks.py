@@ -90,7 +90,7 @@ def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
         if not first.reports:
             return
         # 出错之前的报告还能说明别的
-        rehearsal = replace(rehearsal, reports=min(rehearsal.reports, len(first.reports)))
+        rehearsal = replace(rehearsal, reports=len(first.reports))
         findings = list(_seeds(core, rehearsal, folder, first))
         yield from findings
         if is_script:

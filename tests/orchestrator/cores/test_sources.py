@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 
 import pytest
@@ -111,7 +110,6 @@ def test_what_goes_wrong_with_importing_is_one_line_with_its_place(tmp_path: Pat
         load_core(CoreName(module, folder=tmp_path))
     assert line.replace(f"{name}.py", f"{module}.py") in str(caught.value)
     assert str(caught.value).startswith(f"core {module}")
-    sys.path.remove(str(tmp_path))
 
 
 def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(tmp_path: Path) -> None:
@@ -137,7 +135,6 @@ def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(
     importlib.import_module("colorsys")
     with pytest.raises(ContractError, match=r"this process has colorsys of .* already; call yours otherwise"):
         load_core(core_name(f"{tmp_path}/other/colorsys.py"))
-    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
 
 
 def test_two_folders_may_call_their_files_alike(tmp_path: Path) -> None:
@@ -162,4 +159,3 @@ def test_two_folders_may_call_their_files_alike(tmp_path: Path) -> None:
     # 先前拿到的还是它自己的代码
     values = [next(iter(cores[name].train(cores[name].config(), Run())))["loss"] for name in ("one", "two")]
     assert values == [0.0, 1.0]
-    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
