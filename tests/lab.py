@@ -100,6 +100,13 @@ def wait_until(holds: Callable[[], object], seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
+def is_gone(process: psutil.Process) -> bool:
+    """Whether a process has ended; its parent may not have asked yet how."""
+    with suppress(psutil.NoSuchProcess):
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def interrupt(process: subprocess.Popen[str], which: signal.Signals) -> str:
     """Sends the signal; returns the one line that says so."""
     return interrupted(process, which)[0]

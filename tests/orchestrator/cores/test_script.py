@@ -21,7 +21,7 @@ from orchestrator.cores.loading import core_name, load_core
 from orchestrator.cores.script import Script, filled, filled_command, script_core
 from orchestrator.cores.script_reports import Tail, earlier_reports
 from orchestrator.cores.training import Place, Report, StateFolder, Watcher, train_core
-from tests.lab import Lab, wait_until
+from tests.lab import Lab, is_gone, wait_until
 
 # 一个随机游走：种子、步长、自己的检查点；每两报存一次
 WALK = """
@@ -157,7 +157,7 @@ def test_a_stop_ends_the_script_and_all_it_started_even_what_does_not_listen(tmp
     with pytest.raises(Stopped):
         next(training)
     assert time.monotonic() - began < 30
-    wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5, "the child is gone")
+    wait_until(lambda: is_gone(child), 5, "the child is gone")
 
 
 @pytest.mark.parametrize(
@@ -314,10 +314,6 @@ class Interrupting(list[str]):
             raise KeyboardInterrupt
 
 
-def living(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return [process for process in processes if process.status() != psutil.STATUS_ZOMBIE]
-
-
 def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_path: Path) -> None:
     """Its last checkpoint says that it is done, and every report is written: nothing is trained again."""
     all_saved = WALK.replace("report % 2 == 0", "True")
@@ -327,7 +323,7 @@ def test_a_script_that_came_to_its_end_unheard_is_heard_from_what_it_wrote(tmp_p
     states = StateFolder(tmp_path / "states", least_seconds=0.0)
     with closing(train_core(core, core.config(), Place(7, folder=tmp_path / "trial", log=print), states)) as training:
         heard = [next(training), next(training)]
-        wait_until(lambda: not living(psutil.Process().children()), 20, "it comes to its end")
+        wait_until(lambda: all(map(is_gone, psutil.Process().children())), 20, "it comes to its end")
     assert numbers(heard) + numbers(trained(core, tmp_path, attempt=2)) == straight
     assert trained(core, tmp_path, attempt=3) == [], "and once all is heard, it is finished"
 

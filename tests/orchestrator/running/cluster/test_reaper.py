@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.lab import wait_until
+from tests.lab import is_gone, wait_until
 
 ROOT = Path(__file__).parents[4]
 
@@ -27,13 +27,6 @@ time.sleep(60)
 """
 
 
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 @pytest.mark.slow
 def test_what_a_killed_driver_started_goes_with_it(tmp_path: Path) -> None:
     folder, lock, other = tmp_path / "scratch", tmp_path / "scratch.lock", tmp_path / "other"
@@ -45,12 +38,12 @@ def test_what_a_killed_driver_started_goes_with_it(tmp_path: Path) -> None:
     driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         assert driver.stdout is not None
-        orphan, keeper = (int(driver.stdout.readline()) for _ in range(2))
-        assert not gone(orphan)
+        orphan, keeper = (psutil.Process(int(driver.stdout.readline())) for _ in range(2))
+        assert not is_gone(orphan)
         driver.send_signal(signal.SIGKILL)
         driver.communicate()
-        wait_until(lambda: gone(orphan), 15, "the orphan gone")
-        wait_until(lambda: gone(keeper), 15, "the reaper gone")
+        wait_until(lambda: is_gone(orphan), 15, "the orphan gone")
+        wait_until(lambda: is_gone(keeper), 15, "the reaper gone")
         assert bystander.poll() is None
         assert list(tmp_path.iterdir()) == [other]
     finally:

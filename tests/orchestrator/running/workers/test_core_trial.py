@@ -13,7 +13,7 @@ from orchestrator.running.slots.messages import End, Job, Notice
 from orchestrator.running.workers import core_trial
 from orchestrator.running.workers.core_trial import train_trial_of_core
 from orchestrator.running.workers.watchdog import Place, Watch
-from tests.lab import wait_until
+from tests.lab import is_gone, wait_until
 from tests.made_core_records import walk_config
 
 CORE = """
@@ -116,7 +116,3 @@ def test_a_large_state_is_said_once_in_a_process(tmp_path: Path, monkeypatch: py
         assert len(notices) == (name != "small")
     (notice,) = notices
     assert notice.startswith("core walk: a state is 0 MB, written with a report at most once a second; two are kept")
-
-
-def is_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
