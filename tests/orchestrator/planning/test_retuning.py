@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ import polars as pl
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from alexnet_core.configuration.metrics import EpochReport, SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.ablate import main
-from orchestrator.planning.estimate import EpochSeconds
-from orchestrator.planning.on_record import OnRecord, read_on_record
+from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.retuning import (
@@ -42,14 +39,8 @@ from orchestrator.records.trial_record import TrialResult, TrialState
 from orchestrator.reporting.check import check_report
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.request import Store
-from orchestrator.running.progress import Progress
-from orchestrator.running.recording.launched import RunningTrials
-from orchestrator.running.recording.opening import RecordOpener, RecordSettings
-from orchestrator.running.recording.recorder import Recorder
-from orchestrator.running.recording.remaining import Remaining
-from orchestrator.running.recording.tally import Tally
 from orchestrator.running.session import run_retuning
-from orchestrator.running.slots.messages import End, Started, TrialEvent, TrialNews
+from orchestrator.running.slots.messages import End, Started, TrialNews
 from orchestrator.running.workers.alexnet_trial import epoch_news
 from orchestrator.sweeps.searcher import ArmSearcher
 from orchestrator.tables.tables import done_states, update_tables
@@ -57,6 +48,7 @@ from search_spaces.study import Retune, load_study
 from search_spaces.trial import PlannedTrial, unfold
 from tests.lab import Lab
 from tests.made_plans import make_plan
+from tests.made_recording import make_recording
 
 SEEDS = 6
 
@@ -428,17 +420,12 @@ class Slots:
     """
 
     def __init__(self, plan: Plan, results: Path) -> None:
-        folder = results / "studies" / "activation"
-        settings = RecordSettings(results, folder, retry_failed=False, keep_weights="none", started=0.0)
-        remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
-        display = Progress(Console(file=StringIO()), "test", None, remaining.count, remaining.time_left)
-        self.opener = RecordOpener(plan, read_on_record(results, plan.trials), settings, RunningTrials())
-        self.tally = Tally(self.opener, display, remaining)
-        self.recorder = Recorder(self.opener, self.tally, display)
+        self.recording = make_recording(plan, results, keep_weights="none")
+        self.opener, self.tally, self.recorder, _ = self.recording
         self.trained: list[str] = []
 
     def _say(self, job: dict[str, Any], news: TrialNews) -> None:
-        self.recorder.handle(TrialEvent(job["key"], job["attempt"], 0, news))
+        self.recording.hear(job["key"], news, job["attempt"])
 
     closed = False
     skipped = ()

@@ -37,8 +37,6 @@ from orchestrator.reporting.check import check_report
 from orchestrator.reporting.conclude import conclude
 from orchestrator.request import Question, Request, Store
 from orchestrator.running.agenda import Agenda, PlannedStudy
-from orchestrator.running.recording.launched import RunningTrials
-from orchestrator.running.recording.opening import RecordOpener, RecordSettings
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.tables.rows import MEMBER_COLUMNS
 from orchestrator.tables.tables import load_tables, update_tables
@@ -48,6 +46,7 @@ from search_spaces.yaml_file import parse_model
 from tests.fault_study import run_without_ray
 from tests.lab import Lab
 from tests.made_plans import make_plan
+from tests.made_recording import make_recording
 from tests.made_records import errors, put
 
 VIEWS = """name: views
@@ -310,8 +309,7 @@ def test_a_driver_killed_between_result_and_evaluation_evaluates_next_time(
 
 def test_seeds_that_a_running_study_gains_are_evaluated_as_its_arms_ask(tmp_path: Path) -> None:
     plan = views_plan(1)
-    settings = RecordSettings(tmp_path, tmp_path / "studies" / "views", False, "all", 0.0)
-    opener = RecordOpener(plan, OnRecord(), settings, RunningTrials())
+    opener = make_recording(plan, tmp_path).opener
     grown = with_seeds(plan, 2)
     opener.grow(grown, OnRecord())
     views = {trial.seed: opener.open(trial, None).views for trial in grown.trials}

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.planning.on_record import read_on_record
 from orchestrator.records.files import TrialLocks
-from orchestrator.running.recording.launched import RunningTrials
-from orchestrator.running.recording.opening import RecordOpener, RecordSettings
 from orchestrator.running.slots.messages import Submission
 from orchestrator.running.tune_side import Shared, TuneSide
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
+from tests.made_recording import make_recording
 
 
 class Broker:
@@ -29,8 +27,7 @@ class Broker:
 def test_a_trial_is_on_its_way_before_tune_has_a_process_for_it(tmp_path: Path) -> None:
     """Ray Tune gives a trial up whose reused process dies while it is given it: nobody else would submit it."""
     plan, broker = make_plan(load_study("lrn"), 1), Broker()
-    settings = RecordSettings(tmp_path, tmp_path / "studies" / "lrn", False, "all", started=0.0)
-    opener = RecordOpener(plan, read_on_record(tmp_path, plan.trials), settings, RunningTrials())
+    opener = make_recording(plan, tmp_path).opener
     with TrialLocks(tmp_path) as locks:
         budget: Any = None
         side = TuneSide(Shared(opener, {}, (), locks, broker, budget, print), judged=False)  # type: ignore[arg-type]

@@ -6,28 +6,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from orchestrator.errors import LabError
-from orchestrator.planning.estimate import EpochSeconds
-from orchestrator.planning.on_record import read_on_record
-from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.layout import trial_folder
-from orchestrator.running.progress import Progress
-from orchestrator.running.recording.launched import RunningTrials
-from orchestrator.running.recording.opening import RecordOpener, RecordSettings
-from orchestrator.running.recording.recorder import Recorder
-from orchestrator.running.recording.remaining import Remaining
-from orchestrator.running.recording.tally import Tally
-from orchestrator.running.slots.messages import End, Retry, Started, Submission, TrialEvent
+from orchestrator.running.slots.messages import End, Retry, Started, Submission
 from orchestrator.running.status.facts import study_states
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
+from tests.made_recording import make_recording
 from tests.orchestrator.test_status import HOLDER, REPOSITORY
 
 
@@ -36,14 +26,11 @@ class Run:
 
     def __init__(self, results: Path) -> None:
         self.plan, self.results = make_plan(load_study("lrn"), 1, epochs=2), results
-        settings = RecordSettings(results, results / "studies" / "lrn", False, "none", 0.0)
-        remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
-        display = Progress(Console(file=StringIO()), "test", None, remaining.count, remaining.time_left)
-        self.opener = RecordOpener(self.plan, read_on_record(results, self.plan.trials), settings, RunningTrials())
-        self.recorder = Recorder(self.opener, Tally(self.opener, display, remaining), display)
+        self.recording = make_recording(self.plan, results, keep_weights="none")
+        self.opener, self.recorder = self.recording.opener, self.recording.recorder
 
     def hear(self, submission: Submission, news: Any, attempt: int = 1, slot: int | None = 0) -> None:
-        self.recorder.handle(TrialEvent(submission.key, attempt, slot, news))
+        self.recording.hear(submission.key, news, attempt, slot)
 
     def state(self, submission: Submission) -> str:
         return study_states(self.results, [{"key": submission.key}], {})[submission.key]

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import logging
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from orchestrator import ablate
-from orchestrator.planning.estimate import EpochSeconds
 from orchestrator.planning.on_record import read_on_record
-from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.layout import LEFT_OUT, trial_folder
-from orchestrator.running.progress import Progress
-from orchestrator.running.recording.launched import RunningTrials
-from orchestrator.running.recording.opening import RecordOpener, RecordSettings
-from orchestrator.running.recording.remaining import Remaining
-from orchestrator.running.recording.tally import Tally
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
+from tests.made_recording import make_recording
 from tests.made_records import errors, put
 
 
@@ -39,14 +31,10 @@ def test_a_record_that_does_not_fit_the_others_is_trained_anew_and_kept_beside(
     assert "9 trials wanted, 8 on record, 1 to train" in output
     assert not (tmp_path / LEFT_OUT).exists()
     assert caplog.messages == [], "it is said once"
-    on_record = read_on_record(tmp_path, plan.trials)
+    opener, tally, *_ = make_recording(plan, tmp_path)
+    on_record = opener.on_record
     assert [trial.key for trial in on_record.missing(plan.trials)] == [odd.key]
     assert on_record.epochs_left(odd) == 2, "nothing of it is gone on with"
-    settings = RecordSettings(tmp_path, tmp_path / "studies" / "lrn", False, "all", started=0.0)
-    opener = RecordOpener(plan, on_record, settings, RunningTrials())
-    remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
-    display = Progress(Console(file=StringIO()), "test", None, remaining.count, remaining.time_left)
-    tally = Tally(opener, display, remaining)
     tally.begin("arm", plan.trials)
     assert not tally.taken_from_record(odd)
     with caplog.at_level(logging.WARNING):
@@ -68,13 +56,8 @@ def test_records_that_tie_are_all_trained_anew_whatever_is_moved_first(tmp_path:
     plan = make_plan(load_study("lrn"), 2, epochs=2)
     for place, trial in enumerate(plan.trials):
         put(tmp_path, trial.config, test=errors(1, 3) if place % 2 else errors(30, 359))
-    on_record = read_on_record(tmp_path, plan.trials)
-    assert (len(on_record.odd), on_record.done) == (6, {})
-    opener = RecordOpener(
-        plan, on_record, RecordSettings(tmp_path, tmp_path / "studies" / "lrn", False, "all", 0.0), RunningTrials()
-    )
-    remaining = Remaining(WorkLeft(), EpochSeconds(), lambda: 1)
-    tally = Tally(opener, Progress(Console(file=StringIO()), "test", None, lambda: "", lambda: None), remaining)
+    opener, tally, *_ = make_recording(plan, tmp_path)
+    assert (len(opener.on_record.odd), opener.on_record.done) == (6, {})
     for trained, trial in enumerate(plan.trials):
         assert [tally.taken_from_record(one) for one in plan.trials[trained:]] == [False] * (6 - trained)
         opener.open(trial, None)
