@@ -20,6 +20,7 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.process.command_line import CommandParser, pathname
 from alexnet_core.process.files import replaced, shown
 from orchestrator.command import add_results_option, check_can_hold_results, check_has_results, command
+from orchestrator.cores.contract import ContractError
 from orchestrator.cores.foreign_code import ForeignCode, RefusedCode, check_code, join_accepted, unlike_codes
 from orchestrator.cores.sources import CODE
 from orchestrator.errors import ExitCode, LabError
@@ -91,8 +92,7 @@ def _merge(other: Path, results: Path, dry_run: bool, console: Console) -> int:
         preflight.check_results(results)
         preflight.check_disk(results, sum(trial.size for trial in fresh) + preflight.RESERVE_BYTES)
         # 代码先到：有记录的地方，就有练出它的代码
-        for code in codes:
-            _take_code(code, results)
+        codes = [code for code in codes if _code_taken(results, code, code_troubles)]
         fresh = [trial for trial in fresh if _taken(results, trial, troubles)]
         known = [trial for trial in known if _evaluated(results, trial, troubles)]
         _join(other, results)
@@ -152,17 +152,26 @@ def _codes_to_take(other: Path, results: Path, codes: _Codes, troubles: list[str
             if code is not None and not code.is_here(results):
                 taken.append(code)
         except RefusedCode as error:
-            troubles.append(f"refused the code {fingerprint} of core {core.name}: {error}")
+            troubles.append(_refused_code(fingerprint, core.name, error))
         except OSError as error:
-            troubles.append(f"refused the code {fingerprint} of core {core.name}: {error.filename}: {error.strerror}")
+            troubles.append(_refused_code(fingerprint, core.name, f"{error.filename}: {error.strerror}"))
     return taken
 
 
-def _take_code(code: ForeignCode, results: Path) -> None:
+def _code_taken(results: Path, code: ForeignCode, troubles: list[str]) -> bool:
+    """Copies a code; what has come to lie here under its name meanwhile, and is not it, is named."""
     try:
         code.take(results)
+        return True
+    except ContractError as error:
+        troubles.append(_refused_code(code.fingerprint, code.core, error))
+        return False
     except OSError as error:
         raise files.write_error(results / CODE, error) from error
+
+
+def _refused_code(fingerprint: str, core: str, reason: object) -> str:
+    return f"refused the code {fingerprint} of core {core}: {reason}"
 
 
 def _sorted_out(

@@ -5,15 +5,13 @@ What a hash does not cover (which module is the core) may name nothing but what 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from alexnet_core.process.files import replaced, temporary_path
 from orchestrator.cores.identity import KeptCode, accept, accepted_fingerprints, description_path
-from orchestrator.cores.sources import CODE, kept_sources
+from orchestrator.cores.sources import CODE, keep_sources, kept_sources
 from search_spaces.core_config import FINGERPRINT, CoreDescription
 
 # 代码都很小；大得多的不是代码
@@ -48,21 +46,20 @@ class ForeignCode:
         """
         folder = results / CODE / self.fingerprint
         path = description_path(results, self.fingerprint, self.core)
-        if folder.exists() and kept_sources(folder, _command(self.description)).fingerprint != self.fingerprint:
+        if folder.exists() and kept_sources(folder, self.description.command).fingerprint != self.fingerprint:
             raise RefusedCode(f"{folder} was edited here; the own stays")
         if path.exists() and _described(path) != self.description:
             raise RefusedCode(f"{path} says otherwise how it is loaded; the own stays")
         return folder.exists() and path.exists()
 
     def take(self, results: Path) -> None:
-        """Copies it, unless it is here; the description is written last."""
-        target = results / CODE / self.fingerprint
-        if not target.is_dir():
-            temporary = temporary_path(target)
-            shutil.copytree(self.folder, temporary, ignore=shutil.ignore_patterns("__pycache__"))
-            temporary.rename(target)
-        with replaced(description_path(results, self.fingerprint, self.core)) as temporary:
-            temporary.write_bytes(_json(self.description))
+        """Copies it, unless it is here; the description is written last.
+
+        Raises:
+            ContractError: Something else has come to lie there under its name.
+        """
+        keep_sources(kept_sources(self.folder, self.description.command), results)
+        self.description.describe(results, self.core)
 
 
 def check_code(other: Path, core: str, fingerprint: str) -> ForeignCode | None:
@@ -85,7 +82,7 @@ def check_code(other: Path, core: str, fingerprint: str) -> ForeignCode | None:
     if sum(one.stat().st_size for one in (path, *folder.rglob("*"))) > LARGEST_CODE:
         raise RefusedCode(f"it is larger than {LARGEST_CODE // 1024**2} MB")
     described = _described(path)
-    if described.fingerprint != fingerprint or kept_sources(folder, _command(described)).fingerprint != fingerprint:
+    if described.fingerprint != fingerprint or kept_sources(folder, described.command).fingerprint != fingerprint:
         raise RefusedCode("its files are not those of its fingerprint")
     top = described.module.split(".")[0]
     if described.script is None and not ((folder / f"{top}.py").is_file() or (folder / top).is_dir()):
@@ -99,14 +96,6 @@ def _described(path: Path) -> KeptCode:
         return KeptCode.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise RefusedCode(f"{path} is damaged") from error
-
-
-def _command(described: KeptCode) -> tuple[str, ...]:
-    return described.script.command if described.script is not None else ()
-
-
-def _json(described: KeptCode) -> bytes:
-    return described.model_dump_json(indent=1).encode()
 
 
 def unlike_codes(other: Path, results: Path, core: CoreDescription) -> tuple[str, str] | None:

@@ -66,10 +66,7 @@ class CoreCode:
             script=self.script,
         )
         if folder is not None:
-            path = description_path(results, self.fingerprint, core)
-            with replaced(path) as temporary:
-                # 结果文件夹可以搬走：路径不写进去
-                temporary.write_text(kept.model_copy(update={"folder": None}).model_dump_json(indent=1))
+            kept.describe(results, core)
         return kept.model_dump_json()
 
 
@@ -89,6 +86,17 @@ class KeptCode(BaseModel):
     module: str
     attribute: str | None = None
     script: Script | None = None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command line of a script, which is part of its code; empty for a module."""
+        return () if self.script is None else self.script.command
+
+    def describe(self, results: Path, core: str) -> None:
+        """Writes beside the kept copy how a core of it is loaded."""
+        with replaced(description_path(results, self.fingerprint, core)) as temporary:
+            # 结果文件夹可以搬走：路径不写进去
+            temporary.write_text(self.model_copy(update={"folder": None}).model_dump_json(indent=1))
 
     def is_named(self, given: str, core: str) -> bool:
         """Says whether a text that a user gives calls a core of this code: by its name, or by its module."""
@@ -112,8 +120,7 @@ def kept_code(results: Path, fingerprint: str | None, core: str) -> KeptCode | N
     except (OSError, ValidationError):
         return None
     # 名字谁都可以写：里面的内容要与它相符，才是跑过的那一份
-    command = kept.script.command if kept.script is not None else ()
-    if not folder.is_dir() or kept_sources(folder, command).fingerprint != fingerprint:
+    if not folder.is_dir() or kept_sources(folder, kept.command).fingerprint != fingerprint:
         return None
     return kept.model_copy(update={"folder": folder.resolve()})
 

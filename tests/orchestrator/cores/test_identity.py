@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator import ablate, check_core, merge
 from orchestrator.cores.contract import ContractError
+from orchestrator.cores.foreign_code import ForeignCode
 from orchestrator.cores.identity import (
     accept,
     accepted_fingerprints,
@@ -152,7 +153,7 @@ def keep(results: Path, folder: Path, seed: int) -> str:
 
 
 def test_a_merge_brings_the_code_that_trained_the_trials(
-    walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     code = keep(there, walk_folder, 0)
@@ -182,6 +183,17 @@ def test_a_merge_brings_the_code_that_trained_the_trials(
         assert words in output
         assert ("refused the code" in output) == bool(words)
     description.write_text(whole)
+    # 刚查完，另一个命令就在这里放了别的：不动它，说出来
+    with monkeypatch.context() as patch:
+        patch.setattr(ForeignCode, "is_here", lambda self, results: False)
+        (here / CODE / code / "walk.py").write_text(OTHER)
+        assert merge.main([str(there), "--results", str(here)]) == 1
+        output = capsys.readouterr().out
+        assert f"refused the code {code} of core walk: {here / CODE / code} was edited; move it away" in output
+        assert "kept code" not in output, "it was not taken"
+        (here / CODE / code / "walk.py").write_text(WALK)
+        assert merge.main([str(there), "--results", str(here)]) == 0
+        assert f"1 kept code of cores taken: walk {code}" in capsys.readouterr().out
     # 那边后来比过另一份代码，数相同：这里也记下；没人比过的，说出来
     (walk_folder / "walk.py").write_text(OTHER)
     other = keep(there, walk_folder, 1)
