@@ -1,12 +1,13 @@
-"""What a core says, checked: its reports against what it declared, and its sizes."""
+"""What a core says, checked: its reports against what it declared, the content of its data, and its sizes."""
 
 from __future__ import annotations
 
 import difflib
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,7 @@ def checked_data(core: Core, config: BaseModel, root: Path | None) -> str | Data
     """
     if core.data is None:
         return ""
-    try:
-        # 标准输出是我们的答案（--json），不是 core 说话的地方
-        with redirect_stdout(sys.stderr):
-            content = core.data(config, root)
-    except ContractError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ContractError(f"data raised {mistake(error)}") from error
+    content = _answer("data", partial(core.data, config, root))
     if not isinstance(content, (str, DataSummary)) or not content:
         raise ContractError(f"data returns a text that stands for the content, not {content!r}")
     return content
@@ -94,10 +88,7 @@ def checked_sizes(core: Core, config: BaseModel) -> dict[str, float]:
     """
     if core.sizes is None:
         return {}
-    try:
-        sizes = core.sizes(config)
-    except (Exception, SystemExit) as error:
-        raise ContractError(f"sizes raised {mistake(error)}") from error
+    sizes = _answer("sizes", partial(core.sizes, config))
     if not isinstance(sizes, Mapping):
         raise ContractError(f"sizes returns a mapping of {' and '.join(SIZES)}, not {_shown(sizes)}")
     if strangers := [name for name in sizes if name not in SIZES]:
@@ -106,6 +97,18 @@ def checked_sizes(core: Core, config: BaseModel) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
             raise ContractError(f"sizes: {name} is a number from 0 on, not {_shown(value)}")
     return {name: float(sizes[name]) for name in SIZES if name in sizes}
+
+
+def _answer(what: str, ask: Callable[[], Any]) -> Any:
+    """What a function of a core returns; what it raises is one line, which names it unless it is one of ours."""
+    try:
+        # 标准输出是我们的答案（--json），不是 core 说话的地方
+        with redirect_stdout(sys.stderr):
+            return ask()
+    except ContractError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ContractError(f"{what} raised {mistake(error)}") from error
 
 
 def _number(name: str, value: Any) -> float:

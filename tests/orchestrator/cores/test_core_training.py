@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from orchestrator import Core, Metric, Run
 from orchestrator.cores.contract import ContractError, Stopped
-from orchestrator.cores.reports import checked_sizes
+from orchestrator.cores.reports import checked_data, checked_sizes
 from orchestrator.cores.states import states_in
 from orchestrator.cores.training import Diverged, Place, Report, StateFolder, TrainingFacts, Watcher, train_core
 
@@ -196,3 +197,29 @@ def test_sizes_are_plain_numbers_and_a_core_need_not_say_them() -> None:
     core = replace(CORE, sizes=lambda config: {"parameters": np.int64(3 * config.reports)})
     assert checked_sizes(core, Config()) == {"parameters": 15.0}
     assert checked_sizes(CORE, Config()) == {}
+
+
+@pytest.mark.parametrize("what", ["sizes", "data"])
+def test_what_a_function_of_a_core_prints_is_no_answer_and_what_it_raises_is_one_line(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(function: Callable[..., Any]) -> object:
+        core = replace(CORE, **{what: function})
+        return checked_sizes(core, Config()) if what == "sizes" else checked_data(core, Config(), None)
+
+    def talks(*arguments: object) -> Any:
+        print("counting")
+        return {"parameters": 3} if what == "sizes" else "all of it"
+
+    def refuses(*arguments: object) -> Any:
+        raise ContractError("rate is too high")
+
+    def leaves(*arguments: object) -> Any:
+        sys.exit("enough")
+
+    assert ask(talks) in ({"parameters": 3.0}, "all of it")
+    assert capsys.readouterr() == ("", "counting\n")
+    for function, line in ((refuses, "rate is too high"), (leaves, f"{what} raised SystemExit: enough (")):
+        with pytest.raises(ContractError) as error:
+            ask(function)
+        assert str(error.value).startswith(line)
