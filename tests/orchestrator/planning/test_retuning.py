@@ -421,7 +421,7 @@ class Slots:
 
     def __init__(self, plan: Plan, results: Path) -> None:
         self.recording = make_recording(plan, results, keep_weights="none")
-        self.opener, self.tally, self.recorder, _ = self.recording
+        self.opener, self.tally = self.recording.opener, self.recording.tally
         self.trained: list[str] = []
 
     def _say(self, job: dict[str, Any], news: TrialNews) -> None:
