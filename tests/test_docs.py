@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.judging.answer import NOT_JUDGED
+from orchestrator.judging import numbers
+from orchestrator.judging.answer import NOT_JUDGED, Answer
 from orchestrator.statistics.verdict import ArmEvidence, judge
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,51 @@ def test_the_readme_is_short_and_its_test_command_is_that_of_ci(readme: str) -> 
     assert text.count("\n") <= 150
     last = (ROOT / ".ci" / "run").read_text().splitlines()[-1]
     assert re.search(rf"^{re.escape(last)} +# ", text, re.MULTILINE)
+
+
+ARMS = {
+    "lrn": "no_lrn",
+    "pooling": "no_overlap",
+    "dropout": "no_dropout",
+    "weight_decay": "no_decay",
+    "crops": "one_view",
+    "towers": "half",
+    "communication": "none",
+    "activation": "tanh",
+    "batch_norm": "no_norm",
+    "label_smoothing": "smoothing",
+}
+CHINESE = {"supports": "支持", "contradicts": "否定", "inconclusive": "无结论", "at least": "至少"}
+
+
+@pytest.mark.parametrize(("readme", "words"), [("README.md", {}), ("README.zh-CN.md", CHINESE)])
+def test_every_number_and_verdict_of_the_readme_is_that_of_its_report(readme: str, words: dict[str, str]) -> None:
+    reports = Path("results", "reference")
+    (table,) = re.findall(r"^\| .*CIFAR-10.*\n\|[-|]+\|\n((?:\|.*\n)+)", (ROOT / readme).read_text(), re.MULTILINE)
+    shown, study = [], ""
+    for line in table.splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        named = re.match(r"`(\w+)`", name)
+        study = named[1] if named else study
+        for dataset, cell, word in (("cifar10", *cells[:2]), ("digits", *cells[2:])):
+            folder = reports / dataset / study
+            if not (ROOT / folder).exists():
+                assert not re.search(r"\d", cell + word), line
+                continue
+            answer = Answer.model_validate_json((ROOT / folder / "answer.json").read_bytes())
+            # 没有名字的一行接着上一行：同一个研究，各自重新调过学习率
+            judged = answer if named else answer.retuned
+            assert judged is not None
+            arm = next(arm for arm in judged.arms if arm.name == ARMS[study])
+            difference, interval = numbers.difference(arm), numbers.interval(arm)
+            says_more = f"at least {interval}" != f"{difference}, ∞"
+            expected = f"{difference} ({interval})" if says_more else difference
+            expected = f"[{expected}]({folder}/report.md)" if named else expected
+            assert cell == expected.replace("at least", words.get("at least", "at least"))
+            assert word == words.get(arm.word, arm.word)
+            shown.append(ROOT / folder / "answer.json")
+    # depth 的五层另有一句话
+    assert {*shown} == {*ROOT.glob("results/reference/*/*/answer.json")} - {ROOT / reports / "digits/depth/answer.json"}
 
 
 def options_of(module: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
