@@ -12,6 +12,7 @@ from alexnet_core.configuration.network_spec import (
     convolved_size,
     layer_shapes,
 )
+from alexnet_core.configuration.wording import counted
 
 
 def geometry_change(spec: NetworkSpec, before: NetworkSpec) -> str:
@@ -30,11 +31,10 @@ def geometry_change(spec: NetworkSpec, before: NetworkSpec) -> str:
         return ""
     was = earlier[first.name].size
     verb = "shrinks" if first.size < was else "grows"
-    pixels = abs(first.size - was)
     total, total_before = (sum(shape.parameters for shape in all_) for all_ in (shapes, earlier.values()))
     share = f" ({100 * (total / total_before - 1):+.0f} %)" if total_before else ""
     return (
-        f"{first.name}'s output {verb} by {pixels} {'pixel' if pixels == 1 else 'pixels'} ({was} to {first.size}), "
+        f"{first.name}'s output {verb} by {counted(abs(first.size - was), 'pixel')} ({was} to {first.size}), "
         f"{total:,} parameters{share}{_remedy(spec, {shape.name: shape for shape in shapes}, first.name, was)}"
     )
 

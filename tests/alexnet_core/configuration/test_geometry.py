@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -22,16 +24,39 @@ def parameters(spec: NetworkSpec) -> int:
     return sum(parameter.numel() for parameter in AlexNet(spec).parameters())
 
 
+def size_of_conv2(spec: NetworkSpec) -> int:
+    """Pixels along a side of what conv2 gives in a forward pass."""
+    # 截到 conv2 为止：末层读到的就是它的输出
+    place = [layer.name for layer in spec.layers].index("conv2")
+    layers = [layer.model_dump() for layer in (*spec.layers[: place + 1], spec.layers[-1])]
+    short = NetworkSpec.model_validate({**spec.model_dump(), "layers": layers})
+    maps = AlexNet(short).eval().features(torch.zeros(1, 3, 16, 16))
+    return math.isqrt(maps.shape[1] // (spec.towers * spec.layer("conv2").maps))
+
+
 def test_a_kernel_that_shrinks_the_maps_is_said_with_its_parameters_and_the_padding_that_keeps_them() -> None:
     five = edited(kernel=5)
     share = 100 * (parameters(five) / parameters(MINI) - 1)
     assert geometry_change(five, MINI) == (
-        f"conv2's output shrinks by 2 pixels (8 to 6), {parameters(five):,} parameters ({share:+.0f} %); padding 2 "
-        "would keep it"
+        f"conv2's output shrinks by 2 pixels ({size_of_conv2(MINI)} to {size_of_conv2(five)}), "
+        f"{parameters(five):,} parameters ({share:+.0f} %); padding 2 would keep it"
     )
     assert parameters(five) == 148_138
-    assert geometry_change(edited(kernel=5, padding=2), MINI) == ""
-    assert AlexNet(edited(kernel=5, padding=2)).eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+    kept = edited(kernel=5, padding=2)
+    assert geometry_change(kept, MINI) == ""
+    assert size_of_conv2(kept) == size_of_conv2(MINI)
+    assert AlexNet(kept).eval()(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
+
+
+def test_a_kernel_that_grows_the_maps_by_one_pixel_is_said_in_the_singular() -> None:
+    two = edited(kernel=2)
+    assert size_of_conv2(two) == size_of_conv2(MINI) + 1
+    share = 100 * (parameters(two) / parameters(MINI) - 1)
+    # 偶数的核没有哪种填充留得住大小
+    assert geometry_change(two, MINI) == (
+        f"conv2's output grows by 1 pixel ({size_of_conv2(MINI)} to {size_of_conv2(two)}), "
+        f"{parameters(two):,} parameters ({share:+.0f} %)"
+    )
 
 
 @pytest.mark.parametrize("fields", [{"maps": 8}, {"bias": 1}, {}])
