@@ -324,11 +324,12 @@ def _checked_files(folder: Path, again: Material, results: Path, *, made_again: 
     texts = [{**tables, **page} for page in pages]
     # 措辞是旧的，就只比数字
     compared = {name for name in texts[0] if made_again or name.endswith((".csv", ".parquet"))}
-    told = _worded if _drawn_alike(folder, figures, ".svg") else _worded_without_narrow
+    alike = _drawn_alike(folder, figures)
+    told = _worded if any(name.endswith(".svg") for name in alike) else _worded_without_narrow
     edited |= {name for name in compared - edited if not _is_one_of(folder, name, texts, told)}
     if made_again:
-        not_drawn = _not_drawn(read)
-        redrawn, by_sums_alone = _redrawn(folder, {n: drawn for n, drawn in figures.items() if n not in not_drawn})
+        there = {name for name in figures.keys() - _not_drawn(read) if (folder / name).is_file()}
+        redrawn, by_sums_alone = _redrawn(there, alike)
         edited |= redrawn
     else:
         by_sums_alone = ["an earlier version worded it: of its texts and figures only the sums were checked"]
@@ -370,17 +371,21 @@ def _not_drawn(read: Details) -> set[str]:
     return own if read.kernels is not None else {*own, KERNELS}
 
 
-def _redrawn(folder: Path, drawn: Mapping[str, bytes]) -> tuple[set[str], list[str]]:
-    """The figures that were edited, and a line where they cannot be told from those of another matplotlib."""
+def _redrawn(names: set[str], alike: set[str]) -> tuple[set[str], list[str]]:
+    """The figures that were edited, and a line where they cannot be told from those of another matplotlib.
+
+    Args:
+        names: Figures in the report that are drawn from numbers here.
+        alike: Those that are drawn today byte by byte as they are in the report.
+    """
     edited: set[str] = set()
     by_sums_alone = []
     for kind in (".svg", ".png"):
-        names = {name for name in drawn if name.endswith(kind) and (folder / name).is_file()}
-        alike = _drawn_alike(folder, drawn, kind)
+        of_kind = {name for name in names if name.endswith(kind)}
         # 有一张画得逐字节相同，画图的就是同一版：其余的也该相同
-        if alike:
-            edited |= names - alike
-        elif names:
+        if of_kind & alike:
+            edited |= of_kind - alike
+        elif of_kind:
             by_sums_alone.append(
                 f"the {kind[1:].upper()} figures are drawn otherwise here (another matplotlib, or all were edited): "
                 "only their sums were checked"
@@ -388,9 +393,9 @@ def _redrawn(folder: Path, drawn: Mapping[str, bytes]) -> tuple[set[str], list[s
     return edited, by_sums_alone
 
 
-def _drawn_alike(folder: Path, drawn: Mapping[str, bytes], kind: str) -> set[str]:
-    """The figures of a kind that are drawn today byte by byte as they are in the report."""
-    names = (name for name in drawn if name.endswith(kind) and (folder / name).is_file())
+def _drawn_alike(folder: Path, drawn: Mapping[str, bytes]) -> set[str]:
+    """The figures that are drawn today byte by byte as they are in the report."""
+    names = (name for name in drawn if (folder / name).is_file())
     return {name for name in names if (folder / name).read_bytes() == drawn[name]}
 
 

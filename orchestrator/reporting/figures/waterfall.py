@@ -46,7 +46,7 @@ def waterfall_figure(answer: Answer) -> Picture | None:
         _draw_level(axes, rungs[0], len(rungs) - 1)
         for place, (before, arm) in enumerate(itertools.pairwise(rungs), start=2):
             _draw_step(axes, before, arm, steps[arm.name], len(rungs) - place)
-        labels = [short(rungs[0].name), *(short(f"{steps[arm.name].title}", 30) for arm in rungs[1:])]
+        labels = [short(rungs[0].name), *(short(steps[arm.name].title, 30) for arm in rungs[1:])]
         axes.set_yticks(range(len(rungs) - 1, -1, -1), labels)
         axes.set_ylim(-0.6, len(rungs) - 0.4)
         # 柱子默认贴着边：第一级会压在轴线上
@@ -66,7 +66,7 @@ def waterfall_figure(answer: Answer) -> Picture | None:
 def _draw_level(axes: Axes, arm: ArmAnswer, place: int) -> None:
     axes.plot([arm.mean or 0.0] * 2, [place - HEIGHT / 2, place + HEIGHT / 2], color=INK, linewidth=3.0, zorder=3)
     side = axes.get_yaxis_transform()
-    axes.text(1.02, place, f"{numbers.metric(arm)}", transform=side, color=INK, va="center", fontsize=10)
+    axes.text(1.02, place, numbers.metric(arm), transform=side, color=INK, va="center", fontsize=10)
 
 
 def _draw_step(axes: Axes, before: ArmAnswer, arm: ArmAnswer, step: ContrastAnswer, place: int) -> None:
