@@ -277,7 +277,7 @@ def _export_of_core(
     def by_the_core(state: Path, folder: Path) -> None:
         try:
             write(fields, read_state(state)["state"], folder)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise LabError(f"core {core.name}: export raised {mistake(error)}", exit_code=ExitCode.NOTHING) from error
 
     return by_the_core

@@ -13,6 +13,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from orchestrator import best, merge, publish
+from orchestrator.cores.identity import code_of
+from orchestrator.cores.loading import core_name
+from orchestrator.cores.states import write_state
 from orchestrator.records import trial_record
 from orchestrator.records.checked_record import read_record
 from orchestrator.records.layout import trial_folder
@@ -21,7 +24,7 @@ from orchestrator.records.trial_record import TrialState, join_members
 from orchestrator.tables.tables import load_tables, update_tables
 from search_spaces.core_config import CoreConfig, CoreData, CoreDescription
 from search_spaces.trial import PlannedTrial, configuration_key, trial_key
-from tests.made_core_records import describe, put_walk, walk_config
+from tests.made_core_records import WALK, describe, put_walk, walk_config
 from tests.made_records import make_config, put
 
 
@@ -171,6 +174,27 @@ def test_an_export_is_the_whole_record_and_its_code_and_runs_nothing(
     assert (code, errors.count("\n")) == (4, 1)
     assert "is not kept, or not the one on record" in errors
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "mistake"), [("1 / 0", "ZeroDivisionError"), ("raise SystemExit(0)", "SystemExit: 0")]
+)
+def test_a_cores_own_export_that_raises_or_leaves_is_one_line_and_no_export(
+    walk_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], body: str, mistake: str
+) -> None:
+    results, state = tmp_path / "results", "checkpoint/0001-00000001.safetensors"
+    own = f"def export(config, state, folder):\n    {body}\n\ncore = Core(export=export, "
+    (walk_folder / "walk.py").write_text(WALK.replace("core = Core(", own))
+    code = code_of(core_name("walk.py", walk_folder))
+    code.keep(results, "walk")
+    folder = trial_record.open_record(results, walk_config(0))
+    write_state(folder / state, {"state": {"place": 9.0}})
+    put_walk(results, walk_config(0), losses(2.0), weights=state, code=code.fingerprint)
+    exit_code, _, errors = shown(capsys, results, "--export", str(tmp_path / "out"), "--core", "walk")
+    assert (exit_code, errors.count("\n")) == (4, 1)
+    assert f"core walk: export raised {mistake}" in errors
+    assert "(walk.py, line " in errors
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("code", ["../../secret", "/etc", "..", "c0de" * 5 + "/../../../secret"])
