@@ -454,6 +454,7 @@ def _paths(content: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], 
                 yield place, path
 
 
+@lru_cache(maxsize=1)
 def study_names() -> tuple[str, ...]:
     """Returns the names of the studies that come with the package."""
     folder = resources.files("search_spaces") / "studies"

@@ -11,13 +11,13 @@ from orchestrator.planning.summary import time_with_start
 from orchestrator.planning.unfolding import no_looks_at
 from orchestrator.planning.work_left import Training
 from orchestrator.statistics.alpha_spending import FIRST_LOOK
-from orchestrator.statistics.limits import FEWEST_SEEDS
+from orchestrator.statistics.verdict import TOO_FEW
 from search_spaces.core_config import planned_parts
 
 MOST_AT_ONCE = 4
 USUAL_MOST = 30
 # 再多的种子没有人会练：该换的是问题或训练的长短
-MOST_SEEDS = 100
+MOST_OFFERED = 100
 
 
 def next_step(answer: Answer, plan: Plan, price: Callable[[], Price], *, together: bool = False) -> str:
@@ -31,7 +31,7 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price], *, togethe
     """
     if answer.null or answer.chosen_afterwards or answer.missing or plan.max_seeds is not None:
         return ""
-    undecided = [one for one in answer.judged if one.word == "inconclusive" or _has_too_few(one)]
+    undecided = [one for one in answer.judged if one.word in ("inconclusive", TOO_FEW)]
     if not undecided:
         return ""
     names = ", ".join(arm.name for arm in undecided)
@@ -41,7 +41,7 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price], *, togethe
             f"No answer on {names}, but a difference of {answer.scale.effect(answer.smallest_effect)} would probably "
             "have shown with so many seeds: what there may be is smaller."
         )
-    if seeds > max(MOST_SEEDS, MOST_AT_ONCE * answer.seeds):
+    if seeds > max(MOST_OFFERED, MOST_AT_ONCE * answer.seeds):
         return (
             f"No answer on {names}: seeds scatter so much that a difference of "
             f"{answer.scale.effect(answer.smallest_effect)} needs {seeds} of them or more; a longer training scatters "
@@ -50,10 +50,6 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price], *, togethe
     takes = time_with_start(price()(_further(plan, answer.seeds, seeds)))
     most = "at most " if "auto" in options else ""
     return f"No answer yet on {names}: the same command with {options} would take {most}{takes}."
-
-
-def _has_too_few(arm: Compared) -> bool:
-    return arm.word == f"no verdict: fewer than {FEWEST_SEEDS} seeds"
 
 
 def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared], together: bool) -> tuple[str, int]:

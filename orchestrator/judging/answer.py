@@ -21,6 +21,8 @@ from search_spaces.study import Statistic
 NOT_JUDGED = "not judged"
 # 还占着家族里的一个名额
 SKIPPED = "no verdict: skipped"
+# 研究名之后：各 arm 用自己调出的值的那份答案
+RETUNED_STUDY = ", re-tuned"
 
 
 def _is_percent(unit: str) -> bool:

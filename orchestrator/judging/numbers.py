@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.judging.answer import Answer, ArmAnswer, Compared
+from orchestrator.judging.answer import RETUNED_STUDY, Answer, ArmAnswer, Compared
 from orchestrator.judging.scales import scale_of
 from orchestrator.statistics.paired import MOST_SEEDS, ROUNDING
 from search_spaces.core_config import PERCENT, number_in, significant
@@ -72,7 +72,7 @@ def source_heading(answer: Answer) -> str:
 
 def is_of_the_paper(answer: Answer) -> bool:
     """Returns whether a study asks one of the paper's claims: it comes with the package, and trains AlexNet."""
-    return answer.core is None and answer.study.removesuffix(", re-tuned") in study_names()
+    return answer.core is None and answer.study.removesuffix(RETUNED_STUDY) in study_names()
 
 
 def unit(arm: Compared) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from rich.console import Console
 
-from orchestrator.judging.answer import Answer
+from orchestrator.judging.answer import RETUNED_STUDY, Answer
 from orchestrator.judging.judge import answer
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
@@ -118,7 +118,7 @@ def _retuned(
         if arm.name in chosen
     )
     # 各用自己最好的值，判法与研究本身一样
-    study = plan.study.model_copy(update={"name": f"{plan.study.name}, re-tuned", "arms": arms})
+    study = plan.study.model_copy(update={"name": f"{plan.study.name}{RETUNED_STUDY}", "arms": arms})
     return answer(study, plan.recipe, plan_file.model_copy(update={"trials": rows}), trials, no_points, epochs)
 
 

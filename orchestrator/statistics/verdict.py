@@ -23,6 +23,7 @@ from orchestrator.statistics.paired import (
 from orchestrator.statistics.signs import Between, median, median_interval, sign_test_p
 
 LOOKED_AT_ONCE = ShareOfLevel(1.0)
+TOO_FEW = f"no verdict: fewer than {FEWEST_SEEDS} seeds"
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def _verdict(
     if lost is not None:
         return Verdict(lost, test=test)
     if test.n < FEWEST_SEEDS:
-        return Verdict(f"no verdict: fewer than {FEWEST_SEEDS} seeds", test=test)
+        return Verdict(TOO_FEW, test=test)
     if test.p is None:
         return Verdict(_identical(test), in_family=True, test=test)
     entry = entries[arm.name]
