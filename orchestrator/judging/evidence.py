@@ -64,7 +64,7 @@ class Evidence:
         """What is compared, by name."""
         return {contrast.name: contrast for contrast in self.study.contrasts}
 
-    @property
+    @cached_property
     def families(self) -> list[list[str]]:
         """The names of the contrasts that are corrected together."""
         return [[one.name for one in family] for family in families(list(self.contrasts.values()))]
@@ -72,6 +72,10 @@ class Evidence:
     def arms(self, name: str) -> tuple[str, ...]:
         """Returns the arms of a contrast."""
         return tuple(self.contrasts[name].weights)
+
+    def needs(self, name: str, arms: Collection[str]) -> bool:
+        """Says whether a contrast cannot be made without these arms, or some of them."""
+        return any(arm in self.contrasts[name].weights for arm in arms)
 
     def rows(self, arm: str, seeds: int) -> list[Row]:
         """Returns the rows of seeds 0 to `seeds` - 1, up to the first that has not ended."""

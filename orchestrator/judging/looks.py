@@ -23,6 +23,7 @@ from orchestrator.statistics.sequential import ArmCourse, SequentialRule, follow
 from orchestrator.statistics.verdict import Verdict, judge, withhold
 from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import load_trials, update_tables
+from search_spaces.contrast import largest_family
 from search_spaces.core_config import description_of
 from search_spaces.study import Recipe
 from search_spaces.trial import PlannedTrial
@@ -70,13 +71,13 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     # 少于三个种子时给不出词，那次看没有花掉 alpha
     before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
     looked_beyond = bool(before) and before[-1] > seeds
-    largest = max(map(len, evidence.families), default=1)
-    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / largest)
+    largest = largest_family(list(evidence.contrasts.values()))
+    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / max(1, largest))
     margin = SCALES[evidence.judged.scale].size(recipe.margin)
     verdicts: dict[str, Verdict] = {}
     # 各 arm 一起裁决：Holm 的家族是整个研究；阶梯的各级另成一族
     for family in evidence.families:
-        kept = [name for name in family if set(skipped).isdisjoint(evidence.arms(name))]
+        kept = [name for name in family if not evidence.needs(name, skipped)]
         judged = [evidence.of(name, seeds) for name in kept]
         # 跳过的仍占名额：别的不因此变得容易
         verdicts |= judge(judged, margin, plan_file.alpha, ShareOfLevel(share), closed=len(family) - len(kept))
@@ -99,7 +100,7 @@ def follow_records(
         margin=scale.size(recipe.margin),
         smallest_effect=scale.size(recipe.smallest_effect),
     )
-    waits_not = [name for name in evidence.contrasts if not set(skipped).isdisjoint(evidence.arms(name))]
+    waits_not = [name for name in evidence.contrasts if evidence.needs(name, skipped)]
     courses: dict[str, ArmCourse] = {}
     for family in evidence.families:
         courses |= follow(family, evidence.at, rule, waits_not)
@@ -120,7 +121,7 @@ def next_trials(
     """
     evidence, courses = _courses(plan, trials, ended, skipped)
     by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
-    going_on = {name: course for name, course in courses.items() if set(skipped).isdisjoint(evidence.arms(name))}
+    going_on = {name: course for name, course in courses.items() if not evidence.needs(name, skipped)}
     cells = next_seeds(evidence.planned, going_on, _arms_of(evidence), evidence.ended)
     return [by_cell[cell] for cell in cells]
 
