@@ -18,7 +18,7 @@ LayerName = Annotated[str, Field(pattern=r"^[a-z0-9_*?]{1,32}$")]
 
 def is_absent(value: Any) -> bool:
     """Whether a field that came later says nothing: left out, what was written before keeps its bytes."""
-    return value is None or value == {}
+    return value in (None, {}, ())
 
 
 class Claim(Frozen):

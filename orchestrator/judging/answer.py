@@ -12,6 +12,7 @@ from pydantic import Field
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.scales import Scale, ScaleName, scale_of
 from orchestrator.planning.retuning import TuningTrial
+from search_spaces.arm import is_absent
 from search_spaces.contrast import Family, Kind
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, readable
 from search_spaces.design import DesignName
@@ -29,16 +30,8 @@ def _is_percent(unit: str) -> bool:
     return unit == PERCENT
 
 
-def _is_empty(value: object) -> bool:
-    return not value
-
-
 def _is_first(value: int) -> bool:
     return value == 1
-
-
-def _is_none(value: object) -> bool:
-    return value is None
 
 
 # 注和报告的措辞变了就加一：旧报告与记录相符，只是话说得不同
@@ -181,7 +174,7 @@ class ArmAnswer(Compared):
     failed: int = 0
     seconds: float | None = None
     costs: ArmCosts = ArmCosts()
-    levels: dict[str, str] = Field(default={}, exclude_if=_is_empty)
+    levels: dict[str, str] = Field(default={}, exclude_if=is_absent)
 
 
 class ContrastAnswer(Compared):
@@ -398,16 +391,16 @@ class Answer(Frozen):
     planned_seeds: int
     missing: tuple[str, ...]
     seeds_after_gap: tuple[int, ...] = ()
-    skipped: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    skipped: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     looks: tuple[int, ...]
     unlike: tuple[str, ...] = ()
     unmeasured: int = 0
     other_networks: int = 0
     classes: int | None = None
     arms: tuple[ArmAnswer, ...]
-    contrasts: tuple[ContrastAnswer, ...] = Field(default=(), exclude_if=_is_empty)
-    design: DesignName | None = Field(default=None, exclude_if=_is_none)
-    factors: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = Field(default=(), exclude_if=_is_empty)
+    contrasts: tuple[ContrastAnswer, ...] = Field(default=(), exclude_if=is_absent)
+    design: DesignName | None = Field(default=None, exclude_if=is_absent)
+    factors: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = Field(default=(), exclude_if=is_absent)
     sweep: tuple[SweepPoint, ...] = ()
     sweep_asked: int = 0
     sweep_facts: SweepFacts | None = None
@@ -419,12 +412,12 @@ class Answer(Frozen):
     chosen_afterwards: bool = False
     notes: tuple[str, ...] = ()
     # 旧报告的字节不变：没有就不写
-    core: CoreDescription | None = Field(default=None, exclude_if=_is_none)
-    reports: tuple[int, int] | None = Field(default=None, exclude_if=_is_none)
-    uneven: dict[str, tuple[int, int]] = Field(default={}, exclude_if=_is_empty)
-    ended_early: dict[str, int] = Field(default={}, exclude_if=_is_empty)
-    without_ratio: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
-    trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    core: CoreDescription | None = Field(default=None, exclude_if=is_absent)
+    reports: tuple[int, int] | None = Field(default=None, exclude_if=is_absent)
+    uneven: dict[str, tuple[int, int]] = Field(default={}, exclude_if=is_absent)
+    ended_early: dict[str, int] = Field(default={}, exclude_if=is_absent)
+    without_ratio: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
+    trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     wording: int = Field(default=1, exclude_if=_is_first)
 
     @property

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
+from search_spaces.arm import is_absent
 from search_spaces.contrast import Contrast
 
 FILE = "looks.jsonl"
@@ -23,10 +24,6 @@ Number = Annotated[int, Field(ge=0)]
 # 一个 trial 的 key，和看测试图时用几个视图
 Seen = tuple[str, int]
 Weights = tuple[tuple[Seen, float], ...]
-
-
-def _is_empty(contrasts: tuple[Weights, ...]) -> bool:
-    return not contrasts
 
 
 class Question(Frozen):
@@ -40,7 +37,7 @@ class Question(Frozen):
 
     baseline: Seen
     arms: tuple[Seen, ...]
-    contrasts: tuple[Weights, ...] = Field(default=(), exclude_if=_is_empty)
+    contrasts: tuple[Weights, ...] = Field(default=(), exclude_if=is_absent)
 
     def shares(self, other: Question) -> bool:
         """Says whether a comparison is made in both."""

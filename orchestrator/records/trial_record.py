@@ -38,6 +38,7 @@ from orchestrator.records.files import (
 )
 from orchestrator.records.layout import KEY, LEFT_OUT, OUTPUTS, output_path, trial_folder
 from orchestrator.records.reports import Report, parse_report
+from search_spaces.arm import is_absent
 from search_spaces.core_config import CoreConfig, MetricValue, TrialConfig, is_of_core
 from search_spaces.trial import PlannedTrial, canonical_json, trial_key
 
@@ -56,14 +57,6 @@ class TrialState(StrEnum):
     STOPPED = "stopped"
     DIVERGED = "diverged"
     FAILED = "failed"
-
-
-def _is_empty(value: Mapping[str, float]) -> bool:
-    return not value
-
-
-def _is_none(value: str | None) -> bool:
-    return value is None
 
 
 class TrialResult(Frozen):
@@ -99,9 +92,9 @@ class TrialResult(Frozen):
     state: TrialState
     seed: Count
     epochs: Count
-    metrics: dict[str, MetricValue] = Field(default={}, exclude_if=_is_empty)
+    metrics: dict[str, MetricValue] = Field(default={}, exclude_if=is_absent)
     sizes: dict[Literal["parameters", "multiply_adds"], Annotated[float, Field(ge=0)]] = Field(
-        default={}, exclude_if=_is_empty
+        default={}, exclude_if=is_absent
     )
     train: SplitErrors | None = None
     validation: SplitErrors | None = None
@@ -119,7 +112,7 @@ class TrialResult(Frozen):
     weights_sha256: str | None = None
     environment: dict[str, str | int | None] = {}
     # 以前的 result.json 没有它：没有就不写出来，一个字节也不变
-    correct_sha256: str | None = Field(default=None, exclude_if=_is_none)
+    correct_sha256: str | None = Field(default=None, exclude_if=is_absent)
 
     @property
     def is_measured(self) -> bool:

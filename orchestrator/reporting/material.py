@@ -26,6 +26,7 @@ from orchestrator.records import looks_file
 from orchestrator.records.layout import evaluation_path, trial_folder
 from orchestrator.tables.rows import METRICS_BY_NAME
 from orchestrator.tables.tables import load_tables
+from search_spaces.arm import is_absent
 from search_spaces.core_config import CoreDescription, description_of
 from search_spaces.trial import PlannedTrial
 
@@ -59,7 +60,7 @@ class RecordUsed(Frozen):
     evaluation_sha256: str | None = None
     epochs_sha256: str | None = None
     # 旧报告没有记：没有就不写
-    attempts_sha256: str | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    attempts_sha256: str | None = Field(default=None, exclude_if=is_absent)
 
 
 class Provenance(Frozen):
