@@ -72,6 +72,8 @@ class FileProgress:
     def _write(self, verb: str, text: str, **markup: bool) -> None:
         share = 100 * self._ended // max(self._total, 1)
         self._reporter.write_line(f"[{share:3d}%] {verb:7} {text}", **markup)
+        # 输出进管道或文件时，不刷新就要到最后才看得见
+        self._reporter.flush()
 
 
 def _file(nodeid: str) -> str:
