@@ -122,7 +122,7 @@ class LoadedModel:
         return ImageLoader(split, self.mean_image, self.network.devices[0], mean_follows_crop=follows)
 
     def predictions(self, split: Split, views: int = 1) -> Generator[tuple[Batch, torch.Tensor]]:
-        """Yields every batch of a split with its log-probabilities, see `evaluation.predictions`."""
+        """Yields every batch of a split with its log-probabilities (B, C), see `evaluation.predictions`."""
         return predictions(self.network, self.loader(split), views, precision=self.config.training.precision)
 
     def evaluate(self, data: Dataset | Split, views: int = 1) -> SplitMetrics:
