@@ -9,8 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from alexnet_core.commands.devices import devices_of
 from alexnet_core.commands.progress import data_at, errors_text, print_notes, progress_of
 from alexnet_core.configuration.train_config import DataSpec
@@ -24,7 +22,7 @@ from alexnet_core.data.loading import (
     prepare_data,
     summarise_data,
 )
-from alexnet_core.data.splits import SplitName
+from alexnet_core.data.splits import SplitName, evenly_spaced
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import replaced
 
@@ -108,7 +106,7 @@ def neighbours(options: argparse.Namespace) -> int:
     from alexnet_core.trained.pictures import nearest_neighbours, neighbours_picture, save_picture
 
     name, test = _test_images(dataset)
-    queries = _spread(options.images, len(test))
+    queries = evenly_spaced(len(test), options.images)
     with progress_of("comparing training images") as progress:
         beside = nearest_neighbours(model, test, dataset.train, queries, options.nearest, progress)
     query_names, train_names = image_names(spec, name), image_names(spec, "train")
@@ -128,7 +126,7 @@ def predictions(options: argparse.Namespace) -> int:
 
     name, images = _test_images(dataset)
     split = model.labelled(images, dataset.class_names)
-    likeliest = likeliest_labels(model, split, _spread(8, len(split)))
+    likeliest = likeliest_labels(model, split, evenly_spaced(len(split), 8))
     names = image_names(spec, name)
     rows = zip(
         *(part.tolist() for part in (likeliest.queries, likeliest.classes, likeliest.probabilities)), strict=True
@@ -144,12 +142,6 @@ def predictions(options: argparse.Namespace) -> int:
 def _test_images(dataset: Dataset) -> tuple[SplitName, Split]:
     """The test images, or the validation images where there are none."""
     return ("validation", dataset.validation) if dataset.test is None else ("test", dataset.test)
-
-
-def _spread(count: int, images: int) -> np.ndarray:
-    """Numbers of at most `count` images, int64, ascending."""
-    # 均匀取样，免得全来自第一个类
-    return np.unique(np.linspace(0, images - 1, min(count, images)).round().astype(np.int64))
 
 
 def _model_and_data(options: argparse.Namespace) -> tuple[LoadedModel, DataSpec, Dataset]:

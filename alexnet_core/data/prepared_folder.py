@@ -24,6 +24,7 @@ from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.data.manifest import ManifestLine, manifest_digest
 from alexnet_core.data.moments import PixelMoments
+from alexnet_core.data.splits import evenly_spaced
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import reason_of
 
@@ -221,7 +222,7 @@ def sample_digest(images: np.ndarray) -> str:
 
 def _sample(images: np.ndarray) -> np.ndarray:
     """What `sample_digest` looks at: uint8 (rows, bytes)."""
-    rows = np.linspace(0, len(images) - 1, min(len(images), SAMPLED_IMAGES)).round().astype(np.int64)
+    rows = evenly_spaced(len(images), SAMPLED_IMAGES)
     pixels = images.reshape(len(images), -1)
     start = max(0, (pixels.shape[1] - SAMPLED_BYTES) // 2)
     return pixels[rows, start : start + SAMPLED_BYTES]

@@ -88,6 +88,17 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> 
     return np.sort(np.asarray([by_class[which][place] for place, which in ranked[:count]], dtype=np.int64))
 
 
+def evenly_spaced(images: int, count: int) -> np.ndarray:
+    """Returns the numbers of at most `count` images, spread over all of them: int64 (min(count, images),), ascending.
+
+    Args:
+        images: How many there are.
+        count: How many to choose.
+    """
+    # 均匀取样，免得全来自第一个类
+    return np.linspace(0, images - 1, min(count, images)).round().astype(np.int64)
+
+
 def _shuffled(rows: np.ndarray, *key: str | int) -> np.ndarray:
     # 次序只由（用途，种子，类）决定：多一类，别类的划分不动
     digest = hashlib.sha256("\n".join(str(part) for part in key).encode()).digest()

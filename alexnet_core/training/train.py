@@ -24,6 +24,7 @@ from alexnet_core.configuration.schedule import EpochRates, epoch_rates
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset
+from alexnet_core.data.splits import evenly_spaced
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.model.draws import permutation
 from alexnet_core.training.augmentation import training_views
@@ -350,8 +351,7 @@ def _evaluate(
         if should_stop() and run.workers.count == 1:
             raise _Stopped
 
-    count = len(loader) if most is None else min(most, len(loader))
-    rows = np.arange(count) if count == len(loader) else np.linspace(0, len(loader) - 1, count).round().astype(np.int64)
+    rows = evenly_spaced(len(loader), len(loader) if most is None else most)
     precision = run.config.training.precision
     return evaluate_rows(
         run.model, loader, rows, before_batch=before_batch, precision=precision, workers=run.workers, correct=correct

@@ -36,6 +36,7 @@ from alexnet_core.data.prepared_folder import (
 )
 from alexnet_core.data.preparing.finishing import MOST_NAMED, BadImages, bad_message, finish
 from alexnet_core.data.preparing.partial_folder import PARTIAL_FORMAT, PartialFolder, Progress, write_split
+from alexnet_core.data.splits import evenly_spaced
 from alexnet_core.errors import CoreError
 from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.files import flush_folder, is_utf8, shown
@@ -317,7 +318,7 @@ def _changed_since(made: Path, source: ImageSource, lines: Sequence[str], is_els
     of the others; of a source elsewhere than the prepared one every file is.
     """
     changed_at = _folders_changed_at(source)
-    some_others = set(np.linspace(0, len(lines) - 1, min(LOOKED_AT, len(lines))).astype(int).tolist())
+    some_others = set(evenly_spaced(len(lines), LOOKED_AT).tolist())
     made_at = made.stat().st_mtime_ns
 
     def is_changed(place: int) -> bool:
