@@ -286,11 +286,25 @@ def ended_trials(results: Path, keys: Iterable[str]) -> dict[str, tuple[str, flo
     """
     distinct = set(keys)
     unchanged = _unchanged(results, distinct)
-    outcomes: dict[str, tuple[str, float | None]] = {key: row[:2] for key, row in unchanged.items()}
     misfits = {key: row.curve for key, row in unchanged.items() if row.curve is not None}
+    outcomes: dict[str, tuple[str, float | None]] = {key: row[:2] for key, row in unchanged.items()}
+    return outcomes | _from_records(results, distinct - unchanged.keys(), misfits)
+
+
+def _from_records(
+    results: Path, keys: Collection[str], misfits: Mapping[str, str]
+) -> dict[str, tuple[str, float | None]]:
+    """What the records say of trials that no table tells of; names what the tables leave out, and curves that misfit.
+
+    Args:
+        results: The results folder.
+        keys: The trials.
+        misfits: Why curves of other trials do not fit, by key, to be named with theirs.
+    """
+    misfits, outcomes = dict(misfits), dict[str, tuple[str, float | None]]()
     records: dict[str, Record] = {}
     # 一条坏记录不该挡住整个研究
-    for key in sorted(distinct - outcomes.keys()):
+    for key in sorted(keys):
         folder = layout.trial_folder(results, key)
         try:
             record = checked_record.read_record(folder)
@@ -328,7 +342,7 @@ def say_left_out(results: Path, besides: Collection[str] = ()) -> None:
     """
     table = read_table(results, "trials", TRIAL_COLUMNS, ("key",))
     untabled = set(trial_record.recorded_keys(results)).difference([] if table is None else table["key"], besides)
-    ended_trials(results, untabled)
+    _from_records(results, untabled, {})
 
 
 class Done(NamedTuple):
