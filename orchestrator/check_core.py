@@ -106,7 +106,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _faults(findings: Iterable[Finding]) -> int:
-    """Prints findings as they come; returns how many are faults."""
+    """Prints findings as they come, and what is done between them; returns how many are faults."""
     faults = 0
     for finding in findings:
         faults += finding.word == "fault"

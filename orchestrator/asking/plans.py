@@ -14,6 +14,7 @@ from orchestrator.planning.summary import (
     ArmPlan,
     arm_plans,
     arm_remarks,
+    code_remarks,
     data_remarks,
     large_batches,
     left_out_retuning,
@@ -197,7 +198,13 @@ def _study_plan(study: PlannedStudy, agenda: Agenda, price: Price) -> StudyPlan:
         left=tuple(_work_left(study)),
         cost=_cost(price(study.work.of())),
         outlook=resolution_outlook(plan, study.folder),
-        notes=(*data_remarks(plan), *left_out_retuning(plan), *large_batches(plan), *arm_remarks(plan)),
+        notes=(
+            *data_remarks(plan),
+            *code_remarks(plan),
+            *left_out_retuning(plan),
+            *large_batches(plan),
+            *arm_remarks(plan),
+        ),
     )
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from alexnet_core.process.files import temporary_path
+from alexnet_core.process.files import is_utf8, temporary_path
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import CoreName, installed_folders
 from orchestrator.cores.script import matching
@@ -24,21 +25,27 @@ from search_spaces.script import Script
 
 FINGERPRINT_LENGTH = 20  # see search_spaces.core_config.FINGERPRINT
 CODE = "code"
+# 词表、配置有几 MB；更大更多的是数据
+LARGEST_OTHER = 5 * 10**6
+MOST_OTHERS = 200
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The Python files that make a core what it is.
+    """The files that make a core what it is: its Python, and what else lies in its packages.
 
     Attributes:
         root: The folder from which they are imported.
         files: Their paths below it, sorted.
         command: Of a script: how its study file has it run.
+        remarks: What is not taken along, though it may be read; a line each.
     """
 
     root: Path
     files: tuple[Path, ...]
     command: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -61,7 +68,8 @@ def sources_of(name: CoreName) -> Sources:
     """
     root = _root(name)
     files: set[Path] = set()
-    waiting = list(_beside(root, name.module.split(".")[0]))
+    left_out: set[Path] = set()
+    waiting = list(_beside(root, name.module.split(".")[0], left_out))
     # 装在 site-packages 里的包，旁边是别人的包，不算它的代码
     alone = root in installed_folders()
     while waiting:
@@ -69,9 +77,10 @@ def sources_of(name: CoreName) -> Sources:
         if path in files:
             continue
         files.add(path)
-        if not alone:
-            waiting += [other for module in _imports(path) for other in _beside(root, module)]
-    return Sources(root, tuple(sorted(path.relative_to(root) for path in files)))
+        if not alone and path.suffix == ".py":
+            waiting += [other for module in _imports(path) for other in _beside(root, module, left_out)]
+    remarks = (*_on_left_out(root, sorted(left_out)), *_on_lone_modules(root, sorted(files)))
+    return Sources(root, tuple(sorted(path.relative_to(root) for path in files)), remarks=remarks)
 
 
 def declared_names(name: CoreName) -> set[str]:
@@ -126,12 +135,70 @@ def _root(name: CoreName) -> Path:
     raise ContractError(f"core {name.text}: {top} is no Python source, so that its version cannot be kept")
 
 
-def _beside(root: Path, module: str) -> Iterator[Path]:
-    """The files of a top-level module that lies in a folder."""
+def _beside(root: Path, module: str, left_out: set[Path]) -> Iterator[Path]:
+    """The files of a top-level module that lies in a folder; what of a package is not taken goes into `left_out`."""
     if (root / module).is_dir():
-        yield from sorted((root / module).rglob("*.py"))
+        code = sorted((root / module).rglob("*.py"))
+        yield from code
+        others = _other_files(root / module)
+        taken = [path for path in others if _is_small(path)]
+        if len(taken) > MOST_OTHERS:
+            # 一大堆小文件是数据：只要与代码放在一起的
+            folders = {path.parent for path in code}
+            taken = [path for path in taken if path.parent in folders]
+        taken = taken if len(taken) <= MOST_OTHERS else []
+        left_out |= set(others).difference(taken)
+        yield from taken
     elif (root / f"{module}.py").is_file():
         yield root / f"{module}.py"
+
+
+def _other_files(package: Path) -> list[Path]:
+    """What lies in a package beside Python: vocabularies, tables, configurations; not what running it leaves there."""
+    found: list[Path] = []
+    for folder, folders, names in os.walk(package):
+        # 结果文件夹也许就在包里：它每次都变
+        is_left_by_runs = {"trials", "studies"} <= set(folders)
+        folders[:] = [] if is_left_by_runs else [one for one in folders if one[0] != "." and one != "__pycache__"]
+        kept = (name for name in names if name[0] != "." and not name.endswith((".py", ".pyc")) and is_utf8(name))
+        found += [] if is_left_by_runs else [Path(folder, name) for name in kept]
+    return sorted(path for path in found if path.is_file() and not _is_study(path))
+
+
+def _is_small(path: Path) -> bool:
+    return path.stat().st_size <= LARGEST_OTHER and os.access(path, os.R_OK)
+
+
+def _is_study(path: Path) -> bool:
+    """Whether a file is a question about the core rather than a part of it."""
+    if path.suffix not in (".yaml", ".yml") or not _is_small(path):
+        return False
+    lines = path.read_bytes().splitlines()
+    return all(any(line.startswith(word) for line in lines) for word in (b"arms:", b"recipes:"))
+
+
+def _on_left_out(root: Path, left_out: Sequence[Path]) -> Iterator[str]:
+    if left_out:
+        names = [path.relative_to(root).as_posix() for path in left_out]
+        shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+        yield (
+            f"not taken along with the code, being data (over {LARGEST_OTHER // 10**6} MB, or of more than "
+            f"{MOST_OTHERS} files): {shown}; read them from an absolute path or --data-root"
+        )
+
+
+def _on_lone_modules(root: Path, files: Sequence[Path]) -> Iterator[str]:
+    alone = [path for path in files if path.parent == root and path.suffix == ".py"]
+    reading = [path.name for path in alone if any(_last_name(node) == "__file__" for node in _names(path))]
+    if reading:
+        yield (
+            f"{', '.join(reading)} asks for __file__: files beside a single module are not taken along with it; make a "
+            "package (a folder) of them, or read them from an absolute path or --data-root"
+        )
+
+
+def _names(path: Path) -> Iterator[ast.expr]:
+    return (node for node in ast.walk(_parsed(path)) if isinstance(node, ast.Name))
 
 
 def _imports(path: Path) -> set[str]:

@@ -83,6 +83,12 @@ def data_remarks(plan: Plan) -> list[str]:
     return []
 
 
+def code_remarks(plan: Plan) -> list[str]:
+    """Says what a core may read that is not kept with its code."""
+    sources = plan.code.sources if plan.code is not None else None
+    return [] if sources is None else [f"note: {remark}" for remark in sources.remarks]
+
+
 def format_missing(plan: Plan, on_record: OnRecord) -> str:
     """Names what a plan still lacks: `seeds 5 to 7`, or `seed 5 (no_lrn, as_run)` where an arm of it is there."""
     missing = {trial.key for trial in on_record.to_run(plan.trials)}

@@ -23,14 +23,14 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from alexnet_core.configuration.wording import counted
 from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.contract import ContractError, Core
-from orchestrator.cores.identity import KeptCode
+from orchestrator.cores.identity import KeptCode, code_of
 from orchestrator.cores.loading import CoreName
 from orchestrator.cores.reports import checked_data, checked_sizes
 from orchestrator.cores.script import ending
 from orchestrator.cores.states import LARGE_STATE, large_state, states_in
 
 SLOW_REPORT_SECONDS = 20.0
-Word = Literal["ok", "note", "fault"]
+Word = Literal["ok", "note", "fault", "..."]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Finding:
     """One line of the check.
 
     Attributes:
-        word: `fault` where records, pairing or resuming would be untrue.
-        text: What was found.
+        word: `fault` where records, pairing or resuming would be untrue; `...` for what is done next.
+        text: What was found, or is done next.
         stops: Whether numbers cannot be compared any further.
     """
 
@@ -82,6 +82,7 @@ def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
         folder = Path(scratch)
         # 脚本自己写检查点，停在哪里由它自己定：接着训练要另外试
         is_script = rehearsal.name.study is not None
+        yield Finding("...", f"training {counted(rehearsal.reports, 'report')} of seed 0")
         first, left = _rehearse(rehearsal, folder, states=None if is_script else folder / "states")
         yield from _reports(core, first, rehearsal)
         if left:
@@ -91,17 +92,22 @@ def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
             return
         # 出错之前的报告还能说明别的
         rehearsal = replace(rehearsal, reports=len(first.reports))
-        findings = list(_seeds(core, rehearsal, folder, first))
-        yield from findings
+        repeats = True
+        for finding in _seeds(core, rehearsal, folder, first):
+            repeats = repeats and not finding.stops
+            yield finding
         if is_script:
             _rehearse(replace(rehearsal, reports=1), folder, states=folder / "states")
-        yield from _resume(core, rehearsal, folder, first, repeats=not any(finding.stops for finding in findings))
+        yield from _resume(core, rehearsal, folder, first, repeats=repeats)
 
 
 def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
     """What needs no training."""
     metrics = ", ".join(core.metrics)
     yield Finding("ok", f"{core.name}, version {core.version}, reports {metrics}")
+    if rehearsal.name.study is None:
+        sources = code_of(rehearsal.name).sources
+        yield from (Finding("note", remark) for remark in (sources.remarks if sources is not None else ()))
     config = core.config.model_validate(rehearsal.fields)
     yield _survives_json(config)
     for ask in (partial(checked_data, root=rehearsal.data_root), checked_sizes):
@@ -146,6 +152,7 @@ def _reports(core: Core, first: Rehearsed, rehearsal: Rehearsal) -> Iterator[Fin
 
 def _seeds(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> Iterator[Finding]:
     """Another seed, and the first one after it in the same process; the first of the findings is on the first seed."""
+    yield Finding("...", "training seed 1, and seed 0 again after it")
     other, warm = _run(rehearsal, folder, seeds=(1, 0))[0]
     if warm.reports == first.reports:
         yield Finding("ok", "the same seed gives the same numbers, in a fresh process and after another trial in one")
@@ -187,6 +194,7 @@ def _resume(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed, *,
     for path in states[:-1]:
         # 只留第一个报告的状态
         path.unlink()
+    yield Finding("...", "going on from the state of the first report")
     resumed, _ = _rehearse(replace(rehearsal, reports=len(first.reports) - 1), folder, states=folder / "states")
     if resumed.mistake:
         yield Finding("fault", f"going on from a state: {resumed.mistake}")

@@ -10,7 +10,7 @@ import pytest
 from orchestrator import Run
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import CoreName, core_name, load_core
-from orchestrator.cores.sources import keep_sources, sources_of
+from orchestrator.cores.sources import keep_sources, kept_sources, sources_of
 
 ACTS = "raise SystemExit('imported')\n"
 
@@ -61,6 +61,50 @@ def test_the_fingerprint_is_of_names_and_contents_wherever_they_lie(tmp_path: Pa
     with_helper = sources_of(CoreName("my_core", folder=two)).fingerprint
     (two / "helper.py").write_text("y = 2\n")
     assert sources_of(CoreName("my_core", folder=two)).fingerprint != with_helper
+
+
+def test_a_packages_other_files_are_taken_and_data_and_leavings_are_not(tmp_path: Path) -> None:
+    root = tree(tmp_path, mine__core="x = 1\n", mine__net="y = 2\n")
+    # 没有别的文件的包，指纹还是从前的那个
+    assert sources_of(CoreName("mine.core", folder=root)).fingerprint == "e08d2e00ff46b20249a7"
+    for name, content in {
+        "vocab.txt": b"a b",
+        "assets/config.yaml": b"width: 3",
+        "study.yaml": b"name: x\narms: []\nrecipes: {}",
+        "weights.bin": bytes(5 * 10**6 + 1),
+        ".hidden": b"1",
+        ".cache/x": b"1",
+        "__pycache__/core.pyc": b"1",
+        "results/trials/a/config.json": b"1",
+        "results/studies/a/plan.json": b"1",
+    }.items():
+        (root / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "mine" / name).write_bytes(content)
+    sources = sources_of(CoreName("mine.core", folder=root))
+    assert names(root, "mine.core") == ["mine/assets/config.yaml", "mine/core.py", "mine/net.py", "mine/vocab.txt"]
+    assert sources.remarks == (
+        "not taken along with the code, being data (over 5 MB, or of more than 200 files): mine/weights.bin; read them "
+        "from an absolute path or --data-root",
+    )
+    kept = keep_sources(sources, tmp_path / "results")
+    assert (kept / "mine" / "vocab.txt").read_bytes() == b"a b"
+    assert kept_sources(kept).fingerprint == sources.fingerprint
+    (root / "mine" / "vocab.txt").write_bytes(b"a c")
+    assert sources_of(CoreName("mine.core", folder=root)).fingerprint != sources.fingerprint
+    for number in range(200):
+        (root / "mine" / "assets" / f"{number}.txt").write_bytes(b"1")
+    assert names(root, "mine.core") == ["mine/core.py", "mine/net.py", "mine/vocab.txt"]
+    (remark,) = sources_of(CoreName("mine.core", folder=root)).remarks
+    assert "mine/assets/0.txt, mine/assets/1.txt, mine/assets/10.txt and 199 more" in remark
+
+
+def test_a_single_module_that_asks_where_it_lies_is_told_that_its_neighbours_stay(tmp_path: Path) -> None:
+    reads = "from pathlib import Path\nWORDS = Path(__file__).with_name('vocab.txt')\n"
+    root = tree(tmp_path, plain="x = 1\n", reads=reads)
+    (tmp_path / "vocab.txt").write_text("a b")
+    assert sources_of(CoreName("plain", folder=root)).remarks == ()
+    (remark,) = sources_of(CoreName("reads", folder=root)).remarks
+    assert remark.startswith("reads.py asks for __file__: files beside a single module are not taken along with it; ")
 
 
 def test_kept_sources_outlive_an_edit_and_an_edited_copy_is_refused(tmp_path: Path) -> None:

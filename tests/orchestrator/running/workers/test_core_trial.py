@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -41,7 +42,8 @@ GARBAGE = (
     r"""print("\x1b[2J\x00\ud800 {'report': 1}", b"\xff", "x" * 10**6, sep="\r"); sys.stderr.write("\r\n" * 999)"""
 )
 # 中间的一个先走：留下的那个不再是谁的孩子
-DOUBLE_FORKS = "import subprocess; subprocess.run(['sh', '-c', 'setsid sleep 600.25 &'])"
+ORPHANS_SECONDS = f"600.{os.getpid()}"
+DOUBLE_FORKS = f"import subprocess; subprocess.run(['sh', '-c', 'setsid sleep {ORPHANS_SECONDS} &'])"
 FORKS = "os.posix_spawnp('sh', ['sh', '-c', 'sleep 600 & sleep 600'], os.environ); time.sleep(0.2)"
 
 
@@ -101,7 +103,8 @@ def test_a_bad_core_is_one_line_and_leaves_nothing(
     assert "\n" not in end.message
     left = set(psutil.Process().children(recursive=True)) - before
     wait_until(lambda: all(map(is_gone, left)), 20, "what it has started is gone")
-    assert not [other for other in psutil.process_iter(["cmdline"]) if "600.25" in (other.info["cmdline"] or ())]
+    others = psutil.process_iter(["cmdline"])
+    assert not [other for other in others if ORPHANS_SECONDS in (other.info["cmdline"] or ())]
 
 
 def test_a_large_state_is_said_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
