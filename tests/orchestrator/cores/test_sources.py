@@ -157,6 +157,8 @@ def test_what_goes_wrong_with_importing_is_one_line_with_its_place(tmp_path: Pat
 
 
 def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(tmp_path: Path) -> None:
+    # 不是我们导入的，也许别人正在用
+    importlib.import_module("colorsys")
     (tmp_path / "flat_core.py").write_text(
         "from pydantic import BaseModel, ConfigDict\nfrom orchestrator import Core, Metric\n"
         "class config(BaseModel):\n    model_config = ConfigDict(frozen=True, extra='forbid')\n"
@@ -174,9 +176,7 @@ def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(
     (tmp_path / "other" / "flat_core.py").write_text("")
     with pytest.raises(ContractError, match="core flat_core: the module has no"):
         load_core(core_name(f"{tmp_path}/other/flat_core.py"))
-    # 不是我们导入的，也许别人正在用
     (tmp_path / "other" / "colorsys.py").write_text("")
-    importlib.import_module("colorsys")
     with pytest.raises(ContractError, match=r"this process has colorsys of .* already; call yours otherwise"):
         load_core(core_name(f"{tmp_path}/other/colorsys.py"))
 
