@@ -163,8 +163,9 @@ def plan_studies(request: Request) -> list[Plan]:
 
 
 def _all_studies() -> list[Study]:
-    # 论文的主张只关于 AlexNet
-    return [study for name in study_names() if (study := load_study(name)).core is None]
+    # 论文的主张只关于 AlexNet；只发问的研究不是谁的主张
+    studies = (load_study(name) for name in study_names())
+    return [study for study in studies if study.core is None and study.claim is not None]
 
 
 def _plan_of_one(request: Request) -> Plan:

@@ -14,7 +14,8 @@ from search_spaces.study import load_study, study_names
 from tests.lab import Lab
 
 STUDIES = {name: load_study(name) for name in study_names()}
-ASKED = [name for name, study in STUDIES.items() if study.core is None and "digits" in study.recipes]
+CLAIMS = [name for name, study in STUDIES.items() if study.core is None and study.claim is not None]
+ASKED = [name for name in CLAIMS if "digits" in STUDIES[name].recipes]
 
 
 def numbers(line: str) -> list[int]:
