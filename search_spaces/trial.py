@@ -30,6 +30,7 @@ KEY_LENGTH = 20
 
 # 以后新增的字段及其引入时的默认值：等于默认值时不进入 JSON，旧 key 因此不变
 ADDED_LATER: Mapping[str, JsonValue] = {
+    "data.resplit": 0,
     "network.layers.*.span": "tower",
     "network.layers.*.weight_decay_factor": 1.0,
     "training.divides_by_colour_noise": False,

@@ -32,7 +32,7 @@ from alexnet_core.data.prepared_folder import (
     read_manifest,
 )
 from alexnet_core.data.preparing.preparation import decode_all, prepare, tree_source
-from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, stratified
+from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, resplit, stratified
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import shown
 
@@ -61,7 +61,14 @@ def summarise_data(
         images, labels = read_digits()
         parts = [len(rows) for rows in stratified(labels, DIGITS_FRACTIONS, split_seed)]
         digest = digits_digest(images, labels)
-        return DataSummary(digest=digest, class_names=DIGITS_NAMES, train=parts[0], validation=parts[1], test=parts[2])
+        return DataSummary(
+            digest=digest,
+            class_names=DIGITS_NAMES,
+            train=parts[0],
+            validation=parts[1],
+            test=parts[2],
+            holds_out=True,
+        )
     if root is not None and is_prepared(root):
         data = open_prepared(root)
         lines = {split: data.file_lines(split) for split in data.labels}
@@ -81,6 +88,7 @@ def summarise_data(
         class_names=class_names,
         **counts(present, labels_of["train"], split_seed),
         remarks=(*remarks, *duplicates(lines, labels_of, split_seed)),
+        holds_out="val" not in present,
     )
 
 
@@ -332,10 +340,11 @@ def _rows(spec: DataSpec, labels: Mapping[str, np.ndarray]) -> dict[SplitName, t
         rows["validation"] = ("val", None)
     else:
         train, held = held_out(labels["train"], spec.split_seed)
+        train, held = resplit(labels["train"], train, held, spec.split_seed, spec.resplit)
         rows["validation"] = ("train", held)
     if spec.train_images is not None:
         every = np.arange(len(labels["train"]), dtype=np.int64) if train is None else train
-        train = even_subset(labels["train"], every, spec.train_images, spec.split_seed)
+        train = even_subset(labels["train"], every, spec.train_images, spec.split_seed, spec.resplit)
     rows["train"] = ("train", train)
     if "test" in labels:
         rows["test"] = ("test", None)
@@ -380,6 +389,7 @@ def _load_digits(spec: DataSpec) -> Dataset:
 def _digits_rows(spec: DataSpec, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of train, validation and test."""
     train, validation, test = stratified(labels, DIGITS_FRACTIONS, spec.split_seed)
+    train, validation = resplit(labels, train, validation, spec.split_seed, spec.resplit)
     if spec.train_images is not None:
-        train = even_subset(labels, train, spec.train_images, spec.split_seed)
+        train = even_subset(labels, train, spec.train_images, spec.split_seed, spec.resplit)
     return train, validation, test

@@ -86,7 +86,7 @@ def prepare_run(config: TrainConfig, devices: Sequence[str], dataset: Dataset, w
     model = AlexNet(config.network, devices)
     check_precision(config.training.precision, model.devices[0])
     # 先按键初始化，再交给各 worker：起点在每个进程里都相同
-    initialise(model, config.seed)
+    initialise(model, config.seed_of("initialisation"))
     model.train()
 
     def loader(split: Split) -> ImageLoader:

@@ -139,7 +139,7 @@ def _train_epoch(
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
     # 次序只由（种子，轮）决定：续训时从中间接着走，不必重放
-    order = permutation(len(run.train), "order", run.config.seed, position.epoch)
+    order = permutation(len(run.train), "order", run.config.seed_of("order"), position.epoch)
     rates = _rates(run, position)
     set_rates(run.optimizer, rates)
     sums = _EpochSums(run, position)
@@ -249,7 +249,8 @@ def _train_batch(
     positions = torch.arange(step.start + step.first, step.start + step.last, device=device)
     views = training_views(images, run.config, step.epoch, positions, run.colour_axes, rates.colour_noise)
     with autocast(precision, device):
-        logits = run.parallel(views, (run.config.seed, step.epoch * run.batches + step.batch, step.first))
+        draws = run.config.seed_of("dropout"), step.epoch * run.batches + step.batch, step.first
+        logits = run.parallel(views, draws)
     labels = images.labels.to(logits.device)
     loss_sum = F.cross_entropy(logits, labels, reduction="sum")
     run.model.zero_grad(set_to_none=True)

@@ -84,6 +84,24 @@ def test_the_split_of_the_digits_is_stratified_and_fixed() -> None:
         assert np.allclose(counts, share, atol=0.03)
 
 
+@pytest.mark.parametrize("train_images", [None, 300])
+def test_drawing_training_and_validation_anew_leaves_the_test_images(train_images: int | None) -> None:
+    first, other = (load_dataset(digits(resplit=drawing, train_images=train_images)) for drawing in (0, 3))
+    assert first.test is not None
+    assert other.test is not None
+    assert (first.test.images == other.test.images).all()
+    for ours, theirs in ((first.train, other.train), (first.validation, other.validation)):
+        assert np.bincount(ours.labels).tolist() == np.bincount(theirs.labels).tolist()
+        assert not np.array_equal(ours.images, theirs.images)
+    # 没有子集时，两部分合起来还是同样的图
+    if train_images is None:
+        pools = [
+            sorted(image.tobytes() for split in (data.train, data.validation) for image in split.images)
+            for data in (first, other)
+        ]
+        assert pools[0] == pools[1]
+
+
 def test_mean_image_is_the_mean_of_the_training_images() -> None:
     data = load_dataset(digits())
     assert np.allclose(data.mean_image, data.train.images.astype(np.float64).mean(axis=0), atol=1e-4)
