@@ -51,7 +51,7 @@ def plan_study(
     else:
         study, base, code, summary = core_base(study, question, store)
     if question.matched:
-        study = with_controls(study, base)
+        study = with_controls(study, base, code)
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))
