@@ -107,7 +107,7 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int, dra
     if count > len(rows):
         raise CoreError(f"data.train_images {count} is more than the {len(rows)} training images there are")
     row_labels = labels[rows]
-    key = ("subset", seed, *([drawing] if drawing else []))
+    key: tuple[str | int, ...] = ("subset", seed, *([drawing] if drawing else []))
     by_class = [_shuffled(rows[row_labels == label], *key, int(label)) for label in np.unique(labels)]
     # 各类轮流取：小的子集总含在大的里面
     ranked = sorted((place, which) for which, group in enumerate(by_class) for place in range(len(group)))
