@@ -67,6 +67,7 @@ class RecipeData(Frozen):
     source: Literal["digits", "imagefolder"]
     image_size: int = Field(ge=1, le=4096)
     train_images: int | None = Field(default=None, ge=1)
+    holds_out: bool = Field(default=True, exclude_if=bool)
 
 
 class CommonRecipe(Frozen):

@@ -165,6 +165,9 @@ class DataSpec(Frozen):
         resplit: Which drawing anew of training and validation images, and of a subset of them; the test images stay
             those of `split_seed`, and 0 is its own split.
         train_images: How many training images, drawn evenly from the classes; None for all.
+        holds_out: Whether training images are held out for validation, where the data has no such images of its own.
+            Where they are not, all are trained on, as for the published numbers of CIFAR-10, and there is no
+            validation error: nothing can be chosen by it, the test error judges.
         preparation: Version of the preparation; raised when prepared pixels change.
         digest: SHA-256 of the data's content (of the manifest), 64 hex digits.
         root: Where an image folder lies. Not part of a trial's key.
@@ -177,6 +180,8 @@ class DataSpec(Frozen):
     split_seed: int = Field(default=0, ge=0)
     resplit: int = Field(default=0, ge=0, le=LARGEST_SEED)
     train_images: int | None = Field(default=None, ge=1)
+    # 没有说的不写出来：以前的 config.json 一个字节也不变
+    holds_out: bool = Field(default=True, exclude_if=bool)
     preparation: int = Field(default=1, ge=1)
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     root: str | None = None
@@ -246,6 +251,15 @@ class TrainConfig(Frozen):
             )
         if self.data.source == "digits" and self.data.image_size != DIGITS_SIZE:
             raise ValueError(f"data.image_size is {self.data.image_size}, but the digits have {DIGITS_SIZE} pixels")
+        return self
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        if not self.data.holds_out and isinstance(self.training.schedule, PlateauSchedule):
+            raise ValueError(
+                "training.schedule plateau waits for the validation error, which data.holds_out false leaves out: "
+                "give kind steps or replay"
+            )
         return self
 
     @model_validator(mode="after")

@@ -76,16 +76,19 @@ def resplit(
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
 
 
-def counts(present: Mapping[str, int], labels: np.ndarray, seed: int) -> dict[SplitName, int]:
+def counts(
+    present: Mapping[str, int], labels: np.ndarray, seed: int, *, holds_out: bool = True
+) -> dict[SplitName, int]:
     """Returns how many images each split will have.
 
     Args:
         present: Images in `train`, and in `val` and `test` where there are such.
         labels: int64 (N,), of the images in `train`.
         seed: Seed of the split.
+        holds_out: See `DataSpec`.
     """
     train, validation = present["train"], present.get("val", 0)
-    if "val" not in present:
+    if holds_out and "val" not in present:
         kept, held = held_out(labels, seed)
         train, validation = len(kept), len(held)
     return {"train": train, "validation": validation, "test": present.get("test", 0)}

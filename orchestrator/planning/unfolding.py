@@ -80,15 +80,15 @@ def _summary_and_base(
     study: Study, recipe: Recipe, question: Question, store: Store, known: DataSummary | None
 ) -> tuple[DataSummary, TrialConfig]:
     """What is in the data, and the configuration that all arms start from."""
-    root, source = question.data_root, recipe.common.data.source
-    if root is not None and source == "digits":
+    root, data = question.data_root, recipe.common.data
+    if root is not None and data.source == "digits":
         raise LabError(
             "--data-root: the digits come with scikit-learn; leave it out, or name a --dataset",
             exit_code=ExitCode.WRONG_USE,
         )
     cache = (store.results / "cache").resolve()
     # 数据的内容哈希进 key：先清点数据，才有配置
-    summary = known if known is not None else summarise_data(source, root, cache)
+    summary = known if known is not None else summarise_data(data.source, root, cache, holds_out=data.holds_out)
     base = base_config(
         study,
         question.dataset,
