@@ -60,6 +60,8 @@ def plan_study(
     if summary is not None and isinstance(base, TrainConfig):
         check_images(study, base, trials, summary.train)
     retune = retune_of(study, base, question.retune, question.tuning_trials)
+    if isinstance(base, TrainConfig) and not base.data.holds_out:
+        _check_choices(study, sweep, tunes=retune is not None)
     return Plan(
         study=study,
         dataset=question.dataset,
@@ -121,6 +123,21 @@ def _recipe(study: Study, dataset: str) -> Recipe:
             exit_code=ExitCode.WRONG_USE,
         )
     return study.recipes[dataset]
+
+
+def _check_choices(study: Study, sweep: SweepRequest, *, tunes: bool) -> None:
+    """Refuses what chooses or judges by a validation error where no image is held out."""
+    asked = {
+        "--sweep": bool(sweep.points),
+        "--retune": tunes,
+        f"primary_metric {study.primary_metric}": study.primary_metric == "generalisation_gap",
+    }
+    if needing := [what for what, is_asked in asked.items() if is_asked]:
+        raise LabError(
+            f"{needing[0]} needs a validation error, and this recipe holds no image out (data.holds_out false): leave "
+            "one of them out",
+            exit_code=ExitCode.WRONG_USE,
+        )
 
 
 def _with_space(study: Study, sweep: SweepRequest) -> Study:
