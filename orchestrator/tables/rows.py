@@ -67,6 +67,8 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "memory_kind": pl.String,
     "env_device_name": pl.String,
     "env_code": pl.String,
+    # 只有不留验证集的写着它
+    "data.holds_out": pl.Boolean,
     "data.train_images": pl.Float64,
     "network.name": pl.String,
     "network_key": pl.String,
