@@ -47,9 +47,12 @@ def next_step(answer: Answer, plan: Plan, price: Callable[[], Price], *, togethe
             f"{answer.scale.effect(answer.smallest_effect)} needs {seeds} of them or more; a longer training scatters "
             "less, and a recipe with a larger smallest_effect asks for less."
         )
-    takes = time_with_start(price()(_further(plan, answer.seeds, seeds)))
+    again = f"No answer yet on {names}: the same command with {options}"
+    cost = price()(_further(plan, answer.seeds, seeds))
+    if cost.unknown == cost.trials:
+        return f"{again} goes on; how long such trials take was not measured here yet."
     most = "at most " if "auto" in options else ""
-    return f"No answer yet on {names}: the same command with {options} would take {most}{takes}."
+    return f"{again} would take {most}{time_with_start(cost)}."
 
 
 def _options(answer: Answer, plan: Plan, undecided: Sequence[Compared], together: bool) -> tuple[str, int]:

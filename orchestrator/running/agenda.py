@@ -13,7 +13,7 @@ from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
 from orchestrator.judging.outlook import resolution_outlook
-from orchestrator.planning.estimate import EpochSeconds, Estimate, Price, add_begun, estimate, measured_epochs
+from orchestrator.planning.estimate import EpochSeconds, Estimate, Place, Price, add_begun, estimate, measured_epochs
 from orchestrator.planning.on_record import OnRecord, read_begun, read_on_record, together
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import check_rule, replaced_question
@@ -44,7 +44,7 @@ from orchestrator.tables.siblings import trained_anew
 from orchestrator.tables.tables import done_trials
 from search_spaces.core_config import description_of
 from search_spaces.errors import StudyError
-from search_spaces.study import RecipeData, Study, load_study, study_names
+from search_spaces.study import Study, load_study, study_names
 from search_spaces.yaml_file import placed
 
 
@@ -152,8 +152,8 @@ def plan_studies(request: Request) -> list[Plan]:
     for study in _all_studies():
         if question.dataset in study.recipes:
             # 同样的数据只清点、只算一次哈希
-            data = study.recipes[question.dataset].common.data
-            known = next((plan.summary for plan in plans if _same_images(plan.recipe.common.data, data)), None)
+            source = study.recipes[question.dataset].common.data.source
+            known = next((plan.summary for plan in plans if plan.recipe.common.data.source == source), None)
             plans.append(plan_study(study, question, request.sweep, store, known))
     if not plans:
         raise LabError(
@@ -162,15 +162,9 @@ def plan_studies(request: Request) -> list[Plan]:
     return plans
 
 
-def _same_images(data: RecipeData, other: RecipeData) -> bool:
-    """Whether two recipes split the same images alike, before any subset."""
-    return (data.source, data.holds_out) == (other.source, other.holds_out)
-
-
 def _all_studies() -> list[Study]:
-    # 论文的主张只关于 AlexNet；只发问的研究不是谁的主张
-    studies = (load_study(name) for name in study_names())
-    return [study for study in studies if study.core is None and study.claim is not None]
+    # 论文的主张只关于 AlexNet
+    return [study for name in study_names() if (study := load_study(name)).core is None]
 
 
 def _plan_of_one(request: Request) -> Plan:
@@ -284,7 +278,12 @@ def price_of(agenda: Agenda, request: Request) -> Price:
         request: Where and how.
     """
     place = likely_place(request.placement, description_of(agenda.plan.base).gpus)
-    return partial(estimate, measured=agenda.measured(request.store.results, place.gpus > 0), place=place)
+    return partial(estimate, measured=agenda.measured(request.store.results, _is_on_gpu(place, request)), place=place)
+
+
+def _is_on_gpu(place: Place, request: Request) -> bool:
+    # 预演保留了 GPU，却在 CPU 上训练
+    return place.gpus > 0 and request.placement.device != "cpu"
 
 
 def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str]:
@@ -301,10 +300,9 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
     yield from trained_anew(agenda.on_record.odd)
     if agenda.work.left():
         place = likely_place(request.placement, description_of(agenda.plan.base).gpus)
-        on_gpu = place.gpus > 0 and request.placement.device != "cpu"
         confirming = (trial.key for study in agenda.studies for trial in study.sweep.confirmation_trials)
         keys = [*agenda.on_record.done, *confirming]
-        yield from other_ways(request.store.results, keys, request.placement.workers, on_gpu)
+        yield from other_ways(request.store.results, keys, request.placement.workers, _is_on_gpu(place, request))
     for study in agenda.studies:
         if note := replaced_question(study.folder, study.plan):
             yield note

@@ -16,9 +16,11 @@ from orchestrator.planning.estimate import EpochSeconds, Estimate, Place, estima
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import check_rule, write_plan
 from orchestrator.planning.work_left import Training
-from orchestrator.running.agenda import plan_studies
+from orchestrator.running.agenda import make_agenda, plan_studies, price_of
+from orchestrator.tables.tables import update_tables
 from search_spaces.study import load_study
 from search_spaces.trial import unfold
+from tests.made_records import put
 from tests.made_reports import make_answer
 
 SECONDS = 2.0
@@ -119,3 +121,19 @@ def test_what_is_offered_is_taken_together_with_the_words_that_were_given(
     assert found is not None, line
     assert found[1] == offer
     plan_studies(parsed_request([*given, *found[1].split()]))
+
+
+@pytest.mark.parametrize(
+    ("device", "takes"), [("cpu", "would take at most about"), ("auto", "was not measured here yet")]
+)
+def test_a_rehearsal_on_the_cpu_is_priced_by_what_was_trained_there(device: str, takes: str, tmp_path: Path) -> None:
+    words = ["lrn", "--seeds=2", "--gpus-per-worker=1", f"--device={device}", f"--results={tmp_path}"]
+    request = parsed_request(words)
+    plan = plan_studies(request)[0]
+    for trial in plan.trials:
+        put(tmp_path, trial.config, environment={"device_name": "cpu"})  # type: ignore[arg-type]
+    update_tables(tmp_path)
+    price = price_of(make_agenda([plan], request), request)
+    line = next_step(make_answer(arms=4, seeds=2), plan, lambda: price)
+    assert "the same command with --seeds auto --max-seeds 30 " in line
+    assert takes in line
