@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import csv
+import hashlib
 import importlib.resources
 import json
 import os
@@ -11,6 +13,7 @@ import re
 import runpy
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -148,6 +151,27 @@ def test_every_number_and_verdict_of_the_readme_is_that_of_its_report(readme: st
             shown.append(ROOT / folder / "answer.json")
     # depth 的五层另有一句话
     assert {*shown} == {*ROOT.glob("results/reference/*/*/answer.json")} - {ROOT / reports / "digits/depth/answer.json"}
+
+
+REFERENCE = sorted(path.parent for path in ROOT.glob("results/reference/*/*/answer.json"))
+
+
+@pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: "/".join(folder.parts[-2:]))
+def test_a_committed_report_is_whole_and_its_differences_are_those_of_its_seeds(folder: Path) -> None:
+    """Its records are not there, so that `report --check` has nothing to compute it from."""
+    sums = dict(reversed(line.split("  ", 1)) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert sums.keys() == files.keys() - {"SHA256SUMS"}
+    assert sums == {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in sums}
+    answer = Answer.model_validate_json((folder / "answer.json").read_bytes())
+    # 第三列是判断所依的量，名字随度量而变
+    rows = [row[:3] for row in csv.reader((folder / "tables" / "seeds.csv").read_text().splitlines())][1:]
+    values = {(arm, seed): float(value) for arm, seed, value in rows if value}
+    baseline = next(arm.name for arm in answer.arms if arm.is_baseline)
+    for arm in (arm for arm in answer.judged if arm.scale == "points"):
+        pairs = [values[arm.name, seed] - values[baseline, seed] for name, seed, _ in rows if name == arm.name]
+        assert len(pairs) == arm.n
+        assert arm.difference == pytest.approx(statistics.mean(pairs), abs=1e-9)
 
 
 def options_of(module: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:

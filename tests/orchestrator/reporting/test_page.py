@@ -202,6 +202,10 @@ def test_on_paper_no_number_and_no_name_breaks_and_no_table_is_wider_than_the_sh
     with opened(browser, pages["every word"], sheet) as (page, _):
         page.emulate_media(media="print")
         assert page.evaluate(SPLIT) == []
+        # 再长的区间也不挤掉左边的说明
+        page.locator(".glance .interval").evaluate_all("all => all.forEach(one => one.append(' · and more'.repeat(9)))")
+        narrowest = "all => Math.min(...all.map(one => one.getBoundingClientRect().width))"
+        assert page.locator(".glance .title").evaluate_all(narrowest) >= 200
         widest = "all => Math.max(...all.map(one => one.getBoundingClientRect().right))"
         assert page.locator("table, figure svg:visible").evaluate_all(widest) <= sheet
         verdicts = page.locator("table").first
