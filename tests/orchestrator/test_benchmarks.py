@@ -37,14 +37,17 @@ WITH_RAY = {
         r"6 trials of 0\.5 s asleep in 2 slots: a slot waits .*per trial",
     ),
     "cores": ("--seeds 2 --kinds script", r'{"script": \d.*, "script alone": 0\.\d+}'),
+    "preemption": ("0.1 --images 8 --batch 4", r"exit code 130 after .* have a checkpoint; the longest stop took"),
+    "cluster": ("--nodes 1 --trials 2", r"exit code 0; 2 of 2 trials in \d+ s.*2 slots, each took \[1, 1\]"),
+    "chaos": ("--minutes 0.1 --gap 1 5 --studies walk --seeds 1", r'"studies": 1.* "troubles": 0'),
 }
-# 要几分钟：只把参数交给它们的解析器（tests/test_docs.py）
-BY_HAND = {"cluster", "chaos", "preemption"}
+# 它们的 1 是丢了什么，不是慢
+UNTIMED = {"cluster", "chaos"}
 
 
 def test_every_benchmark_of_the_page_has_a_small_run() -> None:
     shown = set(re.findall(r"^\| `python -m tests\.benchmarks\.(\w+)", PAGE.read_text(), re.MULTILINE))
-    assert shown == SMALL.keys() | WITH_RAY.keys() | BY_HAND
+    assert shown == SMALL.keys() | WITH_RAY.keys()
 
 
 @pytest.mark.slow
@@ -76,6 +79,6 @@ def test_a_benchmark_with_ray_runs_to_its_end(name: str, lab: Lab) -> None:
         *arguments.split(), module=f"tests.benchmarks.{name}", timeout=1100, PYTHONPATH=str(ROOT)
     )
     # 1 是比界限慢：这里不量时间
-    assert code in (0, 1), output + errors
+    assert code == 0 or (code == 1 and name not in UNTIMED), output + errors
     assert "Traceback" not in output + errors
     assert re.search(said, output, re.DOTALL), output + errors
