@@ -14,6 +14,7 @@ from functools import partial
 from rich.console import Console
 
 from orchestrator.asking.ask import ask
+from orchestrator.asking.detached import ask_detached
 from orchestrator.asking.plans import StudiesDocument, listed_studies
 from orchestrator.command import framed, run_beside
 from orchestrator.errors import ExitCode, LabError
@@ -48,6 +49,15 @@ def _main(arguments: Sequence[str], started: float, output: Output, notifier: No
     console = output.console(goes_on=not _only_says(options))
     if options.list:
         return output.answer(_listed(console))
+    if options.detach and not _only_says(options):
+        # 通知由留下来的那个进程来做
+        notifier.tell(None, {})
+        if output.as_json:
+            raise LabError(
+                "--detach ends before there is an answer, --json is the answer: leave one of them out",
+                exit_code=ExitCode.WRONG_USE,
+            )
+        return output.answer(ask_detached(request_of(options, arguments), console))
     try:
         return output.answer(ask(request_of(options, arguments), console, started, notifier))
     except lifecycle.CallersProcess:

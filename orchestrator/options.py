@@ -107,6 +107,7 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
             device=options.device,
             address=options.address,
             dashboard=not options.no_dashboard,
+            names_arms=options.dashboard,
             dashboard_host=options.dashboard_host,
             verbose=options.verbose,
         ),
@@ -253,7 +254,13 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         help="cpu trains on the CPU whatever is reserved: a rehearsal of a placement (default: auto)",
     )
     place.add_argument("--address", help="join the Ray cluster at this address instead of starting a local Ray")
-    place.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
+    dashboard = place.add_mutually_exclusive_group()
+    dashboard.add_argument("--no-dashboard", action="store_true", help="start no dashboard")
+    dashboard.add_argument(
+        "--dashboard",
+        action="store_true",
+        help="name the arms in Ray's metrics, for Prometheus and Grafana; everybody on this machine can read those",
+    )
     place.add_argument("--dashboard-host", default="127.0.0.1", help="interface of the dashboard (default: loopback)")
     place.add_argument("--retry-failed", action="store_true", help="train failed trials again")
     place.add_argument(
@@ -263,6 +270,11 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         help="which final weights stay (default: all)",
     )
     add_json_option(made)
+    made.add_argument(
+        "--detach",
+        action="store_true",
+        help="go on without this terminal: once the study runs the command ends, and status --follow shows it",
+    )
     made.add_argument(
         "--verbose", action="store_true", help="Ray's messages too; the workers' output is in the trial's log"
     )

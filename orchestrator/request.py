@@ -157,6 +157,7 @@ class Placement:
         device: `auto`, or `cpu` for a rehearsal whatever is reserved.
         address: Of the Ray cluster to join; None starts a local Ray.
         dashboard: Whether Ray's dashboard is started.
+        names_arms: Whether Ray's metrics, which everybody on the machine can read, name the arms.
         dashboard_host: Interface that it listens on.
         verbose: Whether Ray's messages are shown; what is printed during a trial is in the trial's log.
     """
@@ -167,6 +168,7 @@ class Placement:
     device: Literal["auto", "cpu"] = "auto"
     address: str | None = None
     dashboard: bool = True
+    names_arms: bool = False
     dashboard_host: str = "127.0.0.1"
     verbose: bool = False
 

@@ -29,13 +29,12 @@ class EpochRates:
         return self.layers.get(layer, (self.weights, self.biases))[int(is_bias)]
 
 
-def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float | None]) -> EpochRates:
+def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float]) -> EpochRates:
     """Returns the rates of the next epoch.
 
     Args:
         training: Initial learning rate, epochs, schedule and colour noise.
-        validation_errors: Top-1 validation error in [0, 1] of each finished epoch; None where no image is held out,
-            which no plateau allows.
+        validation_errors: Top-1 validation error in [0, 1] of each finished epoch.
     """
     schedule, factor = training.schedule, training.bias_learning_rate_factor
     if isinstance(schedule, ReplaySchedule):
@@ -43,7 +42,7 @@ def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float | None
     if isinstance(schedule, StepSchedule):
         drops = step_drops(schedule, training.epochs, len(validation_errors))
     else:
-        drops = plateau_drops(schedule, [error for error in validation_errors if error is not None])
+        drops = plateau_drops(schedule, validation_errors)
     rate = training.learning_rate * schedule.factor**drops
     return EpochRates(weights=rate, biases=rate * factor, colour_noise=training.colour_noise)
 
@@ -59,13 +58,13 @@ def can_be_extended(training: TrainingSpec) -> bool:
     return not (isinstance(training.schedule, StepSchedule) and training.schedule.at)
 
 
-def same_rates(shorter: TrainingSpec, longer: TrainingSpec, validation_errors: Sequence[float | None]) -> bool:
+def same_rates(shorter: TrainingSpec, longer: TrainingSpec, validation_errors: Sequence[float]) -> bool:
     """Says whether two trainings have the same rates in all the epochs of the shorter one.
 
     Args:
         shorter: The one that has ended.
         longer: The same but for its epochs.
-        validation_errors: Of each epoch of the shorter one, see `epoch_rates`.
+        validation_errors: Top-1 validation error in [0, 1] of each epoch of the shorter one.
     """
     before = [validation_errors[:epoch] for epoch in range(len(validation_errors))]
     return all(epoch_rates(shorter, errors) == epoch_rates(longer, errors) for errors in before)

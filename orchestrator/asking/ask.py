@@ -56,8 +56,8 @@ from orchestrator.tables.ranking import exported_if_best
 from orchestrator.tables.tables import done_states, load_trials, say_left_out
 
 CLOSED_TERMINAL = (
-    "closing this terminal ends the study, and the same command goes on with it; started in tmux or with nohup it "
-    "stays, and python -m orchestrator.status --follow shows it"
+    "closing this terminal ends the study, and the same command goes on with it; with --detach (or in tmux) it stays, "
+    "and python -m orchestrator.status --follow shows it"
 )
 
 

@@ -35,6 +35,7 @@ from orchestrator.running.cluster.driver_log import open_driver_log
 from orchestrator.running.notification import Notifier
 from orchestrator.running.placement import place_of
 from orchestrator.running.ray_start import STOPPED, RayDeath, start_ray
+from orchestrator.running.steering import status_command
 from orchestrator.sweeps.confirmation import write_confirmation
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.sweeps.pruning import make_pruner
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
 
 
 SAY_EVERY_SECONDS = 5.0
+DASHBOARD_PAGES = (
+    "there Actors shows the processes of each slot with CPU, memory and logs, Jobs this command, Cluster the machine; "
+    "the trials are in"
+)
 
 
 class StartedRay(NamedTuple):
@@ -108,6 +113,7 @@ def _run_in_ray(agenda: Agenda, request: Request, console: Console, started: flo
     if facts.dashboard is not None:
         token = f"; its token: {facts.show_token}" if facts.show_token else ""
         print_text(console, f"Ray dashboard: {facts.dashboard}{token}")
+        print_text(console, f"{DASHBOARD_PAGES}: {status_command(agenda.folder)}")
     settings = _settings(agenda, request, StartedRay(slot_plan, facts, scratch, death), started)
     try:
         with StudyRun(agenda.plan, agenda.on_record, settings, console) as run:
@@ -133,7 +139,7 @@ def _settings(
 
     store = request.store
     slot_plan = ray.slot_plan
-    measured = partial(agenda.measured, store.results, slot_plan.gpus_per_worker > 0)
+    measured = partial(agenda.measured, store.results, slot_plan.gpus_per_worker > 0 and slot_plan.device != "cpu")
     return RunSettings(
         record=RecordSettings(
             results=store.results,
@@ -155,6 +161,7 @@ def _settings(
             place_of(slot_plan.slots, request.placement.workers, slot_plan.gpus_per_worker),
             started,
         ),
+        names_arms=request.placement.names_arms,
         may_grow=not (agenda.together or agenda.plan.max_seeds or agenda.plan.null or request.sweep.only),
         death=ray.death,
     )

@@ -8,6 +8,7 @@ names its run, so that one which comes too late steers no later run.
 from __future__ import annotations
 
 import re
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ OLD_RUN = "run.json"
 BEAT_SECONDS = 30.0
 SILENT_SECONDS = 600.0
 Kind = Literal["stop", "stop_arm", "skip_arm", "seeds"]
+
+
+def status_command(folder: Path) -> str:
+    """Returns the command that shows a study from any shell, and steers it while it runs.
+
+    Args:
+        folder: The study's, in the results folder.
+    """
+    return f"python -m orchestrator.status {folder.name} --results {shlex.quote(str(folder.parents[1]))}"
 
 
 class RunFacts(Frozen):

@@ -58,6 +58,7 @@ class RunSettings:
         work: What there is to do, of all phases.
         measured: What epochs took that were trained before.
         budget: What the run may spend.
+        names_arms: Whether Ray's metrics name the arms.
         may_grow: Whether more seeds may be asked for while it runs.
         death: Called when Ray dies, as that ends the process.
     """
@@ -70,6 +71,7 @@ class RunSettings:
     work: WorkLeft
     measured: EpochSeconds
     budget: Budget
+    names_arms: bool
     may_grow: bool
     death: RayDeath
 
@@ -99,7 +101,7 @@ class StudyRun:
         measure = f"{readable(core.chosen_by)}{'s' if core is ALEXNET else ''}"
         self.display = Progress(console, title, dashboard, remaining.count, remaining.time_left, measure)
         self.opener = RecordOpener(plan, on_record, record, RunningTrials())
-        self.tally = Tally(self.opener, self.display, remaining)
+        self.tally = Tally(self.opener, self.display, remaining, names_arms=settings.names_arms)
         facts = _run_facts(plan, settings)
         self.steering = Steering(record.folder, facts.run)
         self._loop = MainLoop(

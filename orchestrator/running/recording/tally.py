@@ -25,17 +25,19 @@ from search_spaces.trial import Phase, PlannedTrial
 class StudyGauges:
     """Gauges of one study; every value is set again whenever it changes."""
 
-    def __init__(self, study: str, base: TrialConfig) -> None:
+    def __init__(self, study: str, base: TrialConfig, *, names_arms: bool) -> None:
         """Makes the gauges.
 
         Args:
             study: Its name.
             base: What is trained.
+            names_arms: Whether each arm has values of its own; else those of all arms are one.
         """
         from ray.util.metrics import Gauge
 
         tags = ("study", "arm")
         self._study, self._base, self._core = study, base, description_of(base)
+        self._names_arms = names_arms
         self._trials = Gauge("ablation_trials", "Trials that ended, by state", tag_keys=(*tags, "state"))
         if self._core is ALEXNET:
             self._best = Gauge("ablation_best_validation_error", "Best top-1 validation error in [0, 1]", tag_keys=tags)
@@ -48,13 +50,18 @@ class StudyGauges:
     def _tags(self, arm: str, **more: str) -> dict[str, str]:
         return {"study": self._study, "arm": arm, **more}
 
+    def _shown(self, arm: str) -> str:
+        # 指标端口没有口令：同一台机器上谁都能读，名字要用户说了才写
+        return arm if self._names_arms else ""
+
     def epoch(self, arm: str, report: Report) -> None:
         """Publishes the rate of an epoch; other cores than AlexNet report no images."""
         if isinstance(report, EpochReport):
-            self._rate.set(report.images_per_second, tags=self._tags(arm))
+            self._rate.set(report.images_per_second, tags=self._tags(self._shown(arm)))
 
     def count(self, arm: str, result: TrialResult) -> None:
         """Counts a trial that ended; only a finished one can be the best."""
+        arm = self._shown(arm)
         self._counts[arm, result.state.value] += 1
         self._trials.set(self._counts[arm, result.state.value], tags=self._tags(arm, state=result.state.value))
         objective = result.objective(self._base)
@@ -70,18 +77,21 @@ class Tally:
         states: How every trial ended that is on record, by key; Tune's thread may look at it.
     """
 
-    def __init__(self, opener: RecordOpener, display: Progress, remaining: Remaining) -> None:
+    def __init__(
+        self, opener: RecordOpener, display: Progress, remaining: Remaining, *, names_arms: bool = False
+    ) -> None:
         """Starts from what is on record.
 
         Args:
             opener: Who writes memberships down.
             display: What the user sees.
             remaining: Told of what has ended.
+            names_arms: Whether the metrics name the arms.
         """
         self._opener, self._settings, self._display = opener, opener.settings, display
         self._remaining = remaining
         self._base, self._core = opener.plan.base, description_of(opener.plan.base)
-        self._gauges = StudyGauges(opener.settings.folder.name, self._base)
+        self._gauges = StudyGauges(opener.settings.folder.name, self._base, names_arms=names_arms)
         self._left_out: frozenset[str] = frozenset()
         # 几个 arm 共用一个 trial：它的消息要写进每一格
         self._cells: dict[str, list[Cell]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.cores.training import Place, train_core
-from tests.lab import PATIENCE, Lab, wait_until
+from orchestrator.running.steering import read_runs
+from tests.lab import PATIENCE, Lab, is_gone, wait_until
 from tests.made_cores import write_walk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -35,21 +37,40 @@ def kill(processes: list[psutil.Process]) -> None:
         process.send_signal(signal.SIGKILL)
 
 
+def its_words(lab: Lab) -> str:
+    return (lab.results / "studies" / "walk" / "detached.log").read_text()
+
+
+def its_terminal_may_go(lab: Lab, *arguments: str) -> psutil.Process:
+    """Starts a study with `--detach`; returns its driver, which no signal to the terminal's session reaches."""
+    code, output, errors = lab.run(*arguments, "--detach", timeout=PATIENCE)
+    assert (code, errors) == (0, ""), output + errors
+    (facts,) = read_runs(lab.results / "studies" / "walk")
+    assert f"it goes on as process {facts.pid}, also without this terminal" in output
+    status = f"python -m orchestrator.status walk --results {lab.results}"
+    assert f"watch it: {status} --follow" in output
+    assert f"stop it: {status} --stop" in output
+    assert "checking this machine and starting Ray" in output, "what it says is seen until it runs"
+    assert os.getsid(facts.pid) == facts.pid
+    return psutil.Process(facts.pid)
+
+
 def test_killed_in_the_middle_a_users_core_goes_on_with_the_numbers_of_a_straight_training(lab: Lab) -> None:
     study = write_walk(lab.home / "user")
     command = ("--study", str(study), *OPTIONS, "--results", str(lab.results))
-    first = lab.start(*command, "--core", "walk.py")
+    first = its_terminal_may_go(lab, *command, "--core", "walk.py")
 
     def in_the_middle() -> bool:
-        assert first.poll() is None, first.communicate()
+        assert not is_gone(first), its_words(lab)
         return any(2 <= count < REPORTS for count in reports_of(lab).values())
 
     wait_until(in_the_middle, PATIENCE, "two reports of a trial")
     kill(lab.processes("ray::RayTrainWorker"))
     wait_until(lab.finished, PATIENCE, "the trial whose worker was killed")
     wait_until(in_the_middle, PATIENCE, "two reports of the next trial")
-    kill([psutil.Process(first.pid)])
-    first.communicate()
+    kill([first])
+    wait_until(lambda: is_gone(first), PATIENCE, "the driver is gone")
+    assert "first training step after" in its_words(lab)
     before = {key: (lab.results / "trials" / key / "result.json").stat().st_mtime_ns for key in lab.finished()}
     # 同意记在家目录里：第二次不必再说
     code, output, errors = lab.run(*command, timeout=PATIENCE)

@@ -378,3 +378,10 @@ def test_the_answer_from_records_loads_no_ray_no_torch_no_matplotlib(undisturbed
     assert "0 to train" in output
     assert "loaded: []" in output
     assert report.stat().st_mtime_ns == before
+    # 没有要训练的，就没有什么留在后台：答案、退出码都传回来
+    code, detached, errors = undisturbed.run(*STUDY, "--detach", "--results", str(undisturbed.results))
+    assert (code, errors) == (0, "")
+    assert detached == (report.parent / "detached.log").read_text()
+    assert "0 to train" in detached
+    assert "report: " in detached
+    assert "it goes on as process" not in detached

@@ -7,8 +7,10 @@ import re
 import stat
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import yaml
 
 from orchestrator.records import trial_record
 from orchestrator.records.checked_record import read_record
@@ -106,6 +108,31 @@ def metrics_agree_with_the_records(lab: Lab, port: int) -> bool:
     )
 
 
+def prometheus_finds_what_the_board_asks_for(study: Path) -> None:
+    """Follows docs/watching.md: Ray's own configuration leads to endpoints that have every metric and label."""
+    log = (study / "driver.log").read_text()
+    (session,) = re.findall(r"Ray's session lies in (\S+) until", log, re.MULTILINE)
+    folder = Path(session) / "r" / "session_latest" / "metrics"
+    assert (folder / "grafana" / "grafana.ini").is_file()
+    config = yaml.safe_load((folder / "prometheus" / "prometheus.yml").read_text())
+    lists = [Path(name) for job in config["scrape_configs"] for sd in job["file_sd_configs"] for name in sd["files"]]
+    targets = {target for path in lists for group in json.loads(path.read_text()) for target in group["targets"]}
+    assert {target.partition(":")[0] for target in targets} == {"127.0.0.1"}
+    pages = [get(f"http://{target}/metrics", None) for target in sorted(targets)]
+    assert {status for status, _ in pages} == {200}
+    labels: dict[str, set[str]] = {}
+    for name, text in re.findall(r"^(\w+)\{(.*)\}", "\n".join(text for _, text in pages), re.MULTILINE):
+        labels.setdefault(name, set()).update(re.findall(r'(\w+)="[^"]', text))
+    board = json.loads((Path(__file__).parents[3] / "docs" / "grafana-study.json").read_text())
+    asked = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    # 别的 core 的那一格：AlexNet 的研究里没有
+    asked.remove('max by (study, arm) (ray_ablation_best_metric{study=~"$study"})')
+    assert len(asked) == 4
+    for expression in asked:
+        by, name, chosen = re.fullmatch(r"\w+ by \(([\w, ]+)\) \((\w+)\{(\w+)=~\"\$study\"\}\)", expression).groups()
+        assert {*by.split(", "), chosen} <= labels[name], expression
+
+
 def its_requests_were_heard(lab: Lab, output: str) -> None:
     assert "asked to stop the running trials of arm no_lrn" in output
     assert "asked to go on to 2 seeds per arm" in output
@@ -130,7 +157,7 @@ def test_a_study_is_watched_and_followed_loses_an_arm_gains_seeds_also_while_it_
     rate = "training.learning_rate={kind: float, low: 1e-4, high: 0.1, log: true}"
     process = lab.start(
         *("--study", "lrn", "--seeds", "1", "--epochs", "12", "--slots", "1", "--results", "../results"),
-        *("--sweep", "2", "--sweep-over", rate, "--notify", f"cat > {heard}", "--time-budget", "10h"),
+        *("--sweep", "2", "--sweep-over", rate, "--notify", f"cat > {heard}", "--time-budget", "10h", "--dashboard"),
     )
     study = lab.results / "studies" / "lrn"
     wait_until(lambda: read_runs(study) or process.poll() is not None, PATIENCE, "the study runs")
@@ -159,10 +186,13 @@ def test_a_study_is_watched_and_followed_loses_an_arm_gains_seeds_also_while_it_
     a_browser_finds_the_study(dashboard, token)
     port = metrics_port(dashboard, token)
     wait_until(lambda: metrics_agree_with_the_records(lab, port), PATIENCE, "the metrics agree with the records")
+    prometheus_finds_what_the_board_asks_for(study)
 
     output, errors = process.communicate(timeout=600)
     assert (process.returncode, errors) == (0, "")
     assert "Ray dashboard: http://127.0.0.1:" in output
+    assert "there Actors shows the processes of each slot" in output
+    assert "the trials are in: python -m orchestrator.status lrn --results ../results" in output
     assert "ray get-auth-token" in output
     assert "first training step after" in output
     its_requests_were_heard(lab, output)

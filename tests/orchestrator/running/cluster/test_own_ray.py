@@ -72,9 +72,29 @@ APART = "import os, sys; os.execvp('unshare', ['unshare', '-n', '-m', sys.execut
 
 def can_be_apart() -> bool:
     """Whether a network and its mounts can be made for one process (root)."""
-    if any(shutil.which(program) is None for program in ("ip", "unshare", "mount")):
+    if any(shutil.which(program) is None for program in ("ip", "unshare", "nsenter", "mount")):
         return False
     return subprocess.run(["unshare", "-n", "-m", "true"], check=False, capture_output=True).returncode == 0
+
+
+# 每个端口都问一遍；gRPC 的不说 HTTP 1
+ASKS_FOR_METRICS = """
+import http.client, urllib.error, urllib.request
+for line in open('/proc/net/tcp').read().splitlines()[1:]:
+    _, local, _, state, *_ = line.split()
+    if state == '0A':
+        try:
+            port = int(local.partition(':')[2], 16)
+            print(urllib.request.urlopen(f'http://127.0.0.1:{port}/metrics', timeout=10).read().decode())
+        except (OSError, http.client.HTTPException):
+            pass
+"""
+
+
+def metrics(process: subprocess.Popen[str]) -> str:
+    """All that is served at `/metrics` in a process's own network namespace to who has no token."""
+    command = ("nsenter", "--net", "--target", str(process.pid), sys.executable, "-c", ASKS_FOR_METRICS)
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
 
 def start(lab: Lab, command: Sequence[str], *, apart: bool, **variables: str) -> subprocess.Popen[str]:
@@ -92,7 +112,7 @@ def test_it_listens_on_loopback_in_a_private_folder_needs_no_network_and_stops_w
     project.mkdir()
     (project / ".venv").symlink_to(Path(sys.executable).parents[1])
     lab.results = project / "results"
-    study = ("-m", "orchestrator.ablate", "--study", "lrn", "--seeds", "2", "--epochs", "5", "--slots", "1")
+    study = ("-m", "orchestrator.ablate", "--study", "lrn", "--seeds", "4", "--epochs", "5", "--slots", "1")
     command = (str(project / ".venv" / "bin" / "python"), *study, "--results", str(lab.results))
     apart = can_be_apart()
     process = start(lab, (*command, "--notify", f"cat > {told}"), apart=apart, HOME="", TMPDIR=str(temporary))
@@ -116,6 +136,10 @@ def test_it_listens_on_loopback_in_a_private_folder_needs_no_network_and_stops_w
     enough = len(lab.finished()) + 2
     wait_until(lambda: process.poll() is not None or len(lab.finished()) >= enough, PATIENCE, "two further trials")
     assert process.poll() is None, process.communicate()
+    if apart:
+        wait_until(lambda: "ray_ablation_trials{" in metrics(process), PATIENCE, "metrics of the trials")
+        named = [arm for arm in ("baseline", "no_lrn", "as_run") if arm in metrics(process)]
+        assert named == [], "arms are named with --dashboard only"
     # coreutils 的 timeout、Slurm 都这样：信号给整个进程组
     os.killpg(process.pid, signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
