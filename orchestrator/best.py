@@ -51,6 +51,7 @@ from search_spaces.core_config import (
     ALEXNET,
     CoreConfig,
     CoreDescription,
+    configuration_of,
     description_of,
     readable,
 )
@@ -269,7 +270,7 @@ def _export_of_core(
         loaded = load_kept(code)
         if loaded.export is None:
             raise LabError(f"--core {core.name}: it offers no export; leave --core out", exit_code=ExitCode.WRONG_USE)
-        fields = loaded.config.model_validate(config.fields)
+        fields = configuration_of(loaded.config, config.fields)
     except ContractError as error:
         raise LabError(str(error), exit_code=ExitCode.NOTHING) from error
     write = loaded.export

@@ -29,7 +29,7 @@ from orchestrator.records.layout import trial_folder
 from orchestrator.records.reports import CoreReport
 from orchestrator.records.trial_record import read_epochs, read_result, repeat_command
 from orchestrator.tables.tables import load_trials
-from search_spaces.core_config import CoreConfig, TrialConfig
+from search_spaces.core_config import CoreConfig, TrialConfig, configuration_of
 from search_spaces.trial import parse_override
 
 REPORTS = 3
@@ -208,7 +208,7 @@ def _as_now(config: TrialConfig, core: Core) -> CoreConfig:
 def _fields(config: type[BaseModel], overrides: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """The fields that the user sets, as the configuration takes them."""
     try:
-        config.model_validate(overrides)
+        configuration_of(config, overrides)
     except ValidationError as error:
         raise LabError(f"--set: {first_mistake(error, config)}", exit_code=ExitCode.WRONG_USE) from error
     return overrides

@@ -83,6 +83,12 @@ def readable(name: str) -> str:
     return name.replace("_", " ")
 
 
+def metric_named(names: Iterable[str], given: str) -> str:
+    """Returns the metric that chooses or judges: what is given, else the only one there is; empty where neither is."""
+    first, *others = names
+    return given or ("" if others else first)
+
+
 def metrics_mistake(names: Sequence[str], chosen_by: str, judged_by: str) -> str:
     """Returns what is wrong with the names of a core's metrics; nothing where they are right.
 
@@ -96,7 +102,12 @@ def metrics_mistake(names: Sequence[str], chosen_by: str, judged_by: str) -> str
             return f"metrics: {name!r} is a column of the report's tables already; call yours otherwise"
         if name.removesuffix("_sd") in set(names) - {name}:
             return f"metrics: {name!r} is the standard deviation of the other in the report's tables; call it otherwise"
-    for which, name in (("chosen_by", chosen_by), ("judged_by", judged_by)):
+    for which, name, what in (
+        ("chosen_by", chosen_by, "sweeps and best choose"),
+        ("judged_by", judged_by, "verdicts go"),
+    ):
+        if not name:
+            return f"{which}: of several metrics name the one by which {what}: {', '.join(names)}"
         if name not in names:
             return f"{which}: {name!r} is none of the metrics: {', '.join(names)}"
     return ""
@@ -296,11 +307,20 @@ def _assign(fields: dict[str, Any], path: str, value: JsonValue, what: str) -> N
     place[last] = value
 
 
+def configuration_of(model: type[BaseModel], fields: Mapping[str, Any]) -> BaseModel:
+    """Returns what a core's model makes of plain fields, each by its own name; raises pydantic's ValidationError.
+
+    A field that the model has not, also further down, is an error, whatever the model itself says of such: pydantic's
+    default is to pass over it, and an arm with a misspelt field would be trained as the baseline.
+    """
+    return model.model_validate(fields, extra="forbid", by_alias=False, by_name=True)
+
+
 def _validated(model: type[BaseModel], fields: dict[str, Any], what: str) -> BaseModel:
     """The fields as the core's model takes them; its mistakes in one line."""
     begin = f"{what}: " if what else ""
     try:
-        valid = model.model_validate(fields)
+        valid = configuration_of(model, fields)
         json.dumps(valid.model_dump(mode="json"), allow_nan=False)
         if path := _unordered(valid.model_dump()):
             raise ValueError(f"{path} is a set, which is written in another order each time; make it a tuple")

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from alexnet_core.configuration.frozen import Frozen
-from search_spaces.core_config import CORE_NAME, METRIC_NAME, MetricDescription, metrics_mistake
+from search_spaces.core_config import CORE_NAME, METRIC_NAME, MetricDescription, metric_named, metrics_mistake
 
 PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 SWITCH = re.compile(r"\{(--?([A-Za-z][A-Za-z0-9_-]*))\}")
@@ -40,8 +40,8 @@ class Script(Frozen):
             `{--early-stopping}`, an argument of its own, for that switch where `early_stopping` is true.
         parameters: What studies may set, with its defaults.
         metrics: What every report has, by name.
-        chosen_by: See `CoreDescription`.
-        judged_by: See `CoreDescription`.
+        chosen_by: See `CoreDescription`; may be left out where there is one metric.
+        judged_by: See `CoreDescription`; may be left out where there is one metric.
         files: The script's own files, globs allowed, below the folder of the study file.
         data: The files that it trains on, globs allowed, absolute or below `--data-root`; their contents are in the
             key.
@@ -53,8 +53,8 @@ class Script(Frozen):
     command: tuple[str, ...] = Field(min_length=1)
     parameters: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")], Scalar] = {}
     metrics: dict[Annotated[str, Field(pattern=rf"^{METRIC_NAME}$")], MetricDescription] = Field(min_length=1)
-    chosen_by: str
-    judged_by: str
+    chosen_by: str = ""
+    judged_by: str = ""
     files: tuple[str, ...] = Field(min_length=1)
     data: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     gpus: int = Field(default=1, ge=0)
@@ -75,6 +75,8 @@ class Script(Frozen):
         clash = sorted(set(GIVEN) & set(self.parameters))
         if clash:
             raise ValueError(f"parameters: {clash[0]} is given by the orchestrator; call yours otherwise")
-        if mistake := metrics_mistake(tuple(self.metrics), self.chosen_by, self.judged_by):
+        names = tuple(self.metrics)
+        chosen_by, judged_by = metric_named(names, self.chosen_by), metric_named(names, self.judged_by)
+        if mistake := metrics_mistake(names, chosen_by, judged_by):
             raise ValueError(mistake)
         return self

@@ -27,12 +27,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator import Core, Metric, Run
 
 class Stride(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     length: float = Field(default=0.5, gt=0)
     is_springy: bool = False
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     epochs: int = Field(default=3, ge=1)
     seed: int = 7
     stride: Stride = Stride()
@@ -74,7 +74,7 @@ recipes:
 
 
 class Stride(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     length: float = Field(default=0.5, gt=0)
     is_springy: bool = False
@@ -83,7 +83,7 @@ class Stride(BaseModel):
 class Walk(BaseModel):
     """What `WALK` takes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     epochs: int = Field(default=3, ge=1)
     seed: int = 7

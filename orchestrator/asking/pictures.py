@@ -15,7 +15,7 @@ from orchestrator.records.checked_record import Record, read_record
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.reporting.material import PICTURES
-from search_spaces.core_config import CoreConfig
+from search_spaces.core_config import CoreConfig, configuration_of
 
 MOST_PICTURES, LARGEST_PICTURE = 12, 4 * 1024**2
 
@@ -72,4 +72,4 @@ def _draw(core: Core, record: Record, folder: Path, scratch: Path) -> None:
     content = read_state(folder / result.weights)
     if not isinstance(content, dict) or "state" not in content:
         raise ContractError(f"{result.weights} is no state of a training")
-    core.pictures(core.config.model_validate(config.fields), content["state"], scratch)
+    core.pictures(configuration_of(core.config, config.fields), content["state"], scratch)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from search_spaces.core_config import CORE_NAME, METRIC_NAME, metrics_mistake
+from search_spaces.core_config import CORE_NAME, METRIC_NAME, metric_named, metrics_mistake
 
 if TYPE_CHECKING:
     from alexnet_core.data.dataset import DataSummary
@@ -157,8 +157,9 @@ class Core:
         config: A frozen pydantic model of which every field has a default. The seed is none of them.
         train: Takes a configuration and a `Run`, and yields one mapping of metric names to numbers per report.
         metrics: What every report has, by name.
-        chosen_by: The metric by which sweeps, pruning, re-tuning and `best` choose.
-        judged_by: The metric that verdicts are about; it should be of data that `chosen_by` is not of.
+        chosen_by: The metric by which sweeps, pruning, re-tuning and `best` choose; where there is one metric, that.
+        judged_by: The metric that verdicts are about; it should be of data that `chosen_by` is not of. Where there is
+            one metric, that.
         gpus: GPUs per worker; the CPU is used where there is none.
         data: Returns a text that stands for the data's content, such as a SHA-256; part of every key. A `DataSummary`
             does too by its digest, and what it remarks is said with every plan and in the report.
@@ -174,8 +175,8 @@ class Core:
     config: type[BaseModel]
     train: Train
     metrics: Mapping[str, Metric]
-    chosen_by: str
-    judged_by: str
+    chosen_by: str = ""
+    judged_by: str = ""
     gpus: int = 1
     data: Callable[[Any, Path | None], str | DataSummary] | None = None
     sizes: Callable[[Any], Mapping[str, float]] | None = None
@@ -186,6 +187,9 @@ class Core:
 
     def __post_init__(self) -> None:
         """Refuses what breaks the contract, in one line that names all of it."""
+        if isinstance(self.metrics, Mapping) and self.metrics:
+            for which in ("chosen_by", "judged_by"):
+                object.__setattr__(self, which, metric_named(self.metrics, getattr(self, which)))
         checks = (_identity_mistakes, _config_mistakes, _metrics_mistakes, _function_mistakes)
         mistakes = [mistake for check in checks for mistake in check(self)]
         if mistakes:
@@ -206,9 +210,7 @@ def _config_mistakes(core: Core) -> Iterator[str]:
         return
     if not core.config.model_config.get("frozen"):
         # 可变的配置，训练时一改，key 就名不副实
-        yield "config must be frozen: model_config = ConfigDict(frozen=True, extra='forbid')"
-    elif core.config.model_config.get("extra") != "forbid":
-        yield "config must forbid unknown fields: model_config = ConfigDict(frozen=True, extra='forbid')"
+        yield "config must be frozen: class Config(BaseModel, frozen=True)"
     without = [name for name, info in core.config.model_fields.items() if info.is_required()]
     if without:
         yield f"config: {', '.join(without)} has no default; every field needs one"

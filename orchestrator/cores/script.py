@@ -70,7 +70,7 @@ def script_core(script: Script, folder: Path) -> Core:
         folder: Where it is run, and below which its files lie.
     """
     fields: dict[str, Any] = {name: (type(value), value) for name, value in script.parameters.items()}
-    config = create_model("ScriptConfig", __config__=ConfigDict(frozen=True, extra="forbid"), **fields)
+    config = create_model("ScriptConfig", __config__=ConfigDict(frozen=True), **fields)
 
     def train(config: BaseModel, run: Run) -> Iterator[Mapping[str, float]]:
         yield from _reports(script, folder, config.model_dump(), run)

@@ -27,7 +27,7 @@ from orchestrator import Core, Metric
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     shift: float = 0.0
 
 

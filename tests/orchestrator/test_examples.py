@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator import ablate, best, report, status
+from orchestrator import ablate, best, check_core, report, status
 from orchestrator.cores.contract import Core
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.cores.training import Place, Report, StateFolder, train_core
@@ -172,6 +172,24 @@ def test_the_smallest_core_and_its_study_are_what_they_say(
     assert "8 seeds can reach a verdict" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_script_of_the_page_is_checked_and_planned_by_the_commands_below_it(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = WALK.read_text().split("## A script in any language")[1].split("It needs no Python.")[0]
+    for language, name in (("python", "train.py"), ("yaml", "my_script.yaml")):
+        (block,) = re.findall(rf"```{language}\n(# {name}\n.*?)```", section, re.DOTALL)
+        (tmp_path / name).write_text(block)
+    monkeypatch.chdir(tmp_path)
+    check, ask = commands_in(section)
+    assert check[0] == "orchestrator.check_core"
+    assert check_core.main(check[1:]) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "another seed gives other numbers" in said
+    assert MAINS[ask[0]]([*ask[1:], "--dry-run"]) == 0
+    assert "16 trials wanted, 0 on record, 16 to train" in capsys.readouterr().out
+
+
 def test_the_walk_shows_the_first_example_and_the_script_as_they_are() -> None:
     text = WALK.read_text()
     for path in sorted((ROOT / "docs" / "examples" / "pytorch_loop").iterdir()):
@@ -185,8 +203,11 @@ def test_the_walk_shows_the_first_example_and_the_script_as_they_are() -> None:
 
 def walked_commands() -> list[list[str]]:
     """The commands of the ten minutes, in order: module and arguments."""
-    walk = WALK.read_text().split("## Ten minutes")[1].split("\n## ")[0]
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", walk, re.DOTALL) for line in block.splitlines()]
+    return commands_in(WALK.read_text().split("## Ten minutes")[1].split("\n## ")[0])
+
+
+def commands_in(text: str) -> list[list[str]]:
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
     return [shlex.split(line, comments=True)[2:] for line in lines]
 
 

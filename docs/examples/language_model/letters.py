@@ -16,7 +16,7 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz ,.-()0123456789\n"
 STEPS_PER_REPORT, BATCH = 40, 32
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True):
     """What a study may set."""
 
     steps: int = Field(default=160, ge=STEPS_PER_REPORT, multiple_of=STEPS_PER_REPORT)

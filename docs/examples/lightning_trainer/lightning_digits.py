@@ -26,7 +26,7 @@ QUIET: dict[str, Any] = {
 }
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True):
     """What a study may set."""
 
     epochs: int = Field(default=6, ge=1)

@@ -10,7 +10,7 @@ from torch import nn
 from orchestrator import Core, Metric, Run
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True):
     """What a study may set: every number that was a constant, or an option, of the script."""
 
     epochs: int = Field(default=5, ge=1)

@@ -18,7 +18,7 @@ from orchestrator import Core, Metric, Run
 LOSSES = {"squared": nn.MSELoss(), "absolute": nn.L1Loss(), "huber": nn.HuberLoss()}
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True):
     """What a study may set."""
 
     epochs: int = Field(default=30, ge=1)

@@ -11,7 +11,7 @@ from orchestrator import Core, Metric, Run
 TREES_PER_REPORT = 10
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True):
     """What a study may set."""
 
     trees: int = Field(default=50, ge=1)

@@ -5,6 +5,7 @@ Each time in a fresh process: one seed, another and the first again, and on from
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from orchestrator.cores.loading import CoreName
 from orchestrator.cores.reports import checked_data, checked_sizes
 from orchestrator.cores.script import ending
 from orchestrator.cores.states import LARGE_STATE, large_state, states_in
+from search_spaces.core_config import configuration_of
 
 SLOW_REPORT_SECONDS = 20.0
 Word = Literal["ok", "note", "fault", "..."]
@@ -108,7 +110,7 @@ def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
     if rehearsal.name.study is None:
         sources = code_of(rehearsal.name).sources
         yield from (Finding("note", remark) for remark in (sources.remarks if sources is not None else ()))
-    config = core.config.model_validate(rehearsal.fields)
+    config = configuration_of(core.config, rehearsal.fields)
     yield _survives_json(config)
     for ask in (partial(checked_data, root=rehearsal.data_root), checked_sizes):
         try:
@@ -129,7 +131,7 @@ def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
 
 def _survives_json(config: BaseModel) -> Finding:
     try:
-        same = type(config).model_validate_json(config.model_dump_json()) == config
+        same = configuration_of(type(config), json.loads(config.model_dump_json())) == config
     except (ValidationError, ValueError, TypeError) as error:
         return Finding("fault", f"config does not survive JSON: {str(error).splitlines()[0]}")
     if not same:

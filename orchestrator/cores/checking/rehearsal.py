@@ -18,6 +18,7 @@ from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import KeptCode, load_kept
 from orchestrator.cores.loading import core_name, load_core, mistake
 from orchestrator.cores.training import Diverged, Place, StateFolder, TrainingFacts, train_core
+from search_spaces.core_config import configuration_of
 
 ENDLESS = 2**31
 
@@ -84,7 +85,7 @@ def main() -> int:
     outcome = Outcome()
     try:
         core = load_core(core_name(request.core, request.folder)) if request.code is None else load_kept(request.code)
-        config = core.config.model_validate(request.fields)
+        config = configuration_of(core.config, request.fields)
         outcome.rehearsed = [_rehearsed(core, config, seed, request) for seed in request.seeds]
     except ContractError as error:
         outcome.rehearsed = [Rehearsed(mistake=str(error))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import io
+import json
 import os
 import time
 import traceback
@@ -30,7 +31,7 @@ from orchestrator.running.slots.messages import Job as TrialJob
 from orchestrator.running.workers.alexnet_trial import sha256
 from orchestrator.running.workers.watchdog import DISK_ERRORS, Watch
 from orchestrator.running.workers.watchdog import Place as SlotPlace
-from search_spaces.core_config import CoreConfig, CoreDescription
+from search_spaces.core_config import CoreConfig, CoreDescription, configuration_of
 
 STATES, SCRIPT = "checkpoint", "script"
 LOG_EVERY_SECONDS = 1.0
@@ -80,7 +81,7 @@ def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, fact
     try:
         core = _load(job.code)
         _check_version(core, config.core)
-        fields = core.config.model_validate(config.fields)
+        fields = configuration_of(core.config, config.fields)
         # 先问大小：错在那里，不该等训练完了才知道
         sizes = _sizes(job.code, fields.model_dump_json())
         training = train_core(
@@ -199,7 +200,7 @@ def _load(code: str) -> Core:
 def _sizes(code: str, fields: str) -> dict[str, float]:
     """What the core says of a configuration's size; reckoned once, since it may build the network."""
     core = _load(code)
-    return checked_sizes(core, core.config.model_validate_json(fields))
+    return checked_sizes(core, configuration_of(core.config, json.loads(fields)))
 
 
 class _TrialLog(io.TextIOBase):

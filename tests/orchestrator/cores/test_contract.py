@@ -16,27 +16,23 @@ from orchestrator.cores.reports import checked_report
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     width: int = 8
 
 
 class Thawed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Open(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    pass
 
 
 class Lacking(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     width: int
 
 
 class Wrong(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, validate_default=True)
 
     width: int = Field(default=0, ge=1)
 
@@ -54,6 +50,7 @@ GOOD: dict[str, Any] = {
     "chosen_by": "loss",
     "judged_by": "loss",
 }
+TWO = {"loss": Metric(), "error": Metric()}
 
 
 def test_a_core_trains_by_hand_without_anything_of_ours() -> None:
@@ -74,7 +71,6 @@ def test_a_core_trains_by_hand_without_anything_of_ours() -> None:
         ({"gpus": -1}, "gpus is a whole number from 0 on, not -1"),
         ({"config": dict}, "config is a pydantic model (a class), not <class 'dict'>"),
         ({"config": Thawed}, "config must be frozen"),
-        ({"config": Open}, "config must forbid unknown fields"),
         ({"config": Lacking}, "config: width has no default; every field needs one"),
         ({"config": Wrong}, "config: its own defaults are not valid"),
         ({"metrics": {}}, "metrics names what every report has"),
@@ -83,6 +79,14 @@ def test_a_core_trains_by_hand_without_anything_of_ours() -> None:
         ({"metrics": {"loss": "%"}}, "metrics: loss is a Metric, not '%'"),
         ({"judged_by": "accuracy"}, "judged_by: 'accuracy' is none of the metrics: loss"),
         ({"chosen_by": "accuracy"}, "chosen_by: 'accuracy' is none of the metrics: loss"),
+        (
+            {"metrics": TWO, "chosen_by": ""},
+            "chosen_by: of several metrics name the one by which sweeps and best choose: loss, error",
+        ),
+        (
+            {"metrics": TWO, "judged_by": ""},
+            "judged_by: of several metrics name the one by which verdicts go: loss, error",
+        ),
         ({"train": None}, "train is a function, not None"),
         ({"sizes": 3}, "sizes is a function, not 3"),
         ({"added_later": {"depth": 1}}, "added_later: 'depth' is no field of config"),
@@ -98,6 +102,11 @@ def test_what_breaks_the_contract_is_one_line(changes: dict[str, Any], line: str
         Core(**GOOD | changes)
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
+
+
+def test_the_only_metric_chooses_and_judges_where_neither_is_said() -> None:
+    core = Core(name="mine", version=1, config=Config, train=train, metrics={"loss": Metric()})
+    assert (core.chosen_by, core.judged_by) == ("loss", "loss")
 
 
 @pytest.mark.parametrize("wrong", [{"better": "more"}, {"scale": 0}, {"scale": float("inf")}, {"unit": 3}])

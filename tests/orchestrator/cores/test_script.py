@@ -45,8 +45,6 @@ core:
   command: [python, walk.py, "{step}", "{seed}", "{checkpoint}"]
   parameters: {step: 0.5}
   metrics: {place: {unit: m, better: higher}}
-  chosen_by: place
-  judged_by: place
   files: [walk.py]
   gpus: 0
 arms: what check_core does not read
@@ -215,6 +213,10 @@ def test_a_program_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ({"parameters": {"rate": 0.1}}, "parameters: rate is nowhere in the command"),
         ({"parameters": {"seed": 1}}, "parameters: seed is given by the orchestrator"),
         ({"judged_by": "error"}, "judged_by: 'error' is none of the metrics: loss"),
+        (
+            {"metrics": {"loss": {}, "error": {}}, "judged_by": ""},
+            "judged_by: of several metrics name the one by which verdicts go: loss, error",
+        ),
     ],
 )
 def test_a_declaration_that_would_deceive_is_refused(changes: dict[str, Any], complaint: str) -> None:

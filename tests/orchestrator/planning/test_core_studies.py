@@ -143,6 +143,11 @@ RETUNED = ("    set: {stride.length: 0.8}\n", "    set: {epochs: 4}\n")
             "core.chosen_by: 'los' is none of the metrics: loss",
         ),
         (
+            [("core: walk.py", f"core: {SCRIPT.replace('chosen_by: loss', '').replace('}}', '}, error: {}}')}")],
+            "name: walk",
+            "core.chosen_by: of several metrics name the one by which sweeps and best choose: loss, error",
+        ),
+        (
             [(SWEPT, SWEPT.replace("0.1", "-0.1"))],
             "stride.length: {kind",
             "point of walking/sweep: stride.length: must be above 0, not -0.1",
