@@ -12,6 +12,8 @@ from orchestrator.cores.classifiers.configuration import ClassifierConfig
 from orchestrator.cores.contract import ContractError
 
 FEWEST_CHANNELS = 4
+# 常用的边长：报错时从中找下一个可行的
+USUAL_RESOLUTIONS = (32, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 
 
 def build(config: ClassifierConfig, classes: int) -> nn.Module:
@@ -28,8 +30,11 @@ def build(config: ClassifierConfig, classes: int) -> nn.Module:
     for name, value in (("aux_logits", False), ("init_weights", True)):
         if name in _parameters(builder):
             arguments.setdefault(name, value)
+    # 这两类按图像的大小建各层
     if config.model.startswith("vit_"):
         arguments.setdefault("image_size", config.resolution)
+    if config.model.startswith("maxvit_"):
+        arguments.setdefault("input_size", (config.resolution, config.resolution))
     try:
         network: nn.Module = builder(weights=None, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
@@ -66,7 +71,34 @@ def _other_norm(channels: int, config: ClassifierConfig) -> nn.Module:
 
 
 def sizes(config: ClassifierConfig, classes: int) -> dict[str, float]:
-    """Returns `parameters`, and `multiply_adds` of one image's forward pass (convolutions and products of matrices)."""
+    """Returns `parameters`, and `multiply_adds` of one image's forward pass (convolutions and products of matrices).
+
+    Raises:
+        ContractError: The model does not take one of the options, or images of this resolution.
+    """
+    try:
+        return _sizes(config, classes)
+    except (ContractError, RuntimeError) as error:
+        larger = [side for side in USUAL_RESOLUTIONS if side > config.resolution]
+        right = next((side for side in larger if _takes(config, classes, side)), None)
+        if right is None and isinstance(error, ContractError):
+            raise
+        instead = "; no usual one above it is taken either" if right is None else f"; {right} is the next it takes"
+        reason = " ".join(str(error).split())
+        raise ContractError(
+            f"torchvision's {config.model} takes no images of resolution {config.resolution}{instead} ({reason})"
+        ) from error
+
+
+def _takes(config: ClassifierConfig, classes: int, resolution: int) -> bool:
+    try:
+        _sizes(config.model_copy(update={"resolution": resolution}), classes)
+    except (ContractError, RuntimeError):
+        return False
+    return True
+
+
+def _sizes(config: ClassifierConfig, classes: int) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     # meta 设备上只有形状，不占内存也不计算

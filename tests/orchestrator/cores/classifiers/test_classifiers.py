@@ -23,6 +23,7 @@ from orchestrator.cores.classifiers.core import core
 from orchestrator.cores.classifiers.network import build, sizes
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import core_name, load_core
+from orchestrator.cores.reports import checked_sizes
 from orchestrator.cores.training import Place, StateFolder, train_core
 from orchestrator.planning.unfolding import plan_study
 from orchestrator.request import Question, Store, SweepRequest
@@ -66,6 +67,22 @@ def test_models_of_every_kind_give_one_row_of_logits_per_image(model: str) -> No
         assert network(torch.empty(2, 3, 96, 96)).shape == (2, 7)
 
 
+@pytest.mark.parametrize(
+    ("model", "resolution", "right"),
+    [("maxvit_t", 32, 224), ("alexnet", 32, 64), ("inception_v3", 64, 96), ("vit_b_16", 24, 32)],
+)
+def test_a_resolution_that_a_model_does_not_take_is_one_line_with_the_next_that_it_takes(
+    model: str, resolution: int, right: int
+) -> None:
+    config = ClassifierConfig(model=model, resolution=resolution)
+    with pytest.raises(ContractError) as caught:
+        checked_sizes(core, config)
+    line = f"torchvision's {model} takes no images of resolution {resolution}; {right} is the next it takes ("
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+    assert checked_sizes(core, config.model_copy(update={"resolution": right}))["parameters"] > 0
+
+
 def test_a_wider_network_is_an_option_and_a_wrong_one_is_one_line() -> None:
     wide = ClassifierConfig(model="mobilenet_v2", options={"width_mult": 2.0})
     assert sizes(wide, 10)["parameters"] > 3 * sizes(ClassifierConfig(model="mobilenet_v2"), 10)["parameters"]
@@ -107,6 +124,34 @@ def test_mixup_mixes_images_and_targets_in_one_proportion() -> None:
     assert torch.allclose(mixed[:, 0, 0, 0], mixed_targets @ torch.arange(6.0))
     assert not torch.equal(mixed, images)
     assert _mixed(images, targets, 0.0)[0] is images
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_smoothed_labels_are_the_targets_of_the_loss_and_of_the_step(smoothing: float) -> None:
+    from orchestrator.cores.classifiers import training
+
+    count, classes, side, rate = 6, 4, 8, 0.1
+    draws = np.random.default_rng(0)
+    pixels = draws.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+    labels = np.array([0, 1, 2, 3, 1, 2])
+    images = training._Images(torch.from_numpy(pixels), torch.from_numpy(labels))
+    mean, deviation = torch.full((3, 1, 1), 0.4), torch.full((3, 1, 1), 0.3)
+    data = training._Data(images, images, images, classes, mean, deviation, ())
+    config = ClassifierConfig(label_smoothing=smoothing, batch_size=count, warmup_epochs=0, schedule="constant")
+    layer = nn.Linear(3 * side * side, classes)
+    network = nn.Sequential(nn.Flatten(), layer)
+    weight, bias = (part.detach().numpy().astype(np.float64) for part in layer.parameters())
+    optimizer = torch.optim.SGD(network.parameters(), rate)
+    loss = training._train_epoch(config.model_copy(update={"learning_rate": rate}), Run(), network, optimizer, data, 0)
+
+    # Szegedy 等（2016）第 7 节的式子：目标是 (1 - ε) 乘独热，加上 ε / 类别数
+    inputs = ((pixels / 255 - 0.4) / 0.3).reshape(count, -1)
+    logits = inputs @ weight.T + bias
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    targets = (1 - smoothing) * np.eye(classes)[labels] + smoothing / classes
+    assert loss == pytest.approx(-(targets * np.log(shares)).sum(1).mean(), rel=1e-5)
+    step = rate * (shares - targets).T @ inputs / count
+    assert layer.weight.detach().numpy() == pytest.approx(weight - step, abs=1e-5)
 
 
 def test_each_image_is_distorted_for_itself_by_torchs_draws() -> None:
