@@ -15,7 +15,7 @@ from orchestrator import Core, Metric, Run
 
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     reports: int = 16
     rate: float = 0.1
     momentum: float = 0.0
@@ -24,6 +24,7 @@ class Config(BaseModel):
 
 def train(config: Config, run: Run) -> Iterator[dict[str, float]]:
     """Walks downhill in a noisy quadratic bowl; every report depends on all random numbers before it."""
+    print(f"trains on {run.devices}, its data in {run.data_root}")
     place = torch.randn(20, dtype=torch.float64)
     optimizer = torch.optim.SGD([place.requires_grad_()], lr=config.rate, momentum=config.momentum)
     begin = 0

@@ -36,7 +36,7 @@ WITH_RAY = {
         "--parts scheduler --sleepers 6",
         r"6 trials of 0\.5 s asleep in 2 slots: a slot waits .*per trial",
     ),
-    "cores": ("--seeds 2 --kinds script", r'{"script": \d.*, "script alone": 0\.\d+}'),
+    "cores": ("--seeds 2", r'{"core": \d.*, "script": \d.*, "script alone": 0\.\d+}'),
     "preemption": ("0.1 --images 8 --batch 4", r"exit code 130 after .* have a checkpoint; the longest stop took"),
     "cluster": ("--nodes 1 --trials 2", r"exit code 0; 2 of 2 trials in \d+ s.*2 slots, each took \[1, 1\]"),
     "chaos": ("--minutes 0.1 --gap 1 5 --studies walk --seeds 1", r'"studies": 1.* "troubles": 0'),

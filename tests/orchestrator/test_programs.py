@@ -15,6 +15,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import polars as pl
 import pytest
 from pydantic import BaseModel
 from scipy import stats
@@ -275,12 +276,14 @@ def test_a_call_answers_as_the_command_does_and_leaves_its_caller_alone(
         assert json.loads(answer.model_dump_json()) == content["answers"][0]
         assert (answer.study, answer.dataset, answer.report.is_file()) == ("lrn", "digits", True)
     table = answers[0].table
+    assert isinstance(table, pl.DataFrame)
     arms = content["answers"][0]["answer"]["arms"]
     for column in ("mean", "difference", "p", "word", "n"):
         assert table[column].to_list() == [arm[column] for arm in arms]
     assert table["arm"].to_list() == [arm["name"] for arm in arms]
     low, high = arms[1]["interval"]
     assert (table["interval_low"][1], table["interval_high"][1]) == (low, high)
+    assert table.height == len(arms)
 
 
 def state_of_the_process() -> tuple[object, ...]:

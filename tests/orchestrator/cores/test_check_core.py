@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from tests.lab import Lab
+from tests.made_cores import CORE as WITH_OPTIMIZER
 
 # 没有一处用 torch，只为快；种子、状态、报告都是合约里的
 CORE = """
 import random, subprocess, sys
+from typing import Any
 from pydantic import BaseModel, ConfigDict
 from orchestrator import Core, Metric, Run
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
     epochs: int = 4
     step: float = 1.0
 
@@ -41,8 +43,16 @@ def checked(lab: Lab, *arguments: str, **changes: str) -> tuple[int, str, str]:
     text = CORE
     for word, code in (GOOD | changes).items():
         text = text.replace(word, code)
+    return checked_text(lab, text, *arguments)
+
+
+def checked_text(lab: Lab, text: str, *arguments: str) -> tuple[int, str, str]:
     (lab.home / "walk.py").write_text(text)
-    return lab.run("walk", *arguments, module="orchestrator.check_core")
+    scratch = lab.home / "scratch"
+    scratch.mkdir(exist_ok=True)
+    checked = lab.run("walk", *arguments, module="orchestrator.check_core", TMPDIR=str(scratch))
+    assert list(scratch.glob("check-core-*")) == []
+    return checked
 
 
 def lines(output: str, word: str) -> list[str]:
@@ -50,7 +60,7 @@ def lines(output: str, word: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: Lab) -> None:
+def test_a_core_that_keeps_its_word_passes_and_nothing_is_noted(lab: Lab) -> None:
     code, output, errors = checked(lab)
     assert (code, errors) == (0, "")
     assert lines(output, "fault") + lines(output, "note") == []
@@ -97,8 +107,27 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
             {"RESTORE": "", "SEED": "subprocess.Popen(['sleep', '600'])"},
             ["train leaves processes behind when it ends: sleep", "stopped after the first report and gone on"],
         ),
-        ({"METRIC": "'valid_place'"}, ["a report lacks the metric 'validation_place'; it has 'valid_place'"]),
-        ({"METRIC": "'validation_place': 1 / 0, 'x'"}, ["train raised ZeroDivisionError: division by zero (walk.py, "]),
+        (
+            {"METRIC": "'valid_place'", "step: float = 1.0": "step: float = 1.0\n    mark: Any = object()"},
+            [
+                "config does not survive JSON: Unable to serialize unknown type: <class 'object'>",
+                "a report lacks the metric 'validation_place'; it has 'valid_place'",
+            ],
+        ),
+        (
+            {
+                "METRIC": "'validation_place': 1 / 0, 'x'",
+                "step: float = 1.0": "step: float = 1.0\n    mark: Any = (3,)",
+            },
+            [
+                "config does not survive JSON: read back it is another configuration",
+                "train raised ZeroDivisionError: division by zero (walk.py, ",
+            ],
+        ),
+        (
+            {"class Config": "SEEN = []\n\nclass Config", "SEED": "SEEN.append(run.seed); random.seed(sum(SEEN))"},
+            ["after another trial in the same process the same seed gives other numbers: something outlives a trial"],
+        ),
         ({"SEED": "import os; os.kill(os.getpid(), 9)"}, ["train ended its process by signal SIGKILL"]),
         (
             {"gpus=0": "gpus=0, sizes=lambda config: {'parameters': 1 // 0}"},
@@ -109,8 +138,9 @@ def test_a_core_that_keeps_its_word_passes_and_what_it_leaves_out_is_noted(lab: 
         "constant seed and more",
         "unseeded and more",
         "generator not restored and a child left",
-        "misspelt",
-        "raises",
+        "misspelt, and no JSON",
+        "raises, and other JSON",
+        "outlives a trial",
         "killed",
         "sizes",
     ],
@@ -129,15 +159,58 @@ def test_each_planted_fault_is_named(lab: Lab, changes: dict[str, str], faults: 
 
 
 @pytest.mark.slow
+def test_an_optimizer_that_is_not_restored_is_named(lab: Lab) -> None:
+    text = WITH_OPTIMIZER.replace("optimizer.load_state_dict(state[", "(state[")
+    code, output, errors = checked_text(lab, text, "--set", "momentum=0.9", "--set", "seconds=0")
+    assert (code, errors) == (1, "")
+    (fault,) = lines(output, "fault")
+    assert fault.startswith("stopped after the first report and gone on, it gives other numbers than straight on: ")
+    assert "optimizer" in fault
+
+
+SAVED = "run.save({"
+NOT_SAVED = "dict({"
+RESTORED = "(state := run.load()) is not None"
+NO_BEAT = "it never calls run.beat(): a study can stop it, and notice that it hangs, only between two reports"
+NO_SAVE = "it never calls run.save(): a trial that is interrupted begins again; records stay true"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "notes"),
+    [
+        ({SAVED: NOT_SAVED, RESTORED: "False"}, [NO_SAVE]),
+        (
+            {RESTORED: "False", "run.beat()": "pass"},
+            [NO_BEAT, "it never calls run.load(): a trial that is interrupted begins again; records stay true"],
+        ),
+        (
+            {"gpus=0": "gpus=0, deterministic=False", "SEED": "random.seed()", "RESTORE": "random.seed()"},
+            [
+                "it declares that the same seed may give other numbers; reports will say so",
+                "the same seed gave other numbers, as declared",
+                "stopped and gone on it gives other numbers, as declared",
+            ],
+        ),
+    ],
+    ids=["no save", "no load and no beat", "not deterministic"],
+)
+def test_what_a_core_leaves_out_is_noted_and_no_fault(lab: Lab, changes: dict[str, str], notes: list[str]) -> None:
+    code, output, errors = checked(lab, **changes)
+    assert (code, errors) == (0, ""), output
+    assert lines(output, "fault") == []
+    noted = lines(output, "note")
+    assert [line[: len(note)] for line, note in zip(noted, notes, strict=True)] == notes
+
+
+@pytest.mark.slow
 def test_a_core_that_cannot_be_used_is_one_line_and_exit_code_2(lab: Lab) -> None:
     code, output, errors = lab.run("nowhere", module="orchestrator.check_core")
     assert (code, output) == (2, "")
     assert errors.startswith("error: core nowhere cannot be imported: ModuleNotFoundError: No module named 'nowhere'")
     code, _, errors = checked(lab, "--set", "stepp=2")
     assert (code, errors) == (2, "error: --set: stepp: unknown field; did you mean step?\n")
-    (lab.home / "thawed.py").write_text(CORE.replace("frozen=True, ", ""))
+    (lab.home / "thawed.py").write_text(CORE.replace("frozen=True", ""))
     code, _, errors = lab.run("thawed.py", module="orchestrator.check_core")
     assert code == 2
-    assert errors == (
-        "error: core thawed: config must be frozen: model_config = ConfigDict(frozen=True, extra='forbid')\n"
-    )
+    assert errors == ("error: core thawed: config must be frozen: class Config(BaseModel, frozen=True)\n")

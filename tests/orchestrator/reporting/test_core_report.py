@@ -168,7 +168,11 @@ def test_a_report_in_nats_says_nats_and_no_other_unit(in_nats: Path, capsys: pyt
         "Every arm tried the same values of stride.length with the same budget",
     ):
         assert sentence in text or sentence in shown["report.html"], sentence
-    for row in ("| core | walk, version 1 |", f"| code of the core, as kept in code/ | {'c0de' * 5} |"):
+    for row in (
+        "| core | walk, version 1 |",
+        f"| code of the core, as kept in code/ | {'c0de' * 5} |",
+        "| resumes | from its last state |",
+    ):
         assert row in text
     assert "difference, nats" in shown["verdicts.tex"]
     assert "test loss, arm minus baseline, nats" in shown["differences.svg"]

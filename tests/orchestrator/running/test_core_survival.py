@@ -57,7 +57,11 @@ def its_terminal_may_go(lab: Lab, *arguments: str) -> psutil.Process:
 
 def test_killed_in_the_middle_a_users_core_goes_on_with_the_numbers_of_a_straight_training(lab: Lab) -> None:
     study = write_walk(lab.home / "user")
-    command = ("--study", str(study), *OPTIONS, "--results", str(lab.results))
+    core = study.with_name("walk.py")
+    code = core.read_text()
+    data = lab.home / "data"
+    data.mkdir()
+    command = ("--study", str(study), *OPTIONS, "--data-root", str(data), "--results", str(lab.results))
     first = its_terminal_may_go(lab, *command, "--core", "walk.py")
 
     def in_the_middle() -> bool:
@@ -65,31 +69,35 @@ def test_killed_in_the_middle_a_users_core_goes_on_with_the_numbers_of_a_straigh
         return any(2 <= count < REPORTS for count in reports_of(lab).values())
 
     wait_until(in_the_middle, PATIENCE, "two reports of a trial")
+    # 新的 worker 从头导入：若是从这里导入，后一半的数就是另一份代码的
+    core.write_text(code.replace("** 2", "** 4"))
     kill(lab.processes("ray::RayTrainWorker"))
     wait_until(lab.finished, PATIENCE, "the trial whose worker was killed")
     wait_until(in_the_middle, PATIENCE, "two reports of the next trial")
     kill([first])
     wait_until(lambda: is_gone(first), PATIENCE, "the driver is gone")
     assert "first training step after" in its_words(lab)
+    core.write_text(code)
     before = {key: (lab.results / "trials" / key / "result.json").stat().st_mtime_ns for key in lab.finished()}
     # 同意记在家目录里：第二次不必再说
-    code, output, errors = lab.run(*command, timeout=PATIENCE)
-    assert code == 0, output + errors
+    exit_code, output, errors = lab.run(*command, timeout=PATIENCE)
+    assert exit_code == 0, output + errors
     assert {key: (lab.results / "trials" / key / "result.json").stat().st_mtime_ns for key in before} == before
     folders = sorted((lab.results / "trials").iterdir())
     assert len(folders) == 3 * SEEDS
-    core = load_core(core_name("walk.py", study.parent))
+    walk = load_core(core_name("walk.py", study.parent))
     for folder in folders:
         config = json.loads((folder / "config.json").read_text())
         # 不经 Ray、不停顿地训练同一个配置：每个数逐位相同
-        fields = core.config.model_validate({**config["fields"], "seconds": 0.0})
-        straight = [report.metrics for report in train_core(core, fields, Place(config["seed"]))]
+        fields = walk.config.model_validate({**config["fields"], "seconds": 0.0})
+        straight = [report.metrics for report in train_core(walk, fields, Place(config["seed"]))]
         lines = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
         assert [line["epoch"] for line in lines] == list(range(1, REPORTS + 1))
         assert [line["metrics"] for line in lines] == straight
         result = json.loads((folder / "result.json").read_text())
         assert (result["state"], result["epochs"], result["metrics"]) == ("finished", REPORTS, straight[-1])
         assert result["environment"]["resumes"] == "from its last state"
+        assert f"\ntrains on ('cpu',), its data in {data}\n" in (folder / "log.txt").read_text()
         # 最后的状态留着，其余的不留
         assert [path.name for path in (folder / "checkpoint").iterdir()] == [Path(result["weights"]).name]
     attempts = [len((folder / "attempts.jsonl").read_text().splitlines()) for folder in folders]

@@ -14,6 +14,7 @@ from orchestrator.running.slots.messages import End, Job, Notice
 from orchestrator.running.workers import core_trial
 from orchestrator.running.workers.core_trial import train_trial_of_core
 from orchestrator.running.workers.watchdog import Place, Watch
+from search_spaces.core_config import CoreData
 from tests.lab import is_gone, wait_until
 from tests.made_core_records import walk_config
 
@@ -23,7 +24,7 @@ from pydantic import BaseModel
 from orchestrator import Core, Metric
 TOP
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class Config(BaseModel, frozen=True):
     epochs: int = 3
     seed: int = 7
     stride: dict = {}
@@ -47,15 +48,17 @@ DOUBLE_FORKS = f"import subprocess; subprocess.run(['sh', '-c', 'setsid sleep {O
 FORKS = "os.posix_spawnp('sh', ['sh', '-c', 'sleep 600 & sleep 600'], os.environ); time.sleep(0.2)"
 
 
-def trained(folder: Path, **text: str) -> End:
+def trained(folder: Path, gpus: float = 0.0, data: CoreData | None = None, **text: str) -> End:
     """Trains a trial of a core as the second worker of a slot does, which has nobody to speak with."""
     source = CORE
     for word, instead in {"TOP": "", "BODY": "pass", "REPORT": REPORT, "END": "", **text}.items():
         source = source.replace(word, instead)
     (folder / "walk.py").write_text(source)
     code = code_of(core_name("walk.py", folder)).keep(folder / "results", "walk")
-    job = Job("a" * 20, walk_config(3).model_dump_json(), str(folder / "results" / "trials" / "a"), 1, code=code)
-    place = Place(slot=0, rank=1, workers=2, devices=("cpu", "cpu"), broker=None)  # type: ignore[arg-type]
+    config = walk_config(3, data=data).model_dump_json()
+    job = Job("a" * 20, config, str(folder / "results" / "trials" / "a"), 1, code=code)
+    devices = ("cuda:0", "cuda:1" if gpus >= 2 else "cuda:0") if gpus else ("cpu", "cpu")
+    place = Place(slot=0, rank=1, workers=2, devices=devices, broker=None, gpus=gpus)  # type: ignore[arg-type]
     return train_trial_of_core(place, job, Watch(place, job))
 
 
@@ -107,6 +110,24 @@ def test_a_bad_core_is_one_line_and_leaves_nothing(
     assert not [other for other in others if ORPHANS_SECONDS in (other.info["cmdline"] or ())]
 
 
+@pytest.mark.parametrize(
+    ("gpus", "devices"), [(0.0, "('cpu',)"), (0.25, "('cuda:0',)"), (1.0, "('cuda:0',)"), (2.0, "('cuda:0', 'cuda:1')")]
+)
+def test_a_training_is_told_its_devices_and_the_folder_of_its_data(tmp_path: Path, gpus: float, devices: str) -> None:
+    data = CoreData(name="default", root=str(tmp_path / "images"))
+    told = f"import pathlib; assert (run.devices, run.data_root) == ({devices}, pathlib.Path({data.root!r})), vars(run)"
+    end = trained(tmp_path, gpus, data, BODY=told)
+    assert (end.state, end.message) == ("finished", "")
+    assert end.environment["devices"] == devices.strip("(),'").replace("', '", ",")
+
+
+@pytest.mark.parametrize(
+    ("body", "level"), [("pass", "from its beginning"), ("run.save({'epoch': epoch})", "from its last state")]
+)
+def test_a_trial_says_from_where_it_would_go_on(tmp_path: Path, body: str, level: str) -> None:
+    assert trained(tmp_path, BODY=body).environment["resumes"] == level
+
+
 def test_a_large_state_is_said_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_trial, "LARGE_STATE", 100_000)
     monkeypatch.setattr(core_trial, "_told_large", set())
@@ -114,7 +135,11 @@ def test_a_large_state_is_said_once_in_a_process(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Watch, "post", lambda self, news: posted.append(news))
     for name, bytes_of_it in (("small", 1000), ("large", 200_000), ("again", 200_000)):
         (tmp_path / name).mkdir()
-        trained(tmp_path / name, BODY=f"run.save({{'much': 'x' * {bytes_of_it}}})")
+        end = trained(tmp_path / name, BODY=f"run.save({{'much': 'x' * {bytes_of_it}}})")
+        assert end.state == "finished"
+        states = list((tmp_path / name / "results" / "trials" / "a" / "checkpoint").iterdir())
+        assert 1 <= len(states) <= 2, "nothing is left of what was replaced"
+        assert end.weights in {f"checkpoint/{path.name}" for path in states}
         notices = [news.text for news in posted if isinstance(news, Notice)]
         assert len(notices) == (name != "small")
     (notice,) = notices
