@@ -352,7 +352,10 @@ def _nothing(trials: pl.DataFrame, options: argparse.Namespace) -> str:
     if not finished.height:
         return f"no finished trial in {options.results} yet"
     known = ", ".join(sorted(finished["data_name"].unique()))
-    return f"no finished trial matches; data sets with finished trials: {known}"
+    # 没有留出图像的训练没有可排名的误差
+    unranked = finished["objective"].null_count()
+    left_out = f"; {counted(unranked, 'trial')} held no image out, and cannot be ranked by a validation error"
+    return f"no finished trial matches; data sets with finished trials: {known}{left_out * bool(unranked)}"
 
 
 def ranking_tables(ranking: pl.DataFrame, top: int, cores: Cores) -> list[Table]:

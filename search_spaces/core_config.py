@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from alexnet_core.configuration.frozen import Frozen
-from alexnet_core.configuration.train_config import DataSpec, TrainConfig
+from alexnet_core.configuration.train_config import LARGEST_SEED, DataSpec, TrainConfig
 from alexnet_core.configuration.wording import explain, nearest
 from search_spaces.errors import StudyError
 
@@ -30,7 +30,6 @@ TAKEN_METRICS = ("arm", "seed", "seeds", "epoch", "report")
 EDIT_NAME_LENGTH = 20
 # 代码的指纹也是文件夹名：只有这个样子的才可信
 FINGERPRINT = re.compile(r"[0-9a-f]{20}")
-LARGEST_SEED = 2**31 - 1
 # 再大的数，平方就溢出：没有均值和方差可言
 LARGEST_METRIC = 1e100
 MetricValue = Annotated[float, Field(ge=-LARGEST_METRIC, le=LARGEST_METRIC)]

@@ -18,7 +18,7 @@ from search_spaces.errors import StudyError
 
 Plain = dict[str, Any]
 # 路径会让别人的文件读写任意目录；其余几项说的是数据本身是什么，不是怎样用它
-DATA_AS_IT_IS = ("name", "source", "digest", "root", "cache")
+DATA_AS_IT_IS = ("name", "source", "digest", "root", "cache", "holds_out")
 
 
 def edited(config: TrialConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> TrialConfig:

@@ -67,6 +67,7 @@ class RecipeData(Frozen):
     source: Literal["digits", "imagefolder"]
     image_size: int = Field(ge=1, le=4096)
     train_images: int | None = Field(default=None, ge=1)
+    holds_out: bool = Field(default=True, exclude_if=bool)
 
 
 class CommonRecipe(Frozen):
@@ -370,7 +371,7 @@ def _of_core_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     """What a core is called wrong, and what only a study of AlexNet may say, each at its place."""
     yield from _core_mistakes(content["core"])
     for number, arm in enumerate(content["arms"] if isinstance(content.get("arms"), (list, tuple)) else ()):
-        for name, absent in (("remove", ()), ("views", 1), ("match", None), ("by", None)):
+        for name, absent in (("remove", ()), ("views", 1)):
             # 写进 plan.json 的 arm 有全部字段
             if isinstance(arm, Mapping) and arm.get(name, absent) not in (absent, [], None):
                 why = reason("is for the layers and images of AlexNet; the fields of another core stand under set")

@@ -30,6 +30,8 @@ KEY_LENGTH = 20
 
 # 以后新增的字段及其引入时的默认值：等于默认值时不进入 JSON，旧 key 因此不变
 ADDED_LATER: Mapping[str, JsonValue] = {
+    "data.holds_out": True,
+    "data.resplit": 0,
     "network.layers.*.span": "tower",
     "network.layers.*.weight_decay_factor": 1.0,
     "training.divides_by_colour_noise": False,
@@ -191,6 +193,7 @@ def _recipe_on_data(
         source=recipe.data.source,
         image_size=image_size,
         train_images=recipe.data.train_images,
+        holds_out=recipe.data.holds_out,
         digest=summary.digest,
         root=data_root,
         cache=cache,

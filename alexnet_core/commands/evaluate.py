@@ -171,7 +171,9 @@ def _data_to_evaluate(options: argparse.Namespace, trained_on: DataSpec) -> tupl
         root = Path(options.dataset)
         cache = Path(trained_on.cache) if trained_on.cache is not None else None
         digest = evaluation_digest(root, cache)
-        update = {"source": "imagefolder", "root": str(root), "digest": digest}
+        # 另一份数据怎样划分，与训练时留不留图像无关
+        holds_out = trained_on.holds_out or digest != trained_on.digest
+        update = {"source": "imagefolder", "root": str(root), "digest": digest, "holds_out": holds_out}
     # 换了名字、换了地方，仍可能就是训练用的那份：那时只评留出的
     return DataSpec.model_validate({**trained_on.model_dump(), **update}), update["digest"] != trained_on.digest
 

@@ -162,7 +162,7 @@ def _reopened(final: Path, history: Sequence[EpochReport], training: TrainingSpe
     if not is_final(final) or len(history) == training.epochs:
         return final
     shorter = training.model_copy(update={"epochs": len(history)})
-    errors = [report.validation.top1_error for report in history]
+    errors = [report.validation_error for report in history]
     if not has_velocities(final) or not same_rates(shorter, training, errors):
         raise CoreError(
             f"{final.parent} holds a training of {counted(len(history), 'epoch')} that has ended, and one of "
@@ -215,10 +215,13 @@ def _stop_on_signals() -> list[int]:
 
 
 def _print_epoch(report: EpochReport, config: TrainConfig) -> None:
+    # 没有留出图像时，能看的只有训练误差
+    error = report.train if report.validation is None else report.validation
+    validation = "training" if report.validation is None else f"validation loss {report.validation.loss:.4f} "
     print(
         f"epoch {report.epoch}/{config.training.epochs}  lr {report.learning_rate:g}  "
-        f"train loss {report.train.loss:.4f}  validation loss {report.validation.loss:.4f}  "
-        f"{errors_text(report.validation)}  {report.images_per_second:.0f} images/s",
+        f"train loss {report.train.loss:.4f}  {validation} "
+        f"{errors_text(error)}  {report.images_per_second:.0f} images/s",
         flush=True,
     )
     if report.test is not None:

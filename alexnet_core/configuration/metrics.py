@@ -62,7 +62,7 @@ class EpochReport(Frozen):
         epoch: Number of epochs finished, from 1.
         learning_rate: Learning rate of the weights during the epoch.
         train: Running metrics during the epoch (augmented images, dropout on).
-        validation: After the epoch.
+        validation: After the epoch; None where no image is held out (`DataSpec.holds_out`).
         test: After the last epoch, where the data has a test set; else None.
         train_final: After the last epoch, of at most 10,000 training images spread evenly over the set, seen as in
             evaluation: centre crop, no dropout, no noise.
@@ -73,8 +73,13 @@ class EpochReport(Frozen):
     epoch: Count
     learning_rate: float
     train: SplitErrors
-    validation: SplitErrors
+    validation: SplitErrors | None
     test: SplitErrors | None = None
     train_final: SplitErrors | None = None
     seconds: float
     images_per_second: float
+
+    @property
+    def validation_error(self) -> float | None:
+        """Top-1 validation error in [0, 1]; None where no image is held out."""
+        return None if self.validation is None else self.validation.top1_error

@@ -29,12 +29,13 @@ class EpochRates:
         return self.layers.get(layer, (self.weights, self.biases))[int(is_bias)]
 
 
-def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float]) -> EpochRates:
+def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float | None]) -> EpochRates:
     """Returns the rates of the next epoch.
 
     Args:
         training: Initial learning rate, epochs, schedule and colour noise.
-        validation_errors: Top-1 validation error in [0, 1] of each finished epoch.
+        validation_errors: Top-1 validation error in [0, 1] of each finished epoch; None where no image is held out,
+            which no plateau allows.
     """
     schedule, factor = training.schedule, training.bias_learning_rate_factor
     if isinstance(schedule, ReplaySchedule):
@@ -42,7 +43,7 @@ def epoch_rates(training: TrainingSpec, validation_errors: Sequence[float]) -> E
     if isinstance(schedule, StepSchedule):
         drops = step_drops(schedule, training.epochs, len(validation_errors))
     else:
-        drops = plateau_drops(schedule, validation_errors)
+        drops = plateau_drops(schedule, [error for error in validation_errors if error is not None])
     rate = training.learning_rate * schedule.factor**drops
     return EpochRates(weights=rate, biases=rate * factor, colour_noise=training.colour_noise)
 
@@ -58,13 +59,13 @@ def can_be_extended(training: TrainingSpec) -> bool:
     return not (isinstance(training.schedule, StepSchedule) and training.schedule.at)
 
 
-def same_rates(shorter: TrainingSpec, longer: TrainingSpec, validation_errors: Sequence[float]) -> bool:
+def same_rates(shorter: TrainingSpec, longer: TrainingSpec, validation_errors: Sequence[float | None]) -> bool:
     """Says whether two trainings have the same rates in all the epochs of the shorter one.
 
     Args:
         shorter: The one that has ended.
         longer: The same but for its epochs.
-        validation_errors: Top-1 validation error in [0, 1] of each epoch of the shorter one.
+        validation_errors: Of each epoch of the shorter one, see `epoch_rates`.
     """
     before = [validation_errors[:epoch] for epoch in range(len(validation_errors))]
     return all(epoch_rates(shorter, errors) == epoch_rates(longer, errors) for errors in before)

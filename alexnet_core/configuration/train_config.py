@@ -6,7 +6,8 @@ Nothing here loads torch.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -17,7 +18,11 @@ from alexnet_core.configuration.network_spec import LayerName, NetworkSpec, Weig
 NUMERICS = 1
 # 8x8 的数字放大一倍
 DIGITS_SIZE = 16
+LARGEST_SEED = 2**31 - 1
 Precision = Literal["float32", "tf32", "bfloat16"]
+Source = Literal["initialisation", "order", "augmentation", "dropout"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+SourceSeed = Annotated[int, Field(ge=0, le=LARGEST_SEED)] | None
 
 
 class PlateauSchedule(Frozen):
@@ -157,7 +162,12 @@ class DataSpec(Frozen):
         image_size: Height and width in pixels of the prepared images, from which crops are taken: shorter
             side resized, then centre crop (paper section 2).
         split_seed: Seed of the split, and of a subset of the training images.
+        resplit: Which drawing anew of training and validation images, and of a subset of them; the test images stay
+            those of `split_seed`, and 0 is its own split.
         train_images: How many training images, drawn evenly from the classes; None for all.
+        holds_out: Whether training images are held out for validation, where the data has no such images of its own.
+            Where they are not, all are trained on, as for the published numbers of CIFAR-10, and there is no
+            validation error: nothing can be chosen by it, the test error judges.
         preparation: Version of the preparation; raised when prepared pixels change.
         digest: SHA-256 of the data's content (of the manifest), 64 hex digits.
         root: Where an image folder lies. Not part of a trial's key.
@@ -168,7 +178,10 @@ class DataSpec(Frozen):
     source: Literal["digits", "imagefolder"]
     image_size: int = Field(ge=1, le=4096)
     split_seed: int = Field(default=0, ge=0)
+    resplit: int = Field(default=0, ge=0, le=LARGEST_SEED)
     train_images: int | None = Field(default=None, ge=1)
+    # 没有说的不写出来：以前的 config.json 一个字节也不变
+    holds_out: bool = Field(default=True, exclude_if=bool)
     preparation: int = Field(default=1, ge=1)
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     root: str | None = None
@@ -179,14 +192,54 @@ class DataSpec(Frozen):
 FIELDS_OUTSIDE_THE_KEY = ("data.root", "data.cache")
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+class SourceSeeds(Frozen):
+    """Seeds of single sources of randomness; None for the trial's own.
+
+    Attributes:
+        initialisation: Of the initial weights.
+        order: Of the order of the training images.
+        augmentation: Of crops, flips and colour noise.
+        dropout: Of the masks of dropout.
+    """
+
+    initialisation: SourceSeed = Field(default=None, exclude_if=_is_none)
+    order: SourceSeed = Field(default=None, exclude_if=_is_none)
+    augmentation: SourceSeed = Field(default=None, exclude_if=_is_none)
+    dropout: SourceSeed = Field(default=None, exclude_if=_is_none)
+
+
 class TrainConfig(Frozen):
-    """One training run. See the parts for units and sources."""
+    """One training run. See the parts for units and sources.
+
+    Attributes:
+        network: The network.
+        training: How it is trained.
+        data: On what.
+        seed: Of all that is random, but the split of the data.
+        seeds: Those of sources that are drawn by another one.
+        numerics: Version of the arithmetic.
+    """
 
     network: NetworkSpec
     training: TrainingSpec
     data: DataSpec
-    seed: int = Field(ge=0, le=2**31 - 1)
+    seed: int = Field(ge=0, le=LARGEST_SEED)
+    # 没有另给种子时不写出来：旧的 key 与记录一个字节也不变
+    seeds: SourceSeeds = Field(default=SourceSeeds(), exclude_if=lambda seeds: seeds == SourceSeeds())
     numerics: int = Field(default=NUMERICS, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_own_seed(cls, content: Any) -> Any:
+        # 与 trial 自己的种子相同，就等于没有另给：还是同一个 trial
+        if isinstance(content, dict) and isinstance(seeds := content.get("seeds"), Mapping):
+            others = {source: seed for source, seed in seeds.items() if seed != content.get("seed")}
+            return {**content, "seeds": others}
+        return content
 
     @model_validator(mode="after")
     def _check_images(self) -> Self:
@@ -201,6 +254,15 @@ class TrainConfig(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _check_validation(self) -> Self:
+        if not self.data.holds_out and isinstance(self.training.schedule, PlateauSchedule):
+            raise ValueError(
+                "training.schedule plateau waits for the validation error, which data.holds_out false leaves out: "
+                "give kind steps or replay"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_scheduled_layers(self) -> Self:
         schedule = self.training.schedule
         if isinstance(schedule, ReplaySchedule):
@@ -212,3 +274,8 @@ class TrainConfig(Frozen):
                     f"{self.network.name} has no such layer with weights"
                 )
         return self
+
+    def seed_of(self, source: Source) -> int:
+        """Returns the seed by which a source of randomness is drawn."""
+        other: int | None = getattr(self.seeds, source)
+        return self.seed if other is None else other

@@ -58,7 +58,7 @@ class Dataset:
 
     Attributes:
         train: Training images.
-        validation: Validation images.
+        validation: Validation images; empty where none are held out (`DataSpec.holds_out`).
         test: Test images, where there are such.
         class_names: In the order of the labels.
         known_mean: The mean image, where it is known already.
@@ -149,9 +149,10 @@ class DataSummary(Frozen):
         digest: SHA-256 of the content: of sorted relative path, size and file hash; not of where it lies.
         class_names: In the order of the labels.
         train: Training images, before any subset.
-        validation: Validation images.
+        validation: Validation images; 0 where none are held out.
         test: Test images; 0 where there is no test set.
         remarks: What the user should know of the data before trusting a number: lines.
+        holds_out: Whether validation images are drawn from those in train/; not written down.
     """
 
     digest: str
@@ -161,3 +162,5 @@ class DataSummary(Frozen):
     test: int
     # 没有话要说时不写出来：以前的 plan.json 一个字节也不变
     remarks: tuple[str, ...] = Field(default=(), exclude_if=lambda remarks: not remarks)
+    # 只在计划时用：以前的 plan.json 一个字节也不变
+    holds_out: bool = Field(default=False, exclude=True)

@@ -32,7 +32,7 @@ from alexnet_core.data.prepared_folder import (
     read_manifest,
 )
 from alexnet_core.data.preparing.preparation import decode_all, prepare, tree_source
-from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, stratified
+from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, resplit, stratified
 from alexnet_core.errors import CoreError
 from alexnet_core.process.files import shown
 
@@ -44,7 +44,12 @@ _WHOLE: dict[SplitName, str] = {"validation": "val", "test": "test"}
 
 
 def summarise_data(
-    source: Source, root: Path | None = None, cache: Path | None = None, *, split_seed: int = 0
+    source: Source,
+    root: Path | None = None,
+    cache: Path | None = None,
+    *,
+    split_seed: int = 0,
+    holds_out: bool = True,
 ) -> DataSummary:
     """Counts and hashes the data without decoding images.
 
@@ -53,15 +58,24 @@ def summarise_data(
         root: Folder with train/ and val/ or test/, or a prepared folder (imagefolder).
         cache: Folder for the hashes of unchanged files; None hashes all of them.
         split_seed: Seed of the split.
+        holds_out: See `DataSpec`.
 
     Raises:
-        CoreError: A folder is missing, a class folder is empty, or the classes of the splits differ.
+        CoreError: A folder is missing, a class folder is empty, the classes of the splits differ, or without a part
+            held out nothing would be left to judge by.
     """
     if source == "digits":
         images, labels = read_digits()
-        parts = [len(rows) for rows in stratified(labels, DIGITS_FRACTIONS, split_seed)]
+        train, validation, test = map(len, _digits_parts(labels, split_seed, holds_out=holds_out))
         digest = digits_digest(images, labels)
-        return DataSummary(digest=digest, class_names=DIGITS_NAMES, train=parts[0], validation=parts[1], test=parts[2])
+        return DataSummary(
+            digest=digest,
+            class_names=DIGITS_NAMES,
+            train=train,
+            validation=validation,
+            test=test,
+            holds_out=holds_out,
+        )
     if root is not None and is_prepared(root):
         data = open_prepared(root)
         lines = {split: data.file_lines(split) for split in data.labels}
@@ -76,12 +90,23 @@ def summarise_data(
         digest, class_names, labels_of = manifest_digest(every), tree.class_names, tree.labels
         remarks = list(tree.remarks)
     present = {name: len(labels) for name, labels in labels_of.items()}
+    if not holds_out:
+        _check_nothing_held_out(root, present)
     return DataSummary(
         digest=digest,
         class_names=class_names,
-        **counts(present, labels_of["train"], split_seed),
-        remarks=(*remarks, *duplicates(lines, labels_of, split_seed)),
+        **counts(present, labels_of["train"], split_seed, holds_out=holds_out),
+        remarks=(*remarks, *duplicates(lines, labels_of, split_seed, holds_out=holds_out)),
+        holds_out=holds_out and "val" not in present,
     )
+
+
+def _check_nothing_held_out(root: Path | None, splits: Iterable[str]) -> None:
+    """Refuses to hold nothing out of images that come with a validation set, or without a test set."""
+    if "val" in splits:
+        raise CoreError(f"{root} has val/, so that nothing is held out of its train/: leave data.holds_out out")
+    if "test" not in splits:
+        raise CoreError(f"{root} has no test/: with data.holds_out false no image would be left to judge by")
 
 
 def _tree(root: Path | None, *, evaluation: bool = False) -> Tree:
@@ -137,7 +162,9 @@ def data_remarks(spec: DataSpec, dataset: Dataset) -> tuple[str, ...]:
     Images that are there twice are looked for where hashes are kept: in a prepared folder, or in the cache.
     """
     if spec.source == "imagefolder" and (spec.cache is not None or is_prepared(_root(spec))):
-        return summarise_data("imagefolder", _prepared_folder(spec, None), split_seed=spec.split_seed).remarks
+        folder = _prepared_folder(spec, None)
+        summary = summarise_data("imagefolder", folder, split_seed=spec.split_seed, holds_out=spec.holds_out)
+        return summary.remarks
     return dataset.remarks
 
 
@@ -234,8 +261,12 @@ def load_evaluation_set(
         data = load_dataset(spec)
         name = name or ("test" if data.test is not None else "validation")
         split = {"train": data.train, "validation": data.validation, "test": data.test}[name]
-        if split is None:
-            raise CoreError("the data has no test set; use --split validation")
+        if split is None or not len(split):
+            raise CoreError(
+                "the data has no test set; use --split validation"
+                if split is None
+                else "none of the images of this training is held out for validation; use --split test"
+            )
         return EvaluationSet(name, split, data.class_names, image_names(spec, name), data.remarks)
     tree = _tree(root, evaluation=True)
     if not any_data:
@@ -328,14 +359,17 @@ def _rows(spec: DataSpec, labels: Mapping[str, np.ndarray]) -> dict[SplitName, t
     """From which folder's array each split comes, and which of its rows; None for all."""
     rows: dict[SplitName, tuple[str, np.ndarray | None]] = {}
     train: np.ndarray | None = None
-    if "val" in labels:
+    if not spec.holds_out:
+        _check_nothing_held_out(_root(spec), labels)
+    elif "val" in labels:
         rows["validation"] = ("val", None)
     else:
         train, held = held_out(labels["train"], spec.split_seed)
+        train, held = resplit(labels["train"], train, held, spec.split_seed, spec.resplit)
         rows["validation"] = ("train", held)
     if spec.train_images is not None:
         every = np.arange(len(labels["train"]), dtype=np.int64) if train is None else train
-        train = even_subset(labels["train"], every, spec.train_images, spec.split_seed)
+        train = even_subset(labels["train"], every, spec.train_images, spec.split_seed, spec.resplit)
     rows["train"] = ("train", train)
     if "test" in labels:
         rows["test"] = ("test", None)
@@ -351,10 +385,11 @@ def _dataset(spec: DataSpec, data: PreparedData) -> Dataset:
         # 选出的行不复制：各 trial 仍共享同一个映射的页
         return Split(images, labels) if chosen is None else Split(images, labels[chosen], chosen)
 
+    train = split("train")
     whole = rows["train"][1] is None
     return Dataset(
-        train=split("train"),
-        validation=split("validation"),
+        train=train,
+        validation=split("validation") if "validation" in rows else Split(train.images[:0], train.labels[:0]),
         test=split("test") if "test" in rows else None,
         class_names=data.manifest.class_names,
         known_mean=data.mean_image if whole else None,
@@ -379,7 +414,15 @@ def _load_digits(spec: DataSpec) -> Dataset:
 
 def _digits_rows(spec: DataSpec, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of train, validation and test."""
-    train, validation, test = stratified(labels, DIGITS_FRACTIONS, spec.split_seed)
+    train, validation, test = _digits_parts(labels, spec.split_seed, holds_out=spec.holds_out)
+    train, validation = resplit(labels, train, validation, spec.split_seed, spec.resplit)
     if spec.train_images is not None:
-        train = even_subset(labels, train, spec.train_images, spec.split_seed)
+        train = even_subset(labels, train, spec.train_images, spec.split_seed, spec.resplit)
     return train, validation, test
+
+
+def _digits_parts(labels: np.ndarray, seed: int, *, holds_out: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of train, validation and test, before any subset."""
+    train, validation, test = stratified(labels, DIGITS_FRACTIONS, seed)
+    # 测试集不动：留不留验证集，都在同样的图上判断
+    return (train, validation, test) if holds_out else (np.union1d(train, validation), validation[:0], test)

@@ -107,7 +107,11 @@ def manifest_digest(lines: Iterable[ManifestLine]) -> str:
 
 
 def duplicates(
-    lines: Mapping[str, Sequence[ManifestLine]], labels: Mapping[str, np.ndarray], split_seed: int
+    lines: Mapping[str, Sequence[ManifestLine]],
+    labels: Mapping[str, np.ndarray],
+    split_seed: int,
+    *,
+    holds_out: bool = True,
 ) -> tuple[str, ...]:
     """Says which images stand on both sides of a split, and which have two classes; equal bytes are the same image.
 
@@ -115,6 +119,7 @@ def duplicates(
         lines: Of every image file in the order of `labels`, by split folder.
         labels: int64 (N,), by split folder.
         split_seed: Seed of the split, where validation images are held out of the training images.
+        holds_out: Whether they are, see `DataSpec`.
 
     Returns:
         Lines for the user; none where every image is there once.
@@ -127,7 +132,7 @@ def duplicates(
     if not len(twice):
         return ()
     parts = {split: np.full(len(of), {"train": 0, "val": 1, "test": 2}[split]) for split, of in labels.items()}
-    if "val" not in labels and "train" in labels:
+    if holds_out and "val" not in labels and "train" in labels:
         # 没有 val/ 时，训练图像里留出的那些就是验证集
         parts["train"][held_out(labels["train"], split_seed)[1]] = 1
     same: dict[str, list[tuple[int, int, str]]] = {}

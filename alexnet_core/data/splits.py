@@ -52,22 +52,49 @@ def held_out(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return kept, held
 
 
-def counts(present: Mapping[str, int], labels: np.ndarray, seed: int) -> dict[SplitName, int]:
+def resplit(
+    labels: np.ndarray, train: np.ndarray, validation: np.ndarray, split_seed: int, drawing: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (training, validation) rows drawn anew from those of both, of every class as many as before.
+
+    Args:
+        labels: int64 (N,), of all images.
+        train: int64 (M,), the training rows.
+        validation: int64 (K,), the validation rows.
+        split_seed: Seed of the split that they are of.
+        drawing: Which drawing; 0 leaves them as they are.
+    """
+    if drawing == 0:
+        return train, validation
+    kept, held = [], []
+    for label in np.unique(labels):
+        parts = [rows[labels[rows] == label] for rows in (train, validation)]
+        # 先排序：抽取只看有哪些图，不看它们从前在哪一边
+        rows = _shuffled(np.sort(np.concatenate(parts)), "resplit", split_seed, drawing, int(label))
+        kept.append(rows[: len(parts[0])])
+        held.append(rows[len(parts[0]) :])
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+
+
+def counts(
+    present: Mapping[str, int], labels: np.ndarray, seed: int, *, holds_out: bool = True
+) -> dict[SplitName, int]:
     """Returns how many images each split will have.
 
     Args:
         present: Images in `train`, and in `val` and `test` where there are such.
         labels: int64 (N,), of the images in `train`.
         seed: Seed of the split.
+        holds_out: See `DataSpec`.
     """
     train, validation = present["train"], present.get("val", 0)
-    if "val" not in present:
+    if holds_out and "val" not in present:
         kept, held = held_out(labels, seed)
         train, validation = len(kept), len(held)
     return {"train": train, "validation": validation, "test": present.get("test", 0)}
 
 
-def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int, drawing: int = 0) -> np.ndarray:
     """Draws `count` rows with the classes as even as they come; they ascend.
 
     Args:
@@ -75,6 +102,7 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> 
         rows: int64 (M,), to draw from.
         count: How many.
         seed: Seed of the split.
+        drawing: Which drawing anew, see `DataSpec.resplit`.
 
     Raises:
         CoreError: There are fewer rows.
@@ -82,7 +110,8 @@ def even_subset(labels: np.ndarray, rows: np.ndarray, count: int, seed: int) -> 
     if count > len(rows):
         raise CoreError(f"data.train_images {count} is more than the {len(rows)} training images there are")
     row_labels = labels[rows]
-    by_class = [_shuffled(rows[row_labels == label], "subset", seed, int(label)) for label in np.unique(labels)]
+    key: tuple[str | int, ...] = ("subset", seed, *([drawing] if drawing else []))
+    by_class = [_shuffled(rows[row_labels == label], *key, int(label)) for label in np.unique(labels)]
     # 各类轮流取：小的子集总含在大的里面
     ranked = sorted((place, which) for which, group in enumerate(by_class) for place in range(len(group)))
     return np.sort(np.asarray([by_class[which][place] for place, which in ranked[:count]], dtype=np.int64))

@@ -1,10 +1,20 @@
-"""Loading matplotlib where no home folder can be written."""
+"""Loading matplotlib where no home folder can be written, and the pixels of a figure."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FOLDERS = {"XDG_CONFIG_HOME": ".config", "XDG_CACHE_HOME": ".cache"}
 
@@ -33,3 +43,25 @@ def _can_be_written(variable: str) -> bool:
     except (OSError, RuntimeError):
         return False
     return os.access(folder, os.W_OK)
+
+
+@contextmanager
+def without_glyph_warnings() -> Iterator[None]:
+    """Has matplotlib say nothing of letters that its font lacks, for which it draws a box; the text beside has them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def rendered(figure: Figure, dpi: int) -> Image.Image:
+    """Returns the pixels of a figure, as RGB.
+
+    Args:
+        figure: The figure.
+        dpi: Pixels per inch.
+    """
+    pixels = BytesIO()
+    # 取原始像素：先写成 PNG 再读回要多半秒
+    figure.savefig(pixels, format="rgba", dpi=dpi)
+    width, height = (int(inches * dpi) for inches in figure.get_size_inches())
+    return Image.frombytes("RGBA", (width, height), pixels.getvalue()).convert("RGB")

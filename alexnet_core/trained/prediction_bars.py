@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from alexnet_core.data.dataset import Split
-from alexnet_core.process.plotting import load_matplotlib
+from alexnet_core.process.plotting import load_matplotlib, rendered, without_glyph_warnings
 from alexnet_core.trained.loaded_model import LoadedModel
 
 if TYPE_CHECKING:
@@ -81,13 +79,9 @@ def predictions_picture(likeliest: Likeliest, split: Split, labels: tuple[str, .
         panel.set_axis_off()
         panel.set_title(names[right], fontsize=10, fontweight="bold", parse_math=False)
         _bars(figure.add_subplot(grid[2 * row + 1, column]), likeliest, place, right, names)
-    pixels = BytesIO()
-    with warnings.catch_warnings():
-        # 字体里没有的字画成方框；名字在输出的文字里都有
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(pixels, format="rgba", dpi=_DPI)
-    width, height = (int(inches * _DPI) for inches in figure.get_size_inches())
-    return Image.frombytes("RGBA", (width, height), pixels.getvalue()).convert("RGB")
+    # 名字在输出的文字里都有
+    with without_glyph_warnings():
+        return rendered(figure, _DPI)
 
 
 def _bars(panel: Axes, likeliest: Likeliest, place: int, right: int, names: list[str]) -> None:

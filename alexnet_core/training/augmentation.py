@@ -37,7 +37,8 @@ def training_views(
     """
     training, crop, indices = config.training, config.network.input_size, batch.indices
     room = batch.images.shape[1] - crop
-    key = draw_key("views", config.seed, epoch)
+    seed = config.seed_of("augmentation")
+    key = draw_key("views", seed, epoch)
     # 原始实现每 32 张图共用一次裁剪；论文逐图
     who = indices if training.images_per_crop == 1 else positions // training.images_per_crop
     top = left = torch.full_like(indices, room // 2)
@@ -52,7 +53,7 @@ def training_views(
         channels = colour_axes.shape[0]
         each = torch.arange(channels, device=indices.device)
         # 单位是灰度级：a_i 乘各主轴上的标准差（约十二级），不是特征值（约一千四百级）
-        drawn = normals(draw_key("colour", config.seed, epoch), indices[:, None] * channels + each)
+        drawn = normals(draw_key("colour", seed, epoch), indices[:, None] * channels + each)
         amounts = (drawn * colour_noise).to(colour_axes.dtype)
         views = views + (amounts @ colour_axes.T)[:, :, None, None]
         # 原始代码（convdata.py）加噪声后除以 1.1，论文没有提

@@ -22,7 +22,8 @@ class Checkpointing:
         seconds: A checkpoint follows an epoch when so many seconds have passed since the last.
         batch_seconds: The same within an epoch.
         keep_last: How many checkpoints are kept, the newest.
-        keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`.
+        keep_best: Whether the epoch of least validation error is kept too, as `best.safetensors`, where there is such
+            an error.
     """
 
     folder: Path
@@ -81,5 +82,5 @@ class CheckpointWriter:
 
 def _is_best_so_far(position: Position) -> bool:
     """Whether the last epoch has the lowest top-1 validation error yet."""
-    *before, last = [report.validation.top1_error for report in position.history]
-    return not before or last < min(before)
+    *before, last = [report.validation_error for report in position.history]
+    return last is not None and all(error is None or last < error for error in before)

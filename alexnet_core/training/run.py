@@ -32,7 +32,7 @@ class TrainingRun:
         parallel: The same as data-parallel workers call it, see `Workers.replicated`.
         optimizer: With the velocities of the model's parameters.
         train: Training images.
-        validation: Validation images.
+        validation: Validation images, where there are some.
         test: Test images, where there are some.
         colour_axes: float32 (C, C), see `augmentation.colour_axes`; None where no epoch has colour noise.
         workers: This process among the data-parallel ones.
@@ -43,7 +43,7 @@ class TrainingRun:
     parallel: nn.Module
     optimizer: MomentumSGD
     train: ImageLoader
-    validation: ImageLoader
+    validation: ImageLoader | None
     test: ImageLoader | None
     colour_axes: torch.Tensor | None
     workers: Workers
@@ -86,7 +86,7 @@ def prepare_run(config: TrainConfig, devices: Sequence[str], dataset: Dataset, w
     model = AlexNet(config.network, devices)
     check_precision(config.training.precision, model.devices[0])
     # 先按键初始化，再交给各 worker：起点在每个进程里都相同
-    initialise(model, config.seed)
+    initialise(model, config.seed_of("initialisation"))
     model.train()
 
     def loader(split: Split) -> ImageLoader:
@@ -102,7 +102,7 @@ def prepare_run(config: TrainConfig, devices: Sequence[str], dataset: Dataset, w
         parallel=workers.replicated(model),
         optimizer=MomentumSGD(parameter_groups(model, config.training), momentum=config.training.momentum),
         train=loader(dataset.train),
-        validation=loader(dataset.validation),
+        validation=loader(dataset.validation) if len(dataset.validation) else None,
         test=loader(dataset.test) if dataset.test is not None else None,
         colour_axes=axes,
         workers=workers,

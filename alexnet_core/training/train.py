@@ -139,7 +139,7 @@ def _train_epoch(
 ) -> tuple[Position, bool]:
     """Trains the rest of an epoch; returns the position reached, and whether it was stopped there."""
     # 次序只由（种子，轮）决定：续训时从中间接着走，不必重放
-    order = permutation(len(run.train), "order", run.config.seed, position.epoch)
+    order = permutation(len(run.train), "order", run.config.seed_of("order"), position.epoch)
     rates = _rates(run, position)
     set_rates(run.optimizer, rates)
     sums = _EpochSums(run, position)
@@ -205,7 +205,7 @@ class _EpochSums:
 
 
 def _rates(run: TrainingRun, position: Position) -> EpochRates:
-    return epoch_rates(run.config.training, [report.validation.top1_error for report in position.history])
+    return epoch_rates(run.config.training, [report.validation_error for report in position.history])
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,8 @@ def _train_batch(
     positions = torch.arange(step.start + step.first, step.start + step.last, device=device)
     views = training_views(images, run.config, step.epoch, positions, run.colour_axes, rates.colour_noise)
     with autocast(precision, device):
-        logits = run.parallel(views, (run.config.seed, step.epoch * run.batches + step.batch, step.first))
+        draws = run.config.seed_of("dropout"), step.epoch * run.batches + step.batch, step.first
+        logits = run.parallel(views, draws)
     labels = images.labels.to(logits.device)
     loss_sum = F.cross_entropy(logits, labels, reduction="sum")
     run.model.zero_grad(set_to_none=True)
@@ -302,8 +303,8 @@ def _finish_epoch(
     seen = _unseen(run) if last and on_correct is not None else {}
     validation = _evaluate(run, run.validation, should_stop, correct=seen.get("validation"))
     # 测试集只在最后看一次：训练途中的选择用不到它
-    test = _evaluate(run, run.test, should_stop, correct=seen.get("test")) if last and run.test is not None else None
-    train_final = _evaluate(run, run.train, should_stop, FINAL_TRAINING_IMAGES) if last else None
+    test = _evaluate(run, run.test if last else None, should_stop, correct=seen.get("test"))
+    train_final = _evaluate(run, run.train if last else None, should_stop, FINAL_TRAINING_IMAGES)
     for metrics in (validation, test, train_final):
         if metrics is not None and not math.isfinite(metrics.loss_sum):
             raise Diverged(position.epoch, run.batches - 1)
@@ -331,7 +332,9 @@ def _finish_epoch(
 
 def _unseen(run: TrainingRun) -> dict[Literal["validation", "test"], np.ndarray]:
     """By split, what is to be filled with the images that the network gets right: bool (N,)."""
-    empty: dict[Literal["validation", "test"], np.ndarray] = {"validation": np.zeros(len(run.validation), dtype=bool)}
+    empty: dict[Literal["validation", "test"], np.ndarray] = {}
+    if run.validation is not None:
+        empty["validation"] = np.zeros(len(run.validation), dtype=bool)
     if run.test is not None:
         empty["test"] = np.zeros(len(run.test), dtype=bool)
     return empty
@@ -339,12 +342,14 @@ def _unseen(run: TrainingRun) -> dict[Literal["validation", "test"], np.ndarray]
 
 def _evaluate(
     run: TrainingRun,
-    loader: ImageLoader,
+    loader: ImageLoader | None,
     should_stop: Callable[[], bool],
     most: int | None = None,
     correct: np.ndarray | None = None,
-) -> SplitMetrics:
-    """Evaluates a split, or at most so many of its images, spread evenly over it."""
+) -> SplitMetrics | None:
+    """Evaluates a split, or at most so many of its images, spread evenly over it; None where there is no split."""
+    if loader is None:
+        return None
 
     def before_batch() -> None:
         # 多个 worker 的批数可能不同，只有单个 worker 可以中途离开；但都要报告进展

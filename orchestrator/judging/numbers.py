@@ -71,8 +71,9 @@ def source_heading(answer: Answer) -> str:
 
 
 def is_of_the_paper(answer: Answer) -> bool:
-    """Returns whether a study asks one of the paper's claims: it comes with the package, and trains AlexNet."""
-    return answer.core is None and answer.study.removesuffix(RETUNED_STUDY) in study_names()
+    """Returns whether a study asks one of the paper's claims: it has one, comes with the package, and is AlexNet's."""
+    is_ours = answer.core is None and answer.study.removesuffix(RETUNED_STUDY) in study_names()
+    return is_ours and bool(answer.claim)
 
 
 def unit(arm: Compared) -> str:

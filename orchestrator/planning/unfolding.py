@@ -51,7 +51,7 @@ def plan_study(
     else:
         study, base, code, summary = core_base(study, question, store)
     if question.matched:
-        study = with_controls(study, base)
+        study = with_controls(study, base, code)
     if number > TUNING_SEED:
         raise LabError(f"{number} seeds: those from {TUNING_SEED} on are for tuning", exit_code=ExitCode.WRONG_USE)
     seeds = tuple(range(number))
@@ -60,6 +60,8 @@ def plan_study(
     if summary is not None and isinstance(base, TrainConfig):
         check_images(study, base, trials, summary.train)
     retune = retune_of(study, base, question.retune, question.tuning_trials)
+    if isinstance(base, TrainConfig) and not base.data.holds_out:
+        _check_choices(study, sweep, tunes=retune is not None)
     return Plan(
         study=study,
         dataset=question.dataset,
@@ -80,15 +82,15 @@ def _summary_and_base(
     study: Study, recipe: Recipe, question: Question, store: Store, known: DataSummary | None
 ) -> tuple[DataSummary, TrialConfig]:
     """What is in the data, and the configuration that all arms start from."""
-    root, source = question.data_root, recipe.common.data.source
-    if root is not None and source == "digits":
+    root, data = question.data_root, recipe.common.data
+    if root is not None and data.source == "digits":
         raise LabError(
             "--data-root: the digits come with scikit-learn; leave it out, or name a --dataset",
             exit_code=ExitCode.WRONG_USE,
         )
     cache = (store.results / "cache").resolve()
     # 数据的内容哈希进 key：先清点数据，才有配置
-    summary = known if known is not None else summarise_data(source, root, cache)
+    summary = known if known is not None else summarise_data(data.source, root, cache, holds_out=data.holds_out)
     base = base_config(
         study,
         question.dataset,
@@ -121,6 +123,21 @@ def _recipe(study: Study, dataset: str) -> Recipe:
             exit_code=ExitCode.WRONG_USE,
         )
     return study.recipes[dataset]
+
+
+def _check_choices(study: Study, sweep: SweepRequest, *, tunes: bool) -> None:
+    """Refuses what chooses or judges by a validation error where no image is held out."""
+    asked = {
+        "--sweep": bool(sweep.points),
+        "--retune": tunes,
+        f"primary_metric {study.primary_metric}": study.primary_metric == "generalisation_gap",
+    }
+    if needing := [what for what, is_asked in asked.items() if is_asked]:
+        raise LabError(
+            f"{needing[0]} needs a validation error, and this recipe holds no image out (data.holds_out false): leave "
+            "one of them out",
+            exit_code=ExitCode.WRONG_USE,
+        )
 
 
 def _with_space(study: Study, sweep: SweepRequest) -> Study:

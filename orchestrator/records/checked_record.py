@@ -164,8 +164,13 @@ def impossible(config: TrialConfig, result: TrialResult) -> str:
     # 发散的 trial 有此前各轮的有限数；走完全程的就不会发散
     if result.state is TrialState.DIVERGED and complete:
         return f"its result.json says diverged after its last epoch ({planned})"
-    if result.state is TrialState.FINISHED and result.validation is None:
-        return "its result.json says finished, and has no validation error"
+    if config.data.holds_out:
+        if result.state is TrialState.FINISHED and result.validation is None:
+            return "its result.json says finished, and has no validation error"
+    elif result.validation is not None:
+        return "its result.json has a validation error, and its configuration holds no image out"
+    elif result.state is TrialState.FINISHED and result.test is None:
+        return "its result.json says finished, and has no test error, though its configuration holds no image out"
     if result.test is not None and not complete:
         return f"its result.json has a test error after {result.epochs} of {counted(planned, 'epoch')}"
     if not result.epochs and any(getattr(result, split) is not None for split in MEASURED):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -35,16 +35,23 @@ def parse_report(plain: Any) -> Report:
     return (CoreReport if of_core else EpochReport).model_validate(plain)
 
 
-def objective_of(report: Report, core: CoreDescription) -> float:
+def objective_of(report: Report, core: CoreDescription) -> float | None:
     """Returns what is minimised: the metric that chooses, with its sign turned where higher is better.
 
     Args:
-        report: Of a training; AlexNet's objective is the top-1 validation error in [0, 1].
+        report: Of a training; AlexNet's objective is the top-1 validation error in [0, 1]; None where no image is
+            held out.
         core: What was trained.
 
     Raises:
         KeyError: The report lacks the metric.
     """
     if isinstance(report, EpochReport):
-        return report.validation.top1_error
+        return report.validation_error
     return core.chosen.objective(report.metrics[core.chosen_by])
+
+
+def objective_curve(reports: Iterable[Report], core: CoreDescription) -> tuple[tuple[int, float], ...]:
+    """Returns (epoch, objective) of those reports that have one, see `objective_of`."""
+    curve = ((report.epoch, objective_of(report, core)) for report in reports)
+    return tuple((epoch, objective) for epoch, objective in curve if objective is not None)

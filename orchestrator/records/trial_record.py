@@ -70,7 +70,7 @@ class TrialResult(Frozen):
         metrics: Of another core: the last report's, by name, as the core counts them.
         sizes: Of another core: `parameters` and `multiply_adds`, where it says them.
         train: Of the last epoch (running, augmented images); None where there is none.
-        validation: After the last epoch.
+        validation: After the last epoch; None too where no image is held out.
         test: After the last epoch of a finished trial, where the data has a test set.
         seconds: Training seconds, summed over the epochs.
         images_per_second: Steady rate over the epochs after the first.
@@ -113,11 +113,6 @@ class TrialResult(Frozen):
     environment: dict[str, str | int | None] = {}
     # 以前的 result.json 没有它：没有就不写出来，一个字节也不变
     correct_sha256: str | None = Field(default=None, exclude_if=is_absent)
-
-    @property
-    def is_measured(self) -> bool:
-        """Whether it has what configurations are chosen by."""
-        return self.validation is not None or bool(self.metrics)
 
     def objective(self, config: TrialConfig) -> float | None:
         """Returns what is minimised, after the last report; None where there is none.

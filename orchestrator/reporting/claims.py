@@ -33,6 +33,62 @@ OF_THE_PAPER = (
 )
 KICKER = "{}, claim by claim"
 PAPER = "ImageNet Classification with Deep Convolutional Neural Networks"
+# 论文里没有研究的数字，以及为什么没有
+WITHOUT_STUDY = (
+    (
+        "37.5 and 17.0 %: top-1 and top-5 test error",
+        "6, table 1",
+        "the error of one network, not a difference; it takes ImageNet 2010, whose labels of the test images were "
+        "released, and 90 epochs of 1.2 million images (networks alexnet-paper and alexnet-145 are trained so)",
+    ),
+    (
+        "40.7 and 18.2 %: errors on the validation set of 2012",
+        "6, table 2",
+        "the same, of ImageNet 2012",
+    ),
+    (
+        "38.1 and 16.4 %: five networks averaged",
+        "6, table 2",
+        "five such networks",
+    ),
+    (
+        "39.0 and 16.6 %, with five others 36.7 and 15.4 %: a sixth convolution, pre-trained",
+        "6, table 2",
+        "pre-trained on the whole ImageNet release of autumn 2011 (15 million images of 22,000 categories), which is "
+        "not distributed any more",
+    ),
+    (
+        "15.3 and 26.2 %: the competition of 2012, first and second",
+        "6, table 2",
+        "the test labels of 2012 were never released; the second is the network of others",
+    ),
+    (
+        "67.4 and 40.9 %: ImageNet of autumn 2009",
+        "6",
+        "8.9 million images of 10,184 categories, a release that is not distributed any more, split by chance",
+    ),
+    (
+        "45.7 and 25.7 %, 47.1 and 28.2 %: Fisher vectors, sparse coding",
+        "6, table 1",
+        "methods of others",
+    ),
+    (
+        "13 to 11 %: response normalisation on CIFAR-10",
+        "3.3",
+        "the two networks of the original code differ in more than the norm; study lrn removes the norm alone",
+    ),
+    (
+        "five to six days of training; two GPUs take slightly less time than one",
+        "3.2, 5",
+        "of two GTX 580 with 3 GB and the code of 2012: another machine says nothing about it; a report's costs are "
+        "those of its own",
+    ),
+    (
+        "twice as many iterations with dropout",
+        "4.2",
+        "given without a criterion of convergence; study dropout judges the gap after as many epochs",
+    ),
+)
 
 
 def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
@@ -97,6 +153,10 @@ def write_claims(folder: Path, answers: Sequence[Answer], not_asked: Mapping[str
         files |= figure_files([picture] if picture is not None else [])
         files[f"tables/{table.name}.tex"] = latex_table(table, table.name).encode()
     is_of_paper = any(numbers.is_of_the_paper(answer) for answer in answers)
+    if is_of_paper:
+        table = without_study_table()
+        sections.append(Section(table.caption, tables=[table]))
+        files[f"tables/{table.name}.tex"] = latex_table(table, table.name).encode()
     title = f"All {'claims' if is_of_paper else 'studies'} on {' and '.join(datasets)}"
     lead, kicker = f"{LEAD}{OF_THE_PAPER * is_of_paper}", KICKER.format(PAPER if is_of_paper else "All studies")
     files["report.md"] = sections_markdown(title, lead, sections).encode()
@@ -120,6 +180,13 @@ def _told(answers: Sequence[Answer], dataset: str, *, of_paper: bool) -> list[An
 def _section(dataset: str, picture: Picture | None, table: TextTable, not_asked: Mapping[str, str]) -> Section:
     notes = [f"{name} is not asked here: {reason}" for name, reason in sorted(not_asked.items())]
     return Section(dataset, "", [picture] if picture is not None else [], [table], notes)
+
+
+def without_study_table() -> TextTable:
+    """Returns a row for each number of the paper that no study asks, with its section and the reason."""
+    headings = ("number", "section", "why there is no study of it")
+    rows = [list(row) for row in WITHOUT_STUDY]
+    return TextTable("without-study", "Numbers of the paper without a study", headings, rows)
 
 
 def summary_table(answers: Sequence[Answer]) -> Table:

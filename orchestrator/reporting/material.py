@@ -120,6 +120,7 @@ class Material:
             (validation_error, in percent), key.
         used: The trials used: arm, phase and the columns of the trials table.
         first_convolution: Name of the network's first layer, if it is a convolution.
+        holds_out: Whether there are validation errors, see `DataSpec`; another core has what it declares.
     """
 
     answer: Answer
@@ -127,6 +128,7 @@ class Material:
     points: pl.DataFrame
     used: pl.DataFrame
     first_convolution: str | None
+    holds_out: bool = True
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def gather(
         points=_points(members, trials, description_of(base)),
         used=used,
         first_convolution=first.name if first is not None and first.kind == "convolution" else None,
+        holds_out=not isinstance(base, TrainConfig) or base.data.holds_out,
     )
 
 
@@ -251,14 +254,17 @@ def _points(members: pl.DataFrame, trials: pl.DataFrame, core: CoreDescription) 
 
 
 def _kernels(material: Material, results: Path) -> bytes | None:
-    """The picture of the baseline's seed of median validation error, which `best` would export."""
-    baseline = next(arm.name for arm in material.answer.arms if arm.is_baseline)
+    """The picture of the baseline's seed of median validation error, which `best` would export.
+
+    Without such errors it is the first arm's first seed.
+    """
+    baseline = material.answer.arms[0].name
     arm_rows = material.used.filter(
         (pl.col("arm") == baseline) & (pl.col("phase") == "arm") & (pl.col("state") == "finished")
     ).sort("objective", "seed")
     if not arm_rows.height or material.first_convolution is None:
         return None
-    row = arm_rows.row((arm_rows.height - 1) // 2, named=True)
+    row = arm_rows.row((arm_rows.height - 1) // 2 if material.holds_out else 0, named=True)
     path = trial_folder(results, row["key"]) / (row["weights"] or "")
     if not path.is_file():
         return None

@@ -136,9 +136,15 @@ def _cells_lead(answer: Answer) -> str:
     return f"{drawn if answer.design == 'factorial' else ''}What is judged are the contrasts above, not these rows."
 
 
-def _curves_lead(answer: Answer) -> str:
+def _curves_lead(answer: Answer, *, validated: bool) -> str:
+    """What the curves show; `validated` says whether there are validation errors."""
     no_verdicts = any(arm.word == NOT_JUDGED for arm in answer.arms)
     colours = " Other colours only tell the arms apart: what is judged are the contrasts." if no_verdicts else ""
+    if answer.core is None and not validated:
+        return (
+            "The running training error of each epoch, mean ± one standard deviation over seeds, thin lines single "
+            f"runs; no image is held out, so that there is no validation error.{colours}"
+        )
     if answer.core is None:
         return (
             "Solid: validation error after each epoch, mean ± one standard deviation over seeds, thin lines single "
@@ -160,6 +166,9 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
         pictures: Its figures; each goes to the section that speaks of it.
     """
     answer, source = material.answer, material.provenance
+    # 一张图像也没有留出的研究，没有验证误差可说
+    validated = material.holds_out
+    whose = "the baseline's seed of median validation error" if validated else "the first arm's first seed"
 
     def drawn(*names: str) -> list[Picture]:
         return [picture for name in names for picture in pictures if picture.name == name]
@@ -173,7 +182,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
         Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),
         Section(
             "Learning curves",
-            _curves_lead(answer),
+            _curves_lead(answer, validated=validated),
             drawn("curves"),
         ),
         Section("What the arms cost", text_tables.cost_lead(answer), drawn("costs"), [text_tables.cost_table(answer)]),
@@ -183,8 +192,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
         Section("Confirmation", text_tables.confirmation_lead(answer), tables=_confirmation_tables(answer)),
         Section(
             "First layer",
-            "The kernels of the first convolution, the towers side by side, each stretched to its own range; the "
-            "baseline's seed of median validation error.",
+            f"The kernels of the first convolution, the towers side by side, each stretched to its own range; {whose}.",
             drawn("kernels"),
         ),
         Section(

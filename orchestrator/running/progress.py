@@ -65,6 +65,9 @@ def cell_text(state: str, objective: float | None, epoch: int | None = None, cor
 
 def value_text(state: str, value: float | None, epoch: int | None = None, unit: str = PERCENT) -> str:
     """Returns what `cell_text` does of a metric in the unit in which it is shown."""
+    if value is None and epoch is not None:
+        # 没有留出图像：没有可选的数，只说到了哪一轮
+        return f"{state} @{epoch}"
     if value is None or (epoch is None and state != "finished"):
         return state
     shown = f"{value:.1f}" if unit == PERCENT else number_in(value, unit)

@@ -22,7 +22,7 @@ from orchestrator.choices import SecondObjective
 from orchestrator.planning.plan import Plan
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.checked_record import read_curve
-from orchestrator.records.reports import objective_of
+from orchestrator.records.reports import objective_curve
 from orchestrator.sweeps.objectives import directions, objective_names
 from orchestrator.sweeps.sampled_points import TOLD
 from orchestrator.sweeps.samplers import distributions, quiet_optuna
@@ -127,7 +127,9 @@ def _trial(
         params=dict(parameters),
         distributions=dict(space),
         user_attrs={**about, "state": end.state},
-        intermediate_values={report.epoch: core.chosen.objective(objective_of(report, core)) for report in curve},
+        intermediate_values={
+            epoch: core.chosen.objective(objective) for epoch, objective in objective_curve(curve, core)
+        },
     )
     result = trial_record.read_result(folder) if folder is not None else None
     if result is not None:

@@ -18,7 +18,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.work_left import PhaseLeft, Training, trainings_of
 from orchestrator.records import files, layout, trial_record
 from orchestrator.records.checked_record import read_curve
-from orchestrator.records.reports import objective_of
+from orchestrator.records.reports import objective_curve
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Store, SweepRequest
 from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials, fresh_seeds, read_confirmation
@@ -184,7 +184,7 @@ class PlannedSweep:
         keys = [ask.key for ask in self.history.asks if ask.position in self.history.ended]
         histories = [read_curve(layout.trial_folder(self.store.results, key)) for key in keys]
         core = description_of(self.plan.base)
-        return [[(report.epoch, objective_of(report, core)) for report in reports] for reports in histories]
+        return [objective_curve(reports, core) for reports in histories]
 
     @property
     def reports(self) -> int:

@@ -16,7 +16,7 @@ from orchestrator.choices import SamplerName, SecondObjective
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.records import layout
 from orchestrator.records.checked_record import ended_curve, read_record
-from orchestrator.records.reports import objective_of
+from orchestrator.records.reports import objective_curve
 from orchestrator.sweeps.objectives import objective_values
 from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig, description_of
 from search_spaces.edits import field_values
@@ -260,7 +260,7 @@ def read_ended(
         return Ended("failed" if values is None else "finished", values)
     if result.state == "stopped":
         core, epochs = description_of(config), ended_curve(folder, result).reports
-        return Ended("stopped", None, tuple((report.epoch, objective_of(report, core)) for report in epochs))
+        return Ended("stopped", None, objective_curve(epochs, core))
     return Ended("failed" if result.state == "finished" else result.state.value)
 
 

@@ -67,6 +67,8 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "memory_kind": pl.String,
     "env_device_name": pl.String,
     "env_code": pl.String,
+    # 只有不留验证集的写着它
+    "data.holds_out": pl.Boolean,
     "data.train_images": pl.Float64,
     "network.name": pl.String,
     "network_key": pl.String,
@@ -349,9 +351,9 @@ def _epoch_row(key: str, report: Report) -> dict[str, Any]:
         "train_loss": report.train.loss,
         "train_top1_error": report.train.top1_error,
         "train_top5_error": report.train.top5_error,
-        "validation_loss": report.validation.loss,
-        "validation_top1_error": report.validation.top1_error,
-        "validation_top5_error": report.validation.top5_error,
+        "validation_loss": None if report.validation is None else report.validation.loss,
+        "validation_top1_error": report.validation_error,
+        "validation_top5_error": None if report.validation is None else report.validation.top5_error,
         "seconds": report.seconds,
         "images_per_second": report.images_per_second,
     }

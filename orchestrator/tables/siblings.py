@@ -12,9 +12,21 @@ from orchestrator.records.trial_record import TrialResult, listed
 from orchestrator.tables.rows import TRIAL_COLUMNS
 from search_spaces.core_config import ALEXNET, DataOfTrial
 
-# 同一份数据的验证集与测试集总是同样大；训练集还看用了多少张
-COUNTED = {"validation": ("data_digest",), "test": ("data_digest",), "train": ("data_digest", "data.train_images")}
-COMPARED = ("key", "core", "state", "data_digest", "data.train_images", *(f"{split}_count" for split in COUNTED))
+# 同一份数据的验证集与测试集总是同样大；训练集还看用了多少张；不留验证集的自成一类
+COUNTED = {
+    "validation": ("data_digest", "data.holds_out"),
+    "test": ("data_digest",),
+    "train": ("data_digest", "data.holds_out", "data.train_images"),
+}
+COMPARED = (
+    "key",
+    "core",
+    "state",
+    "data_digest",
+    "data.holds_out",
+    "data.train_images",
+    *(f"{split}_count" for split in COUNTED),
+)
 
 
 def strangers(trials: pl.DataFrame) -> dict[str, str]:
@@ -54,6 +66,7 @@ def strangers_among(
             "core": ALEXNET.name,
             "state": result.state.value,
             "data_digest": data.digest,
+            "data.holds_out": None if data.holds_out else False,
             "data.train_images": data.train_images,
             **{f"{split}_count": None if (seen := getattr(result, split)) is None else seen.count for split in COUNTED},
         }

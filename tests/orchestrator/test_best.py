@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_core.__main__ import main as core
+from alexnet_core.configuration.train_config import StepSchedule
 from orchestrator.best import main
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
@@ -200,7 +201,12 @@ def test_every_data_set_has_its_own_table(tmp_path: Path, capsys: pytest.Capture
     assert "choose one with --dataset (digits or " in line
     assert "other or 11111111)" in line
     code, line = refused(capsys, tmp_path, "--dataset", "cifar10")
-    assert (code, line) == (4, "error: no finished trial matches; data sets with finished trials: digits, other")
+    nothing = "error: no finished trial matches; data sets with finished trials: digits, other"
+    assert (code, line) == (4, nothing)
+    put(tmp_path, make_config(5, data={"name": "whole", "holds_out": False}, schedule=StepSchedule()), None)
+    code, line = refused(capsys, tmp_path, "--dataset", "whole")
+    assert line == f"{nothing}, whole; 1 trial held no image out, and cannot be ranked by a validation error"
+    assert "whole" not in best(capsys, tmp_path)[1]
 
 
 @pytest.mark.parametrize("data", [{"digest": "1" * 64}, {"name": "small"}])

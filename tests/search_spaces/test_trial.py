@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alexnet_core.configuration.named_networks import network, training_recipe
 from alexnet_core.configuration.train_config import DataSpec, StepSchedule, TrainConfig, TrainingSpec
 from alexnet_core.data.dataset import DataSummary
+from search_spaces.edits import edited
 from search_spaces.errors import StudyError
 from search_spaces.study import load_study
 from search_spaces.trial import (
@@ -51,6 +52,18 @@ def test_golden_keys_of_replayed_trainings_do_not_move() -> None:
     assert trial_key(replayed) == "6b30d4d66ba120008c4d"
     cifar = pinned(network=network("cifar-18pct"), training=training_recipe("cifar-18pct"))
     assert trial_key(cifar) == "d5a3e6642d9b7e85ab17"
+
+
+def test_what_is_held_out_is_in_the_key_only_where_nothing_is() -> None:
+    data = pinned().data
+    assert "holds_out" not in data.model_dump()
+    assert "holds_out" not in canonical_json(pinned())
+    whole = pinned(data=data.model_copy(update={"holds_out": False}))
+    assert '"holds_out":false' in canonical_json(whole)
+    assert trial_key(whole) != trial_key(pinned())
+    base = base_config(load_study("lrn"), "digits", summary=SUMMARY, data_root=None, cache=None)
+    with pytest.raises(StudyError, match=r"data\.holds_out follows from"):
+        edited(base, {"data.holds_out": False}, (), "--set")
 
 
 def test_pairs_are_of_one_precision_since_it_is_in_the_key() -> None:

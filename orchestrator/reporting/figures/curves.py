@@ -42,7 +42,7 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
         epochs: Columns arm, seed, epoch, train_error, validation_error (percent); of another core than AlexNet its
             metrics by name.
     """
-    solid, dashed = _drawn_metrics(answer)
+    solid, dashed = _drawn_metrics(answer, epochs)
     if not epochs.height or solid not in epochs.columns:
         return None
     epochs = _thinned(epochs.rename({solid: SOLID, **({dashed: DASHED} if dashed is not None else {})}))
@@ -75,15 +75,18 @@ def curves_figure(answer: Answer, epochs: pl.DataFrame) -> Picture | None:
         figure.supxlabel(what, fontsize=10.5, y=0.1 / height)
         figure.supylabel(label, fontsize=10.5, x=0.012)
         names = ", ".join(arm.name for arm in arms)
-        alt = f"{'Validation and training error' if answer.core is None else label.capitalize()} by {what} of {names}."
+        drawn = "Training error" if dashed is None else "Validation and training error"
+        alt = f"{drawn if answer.core is None else label.capitalize()} by {what} of {names}."
         return picture(figure, NAME, "Learning curves", alt)
 
 
-def _drawn_metrics(answer: Answer) -> tuple[str, str | None]:
+def _drawn_metrics(answer: Answer, epochs: pl.DataFrame) -> tuple[str, str | None]:
     """The columns of the solid and the dashed line: of another core the metrics that choose and judge."""
     core = answer.core
     if core is None:
-        return "validation_error", "train_error"
+        # 没有留出图像的训练只有训练误差可画
+        validated = "validation_error" not in epochs.columns or epochs["validation_error"].is_not_null().any()
+        return ("validation_error", "train_error") if validated else ("train_error", None)
     # 单位不同的两个量不能画在同一条轴上
     same_unit = core.metrics[core.judged_by].unit == core.chosen.unit
     return core.chosen_by, core.judged_by if core.judged_by != core.chosen_by and same_unit else None

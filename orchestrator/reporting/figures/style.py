@@ -16,7 +16,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
-from PIL import Image
+
+from alexnet_core.process.plotting import rendered, without_glyph_warnings
 
 # 色盲可分的 Okabe-Ito 色；“等效”与“无结论”永不同色
 COLOURS = {
@@ -66,7 +67,6 @@ _SETTINGS: dict[Any, Any] = {
     # 名字里的 $ 不是公式
     "text.parse_math": False,
 }
-_NO_GLYPH = "Glyph .* missing from font"
 _COORDINATES = re.compile(rb' (?:d|x|y|points|transform)="[^"]*"')
 _DECIMALS = re.compile(rb"-?\d+\.\d{2,}")
 
@@ -104,9 +104,8 @@ def picture(figure: Figure, name: str, title: str, alt: str) -> Picture:
     """Saves a figure; the same figure gives the same bytes."""
     # 手机上不能只缩小：字会小得看不清
     again = figure.get_layout_engine() is not None
-    with warnings.catch_warnings():
-        # 字体里没有的字在 PNG 里画成方框；SVG 与正文里都有
-        warnings.filterwarnings("ignore", _NO_GLYPH)
+    # SVG 与正文里都有那些字
+    with without_glyph_warnings():
         if again:
             # 排版只做一次，两种格式共用
             figure.draw_without_rendering()
@@ -137,8 +136,8 @@ def _lay_out_for_a_phone(figure: Figure, *, constrained: bool) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            warnings.filterwarnings("ignore", _NO_GLYPH)
-            figure.draw_without_rendering()
+            with without_glyph_warnings():
+                figure.draw_without_rendering()
     except UserWarning:
         # 名字太长，窄不下来：这张图仍横着滚动
         return False
@@ -155,13 +154,9 @@ def _shorten_title(axes: Axes) -> None:
 
 
 def _png(figure: Figure) -> bytes:
-    pixels, small = BytesIO(), BytesIO()
-    # 取原始像素：先写成 PNG 再读回要多半秒
-    figure.savefig(pixels, format="rgba", dpi=PNG_DPI)
-    width, height = (int(inches * PNG_DPI) for inches in figure.get_size_inches())
-    drawn = Image.frombytes("RGBA", (width, height), pixels.getvalue())
+    small = BytesIO()
     # 调色板图小三倍，看不出差别
-    drawn.convert("RGB").quantize(PNG_COLOURS).save(small, "png", compress_level=PNG_EFFORT)
+    rendered(figure, PNG_DPI).quantize(PNG_COLOURS).save(small, "png", compress_level=PNG_EFFORT)
     return small.getvalue()
 
 

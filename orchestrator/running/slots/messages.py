@@ -76,14 +76,15 @@ class Epoch:
 
     Attributes:
         epoch: Number of epochs finished, from 1.
-        objective: What is minimised, after it; AlexNet's is the top-1 validation error in [0, 1].
+        objective: What is minimised, after it; AlexNet's is the top-1 validation error in [0, 1]; None where it has
+            none, as no image is held out.
         report: The whole `Report`, as JSON.
         images: Training images of the epoch; 0 of another core.
         images_per_second: Training images per second; 0 of another core.
     """
 
     epoch: int
-    objective: float
+    objective: float | None
     report: str
     images: int = 0
     images_per_second: float = 0.0

@@ -59,7 +59,9 @@ class _Curve:
     def add(self, epoch: Epoch) -> bool:
         if epoch.epoch <= self._last:
             return False
-        self._last, self._objective = epoch.epoch, epoch.objective
+        self._last = epoch.epoch
+        if epoch.objective is not None:
+            self._objective = epoch.objective
         self._rates.append((epoch.images, epoch.images_per_second))
         return True
 

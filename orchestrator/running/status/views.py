@@ -158,6 +158,6 @@ def _report_cells(report: Report, core: CoreDescription) -> list[str]:
         f"{report.learning_rate:g}",
         f"{report.train.loss:.4f}",
         f"{100 * report.train.top1_error:.2f}",
-        f"{100 * report.validation.top1_error:.2f}",
+        "" if report.validation_error is None else f"{100 * report.validation_error:.2f}",
         f"{report.images_per_second:.0f}",
     ]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.image_file import decode_image
-from alexnet_core.data.loading import load_dataset, prepare_data, summarise_data
+from alexnet_core.data.loading import load_dataset, load_evaluation_set, prepare_data, summarise_data
 from alexnet_core.data.splits import held_out
 from alexnet_core.errors import CoreError
 from alexnet_core.training.loader import ImageLoader
@@ -82,6 +82,24 @@ def test_the_split_of_the_digits_is_stratified_and_fixed() -> None:
     for split, share in ((first.train, 0.6), (first.validation, 0.2), (first.test, 0.2)):
         counts = np.bincount(split.labels) / 1797 * 10  # type: ignore[union-attr]
         assert np.allclose(counts, share, atol=0.03)
+
+
+@pytest.mark.parametrize("train_images", [None, 300])
+def test_drawing_training_and_validation_anew_leaves_the_test_images(train_images: int | None) -> None:
+    first, other = (load_dataset(digits(resplit=drawing, train_images=train_images)) for drawing in (0, 3))
+    assert first.test is not None
+    assert other.test is not None
+    assert (first.test.images == other.test.images).all()
+    for ours, theirs in ((first.train, other.train), (first.validation, other.validation)):
+        assert np.bincount(ours.labels).tolist() == np.bincount(theirs.labels).tolist()
+        assert not np.array_equal(ours.images, theirs.images)
+    # 没有子集时，两部分合起来还是同样的图
+    if train_images is None:
+        pools = [
+            sorted(image.tobytes() for split in (data.train, data.validation) for image in split.images)
+            for data in (first, other)
+        ]
+        assert pools[0] == pools[1]
 
 
 def test_mean_image_is_the_mean_of_the_training_images() -> None:
@@ -267,6 +285,30 @@ def test_of_every_class_with_two_images_one_is_held_out() -> None:
     assert sorted([*kept, *held]) == list(range(len(labels)))
     with pytest.raises(CoreError, match="add val/"):
         held_out(np.arange(5), 0)
+
+
+def test_where_nothing_is_held_out_all_training_images_are_trained_on(tmp_path: Path) -> None:
+    usual, whole = load_dataset(digits()), load_dataset(digits(holds_out=False))
+    assert len(whole.train) == len(usual.train) + len(usual.validation) == 1438
+    assert len(whole.validation) == 0
+    assert np.array_equal(whole.test.images, usual.test.images)  # type: ignore[union-attr]
+    root = tree(tmp_path / "data", ("train", "test"))
+    summary = summarise_data("imagefolder", root, holds_out=False)
+    assert (summary.train, summary.validation, summary.test) == (40, 0, 40)
+    assert summary.digest == summarise_data("imagefolder", root).digest
+    data = load_dataset(spec_of(root, tmp_path / "cache", holds_out=False))
+    assert (len(data.train), len(data.validation)) == (40, 0)
+    assert np.allclose(data.mean_image, data.train.images.astype(np.float64).mean(axis=0), atol=1e-4)
+    with pytest.raises(CoreError, match=r"has no validation images, only train, test/; choose with --split"):
+        load_evaluation_set(spec_of(root, None, holds_out=False), "validation")
+    with pytest.raises(CoreError, match="held out for validation; use --split test"):
+        load_evaluation_set(digits(holds_out=False), "validation")
+    for splits, reason in ((("train", "val"), "has val/, so that nothing is held out"), (("train",), "has no test/")):
+        other = tree(tmp_path / splits[-1], splits)
+        with pytest.raises(CoreError, match=reason):
+            summarise_data("imagefolder", other, holds_out=False)
+        with pytest.raises(CoreError, match=reason):
+            load_dataset(spec_of(other, None, holds_out=False))
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b"\xff", b'{"train/cat/0.png": [1, 2]}'])

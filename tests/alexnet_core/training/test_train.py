@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,27 @@ def test_a_data_set_without_test_images_has_no_test_metrics(config_of: ConfigOf,
     told: list[CorrectImages] = []
     assert run(config_of(epochs=1), without, on_correct=told.extend)[-1].test is None
     assert [one.split for one in told] == ["validation"]
+
+
+def test_where_nothing_is_held_out_there_is_no_validation_error_and_no_best_epoch(
+    config_of: ConfigOf, dataset: Dataset, tmp_path: Path
+) -> None:
+    without = replace(dataset, validation=Split(dataset.train.images[:0], dataset.train.labels[:0]))
+    told: list[CorrectImages] = []
+    config = config_of(epochs=2, schedule=StepSchedule(at=(0.5,)))
+    usual = run(config, dataset, on_correct=lambda _: None)
+    reports = run(config, without, tmp_path, keep_best=True, on_correct=told.extend)
+    assert [report.validation for report in reports] == [None, None]
+    # 验证集只被看，不影响训练：其余的数一个不变
+    for ours, theirs in zip(numbers(reports), numbers(usual), strict=True):
+        assert {**ours, "validation": theirs["validation"]} == theirs
+    assert [one.split for one in told] == ["test"]
+    assert not (tmp_path / "best.safetensors").exists()
+    again = run(config, without, resume_from=checkpoints(tmp_path)[1])
+    assert numbers(again) == numbers(reports)[1:]
+    plateau = config_of(schedule=PlateauSchedule())
+    with pytest.raises(ValidationError, match="plateau waits for the validation error"):
+        TrainConfig(**{**dict(plateau), "data": plateau.data.model_copy(update={"holds_out": False})})
 
 
 def test_the_images_that_are_right_are_told_in_their_order_and_change_nothing(

@@ -125,6 +125,95 @@ def test_a_mistake_is_one_line(old: str, new: str, line: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+CORE = """
+from pydantic import BaseModel, ConfigDict, Field
+from orchestrator.cores.contract import Metric
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    width: int = Field(default=64, gt=0, multiple_of=8)
+    depth: int = 4
+    stride: int = Field(default=1, ge=1, le=64)
+    heads: int = 8
+
+def train(config, run):
+    yield {"loss": 0.0}
+
+def sizes(config):
+    return {"parameters": config.depth * config.width ** 2 // config.stride}
+
+name, version, config = "stack", 1, Config
+metrics, chosen_by, judged_by = {"loss": Metric("nats")}, "loss", "loss"
+"""
+OF_CORE = """core: ./stack.py
+name: mine
+question: Was it the depth?
+source: nowhere
+baseline: full
+arms:
+  - {name: full, title: four}
+  - {name: flat, title: three, set: {depth: 3}, match: parameters, by: width}
+recipes:
+  default: {margin: 0.5, smallest_effect: 1.0, set: {width: 512}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        # sqrt(4/3) * 512 = 591.2：最近的 8 的倍数是 592
+        (("", ""), "width 592 instead of 512: 1,051,392 parameters, +0.27% of the baseline's"),
+        (("depth: 3", "depth: 5"), "width 456 instead of 512: 1,039,680 parameters, -0.85% of"),
+        # 规模随字段变小
+        (("3}, match: parameters, by: width", "40}, match: parameters, by: stride"), "stride 10 instead of 1"),
+        (("width: 512", "width: 64"), "mine.yaml:8:68: arm flat: no width gives it the baseline's 16,384 param"),
+        (("by: width", "by: heads"), "by: its parameters do not depend on heads"),
+        (("by: width", "by: widht"), "by: widht is not one whole number of its configuration"),
+        (("match: parameters", "match: multiply_adds"), "core stack: its sizes do not say multiply_adds of this"),
+    ],
+)
+def test_a_core_that_says_sizes_gets_its_controls_too(
+    change: tuple[str, str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "stack.py").write_text(CORE)
+    (tmp_path / "mine.yaml").write_text(OF_CORE.replace(*change) if change[0] else OF_CORE)
+    options = ["--matched", "--dry-run", "--core", "./stack.py", "--results", str(tmp_path / "r")]
+    solved = "instead of" in line
+    assert main(["--study", str(tmp_path / "mine.yaml"), *options]) == (0 if solved else 2)
+    output = capsys.readouterr()
+    assert line in " ".join((output.out if solved else output.err).split())
+    if not solved:
+        assert len(output.err.strip().splitlines()) == 1
+    if not change[0]:
+        (tmp_path / "stack.py").write_text(CORE.replace("def sizes(", "def size_of("))
+        assert main(["--study", str(tmp_path / "mine.yaml"), *options]) == 2
+        assert "core stack says no sizes: give its Core a function sizes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_network_of_torchvision_is_matched_by_its_own_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from torchvision import models
+
+    deep = OF_CORE.replace("./stack.py", "torchvision").replace("depth: 3", "model: resnet101")
+    recipe = "model: resnet50, options: {width_per_group: 64}"
+    text = deep.replace("by: width", "by: options.width_per_group").replace("width: 512", recipe)
+    (tmp_path / "mine.yaml").write_text(text.replace("default", "digits"))
+    options = ["--matched", "--dry-run", "--results", str(tmp_path / "r")]
+    assert main(["--study", str(tmp_path / "mine.yaml"), *options]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    (width,) = re.findall(r"options.width_per_group (\d+) instead of 64", output)
+
+    def weights(network: str, width: int) -> int:
+        with torch.device("meta"):
+            made = models.get_model(network, width_per_group=width, num_classes=10)
+        return sum(parameter.numel() for parameter in made.parameters())
+
+    assert weights("resnet101", int(width)) == pytest.approx(weights("resnet50", 64), rel=0.01)
+    assert f"{weights('resnet101', int(width)):,} parameters" in output
+
+
 def test_the_plan_says_what_was_solved_and_a_study_without_a_control_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

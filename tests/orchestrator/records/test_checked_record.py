@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from alexnet_core.configuration.train_config import StepSchedule
 from orchestrator.errors import LabError
 from orchestrator.records.checked_record import ended_curve, read_curve, read_own_config, read_record
 from orchestrator.records.layout import trial_folder
@@ -143,6 +144,22 @@ def test_what_no_training_of_the_configuration_gives_is_named(
     folder = trial_folder(tmp_path, put(tmp_path, make_config(0)))
     edit(folder / "result.json", **changes)
     with pytest.raises(LabError, match=reason):
+        read_record(folder)
+
+
+def test_a_trial_that_holds_nothing_out_has_a_test_error_and_no_validation_error(tmp_path: Path) -> None:
+    config = make_config(0, data={"holds_out": False}, schedule=StepSchedule())
+    folder = trial_folder(tmp_path, put(tmp_path, config, None))
+    record = read_record(folder)
+    assert record is not None
+    assert record.outcome == ("finished", None)
+    test = record.result.test
+    assert test is not None
+    edit(folder / "result.json", validation=test.model_dump())
+    with pytest.raises(LabError, match="has a validation error, and its configuration holds no image out"):
+        read_record(folder)
+    edit(folder / "result.json", validation=None, test=None)
+    with pytest.raises(LabError, match="has no test error, though its configuration holds no image out"):
         read_record(folder)
 
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from orchestrator.judging.answer import Answer
-from orchestrator.reporting.claims import PAPER, write_claims
+from orchestrator.reporting.claims import PAPER, without_study_table, write_claims
 from orchestrator.reporting.figures.claims import claims_figure
 from tests.made_reports import make_answer
 
@@ -39,12 +39,21 @@ def test_the_page_names_the_paper_only_where_its_studies_are_and_others_stand_ap
     assert ("| lrn |" in papers, "| lrn |" in others) == (True, False)
     assert ("| paper |" in papers, "| claimed |" in others) == (True, True)
     assert "towers is not asked here" in papers
+    numbers, rows = "## Numbers of the paper without a study", without_study_table().rows
+    assert text.split(numbers)[1].count("\n| ") == 1 + len(rows)
+    assert (tmp_path / "both" / "report.html").read_text().count("pre-trained on the whole ImageNet release") == 1
+    assert all(all(cell for cell in row) for row in rows)
     write_claims(tmp_path / "own", [own], {})
     for name in ("report.md", "report.html"):
         alone = (tmp_path / "own" / name).read_text()
         assert PAPER not in alone
         assert "paper's" not in alone
         assert "All studies on digits" in alone
+        assert numbers not in alone
+    asks = make_answer(arms=1).model_copy(update={"claim": "", "study": "ingredients"})
+    write_claims(tmp_path / "asks", [asks], {})
+    # 只发问的研究不是论文的主张，哪怕随包而来
+    assert PAPER not in (tmp_path / "asks" / "report.html").read_text()
 
 
 def test_points_and_ratios_have_an_axis_each() -> None:
