@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from alexnet_core.process.command_line import CommandParser, pathname
@@ -73,11 +74,13 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
         StudyError: No such study, or a wrong parameter, in `--sweep-over` or `--set`.
     """
     gpus = options.gpu_share if options.gpu_share is not None else options.gpus_per_worker
+    (dataset, root), *also = _datasets(options.dataset, options.data_root, options.study)
     return Request(
         question=Question(
             study=options.study,
-            dataset=options.dataset if options.dataset is not None else default_dataset(options.study),
-            data_root=options.data_root.resolve() if options.data_root is not None else None,
+            dataset=dataset,
+            data_root=root,
+            also=tuple(also),
             network=options.network,
             epochs=options.epochs,
             overrides=dict(parse_override(text) for text in options.set),
@@ -119,6 +122,29 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
         # 给人看还是给程序看，问的是同一件事
         command=(PROGRAM, *(word for word in arguments if word != OPTION)),
     )
+
+
+def _datasets(text: str | None, data_root: Path | None, study: str) -> list[tuple[str, Path | None]]:
+    """The data sets of `--dataset`, each with its folder: `digits,cifar10=DIR`; `--data-root` is for those without."""
+    root = None if data_root is None else data_root.resolve()
+    if text is None:
+        return [(default_dataset(study), root)]
+    entries = [entry.strip().partition("=") for entry in text.split(",")]
+    if bad := [name + equals for name, equals, folder in entries if not name or (equals and not folder)]:
+        raise LabError(
+            f"--dataset {text}: {bad[0]!r} is neither a data set nor DATASET=DIR", exit_code=ExitCode.WRONG_USE
+        )
+    own = [(name, pathname(folder).resolve() if folder else None) for name, _, folder in entries]
+    if len(own) == 1:
+        return [(own[0][0], own[0][1] or root)]
+    # 一个文件夹说给几个数据集：digits 用不着它
+    return [(name, folder or (None if _needs_no_folder(study, name) else root)) for name, folder in own]
+
+
+def _needs_no_folder(study: str, dataset: str) -> bool:
+    recipe = None if study == PAPER else load_study(study).recipes.get(dataset)
+    data = None if recipe is None else recipe.data
+    return dataset == DEFAULT_DATASET if data is None else data.source == "digits"
 
 
 def default_dataset(study: str) -> str:
@@ -213,7 +239,12 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
     )
     _add_sweep_options(made)
     data = made.add_argument_group("data and network")
-    data.add_argument("--dataset", help="one of the study's recipes (default: its only one, or digits)")
+    data.add_argument(
+        "--dataset",
+        metavar="NAME[=DIR][,...]",
+        help="one of the study's recipes (default: its only one, or digits), or several, judged together: "
+        "digits,cifar10=DIR",
+    )
     data.add_argument(
         "--data-root", type=pathname, metavar="DIR", help="folder with train/ and val/ or test/, or a folder per class"
     )

@@ -32,9 +32,12 @@ from orchestrator.output.channel import Output
 from orchestrator.output.console import printable
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
-from orchestrator.planning.plan_file import plan_on_record, read_plan
+from orchestrator.planning.plan_file import plan_on_record, read_plan, write_studies
 from orchestrator.planning.variants import chosen_afterwards
-from orchestrator.records.layout import STUDY_FOLDER, study_folder
+from orchestrator.records.layout import STUDY_FOLDER, joint_folder, study_folder
+from orchestrator.replication.conclude import check_replication, judge_parts, print_replication
+from orchestrator.replication.judge import Part
+from orchestrator.replication.page import write_page
 from orchestrator.reporting.check import Checked, check_report
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import judged_material
@@ -92,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add_json_option(parser)
     parser.add_argument(
         "--dataset",
-        help="data set of the study (default: digits, or its only one on record; of --paper: all on record)",
+        help="data set of the study (default: digits, or its only one on record; of --paper: all on record), or "
+        "several, judged together: digits,cifar10",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
@@ -112,10 +116,17 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
         )
     if options.paper and options.study is not None:
         raise LabError("--paper is of all studies on record; leave --study out", exit_code=ExitCode.WRONG_USE)
+    if options.dataset is not None and "," in options.dataset:
+        return _joint(options, console)
     if options.check:
         return _check(options, console)
     if options.paper:
         return _paper(options, console)
+    return _one(options, console)
+
+
+def _one(options: argparse.Namespace, console: Console) -> AnswersDocument:
+    """Answers one study, or a comparison of it that was chosen afterwards, and writes its report."""
     folder = _folder(options)
     plan, plan_file = plan_on_record(folder)
     tables = load_trials(options.results)
@@ -149,18 +160,67 @@ def _not_written(answered: AnswersDocument, folder: Path, what: str) -> AnswersD
     return answered.model_copy(update={"exit_code": ExitCode.ENVIRONMENT, "error": trouble})
 
 
+def _joint(options: argparse.Namespace, console: Console) -> Document:
+    """Answers a study on several data sets, each and together; or checks those reports."""
+    if options.paper or options.compare is not None or options.baseline is not None:
+        raise LabError(
+            "--paper, --compare and --baseline take one data set at a time; name one --dataset",
+            exit_code=ExitCode.WRONG_USE,
+        )
+    datasets = [entry.partition("=")[0].strip() for entry in options.dataset.split(",")]
+    each = [argparse.Namespace(**{**vars(options), "dataset": dataset}) for dataset in datasets]
+    # 有一个不在案，就什么也不写
+    folders = [_folder(one) for one in each]
+    target = joint_folder(options.results, plan_on_record(folders[0])[0].study.name, datasets)
+    if options.check:
+        checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
+        differences = list(check_replication(target, judge_parts(_parts(folders, options.results), options.results)))
+        return _checks([*checked, _said(target.name, Checked(differences, []), console)])
+    answered = [_one(one, console) for one in each]
+    replication = judge_parts(_parts(folders, options.results), options.results)
+    print_replication(replication, console)
+    document = AnswersDocument(
+        answers=tuple(answer for one in answered for answer in one.answers), replication=replication
+    )
+    if any(one.error is not None for one in answered):
+        return _not_written(document, target, "its joint page is")
+    write_studies(target, ", ".join(datasets), [folder.name for folder in folders])
+    write_page(target, replication)
+    print_text(console, f"both: {target / PAGE}")
+    return document.model_copy(update={"page": (target / PAGE).resolve()})
+
+
+def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
+    """The study on each data set, judged there from its records."""
+    tables, parts = load_trials(results), []
+    for folder in folders:
+        plan, plan_file = plan_on_record(folder)
+        if plan_file.max_seeds is not None:
+            raise LabError(
+                f"{folder.name} was asked with --seeds auto; several data sets are judged together over whole arms",
+                exit_code=ExitCode.WRONG_USE,
+            )
+        answer = judged_material(plan, plan_file, folder, results, tables).answer
+        parts.append(Part(plan, plan_file, answer, folder))
+    return parts
+
+
 def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
     folders = _folders_on_record(options) if options.paper else [_folder(options)]
-    checked = []
-    for folder in folders:
-        differences, by_sums_alone = _checked(folder, options)
-        checked.append(
-            CheckedReport(study=folder.name, differences=tuple(differences), by_sums_alone=tuple(by_sums_alone))
-        )
-        verdict = "differs from its records" if differences else "every verdict is what the records say"
-        notes = (f"note: {line}" for line in by_sums_alone)
-        for line in (f"{folder.name}: {verdict}", *(f"  {line}" for line in (*differences, *notes))):
-            print_text(console, line)
+    return _checks([_said(folder.name, _checked(folder, options), console) for folder in folders])
+
+
+def _said(name: str, found: Checked, console: Console) -> CheckedReport:
+    """Says what a check has found; returns it."""
+    differences, by_sums_alone = found
+    verdict = "differs from its records" if differences else "every verdict is what the records say"
+    notes = (f"note: {line}" for line in by_sums_alone)
+    for line in (f"{name}: {verdict}", *(f"  {line}" for line in (*differences, *notes))):
+        print_text(console, line)
+    return CheckedReport(study=name, differences=tuple(differences), by_sums_alone=tuple(by_sums_alone))
+
+
+def _checks(checked: Sequence[CheckedReport]) -> ChecksDocument:
     differs = any(report.differences for report in checked)
     return ChecksDocument(checked=tuple(checked), exit_code=ExitCode.SOME_FAILED if differs else ExitCode.DONE)
 

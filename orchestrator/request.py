@@ -6,7 +6,7 @@ What does not go together is refused in their constructors. Nothing after the co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +35,7 @@ class Question:
         study: A study's name, the path of a study file, or `paper` for all studies.
         dataset: One of the study's recipes.
         data_root: Absolute path of the images' folder; None for data that need none.
+        also: Further data sets on which the same is asked, each with its folder of images.
         network: A named network; None for the recipe's.
         epochs: Per trial; None for the recipe's.
         overrides: Changes of the base of all arms, by dotted field.
@@ -50,6 +51,7 @@ class Question:
     study: str
     dataset: str = DEFAULT_DATASET
     data_root: Path | None = None
+    also: tuple[tuple[str, Path | None], ...] = ()
     network: str | None = None
     epochs: int | None = None
     overrides: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -77,6 +79,19 @@ class Question:
             span = f"from {FIRST_LOOK} to {MOST_PLANNED_SEEDS}"
             raise _refusal(f"--seeds auto needs --max-seeds {span}: the maximum is planned ahead")
         self._check_tuning_trials()
+        self._check_datasets()
+
+    def _check_datasets(self) -> None:
+        names = self.datasets
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise _refusal(f"--dataset names {twice[0]} twice")
+        if self.also and (self.is_paper or self.null):
+            raise _refusal("--study paper and --null are asked on one data set at a time; name one --dataset")
+        if self.also and self.seeds == AUTO:
+            raise _refusal(
+                "--seeds auto closes the arms of one data set, and several are judged together over whole arms: give "
+                "--seeds N, or name one --dataset"
+            )
 
     def _check_tuning_trials(self) -> None:
         trials = self.tuning_trials
@@ -90,6 +105,17 @@ class Question:
     def is_paper(self) -> bool:
         """Whether all studies are asked together."""
         return self.study == PAPER
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The data sets that are asked for, in their order."""
+        return (self.dataset, *(name for name, _ in self.also))
+
+    @property
+    def on_each(self) -> tuple[Question, ...]:
+        """The question on one data set after the other."""
+        places = ((self.dataset, self.data_root), *self.also)
+        return tuple(replace(self, dataset=name, data_root=root, also=()) for name, root in places)
 
 
 @dataclass(frozen=True)
@@ -256,6 +282,8 @@ class Request:
             raise _refusal(f"study {question.study} cannot be asked with --seeds auto: {reason}")
         if self.sweep.only and question.retune is not None:
             raise _refusal("--sweep-only trains no arm, so that --retune has nothing to tune; leave one of them out")
+        if question.also and (sweeps or self.show is not None):
+            raise _refusal("--sweep, --confirm and --show are for one data set: name one --dataset")
         if question.null and (sweeps or question.retune is not None):
             raise _refusal("--null takes neither --sweep nor --retune: it has the baseline alone")
 

@@ -52,10 +52,11 @@ MAY_IMPORT = {
     "sweeps tables",
     "orchestrator.reporting": "core.configuration core.errors core.process core.trained choices errors judging output "
     "planning records request search_spaces statistics sweeps tables",
+    "orchestrator.replication": "core.configuration errors judging output planning records reporting statistics tables",
     "orchestrator.running": "core core.configuration core.data core.errors core.process core.trained core.training "
     "choices cores errors judging output planning records request search_spaces sweeps tables",
     "orchestrator.asking": "core.configuration core.process choices command cores errors judging options output "
-    "planning records reporting request running search_spaces statistics sweeps tables",
+    "planning records replication reporting request running search_spaces statistics sweeps tables",
 }
 # 命令可以引用任何房间，但谁也不引用命令
 ANY_ROOM = {f"orchestrator.{name}" for name in COMMANDS}
@@ -68,11 +69,12 @@ LIBRARIES = {
     # 核心只有这一个文件画图表：论文图 4 左的条形
     "matplotlib": "orchestrator.reporting alexnet_core.process.plotting alexnet_core.trained.prediction_bars",
     "optuna": "orchestrator.sweeps orchestrator.judging.parameter_importance",
-    "polars": "orchestrator.tables orchestrator.planning orchestrator.judging orchestrator.reporting "
+    "polars": "orchestrator.tables orchestrator.planning orchestrator.judging "
+    "orchestrator.replication orchestrator.reporting "
     "orchestrator.asking.answers orchestrator.best orchestrator.check_core",
     "ray": "orchestrator.running orchestrator.sweeps.searcher orchestrator.sweeps.pruning",
-    "rich": "alexnet_core.commands orchestrator.asking orchestrator.output orchestrator.reporting orchestrator.running "
-    + " ".join(sorted(ANY_ROOM)),
+    "rich": "alexnet_core.commands orchestrator.asking orchestrator.output "
+    "orchestrator.replication orchestrator.reporting orchestrator.running " + " ".join(sorted(ANY_ROOM)),
     "scipy": "orchestrator.statistics",
     "torch": "alexnet_core.model alexnet_core.training alexnet_core.trained alexnet_core.commands "
     "orchestrator.cores orchestrator.running.slots orchestrator.running.workers",

@@ -10,6 +10,7 @@ from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.answer import Answer, ArmAnswer
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.output.document import Document
+from orchestrator.replication.answer import Replication
 from orchestrator.reporting.files import PAGE
 from orchestrator.reporting.material import Material
 
@@ -74,13 +75,16 @@ class AnswersDocument(Document):
 
     Attributes:
         answers: One per study; none where a budget keeps from judging.
-        page: The page of all claims, of studies that are asked together.
+        page: The page of all claims, of studies that are asked together; of one study on several data sets its joint
+            page.
+        replication: What one study says on several data sets together; None for one.
         not_asked: Why other studies are not asked on this data set, by name.
         left_out: What a budget left out, in words.
     """
 
     answers: tuple[StudyAnswer, ...]
     page: Path | None = None
+    replication: Replication | None = None
     not_asked: dict[str, str] = {}
     left_out: tuple[str, ...] = ()
 

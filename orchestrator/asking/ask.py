@@ -27,13 +27,17 @@ from orchestrator.judging.answer import Answer
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.estimate import Price
-from orchestrator.planning.plan_file import PlanFile, write_plan, write_studies
+from orchestrator.planning.plan_file import PlanFile, latest_plan, write_plan, write_studies
 from orchestrator.planning.summary import complete_seeds, readable_seconds, shown_trial
 from orchestrator.planning.variants import name_together
 from orchestrator.records import trial_record
 from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
 from orchestrator.records.upgrades import check_schema, upgrade_results
+from orchestrator.replication.answer import Replication
+from orchestrator.replication.conclude import judge_parts, print_replication
+from orchestrator.replication.judge import Part
+from orchestrator.replication.page import write_page
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import conclude
 from orchestrator.reporting.files import PAGE
@@ -112,7 +116,8 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
         print_text(console, CLOSED_TERMINAL, style="dim")
     if trains:
         # 运行：只训练记录里没有的
-        prepare_images(agenda.plan, console)
+        for plan in [study.plan for study in agenda.studies] if agenda.replicates else [agenda.plan]:
+            prepare_images(plan, console)
         ran = run_missing(agenda, request, console, started, notifier)
         if ran is None:
             return Document(exit_code=ExitCode.INTERRUPTED)
@@ -142,12 +147,14 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
     )
     notifier.add(**_summary(agenda, answers))
     # 导出：报告之外，再写别的工具要读的
+    replication = _replication(agenda, contents, answers, store, console) if agenda.replicates else None
     page = _export(agenda, [answer.answer for answer in answers], request, console, trains=trains)
-    where = f"all claims: {page}; " if page is not None else ""
+    where = f"{'both' if replication else 'all claims'}: {page}; " if page is not None else ""
     _say(console, [f"{where}done in {readable_seconds(time.monotonic() - started)}"])
     return AnswersDocument(
         answers=answers,
         page=None if page is None else page.resolve(),
+        replication=replication,
         not_asked=dict(agenda.not_asked),
         left_out=left_out,
         exit_code=_code(any(answer.some_failed for answer in answers)),
@@ -172,7 +179,8 @@ def _code(failed: bool) -> ExitCode:
 def _write_plans(agenda: Agenda, request: Request) -> list[PlanFile]:
     """Writes down every study's plan; returns the contents."""
     if agenda.together:
-        write_studies(agenda.folder, agenda.plan.dataset, [study.folder.name for study in agenda.studies])
+        datasets = dict.fromkeys(study.plan.dataset for study in agenda.studies)
+        write_studies(agenda.folder, ", ".join(datasets), [study.folder.name for study in agenda.studies])
     return [write_plan(study.folder, study.complete, request.command) for study in agenda.studies]
 
 
@@ -193,8 +201,8 @@ def _complete_plans(
 def _skipped_arms(agenda: Agenda, study: PlannedStudy, skipped: Collection[str]) -> list[str]:
     """The arms of a study that a run was asked to skip, and that lack trials because of it."""
     missing = {trial.arm for trial in study.on_record.to_run(study.plan.trials)}
-    name = study.plan.study.name
-    return [arm for arm in sorted(missing) if (name_together(name, arm) if agenda.together else arm) in skipped]
+    label = agenda.label(study.plan)
+    return [arm for arm in sorted(missing) if (name_together(label, arm) if label else arm) in skipped]
 
 
 def _left_out(agenda: Agenda, request: Request) -> LeftOut:
@@ -246,6 +254,20 @@ def _answer(
     return study_answer(material, study.folder, some_failed=failed)
 
 
+def _replication(
+    agenda: Agenda, contents: Sequence[PlanFile], answers: Sequence[StudyAnswer], store: Store, console: Console
+) -> Replication:
+    """Judges all data sets as one family, prints the table and writes the joint page."""
+    parts = [
+        Part(*latest_plan(study.folder, study.plan, content), answer.answer, study.folder)
+        for study, content, answer in zip(agenda.studies, contents, answers, strict=True)
+    ]
+    replication = judge_parts(parts, store.results)
+    print_replication(replication, console)
+    write_page(agenda.folder, replication)
+    return replication
+
+
 def _has_failed(study: PlannedStudy, store: Store) -> bool:
     """Whether a trial failed: of the arms, of a re-tuning, or chosen by a sampler."""
     states = [study.on_record.done.get(trial.key) for trial in study.plan.trials]
@@ -258,13 +280,14 @@ def _has_failed(study: PlannedStudy, store: Store) -> bool:
 
 def _summary(agenda: Agenda, answers: Sequence[StudyAnswer]) -> dict[str, Any]:
     """What `--notify` is told of the end."""
-    verdicts = {
-        f"{answer.study}/{one.name}" if agenda.together else one.name: one.word
-        for answer in answers
-        for one in answer.answer.judged
-    }
+    verdicts = {f"{_called(agenda, answer)}{one.name}": one.word for answer in answers for one in answer.answer.judged}
     report = str((agenda.folder / PAGE).resolve())
     return {"trials": _ended(agenda), "verdicts": verdicts, "report": report}
+
+
+def _called(agenda: Agenda, answer: StudyAnswer) -> str:
+    label = answer.dataset if agenda.replicates else answer.study
+    return f"{label}/" if agenda.together else ""
 
 
 def _ended(agenda: Agenda) -> dict[str, int]:
@@ -277,6 +300,8 @@ def _export(
     agenda: Agenda, answers: Sequence[Answer], request: Request, console: Console, *, trains: bool
 ) -> Path | None:
     """Writes the page of all claims, which is returned, or the study as an Optuna storage."""
+    if agenda.replicates:
+        return agenda.folder / PAGE
     if agenda.together:
         console.print(fitting(summary_table(answers), console.width))
         write_claims(agenda.folder, answers, {request.question.dataset: dict(agenda.not_asked)})

@@ -78,6 +78,9 @@ def run_study(
     if str(study) == PAPER:
         reason = "run_study asks one study: name it, or ask all with python -m orchestrator.ablate --study paper"
         raise LabError(reason, exit_code=ExitCode.WRONG_USE)
+    if dataset is not None and "," in dataset:
+        reason = "run_study asks on one data set: call it for each, or ask all with python -m orchestrator.ablate"
+        raise LabError(reason, exit_code=ExitCode.WRONG_USE)
     values: dict[str, object] = {
         "study": study,
         "core": core,

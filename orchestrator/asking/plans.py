@@ -188,7 +188,7 @@ def plans_document(agenda: Agenda, price: Price) -> PlansDocument:
 
 def _study_plan(study: PlannedStudy, agenda: Agenda, price: Price) -> StudyPlan:
     plan = study.plan
-    others = {other.plan.study.name: other.plan for other in agenda.studies if other is not study}
+    others = {agenda.label(other.plan): other.plan for other in agenda.studies if other is not study}
     return StudyPlan(
         study=plan.study.name,
         dataset=plan.dataset,

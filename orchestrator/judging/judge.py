@@ -33,7 +33,7 @@ from orchestrator.statistics.paired import paired_test
 from orchestrator.statistics.verdict import Verdict, sentence
 from search_spaces.arm import Arm, Claim
 from search_spaces.contrast import Contrast
-from search_spaces.core_config import ALEXNET, description_of
+from search_spaces.core_config import ALEXNET, CoreDescription, description_of
 from search_spaces.design import level_title
 from search_spaces.study import Recipe, Study
 
@@ -59,9 +59,7 @@ def answer(
         sweep_members: Rows of the members table that belong to this study's sweep.
         epochs: The epochs table, which times to a threshold are read from.
     """
-    planned = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
-    core = ALEXNET if study.core is None else description_of(plan_file.base)
-    evidence = gather_evidence(study, recipe, core, planned, trials, epochs)
+    core, evidence = _core(study, plan_file), evidence_of(study, recipe, plan_file, trials, epochs)
     # 先定这次看哪些种子、花多少水平，再给词；数字与词出自同一批种子
     look, judged = take_look(evidence, recipe, plan_file), evidence.judged
     cells = {name: evidence.rows(name, seeds) for name, seeds in look.seeds.items()}
@@ -105,6 +103,18 @@ def answer(
     )
     # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
+
+
+def evidence_of(
+    study: Study, recipe: Recipe, plan_file: PlanFile, trials: pl.DataFrame, epochs: pl.DataFrame
+) -> Evidence:
+    """Returns the records of a study's arms; see `answer`."""
+    planned = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
+    return gather_evidence(study, recipe, _core(study, plan_file), planned, trials, epochs)
+
+
+def _core(study: Study, plan_file: PlanFile) -> CoreDescription:
+    return ALEXNET if study.core is None else description_of(plan_file.base)
 
 
 def _own_ends(cells: Cells) -> dict[str, Any]:
@@ -259,7 +269,7 @@ def _judged(verdict: Verdict, judged: JudgedMetric, recipe: Recipe, seen: Sequen
     test, level, family_level = verdict.test, verdict.level, verdict.family_level
     if test is not None and level is not None and family_level is not None and verdict.interval is not None:
         facts |= {
-            **_ends(verdict.interval, seen),
+            **finite_ends(verdict.interval, seen),
             "interval_level": 100.0 * (1.0 - level),
             "p": test.p,
             "adjusted_p": verdict.adjusted_p,
@@ -270,7 +280,7 @@ def _judged(verdict: Verdict, judged: JudgedMetric, recipe: Recipe, seen: Sequen
     return facts
 
 
-def _ends(interval: tuple[float, float], seen: Sequence[float]) -> dict[str, Any]:
+def finite_ends(interval: tuple[float, float], seen: Sequence[float]) -> dict[str, Any]:
     """The interval in finite numbers: an unbounded end is marked, and its number is the last difference seen."""
     low, high = interval
     known = [value for value in (low, high, *seen) if math.isfinite(value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
 
@@ -55,6 +56,45 @@ class Look:
     skipped: tuple[str, ...] = ()
 
 
+class FixedLook(NamedTuple):
+    """How many seeds of a study of fixed seeds are judged, and what of a level that may use.
+
+    Attributes:
+        skipped: Arms that were skipped, and still lack trials.
+        seeds: Complete seeds of the others.
+        after_gap: Complete seeds that do not enter.
+        before: Looks taken before that could give a word.
+        share: Of the level.
+        refusal: Why no word is given at all; empty where words are.
+    """
+
+    skipped: tuple[str, ...]
+    seeds: int
+    after_gap: tuple[int, ...]
+    before: tuple[int, ...]
+    share: float
+    refusal: str
+
+
+def fixed_look(evidence: Evidence, plan_file: PlanFile, comparisons: int) -> FixedLook:
+    """Returns what a look at all complete seeds may use.
+
+    Args:
+        evidence: The study's records.
+        plan_file: Alpha, and the looks taken.
+        comparisons: How many are corrected together.
+    """
+    # 缺的后来补齐了（合并、别的研究），就不再是跳过的
+    skipped = evidence.incomplete(plan_file.skipped)
+    seeds, after_gap = evidence.complete_seeds(skipped)
+    # 少于三个种子时给不出词，那次看没有花掉 alpha
+    before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
+    looked_beyond = bool(before) and before[-1] > seeds
+    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / max(1, comparisons))
+    refusal = f"already looked at {before[-1]} seeds" if looked_beyond else ""
+    return FixedLook(skipped, seeds, after_gap, before, share, refusal)
+
+
 def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     """Judges what has ended by the rule of the plan: all seeds at once, or every look of `--seeds auto`.
 
@@ -65,14 +105,8 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
     """
     if plan_file.max_seeds is not None:
         return _sequential_look(evidence, recipe, plan_file.max_seeds, plan_file)
-    # 缺的后来补齐了（合并、别的研究），就不再是跳过的
-    skipped = evidence.incomplete(plan_file.skipped)
-    seeds, after_gap = evidence.complete_seeds(skipped)
-    # 少于三个种子时给不出词，那次看没有花掉 alpha
-    before = looks_before([look for look in plan_file.looks if look >= FEWEST_SEEDS], seeds)
-    looked_beyond = bool(before) and before[-1] > seeds
-    largest = largest_family(list(evidence.contrasts.values()))
-    share = 1.0 if looked_beyond else share_of_level(before, seeds, plan_file.alpha / max(1, largest))
+    look = fixed_look(evidence, plan_file, largest_family(list(evidence.contrasts.values())))
+    skipped, seeds, share = look.skipped, look.seeds, look.share
     margin = SCALES[evidence.judged.scale].size(recipe.margin)
     verdicts: dict[str, Verdict] = {}
     # 各 arm 一起裁决：Holm 的家族是整个研究；阶梯的各级另成一族
@@ -82,11 +116,11 @@ def take_look(evidence: Evidence, recipe: Recipe, plan_file: PlanFile) -> Look:
         # 跳过的仍占名额：别的不因此变得容易
         verdicts |= judge(judged, margin, plan_file.alpha, ShareOfLevel(share), closed=len(family) - len(kept))
         verdicts |= {name: Verdict(SKIPPED) for name in family if name not in kept}
-    if looked_beyond:
-        verdicts = withhold(verdicts, f"already looked at {before[-1]} seeds")
+    if look.refusal:
+        verdicts = withhold(verdicts, look.refusal)
     missing = tuple(cell for cell, what in sorted(evidence.planned.items()) if what not in evidence.ended)
     by_arm = _for_all(evidence, seeds) | {arm: len(evidence.rows(arm, seeds)) for arm in skipped}
-    return Look(by_arm, verdicts, before, share, None, missing, after_gap, skipped)
+    return Look(by_arm, verdicts, look.before, share, None, missing, look.after_gap, skipped)
 
 
 def follow_records(

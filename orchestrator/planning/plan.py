@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.cores.identity import CoreCode
@@ -36,6 +37,7 @@ class Plan:
         further: The trials of that, as far as they are known (`retuning.py`).
         null: Whether the baseline is judged against itself (`null.py`).
         code: Of the core; None for AlexNet, and for a plan that was read from its file.
+        datasets: Of plans on several data sets that are run as one: by arm, its data set.
     """
 
     study: Study
@@ -51,11 +53,23 @@ class Plan:
     further: tuple[PlannedTrial, ...] = ()
     null: bool = False
     code: CoreCode | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def views(self) -> dict[str, int]:
         """In how many views the trials are wanted whose arms ask for more than one, by key."""
         return {trial.key: trial.views for trial in self.trials if trial.views != 1}
+
+    @property
+    def data_roots(self) -> list[str | None]:
+        """The folders of images that its trials read; None alone where none reads one."""
+        roots = {self.base.data.root, *(trial.config.data.root for trial in self.trials)} - {None}
+        return [*sorted(root for root in roots if root is not None)] or [None]
+
+    def dataset_of(self, arm: str) -> str:
+        """Returns the data set of an arm, be it re-tuned."""
+        # 再调参的 arm 名后面有后缀
+        return next((dataset for name, dataset in self.datasets.items() if arm.startswith(name)), self.dataset)
 
     @property
     def unique_keys(self) -> int:

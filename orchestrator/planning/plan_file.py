@@ -515,8 +515,8 @@ def write_studies(folder: Path, dataset: str, studies: Sequence[str]) -> None:
     """Writes down which studies are asked together, so that `status` can show them.
 
     Args:
-        folder: Of `--study paper`.
-        dataset: The data set.
+        folder: Of `--study paper`, or of one study on several data sets.
+        dataset: The data set, or all of them, as shown.
         studies: Names of the studies' folders.
     """
     content = {"dataset": dataset, "studies": list(studies)}

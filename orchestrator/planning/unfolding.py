@@ -36,7 +36,7 @@ def plan_study(
         LabError: The study cannot be asked so.
         StudyError: A field, a value or an image does not fit.
     """
-    recipe = _recipe(study, question.dataset)
+    recipe = recipe_on(study, question.dataset)
     if study.core is None and question.core is not None:
         raise LabError(
             f"--core {question.core}: study {study.name} trains AlexNet and names no core; leave it out",
@@ -109,7 +109,12 @@ def folder_hint(dataset: str) -> str:
     return f"; for a folder: --dataset imagefolder --data-root {dataset}" if Path(dataset).is_dir() else ""
 
 
-def _recipe(study: Study, dataset: str) -> Recipe:
+def recipe_on(study: Study, dataset: str) -> Recipe:
+    """Returns what a study asks on a data set.
+
+    Raises:
+        LabError: It is not asked there.
+    """
     if dataset in study.not_asked:
         raise LabError(
             f"study {study.name} is not asked on {dataset}: {study.not_asked[dataset]}; "

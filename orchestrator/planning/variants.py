@@ -294,15 +294,17 @@ def chosen_afterwards(
     return replace(plan, study=study, trials=trials, sweep_points=0), compared_file
 
 
-def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
+def combined_plan(plans: Sequence[Plan], recipe: Recipe, *, by_dataset: bool = False) -> Plan:
     """Returns one plan of the trials of all studies, seed by seed, each trial once.
 
     Args:
-        plans: The studies' plans, on one data set.
+        plans: The studies' plans, on one data set; or those of one study on several.
         recipe: One of theirs, for what the display shows.
+        by_dataset: Whether they are one study on several data sets, which its arms are called by.
     """
     planned: set[tuple[str, int]] = set()
     arms: dict[str, Arm] = {}
+    datasets: dict[str, str] = {}
     trials = []
     for seed in sorted({seed for plan in plans for seed in plan.seeds}):
         for plan in plans:
@@ -310,26 +312,48 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe) -> Plan:
                 if (trial.key, trial.views) in planned:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
-                name = name_together(plan.study.name, trial.arm)
+                name = name_together(plan.dataset if by_dataset else plan.study.name, trial.arm)
                 planned.add((trial.key, trial.views))
+                datasets[name] = plan.dataset
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
                 trials.append(replace(trial, arm=name))
-    question = f"What do {counted(len(plans), 'study', 'studies')} of the paper's claims say?"
     first = plans[0]
+    claims = {
+        "name": PAPER,
+        "question": f"What do {counted(len(plans), 'study', 'studies')} of the paper's claims say?",
+        "source": "the paper",
+        "claim": Claim(statement="All claims of the paper.", source="Krizhevsky, Sutskever, Hinton 2012"),
+    }
     study = Study.model_construct(
-        name=PAPER,
-        question=question,
-        source="the paper",
-        claim=Claim(statement="All claims of the paper.", source="Krizhevsky, Sutskever, Hinton 2012"),
-        baseline=trials[0].arm,
-        arms=tuple(arms.values()),
-        recipes={first.dataset: recipe},
+        **(dict(first.study) if by_dataset else claims)
+        | {"baseline": trials[0].arm, "arms": tuple(arms.values()), "recipes": {first.dataset: recipe}}
     )
     seeds = tuple(sorted({seed for plan in plans for seed in plan.seeds}))
     # 再调参各归各的研究：合起来的计划只有 arm
-    return replace(first, study=study, trials=tuple(trials), seeds=seeds, sweep_points=0, retune=None, further=())
+    # 磁盘够不够，看最大的网络
+    base = max((plan.base for plan in plans), key=_parameters)
+    return replace(
+        first,
+        study=study,
+        base=base,
+        trials=tuple(trials),
+        seeds=seeds,
+        sweep_points=0,
+        retune=None,
+        further=(),
+        datasets=datasets if by_dataset else {},
+    )
 
 
-def name_together(study: str, arm: str) -> str:
-    """Returns how an arm is called where several studies run together."""
-    return f"{study}-{arm}"[:LONGEST_NAME]
+def _parameters(base: TrialConfig) -> int:
+    return size_of(base, "parameters") if isinstance(base, TrainConfig) else 0
+
+
+def name_together(label: str, arm: str) -> str:
+    """Returns how an arm is called where several studies, or several data sets, run together.
+
+    Args:
+        label: The study, or the data set.
+        arm: The arm.
+    """
+    return f"{label}-{arm}"[:LONGEST_NAME]

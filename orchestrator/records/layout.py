@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from search_spaces import arm
@@ -10,7 +11,8 @@ from search_spaces.study import ONLY_RECIPE
 from search_spaces.trial import KEY_LENGTH
 
 KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
-STUDY_FOLDER = re.compile(r"[a-z0-9][a-z0-9_-]{0,96}")
+# 加号只在几个数据集合问的文件夹名里：自己的研究取不到这样的名字
+STUDY_FOLDER = re.compile(r"[a-z0-9][a-z0-9_+-]{0,200}")
 NAME = re.compile(arm.NAME)
 # 不合群的记录重新训练时，原样移到这里
 LEFT_OUT = "trials.left_out"
@@ -36,6 +38,16 @@ def study_folder(results: Path, study: str, dataset: str, default_dataset: str) 
     """Returns where a study's plan and answer lie: `studies/<name>/`, with the data set behind others' names."""
     name = study if dataset in (default_dataset, ONLY_RECIPE) else f"{study}-{dataset}"
     return results / "studies" / name
+
+
+def joint_folder(results: Path, study: str, datasets: Iterable[str]) -> Path:
+    """Returns where a study on several data sets has its page: `studies/<name>+<data set>+<data set>/`, sorted."""
+    return results / "studies" / "+".join([study, *sorted(datasets)])
+
+
+def is_joint(name: str) -> bool:
+    """Returns whether a study's folder is that of one study on several data sets."""
+    return "+" in name
 
 
 def trial_folder(results: Path, key: str) -> Path:

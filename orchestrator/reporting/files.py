@@ -42,7 +42,7 @@ def write_report(
     # 答案最后写：有了它，其余的就都在
     data = data_files(material)
     files = shown_files(material, read_details())
-    files = {**files, SUMS: _sums(files | data), **data}
+    files = {**files, SUMS: sums(files | data), **data}
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
@@ -129,6 +129,6 @@ def csv_of(frame: pl.DataFrame) -> bytes:
     return frame.with_columns(pl.col(pl.String).str.replace(r"^([=+\-@\t\r])", "'${1}")).write_csv().encode()
 
 
-def _sums(files: Mapping[str, bytes]) -> bytes:
-    """The content of `SHA256SUMS`, which `sha256sum --check` reads."""
+def sums(files: Mapping[str, bytes]) -> bytes:
+    """Returns the content of `SHA256SUMS`, which `sha256sum --check` reads."""
     return "".join(f"{sha256(content)}  {name}\n" for name, content in sorted(files.items())).encode()

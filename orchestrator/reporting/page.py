@@ -39,10 +39,16 @@ def study_page(answer: Answer, sections: Sequence[Section]) -> str:
     return template.render(title=f"{answer.study} on {answer.dataset}", answer=answer, sections=sections)
 
 
-def claims_page(title: str, lead: str, sections: Sequence[Section], kicker: str) -> str:
-    """Returns the page of all claims; the kicker stands above the title and says whose they are."""
+def claims_page(
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    kicker: str,
+    command: str = "python -m orchestrator.report --paper",
+) -> str:
+    """Returns a page of sections; the kicker stands above the title, and the command that writes it at the end."""
     template = _environment().get_template("claims.html.jinja")
-    return template.render(title=title, lead=lead, sections=sections, kicker=kicker)
+    return template.render(title=title, lead=lead, sections=sections, kicker=kicker, command=command)
 
 
 @lru_cache(maxsize=1)

@@ -32,10 +32,10 @@ from orchestrator.planning.summary import (
     sweep_only_line,
 )
 from orchestrator.planning.training_ways import other_ways
-from orchestrator.planning.unfolding import folder_hint, plan_study
+from orchestrator.planning.unfolding import folder_hint, plan_study, recipe_on
 from orchestrator.planning.variants import combined_plan, controls_in, null_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
-from orchestrator.records.layout import study_folder
+from orchestrator.records.layout import joint_folder, study_folder
 from orchestrator.records.trial_record import TrialState
 from orchestrator.request import Request, Store
 from orchestrator.running.placement import likely_place, time_and_memory
@@ -105,7 +105,9 @@ class Agenda:
         plan: What is trained: the study's plan, or of all of them, where a trial that they share is trained once.
         on_record: What of that is on record.
         folder: Where the members of that are written down, and the report of all is.
-        together: Whether the studies are asked together (`--study paper`); then none of them sweeps.
+        together: Whether several are asked together (`--study paper`, or one study on several data sets); then none
+            of them sweeps.
+        replicates: Whether they are one study on several data sets.
         not_asked: Why the other studies are not asked on this data set, by name.
     """
 
@@ -114,7 +116,12 @@ class Agenda:
     on_record: OnRecord
     folder: Path
     together: bool = False
+    replicates: bool = False
     not_asked: Mapping[str, str] = field(default_factory=dict)
+
+    def label(self, plan: Plan) -> str:
+        """Returns what one of the plans, and its arms, are called by beside the others; nothing where it is alone."""
+        return "" if not self.together else plan.dataset if self.replicates else plan.study.name
 
     @cached_property
     def work(self) -> WorkLeft:
@@ -145,6 +152,11 @@ def plan_studies(request: Request) -> list[Plan]:
         StudyError: A field, a value or an image does not fit.
     """
     question, store = request.question, request.store
+    if question.also:
+        # 有一个数据集问不了，就什么也不必清点
+        for dataset in question.datasets:
+            recipe_on(load_study(question.study), dataset)
+        return [_plan_of_one(replace(request, question=one)) for one in question.on_each]
     if not question.is_paper:
         plan = _plan_of_one(request)
         return [null_plan(plan) if question.null else plan]
@@ -204,9 +216,19 @@ def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
         StudyError: The sampler cannot search the space.
     """
     studies = tuple(_planned_study(plan, request) for plan in plans)
-    if not request.question.is_paper:
+    question = request.question
+    if question.also:
+        return Agenda(
+            studies=studies,
+            plan=combined_plan(plans, plans[0].recipe, by_dataset=True),
+            on_record=together(study.on_record for study in studies),
+            folder=joint_folder(request.store.results, plans[0].study.name, question.datasets),
+            together=True,
+            replicates=True,
+        )
+    if not question.is_paper:
         return Agenda(studies, studies[0].plan, studies[0].on_record, studies[0].folder)
-    dataset = request.question.dataset
+    dataset = question.dataset
     return Agenda(
         studies=studies,
         plan=combined_plan(plans, plans[0].recipe),
@@ -306,10 +328,10 @@ def agenda_lines(agenda: Agenda, request: Request, price: Price) -> Iterator[str
     for study in agenda.studies:
         if note := replaced_question(study.folder, study.plan):
             yield note
-        prefix = f"{study.plan.study.name}: " if agenda.together else ""
+        prefix = f"{agenda.label(study.plan)}: " if agenda.together else ""
         yield from (f"{prefix}{line}" for line in _study_lines(study, request, price, takes))
         if request.dry_run:
-            plan, others = study.plan, {o.plan.study.name: o.plan for o in agenda.studies if o is not study}
+            plan, others = study.plan, {agenda.label(o.plan): o.plan for o in agenda.studies if o is not study}
             if not study.sweep.request.only:
                 yield from (arm_line(arm) for arm in arm_plans(plan, study.on_record, others))
             yield f"{'    ' if agenda.together else ''}{cost_line(price(study.work.of()))}"
@@ -344,6 +366,7 @@ def _lines_together(agenda: Agenda, dry_run: bool, price: Price, takes: Callable
     tuning, cost = agenda.work.left("tuning", "retuned"), price(agenda.work.of())
     more = f", and {tuning} of re-tunings at most" if tuning else ""
     shared = f"shared trials once{more}"
-    yield f"together: {plan_line(agenda.plan, agenda.on_record, agenda.work, takes(cost), shared)}"
+    together = shared if not agenda.replicates else f"judged as one family of all comparisons{more}"
+    yield f"together: {plan_line(agenda.plan, agenda.on_record, agenda.work, takes(cost), together)}"
     if dry_run:
         yield f"    {cost_line(cost)}"

@@ -200,7 +200,8 @@ def _slots_of_cluster(plan: Plan, placement: Placement, results: Path, trials: i
         per_worker = requested
     else:
         per_worker = preflight.choose_gpus_per_worker(requested, largest, "no node of the cluster", core_gpus)
-    probe(results, plan.base.data.root, nodes)
+    for root in plan.data_roots:
+        probe(results, root, nodes)
     slots = min(trials, placement.slots or slots_on(nodes, per_worker, placement.workers, 1))
     if slots == 0:
         raise LabError(

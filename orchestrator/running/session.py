@@ -208,7 +208,7 @@ def _run_phases(run: StudyRun, agenda: Agenda, request: Request) -> tuple[Plan, 
         before = plan = _with_asked_seeds(run, plan, folder, request, train)
         plans = [study.plan for study in agenda.studies] if agenda.together else [plan]
         for tuned in (tuned for tuned in plans if tuned.retune is not None):
-            run_retuning(run, tuned, folder.name, store, together=agenda.together)
+            run_retuning(run, tuned, folder.name, store, label=agenda.label(tuned))
         plan = _with_asked_seeds(run, plan, folder, request, train)
     return plan, sweep
 
@@ -241,7 +241,7 @@ def _with_asked_seeds(
     return plan
 
 
-def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together: bool = False) -> None:
+def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, label: str = "") -> None:
     """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value.
 
     Args:
@@ -249,7 +249,7 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         plan: The study's.
         name: Of the folder in which the members are written down.
         store: Where their records are.
-        together: Whether several studies run, so that an arm is called by its study too.
+        label: By what else an arm is called where several studies or data sets run; empty for one.
     """
     tally = run.tally
     unchosen = len(retuning_left(plan, OnRecord(done=tally.states))["retuned"].unchosen)
@@ -258,17 +258,17 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, together
         # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, store.results)
         tally.states.update(done_states(store.results, [trial.key for trial in plan.further], store.retry_failed))
-        trials = [_under_arm_name(plan, trial, together) for trial in plan.further if trial.phase == phase]
+        trials = [_under_arm_name(trial, label) for trial in plan.further if trial.phase == phase]
         tally.begin(phase, trials, instead_of)
         missing = [trial for trial in further_missing(plan, tally.states) if trial.phase == phase]
-        run.run_arms(name, [_under_arm_name(plan, trial, together) for trial in missing])
+        run.run_arms(name, [_under_arm_name(trial, label) for trial in missing])
 
 
-def _under_arm_name(plan: Plan, trial: PlannedTrial, together: bool) -> PlannedTrial:
+def _under_arm_name(trial: PlannedTrial, label: str) -> PlannedTrial:
     """A trial of a re-tuning under the name by which `status` steers its arm."""
     suffix = TUNING if trial.phase == "tuning" else RETUNED
     arm = trial.arm.removesuffix(suffix)
-    return replace(trial, arm=f"{name_together(plan.study.name, arm)}{suffix}") if together else trial
+    return replace(trial, arm=f"{name_together(label, arm)}{suffix}") if label else trial
 
 
 def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSweep:

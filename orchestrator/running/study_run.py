@@ -111,7 +111,7 @@ class StudyRun:
                 slots,
                 settings.slot_plan,
                 broker,
-                (record.results, plan.base.data.root),
+                (record.results, plan.data_roots),
                 self.display.say,
                 self.display.stage,
             ),

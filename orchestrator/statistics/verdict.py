@@ -95,6 +95,21 @@ class Verdict:
         return self.adjusted_p is not None and self.adjusted_p <= alpha
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is judged on one data set, as a part of one family.
+
+    Attributes:
+        arms: The evidence.
+        margin: Equivalence margin, as in `judge`.
+        boundary: What this look may use of a level.
+    """
+
+    arms: Sequence[ArmEvidence]
+    margin: float
+    boundary: Boundary = LOOKED_AT_ONCE
+
+
 def judge(
     arms: Sequence[ArmEvidence],
     margin: float,
@@ -119,14 +134,39 @@ def judge(
     Returns:
         A verdict per arm's name.
     """
-    tests = {arm.name: _test(arm) for arm in arms}
+    return judge_together([Asked(arms, margin, boundary)], alpha, rejected, closed)[0]
+
+
+def judge_together(
+    parts: Sequence[Asked], alpha: float, rejected: int = 0, closed: int = 0
+) -> list[dict[str, Verdict]]:
+    """Judges what was asked on several data sets as one Holm family.
+
+    Args:
+        parts: Of each data set; names need only be unique in each.
+        alpha: Family-wise level over all of them and all looks.
+        rejected: See `judge`.
+        closed: See `judge`.
+
+    Returns:
+        For each part a verdict per arm's name.
+    """
+    tests = [{arm.name: _test(arm) for arm in part.arms} for part in parts]
     # 丢了种子的 arm 剩下的是有偏的选择，不进家族
     family = [
-        arm for arm in arms if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
+        (place, arm)
+        for place, part in enumerate(parts)
+        for arm in part.arms
+        if not arm.same_trials and _lost(arm) is None and len(arm.differences) >= FEWEST_SEEDS
     ]
-    p_values = [_overall_p(tests[arm.name], boundary) for arm in family]
-    entries = dict(zip((arm.name for arm in family), holm(p_values, alpha, rejected, closed), strict=True))
-    return {arm.name: _verdict(arm, tests[arm.name], entries, margin, alpha, boundary) for arm in arms}
+    p_values = [_overall_p(tests[place][arm.name], parts[place].boundary) for place, arm in family]
+    entries: list[dict[str, HolmEntry]] = [{} for _ in parts]
+    for (place, arm), entry in zip(family, holm(p_values, alpha, rejected, closed), strict=True):
+        entries[place][arm.name] = entry
+    return [
+        {arm.name: _verdict(arm, of[arm.name], known, part.margin, alpha, part.boundary) for arm in part.arms}
+        for part, of, known in zip(parts, tests, entries, strict=True)
+    ]
 
 
 def withhold(verdicts: Mapping[str, Verdict], reason: str) -> dict[str, Verdict]:

@@ -163,7 +163,7 @@ class RecordOpener:
         self._members.add(member)
         row = {
             "study": self.settings.folder.name,
-            "dataset": self.plan.dataset,
+            "dataset": self.plan.dataset_of(trial.arm),
             "arm": trial.arm,
             "seed": trial.seed,
             "key": trial.key,

@@ -26,7 +26,7 @@ class SlotWatch:
         slots: Slots,
         plan: SlotPlan,
         broker: DriverClient,
-        shared_folders: tuple[Path, str | None],
+        shared_folders: tuple[Path, Sequence[str | None]],
         say: Callable[[str], None],
         stage: Callable[[str], None],
     ) -> None:
@@ -36,7 +36,7 @@ class SlotWatch:
             slots: The slots.
             plan: What each of them reserves.
             broker: Told to take back what a node that has left was training.
-            shared_folders: Results and data, which every node must see; data None where there is no folder.
+            shared_folders: Results and data, which every node must see; None where no data has a folder.
             say: Prints a line.
             stage: Says how far the start has come.
         """
@@ -113,7 +113,9 @@ class SlotWatch:
 
     def _welcome(self, joined: Sequence[Node]) -> None:
         """Starts slots on nodes that have joined, once they have proved that they see our files."""
-        probe(*self._shared_folders, joined)
+        results, roots = self._shared_folders
+        for root in roots:
+            probe(results, root, joined)
         plan, before = self._plan, self._slots.count
         if plan.follows:
             self._slots.grow(slots_on(self._nodes.known.values(), plan.gpus_per_worker, plan.workers, plan.threads))

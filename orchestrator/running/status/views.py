@@ -11,6 +11,7 @@ from rich.text import Text
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.output.fitting import fits, fitting
+from orchestrator.records.layout import is_joint
 from orchestrator.records.reports import CoreReport, Report
 from orchestrator.running.progress import value_text
 from orchestrator.running.status.facts import FURTHER, StudyStatus, TrialStatus, TrialStatusDocument
@@ -26,7 +27,8 @@ def study_view(status: StudyStatus, width: int) -> Group:
         status: What is known of it.
         width: Columns of the terminal.
     """
-    heading = _counts(status.states) if not status.together else counted(len(status.together), "study", "studies")
+    nouns = ("data set", "data sets") if is_joint(status.study) else ("study", "studies")
+    heading = _counts(status.states) if not status.together else counted(len(status.together), *nouns)
     parts: list[RenderableType] = [Text(f"{status.study} on {status.dataset}: {heading}", style="bold")]
     parts += _run_lines(status)
     parts += _parts_together(status) if status.together else _parts_alone(status, width)

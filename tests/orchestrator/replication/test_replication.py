@@ -1,0 +1,207 @@
+"""One study on several data sets: one plan, one family, one page; and again from a session that really trains."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from orchestrator import LabError, ablate, report, run_study, status
+from orchestrator.options import parsed_request
+from orchestrator.replication.answer import in_words
+from orchestrator.replication.page import page_files, read_replication
+from orchestrator.running.agenda import plan_studies
+from tests.lab import Lab
+from tests.made_records import put
+
+STUDY = """name: mine
+question: Does it matter?
+source: nowhere
+claim: {statement: Without it the error is higher., source: nowhere, direction: higher}
+baseline: baseline
+arms:
+  - {name: baseline, title: as it is}
+  - name: without
+    title: without it
+    set: {training.momentum: 0.5}
+    claim: {statement: The error is higher., source: nowhere, direction: higher}
+  - {name: other, title: another, set: {training.weight_decay: 0.0}}
+recipes:
+  digits: {margin: 0.3, smallest_effect: 1.0}
+  few:
+    data: {source: digits, image_size: 16, train_images: 600}
+    network: alexnet-mini
+    input_size: 16
+    training: {epochs: 2, batch_size: 48, learning_rate: 0.008, flips: false}
+    margin: 0.3
+    smallest_effect: 1.0
+not_asked: {cifar10: its images are not at hand}
+"""
+IMAGES = 359
+# 每个数据集上各 arm 各种子错的图数
+WRONG = {
+    "digits": {
+        "baseline": [6, 7, 5, 8, 6, 7, 6, 5],
+        "without": [13, 15, 11, 17, 12, 15, 14, 11],
+        "other": [9, 8, 9, 10, 8, 10, 7, 8],
+    },
+    "few": {
+        "baseline": [20, 22, 19, 24, 21, 20, 23, 22],
+        "without": [24, 23, 25, 24, 27, 22, 24, 26],
+        "other": [16, 19, 14, 22, 15, 19, 18, 17],
+    },
+}
+# 两个数据集合成一族，四个比较；第一次看用去水平的五分之四
+FAMILY, SHARE = 4, 0.8
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[str]:
+    """The study with all its trials on record; returns the options that ask it."""
+    path, results = tmp_path / "mine.yaml", tmp_path / "results"
+    path.write_text(STUDY)
+    options = ["--study", str(path), "--dataset", "digits,few", "--seeds", "8", "--epochs", "2"]
+    options += ["--results", str(results)]
+    for plan in plan_studies(parsed_request(options)):
+        for trial in plan.trials:
+            wrong = WRONG[plan.dataset][trial.arm][trial.seed]
+            put(results, trial.config, wrong, test_wrong=wrong)
+    return options
+
+
+def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ablate.main([*asked, "--json"]) == 0
+    output = capsys.readouterr()
+    document, said = json.loads(output.out), output.err
+    assert [answer["answer"]["dataset"] for answer in document["answers"]] == ["digits", "few"]
+    assert re.search(r"^digits: 24 trials wanted, 24 on record", said, re.MULTILINE)
+    assert re.search(r"^few: 24 trials wanted, 24 on record", said, re.MULTILINE)
+    assert re.search(r"^together: 48 trials wanted, 48 on record, .* one family of all comparisons", said, re.MULTILINE)
+    joint = document["replication"]
+    assert joint["family"] == FAMILY
+    points = {
+        (dataset, arm): [100 * (one - other) / IMAGES for one, other in zip(of[arm], of["baseline"], strict=True)]
+        for dataset, of in WRONG.items()
+        for arm in ("without", "other")
+    }
+    tests = {name: stats.ttest_1samp(values, 0.0) for name, values in points.items()}
+    highest = 0.0
+    seen = {(on["dataset"], one["name"]): on for one in joint["comparisons"] for on in one["on"]}
+    for rank, name in enumerate(sorted(tests, key=lambda one: tests[one].pvalue)):
+        compared = seen[name]["compared"]
+        highest = max(highest, min(1.0, max(FAMILY - rank, FAMILY / 2) * tests[name].pvalue / SHARE))
+        assert compared["p"] == pytest.approx(tests[name].pvalue)
+        assert compared["adjusted_p"] == pytest.approx(highest)
+        level = 1.0 - compared["interval_level"] / 100.0
+        assert list(compared["interval"]) == pytest.approx(list(tests[name].confidence_interval(1.0 - level)))
+        assert (compared["word"] in ("supports", "higher", "lower")) == (highest <= 0.05)
+    without, other = joint["comparisons"]
+    assert (without["sentence"], without["replicates"]) == ("on 2 of 2", 2)
+    assert (other["sentence"], other["words"]) == ("higher on 1, lower on 1 of 2", {"higher": 1, "lower": 1})
+    assert not [field for field in document["replication"] if "pool" in field], "no effect over data sets"
+    # 页面只由答案做出：连记录都不在了也一样
+    folder = tmp_path / "results" / "studies" / "mine+digits+few"
+    assert document["page"] == str(folder / "report.html")
+    (tmp_path / "results" / "trials").rename(tmp_path / "elsewhere")
+    made = page_files(read_replication(folder))
+    assert {name: (folder / name).read_bytes() for name in made} == made
+    (tmp_path / "elsewhere").rename(tmp_path / "results" / "trials")
+    text = (folder / "report.md").read_text()
+    assert "| without | +2.02 points supports | +0.84 points supports | on 2 of 2 |" in text
+    assert "No effect is pooled" in text
+    # 同一份页面可以重做、核对，也看得到
+    again = ["mine", "--dataset", "digits,few", "--results", str(tmp_path / "results")]
+    before = (folder / "answer.json").read_bytes()
+    assert report.main(again) == 0
+    assert (folder / "answer.json").read_bytes() == before
+    assert report.main([*again, "--check"]) == 0
+    assert "mine+digits+few: every verdict is what the records say" in capsys.readouterr().out
+    (folder / "answer.json").write_bytes(before.replace(b"on 2 of 2", b"on 1 of 2"))
+    assert report.main([*again, "--check"]) == 1
+    assert "without: replicates on 1 of 2 in the page, replicates on 2 of 2 from the records" in capsys.readouterr().out
+    (folder / "answer.json").write_bytes(before)
+    (folder / "report.md").write_text(text.replace("No effect is pooled", "The mean effect is +1.4"))
+    assert report.main([*again, "--check"]) == 1
+    assert "report.md is not what answer.json says" in capsys.readouterr().out
+    assert status.main(["mine+digits+few", "--results", str(tmp_path / "results")]) == 0
+    assert "mine+digits+few on digits, few: 2 data sets" in capsys.readouterr().out
+
+
+def test_what_replicates_is_counted_by_the_claim_or_by_the_direction() -> None:
+    assert in_words(True, {"supports": 1, "inconclusive": 1}, 2) == (1, "on 1 of 2")
+    assert in_words(True, {"contradicts": 2}, 2) == (0, "on 0 of 2")
+    assert in_words(False, {"lower": 3}, 3) == (3, "lower on 3 of 3")
+    assert in_words(False, {"higher": 1, "lower": 2}, 4) == (2, "higher on 1, lower on 2 of 4")
+    assert in_words(False, {"equivalent": 2}, 2) == (0, "on 0 of 2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        (["--dataset", "digits,cifar10"], "study mine is not asked on cifar10: its images are not at hand"),
+        (["--dataset", "digits,imagenet"], "study mine has no recipe for data set 'imagenet'; it has: digits, few"),
+        (["--dataset", "digits,digits"], "--dataset names digits twice"),
+        (["--dataset", "digits,"], "--dataset digits,: '' is neither a data set nor DATASET=DIR"),
+        (["--dataset", "digits,few="], "'few=' is neither a data set nor DATASET=DIR"),
+        (
+            ["--dataset", "digits,few", "--seeds", "auto", "--max-seeds", "9"],
+            "--seeds auto closes the arms of one data",
+        ),
+        (["--dataset", "digits,few", "--sweep", "4", "--confirm", "2"], "--sweep, --confirm and --show are for one"),
+        (["--dataset", "digits,few", "--show"], "--sweep, --confirm and --show are for one data set"),
+        (["--dataset", "digits,few", "--null"], "--study paper and --null are asked on one data set at a time"),
+        (["--dataset", "digits,few", "--study", "paper"], "--study paper and --null are asked on one data set at a"),
+    ],
+)
+def test_what_cannot_be_asked_on_several_is_one_line_before_anything(
+    changes: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    study = [] if "--study" in changes else ["--study", str(tmp_path / "mine.yaml")]
+    assert ablate.main([*study, *changes, "--results", str(tmp_path / "results")]) == 2
+    output = capsys.readouterr()
+    assert line in output.err
+    assert (output.out, len(output.err.strip().splitlines())) == ("", 1)
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(LabError, match="run_study asks on one data set"):
+        run_study(tmp_path / "mine.yaml", dataset="digits,few", results=tmp_path / "results")
+
+
+def test_each_data_set_has_its_own_folder_or_the_one_that_is_given_to_all(tmp_path: Path) -> None:
+    request = parsed_request(["lrn", "--dataset", f"digits,cifar10={tmp_path}", "--data-root", str(tmp_path / "all")])
+    assert [(one.dataset, one.data_root) for one in request.question.on_each] == [
+        ("digits", None),
+        ("cifar10", tmp_path),
+    ]
+    request = parsed_request(["lrn", "--dataset", "imagefolder,digits", "--data-root", str(tmp_path)])
+    assert request.question.on_each[0].data_root == tmp_path
+    assert request.question.on_each[1].data_root is None
+    assert parsed_request(["lrn", "--dataset", f"cifar10={tmp_path}"]).question.data_root == tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_session_trains_both_and_a_stopped_one_goes_on(lab: Lab, tmp_path: Path) -> None:
+    (lab.home / "mine.yaml").write_text(STUDY)
+    asked = ("--study", "mine.yaml", "--dataset", "digits,few", "--seeds", "2", "--epochs", "1", "--no-dashboard")
+    code, output, errors = lab.ablate(*asked, "--slots", "1", "--max-gpu-hours", "1e-9")
+    assert code == 0, output + errors
+    # 先量一个种子，预算管的是两个数据集
+    assert "stopped at the budget: 1 of 2 seeds is complete" in output
+    first = {path: path.stat().st_mtime_ns for path in lab.results.glob("trials/*/result.json")}
+    assert len(first) == 6
+    code, output, errors = lab.ablate(*asked, "--slots", "1")
+    assert code == 0, output + errors
+    assert "together: 12 trials wanted, 6 on record, 6 to train" in output
+    assert output.count("Ray dashboard") <= 1
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    members = [json.loads(line) for line in (lab.results / "studies/mine+digits+few/members.jsonl").open()]
+    assert {(row["dataset"], row["arm"].split("-")[0]) for row in members} == {("digits", "digits"), ("few", "few")}
+    for folder in ("mine", "mine-few", "mine+digits+few"):
+        assert (lab.results / "studies" / folder / "report.html").is_file()
+    assert "Replicates on how many of 2 data sets" in output
