@@ -18,7 +18,6 @@ from orchestrator.records.files import write_atomically
 from orchestrator.replication.answer import Replicated, Replication
 from orchestrator.reporting.files import ANSWER, PAGE, SUMS, TEXT, csv_of, sums
 from orchestrator.reporting.markup import latex_table, sections_markdown
-from orchestrator.reporting.page import claims_page
 from orchestrator.reporting.story import Section
 from orchestrator.reporting.text_tables import TextTable
 
@@ -79,6 +78,9 @@ def lead(replication: Replication) -> str:
 
 def page_files(replication: Replication) -> dict[str, bytes]:
     """Returns the files of the page; `answer.json` is the last: where it is, the rest is complete."""
+    # 网页带着 matplotlib：只有要写才加载
+    from orchestrator.reporting.page import claims_page
+
     tables = (replicates_table(replication), each_table(replication), _arms_table(replication))
     sections = [
         Section("Replicates", lead(replication), tables=[tables[0]], notes=replication.notes),
