@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from alexnet_core.configuration.frozen import Frozen
+from alexnet_core.configuration.named_networks import recipe_names
 from search_spaces.space import FieldPath
 
 LONGEST_NAME = 48
@@ -64,6 +65,18 @@ class Claim(Frozen):
         return "top1_points" if self.points is None else "points"
 
 
+class Published(Frozen):
+    """A number that a source gives for an arm itself.
+
+    Attributes:
+        value: The primary metric, in the unit in which it is shown: 18.0 for an error of 18 %.
+        source: Where it says so: the paper's section, or the original file.
+    """
+
+    value: float
+    source: Text
+
+
 class Arm(Frozen):
     """One variant of the network or its training.
 
@@ -80,6 +93,8 @@ class Arm(Frozen):
             baseline's `parameters` or `multiply_adds`.
         by: That field, a whole number.
         levels: Of an arm that a design makes: the level of each factor, by the factor's name.
+        network: A named network, trained as its source trained it, in place of the recipe's; `set`, `remove` edit it.
+        published: Of a reproduction: what the arm's own metric is compared with.
     """
 
     name: Name
@@ -92,6 +107,15 @@ class Arm(Frozen):
     match: Literal["parameters", "multiply_adds"] | None = Field(default=None, exclude=True)
     by: FieldPath | None = Field(default=None, exclude=True)
     levels: dict[str, str] = Field(default={}, exclude_if=is_absent)
+    network: Text | None = Field(default=None, exclude_if=is_absent)
+    published: Published | None = Field(default=None, exclude_if=is_absent)
+
+    @field_validator("network")
+    @classmethod
+    def _check_network(cls, name: str | None) -> str | None:
+        if name is not None and name not in recipe_names():
+            raise ValueError(f"there is no network {name!r}; networks: {', '.join(recipe_names())}")
+        return name
 
     @model_validator(mode="after")
     def _check_match(self) -> Self:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from search_spaces.arm import Arm, Claim, Name
+from search_spaces.arm import Arm, Claim, Name, Published
 from search_spaces.design import DesignName, Level, factor_name, level_title
 
-Kind = Literal["arm", "step", "pair", "main", "interaction"]
+Kind = Literal["arm", "step", "pair", "main", "interaction", "published"]
 Family = Literal["study", "steps"]
 Pairs = Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
 Compare = Literal["baseline", "previous", "all_pairs"] | Pairs
@@ -27,12 +27,14 @@ class Contrast:
     Attributes:
         name: Of an arm against the baseline the arm's; no two of a study are alike.
         title: What is compared, as shown.
-        weights: By arm, summing to zero; of two arms 1 and -1.
+        weights: By arm, summing to zero; of two arms 1 and -1; of an arm against a published value 1.
         kind: An `arm` against the baseline; a `step` against the arm before; a `pair`; of a factorial a `main` effect
             (a level against its factor's first, averaged over the other factors) or an `interaction` (how much that
-            effect changes with another factor's level: a difference of differences, averaged over the rest).
+            effect changes with another factor's level: a difference of differences, averaged over the rest); an arm
+            against a `published` value.
         family: Holm's family: `steps` are judged apart from the arms against the top of their ladder.
         claim: What a source says of it.
+        published: The value that is subtracted from the arm's, in the unit in which that is shown.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Contrast:
     kind: Kind
     family: Family = "study"
     claim: Claim | None = None
+    published: Published | None = None
 
     @property
     def pair(self) -> tuple[str, str] | None:
@@ -85,6 +88,14 @@ def contrasts_of(
         return tuple(_pair(later, earlier, "pair") for earlier, later in pairs)
     assert not isinstance(compare, (str, type(None)))
     return tuple(_pair(first, second, "pair") for first, second in compare)
+
+
+def against_published(arms: Sequence[Arm]) -> tuple[Contrast, ...]:
+    """Returns each arm against what a source publishes of it."""
+    return tuple(
+        Contrast(f"{arm.name}-vs-published", arm.title, {arm.name: 1.0}, "published", published=arm.published)
+        for arm in arms
+    )
 
 
 def _against_baseline(arms: Sequence[Arm], baseline: str) -> Iterator[Contrast]:

@@ -19,7 +19,7 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.named_networks import network_names
 from alexnet_core.configuration.train_config import TrainingSpec
 from search_spaces.arm import NAME, Arm, Claim, Name, Text, is_absent
-from search_spaces.contrast import MOST_CONTRASTS, Compare, Contrast, contrasts_of
+from search_spaces.contrast import MOST_CONTRASTS, Compare, Contrast, against_published, contrasts_of
 from search_spaces.design import DesignName, Factors, Level, in_order, with_arms
 from search_spaces.errors import StudyError, mistake, reason
 from search_spaces.script import Script
@@ -32,6 +32,7 @@ RESERVED = ("paper",)
 WITHOUT_SUFFIX = "digits"
 # 只有一个配方、不分数据集的研究常用的名字
 ONLY_RECIPE = "default"
+FEWEST_COMPARED = 2
 FEWEST_TUNING_TRIALS, MOST_TUNING_TRIALS = 2, 500
 PrimaryMetric = Literal["top1_error", "training_error", "generalisation_gap", "epochs_to_training_error"]
 PRIMARY_METRICS: tuple[str, ...] = get_args(PrimaryMetric)
@@ -158,6 +159,8 @@ class Study(Frozen):
     """A question, its arms, and how it is asked on each data set.
 
     Attributes:
+        kind: `reproduction` asks of each arm whether it comes to the value that its source publishes; None compares
+            arms with each other.
         core: What is trained: a core's name (`torchvision`, `my_package.my_core`, `my_core.py`), or a script as it is
             declared; None for AlexNet.
         name: Short name, also of its folder in the results.
@@ -168,7 +171,8 @@ class Study(Frozen):
             are written out.
         factors: Of a design, by name: levels by name, the first that of the full recipe. In the file a plain list of
             values is enough where the factor's name is the field that they are values of.
-        baseline: The arm that the others are compared with; what a design calls its full recipe.
+        baseline: The arm that the others are compared with; what a design calls its full recipe. A reproduction, which
+            compares no arms, has its first there.
         arms: All arms, those of the design first.
         compare: What is compared: each arm with the `baseline` or with the `previous` one, `all_pairs`, or pairs of
             arms, the first minus the second; None for what the design asks (`contrast.py`), else the baseline.
@@ -185,6 +189,7 @@ class Study(Frozen):
         not_asked: Data sets on which the study makes no sense, and why.
     """
 
+    kind: Literal["reproduction"] | None = Field(default=None, exclude_if=is_absent)
     core: Text | Script | None = Field(default=None, exclude_if=is_absent)
     name: Name
     question: Text
@@ -193,7 +198,7 @@ class Study(Frozen):
     design: DesignName | None = Field(default=None, exclude_if=is_absent)
     factors: Factors | None = Field(default=None, exclude_if=is_absent)
     baseline: Name
-    arms: tuple[Arm, ...] = Field(min_length=2)
+    arms: tuple[Arm, ...] = Field(min_length=1)
     compare: Compare | None = Field(default=None, exclude_if=is_absent)
     primary_metric: str = "top1_error"
     statistic: Statistic = "difference"
@@ -207,6 +212,8 @@ class Study(Frozen):
     def _fill(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
+        if content.get("kind") == "reproduction":
+            content = _reproduction_filled(content)
         of_core = content.get("core") is not None
         if of_core:
             content = {"primary_metric": "", **content}
@@ -214,7 +221,7 @@ class Study(Frozen):
             recipes = {name: _filled(name, recipe) for name, recipe in content["recipes"].items()}
             content = {**content, "recipes": recipes}
         of_kind = _of_core_mistakes if of_core else _alexnet_mistakes
-        if mistakes := [*of_kind(content), *_compare_mistakes(content.get("compare"))]:
+        if mistakes := [*of_kind(content), *_compare_mistakes(content.get("compare")), *_kind_mistakes(content)]:
             raise ValidationError.from_exception_data("Study", mistakes)
         return with_arms(content)
 
@@ -248,6 +255,14 @@ class Study(Frozen):
             raise ValueError(f"not_asked: {both[0]} has a recipe too; leave one of them out")
         if "sweep" in names:
             raise ValueError("arms: none can be called sweep: the sweep's points are")
+        return self
+
+    @model_validator(mode="after")
+    def _check_kind(self) -> Self:
+        if self.kind is None and len(self.arms) < FEWEST_COMPARED:
+            raise ValueError("arms: must have at least 2 entries, not 1; one arm alone is asked by kind: reproduction")
+        if self.kind is not None and self.statistic != "difference":
+            raise ValueError("statistic: a published value is compared by the difference; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -302,6 +317,8 @@ class Study(Frozen):
     @property
     def contrasts(self) -> tuple[Contrast, ...]:
         """What is compared."""
+        if self.kind == "reproduction":
+            return against_published(self.arms)
         return contrasts_of(self.arms, self.baseline, self.compare, self.design, self.factors)
 
     def arm(self, name: str) -> Arm:
@@ -330,6 +347,54 @@ def _filled(dataset: str, recipe: Any) -> Any:
     written = recipe.get("training")
     training = {**plain["training"], **written} if isinstance(written, dict) else plain["training"]
     return {**plain, **recipe, **({"training": training} if written is None or isinstance(written, dict) else {})}
+
+
+def _reproduction_filled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A reproduction as written, with what a comparison would have to say and it need not."""
+    arms, recipes = content.get("arms"), content.get("recipes")
+    first = arms[0].get("name") if isinstance(arms, (list, tuple)) and arms and isinstance(arms[0], Mapping) else None
+    filled = {"baseline": first, **content}
+    if isinstance(recipes, Mapping):
+        # 没有要找的效应：只问区间与界
+        filled["recipes"] = {
+            name: {"smallest_effect": recipe.get("margin"), **recipe} if isinstance(recipe, Mapping) else recipe
+            for name, recipe in recipes.items()
+        }
+    return filled
+
+
+def _kind_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
+    """What a reproduction may not say, and what only it may, each at its place."""
+    reproduces = content.get("kind") == "reproduction"
+    arms = content.get("arms")
+    for number, arm in enumerate(arms if isinstance(arms, (list, tuple)) else ()):
+        if not isinstance(arm, Mapping):
+            continue
+        if reproduces and arm.get("published") is None:
+            yield mistake(reason("must say what is published of the arm: {value: 18.0, source: ...}"), _of(number), arm)
+        if not reproduces and arm.get("published") is not None:
+            yield mistake(reason("is for studies of kind: reproduction"), _of(number), arm["published"])
+        if content.get("core") is not None and arm.get("network") is not None:
+            why = reason("is for studies of AlexNet; the fields of another core stand under set")
+            yield mistake(why, ("arms", number, "network"), arm["network"])
+    if not reproduces:
+        return
+    for name in ("compare", "design", "factors", "retune", "sweep"):
+        if content.get(name) is not None:
+            yield mistake(
+                reason("goes with arms that are compared, not with kind: reproduction"), (name,), content[name]
+            )
+    if isinstance(arms, (list, tuple)) and arms and content["baseline"] not in (None, _name_of(arms[0])):
+        why = reason("a reproduction compares each arm with what is published of it; leave it out")
+        yield mistake(why, ("baseline",), content["baseline"])
+
+
+def _of(number: int) -> tuple[str | int, ...]:
+    return ("arms", number, "published")
+
+
+def _name_of(arm: Any) -> Any:
+    return arm.get("name") if isinstance(arm, Mapping) else None
 
 
 def _alexnet_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:

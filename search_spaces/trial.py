@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import JsonValue
 
-from alexnet_core.configuration.named_networks import network, prepared_size
+from alexnet_core.configuration.named_networks import network, network_of_recipe, prepared_size, training_recipe
 from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.data.dataset import DataSummary
@@ -291,11 +291,25 @@ def unfold(study: Study, base: TrialConfig, seeds: Sequence[int]) -> tuple[Plann
 
 def _arm_config(study: Study, base: TrialConfig, arm: Arm) -> TrialConfig:
     """An arm's configuration; a mistake knows its place in the study's file."""
+    if arm.network is not None and isinstance(base, TrainConfig):
+        base = _as_published(base, arm.network, f"arm {arm.name}")
     what = f"arm {arm.name}" if isinstance(base, CoreConfig) else f"arm {arm.name} on network {base.network.name}"
     try:
         return edited(base, arm.set, arm.remove, what)
     except StudyError as error:
         raise StudyError(str(error), _location(study, base, arm, _mistaken_field(base, arm))) from error
+
+
+def _as_published(base: TrainConfig, name: str, what: str) -> TrainConfig:
+    """The data of a configuration with a named network, trained as its source trained it."""
+    spec = network_of_recipe(name)
+    size = min(spec.input_size, base.data.image_size)
+    plain = {
+        **base.model_dump(mode="json"),
+        "network": {**spec.model_dump(mode="json"), "input_size": size, "classes": base.network.classes},
+        "training": training_recipe(name).model_dump(mode="json"),
+    }
+    return validated(plain, f"{what} on network {spec.name}")
 
 
 def _location(study: Study, base: TrialConfig, arm: Arm, field: tuple[str, ...]) -> tuple[str | int, ...]:

@@ -46,7 +46,7 @@ class ListedStudy(Frozen):
         claim: The paper's claim in words.
         primary_metric: What is judged.
         statistic: How arms are compared.
-        baseline: The arm that the others are compared with.
+        baseline: The arm that the others are compared with; empty for a reproduction.
         arms: All arms.
         datasets: Data sets that it has a recipe for.
         not_asked: Data sets on which it makes no sense, and why.
@@ -86,7 +86,7 @@ def listed_studies() -> StudiesDocument:
                 claim="" if study.claim is None else study.claim.statement,
                 primary_metric=study.primary_metric,
                 statistic=study.statistic,
-                baseline=study.baseline,
+                baseline="" if study.kind == "reproduction" else study.baseline,
                 arms=tuple(ListedArm(name=arm.name, title=arm.title) for arm in study.arms),
                 datasets=tuple(study.recipes),
                 not_asked=study.not_asked,

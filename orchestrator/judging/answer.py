@@ -12,7 +12,7 @@ from pydantic import Field
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.scales import Scale, ScaleName, scale_of
 from orchestrator.planning.retuning import TuningTrial
-from search_spaces.arm import is_absent
+from search_spaces.arm import Published, is_absent
 from search_spaces.contrast import Family, Kind
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, readable
 from search_spaces.design import DesignName
@@ -181,14 +181,16 @@ class ContrastAnswer(Compared):
     """A comparison that is not an arm's against the baseline.
 
     Attributes:
-        kind: `step`, `pair`, `main` or `interaction`, see `Contrast`.
+        kind: `step`, `pair`, `main`, `interaction` or `published`, see `Contrast`.
         family: Its family of tests: `study`, or the `steps` of a ladder.
         weights: By arm, summing to zero; a difference is the weighted sum of the arms' values of one seed.
+        published: What is subtracted from the value of the one arm of a reproduction, and where it is published.
     """
 
     kind: Kind
     family: Family
     weights: dict[str, float]
+    published: Published | None = Field(default=None, exclude_if=is_absent)
 
 
 class SweepPoint(Frozen):
@@ -430,6 +432,11 @@ class Answer(Frozen):
         """All that is compared and carries a word: arms against the baseline, then the other contrasts."""
         arms = (arm for arm in self.arms if not arm.is_baseline and arm.word != NOT_JUDGED)
         return (*arms, *self.contrasts)
+
+    @property
+    def reproduces(self) -> bool:
+        """Whether arms are compared with published values, rather than with each other."""
+        return any(contrast.published is not None for contrast in self.contrasts)
 
     @property
     def chosen_by(self) -> str:

@@ -241,6 +241,7 @@ def _combined_evidence(
         without_ratio=sum(any(map(judged.lacks_ratio, of_seed.values())) for of_seed in together),
         same_trials=same_trials,
         claimed_points=claimed_points,
+        is_published=contrast.published is not None,
     )
 
 
@@ -262,6 +263,10 @@ def contrast_of(contrast: Contrast, rows: Mapping[str, Row], judged: JudgedMetri
         rows: The row of each of its arms.
         judged: The primary metric.
     """
+    if contrast.published is not None:
+        (row,) = rows.values()
+        value = judged.value(row) if judged.known(row) else None
+        return None if value is None else value - contrast.published.value
     # 权重之和为零，所以从哪个 arm 起算都一样；两个 arm 时就是它们的差，分毫不差
     start = min(contrast.weights, key=lambda arm: contrast.weights[arm])
     parts = []

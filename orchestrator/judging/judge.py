@@ -201,6 +201,10 @@ def _arm(arm: Arm, evidence: Evidence, cells: Cells, look: Look, recipe: Recipe)
         "seconds": sum(seconds) / len(seconds) if seconds else None,
         "levels": arm.levels,
     }
+    if evidence.study.kind == "reproduction":
+        # 各 arm 只与公布的数比，彼此不比
+        facts |= {"is_baseline": False, "costs": arm_costs(rows, rows)}
+        return ArmAnswer(**facts, word=NOT_JUDGED, sentence="judged against what is published of it")
     # 每个 arm 只与基线的同一批种子配对
     together = min(len(rows), len(cells[baseline]))
     facts["costs"] = arm_costs(cells[baseline][:together], rows[:together])
@@ -240,6 +244,9 @@ def _contrast(contrast: Contrast, cells: Cells, judged: JudgedMetric, look: Look
     words = _judged(look.verdicts[contrast.name], judged, recipe, list(differences.values()))
     if words["word"] == "same trials":
         words["sentence"] = "the same trials on both sides"
+    if contrast.published is not None:
+        # 要多少种子看的是差有多大，这里没有要找的差
+        words["seeds_needed"] = None
     return ContrastAnswer(
         name=contrast.name,
         title=contrast.title,
@@ -249,6 +256,7 @@ def _contrast(contrast: Contrast, cells: Cells, judged: JudgedMetric, look: Look
         kind=contrast.kind,
         family=contrast.family,
         weights=dict(contrast.weights),
+        published=contrast.published,
         **facts,
         **_claimed(contrast.claim),
         **words,

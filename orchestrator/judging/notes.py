@@ -134,7 +134,13 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
     by_signs, scale = statistic.by_signs, answer.scale
     families = _families(answer)
     family = max(families.values(), key=len, default=())
-    if family:
+    if family and answer.reproduces:
+        yield (
+            f"Reproduces means that the whole interval of the mean minus the published value lies {_inside(answer)}, "
+            "does not reproduce that none of it does; intervals are at the level at which each was tested (one-sample "
+            f"t over seeds, Holm over {counted(len(family), 'published value')} at {answer.alpha:.3g}{_kept(answer)})."
+        )
+    elif family:
         each = "each" if answer.contrasts else "each arm"
         yield (
             f"Equivalent means {scale.margin(answer.margin)}; intervals are at the level at which {each} was tested "
@@ -180,6 +186,13 @@ def _families_in_words(families: Mapping[str, Sequence[Compared]]) -> str:
 
 def _on_the_contrasts(answer: Answer) -> Iterator[str]:
     """How the numbers of contrasts are to be read."""
+    told = [
+        f"{', '.join(one.weights)} {in_unit(one.published.value, one.unit)} ({one.published.source})"
+        for one in answer.contrasts
+        if one.published is not None
+    ]
+    if told:
+        yield f"Published, each measured on a test set, whose own error is in it too: {'; '.join(told)}."
     kinds = {one.kind for one in answer.contrasts}
     if "steps" in {one.family for one in answer.contrasts}:
         against = " Each arm is also judged against the top of the ladder, as a family of its own."
@@ -192,6 +205,10 @@ def _on_the_contrasts(answer: Answer) -> Iterator[str]:
             "A main effect is a level against its factor's first, averaged over the levels of the other factors; an "
             "interaction (a:b) is how much the one's effect changes with the other's, a difference of differences."
         )
+
+
+def _inside(answer: Answer) -> str:
+    return answer.scale.margin(answer.margin)
 
 
 def _kept(answer: Answer) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchestrator.judging.answer import RETUNED_STUDY, Answer, ArmAnswer, Compared
+from orchestrator.judging.answer import RETUNED_STUDY, Answer, ArmAnswer, Compared, ContrastAnswer
 from orchestrator.judging.scales import scale_of
 from orchestrator.statistics.paired import MOST_SEEDS, ROUNDING
 from search_spaces.core_config import PERCENT, number_in, significant
@@ -58,6 +58,8 @@ def interval(arm: Compared) -> str:
 
 def claimed(arm: Compared) -> str:
     """Returns the source's number."""
+    if isinstance(arm, ContrastAnswer) and arm.published is not None:
+        return number_in(arm.published.value, arm.unit)
     if arm.claimed_ratio is not None:
         return f"×{arm.claimed_ratio:g}"
     if arm.unit != PERCENT:
@@ -67,6 +69,8 @@ def claimed(arm: Compared) -> str:
 
 def source_heading(answer: Answer) -> str:
     """Returns what the source's numbers are called: the paper's, or what somebody claims in a study of their own."""
+    if answer.reproduces:
+        return "published"
     return "paper" if is_of_the_paper(answer) else "claimed"
 
 

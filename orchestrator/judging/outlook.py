@@ -67,6 +67,8 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
 
 def _noun(plan: Plan) -> str:
     """What is compared: arms with the baseline, or other contrasts."""
+    if plan.study.kind == "reproduction":
+        return "published value"
     return "arm" if all(contrast.kind == "arm" for contrast in plan.study.contrasts) else "contrast"
 
 

@@ -157,7 +157,7 @@ class PlanFile(BaseModel):
         """What the study compares; None where that is each arm with the baseline."""
         asked = self.plain_asked if isinstance(self.plain_asked, dict) else {}
         # 旧文件没有这两个字段，研究也不必为此重新验证
-        return self.study_definition.contrasts if asked.get("compare") or asked.get("design") else None
+        return self.study_definition.contrasts if any(map(asked.get, ("compare", "design", "kind"))) else None
 
     @property
     def content(self) -> dict[str, Any]:
@@ -387,6 +387,7 @@ def _comparison(asked: Mapping[str, Any]) -> dict[str, Any]:
         "primary_metric": asked.get("primary_metric", "top1_error"),
         # 旧文件没有的字段，就是当时唯一的做法
         "statistic": asked.get("statistic", "difference"),
+        "kind": asked.get("kind"),
         "design": design,
         "compare": asked.get("compare") or ("baseline" if design is None else None),
     }

@@ -54,7 +54,7 @@ def arm_remarks(plan: Plan) -> list[str]:
     """Says of which arms the edits change nothing, or the size of maps that they do not name."""
     first = {trial.arm: trial for trial in plan.trials[: len(plan.study.arms)]}
     baseline = first.pop(plan.study.baseline, None)
-    if baseline is None or plan.null:
+    if baseline is None or plan.null or plan.study.kind == "reproduction":
         return []
     lines = []
     for arm, trial in first.items():

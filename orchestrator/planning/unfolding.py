@@ -42,6 +42,7 @@ def plan_study(
             f"--core {question.core}: study {study.name} trains AlexNet and names no core; leave it out",
             exit_code=ExitCode.WRONG_USE,
         )
+    _check_kind(study, question, sweep)
     study = _with_space(study.on(question.dataset), sweep)
     number, max_seeds = _planned_seeds(study, recipe, question)
     summary: DataSummary | None
@@ -130,6 +131,30 @@ def recipe_on(study: Study, dataset: str) -> Recipe:
     return study.recipes[dataset]
 
 
+def _check_kind(study: Study, question: Question, sweep: SweepRequest) -> None:
+    """Refuses what would change a training that is to be as its source says, and what compares arms."""
+    if named := [arm.name for arm in study.arms if arm.network is not None]:
+        changed = {"--network": question.network, "--epochs": question.epochs, "--set": question.overrides}
+        if given := [option for option, value in changed.items() if value]:
+            raise LabError(
+                f"{given[0]}: arm {named[0]} of study {study.name} is a named network trained as its source trained "
+                "it; leave it out, or write a study whose arm sets what you change",
+                exit_code=ExitCode.WRONG_USE,
+            )
+    asked = {
+        "--sweep": sweep.points,
+        "--retune": question.retune,
+        "--null": question.null,
+        "--matched": question.matched,
+    }
+    if study.kind == "reproduction" and (given := [option for option, value in asked.items() if value]):
+        raise LabError(
+            f"{given[0]} goes with arms that are compared with each other; study {study.name} is a reproduction: leave "
+            "it out",
+            exit_code=ExitCode.WRONG_USE,
+        )
+
+
 def _check_choices(study: Study, sweep: SweepRequest, *, tunes: bool) -> None:
     """Refuses what chooses or judges by a validation error where no image is held out."""
     asked = {
@@ -174,6 +199,8 @@ def no_looks_at(study: Study, recipe: Recipe) -> str:
         study: The study, on a data set.
         recipe: Its recipe there.
     """
+    if study.kind == "reproduction":
+        return "an interval is held against a margin around what is published, and its looks have no such boundary"
     if recipe.threshold is not None:
         return "its times to a threshold are compared by the sign test, whose looks have no such boundary"
     if any(arm.views != 1 for arm in study.arms):

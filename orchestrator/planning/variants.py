@@ -33,7 +33,7 @@ MOST_DOUBLED = 2**24
 # 一个配置的规模：parameters 或 multiply_adds
 Size = Callable[[TrialConfig, str], int]
 # 设计与比较方式不再适用：只拿 arm 与基线比
-AGAINST_BASELINE = {"design": None, "factors": None, "compare": None}
+AGAINST_BASELINE = {"kind": None, "design": None, "factors": None, "compare": None}
 
 
 def with_controls(study: Study, base: TrialConfig, code: CoreCode | None = None) -> Study:

@@ -31,6 +31,7 @@ MEANINGS: Mapping[str, str] = {
     "in brackets the smallest that so few seeds can give",
     "paper": "what the paper reports for its own data; shown beside, not tested",
     "claimed": "what the source claims; shown beside, not tested",
+    "published": "what the source gives for its own training; the interval is held against it",
     "verdict": "what the seeds say by the rules that were written down before the training",
     "seeds needed": "seeds that would find the smallest effect worth finding four times out of five; of undecided arms",
     "p of this arm alone": "the p value without the correction for the number of arms; no verdict rests on it",
@@ -176,7 +177,12 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
     # 先是判词，后是凭据：读者从结论读到来源
     sections = [
         Section("Verdicts", "", drawn("waterfall", "differences"), _verdict_tables(answer), answer.notes),
-        Section("Cell means", _cells_lead(answer), drawn("cells"), _cell_tables(answer)),
+        Section(
+            "Mean of each arm" if answer.reproduces else "Cell means",
+            _cells_lead(answer),
+            drawn("cells"),
+            _cell_tables(answer),
+        ),
         *_retuned(answer),
         Section("Arms", "", (), [text_tables.arm_table(answer)]),
         Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, Compared, ContrastAnswer
-from orchestrator.judging.notes import on_seeds_needed, on_top5
+from orchestrator.judging.notes import in_unit, on_seeds_needed, on_top5
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.output.fitting import cards, fits, fitting, print_text
 from orchestrator.reporting.text_tables import (
@@ -21,6 +21,7 @@ from orchestrator.reporting.text_tables import (
     contrasts_in_words,
     verdict_table,
 )
+from orchestrator.statistics.verdict import DOES_NOT, REPRODUCES
 
 WORD_STYLES = {
     "supports": "bold green",
@@ -28,6 +29,8 @@ WORD_STYLES = {
     "higher": "bold yellow",
     "lower": "bold yellow",
     "equivalent": "bold cyan",
+    REPRODUCES: "bold green",
+    DOES_NOT: "bold red",
     "inconclusive": "bold magenta",
 }
 
@@ -119,6 +122,8 @@ def _other(one: Compared) -> str:
     """What something is compared with, as its owner: `the baseline's`."""
     if not isinstance(one, ContrastAnswer):
         return "the baseline's"
+    if one.published is not None:
+        return f"the published {in_unit(one.published.value, one.unit)}"
     if one.kind == "main":
         return "that of its factor's first level"
     if one.kind == "interaction":
@@ -139,6 +144,8 @@ def _consequence(answer: Answer, arm: Compared) -> str:
         "higher": "not by chance; nothing is claimed of it",
         "lower": "not by chance; nothing is claimed of it",
         "equivalent": f"no difference that matters, all of that is {margin}",
+        REPRODUCES: f"reproduced, all of that is {margin}",
+        DOES_NOT: f"not reproduced, none of that is {margin}",
         "inconclusive": f"{arm.n} seeds cannot tell whether that is chance",
     }.get(arm.word, arm.word)
 

@@ -134,6 +134,8 @@ def contrast_table(answer: Answer) -> TextTable:
 def contrasts_in_words(answer: Answer) -> str:
     """Says what the contrasts are, and what their numbers mean."""
     kinds = {contrast.kind for contrast in answer.contrasts}
+    if "published" in kinds:
+        return "reproductions: the mean minus the published value"
     ratio = STATISTICS[answer.statistic].scale != "points"
     if "main" in kinds:
         return "effects: a level against its factor's first; a:b is how much one's effect changes with the other's"

@@ -246,7 +246,8 @@ def _run_facts(plan: Plan, settings: RunSettings) -> RunFacts:
         dashboard=settings.facts.dashboard,
         dataset=plan.dataset,
         arms=tuple(arm.name for arm in plan.study.arms),
-        baseline=plan.study.baseline,
+        # 各 arm 只与公布的数比，少了哪个都不碍别的
+        baseline="" if plan.study.kind == "reproduction" else plan.study.baseline,
         seeds=len(plan.seeds),
         may_grow=settings.may_grow,
     )

@@ -22,6 +22,7 @@ from orchestrator.statistics.paired import (
 )
 from orchestrator.statistics.signs import Between, median, median_interval, sign_test_p
 
+REPRODUCES, DOES_NOT = "reproduces", "does not reproduce"
 LOOKED_AT_ONCE = ShareOfLevel(1.0)
 TOO_FEW = f"no verdict: fewer than {FEWEST_SEEDS} seeds"
 
@@ -44,6 +45,8 @@ class ArmEvidence:
         claimed_points: The paper's number (arm minus baseline), whose sign decides between supports and contradicts.
         ratios: Log-ratios of times to a threshold, of the same seeds; where given, the sign test judges them.
         other: What the arm is compared with, as it is called where its trials were lost.
+        is_published: Whether the differences are the arm minus a published value, rather than minus other trials: then
+            the interval is held against the margin, and nothing else counts.
     """
 
     name: str
@@ -58,6 +61,7 @@ class ArmEvidence:
     claimed_points: float | None = None
     ratios: tuple[Between, ...] | None = None
     other: str = "baseline"
+    is_published: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Verdict:
     Attributes:
         word: `same trials`, `diverged on k of n`, `failed on k of n`, `baseline diverged on k of n` (or failed),
             `no ratio on k of n`, `identical in n seeds`, `the same difference in n seeds`, `equivalent`, `supports`,
-            `contradicts`, `higher`, `lower`, `inconclusive`, or `no verdict: ...`.
+            `contradicts`, `higher`, `lower`, `inconclusive`, or `no verdict: ...`; against a published value
+            `reproduces` or `does not reproduce`.
         in_family: Whether the arm counts in the Holm family.
         test: The paired test; None for the same trials.
         family_level: The arm's level in the family, over all looks.
@@ -228,7 +233,9 @@ def _verdict(
     interval = t_interval(test, level) if arm.ratios is None else median_interval(arm.ratios, level)
     significant = entry.adjusted_p <= alpha
     # 等效先于方向：显著而小到没有用处的差，仍叫等效
-    if -margin < interval[0] and interval[1] < margin:
+    if arm.is_published:
+        word = _against_published(interval, margin)
+    elif -margin < interval[0] and interval[1] < margin:
         word = "equivalent"
     elif significant:
         word = _direction(test.mean, arm.claimed_points)
@@ -246,6 +253,13 @@ def _verdict(
         sign_flip_floor=sign_flip_floor(test.n),
         differs_from_zero=word == "equivalent" and significant,
     )
+
+
+def _against_published(interval: tuple[float, float], margin: float) -> str:
+    """Whether an interval of the difference to a published value lies inside the margin, outside it, or across."""
+    if -margin < interval[0] and interval[1] < margin:
+        return REPRODUCES
+    return DOES_NOT if interval[1] < -margin or margin < interval[0] else "inconclusive"
 
 
 def _identical(test: PairedTest) -> str:
@@ -272,6 +286,8 @@ def sentence(word: str, differs_from_zero: bool = False, split: str = "test") ->
         "contradicts": f"contradicts the claim's direction, {where}",
         "higher": f"higher, {where} (no claim to compare with)",
         "lower": f"lower, {where} (no claim to compare with)",
+        REPRODUCES: f"reproduces the published value within the margin, {where}",
+        DOES_NOT: f"does not reproduce the published value, {where}",
         "equivalent": f"equivalent: no effect of practical size here, {where}",
         "inconclusive": f"inconclusive: these seeds cannot tell, {where}",
         "same trials": "the same trials as the baseline",

@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import Answer, Compared
+from orchestrator.judging.answer import Answer, Compared, ContrastAnswer
+from orchestrator.judging.notes import in_unit
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.reporting.figures.style import (
     COLOURS,
@@ -58,6 +59,7 @@ def differences_figure(answer: Answer) -> Picture:
         _decorate(axes, answer, arms)
         figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=4, fontsize=9.5)
         title = "What is compared" if answer.contrasts else f"Differences to {_baseline(answer)}"
+        title = "Against what is published" if answer.reproduces else title
         return picture(figure, NAME, title, differences_in_words(answer))
 
 
@@ -109,12 +111,13 @@ def _write_verdict(axes: Axes, arm: Compared, place: int, colour: str) -> None:
 
 
 def _decorate(axes: Axes, answer: Answer, arms: Sequence[Compared]) -> None:
-    axes.set_yticks(range(len(arms)), [f"{short(arm.name)}\nn = {arm.n}" for arm in reversed(arms)])
+    axes.set_yticks(range(len(arms)), [_tick(arm) for arm in reversed(arms)])
     axes.set_ylim(-0.62, len(arms) - 0.5)
     axes.margins(x=0.08)
     if STATISTICS[answer.statistic].scale == "points":
         unit = "percentage points" if answer.unit == PERCENT else answer.unit
         what = "contrasts" if answer.contrasts else f"arm minus {_baseline(answer)}"
+        what = "mean minus the published value" if answer.reproduces else what
         axes.set_xlabel(f"{answer.metric}, {what}, {unit}".rstrip(", "), labelpad=8)
     else:
         what = "contrasts as ratios" if answer.contrasts else f"arm over {_baseline(answer)}"
@@ -125,6 +128,14 @@ def _decorate(axes: Axes, answer: Answer, arms: Sequence[Compared]) -> None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
+
+
+def _tick(arm: Compared) -> str:
+    """What stands beside a row: the name, and the seeds; of a reproduction the value that its zero is."""
+    if isinstance(arm, ContrastAnswer) and arm.published is not None:
+        name = short(arm.name.removesuffix("-vs-published"))
+        return f"{name}\npublished {in_unit(arm.published.value, arm.unit)}, n = {arm.n}"
+    return f"{short(arm.name)}\nn = {arm.n}"
 
 
 def ratio_ticks(axes: Axes) -> None:
@@ -197,5 +208,5 @@ def _legend(answer: Answer, arms: Sequence[Compared]) -> list[Line2D | Patch]:
 
 def _margin(answer: Answer) -> str:
     if STATISTICS[answer.statistic].scale == "points":
-        return f"margin ±{answer.margin:g}"
+        return f"margin ±{answer.margin:g}{' around what is published' if answer.reproduces else ''}"
     return f"margin ×{1 / answer.margin:.3g} to ×{answer.margin:g}"

@@ -18,9 +18,12 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, NullLocator
 
 from alexnet_core.process.plotting import rendered, without_glyph_warnings
+from orchestrator.statistics.verdict import DOES_NOT, REPRODUCES
 
 # 色盲可分的 Okabe-Ito 色；“等效”与“无结论”永不同色
 COLOURS = {
+    REPRODUCES: "#00795a",
+    DOES_NOT: "#c04a00",
     "supports": "#00795a",
     "contradicts": "#c04a00",
     "higher": "#9a6a00",
