@@ -11,7 +11,7 @@ from alexnet_core.process.command_line import CommandParser
 from alexnet_core.process.interruption import stoppable
 from search_spaces.design import MOST_LEVELS
 from search_spaces.space import ALEXNET_FIELD
-from search_spaces.study import PRIMARY_METRICS, CommonRecipe, Study, common_recipes
+from search_spaces.study import FEWEST_COMPARED, PRIMARY_METRICS, CommonRecipe, Study, common_recipes
 
 
 @stoppable
@@ -56,7 +56,7 @@ def study_schema() -> dict[str, Any]:
             for pattern, value in recipes["patternProperties"].items()
         }
         schema |= _of_alexnet(recipes["patternProperties"])
-    return schema | _of_designs(schema)
+    return schema | _of_designs(schema) | _of_reproductions(full)
 
 
 def _of_designs(schema: dict[str, Any]) -> dict[str, Any]:
@@ -65,13 +65,30 @@ def _of_designs(schema: dict[str, Any]) -> dict[str, Any]:
     values = {"type": "array", "minItems": 2, "maxItems": MOST_LEVELS}
     patterns = factors["patternProperties"].items()
     factors["patternProperties"] = {pattern: {"anyOf": [levels, values]} for pattern, levels in patterns}
-    fewest = arms.pop("minItems")
-    written = {"required": ["arms", "baseline"], "properties": {"arms": {"minItems": fewest}}}
+    del arms["minItems"]
+    written = {"required": ["arms", "baseline"], "properties": {"arms": {"minItems": FEWEST_COMPARED}}}
+    published = {"arms": {"minItems": 1, "items": {"required": ["published"]}}}
     # 设计自己造 arm：写了 design，arms 与 baseline 就可以不写
     return {
         "required": [name for name in schema["required"] if name not in ("arms", "baseline")],
-        "anyOf": [written, {"required": ["design", "factors"]}],
+        "anyOf": [
+            written,
+            {"required": ["design", "factors"]},
+            {"required": ["kind", "arms"], "properties": published},
+        ],
     }
+
+
+def _of_reproductions(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What holds of comparisons alone: a reproduction looks for no effect.
+
+    Args:
+        recipe: The definition of a recipe, of which that becomes no part.
+    """
+    # 共用配方的定义与它共有这张表
+    recipe["required"].remove("smallest_effect")
+    needs = {"properties": {"recipes": {"additionalProperties": {"required": ["smallest_effect"]}}}}
+    return {"allOf": [{"if": {"not": {"required": ["kind"]}}, "then": needs}]}
 
 
 def _of_alexnet(recipes: Mapping[str, Any]) -> dict[str, Any]:

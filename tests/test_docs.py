@@ -230,6 +230,8 @@ def verdict_words() -> set[str]:
         "higher": ArmEvidence("a", apart, 4),
         "lower": ArmEvidence("a", below, 4),
         "equivalent": ArmEvidence("a", near, 4),
+        "reproduces": ArmEvidence("a", near, 4, is_published=True),
+        "does not reproduce": ArmEvidence("a", apart, 4, is_published=True),
         "inconclusive": ArmEvidence("a", scattered, 4),
         "identical": ArmEvidence("a", alike, 4),
         "the same difference": ArmEvidence("a", some, 4),

@@ -36,6 +36,7 @@ def test_every_study_of_the_package_fits_the_schema(name: str) -> None:
         (lambda study: study.pop("question"), "'question' is a required property"),
         (lambda study: study.update(nothing=1), "nothing"),
         (lambda study: study["recipes"]["digits"].pop("margin"), "'margin' is a required property"),
+        (lambda study: study["recipes"]["digits"].pop("smallest_effect"), "'smallest_effect' is a required property"),
         (lambda study: study["recipes"]["digits"].update(seeds=0), "0 is less than the minimum"),
         (lambda study: study["recipes"].update(mine={"margin": 1, "smallest_effect": 1}), "is a required property"),
         (lambda study: study["arms"][1].update(remove="lrn1"), "is not of type 'array'"),
