@@ -188,9 +188,9 @@ def _weights_of(layer: Weighted, shape: LayerShape, device: torch.device) -> nn.
             if isinstance(layer, Convolution)
             else nn.Linear(shape.inputs, shape.maps)
         )
-    module.to_empty(device=device)
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
+    # to_empty 会为形状的推导载入 sympy：每个 worker 多等一秒
+    for name, parameter in list(module.named_parameters()):
+        setattr(module, name, nn.Parameter(torch.zeros(parameter.shape, device=device)))
     if isinstance(module, nn.Conv2d):
         # channels_last 与输入的 NHWC 布局一致，省去逐层转换
         module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
