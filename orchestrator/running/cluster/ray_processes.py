@@ -67,25 +67,26 @@ def without_monitors(dashboard: bool, verbose: bool) -> Iterator[None]:
     """Within it Ray starts no process that nobody hears: each takes two seconds of CPU from the start, and 100 MB.
 
     Args:
-        dashboard: Whether the dashboard runs, which shows what the autoscaler's monitor reports.
+        dashboard: Whether the dashboard runs, which shows what the autoscaler's monitor reports. Without it Ray would
+            start its server all the same, for usage statistics, and wait for it.
         verbose: Whether Ray's logs are printed, which the log monitor collects.
     """
     from ray._private.node import Node
 
-    before = Node.start_monitor, Node.start_log_monitor
+    before = Node.start_monitor, Node.start_api_server, Node.start_log_monitor
 
-    def nothing(self: Any) -> None:
+    def nothing(self: Any, **options: Any) -> None:
         """Starts nothing."""
 
     # 一台机器不会自己长出节点；日志也没有人要听
     if not dashboard:
-        Node.start_monitor = nothing
+        Node.start_monitor = Node.start_api_server = nothing
     if not verbose:
         Node.start_log_monitor = nothing
     try:
         yield
     finally:
-        Node.start_monitor, Node.start_log_monitor = before
+        Node.start_monitor, Node.start_api_server, Node.start_log_monitor = before
 
 
 @contextmanager

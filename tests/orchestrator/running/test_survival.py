@@ -145,6 +145,8 @@ def its_raylet_dies_with_its_agent(lab: Lab, finished: int) -> None:
     small = [*lab.processes("ray::Broker"), *lab.processes("ray::ImplicitFunc")]
     assert len(small) >= 2
     assert not any(map(loads_torch, small)), names(small)
+    idle = ("dashboard/dashboard.py", "ray::SynchronizationActor", "ray::TrainStateActor", "log_monitor", "monitor.py")
+    assert not [title for title in idle if lab.processes(title)], "nobody hears them"
     # Ray 的 raylet 没有它的代理就自己退出；另一个代理在下面
     kill(lab, lambda title: "ray::RuntimeEnvAgent" in title)
     killed_at = time.monotonic()
