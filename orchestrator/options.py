@@ -89,6 +89,7 @@ def request_of(options: argparse.Namespace, arguments: Sequence[str]) -> Request
             retune=options.retune,
             tuning_trials=options.tuning_trials,
             null=options.null,
+            variance=options.variance,
             matched=options.matched,
             core=options.core,
         ),
@@ -236,6 +237,11 @@ def parser(*, exit_on_error: bool = True) -> argparse.ArgumentParser:
         "--null",
         action="store_true",
         help="judge the baseline against itself on as many other seeds: what is taken for a difference by chance",
+    )
+    what.add_argument(
+        "--variance",
+        action="store_true",
+        help="train the baseline with one source of randomness drawn anew at a time: which of them matters",
     )
     _add_sweep_options(made)
     data = made.add_argument_group("data and network")

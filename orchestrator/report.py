@@ -248,7 +248,7 @@ def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
             say(f"warning: {printable(str(error))}; left out")
             continue
         # 噪声基线是拿基线比它自己，不是谁的主张
-        if not plan_file.null:
+        if not (plan_file.null or plan.study.shows_variance):
             notes_look = os.access(folder, os.W_OK)
             judged = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
             studies.append(study_answer(judged, folder))

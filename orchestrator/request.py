@@ -44,6 +44,7 @@ class Question:
         retune: A field of the training that every arm tunes for itself; None leaves it to the study.
         tuning_trials: Of each arm; None leaves it to the study, 0 re-tunes nothing.
         null: Whether the baseline is judged against itself.
+        variance: Whether the baseline is trained with one source of randomness drawn anew at a time.
         matched: Whether arms get the controls of equal size that the study offers.
         core: The core whose code the user allows to be run; None for those allowed before.
     """
@@ -60,6 +61,7 @@ class Question:
     retune: str | None = None
     tuning_trials: int | None = None
     null: bool = False
+    variance: bool = False
     matched: bool = False
     core: str | None = None
 
@@ -71,8 +73,10 @@ class Question:
         """
         if self.is_paper and self.seeds == AUTO:
             raise _refusal("--study paper takes no --seeds auto: its studies share seeds; ask each alone")
-        if self.matched and (self.is_paper or self.null):
-            raise _refusal("--matched adds arms to one study; leave it out with --study paper and --null")
+        if self.matched and (self.is_paper or self.null or self.variance):
+            raise _refusal("--matched adds arms to one study; leave it out with --study paper, --null and --variance")
+        if self.null and self.variance:
+            raise _refusal("--null and --variance are two questions about the baseline: ask them one after the other")
         if self.seeds != AUTO and self.max_seeds is not None:
             raise _refusal("--max-seeds goes with --seeds auto")
         if self.seeds == AUTO and not FIRST_LOOK <= (self.max_seeds or 0) <= MOST_PLANNED_SEEDS:
@@ -85,8 +89,10 @@ class Question:
         names = self.datasets
         if twice := [name for name in names if names.count(name) > 1]:
             raise _refusal(f"--dataset names {twice[0]} twice")
-        if self.also and (self.is_paper or self.null):
-            raise _refusal("--study paper and --null are asked on one data set at a time; name one --dataset")
+        if self.also and (self.is_paper or self.null or self.variance):
+            raise _refusal(
+                "--study paper, --null and --variance are asked on one data set at a time; name one --dataset"
+            )
         if self.also and self.seeds == AUTO:
             raise _refusal(
                 "--seeds auto closes the arms of one data set, and several are judged together over whole arms: give "
@@ -274,18 +280,22 @@ class Request:
             LabError: With exit code 2.
         """
         question, sweeps = self.question, bool(self.sweep.points)
-        if question.is_paper and (sweeps or self.show is not None or question.null or question.retune is not None):
-            raise _refusal("--study paper takes no --sweep, --show, --null or --retune; ask the study itself")
+        alone = question.null or question.variance
+        if question.is_paper and (sweeps or self.show is not None or alone or question.retune is not None):
+            raise _refusal(
+                "--study paper takes no --sweep, --show, --null, --variance or --retune; ask the study itself"
+            )
         retunes = question.retune is not None or bool(question.tuning_trials)
-        if question.seeds == AUTO and (sweeps or question.null or retunes):
-            reason = "--sweep, --retune and --null need whole arms; ask for them alone"
+        if question.seeds == AUTO and (sweeps or alone or retunes):
+            reason = "--sweep, --retune, --null and --variance need whole arms; ask for them alone"
             raise _refusal(f"study {question.study} cannot be asked with --seeds auto: {reason}")
         if self.sweep.only and question.retune is not None:
             raise _refusal("--sweep-only trains no arm, so that --retune has nothing to tune; leave one of them out")
         if question.also and (sweeps or self.show is not None):
             raise _refusal("--sweep, --confirm and --show are for one data set: name one --dataset")
-        if question.null and (sweeps or question.retune is not None):
-            raise _refusal("--null takes neither --sweep nor --retune: it has the baseline alone")
+        if alone and (sweeps or question.retune is not None):
+            option = "--null" if question.null else "--variance"
+            raise _refusal(f"{option} takes neither --sweep nor --retune: it has the baseline alone")
 
 
 def _refusal(reason: str) -> LabError:

@@ -95,6 +95,7 @@ class Arm(Frozen):
         levels: Of an arm that a design makes: the level of each factor, by the factor's name.
         network: A named network, trained as its source trained it, in place of the recipe's; `set`, `remove` edit it.
         published: Of a reproduction: what the arm's own metric is compared with.
+        varies: Of an arm that `--variance` makes: what its seeds draw anew, all else being at seed 0; see `seeded`.
     """
 
     name: Name
@@ -109,6 +110,7 @@ class Arm(Frozen):
     levels: dict[str, str] = Field(default={}, exclude_if=is_absent)
     network: Text | None = Field(default=None, exclude_if=is_absent)
     published: Published | None = Field(default=None, exclude_if=is_absent)
+    varies: tuple[Text, ...] = Field(default=(), exclude_if=is_absent)
 
     @field_validator("network")
     @classmethod

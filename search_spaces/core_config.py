@@ -22,6 +22,12 @@ from search_spaces.errors import StudyError
 
 CORE_NAME = r"[a-z0-9][a-z0-9_-]{0,47}"
 METRIC_NAME = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
+SOURCE_NAME = r"[a-z][a-z0-9_]{0,31}"
+# 与各来源的名字并列：trial 自己的种子，即除划分以外的全部
+OWN_SEED = "seed"
+ALL_TOGETHER = "all_together"
+# 划分不随 trial 的种子走：没有要求时，各种子用同一个
+SPLIT = "split"
 PERCENT = "%"
 ALEXNET_NAME = "alexnet"
 LEAST_PLAIN_EXPONENT, MOST_PLAIN_EXPONENT = -4, 6
@@ -125,6 +131,7 @@ class CoreDescription(Frozen):
         deterministic: Whether the same seed gives the same numbers.
         has_sizes: Whether it says the sizes of a configuration.
         added_later: Fields that came after the first version, with the values that leave keys as they are.
+        randomness: Sources of randomness that each have a seed of their own.
     """
 
     name: Annotated[str, Field(pattern=rf"^{CORE_NAME}$")]
@@ -136,6 +143,10 @@ class CoreDescription(Frozen):
     deterministic: bool = True
     has_sizes: bool = False
     added_later: dict[str, JsonValue] = {}
+    # 后来才有：没有声明就不写，旧记录的字节不变
+    randomness: tuple[Annotated[str, Field(pattern=rf"^{SOURCE_NAME}$")], ...] = Field(
+        default=(), exclude_if=lambda sources: not sources
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -147,6 +158,21 @@ class CoreDescription(Frozen):
     def chosen(self) -> MetricDescription:
         """The metric that chooses."""
         return self.metrics[self.chosen_by]
+
+
+def usual_seed(source: str, seed: int) -> int:
+    """Returns by which seed a core's source of randomness is drawn where nothing else is said.
+
+    Args:
+        source: Its name.
+        seed: The trial's own.
+    """
+    return 0 if source == SPLIT else seed
+
+
+def unusual_seeds(seeds: Mapping[str, int], seed: int) -> dict[str, int]:
+    """Returns the seeds of those sources that the trial's own seed does not say already."""
+    return {source: other for source, other in seeds.items() if other != usual_seed(source, seed)}
 
 
 class CoreData(Frozen):
@@ -195,15 +221,29 @@ class CoreConfig(Frozen):
         fields: Of its configuration, all of them, as plain data.
         data: What it trains on.
         seed: Of the trial.
+        seeds: Those of sources of randomness that are drawn by another one than usual, see `usual_seed`.
     """
 
     core: CoreDescription
     fields: dict[str, JsonValue]
     data: CoreData
     seed: int = Field(ge=0, le=LARGEST_SEED)
+    seeds: dict[str, Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
+        default={}, exclude_if=lambda seeds: not seeds
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_usual_seeds(cls, content: Any) -> Any:
+        # 与平常的种子相同，就等于没有另给：还是同一个 trial
+        if isinstance(content, dict) and isinstance(content.get("seeds"), Mapping):
+            return {**content, "seeds": unusual_seeds(content["seeds"], content.get("seed", 0))}
+        return content
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
+        if strangers := sorted(set(self.seeds) - set(self.core.randomness)):
+            raise ValueError(f"seeds: core {self.core.name} declares no source of randomness {strangers[0]!r}")
         # 表里靠名字认 AlexNet 的行
         if self.core.name == ALEXNET_NAME:
             raise ValueError(f"core.name: {ALEXNET_NAME} is the built-in network, which is described otherwise")
@@ -358,7 +398,7 @@ def value_of(config: CoreConfig, path: str) -> Any:
 
 
 def key_content(config: CoreConfig) -> dict[str, Any]:
-    """Returns what names a trial: its core, version, fields, data and seed; not paths, metrics or units."""
+    """Returns what names a trial: its core, version, fields, data and seeds; not paths, metrics or units."""
     fields = deepcopy(config.fields)
     for path, default in config.core.added_later.items():
         if path in fields and fields[path] == default:
@@ -368,6 +408,7 @@ def key_content(config: CoreConfig) -> dict[str, Any]:
         "core": config.core.name,
         "data": config.data.digest,
         "seed": config.seed,
+        **({"seeds": config.seeds} if config.seeds else {}),
         "version": config.core.version,
     }
 

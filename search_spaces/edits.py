@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.train_config import SOURCES, SourceSeeds, TrainConfig
 from alexnet_core.configuration.wording import explain, nearest
 from search_spaces.arm import Arm
-from search_spaces.core_config import CoreConfig, TrialConfig, flattened, value_of
+from search_spaces.core_config import OWN_SEED, SPLIT, CoreConfig, TrialConfig, flattened, unusual_seeds, value_of
 from search_spaces.errors import StudyError
 
 Plain = dict[str, Any]
@@ -70,6 +70,34 @@ def _readable(plain: Plain, location: tuple[str | int, ...]) -> str:
         layer = plain["network"]["layers"][location[2]]["name"]
         parts = ["network", layer, *parts[4:]]
     return ".".join(parts)
+
+
+def seeded(config: TrialConfig, seed: int, varies: Sequence[str] = (OWN_SEED,)) -> TrialConfig:
+    """Returns a configuration in which a seed draws some sources of randomness, and all others are at seed 0.
+
+    Args:
+        config: The configuration; its own seeds play no part.
+        seed: The seed.
+        varies: What it draws: sources by name, `split` for training and validation images, `seed` for all but that.
+    """
+    own = seed if OWN_SEED in varies else 0
+    if isinstance(config, CoreConfig):
+        sources = {source: seed for source in varies if source != OWN_SEED}
+        return config.model_copy(update={"seed": own, "seeds": unusual_seeds(sources, own)})
+    others = {source: seed for source in SOURCES if source in varies and seed != own}
+    update: dict[str, Any] = {"seed": own, "seeds": SourceSeeds.model_validate(others)}
+    drawing = seed if SPLIT in varies else 0
+    if drawing != config.data.resplit:
+        update["data"] = config.data.model_copy(update={"resplit": drawing})
+    return config.model_copy(update=update)
+
+
+def drawn_apart(config: TrialConfig) -> tuple[str, ...]:
+    """Returns the sources of a trial that are drawn by another seed than its own; the split may be at 0 as well."""
+    if isinstance(config, CoreConfig):
+        return tuple(source for source, seed in config.seeds.items() if seed != config.seed)
+    split = [SPLIT] if config.data.resplit not in (0, config.seed) else []
+    return (*config.seeds.model_dump(), *split)
 
 
 def concrete_fields(config: TrialConfig, edits: Mapping[str, JsonValue], remove: Sequence[str], what: str) -> set[str]:

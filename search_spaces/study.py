@@ -117,6 +117,7 @@ class Recipe(Frozen):
         threshold: Running top-1 training error in percent, for `epochs_to_training_error`; of another core the value
             that its metric is to reach, in the unit in which it is shown.
         edits: Further fields of an arm on this data set, by the arm's name.
+        vary: What each seed draws anew beside what it always does: `split`, training and validation images.
     """
 
     data: RecipeData | None = Field(default=None, exclude_if=is_absent)
@@ -129,6 +130,7 @@ class Recipe(Frozen):
     smallest_effect: float = Field(gt=0)
     threshold: float | None = None
     edits: dict[Name, dict[FieldPath, JsonValue]] = {}
+    vary: Annotated[tuple[Literal["split"], ...], Field(max_length=1)] = Field(default=(), exclude_if=is_absent)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -233,6 +235,9 @@ class Study(Frozen):
     def _check_design(self) -> Self:
         if self.design is None and any(arm.levels for arm in self.arms):
             raise ValueError("arms: levels is what a design gives an arm; leave it out")
+        others = [arm for arm in self.arms if arm.name != self.baseline]
+        if self.shows_variance and not all(bool(arm.varies) == (arm in others) for arm in self.arms):
+            raise ValueError("arms: varies is what --variance gives an arm; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -281,6 +286,8 @@ class Study(Frozen):
             raise ValueError(f"compare: makes {len(contrasts):,} comparisons, more than {MOST_CONTRASTS:,}")
         if repeated := sorted(name for name, times in Counter(one.name for one in contrasts).items() if times > 1):
             raise ValueError(f"compare: {repeated[0]} is compared twice")
+        if self.shows_variance:
+            return self
         if alone := sorted(names - {arm for contrast in contrasts for arm in contrast.weights}):
             raise ValueError(f"compare: arm {alone[0]} is in no comparison; leave it out, or compare it")
         if self.statistic == "time_to_threshold" and any(contrast.pair is None for contrast in contrasts):
@@ -319,7 +326,14 @@ class Study(Frozen):
         """What is compared."""
         if self.kind == "reproduction":
             return against_published(self.arms)
+        if self.shows_variance:
+            return ()
         return contrasts_of(self.arms, self.baseline, self.compare, self.design, self.factors)
+
+    @property
+    def shows_variance(self) -> bool:
+        """Whether its arms are the baseline with some of its randomness drawn anew, so that nothing is compared."""
+        return any(arm.varies for arm in self.arms)
 
     def arm(self, name: str) -> Arm:
         """Returns the arm called `name`; raises KeyError."""
@@ -576,7 +590,8 @@ def _whose_folder(name: str) -> str | None:
         if name.startswith(f"{study_name}-"):
             studies = study_names() if study_name in RESERVED else (study_name,)
             datasets = {dataset for study in studies for dataset in load_study(study).recipes}
-            places = {"null", *datasets, *(f"null-{dataset}" for dataset in datasets)}
+            plans = ("null", "variance")
+            places = {*plans, *datasets, *(f"{plan}-{dataset}" for plan in plans for dataset in datasets)}
             if name.removeprefix(f"{study_name}-") in places - {WITHOUT_SUFFIX}:
                 return f"study {study_name}"
     return None

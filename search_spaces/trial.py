@@ -19,8 +19,8 @@ from alexnet_core.configuration.network_spec import NetworkSpec
 from alexnet_core.configuration.train_config import FIELDS_OUTSIDE_THE_KEY, DataSpec, TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from search_spaces.arm import Arm
-from search_spaces.core_config import CoreConfig, TrialConfig, key_content
-from search_spaces.edits import arm_fields, concrete_fields, edited, validated
+from search_spaces.core_config import OWN_SEED, CoreConfig, TrialConfig, key_content
+from search_spaces.edits import arm_fields, concrete_fields, edited, seeded, validated
 from search_spaces.errors import StudyError
 from search_spaces.study import RecipeData, Study
 from search_spaces.yaml_file import parse_scalar
@@ -113,20 +113,27 @@ def trial_key(config: TrialConfig) -> str:
 
 
 def configuration_key(config: TrialConfig) -> str:
-    """Returns the name of a configuration whatever its seed: 20 hex digits."""
-    return _key(canonical_json(config.model_copy(update={"seed": 0})))
+    """Returns the name of a configuration whatever its seeds, those of single sources included: 20 hex digits."""
+    return _key(canonical_json(seeded(config, 0)))
 
 
 def _key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def keys_by_seed(config: TrialConfig, seeds: Sequence[int]) -> dict[int, str]:
-    """Returns the key of a configuration under each of many seeds; its own seed plays no part."""
-    if isinstance(config, CoreConfig):
+def keys_by_seed(config: TrialConfig, seeds: Sequence[int], varies: Sequence[str] = (OWN_SEED,)) -> dict[int, str]:
+    """Returns the key of a configuration under each of many seeds; its own seeds play no part.
+
+    Args:
+        config: The configuration.
+        seeds: The seeds.
+        varies: What they draw anew, see `seeded`.
+    """
+    if isinstance(config, CoreConfig) or tuple(varies) != (OWN_SEED,):
         # 字段也可以叫 seed：按文本去找种子会找错
-        return {seed: trial_key(config.model_copy(update={"seed": seed})) for seed in seeds}
-    before, after = canonical_json(config.model_copy(update={"seed": 0})).split('"seed":0,')
+        return {seed: trial_key(seeded(config, seed, varies)) for seed in seeds}
+    config = seeded(config, 0)
+    before, after = canonical_json(config).split('"seed":0,')
     return {seed: _key(f'{before}"seed":{seed},{after}') for seed in seeds}
 
 
@@ -273,20 +280,33 @@ def unfold(study: Study, base: TrialConfig, seeds: Sequence[int]) -> tuple[Plann
     """
     # 所有 arm 用同一批种子：抽取按键，同种子的初值、次序、裁剪都相同，配对相减才有意义
     configs = {arm.name: _arm_config(study, base, arm) for arm in study.arms}
+    varies = {arm.name: varied_by(study, base, arm) for arm in study.arms}
     # 各种子的 JSON 只差一个数：大的研究有十万个 trial，不必逐个重新生成
-    keys = {name: keys_by_seed(config, seeds) for name, config in configs.items()}
+    keys = {name: keys_by_seed(config, seeds, varies[name]) for name, config in configs.items()}
     return tuple(
         PlannedTrial(
             arm=arm.name,
             seed=seed,
             phase="arm",
-            config=configs[arm.name].model_copy(update={"seed": seed}),
+            config=seeded(configs[arm.name], seed, varies[arm.name]),
             key=keys[arm.name][seed],
             views=arm.views,
         )
         for seed in seeds
         for arm in study.arms
     )
+
+
+def varied_by(study: Study, base: TrialConfig, arm: Arm) -> tuple[str, ...]:
+    """Returns what the seeds of an arm draw anew, see `seeded`.
+
+    Args:
+        study: The study.
+        base: The configuration that its arms start from.
+        arm: One of them.
+    """
+    recipe = study.recipes.get(base.data.name)
+    return arm.varies or (OWN_SEED, *(recipe.vary if recipe is not None else ()))
 
 
 def _arm_config(study: Study, base: TrialConfig, arm: Arm) -> TrialConfig:
@@ -361,7 +381,14 @@ def wrong_field(base: TrialConfig, edits: Mapping[str, JsonValue]) -> tuple[str,
 
 
 def point_trial(
-    base: TrialConfig, parameters: Mapping[str, JsonValue], seed: int, *, arm: str, phase: Phase, what: str
+    base: TrialConfig,
+    parameters: Mapping[str, JsonValue],
+    seed: int,
+    *,
+    arm: str,
+    phase: Phase,
+    what: str,
+    varies: Sequence[str] = (OWN_SEED,),
 ) -> PlannedTrial:
     """Returns the trial of a point that a sampler chose.
 
@@ -372,13 +399,10 @@ def point_trial(
         arm: Under which name the trial is a member of its study.
         phase: In which phase.
         what: Who asks, for messages: "sweep of study lrn".
+        varies: What the seed draws anew, see `seeded`.
 
     Raises:
         StudyError: The point is no valid configuration.
     """
-    return _planned(arm, seed, phase, edited(base, parameters, (), what))
-
-
-def _planned(arm: str, seed: int, phase: Phase, config: TrialConfig) -> PlannedTrial:
-    seeded = config.model_copy(update={"seed": seed})
-    return PlannedTrial(arm=arm, seed=seed, phase=phase, config=seeded, key=trial_key(seeded))
+    config = seeded(edited(base, parameters, (), what), seed, varies)
+    return PlannedTrial(arm=arm, seed=seed, phase=phase, config=config, key=trial_key(config))

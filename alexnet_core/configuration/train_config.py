@@ -178,7 +178,8 @@ class DataSpec(Frozen):
     source: Literal["digits", "imagefolder"]
     image_size: int = Field(ge=1, le=4096)
     split_seed: int = Field(default=0, ge=0)
-    resplit: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    # 没有重抽时不写出来：旧的 key 与记录一个字节也不变
+    resplit: int = Field(default=0, ge=0, le=LARGEST_SEED, exclude_if=lambda drawing: drawing == 0)
     train_images: int | None = Field(default=None, ge=1)
     # 没有说的不写出来：以前的 config.json 一个字节也不变
     holds_out: bool = Field(default=True, exclude_if=bool)

@@ -152,7 +152,7 @@ class DataSummary(Frozen):
         validation: Validation images; 0 where none are held out.
         test: Test images; 0 where there is no test set.
         remarks: What the user should know of the data before trusting a number: lines.
-        holds_out: Whether validation images are drawn from those in train/; not written down.
+        fixed_split: Whether no validation images are drawn from those in train/.
     """
 
     digest: str
@@ -162,5 +162,4 @@ class DataSummary(Frozen):
     test: int
     # 没有话要说时不写出来：以前的 plan.json 一个字节也不变
     remarks: tuple[str, ...] = Field(default=(), exclude_if=lambda remarks: not remarks)
-    # 只在计划时用：以前的 plan.json 一个字节也不变
-    holds_out: bool = Field(default=False, exclude=True)
+    fixed_split: bool = Field(default=False, exclude_if=lambda fixed: not fixed)

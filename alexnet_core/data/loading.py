@@ -74,7 +74,7 @@ def summarise_data(
             train=train,
             validation=validation,
             test=test,
-            holds_out=holds_out,
+            fixed_split=not holds_out,
         )
     if root is not None and is_prepared(root):
         data = open_prepared(root)
@@ -97,7 +97,7 @@ def summarise_data(
         class_names=class_names,
         **counts(present, labels_of["train"], split_seed, holds_out=holds_out),
         remarks=(*remarks, *duplicates(lines, labels_of, split_seed, holds_out=holds_out)),
-        holds_out=holds_out and "val" not in present,
+        fixed_split=not holds_out or "val" in present,
     )
 
 

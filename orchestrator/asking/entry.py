@@ -36,6 +36,7 @@ def run_study(
     retune: str | None = None,
     tuning_trials: int | None = None,
     null: bool = False,
+    variance: bool = False,
     points: int = 0,
     confirm: int = 0,
     slots: int | None = None,
@@ -62,6 +63,7 @@ def run_study(
         retune: A number of the training that every arm tunes for itself.
         tuning_trials: Of each arm; None leaves it to the study, 0 re-tunes nothing.
         null: Whether to judge the baseline against itself.
+        variance: Whether to train the baseline with one source of randomness drawn anew at a time.
         points: Points of the study's sweep, those on record included.
         confirm: How many of the best points are trained on fresh seeds and judged.
         slots: Trials at once; None for all that fit.
@@ -98,7 +100,7 @@ def run_study(
         "slots": slots,
         "address": address,
     }
-    switches = {"null": null, "retry-failed": retry_failed, "no-dashboard": True}
+    switches = {"null": null, "variance": variance, "retry-failed": retry_failed, "no-dashboard": True}
     # 与命令行走同一条路：同样的检查，同样的话
     arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
     arguments += [f"--{name}" for name, is_on in switches.items() if is_on]

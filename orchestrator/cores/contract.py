@@ -6,14 +6,23 @@ A core is a training of one's own. It keeps its loop; from the core the orchestr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from search_spaces.core_config import CORE_NAME, METRIC_NAME, metric_named, metrics_mistake
+from search_spaces.core_config import (
+    ALL_TOGETHER,
+    CORE_NAME,
+    METRIC_NAME,
+    OWN_SEED,
+    SOURCE_NAME,
+    metric_named,
+    metrics_mistake,
+    usual_seed,
+)
 
 if TYPE_CHECKING:
     from alexnet_core.data.dataset import DataSummary
@@ -74,6 +83,8 @@ class Run:
         lives: Callable[[], None] = lambda: None,
         log: Callable[[str], None] = print,
         folder: Path | None = None,
+        seeds: Mapping[str, int] | None = None,
+        sources: Collection[str] | None = None,
     ) -> None:
         """Starts a run.
 
@@ -87,12 +98,31 @@ class Run:
             lives: Told at each beat.
             log: Takes a line of a script's output.
             folder: The trial's own, for the checkpoints of a script; None where it has none.
+            seeds: Of sources of randomness that have another one than usual.
+            sources: Those that the core declares; None where nobody has asked.
         """
         self.seed, self.devices, self.data_root, self.folder = seed, devices, data_root, folder
+        self._seeds, self._sources = dict(seeds or {}), sources
         self.beats, self.saves, self.last_line = 0, 0, ""
         self._log = log
         self._load_last, self._forget, self._goes_on, self._lives = load_last, forget, goes_on, lives
         self._saved: State | None = None
+
+    def seed_of(self, source: str) -> int:
+        """Returns the seed of a source of randomness that the core declares: the trial's own, or another one.
+
+        That of `split` is 0 unless the study's seeds draw the split anew.
+
+        Args:
+            source: One of `Core.randomness`.
+
+        Raises:
+            ContractError: The core does not declare it.
+        """
+        if self._sources is not None and source not in self._sources:
+            declared = ", ".join(self._sources) or "none"
+            raise ContractError(f"run.seed_of({source!r}): declare it, Core(randomness=...) has {declared}")
+        return self._seeds.get(source, usual_seed(source, self.seed))
 
     def load(self) -> State | None:
         """Returns the state that was saved last, on the CPU; None for a training from its beginning.
@@ -168,6 +198,8 @@ class Core:
         pictures: Writes pictures of a trained model into a folder, from configuration, last state and folder.
         added_later: Fields of `config` that came after the first version, with the values that leave keys as they are.
         deterministic: Whether the same seed gives the same numbers; a core that cannot promise it says so here.
+        randomness: Sources of randomness that `train` draws by `run.seed_of`, such as `("initialisation", "order")`;
+            `split` is the drawing of training and validation images, which is one and the same unless a study asks.
     """
 
     name: str
@@ -184,6 +216,7 @@ class Core:
     pictures: Callable[[Any, State, Path], None] | None = None
     added_later: Mapping[str, JsonValue] = field(default_factory=dict)
     deterministic: bool = True
+    randomness: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses what breaks the contract, in one line that names all of it."""
@@ -202,6 +235,14 @@ def _identity_mistakes(core: Core) -> Iterator[str]:
     for name, value, least in (("version", core.version, 1), ("gpus", core.gpus, 0)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             yield f"{name} is a whole number from {least} on, not {value!r}"
+    sources = core.randomness
+    if not isinstance(sources, (tuple, list)) or not all(
+        isinstance(one, str) and re.fullmatch(SOURCE_NAME, one) and one not in (OWN_SEED, ALL_TOGETHER)
+        for one in sources
+    ):
+        yield f"randomness names sources in lower-case letters, digits and _, such as ('order',), not {sources!r}"
+    elif len(set(sources)) < len(sources):
+        yield f"randomness names {', '.join(sorted(one for one in set(sources) if list(sources).count(one) > 1))} twice"
 
 
 def _config_mistakes(core: Core) -> Iterator[str]:

@@ -209,6 +209,7 @@ def description_of_core(core: Core) -> CoreDescription:
         deterministic=core.deterministic,
         has_sizes=core.sizes is not None,
         added_later=dict(core.added_later),
+        randomness=tuple(core.randomness),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -155,6 +155,7 @@ class Place:
     devices: tuple[str, ...] = ("cpu",)
     data_root: Path | None = None
     folder: Path | None = None
+    seeds: Mapping[str, int] = field(default_factory=dict)
     log: Callable[[str], None] = print
 
 
@@ -230,6 +231,8 @@ def train_core(
         lives=watcher.lives,
         log=place.log,
         folder=place.folder,
+        seeds=place.seeds,
+        sources=core.randomness,
     )
     generator = core.train(config, run)
     if not isinstance(generator, Generator):

@@ -193,6 +193,29 @@ class ContrastAnswer(Compared):
     published: Published | None = Field(default=None, exclude_if=is_absent)
 
 
+class SourceSpread(Frozen):
+    """How much one source of randomness alone, or several together, moves the primary metric.
+
+    Attributes:
+        name: What is drawn anew: a source, `split`, `seed` for all but the split, or `all_together`.
+        title: What that is.
+        n: Seeds that finished.
+        sd: Standard deviation over them (n - 1), on the arms' scale; None below two.
+        limits: Its 95 % limits by the chi-square distribution; None where nothing scatters.
+        seeds_needed: Seeds per arm that find a difference of the margin with 80 % power at the level alpha, as a range
+            from the limits, where two arms scatter so and pairing by seed takes nothing of it away.
+        absent: Why the training draws nothing from this source; empty where it does.
+    """
+
+    name: str
+    title: str
+    n: int = 0
+    sd: float | None = None
+    limits: tuple[float, float] | None = None
+    seeds_needed: tuple[int, int] | None = None
+    absent: str = ""
+
+
 class SweepPoint(Frozen):
     """One point of the sweep; its validation error chose it, so it is no verdict.
 
@@ -370,6 +393,9 @@ class Answer(Frozen):
         reports: Fewest and most reports of its finished trials, where its length is not known beforehand.
         uneven: By arm, fewest and most reports of its seeds, where they ended after different numbers.
         ended_early: By arm, how many of its trainings say that they ended early.
+        variance: Of a study that trains the baseline with one randomness drawn anew at a time: each of them, and all
+            together. Then nothing is judged.
+        vary: What each seed draws anew beside what it always does: `split`.
         wording: How its notes and its report are worded; see `WORDING`.
     """
 
@@ -420,6 +446,8 @@ class Answer(Frozen):
     ended_early: dict[str, int] = Field(default={}, exclude_if=is_absent)
     without_ratio: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
+    variance: tuple[SourceSpread, ...] = Field(default=(), exclude_if=is_absent)
+    vary: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     wording: int = Field(default=1, exclude_if=_is_first)
 
     @property

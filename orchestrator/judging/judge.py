@@ -11,7 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from orchestrator.judging.answer import NOT_JUDGED, WORDING, Answer, ArmAnswer, ContrastAnswer
+from alexnet_core.configuration.randomness import SOURCE_TITLES, why_absent
+from alexnet_core.configuration.train_config import SOURCES, TrainConfig
+from orchestrator.judging.answer import NOT_JUDGED, WORDING, Answer, ArmAnswer, ContrastAnswer, SourceSpread
 from orchestrator.judging.arm_costs import arm_costs
 from orchestrator.judging.evidence import (
     Cell,
@@ -27,15 +29,18 @@ from orchestrator.judging.evidence import (
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
 from orchestrator.judging.primary_metric import JudgedMetric, Row
+from orchestrator.judging.scales import SCALES
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
-from orchestrator.statistics.paired import paired_test
+from orchestrator.planning.variants import NO_SPLIT, SPLIT_TITLE
+from orchestrator.statistics.paired import paired_test, sd_limits, seeds_needed
 from orchestrator.statistics.verdict import Verdict, sentence
 from search_spaces.arm import Arm, Claim
 from search_spaces.contrast import Contrast
-from search_spaces.core_config import ALEXNET, CoreDescription, description_of
+from search_spaces.core_config import ALEXNET, SPLIT, CoreDescription, description_of
 from search_spaces.design import level_title
 from search_spaces.study import Recipe, Study
+from search_spaces.trial import unfold
 
 SWEEP_POINTS_SHOWN = 10
 Cells = Mapping[str, Sequence[Row]]
@@ -77,7 +82,8 @@ def answer(
         budget=next(iter(lengths)) if len(lengths) == 1 else None,
         judged_split=judged.split,
         images=images,
-        split_error=judged.sampling_error(arms[0].mean, images),
+        # 每个种子有自己的验证图时，就没有共有的抽样误差
+        split_error=None if recipe.vary and judged.split != "test" else judged.sampling_error(arms[0].mean, images),
         level_share=look.share,
         seeds=max(look.seeds.values()),
         missing=_named(look.missing),
@@ -90,9 +96,11 @@ def answer(
         ),
         other_networks=_other_networks(cells, study),
         unlike=_named(unlike := _unlike(cells, evidence)),
-        trained_otherwise=_named(_trained_otherwise(cells, unlike) if others else ()),
+        trained_otherwise=_named(_trained_otherwise(cells, unlike) if others else _odd_ways(cells, study)),
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
+        variance=_spreads(evidence, cells, recipe, plan_file) if study.shows_variance else (),
+        vary=recipe.vary,
         contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
         sweep=tuple(ranked(sweep_points(sweep_members, trials, core), core)[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
@@ -171,6 +179,43 @@ def _trained_otherwise(cells: Cells, unlike: Sequence[Cell]) -> list[Cell]:
     return odd
 
 
+def _odd_ways(cells: Cells, study: Study) -> list[Cell]:
+    """The trials of a study that compares nothing that were not trained as most of them."""
+    rows = {f"{arm} {seed}": row for arm, of_arm in cells.items() for seed, row in enumerate(of_arm)}
+    odd = trained_otherwise(rows) if study.shows_variance and rows else []
+    return [(arm, int(seed)) for arm, _, seed in (name.rpartition(" ") for name in odd)]
+
+
+def _spreads(evidence: Evidence, cells: Cells, recipe: Recipe, plan_file: PlanFile) -> tuple[SourceSpread, ...]:
+    """What each randomness alone does, and all together; rows of what the training does not have are blank."""
+    study, effect = evidence.study, SCALES[evidence.judged.scale].size(recipe.margin)
+    drawn = {arm.name: _spread(arm, evidence.judged, cells[arm.name], effect, plan_file.alpha) for arm in study.arms}
+    config = unfold(study, plan_file.base, (0,))[0].config
+    if not isinstance(config, TrainConfig):
+        return tuple(drawn.values())
+    blank: dict[str, SourceSpread] = {
+        source: SourceSpread(name=source, title=SOURCE_TITLES[source], absent=why_absent(config, source))
+        for source in SOURCES
+    }
+    blank[SPLIT] = SourceSpread(name=SPLIT, title=SPLIT_TITLE, absent=NO_SPLIT)
+    return tuple({study.baseline: drawn[study.baseline], **blank, **drawn}.values())
+
+
+def _spread(arm: Arm, judged: JudgedMetric, rows: Sequence[Row], effect: float, alpha: float) -> SourceSpread:
+    known = [row for row in rows if judged.known(row)]
+    # 与第一个种子的差：尺度是点数还是对数比，标准差都对
+    values = [value for row in known if (value := judged.difference(known[0], row)) is not None]
+    spread = paired_test(values)
+    facts: dict[str, Any] = {"name": arm.name, "title": arm.title, "n": spread.n}
+    if spread.n > 1:
+        facts["sd"] = spread.sd
+    if spread.n > 1 and spread.sd > 0.0:
+        facts["limits"] = sd_limits(spread.sd, spread.n)
+        # 两个 arm 的差的标准差是 √2 倍：配对一点也没有帮上忙时
+        facts["seeds_needed"] = seeds_needed(effect, math.sqrt(2.0) * spread.sd, spread.n, alpha)
+    return SourceSpread(**facts)
+
+
 def _rows(contrast: Contrast, cells: Cells, seeds: int | None = None) -> dict[str, Sequence[Row]]:
     """The rows of a contrast's arms on the seeds that all of them have, or on the first of those."""
     complete = min(len(cells[arm]) for arm in contrast.weights)
@@ -205,6 +250,8 @@ def _arm(arm: Arm, evidence: Evidence, cells: Cells, look: Look, recipe: Recipe)
         # 各 arm 只与公布的数比，彼此不比
         facts |= {"is_baseline": False, "costs": arm_costs(rows, rows)}
         return ArmAnswer(**facts, word=NOT_JUDGED, sentence="judged against what is published of it")
+    if evidence.study.shows_variance:
+        return ArmAnswer(**facts, word=NOT_JUDGED, sentence="not judged: it shows how far seeds scatter")
     # 每个 arm 只与基线的同一批种子配对
     together = min(len(rows), len(cells[baseline]))
     facts["costs"] = arm_costs(cells[baseline][:together], rows[:together])

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import SKIPPED, Answer, ArmAnswer, Compared, ContrastAnswer
+from orchestrator.judging.answer import SKIPPED, Answer, ArmAnswer, Compared, ContrastAnswer, SourceSpread
 from orchestrator.judging.arm_costs import pace
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.statistics.alpha_spending import FIRST_LOOK, seeds_for_a_word
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict, sign_flip_floor
-from search_spaces.core_config import number_in
+from search_spaces.core_config import ALL_TOGETHER, OWN_SEED, number_in
 
 TOP5_SAYS_SOMETHING_ABOVE = 10
 
@@ -32,6 +32,7 @@ def remarks(answer: Answer) -> tuple[str, ...]:
     return (
         *_on_the_choice(answer),
         *_on_the_null(answer),
+        *on_the_variance(answer),
         *_on_the_set(answer),
         *_on_the_core(answer),
         *_on_the_family(answer),
@@ -64,6 +65,71 @@ def _on_the_null(answer: Answer) -> Iterator[str]:
     )
 
 
+def on_the_variance(answer: Answer) -> Iterator[str]:
+    """Says which randomness matters, how many seeds of which kind a margin needs, and how the rows are made."""
+    if not answer.variance:
+        return
+    yield from kinds_of_seeds(answer)
+    yield (
+        f"Each row is the baseline trained on {counted(answer.seeds, 'seed')} that draw anew what it names, all else "
+        f"at seed 0; the rows share the training with seed 0. The {answer.metric}'s standard deviation has 95 % "
+        "limits by the chi-square distribution; with all else at another seed it may be another one."
+    )
+    margin = answer.scale.effect(answer.margin)
+    yield (
+        f"Seeds needed: so many per arm find a difference as small as the margin, {margin}, four times out of five at "
+        f"the level {answer.alpha:g}, where two arms scatter as the row does and pairing by seed takes nothing of it "
+        "away (a study's arms are paired, and need fewer)."
+    )
+    yield from (f"Blank: {one.name}, since {one.absent}." for one in answer.variance if one.absent)
+    lost = [f"{arm.name} {arm.diverged + arm.failed}" for arm in answer.arms if arm.diverged + arm.failed]
+    if lost:
+        yield f"Seeds that diverged or failed, without which a row says too little: {', '.join(lost)}."
+    if answer.trained_otherwise:
+        yield (
+            "Not trained by as many workers and threads on one kind of device as most, which moves errors as another "
+            f"seed does, so that the rows hold that too: {'; '.join(_by_seed(answer.trained_otherwise))}."
+        )
+
+
+def kinds_of_seeds(answer: Answer) -> Iterator[str]:
+    """Says which source moves the metric most, and how many seeds of which kind the margin needs."""
+    rows = {one.name: one for one in answer.variance}
+    single = {
+        name: (one.sd, one.limits)
+        for name, one in rows.items()
+        if name not in (OWN_SEED, ALL_TOGETHER) and one.sd is not None and one.limits is not None
+    }
+    if single:
+        most = max(single, key=lambda name: single[name][0])
+        lowest = single[most][1][0]
+        alike = [name for name, (_, limits) in single.items() if name != most and limits[1] >= lowest]
+        beside = f", which these seeds do not tell apart from {', '.join(alike)}" if alike else ""
+        yield (
+            f"Of the single sources, {most} ({rows[most].title}) moves the {answer.metric} most: a standard deviation "
+            f"of {spread_in_words(answer, rows[most])}{beside}."
+        )
+    kinds = {
+        OWN_SEED: "of the usual kind, which keep the split",
+        ALL_TOGETHER: "that draw the split anew too (vary: [split] in the recipe)",
+    }
+    needs = [
+        f"{numbers.seeds_range(rows[name].seeds_needed)} {words}"
+        for name, words in kinds.items()
+        if name in rows and rows[name].seeds_needed is not None
+    ]
+    if needs:
+        yield f"A margin of {answer.scale.effect(answer.margin)} needs seeds: {'; '.join(needs)}."
+
+
+def spread_in_words(answer: Answer, one: SourceSpread) -> str:
+    """Returns a standard deviation with its limits: `0.61 points (0.40 to 1.24)`."""
+    if one.sd is None or one.limits is None:
+        return ""
+    low, high = (numbers.deviation(answer, end) for end in one.limits)
+    return f"{answer.scale.half_width(one.sd)} ({low} to {high})"
+
+
 def _on_the_set(answer: Answer) -> Iterator[str]:
     if answer.split_error is not None:
         yield (
@@ -79,6 +145,9 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
         yield f"Judged after the final epoch on the {answer.metric}, over {answer.images} validation images."
     if answer.core is None and "training" in answer.metric and not STATISTICS[answer.statistic].by_signs:
         yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
+    if answer.vary:
+        where = "the test images are the same for all" if answer.judged_split == "test" else "so are those judged on"
+        yield f"Each seed draws its own training and validation images, the same ones in all arms; {where}."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
 

@@ -121,14 +121,25 @@ def flips(arm: Compared) -> str:
 
 
 def needed(arm: Compared) -> str:
-    """Returns the range of seeds needed, nothing of an arm that is decided.
-
-    A bound that the search did not reach is marked with a plus.
-    """
+    """Returns the range of seeds needed, nothing of an arm that is decided."""
     if arm.seeds_needed is None or arm.word != "inconclusive":
         return ""
-    low, high = (f"{seeds}{'+' if seeds >= MOST_SEEDS else ''}" for seeds in arm.seeds_needed)
+    return seeds_range(arm.seeds_needed)
+
+
+def seeds_range(seeds_needed: tuple[int, int] | None) -> str:
+    """Returns a range of seeds, nothing for None; a bound that the search did not reach is marked with a plus."""
+    if seeds_needed is None:
+        return ""
+    low, high = (f"{seeds}{'+' if seeds >= MOST_SEEDS else ''}" for seeds in seeds_needed)
     return low if low == high else f"{low}-{high}"
+
+
+def deviation(answer: Answer, value: float | None) -> str:
+    """Returns a standard deviation of the primary metric, without its unit; of ratios a factor, `×1.20`."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if answer.scale.unit == "points" else answer.scale.difference(value).lstrip("+")
 
 
 def p_value(value: float | None) -> str:

@@ -20,6 +20,7 @@ from orchestrator.statistics.alpha_spending import (
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import (
     detectable_effect,
+    sd_limits,
     seeds_to_reach_a_verdict,
 )
 from search_spaces.core_config import PERCENT, description_of
@@ -27,6 +28,8 @@ from search_spaces.core_config import PERCENT, description_of
 
 def resolution_outlook(plan: Plan, folder: Path) -> str:
     """Says whether this many seeds can reach a verdict, and what they resolve if an earlier answer tells the spread."""
+    if plan.study.shows_variance:
+        return _of_variance(len(plan.seeds))
     try:
         answer = json.loads((folder / "answer.json").read_bytes())
         judged = [*answer["arms"], *answer.get("contrasts", [])]
@@ -63,6 +66,14 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs, _noun(plan)
     )
     return _in_unit(outlook, plan)
+
+
+def _of_variance(seeds: int) -> str:
+    """How well so many seeds tell a standard deviation."""
+    if seeds < FEWEST_SEEDS:
+        return f"{counted(seeds, 'seed')} tell no standard deviation: it takes {FEWEST_SEEDS} (--seeds {FEWEST_SEEDS})"
+    low, high = sd_limits(1.0, seeds)
+    return f"{counted(seeds, 'seed')} tell each standard deviation to between {low:.2f} and {high:.2f} times itself"
 
 
 def _noun(plan: Plan) -> str:

@@ -30,7 +30,7 @@ from search_spaces.contrast import Contrast
 from search_spaces.core_config import CoreConfig, EditedFields, TrialConfig, parse_config
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
-from search_spaces.trial import KEY_LENGTH, Phase, keys_by_seed, unfold
+from search_spaces.trial import KEY_LENGTH, Phase, keys_by_seed, unfold, varied_by
 
 # 所有研究没有共同的 plan.json；这里记下它们各自的文件夹
 STUDIES = "studies.json"
@@ -404,7 +404,8 @@ def _first_look_is_possible(folder: Path, plan: Plan, seeds: int) -> bool:
     from orchestrator.tables.tables import done_states
 
     baseline = next(trial.config for trial in plan.trials if trial.arm == plan.study.baseline)
-    keys = set(keys_by_seed(baseline, range(seeds)).values())
+    varies = varied_by(plan.study, plan.base, plan.study.arm(plan.study.baseline))
+    keys = set(keys_by_seed(baseline, range(seeds), varies).values())
     return done_states(folder.parents[1], keys).keys() >= keys
 
 

@@ -54,7 +54,8 @@ def arm_remarks(plan: Plan) -> list[str]:
     """Says of which arms the edits change nothing, or the size of maps that they do not name."""
     first = {trial.arm: trial for trial in plan.trials[: len(plan.study.arms)]}
     baseline = first.pop(plan.study.baseline, None)
-    if baseline is None or plan.null or plan.study.kind == "reproduction":
+    not_compared = plan.null or plan.study.shows_variance or plan.study.kind == "reproduction"
+    if baseline is None or not_compared:
         return []
     lines = []
     for arm, trial in first.items():
@@ -246,7 +247,8 @@ def arm_plans(plan: Plan, on_record: OnRecord, others: Mapping[str, Plan]) -> li
     for arm in plan.study.arms:
         arm_keys = keys[arm.name]
         left = sum(key in to_train or (key, arm.views) in to_evaluate for key in arm_keys)
-        common = {key for key in arm_keys if times[key] > 1}
+        # 各来源的种子 0 是同一个 trial，不必每行都说
+        common = set() if plan.study.shows_variance else {key for key in arm_keys if times[key] > 1}
         same = [name for name, theirs in everyone.items() if name != arm.name and common & theirs] if common else []
         plans.append(ArmPlan(arm.name, len(arm_keys), left, arm.views, tuple(same)))
     return plans

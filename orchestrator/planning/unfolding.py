@@ -13,9 +13,10 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.core_base import core_base
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import retune_of
-from orchestrator.planning.variants import with_controls
+from orchestrator.planning.variants import no_split, with_controls
 from orchestrator.request import Question, Store, SweepRequest
 from search_spaces.core_config import TrialConfig
+from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study
 from search_spaces.trial import base_config, check_images, unfold
 
@@ -51,6 +52,9 @@ def plan_study(
         summary, base = _summary_and_base(study, recipe, question, store, known)
     else:
         study, base, code, summary = core_base(study, question, store)
+    if recipe.vary and (why := no_split(base, summary)):
+        place = ("recipes", question.dataset, "vary")
+        raise StudyError(f"{'.'.join(place)}: there is no split to draw anew: {why}", place)
     if question.matched:
         study = with_controls(study, base, code)
     if number > TUNING_SEED:

@@ -1,14 +1,17 @@
-"""Plans made of other plans: all studies together, the noise floor, comparisons chosen afterwards."""
+"""Plans made of other plans: all studies together, the noise floor, one randomness at a time, chosen afterwards."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from alexnet_core.configuration.network_spec import layer_shapes
-from alexnet_core.configuration.train_config import TrainConfig
+from alexnet_core.configuration.randomness import SOURCE_TITLES, why_absent
+from alexnet_core.configuration.train_config import SOURCES, TrainConfig
 from alexnet_core.configuration.wording import counted
+from alexnet_core.data.dataset import DataSummary
 from orchestrator.choices import PAPER
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import CoreCode, load_core_of
@@ -17,7 +20,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
 from search_spaces.arm import LONGEST_NAME, Arm, Claim
-from search_spaces.core_config import TrialConfig
+from search_spaces.core_config import ALL_TOGETHER, OWN_SEED, SPLIT, CoreConfig, TrialConfig
 from search_spaces.edits import concrete_fields, edited, field_values
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study
@@ -26,6 +29,7 @@ from search_spaces.trial import PlannedTrial, unfold
 OTHER_SEEDS = "other_seeds"
 MATCHED = "_matched"
 NULL = "-null"
+VARIANCE = "-variance"
 MATCHES_WITHIN = 0.01
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 # 更大的值没有网络装得下
@@ -34,6 +38,9 @@ MOST_DOUBLED = 2**24
 Size = Callable[[TrialConfig, str], int]
 # 设计与比较方式不再适用：只拿 arm 与基线比
 AGAINST_BASELINE = {"kind": None, "design": None, "factors": None, "compare": None}
+ALONE: dict[str, Any] = {**AGAINST_BASELINE, "not_asked": {}, "sweep": None, "retune": None}
+NO_SPLIT = "no validation images are drawn from the training images, all of which are used"
+SPLIT_TITLE = "which images train, and which are for validation"
 
 
 def with_controls(study: Study, base: TrialConfig, code: CoreCode | None = None) -> Study:
@@ -229,11 +236,8 @@ def null_plan(plan: Plan) -> Plan:
             "name": f"{plan.study.name[: LONGEST_NAME - len(NULL)]}{NULL}",
             "question": f"What does {plan.study.name} take for a difference by chance?",
             "arms": (baseline, other),
-            **AGAINST_BASELINE,
+            **ALONE,
             "recipes": {plan.dataset: recipe},
-            "not_asked": {},
-            "sweep": None,
-            "retune": None,
         }
     )
     # 第 i 对是种子 i 与 n + i：两边都是基线，差别只剩偶然
@@ -244,6 +248,82 @@ def null_plan(plan: Plan) -> Plan:
         if (trial.arm == OTHER_SEEDS) == (trial.seed >= count)
     )
     return replace(plan, study=study, recipe=recipe, trials=trials, retune=None, further=(), null=True)
+
+
+def variance_plan(plan: Plan) -> Plan:
+    """Returns the plan that trains the baseline with one source of randomness drawn anew at a time.
+
+    Its arms are the sources, beside `seed`, which draws all but the split together as a study's seeds do, and
+    `all_together`. In every arm all else is at seed 0, so that the arms share their first trial.
+
+    Args:
+        plan: The study's.
+
+    Raises:
+        LabError: The core declares no sources, or the study's metric has no standard deviation.
+    """
+    if plan.study.statistic == "time_to_threshold":
+        raise LabError(
+            f"study {plan.study.name} compares times to a threshold, which have no standard deviation: ask another "
+            "study with --variance",
+            exit_code=ExitCode.WRONG_USE,
+        )
+    titles = _drawn_in(plan)
+    of_seed = [title for source, title in titles.items() if source != SPLIT]
+    baseline = plan.study.arm(plan.study.baseline).model_copy(update={"levels": {}, "claim": None, "published": None})
+    whole = ", ".join(of_seed) if isinstance(plan.base, TrainConfig) else "all that follows the trial's seed"
+    arms = [baseline.model_copy(update={"name": OWN_SEED, "title": f"all of a seed: {whole}"})]
+    arms += [
+        baseline.model_copy(update={"name": source, "title": title, "varies": (source,)})
+        for source, title in titles.items()
+    ]
+    if SPLIT in titles:
+        both = {"name": ALL_TOGETHER, "title": "a seed and the split together", "varies": (OWN_SEED, SPLIT)}
+        arms.append(baseline.model_copy(update=both))
+    recipe = plan.recipe.model_copy(update={"edits": {}, "vary": ()})
+    study = plan.study.model_copy(
+        update={
+            "name": f"{plan.study.name[: LONGEST_NAME - len(VARIANCE)]}{VARIANCE}",
+            "question": f"Which randomness moves the baseline of {plan.study.name}?",
+            "claim": None,
+            "arms": tuple(arms),
+            "baseline": OWN_SEED,
+            **ALONE,
+            "recipes": {plan.dataset: recipe},
+        }
+    )
+    return replace(
+        plan, study=study, recipe=recipe, trials=unfold(study, plan.base, plan.seeds), retune=None, further=()
+    )
+
+
+def _drawn_in(plan: Plan) -> dict[str, str]:
+    """The sources of randomness that the baseline's training has, with their titles."""
+    baseline = next(trial.config for trial in plan.trials if trial.arm == plan.study.baseline)
+    if isinstance(baseline, CoreConfig):
+        if not baseline.core.randomness:
+            raise LabError(
+                f"core {baseline.core.name} declares no sources of randomness, so that --variance can draw none "
+                "anew alone: give its Core randomness=(...), and draw each by run.seed_of(...)",
+                exit_code=ExitCode.WRONG_USE,
+            )
+        return {source: source.replace("_", " ") for source in baseline.core.randomness}
+    titles = {source: SOURCE_TITLES[source] for source in SOURCES if not why_absent(baseline, source)}
+    return titles | ({} if no_split(baseline, plan.summary) else {SPLIT: SPLIT_TITLE})
+
+
+def no_split(config: TrialConfig, summary: DataSummary | None) -> str:
+    """Returns why there is no split of training and validation images to draw anew; empty where there is one.
+
+    Args:
+        config: What is trained.
+        summary: What is in its data.
+    """
+    if isinstance(config, CoreConfig):
+        return "" if SPLIT in config.core.randomness else f"core {config.core.name} declares no source split"
+    part = config.data.train_images
+    drawn = summary is None or not summary.fixed_split or (part is not None and part < summary.train)
+    return "" if drawn else NO_SPLIT
 
 
 def _paired(trial: PlannedTrial, count: int) -> PlannedTrial:
@@ -267,6 +347,11 @@ def chosen_afterwards(
     Raises:
         LabError: There is no such arm, or the two are the same.
     """
+    if plan.study.shows_variance:
+        raise LabError(
+            f"study {plan.study.name} shows how far seeds scatter: there is nothing to compare in it",
+            exit_code=ExitCode.WRONG_USE,
+        )
     names = [arm.name for arm in plan.study.arms]
     for name in (baseline, *(others or ())):
         if name not in names:

@@ -24,7 +24,7 @@ from orchestrator.records.trial_record import TrialState, listed, read_members
 from orchestrator.records.untrusted import describes
 from orchestrator.reporting.material import Provenance
 from orchestrator.sweeps.confirmation import confirmation_trials, read_confirmation
-from search_spaces.trial import keys_by_seed
+from search_spaces.trial import keys_by_seed, varied_by
 
 
 def changed_keys(plan: Plan, plan_file: PlanFile) -> Iterator[str]:
@@ -33,7 +33,8 @@ def changed_keys(plan: Plan, plan_file: PlanFile) -> Iterator[str]:
     if plan_file.null:
         # 噪声基线的另一边：同一个配置，往后数的种子
         count = plan_file.planned_seeds
-        further = keys_by_seed(plan.trials[0].config, range(count, 2 * count))
+        varies = varied_by(plan.study, plan.base, plan.study.arms[0])
+        further = keys_by_seed(plan.trials[0].config, range(count, 2 * count), varies)
         keys |= {(OTHER_SEEDS, seed - count): key for seed, key in further.items()}
     for row in plan_file.trials:
         key = keys.get((row.arm, row.seed), row.key)

@@ -59,7 +59,8 @@ def shown_files(material: Material, details: Details) -> dict[str, bytes]:
 
 def _is_current(folder: Path, material: Material) -> bool:
     data = data_files(material)
-    names = (PAGE, TEXT, SUMS, "figures/differences.svg", "tables/verdicts.csv")
+    figure = "variance" if material.answer.variance else "differences"
+    names = (PAGE, TEXT, SUMS, f"figures/{figure}.svg", "tables/verdicts.csv")
     if not all((folder / name).is_file() for name in (*names, *data)):
         return False
     return all((folder / name).read_bytes() == content for name, content in data.items())
@@ -101,7 +102,10 @@ def text_files(material: Material, pictures: Sequence[Picture]) -> dict[str, byt
 def table_files(material: Material, details: Details) -> dict[str, bytes]:
     """Returns the tables as LaTeX, CSV and Parquet."""
     answer = material.answer
-    tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
+    if answer.variance:
+        tables = [text_tables.variance_table(answer)]
+    else:
+        tables = [text_tables.verdict_table(answer), text_tables.arm_table(answer), text_tables.cost_table(answer)]
     tables += [text_tables.contrast_table(answer)] if answer.contrasts else []
     tables += [text_tables.retuned_table(answer)] if answer.retuned is not None else []
     tables += [text_tables.tuning_table(answer)] if answer.tuning else []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.judging.answer import ArmAnswer, ContrastAnswer
+from orchestrator.judging.answer import ArmAnswer, ContrastAnswer, SourceSpread
 from orchestrator.reporting.material import Details, Material
 from search_spaces.core_config import CoreDescription
 
@@ -45,7 +45,9 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 
 
 def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
-    """Returns the frames by name: verdicts, seeds, curves, trials; contrasts, retuned, tuning, sweep if there are any.
+    """Returns the frames by name: verdicts, seeds, curves, trials; others if there is something for them.
+
+    Those are variance, contrasts, retuned, tuning and sweep.
 
     Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`); of another core
     than AlexNet values and differences are in the unit in which its metric is shown.
@@ -57,6 +59,8 @@ def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFram
         "curves": _curves(details.curves, answer.core),
         "trials": _trials(material),
     }
+    if answer.variance:
+        frames["variance"] = _variance_frame(answer.variance)
     if answer.contrasts:
         frames["contrasts"] = contrast_frame(answer.contrasts)
     if answer.retuned is not None:
@@ -89,6 +93,25 @@ def contrast_frame(contrasts: Sequence[ContrastAnswer]) -> pl.DataFrame:
     named = dict.fromkeys(("contrast", "kind", "family", "weights"), pl.String)
     kept = {name: kind for name, kind in _VERDICT_COLUMNS.items() if name in (*shared, "interval_low", "interval_high")}
     return pl.DataFrame(rows, schema={**named, **kept})
+
+
+def _variance_frame(rows: Sequence[SourceSpread]) -> pl.DataFrame:
+    """A row per randomness that is drawn anew; see `answer_frames` for the units."""
+    columns = {"name": pl.String, "title": pl.String, "n": pl.Int64, "sd": pl.Float64, "absent": pl.String}
+    ends = {"limits": pl.Float64, "seeds_needed": pl.Int64}
+    cells = [
+        {
+            **{name: getattr(one, name) for name in columns},
+            **{
+                f"{name}_{end}": value
+                for name in ends
+                for end, value in zip(("low", "high"), getattr(one, name) or (None, None), strict=True)
+            },
+        }
+        for one in rows
+    ]
+    schema = {**columns, **{f"{name}_{end}": kind for name, kind in ends.items() for end in ("low", "high")}}
+    return pl.DataFrame(cells, schema=schema)
 
 
 def _verdict_row(arm: ArmAnswer) -> dict[str, object]:

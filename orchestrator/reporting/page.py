@@ -74,6 +74,8 @@ def _environment() -> Environment:
         data_uri=data_uri,
         difference=numbers.difference,
         unit=numbers.unit,
+        deviation=numbers.deviation,
+        seeds_range=numbers.seeds_range,
         interval=numbers.interval,
         claimed=numbers.claimed,
         rest_of=rest_of,

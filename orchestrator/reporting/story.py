@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from orchestrator.judging.answer import NOT_JUDGED, Answer
@@ -40,6 +40,11 @@ MEANINGS: Mapping[str, str] = {
     "the more pairing by seed helps",
     "diverged": "trainings whose numbers grew beyond all bounds; they count as results, never as the best",
     "failed": "trainings that broke off or were stopped",
+    "drawn anew": "what each seed of the row draws for itself; all else is drawn by seed 0",
+    "standard deviation": "how far single trainings lie from their average, if only this is drawn anew",
+    "95 % limits": "where the true standard deviation lies, if trainings scatter normally (chi-square)",
+    "seeds needed for the margin": "seeds per arm that would find a difference as small as the margin four times out "
+    "of five, where two arms scatter as the row does and pairing by seed does not help",
     "multiply-adds": "arithmetic of one pass through the network, the usual measure of its size in work",
 }
 
@@ -159,6 +164,32 @@ def _curves_lead(answer: Answer, *, validated: bool) -> str:
     )
 
 
+def _conclusions(answer: Answer, drawn: Callable[..., list[Picture]]) -> list[Section]:
+    """What a report begins with: the verdicts, or how far seeds scatter where nothing is judged."""
+    if answer.variance:
+        table = text_tables.variance_table(answer)
+        return [Section("Which randomness matters", "", drawn("variance"), [table], answer.notes)]
+    return [
+        Section("Verdicts", "", drawn("waterfall", "differences"), _verdict_tables(answer), answer.notes),
+        Section(
+            "Mean of each arm" if answer.reproduces else "Cell means",
+            _cells_lead(answer),
+            drawn("cells"),
+            _cell_tables(answer),
+        ),
+        *_retuned(answer),
+        Section("Arms", "", (), [text_tables.arm_table(answer)]),
+    ]
+
+
+def _costs(answer: Answer, pictures: Sequence[Picture]) -> Section:
+    """The second axis; arms that are all the baseline cost the same."""
+    title = "What the arms cost"
+    if answer.variance:
+        return Section(title)
+    return Section(title, text_tables.cost_lead(answer), pictures, [text_tables.cost_table(answer)])
+
+
 def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
     """Returns the sections of a study's report.
 
@@ -176,22 +207,14 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
 
     # 先是判词，后是凭据：读者从结论读到来源
     sections = [
-        Section("Verdicts", "", drawn("waterfall", "differences"), _verdict_tables(answer), answer.notes),
-        Section(
-            "Mean of each arm" if answer.reproduces else "Cell means",
-            _cells_lead(answer),
-            drawn("cells"),
-            _cell_tables(answer),
-        ),
-        *_retuned(answer),
-        Section("Arms", "", (), [text_tables.arm_table(answer)]),
+        *_conclusions(answer, drawn),
         Section("Every seed", "", drawn("seeds"), folded=[text_tables.seed_table(answer)]),
         Section(
             "Learning curves",
             _curves_lead(answer, validated=validated),
             drawn("curves"),
         ),
-        Section("What the arms cost", text_tables.cost_lead(answer), drawn("costs"), [text_tables.cost_table(answer)]),
+        _costs(answer, drawn("costs")),
         Section("Sweep", text_tables.sweep_lead(answer), drawn("slices", "importance", "front"), _sweep_tables(answer))
         if answer.sweep
         else Section("Sweep"),

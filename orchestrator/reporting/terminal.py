@@ -11,7 +11,7 @@ from rich.text import Text
 
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import Answer, Compared, ContrastAnswer
-from orchestrator.judging.notes import in_unit, on_seeds_needed, on_top5
+from orchestrator.judging.notes import in_unit, kinds_of_seeds, on_seeds_needed, on_top5
 from orchestrator.judging.scales import STATISTICS
 from orchestrator.output.fitting import cards, fits, fitting, print_text
 from orchestrator.reporting.text_tables import (
@@ -19,6 +19,7 @@ from orchestrator.reporting.text_tables import (
     confirmation_table,
     contrast_table,
     contrasts_in_words,
+    variance_table,
     verdict_table,
 )
 from orchestrator.statistics.verdict import DOES_NOT, REPRODUCES
@@ -43,6 +44,9 @@ def print_answer(answer: Answer, console: Console) -> None:
         console: Where to print; a table that is too wide for it becomes cards.
     """
     print_text(console, f"{answer.study} on {answer.dataset}: {answer.question}", style="bold")
+    if answer.variance:
+        _print_variance(answer, console)
+        return
     table = next((table for table in (answer_table(answer), narrow_table(answer)) if fits(table, console.width)), None)
     _print_fitting(table, verdict_table(answer), console)
     if answer.contrasts:
@@ -60,6 +64,24 @@ def print_answer(answer: Answer, console: Console) -> None:
     _print_confirmation(answer, console)
     # 最后读到的是答案，不是注
     for line in arm_sentences(answer):
+        print_text(console, line)
+
+
+def _print_variance(answer: Answer, console: Console) -> None:
+    """Prints how far seeds scatter, the notes, and last which seeds a margin needs."""
+    shown = variance_table(answer)
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in shown.headings:
+        table.add_column(heading)
+    for row in shown.rows:
+        table.add_row(*map(Text, row))
+    _print_fitting(table if fits(table, console.width) else None, shown, console)
+    conclusions = tuple(kinds_of_seeds(answer))
+    hidden = {*conclusions, *on_top5(answer)}
+    for note in answer.notes:
+        if note not in hidden:
+            print_text(console, note, style="dim")
+    for line in conclusions:
         print_text(console, line)
 
 

@@ -160,6 +160,32 @@ def _contrast_cells(answer: Answer, contrast: ContrastAnswer) -> list[str]:
     ]
 
 
+def variance_table(answer: Answer) -> TextTable:
+    """Returns how far seeds scatter that draw one randomness anew, and all together."""
+    unit = answer.scale.unit
+    headings = (
+        "drawn anew",
+        "what it is",
+        "n",
+        f"standard deviation, {unit}".rstrip(", "),
+        "95 % limits",
+        "seeds needed for the margin",
+    )
+    rows = [
+        [
+            one.name,
+            f"{one.title}: none, since {one.absent}" if one.absent else one.title,
+            "" if one.absent else str(one.n),
+            numbers.deviation(answer, one.sd),
+            "" if one.limits is None else " to ".join(numbers.deviation(answer, end) for end in one.limits),
+            numbers.seeds_range(one.seeds_needed),
+        ]
+        for one in answer.variance
+    ]
+    caption = f"How far the {answer.metric} scatters on {answer.dataset} with what is drawn anew"
+    return TextTable("variance", caption, headings, rows)
+
+
 def arm_table(answer: Answer) -> TextTable:
     """Returns what the arms are, and what is shown of them without a word."""
     # 差距的 top-5 只比验证集，不减训练误差

@@ -33,7 +33,7 @@ from orchestrator.planning.summary import (
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import folder_hint, plan_study, recipe_on
-from orchestrator.planning.variants import combined_plan, controls_in, null_plan
+from orchestrator.planning.variants import combined_plan, controls_in, null_plan, variance_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import joint_folder, study_folder
 from orchestrator.records.trial_record import TrialState
@@ -159,7 +159,7 @@ def plan_studies(request: Request) -> list[Plan]:
         return [_plan_of_one(replace(request, question=one)) for one in question.on_each]
     if not question.is_paper:
         plan = _plan_of_one(request)
-        return [null_plan(plan) if question.null else plan]
+        return [null_plan(plan) if question.null else variance_plan(plan) if question.variance else plan]
     plans: list[Plan] = []
     for study in _all_studies():
         if question.dataset in study.recipes:

@@ -15,7 +15,7 @@ from orchestrator.statistics.alpha_spending import share_of_level
 from orchestrator.statistics.paired import seeds_to_reach_a_verdict
 from orchestrator.sweeps.objectives import pareto_front
 from orchestrator.sweeps.search import Search, SearchHistory
-from search_spaces.core_config import TrialConfig
+from search_spaces.core_config import OWN_SEED, TrialConfig
 from search_spaces.study import Recipe
 from search_spaces.trial import PlannedTrial, point_trial
 
@@ -127,10 +127,11 @@ def confirmation_trials(plan: Plan, content: Mapping[str, Any]) -> tuple[Planned
     if not content:
         return ()
     baseline = next(trial.config for trial in plan.trials if trial.arm == plan.study.baseline)
+    varies = (OWN_SEED, *plan.recipe.vary)
     settings: list[tuple[str, TrialConfig, Mapping[str, Any]]] = [(plan.study.baseline, baseline, {})]
     settings += [(point["name"], plan.base, point["parameters"]) for point in content["points"]]
     return tuple(
-        point_trial(base, parameters, seed, arm=name, phase="confirmation", what="confirmation")
+        point_trial(base, parameters, seed, arm=name, phase="confirmation", what="confirmation", varies=varies)
         for seed in range(CONFIRMATION_SEED, CONFIRMATION_SEED + content["seeds"])
         for name, base, parameters in settings
     )

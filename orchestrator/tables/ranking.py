@@ -55,6 +55,8 @@ def finished_trials(
 ) -> pl.DataFrame:
     """Returns the finished trials that are asked for; of a confirmed configuration those on fresh seeds alone.
 
+    Trials of which some randomness is drawn by another seed than their own (`ablate --variance`) are left out.
+
     Trials that only tuned an arm count where their configuration has no others.
 
     Args:
@@ -69,6 +71,8 @@ def finished_trials(
         flatters it.
     """
     finished = trials.filter((pl.col("state") == "finished") & pl.col("objective").is_not_null())
+    # 只换一处随机的 trial 不是又一个种子：其余与种子 0 相同
+    finished = finished.filter(pl.col("drawn_apart").is_null())
     if dataset is not None:
         finished = finished.filter((pl.col("data_name") == dataset) | pl.col("data_digest").str.starts_with(dataset))
     if study is not None:

@@ -22,6 +22,7 @@ from orchestrator.records.evaluations import MANY_VIEWS, METRICS, evaluation_cel
 from orchestrator.records.reports import Report
 from orchestrator.records.trial_record import TrialResult
 from search_spaces.core_config import ALEXNET, CoreConfig, TrialConfig, flattened
+from search_spaces.edits import drawn_apart
 from search_spaces.trial import KEY_LENGTH, configuration_key
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ TRIAL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "key": pl.String,
     "configuration": pl.String,
     "seed": pl.Int64,
+    "drawn_apart": pl.String,
     "core": pl.String,
     "core_version": pl.Int64,
     "data_name": pl.String,
@@ -217,6 +219,8 @@ def _trial_row(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
         "key": result.key,
         "configuration": configuration_key(config),
         "seed": result.seed,
+        "drawn_apart": ", ".join(drawn_apart(config)) or None,
+        **{f"seeds.{source}": seed for source, seed in _source_seeds(config).items()},
         "data_name": config.data.name,
         "data_digest": config.data.digest,
         "state": result.state.value,
@@ -235,6 +239,11 @@ def _trial_row(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
     }
     row |= {f"env_{name}": None if value is None else str(value) for name, value in result.environment.items()}
     return row
+
+
+def _source_seeds(config: TrialConfig) -> dict[str, int]:
+    """Seeds of sources of randomness that have another one than usual."""
+    return config.seeds if isinstance(config, CoreConfig) else config.seeds.model_dump()
 
 
 def _alexnet_cells(result: TrialResult, config: TrialConfig) -> dict[str, Any]:
@@ -305,14 +314,16 @@ def _metric_cells(split: str, metrics: SplitMetrics | None) -> dict[str, Any]:
 
 def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
     """Every hyperparameter by its dotted name: `training.learning_rate`, `network.lrn1.alpha`."""
-    plain = config.model_dump(mode="json", exclude={"seed": True, "data": {"root", "cache", "digest", "name"}})
+    plain = config.model_dump(
+        mode="json", exclude={"seed": True, "seeds": True, "data": {"root", "cache", "digest", "name"}}
+    )
     layers = plain["network"].pop("layers")
     cells: dict[str, Any] = {}
     _flatten("network", plain["network"], cells)
     for layer in layers:
         _flatten(f"network.{layer['name']}", {k: v for k, v in layer.items() if k != "name"}, cells)
     _flatten("training", plain["training"], cells)
-    _flatten("data", plain["data"], cells)
+    _flatten("data", {**plain["data"], "resplit": config.data.resplit}, cells)
     cells["numerics"] = plain["numerics"]
     return cells
 

@@ -36,7 +36,7 @@ def test_the_plan_shares_trials_and_names_what_is_not_asked(capsys: pytest.Captu
 
 def test_paper_takes_no_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["--study", "paper", "--sweep", "3", "--results", str(tmp_path)]) == 2
-    assert "--study paper takes no --sweep, --show, --null or --retune" in capsys.readouterr().err
+    assert "--study paper takes no --sweep, --show, --null, --variance or --retune" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -87,18 +87,21 @@ def test_a_share_of_a_gpu_is_the_gpus_of_a_worker() -> None:
 @pytest.mark.parametrize(
     ("parts", "reason"),
     [
-        ({"question": Question("paper", null=True)}, "--study paper takes no --sweep, --show, --null or --retune"),
+        (
+            {"question": Question("paper", null=True)},
+            "--study paper takes no --sweep, --show, --null, --variance or --retune",
+        ),
         ({"question": Question("paper"), "show": ""}, "--study paper takes no"),
         ({"question": Question("paper"), "sweep": SweepRequest(points=1)}, "--study paper takes no"),
         ({"question": Question("lrn", null=True, retune="learning_rate")}, "--null takes neither"),
         ({"question": Question("lrn", null=True), "sweep": SweepRequest(points=1)}, "--null takes neither"),
         (
             {"question": Question("lrn", seeds="auto", max_seeds=9, null=True)},
-            "study lrn cannot be asked with --seeds auto: --sweep, --retune and --null need whole arms",
+            "study lrn cannot be asked with --seeds auto: --sweep, --retune, --null and --variance need whole arms",
         ),
         (
             {"question": Question("lrn", seeds="auto", max_seeds=9, tuning_trials=4)},
-            "study lrn cannot be asked with --seeds auto: --sweep, --retune and --null need whole arms",
+            "study lrn cannot be asked with --seeds auto: --sweep, --retune, --null and --variance need whole arms",
         ),
     ],
 )

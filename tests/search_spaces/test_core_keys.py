@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from search_spaces.core_config import CoreConfig, CoreData, CoreDescription, MetricDescription
+from search_spaces.edits import drawn_apart, seeded
 from search_spaces.errors import StudyError
 from search_spaces.trial import canonical_json, configuration_key, keys_by_seed, trial_key
 from tests.made_core_records import describe, walk_config
@@ -55,6 +56,29 @@ def test_what_is_declared_beside_the_numbers_is_outside_the_key() -> None:
     # 数据放在哪里、叫什么都不算，内容才算
     places = [CoreData(name="elsewhere"), CoreData(name="default", root="/somewhere")]
     assert {trial_key(walk_config(data=data)) for data in places} == {key_of(WALK)}
+
+
+def test_the_seed_of_a_single_source_is_in_the_key_where_it_is_another_than_usual() -> None:
+    core = describe(randomness=("order", "split"))
+    plain = bare(WALK, seed=4, randomness=("order", "split"))
+    assert trial_key(plain) == key_of(WALK, seed=4)
+    content = plain.model_dump(mode="json")
+    assert "seeds" not in content
+    assert "randomness" not in walk_config().model_dump(mode="json")["core"]
+    # 平常 order 随 trial 的种子，split 是 0
+    for seeds in ({"order": 4}, {"split": 0}, {"order": 4, "split": 0}):
+        assert trial_key(CoreConfig.model_validate({**content, "seeds": seeds})) == key_of(WALK, seed=4)
+    other = CoreConfig.model_validate({**content, "seeds": {"order": 1, "split": 0}})
+    written = {"config": WALK, "core": "walk", "data": "", "seed": 4, "seeds": {"order": 1}, "version": 1}
+    text = json.dumps(written, sort_keys=True, separators=(",", ":"))
+    assert trial_key(other) == hashlib.sha256(text.encode()).hexdigest()[:20]
+    assert configuration_key(other) == key_of(WALK)
+    assert seeded(plain, 3, ("order",)).seeds == {"order": 3}  # type: ignore[union-attr]
+    assert seeded(plain, 3, ("seed", "split")).model_dump()["seeds"] == {"split": 3}
+    assert (drawn_apart(other), drawn_apart(seeded(plain, 3, ("seed", "split")))) == (("order",), ())
+    with pytest.raises(ValidationError, match="declares no source of randomness 'weather'"):
+        CoreConfig.model_validate({**content, "seeds": {"weather": 1}})
+    assert core.randomness == ("order", "split")
 
 
 def test_a_field_called_seed_or_epochs_is_only_a_field() -> None:

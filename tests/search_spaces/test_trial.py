@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_core.configuration.named_networks import network, training_recipe
-from alexnet_core.configuration.train_config import DataSpec, StepSchedule, TrainConfig, TrainingSpec
+from alexnet_core.configuration.train_config import SOURCES, DataSpec, StepSchedule, TrainConfig, TrainingSpec
 from alexnet_core.data.dataset import DataSummary
-from search_spaces.edits import edited
+from search_spaces.core_config import parse_config
+from search_spaces.edits import drawn_apart, edited, seeded
 from search_spaces.errors import StudyError
-from search_spaces.study import load_study
+from search_spaces.study import Recipe, load_study
 from search_spaces.trial import (
     base_config,
     canonical_json,
@@ -193,3 +194,58 @@ def test_a_sweeps_point_that_is_the_baseline_is_the_baseline() -> None:
 def test_an_override_that_is_no_assignment_is_refused(text: str) -> None:
     with pytest.raises(StudyError, match="--set"):
         parse_override(text)
+
+
+SOURCE_SEEDS = {"initialisation", "order", "augmentation", "dropout"}
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    varies=st.sets(st.sampled_from(["seed", "split", *sorted(SOURCE_SEEDS)])),
+)
+def test_a_seed_draws_what_it_is_to_draw_and_all_else_is_at_seed_0(seed: int, varies: set[str]) -> None:
+    config = seeded(pinned(), seed, tuple(varies))
+    assert isinstance(config, TrainConfig)
+    own = seed if "seed" in varies else 0
+    assert config.seed == own
+    assert config.data.resplit == (seed if "split" in varies else 0)
+    drawn = {source: config.seed_of(source) for source in SOURCES}
+    assert drawn == {source: seed if source in varies else own for source in SOURCE_SEEDS}
+    # 记录读回来还是它；名字由内容而定，与怎样写出来无关
+    assert parse_config(json.loads(config.model_dump_json())) == config
+    assert keys_by_seed(pinned(), [seed], tuple(varies)) == {seed: trial_key(config)}
+    assert configuration_key(config) == configuration_key(pinned())
+    assert drawn_apart(config) == tuple(
+        source for source in (*SOURCES, "split") if source in varies and "seed" not in varies and seed
+    )
+
+
+def test_a_source_at_the_trials_own_seed_is_the_plain_trial() -> None:
+    plain = pinned()
+    content = plain.model_dump(mode="json")
+    assert "seeds" not in content
+    assert "resplit" not in content["data"]
+    same = TrainConfig.model_validate({**content, "seeds": dict.fromkeys(SOURCES, plain.seed)})
+    assert trial_key(same) == trial_key(plain)
+    keys = {trial_key(seeded(plain, 0, (source,))) for source in (*SOURCES, "split", "seed")}
+    assert keys == {trial_key(seeded(plain, 0))}
+    # 种子 1 起，各来源各是各的 trial
+    assert len({trial_key(seeded(plain, 1, (source,))) for source in (*SOURCES, "split", "seed")}) == 6
+
+
+def test_a_recipe_may_let_its_seeds_draw_the_split_anew_in_all_arms_alike() -> None:
+    study = load_study("lrn")
+    recipe = Recipe.model_validate({**study.recipes["digits"].model_dump(), "vary": ["split"]})
+    varied = study.model_copy(update={"recipes": {"digits": recipe}})
+    trials, plain = unfold(varied, base(), range(3)), unfold(study, base(), range(3))
+    for trial in trials:
+        assert isinstance(trial.config, TrainConfig)
+        assert (trial.config.seed, trial.config.data.resplit) == (trial.seed, trial.seed)
+    # 种子 0 的划分就是原来的划分：那些 trial 不必再训
+    same = [ours.key == theirs.key for ours, theirs in zip(trials, plain, strict=True)]
+    assert same == [trial.seed == 0 for trial in trials]
+    assert "vary" not in study.recipes["digits"].model_dump()
+    with pytest.raises(ValueError, match="split"):
+        Recipe.model_validate({**study.recipes["digits"].model_dump(), "vary": ["order"]})
+    with pytest.raises(StudyError, match=r"unknown field data\.resplit"):
+        base(overrides={"data.resplit": 2})

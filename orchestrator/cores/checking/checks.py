@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +60,7 @@ class Rehearsal:
         reports: How many reports each time.
         data_root: Folder of the data, or None.
         code: What the core is loaded by instead of its name, where it is the kept code of a trial on record.
+        source_seeds: Of sources of randomness that have another one than usual.
     """
 
     name: CoreName
@@ -67,6 +68,7 @@ class Rehearsal:
     reports: int
     data_root: Path | None = None
     code: KeptCode | None = None
+    source_seeds: dict[str, int] = field(default_factory=dict)
 
 
 def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
@@ -248,6 +250,7 @@ def _run(
         folder=place,
         fields=rehearsal.fields,
         seeds=tuple(seeds),
+        source_seeds=rehearsal.source_seeds,
         reports=rehearsal.reports,
         data_root=rehearsal.data_root,
         states=states,

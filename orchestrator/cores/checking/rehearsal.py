@@ -32,6 +32,7 @@ class Request(BaseModel):
         folder: Where its module lies.
         fields: Fields of its configuration that are not at their defaults.
         seeds: One after the other, in this process.
+        source_seeds: Of sources of randomness that have another one than usual.
         reports: How many of each.
         data_root: Folder of the data, or None.
         states: Where states are read and written, or None for nowhere.
@@ -45,6 +46,7 @@ class Request(BaseModel):
     folder: Path
     fields: dict[str, JsonValue] = {}
     seeds: tuple[int, ...] = (0,)
+    source_seeds: dict[str, int] = {}
     reports: int
     data_root: Path | None = None
     states: Path | None = None
@@ -119,7 +121,7 @@ def _place(core: Core, seed: int, request: Request) -> Place:
     count = min(core.gpus, torch.cuda.device_count())
     devices = tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
     folder = None if request.states is None else request.states / "script"
-    return Place(seed, devices, request.data_root, folder)
+    return Place(seed, devices, request.data_root, folder, request.source_seeds)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def repeated(recorded: Recorded, name: CoreName, code: KeptCode | None, reports:
     """
     config, count = recorded.config, min(reports, len(recorded.reports))
     root = None if config.data.root is None else Path(config.data.root)
-    rehearsed = rehearse_seed(Rehearsal(name, dict(config.fields), count, root, code), config.seed)
+    rehearsed = rehearse_seed(Rehearsal(name, dict(config.fields), count, root, code, config.seeds), config.seed)
     for number, (before, (_, now)) in enumerate(zip(recorded.reports, rehearsed.reports, strict=False), start=1):
         differing = [metric for metric in before if before[metric] != now.get(metric)]
         if differing:

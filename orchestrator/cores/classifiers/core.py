@@ -46,4 +46,5 @@ core = Core(
     judged_by="test_error",
     data=_data,
     sizes=_sizes,
+    randomness=("initialisation", "order", "augmentation", "split"),
 )

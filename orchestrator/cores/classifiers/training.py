@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from alexnet_core.data.loading import load_dataset, summarise_data
 from orchestrator.cores.classifiers.configuration import ClassifierConfig
 from orchestrator.cores.classifiers.network import build
 from orchestrator.cores.contract import ContractError, Run
+from orchestrator.cores.randomness import draw_apart
 
 EVALUATION_BATCH = 256
 SMALLEST_AREA = 0.35
@@ -62,10 +62,10 @@ def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
         ContractError: There are no test images, or the model cannot be made so.
     """
     device = torch.device(run.devices[0])
-    data = _data(_spec(config, run.data_root), config.resolution)
+    data = _data(_spec(config, run), config.resolution)
     for remark in data.remarks:
         run.log(f"note: {remark}")
-    network = build(config, data.classes).to(device)
+    network = draw_apart(lambda: build(config, data.classes), _key(run, "initialisation")).to(device)
     optimizer = _optimizer(config, network)
     finished = 0
     if (state := run.load()) is not None:
@@ -85,8 +85,15 @@ def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
         }
 
 
-def _spec(config: ClassifierConfig, root: Path | None) -> DataSpec:
+def _key(run: Run, source: str, *place: int) -> tuple[int, ...] | None:
+    """What draws a source of randomness that has a seed of its own; None where it has the trial's."""
+    seed = run.seed_of(source)
+    return None if seed == run.seed else (seed, *place)
+
+
+def _spec(config: ClassifierConfig, run: Run) -> DataSpec:
     """The data as it lies there now: its digest is taken anew for every trial."""
+    root = run.data_root
     return DataSpec(
         name="images",
         source=config.source,
@@ -94,6 +101,7 @@ def _spec(config: ClassifierConfig, root: Path | None) -> DataSpec:
         train_images=config.train_images,
         digest=summarise_data(config.source, root).digest,
         root=None if root is None else str(root),
+        resplit=run.seed_of("split"),
     )
 
 
@@ -170,7 +178,8 @@ def _train_epoch(
     network.train()
     device = next(network.parameters()).device
     augment = augmentation(config)
-    order, size = torch.randperm(len(data.train.labels)), config.batch_size
+    order = draw_apart(lambda: torch.randperm(len(data.train.labels)), _key(run, "order", epoch))
+    size = config.batch_size
     # 只有一张图的批，批归一化没有方差可言
     batches = [order[start : start + size] for start in range(0, max(len(order) - 1, 1), size)]
     total, seen = 0.0, 0
@@ -178,16 +187,28 @@ def _train_epoch(
         run.beat()
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * rate_share(config, epoch + (number + 1) / len(batches))
-        pixels = torch.stack([augment(image) for image in data.train.pixels[batch]])
-        images = _normalised(pixels, data).to(device)
-        targets = functional.one_hot(data.train.labels[batch], data.classes).float().to(device)
-        images, targets = _mixed(images, targets, config.mixup)
+        augmented = partial(_augmented, config, data, batch, augment, device)
+        images, targets = draw_apart(augmented, _key(run, "augmentation", epoch, number))
         loss = functional.cross_entropy(network(images), targets, label_smoothing=config.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total, seen = total + loss.item() * len(batch), seen + len(batch)
     return total / seen
+
+
+def _augmented(
+    config: ClassifierConfig,
+    data: _Data,
+    batch: torch.Tensor,
+    augment: Callable[[torch.Tensor], torch.Tensor],
+    device: torch.device,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Normalised images of a batch, (B, 3, resolution, resolution), and their targets, (B, classes)."""
+    pixels = torch.stack([augment(image) for image in data.train.pixels[batch]])
+    images = _normalised(pixels, data).to(device)
+    targets = functional.one_hot(data.train.labels[batch], data.classes).float().to(device)
+    return _mixed(images, targets, config.mixup)
 
 
 def augmentation(config: ClassifierConfig) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -10,6 +10,7 @@ from orchestrator.reporting.figures.importance import front_figure, importance_f
 from orchestrator.reporting.figures.seeds import seeds_figure
 from orchestrator.reporting.figures.slices import slices_figure
 from orchestrator.reporting.figures.style import Picture
+from orchestrator.reporting.figures.variance import variance_figure
 from orchestrator.reporting.figures.waterfall import waterfall_figure
 from orchestrator.reporting.material import OF_CORE, Details, Material
 
@@ -18,11 +19,11 @@ def gallery(material: Material, details: Details) -> tuple[Picture, ...]:
     """Draws the figures for which there is something to show."""
     drawn = (
         waterfall_figure(material.answer),
-        differences_figure(material.answer),
+        differences_figure(material.answer) if not material.answer.variance else variance_figure(material.answer),
         cells_figure(material.answer),
         seeds_figure(material.answer),
         curves_figure(material.answer, details.curves),
-        costs_figure(material.answer),
+        costs_figure(material.answer) if not material.answer.variance else None,
         slices_figure(material.answer, material.points),
         importance_figure(material.answer),
         front_figure(material.answer),

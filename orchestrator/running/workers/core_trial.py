@@ -119,6 +119,7 @@ def _trained(place: SlotPlace, job: TrialJob, watch: Watch, log: _TrialLog, fact
 def _place(config: CoreConfig, place: SlotPlace, folder: Path, log: _TrialLog) -> Place:
     return Place(
         seed=config.seed,
+        seeds=config.seeds,
         devices=core_devices(place),
         data_root=None if config.data.root is None else Path(config.data.root),
         folder=folder / SCRIPT,

@@ -90,6 +90,10 @@ def test_a_core_trains_by_hand_without_anything_of_ours() -> None:
         ({"train": None}, "train is a function, not None"),
         ({"sizes": 3}, "sizes is a function, not 3"),
         ({"added_later": {"depth": 1}}, "added_later: 'depth' is no field of config"),
+        ({"randomness": "order"}, "randomness names sources in lower-case letters, digits and _, such as ('order',)"),
+        ({"randomness": ("Order",)}, "randomness names sources in lower-case letters"),
+        ({"randomness": ("seed",)}, "randomness names sources in lower-case letters"),
+        ({"randomness": ("order", "split", "order")}, "randomness names order twice"),
         (
             {"version": 0, "config": Lacking, "judged_by": "error", "sizes": 3},
             "version is a whole number from 1 on, not 0; config: width has no default; every field needs one; "
@@ -107,6 +111,16 @@ def test_what_breaks_the_contract_is_one_line(changes: dict[str, Any], line: str
 def test_the_only_metric_chooses_and_judges_where_neither_is_said() -> None:
     core = Core(name="mine", version=1, config=Config, train=train, metrics={"loss": Metric()})
     assert (core.chosen_by, core.judged_by) == ("loss", "loss")
+
+
+def test_a_source_is_drawn_by_the_trials_seed_or_its_own_and_the_split_by_0() -> None:
+    run = Run(seed=3, seeds={"order": 5}, sources=("initialisation", "order", "split"))
+    assert [run.seed_of(source) for source in ("initialisation", "order", "split")] == [3, 5, 0]
+    assert Run(seed=3, seeds={"split": 5}).seed_of("split") == 5
+    with pytest.raises(ContractError, match=r"run.seed_of\('oder'\): declare it, .* has initialisation, order, split"):
+        run.seed_of("oder")
+    with pytest.raises(ContractError, match="has none"):
+        Run(sources=()).seed_of("order")
 
 
 @pytest.mark.parametrize("wrong", [{"better": "more"}, {"scale": 0}, {"scale": float("inf")}, {"unit": 3}])

@@ -154,7 +154,7 @@ def test_what_replicates_is_counted_by_the_claim_or_by_the_direction() -> None:
         ),
         (["--dataset", "digits,few", "--sweep", "4", "--confirm", "2"], "--sweep, --confirm and --show are for one"),
         (["--dataset", "digits,few", "--show"], "--sweep, --confirm and --show are for one data set"),
-        (["--dataset", "digits,few", "--null"], "--study paper and --null are asked on one data set at a time"),
+        (["--dataset", "digits,few", "--null"], "--study paper, --null and --variance are asked on one data set"),
         (["--dataset", "digits,few", "--study", "paper"], "--study paper and --null are asked on one data set at a"),
     ],
 )

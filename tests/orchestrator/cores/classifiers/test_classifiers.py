@@ -243,3 +243,60 @@ def test_stopped_and_gone_on_it_gives_the_numbers_of_a_straight_run_and_another_
     assert [first.metrics, *(report.metrics for report in rest)] == straight
     assert [report.metrics for report in train_core(core, config, Place(1))] != straight
     assert load_core(core_name("torchvision")) is core
+
+
+@pytest.mark.slow
+def test_another_seed_of_one_source_moves_its_draws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen on a training: the weights at its start, the orders, the distorted images, the images of each split."""
+    from orchestrator.cores.classifiers import training
+
+    config = ClassifierConfig(epochs=2, train_images=48, batch_size=16, trivial_augment=True, crop="shift", mixup=0.2)
+    build, permuted, loaded = training.build, torch.randperm, training.load_dataset
+    augmented = training._augmented
+    drawn: dict[str, list[bytes]] = {}
+
+    def built(*arguments: object) -> nn.Module:
+        network = build(*arguments)  # type: ignore[arg-type]
+        drawn["initialisation"] = [weight.detach().numpy().tobytes() for weight in network.parameters()]
+        return network
+
+    def ordered(count: int, *arguments: object, **options: object) -> torch.Tensor:
+        order = permuted(count, *arguments, **options)  # type: ignore[arg-type]
+        if count == 48:
+            drawn["order"] = [order.numpy().tobytes()]
+        return order
+
+    def distorted(*arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        images, targets = augmented(*arguments)  # type: ignore[arg-type]
+        drawn["augmentation"] = [images.numpy().tobytes(), targets.numpy().tobytes()]
+        return images, targets
+
+    def split(spec: object) -> object:
+        dataset = loaded(spec)  # type: ignore[arg-type]
+        drawn["split"] = [dataset.train.labels.tobytes(), np.asarray(dataset.train.images).tobytes()]
+        drawn["test"] = [np.asarray(dataset.test.images).tobytes()]  # type: ignore[union-attr]
+        return dataset
+
+    for name, seen in (("build", built), ("_augmented", distorted), ("load_dataset", split)):
+        monkeypatch.setattr(training, name, seen)
+    monkeypatch.setattr(torch, "randperm", ordered)
+
+    def trained(**seeds: int) -> dict[str, list[bytes]]:
+        drawn.clear()
+        training._data.cache_clear()
+        list(train_core(core, config, Place(0, seeds=seeds)))
+        return dict(drawn)
+
+    plain = trained()
+    assert plain == trained()
+    # 另抽的先照常抽一遍再另抽，最后一次记下的就是所用的；换了次序或划分，一批里的图自然不同
+    moved = {
+        "initialisation": {"initialisation"},
+        "augmentation": {"augmentation"},
+        "order": {"order", "augmentation"},
+        "split": {"split", "augmentation"},
+    }
+    for source, names in moved.items():
+        other = trained(**{source: 5})
+        assert {name for name in plain if other[name] != plain[name]} == names
+    training._data.cache_clear()

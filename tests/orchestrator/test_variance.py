@@ -1,0 +1,204 @@
+"""`ablate --variance`: how far the baseline scatters with one source of randomness drawn anew at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import stats
+
+from orchestrator import report, status
+from orchestrator.ablate import main
+from orchestrator.options import parsed_request
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan_file import plan_on_record, write_plan
+from orchestrator.reporting.check import check_report
+from orchestrator.running.agenda import plan_studies
+from orchestrator.tables.ranking import finished_trials, rank
+from orchestrator.tables.tables import load_trials
+from search_spaces.study import load_study
+from tests.alexnet_core.data.pictures import tree
+from tests.made_core_records import write_walk
+from tests.made_plans import make_plan
+from tests.made_records import put
+
+SEEDS, TEST_IMAGES, MARGIN = 6, 359, 0.5
+# 种子 0 是各行共有的同一个 trial
+WRONG = {
+    "seed": [5, 9, 3, 8, 6, 2],
+    "initialisation": [5, 7, 4, 8, 6, 5],
+    "order": [5, 6, 5, 4, 5, 6],
+    "dropout": [5, 5, 5, 5, 5, 5],
+    "split": [5, 3, 7, 4, 8, 2],
+    "all_together": [5, 12, 2, 9, 1, 7],
+}
+
+
+def asked(results: Path, *more: str) -> list[str]:
+    return ["lrn", "--variance", "--seeds", str(SEEDS), "--results", str(results), *more]
+
+
+def planned(results: Path) -> Plan:
+    return plan_studies(parsed_request(asked(results)))[0]
+
+
+def put_all(results: Path) -> None:
+    done = set()
+    for trial in planned(results).trials:
+        if trial.key not in done:
+            put(results, trial.config, test_wrong=WRONG[trial.arm][trial.seed])  # type: ignore[arg-type]
+            done.add(trial.key)
+
+
+def seeds_for(margin: float, deviation: float) -> int:
+    """The fewest seeds with 80 % power of a two-sided t test at 5 %, of differences with this deviation."""
+    for seeds in range(2, 100_000):
+        bound, shift = stats.t.ppf(0.975, seeds - 1), margin / deviation * math.sqrt(seeds)
+        power = stats.nct.sf(bound, seeds - 1, shift) + stats.nct.cdf(-bound, seeds - 1, shift)
+        if power >= 0.8:
+            return seeds
+    raise AssertionError
+
+
+def test_each_row_draws_its_source_alone_and_all_share_the_training_with_seed_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(tmp_path)
+    assert [arm.name for arm in plan.study.arms] == [*WRONG]
+    by_cell = {(trial.arm, trial.seed): trial for trial in plan.trials}
+    assert len({by_cell[arm, 0].key for arm in WRONG}) == 1
+    assert len({trial.key for trial in plan.trials}) == 1 + 6 * (SEEDS - 1)
+    plain = {trial.key for trial in make_plan(load_study("lrn"), SEEDS).trials if trial.arm == "baseline"}
+    assert {by_cell["seed", seed].key for seed in range(SEEDS)} == plain
+    config = by_cell["order", 4].config
+    assert (config.seed, config.seeds.model_dump()) == (0, {"order": 4})
+    split, every = by_cell["split", 4].config, by_cell["all_together", 4].config
+    assert (split.seed, split.data.resplit, every.seed, every.data.resplit) == (0, 4, 4, 4)  # type: ignore[union-attr]
+    # 研究的基线已在记录里：不再训练
+    for trial in make_plan(load_study("lrn"), SEEDS).trials:
+        if trial.arm == "baseline":
+            put(tmp_path, trial.config)  # type: ignore[arg-type]
+    assert main(asked(tmp_path, "--dry-run")) == 0
+    output = capsys.readouterr().out
+    assert output.startswith("31 trials wanted, 6 on record, 25 to train")
+    assert "6 seeds tell each standard deviation to between 0.62 and 2.45 times itself" in output
+    assert "\n    dropout: 6 trials, 1 on record, 5 to run\n" in output
+
+
+@pytest.mark.slow
+def test_the_answer_is_that_of_an_independent_calculation_and_its_report_shows_and_checks_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_all(tmp_path)
+    assert main(asked(tmp_path)) == 0
+    output = capsys.readouterr().out
+    folder = tmp_path / "studies" / "lrn-variance"
+    written: dict[str, Any] = json.loads((folder / "answer.json").read_text())
+    _check_numbers(written)
+    assert "Which randomness moves the baseline of lrn?" in output
+    assert re.search(r"A margin of 0\.5 points needs seeds: \d+-\d+ of the usual kind", output.replace("\n", " "))
+    page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    assert "Which randomness matters" in page
+    assert "crops, flips and colour noise: none, since there are no flips" in text
+    assert (folder / "figures" / "variance.svg").is_file()
+    assert not (folder / "figures" / "differences.svg").exists()
+    frame = pl.read_csv(folder / "tables" / "variance.csv")
+    assert frame["name"].to_list() == [one["name"] for one in written["variance"]]
+    assert frame["sd"].to_list() == [one["sd"] for one in written["variance"]]
+    # plan.json 读回来就是那份计划；什么都没变，报告就不重写
+    assert plan_on_record(folder)[0].trials == planned(tmp_path).trials
+    assert main(asked(tmp_path)) == 0
+    assert "(unchanged)" in capsys.readouterr().out
+    assert check_report(folder, tmp_path).differences == []
+    written["variance"][2]["sd"] = 0.1
+    (folder / "answer.json").write_text(json.dumps(written, indent=1, sort_keys=True))
+    assert any("variance" in line for line in check_report(folder, tmp_path).differences)
+    assert status.main(["lrn-variance", "--results", str(tmp_path)]) == 0
+    assert "order" in capsys.readouterr().out
+    assert report.main(["--study", "lrn-variance", "--baseline", "order", "--results", str(tmp_path)]) == 2
+    assert "there is nothing to compare in it" in capsys.readouterr().err
+    assert report.main(["--paper", "--results", str(tmp_path)]) == 4
+    tables = load_trials(tmp_path)
+    assert tables.trials.filter(pl.col("drawn_apart") == "order").height == SEEDS - 1
+    assert tables.trials["seeds.order"].drop_nulls().sort().to_list() == [1, 2, 3, 4, 5]
+    # 种子与连同划分一起抽的各是一次独立的训练，共用种子 0；单抽一处的不是
+    finished = finished_trials(tables.trials, tables.members)
+    assert rank(finished, tables.members)["seeds"].to_list() == [2 * SEEDS - 1]
+
+
+def _check_numbers(answer: dict[str, Any]) -> None:
+    rows = {one["name"]: one for one in answer["variance"]}
+    assert [*rows] == ["seed", "initialisation", "order", "augmentation", "dropout", "split", "all_together"]
+    for name, wrong in WRONG.items():
+        errors = 100.0 * np.array(wrong) / TEST_IMAGES
+        deviation = errors.std(ddof=1)
+        assert rows[name]["n"] == SEEDS
+        assert rows[name]["sd"] == pytest.approx(deviation, abs=1e-12)
+        if deviation == 0.0:
+            assert (rows[name].get("limits"), rows[name].get("seeds_needed")) == (None, None)
+            continue
+        limits = deviation * np.sqrt((SEEDS - 1) / stats.chi2.ppf([0.975, 0.025], SEEDS - 1))
+        assert rows[name]["limits"] == pytest.approx(limits)
+        assert rows[name]["seeds_needed"] == [seeds_for(MARGIN, math.sqrt(2.0) * limit) for limit in limits]
+    blank = rows["augmentation"]
+    assert (blank["n"], blank["sd"], blank["limits"], blank["seeds_needed"]) == (0, None, None, None)
+    assert blank["absent"] == "there are no flips, no colour noise and no room for random crops"
+    assert {arm["word"] for arm in answer["arms"]} == {"not judged"}
+    notes = " ".join(answer["notes"])
+    assert "Of the single sources, split (which images train, and which are for validation) moves" in notes
+    low, high = rows["all_together"]["seeds_needed"]
+    assert f"{low}-{high} that draw the split anew too (vary: [split] in the recipe)" in notes
+    assert "Blank: augmentation, since there are no flips" in notes
+
+
+def test_what_has_no_such_rows_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def line(*arguments: str) -> str:
+        assert main([*arguments, "--dry-run", "--results", str(tmp_path / "r")]) == 2
+        errors = capsys.readouterr().err
+        assert len(errors.strip().splitlines()) == 1
+        return errors
+
+    write_walk(tmp_path)
+    assert "core walk declares no sources of randomness" in line(
+        str(tmp_path / "walking.yaml"), "--variance", "--core", str(tmp_path / "walk.py")
+    )
+    assert "have no standard deviation" in line("activation", "--variance")
+    assert "--null and --variance are two questions" in line("lrn", "--variance", "--null")
+    assert "--variance takes neither --sweep nor --retune" in line("lrn", "--variance", "--sweep", "3")
+    assert "--null and --variance need whole arms" in line("lrn", "--variance", "--seeds", "auto", "--max-seeds", "9")
+    assert "takes no --sweep, --show, --null, --variance or --retune" in line("paper", "--variance")
+    assert main(["batch_norm", "--variance", "--dry-run", "--results", str(tmp_path / "r")]) == 0
+    output = capsys.readouterr().out
+    arms = re.findall(r"^    (\w+): \d+ trials", output, re.MULTILINE)
+    assert arms == ["seed", "initialisation", "order", "augmentation", "split", "all_together"]
+
+
+def test_a_split_that_nothing_draws_is_blank_and_cannot_be_varied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tree(tmp_path / "images", ("train", "val"), count=4)
+    data = ["--dataset", "imagefolder", "--data-root", str(root), "--results", str(tmp_path / "r"), "--dry-run"]
+    assert main(["lrn", "--variance", *data]) == 0
+    output = capsys.readouterr().out
+    assert "split" not in output
+    assert "augmentation: " in output
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "name: mine\nquestion: Does it?\nsource: me\nbaseline: a\n"
+        "arms: [{name: a, title: a}, {name: b, title: b, set: {training.momentum: 0.5}}]\n"
+        "recipes:\n  imagefolder: {margin: 0.5, smallest_effect: 1.0, vary: [split]}\n"
+        "  digits: {margin: 0.5, smallest_effect: 1.0, vary: [split]}\n"
+    )
+    assert main([str(mine), *data]) == 2
+    assert f"{mine}:7:52: recipes.imagefolder.vary: there is no split to draw anew" in capsys.readouterr().err
+    plan = plan_studies(parsed_request([str(mine), "--dataset", "digits", "--results", str(tmp_path / "r")]))[0]
+    drawings = {(trial.seed, trial.config.data.resplit) for trial in plan.trials}  # type: ignore[union-attr]
+    assert drawings == {(seed, seed) for seed in range(8)}
+    write_plan(tmp_path / "r" / "studies" / "mine", plan, [])
+    assert plan_on_record(tmp_path / "r" / "studies" / "mine")[0].trials == plan.trials
