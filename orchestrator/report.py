@@ -186,7 +186,7 @@ def _joint(options: argparse.Namespace, console: Console) -> Document:
         return _not_written(document, target, "its joint page is")
     write_studies(target, ", ".join(datasets), [folder.name for folder in folders])
     write_page(target, replication)
-    print_text(console, f"both: {target / PAGE}")
+    print_text(console, f"all data sets: {target / PAGE}")
     return document.model_copy(update={"page": (target / PAGE).resolve()})
 
 

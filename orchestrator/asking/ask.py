@@ -149,7 +149,7 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
     # 导出：报告之外，再写别的工具要读的
     replication = _replication(agenda, contents, answers, store, console) if agenda.replicates else None
     page = _export(agenda, [answer.answer for answer in answers], request, console, trains=trains)
-    where = f"{'both' if replication else 'all claims'}: {page}; " if page is not None else ""
+    where = f"{'all data sets' if replication else 'all claims'}: {page}; " if page is not None else ""
     _say(console, [f"{where}done in {readable_seconds(time.monotonic() - started)}"])
     return AnswersDocument(
         answers=answers,

@@ -72,7 +72,7 @@ def lead(replication: Replication) -> str:
     return (
         f"{counted(replication.family, 'comparison')} on {len(replication.datasets)} data sets are one family (Holm): "
         f"together their words are false in at most {level} of such questions. In the last column{claim} what "
-        "has no claim is counted by its direction. No effect is pooled: two data sets are no sample of data sets."
+        "has no claim is counted by its direction. No effect is pooled: a few data sets are no sample of data sets."
     )
 
 
