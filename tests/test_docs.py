@@ -25,7 +25,7 @@ import pytest
 import yaml
 
 from orchestrator.judging import numbers
-from orchestrator.judging.answer import NOT_JUDGED, Answer
+from orchestrator.judging.answer import NOT_JUDGED, Answer, ContrastAnswer
 from orchestrator.statistics.verdict import ArmEvidence, judge
 
 ROOT = Path(__file__).parents[1]
@@ -169,9 +169,12 @@ def test_a_committed_report_is_whole_and_its_differences_are_those_of_its_seeds(
     values = {(arm, seed): float(value) for arm, seed, value in rows if value}
     baseline = next(arm.name for arm in answer.arms if arm.is_baseline)
     for arm in (arm for arm in answer.judged if arm.scale == "points"):
-        pairs = [values[arm.name, seed] - values[baseline, seed] for name, seed, _ in rows if name == arm.name]
-        assert len(pairs) == arm.n
-        assert arm.difference == pytest.approx(statistics.mean(pairs), abs=1e-9)
+        # 阶梯的一级、析因的一个效应：各 arm 的加权和，逐种子
+        weights = arm.weights if isinstance(arm, ContrastAnswer) else {arm.name: 1.0, baseline: -1.0}
+        seeds = [seed for name, seed, _ in rows if name == next(iter(weights))]
+        sums_by_seed = [sum(weight * values[name, seed] for name, weight in weights.items()) for seed in seeds]
+        assert len(sums_by_seed) == arm.n
+        assert arm.difference == pytest.approx(statistics.mean(sums_by_seed), abs=1e-9)
 
 
 def options_of(module: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_core.configuration.wording import counted
+from alexnet_core.errors import CoreError
 from orchestrator.choices import DEFAULT_DATASET, PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.looks import without_closed
@@ -156,7 +157,7 @@ def plan_studies(request: Request) -> list[Plan]:
         # 有一个数据集问不了，就什么也不必清点
         for dataset in question.datasets:
             recipe_on(load_study(question.study), dataset)
-        return [_plan_of_one(replace(request, question=one)) for one in question.on_each]
+        return [_plan_on(replace(request, question=one)) for one in question.on_each]
     if not question.is_paper:
         plan = _plan_of_one(request)
         return [null_plan(plan) if question.null else variance_plan(plan) if question.variance else plan]
@@ -177,6 +178,16 @@ def plan_studies(request: Request) -> list[Plan]:
 def _all_studies() -> list[Study]:
     # 论文的主张只关于 AlexNet
     return [study for name in study_names() if (study := load_study(name)).core is None]
+
+
+def _plan_on(request: Request) -> Plan:
+    """The plan on one of several data sets; what is wrong with its images names it."""
+    try:
+        return _plan_of_one(request)
+    except CoreError as error:
+        raise CoreError(f"{request.question.dataset}: {error}") from error
+    except LabError as error:
+        raise LabError(f"{request.question.dataset}: {error}", exit_code=error.exit_code) from error
 
 
 def _plan_of_one(request: Request) -> Plan:

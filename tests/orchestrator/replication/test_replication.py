@@ -145,6 +145,7 @@ def test_what_replicates_is_counted_by_the_claim_or_by_the_direction() -> None:
     [
         (["--dataset", "digits,cifar10"], "study mine is not asked on cifar10: its images are not at hand"),
         (["--dataset", "digits,imagenet"], "study mine has no recipe for data set 'imagenet'; it has: digits, few"),
+        (["--dataset", "digits,cifar10", "--study", "lrn"], "cifar10: this data set lies in a folder: say where with"),
         (["--dataset", "digits,digits"], "--dataset names digits twice"),
         (["--dataset", "digits,"], "--dataset digits,: '' is neither a data set nor DATASET=DIR"),
         (["--dataset", "digits,few="], "'few=' is neither a data set nor DATASET=DIR"),
@@ -168,6 +169,10 @@ def test_what_cannot_be_asked_on_several_is_one_line_before_anything(
     assert line in output.err
     assert (output.out, len(output.err.strip().splitlines())) == ("", 1)
     assert not (tmp_path / "results").exists()
+
+
+def test_a_program_asks_one_data_set_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(STUDY)
     with pytest.raises(LabError, match="run_study asks on one data set"):
         run_study(tmp_path / "mine.yaml", dataset="digits,few", results=tmp_path / "results")
 
@@ -192,7 +197,7 @@ def test_one_session_trains_both_and_a_stopped_one_goes_on(lab: Lab, tmp_path: P
     code, output, errors = lab.ablate(*asked, "--slots", "1", "--max-gpu-hours", "1e-9")
     assert code == 0, output + errors
     # 先量一个种子，预算管的是两个数据集
-    assert "stopped at the budget: 1 of 2 seeds is complete" in output
+    assert "stopped at the budget: 1 of 2 seeds are complete" in output
     first = {path: path.stat().st_mtime_ns for path in lab.results.glob("trials/*/result.json")}
     assert len(first) == 6
     code, output, errors = lab.ablate(*asked, "--slots", "1")
