@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from search_spaces.core_config import CoreConfig, CoreData, CoreDescription, MetricDescription
 from search_spaces.edits import drawn_apart, seeded
@@ -133,6 +133,36 @@ def test_nested_fields_are_in_it_each_by_its_own_name() -> None:
     springy = {**WALK, "stride": {"length": 0.8, "is_springy": True}}
     assert trial_key(walk_config(stride__length=0.8, stride__is_springy=True)) == key_of(springy)
     assert trial_key(walk_config(stride={"length": 0.8, "is_springy": True})) == key_of(springy)
+
+
+class Inner(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    length: float = 1.0
+
+
+class Loose(BaseModel):
+    """Takes any field, and one by another name."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    rate: float = Field(default=0.1, alias="lr")
+    inner: Inner = Inner()
+    each: tuple[Inner, ...] = (Inner(),)
+
+
+def test_a_field_is_set_by_its_own_name_whatever_the_model_says_of_others() -> None:
+    plain = {"rate": 0.5, "inner": {"length": 2.0}, "each": [{"length": 1.0}]}
+    assert trial_key(walk_config(model=Loose, rate=0.5, inner__length=2)) == key_of(plain)
+    for edits, complaint in (
+        ({"lr": 0.5}, "unknown field lr"),
+        ({"rates": 0.5}, "unknown field rates; did you mean rate?"),
+        ({"inner__lenth": 2}, r"inner\.lenth: unknown field; did you mean length?"),
+        ({"inner": {"lenth": 2}}, r"inner\.lenth: unknown field; did you mean length?"),
+        ({"each": [{"lenth": 2}]}, r"each\.0\.lenth: unknown field"),
+    ):
+        with pytest.raises(StudyError, match=complaint.replace("?", r"\?")):
+            walk_config(model=Loose, **edits)
 
 
 def test_what_has_no_one_way_to_be_written_is_no_configuration() -> None:

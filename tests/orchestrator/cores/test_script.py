@@ -225,6 +225,19 @@ def test_a_declaration_that_would_deceive_is_refused(changes: dict[str, Any], co
     assert complaint in str(caught.value)
 
 
+def test_a_script_of_one_metric_says_no_more_than_how_it_is_called(tmp_path: Path) -> None:
+    declared = {
+        "command": ["python", "train.py", "--lr", "{learning_rate}", "--seed", "{seed}"],
+        "parameters": {"learning_rate": 0.1},
+        "metrics": {"validation_accuracy": {}},
+        "files": ["train.py", "src/**"],
+    }
+    core = script_core(Script.model_validate(declared), tmp_path)
+    assert (core.name, core.version, core.gpus) == ("script", 1, 1)
+    assert core.chosen_by == core.judged_by == "validation_accuracy"
+    assert core.config().model_dump() == {"learning_rate": 0.1}
+
+
 def test_a_mistake_in_the_study_file_has_its_place(tmp_path: Path) -> None:
     path = tmp_path / "walks.yaml"
     path.write_text(STUDY.replace('"{seed}", ', ""))
