@@ -11,12 +11,12 @@ from typing import TextIO
 
 from rich.console import Console
 
-from orchestrator.choices import DEFAULT_DATASET, PAPER
+from orchestrator.choices import PAPER
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import print_text
-from orchestrator.records.layout import study_folder
 from orchestrator.request import Request
+from orchestrator.running.agenda import folder_of
 from orchestrator.running.steering import read_runs, status_command
 from search_spaces.study import load_study
 
@@ -44,7 +44,7 @@ def ask_detached(request: Request, console: Console) -> Document:
     """
     question = request.question
     name = PAPER if question.is_paper else load_study(question.study).name
-    folder = study_folder(request.store.results, name, question.dataset, DEFAULT_DATASET)
+    folder = folder_of(request, name)
     # argparse 认得缩写，--det 也是它
     program, *words = (word for word in request.command if len(word) < 5 or not OPTION.startswith(word))
     log = folder / LOG

@@ -215,6 +215,19 @@ def _plan_of_one(request: Request) -> Plan:
     return plan
 
 
+def folder_of(request: Request, study: str) -> Path:
+    """Returns the folder of what a command asks: that of its study, or of all its studies together.
+
+    Args:
+        request: What the command asks.
+        study: The study's name, or `paper`.
+    """
+    question, results = request.question, request.store.results
+    if question.also:
+        return joint_folder(results, study, question.datasets)
+    return study_folder(results, study, question.dataset, DEFAULT_DATASET)
+
+
 def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
     """Returns what is to be run for plans: what is on record, each study's sweep, and one plan that trains it all.
 
@@ -233,7 +246,7 @@ def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
             studies=studies,
             plan=combined_plan(plans, plans[0].recipe, by_dataset=True),
             on_record=together(study.on_record for study in studies),
-            folder=joint_folder(request.store.results, plans[0].study.name, question.datasets),
+            folder=folder_of(request, plans[0].study.name),
             together=True,
             replicates=True,
         )
@@ -244,7 +257,7 @@ def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
         studies=studies,
         plan=combined_plan(plans, plans[0].recipe),
         on_record=together(study.on_record for study in studies),
-        folder=study_folder(request.store.results, PAPER, dataset, DEFAULT_DATASET),
+        folder=folder_of(request, PAPER),
         together=True,
         not_asked={study.name: study.not_asked[dataset] for study in _all_studies() if dataset in study.not_asked},
     )
