@@ -12,7 +12,7 @@ from typing import TextIO
 from rich.console import Console
 
 from orchestrator.choices import PAPER
-from orchestrator.errors import ExitCode, LabError
+from orchestrator.command import check_can_hold_results
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import print_text
 from orchestrator.request import Request
@@ -40,30 +40,28 @@ def ask_detached(request: Request, console: Console) -> Document:
         Nothing but the exit code: the command's where it has ended.
 
     Raises:
-        LabError: With exit code 3, where nothing can be written.
+        LabError: With exit code 3, where no results can be.
+        OSError: Nothing can be written there.
     """
-    question = request.question
-    name = PAPER if question.is_paper else load_study(question.study).name
-    folder = folder_of(request, name)
+    question, results = request.question, request.store.results
+    check_can_hold_results(results)
+    folder = folder_of(request, PAPER if question.is_paper else load_study(question.study).name)
+    folder.mkdir(parents=True, exist_ok=True)
     # argparse 认得缩写，--det 也是它
     program, *words = (word for word in request.command if len(word) < 5 or not OPTION.startswith(word))
     log = folder / LOG
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # 子进程写，我们另开一个读：同一个描述符只有一个位置
-        with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as said:
-            said.seek(0, os.SEEK_END)
-            # 自己的会话：终端关了，SIGHUP 到不了它
-            child = subprocess.Popen(
-                [sys.executable, "-m", program, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            code = _code_until_it_runs(child, folder, said, console)
-    except OSError as error:
-        raise LabError(f"{log}: {error.strerror}", exit_code=ExitCode.ENVIRONMENT) from error
+    # 子进程写，我们另开一个读：同一个描述符只有一个位置
+    with log.open("ab") as output, log.open(encoding="utf-8", errors="replace") as said:
+        said.seek(0, os.SEEK_END)
+        # 自己的会话：终端关了，SIGHUP 到不了它
+        child = subprocess.Popen(
+            [sys.executable, "-m", program, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        code = _code_until_it_runs(child, folder, said, console)
     if code is not None:
         return Document(exit_code=code)
     status = status_command(folder)
@@ -77,7 +75,7 @@ def _code_until_it_runs(child: subprocess.Popen[bytes], folder: Path, said: Text
     """Passes on what a command says; returns its exit code once it has ended, None once its study runs."""
     try:
         while (code := child.poll()) is None:
-            _pass_on(said, console)
+            _pass_on(said, console, ended=False)
             if any(run.is_here and run.pid == child.pid for run in read_runs(folder)):
                 return None
             time.sleep(LOOK_EVERY_SECONDS)
@@ -85,10 +83,16 @@ def _code_until_it_runs(child: subprocess.Popen[bytes], folder: Path, said: Text
         # 还没交接完：Ctrl-C 是对它说的
         child.terminate()
         code = child.wait()
-    _pass_on(said, console)
+    _pass_on(said, console, ended=True)
     return code if code >= 0 else SIGNALLED - code
 
 
-def _pass_on(said: TextIO, console: Console) -> None:
-    for line in said.readlines():
+def _pass_on(said: TextIO, console: Console, *, ended: bool) -> None:
+    """Prints the lines that are new; half of one is left for the next time, unless nobody writes any more."""
+    while True:
+        place = said.tell()
+        line = said.readline()
+        if not line or not (ended or line.endswith("\n")):
+            said.seek(place)
+            return
         print_text(console, line.rstrip("\n"))
