@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "orchestrator": "core asking cores errors tables",
     "orchestrator.errors": "",
     "orchestrator.choices": "",
-    "orchestrator.cores": "core.configuration core.data core.process search_spaces",
+    "orchestrator.cores": "core.configuration core.data core.errors core.process core.trained search_spaces",
     "orchestrator.statistics": "",
     "orchestrator.output": "core.configuration core.process errors",
     "orchestrator.command": "core.errors core.process errors output search_spaces",

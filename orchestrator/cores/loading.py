@@ -17,7 +17,10 @@ from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.script import script_core, script_of
 
 # 随包带来的 core，短名即可
-BUILT_IN = {"torchvision": "orchestrator.cores.classifiers.core"}
+BUILT_IN = {
+    "torchvision": "orchestrator.cores.classifiers.core",
+    "ensemble": "orchestrator.cores.ensembles.core",
+}
 NOT_THE_USERS = ("__main__", "alexnet_core", "orchestrator", "search_spaces")
 # 导入时文件的时间与大小
 _STAMPS: dict[str, tuple[int, int]] = {}
