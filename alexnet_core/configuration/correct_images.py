@@ -7,6 +7,7 @@ byte zero.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -33,6 +34,23 @@ class CorrectImages:
     split: Literal["validation", "test"]
     views: int
     correct: np.ndarray
+
+
+def as_text(correct: np.ndarray) -> str:
+    """Returns bits as base64, for a place in JSON: eight in a byte, the first image in the highest bit."""
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def from_text(text: str, images: int) -> np.ndarray:
+    """Reads what `as_text` has written: bool (images,).
+
+    Raises:
+        ValueError: It is not that of so many images.
+    """
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), np.uint8)).astype(np.bool_)
+    if len(bits) != 8 * -(-images // 8) or bits[images:].any():
+        raise ValueError(f"its bits are not those of {images} images")
+    return bits[:images]
 
 
 class _Set(Frozen):

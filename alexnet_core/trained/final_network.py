@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet_core.configuration.correct_images import CorrectImages
 from alexnet_core.configuration.metrics import SplitMetrics
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import Dataset
 from alexnet_core.data.loading import load_dataset
-from alexnet_core.data.splits import SplitName
 from alexnet_core.errors import CoreError
 from alexnet_core.model.alexnet import AlexNet
 from alexnet_core.training.checkpoint import read_position, read_tensors
@@ -50,7 +50,7 @@ def evaluate_trained(
     dataset: Dataset | None = None,
     before_batch: Callable[[], None] = lambda: None,
     workers: Workers = ALONE,
-) -> tuple[SplitName, SplitMetrics]:
+) -> tuple[SplitMetrics, CorrectImages]:
     """Evaluates a trained network on the test images, or the validation images where there are none.
 
     Args:
@@ -62,13 +62,14 @@ def evaluate_trained(
         workers: This process among the data-parallel ones, each of which evaluates its share of the images.
 
     Returns:
-        The split's name and its sums over all workers.
+        The sums over all workers, and which images it got right, of which split.
     """
     dataset = dataset if dataset is not None else load_dataset(config.data)
     # 没有测试集才用验证集，并在名字里说出来
-    name: SplitName = "validation" if dataset.test is None else "test"
     split = dataset.validation if dataset.test is None else dataset.test
+    correct = np.zeros(len(split), dtype=np.bool_)
+    seen = CorrectImages("validation" if dataset.test is None else "test", views, correct)
     follows = config.training.mean_follows_crop
     loader = ImageLoader(split, dataset.mean_image, model.devices[0], mean_follows_crop=follows)
     rows, precision = np.arange(len(loader)), config.training.precision
-    return name, evaluate_rows(model, loader, rows, views, before_batch, precision, workers)
+    return evaluate_rows(model, loader, rows, views, before_batch, precision, workers, correct), seen

@@ -1,7 +1,8 @@
 """Evaluations of finished trials over more views than one: `results/trials/<key>/evaluations/<views>.json`.
 
 They are records like the trial's own: written atomically by the driver alone, and never made twice. The error over
-one view, the centre crop, is in `result.json`; which images it is made of is in `correct.bin` beside it.
+one view, the centre crop, is in `result.json`; which images it is made of is in `correct.bin` beside it, and in the
+evaluation itself.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from alexnet_core.configuration.correct_images import CorrectImages, packed, unpacked
+from alexnet_core.configuration.correct_images import CorrectImages, from_text, packed, unpacked
 from alexnet_core.configuration.frozen import Frozen, first_mistake
 from alexnet_core.configuration.metrics import SplitErrors
 from alexnet_core.process.files import replaced
@@ -21,6 +22,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
 from orchestrator.records.layout import CORRECT, evaluation_path, trial_folder
 from orchestrator.records.trial_record import TrialResult, TrialState, read_result
+from search_spaces.arm import is_absent
 from search_spaces.trial import PlannedTrial
 
 MANY_VIEWS = (10,)
@@ -41,6 +43,7 @@ class Evaluation(Frozen):
         seconds: Of the evaluation alone.
         evaluated_at: ISO time (UTC).
         environment: What it ran on.
+        correct: Which images it got right, see `as_text`; None in older evaluations.
     """
 
     schema_version: int = 1
@@ -54,6 +57,21 @@ class Evaluation(Frozen):
     seconds: float
     evaluated_at: str
     environment: dict[str, str | int | None] = {}
+    # 以前的评估没有它：没有就不写
+    correct: str | None = Field(default=None, exclude_if=is_absent)
+
+    @model_validator(mode="after")
+    def _check_images(self) -> Self:
+        if (seen := self.right) is not None and (wrong := int((~seen.correct).sum())) != self.metrics.top1_errors:
+            raise ValueError(f"correct has {wrong} images wrong, metrics {self.metrics.top1_errors}")
+        return self
+
+    @property
+    def right(self) -> CorrectImages | None:
+        """The images that it got right, as far as that is on record."""
+        if self.correct is None:
+            return None
+        return CorrectImages(self.split, self.views, from_text(self.correct, self.metrics.count))
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
@@ -164,6 +182,23 @@ def read_correct_images(folder: Path, result: TrialResult) -> tuple[CorrectImage
     if reason:
         raise LabError(f"{path} is damaged: {reason}", exit_code=ExitCode.ENVIRONMENT)
     return sets
+
+
+def correct_images_of(folder: Path, views: int) -> tuple[CorrectImages, ...]:
+    """Reads which images the network of a trial on record got right in so many views; nothing where it is not known.
+
+    Args:
+        folder: Of the trial.
+        views: 1 for the centre crop.
+
+    Raises:
+        LabError: What is on record is damaged, or not there (named).
+    """
+    if views == 1:
+        result = read_result(folder)
+        return () if result is None else read_correct_images(folder, result)
+    evaluation = read_evaluation(folder, views)
+    return () if evaluation is None or (seen := evaluation.right) is None else (seen,)
 
 
 def evaluations_on_record(results: Path, trials: Iterable[PlannedTrial]) -> frozenset[tuple[str, int]]:

@@ -236,6 +236,7 @@ def evaluation_of(running: Running, end: End, made: Evaluated) -> Evaluation:
         metrics=SplitMetrics.model_validate_json(made.metrics),
         seconds=made.seconds,
         retrained=retrained,
+        correct=made.correct,
     )
 
 

@@ -125,6 +125,7 @@ class Evaluated:
         split: `test`, or `validation` where the data has no test set.
         metrics: Its `SplitMetrics`, as JSON.
         seconds: Wall seconds.
+        correct: Which images it got right, see `as_text`.
         retrained: Whether the network was trained for it.
     """
 
@@ -132,6 +133,7 @@ class Evaluated:
     split: str
     metrics: str
     seconds: float
+    correct: str
     retrained: bool
 
 

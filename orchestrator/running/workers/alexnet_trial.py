@@ -104,6 +104,7 @@ def _final_weights(checkpoints: Path, place: Place) -> Path:
 
 def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch: Watch) -> Evaluated | None:
     """Evaluates the trained network in many views; None when it was stopped."""
+    from alexnet_core.configuration.correct_images import as_text
     from alexnet_core.trained.final_network import evaluate_trained, load_trained
     from alexnet_core.training.data_parallel import Workers
 
@@ -113,7 +114,7 @@ def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch:
 
     started = time.perf_counter()
     try:
-        split, metrics = evaluate_trained(
+        metrics, seen = evaluate_trained(
             config,
             load_trained(config, weights, place.devices),
             job.views,
@@ -123,7 +124,8 @@ def _evaluate(place: Place, job: Job, config: TrainConfig, weights: Path, watch:
     except _Stopped:
         return None
     seconds = time.perf_counter() - started
-    return Evaluated(job.views, split, metrics.model_dump_json(), seconds, retrained=False)
+    right = as_text(seen.correct)
+    return Evaluated(job.views, seen.split, metrics.model_dump_json(), seconds, right, retrained=False)
 
 
 class _Stopped(Exception):

@@ -22,10 +22,12 @@ def test_the_checkpoint_of_a_finished_training_gives_the_errors_that_training_re
     path = latest_checkpoint(tmp_path)
     assert path is not None
     model = load_trained(config, path)
-    split, once = evaluate_trained(config, model, 1)
-    assert (split, once) == ("test", report.test)
+    once, seen = evaluate_trained(config, model, 1)
+    assert (seen.split, seen.views, once) == ("test", 1, report.test)
+    assert int((~seen.correct).sum()) == once.top1_errors
     batches = []
-    _, ten = evaluate_trained(config, model, 10, before_batch=lambda: batches.append(1))
+    ten, seen = evaluate_trained(config, model, 10, before_batch=lambda: batches.append(1))
+    assert (seen.views, len(seen.correct), int((~seen.correct).sum())) == (10, ten.count, ten.top1_errors)
     from alexnet_core.data.loading import load_dataset
 
     assert ten == evaluate(model, load_dataset(config.data), views=10)

@@ -44,7 +44,7 @@ def test_an_event_of_an_unknown_shape_is_one_clear_line(event: Any) -> None:
 
 def test_a_message_arrives_as_it_was_sent() -> None:
     epoch = Epoch(3, 0.1 + 0.2, 1078, 1e-300, '{"epoch":3}')
-    end = End("finished", weights="checkpoint/a", evaluation=Evaluated(10, "test", "{}", 1.5, retrained=True))
+    end = End("finished", weights="checkpoint/a", evaluation=Evaluated(10, "test", "{}", 1.5, "gA==", retrained=True))
     for message in (TrialEvent("a", 1, None, epoch), TrialEvent("a", 2, 0, end), SlotEvent(1, Died("why"))):
         assert pickle.loads(pickle.dumps(message)) == message
     submission = Submission("a", "{}", "folder", 1, epochs=4, views=10, judged=True)
