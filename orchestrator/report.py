@@ -17,6 +17,7 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.process.command_line import CommandParser
 from alexnet_core.process.interruption import say
 from orchestrator.asking.answers import AnswersDocument, StudyAnswer, study_answer
+from orchestrator.asking.images import ImagesDocument, show_images
 from orchestrator.choices import DEFAULT_DATASET, DEFAULT_STUDY, PAPER
 from orchestrator.command import (
     add_json_option,
@@ -28,6 +29,7 @@ from orchestrator.command import (
     print_error,
 )
 from orchestrator.errors import ExitCode, LabError
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.output.channel import Output
 from orchestrator.output.console import printable
 from orchestrator.output.document import Document
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
             "lrn": "the answer, and its page",
             "lrn --compare as_run no_lrn": "two arms against each other, chosen afterwards",
             "lrn --check": "do the records bear out every verdict?",
+            "lrn --images": "the images that most arms' seeds disagree on",
             "--paper": "all studies on one page, the paper beside ours",
         },
     )
@@ -101,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--paper", action="store_true", help="one page for all studies on record, the paper beside ours")
     what.add_argument("--compare", nargs=2, metavar="ARM", help="the second arm against the first, chosen afterwards")
+    what.add_argument("--images", action="store_true", help="a picture of the images that most arms' seeds disagree on")
     what.add_argument("--baseline", metavar="ARM", help="all arms against this one, chosen afterwards")
     parser.add_argument(
         "--check", action="store_true", help="compute every verdict again from the records and name what differs"
@@ -114,6 +118,10 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
         raise LabError(
             "--check is of a study's own report; leave --compare and --baseline out", exit_code=ExitCode.WRONG_USE
         )
+    if options.images and (options.check or "," in (options.dataset or "")):
+        raise LabError(
+            "--images is of one study's images; leave --check and further data sets out", exit_code=ExitCode.WRONG_USE
+        )
     if options.paper and options.study is not None:
         raise LabError("--paper is of all studies on record; leave --study out", exit_code=ExitCode.WRONG_USE)
     if options.dataset is not None and "," in options.dataset:
@@ -122,7 +130,17 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
         return _check(options, console)
     if options.paper:
         return _paper(options, console)
-    return _one(options, console)
+    return _images(options, console) if options.images else _one(options, console)
+
+
+def _images(options: argparse.Namespace, console: Console) -> ImagesDocument:
+    """Draws the images of a study that seeds disagree on; no look is taken."""
+    folder = _folder(options)
+    plan, plan_file = plan_on_record(folder)
+    tables, images = load_trials(options.results), SeenImages(options.results)
+    return show_images(
+        judged_material(plan, plan_file, folder, options.results, tables, images=images), folder, console
+    )
 
 
 def _one(options: argparse.Namespace, console: Console) -> AnswersDocument:
@@ -140,7 +158,8 @@ def _one(options: argparse.Namespace, console: Console) -> AnswersDocument:
     is_writable = os.access(folder, os.W_OK)
     # 事后另选的比较不算这个研究的一次看
     notes_look = target == folder and is_writable
-    material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
+    images = SeenImages(options.results)
+    material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look, images=images)
     print_answer(material.answer, console)
     answered = AnswersDocument(answers=(study_answer(material, target),))
     if not is_writable:
@@ -192,7 +211,7 @@ def _joint(options: argparse.Namespace, console: Console) -> Document:
 
 def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
     """The study on each data set, judged there from its records."""
-    tables, parts = load_trials(results), []
+    tables, images, parts = load_trials(results), SeenImages(results), []
     for folder in folders:
         plan, plan_file = plan_on_record(folder)
         if plan_file.max_seeds is not None:
@@ -200,7 +219,7 @@ def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
                 f"{folder.name} was asked with --seeds auto; several data sets are judged together over whole arms",
                 exit_code=ExitCode.WRONG_USE,
             )
-        answer = judged_material(plan, plan_file, folder, results, tables).answer
+        answer = judged_material(plan, plan_file, folder, results, tables, images=images).answer
         parts.append(Part(plan, plan_file, answer, folder))
     return parts
 
@@ -238,7 +257,7 @@ def _checked(folder: Path, options: argparse.Namespace) -> Checked:
 
 def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
     """Answers every study on record and writes one page."""
-    tables = load_trials(options.results)
+    tables, images = load_trials(options.results), SeenImages(options.results)
     studies: list[StudyAnswer] = []
     for folder in _folders_on_record(options):
         try:
@@ -250,7 +269,9 @@ def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
         # 噪声基线是拿基线比它自己，不是谁的主张
         if not (plan_file.null or plan.study.shows_variance):
             notes_look = os.access(folder, os.W_OK)
-            judged = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look)
+            judged = judged_material(
+                plan, plan_file, folder, options.results, tables, notes_look=notes_look, images=images
+            )
             studies.append(study_answer(judged, folder))
     if not studies:
         raise LabError(f"no study is on record in {options.results}; run an ablation first", exit_code=ExitCode.NOTHING)

@@ -124,6 +124,18 @@ def images_of(result: TrialResult) -> list[CorrectImages]:
     return sets
 
 
+def put_seen(results: Path, config: TrainConfig, right: np.ndarray, **fields: Any) -> str:
+    """Puts a hand-made trial on record that got these test images right, bool (359,)."""
+    key = put(results, config, test_wrong=int((~right).sum()), **fields)
+    folder = results / "trials" / key
+    result = trial_record.read_result(folder)
+    assert result is not None
+    leave_correct_images(folder, [images_of(result)[0], CorrectImages("test", 1, right)])
+    trial_record.write_result(folder, keep_correct_images(folder, result))
+    trial_record.tidy(folder)
+    return key
+
+
 def put_trained(results: Path, config: TrainConfig) -> str:
     """Trains, and puts the trial on record as a worker would; returns its key."""
     import torch

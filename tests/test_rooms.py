@@ -50,13 +50,13 @@ MAY_IMPORT = {
     "orchestrator.sweeps": "core.configuration choices errors planning records request search_spaces statistics tables",
     "orchestrator.judging": "core.configuration choices errors planning records request search_spaces statistics "
     "sweeps tables",
-    "orchestrator.reporting": "core.configuration core.errors core.process core.trained choices errors judging output "
-    "planning records request search_spaces statistics sweeps tables",
+    "orchestrator.reporting": "core.configuration core.data core.errors core.process core.trained choices errors "
+    "judging output planning records request search_spaces statistics sweeps tables",
     "orchestrator.replication": "core.configuration errors judging output planning records reporting statistics tables",
     "orchestrator.running": "core core.configuration core.data core.errors core.process core.trained core.training "
     "choices cores errors judging output planning records request search_spaces sweeps tables",
-    "orchestrator.asking": "core.configuration core.process choices command cores errors judging options output "
-    "planning records replication reporting request running search_spaces statistics sweeps tables",
+    "orchestrator.asking": "core.configuration core.data core.errors core.process choices command cores errors judging "
+    "options output planning records replication reporting request running search_spaces statistics sweeps tables",
 }
 # 命令可以引用任何房间，但谁也不引用命令
 ANY_ROOM = {f"orchestrator.{name}" for name in COMMANDS}

@@ -45,6 +45,14 @@ class Split:
         # mode="clip" 让 take 直接写进 out，不经过中间缓冲
         np.take(self.images, rows, axis=0, out=out, mode="clip")
 
+    def pick(self, indices: np.ndarray) -> np.ndarray:
+        """Returns some of the images, uint8 (B, H, W, 3).
+
+        Args:
+            indices: int64 (B,), numbers of images in the split, in any order.
+        """
+        return np.asarray(self.images[indices if self.rows is None else self.rows[indices]])
+
     def chunks(self) -> Iterator[np.ndarray]:
         """Yields the images in order, some at a time: uint8 (n, H, W, C)."""
         for start in range(0, len(self), _CHUNK):

@@ -196,8 +196,12 @@ def _prepared_folder(spec: DataSpec, progress: Callable[[int, int], None] | None
             )
         _check_digest(root, manifest.digest, spec.digest)
         return root
-    folder = Path(spec.cache or ".") / f"{spec.digest[:32]}-{spec.image_size}-v{spec.preparation}"
+    folder = Path(spec.cache or ".") / _cache_name(spec)
     return folder if is_prepared(folder) else _decoded(spec, folder, progress)
+
+
+def _cache_name(spec: DataSpec) -> str:
+    return f"{spec.digest[:32]}-{spec.image_size}-v{spec.preparation}"
 
 
 def _decoded(spec: DataSpec, folder: Path, progress: Callable[[int, int], None] | None) -> Path:
@@ -292,6 +296,28 @@ def load_evaluation_set(
     of_tree = _of_all(tree.remarks) if of_split == "all images" else tree.remarks
     split = Split(images, tree.labels[folder][rows])
     return EvaluationSet(of_split, split, tree.class_names, files, (*of_tree, *oddity_lines(odd)))
+
+
+def decoded_set(spec: DataSpec, name: SplitName) -> EvaluationSet | None:
+    """Loads one split where its images lie here decoded; decodes none, and hashes none.
+
+    Args:
+        spec: The data.
+        name: Which split.
+
+    Returns:
+        The split; None where neither `spec.root` nor `spec.cache` has these images decoded, or they have no such split.
+    """
+    if spec.source == "imagefolder":
+        cached = Path(spec.cache) / _cache_name(spec) if spec.cache is not None else None
+        places = [place for place in (_root(spec), cached) if place is not None and is_prepared(place)]
+        folder = next((place for place in places if read_manifest(place).digest == spec.digest), None)
+        if folder is None:
+            return None
+        spec = spec.model_copy(update={"root": str(folder), "cache": None})
+    data = load_dataset(spec)
+    split = {"train": data.train, "validation": data.validation, "test": data.test}[name]
+    return None if split is None else EvaluationSet(name, split, data.class_names, image_names(spec, name))
 
 
 def _all_prepared(spec: DataSpec, root: Path, name: SplitName | None) -> EvaluationSet:

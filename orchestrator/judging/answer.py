@@ -30,12 +30,22 @@ def _is_percent(unit: str) -> bool:
     return unit == PERCENT
 
 
+def _is_false(value: bool) -> bool:
+    return not value
+
+
+def _is_zero(value: int) -> bool:
+    return value == 0
+
+
 def _is_first(value: int) -> bool:
     return value == 1
 
 
 # 注和报告的措辞变了就加一：旧报告与记录相符，只是话说得不同
-WORDING = 4
+WORDING = 5
+# 从这一版起，对新图也成立的区间写在旁边
+WORDS_BEYOND = 5
 
 
 class Measured(Frozen):
@@ -99,6 +109,10 @@ class Compared(Frozen):
         interval_open: Whether its lower and its upper end are unbounded: too many runs were not there in time (or there
             are too few seeds); the number is the last one known on that side.
         interval_level: Confidence in percent.
+        beyond: Limits of the difference for new images too (`crossed_effects.py`), never within the interval; None
+            where no test or validation error in points is judged, or records do not say which images were right.
+        beyond_level: Their confidence in percent: that of an equal share in the family, at least the interval's.
+        holds_beyond: Whether they agree with the word.
         p: Of the paired t test, or of the exact sign test of times to a threshold; unadjusted.
         adjusted_p: Holm's.
         sign_flip_p: Exact sign-flip p.
@@ -125,6 +139,9 @@ class Compared(Frozen):
     interval: tuple[float, float] | None = None
     interval_open: tuple[bool, bool] = (False, False)
     interval_level: float | None = None
+    beyond: tuple[float, float] | None = Field(default=None, exclude_if=is_absent)
+    beyond_level: float | None = Field(default=None, exclude_if=is_absent)
+    holds_beyond: bool = Field(default=False, exclude_if=_is_false)
     p: float | None = None
     adjusted_p: float | None = None
     sign_flip_p: float | None = None
@@ -396,6 +413,9 @@ class Answer(Frozen):
         variance: Of a study that trains the baseline with one randomness drawn anew at a time: each of them, and all
             together. Then nothing is judged.
         vary: What each seed draws anew beside what it always does: `split`.
+        unseen: Finished trials of judged comparisons of which it is not on record which images they got right.
+        damaged_images: Those of them whose record of it is damaged, by key.
+        other_images: Comparisons whose seeds or arms were not judged on the same images.
         wording: How its notes and its report are worded; see `WORDING`.
     """
 
@@ -448,6 +468,9 @@ class Answer(Frozen):
     trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     variance: tuple[SourceSpread, ...] = Field(default=(), exclude_if=is_absent)
     vary: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
+    unseen: int = Field(default=0, exclude_if=_is_zero)
+    damaged_images: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
+    other_images: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     wording: int = Field(default=1, exclude_if=_is_first)
 
     @property
@@ -465,6 +488,17 @@ class Answer(Frozen):
     def reproduces(self) -> bool:
         """Whether arms are compared with published values, rather than with each other."""
         return any(contrast.published is not None for contrast in self.contrasts)
+
+    @property
+    def counts_images(self) -> bool:
+        """Whether its differences are of errors on validation or test images, in points."""
+        is_error = self.judged_split != "training" and self.metric == f"top-1 {self.judged_split} error"
+        return self.core is None and is_error and self.arms[0].scale == "points"
+
+    @property
+    def has_beyond(self) -> bool:
+        """Whether a difference has limits for new images."""
+        return any(one.beyond is not None for one in self.judged)
 
     @property
     def chosen_by(self) -> str:

@@ -26,6 +26,8 @@ from orchestrator.judging.evidence import (
     rows_by_seed,
     trained_otherwise,
 )
+from orchestrator.judging.images.new_images import with_new_images
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.looks import Look, take_look
 from orchestrator.judging.notes import remarks
 from orchestrator.judging.primary_metric import JudgedMetric, Row
@@ -53,6 +55,7 @@ def answer(
     trials: pl.DataFrame,
     sweep_members: pl.DataFrame,
     epochs: pl.DataFrame,
+    seen: SeenImages | None = None,
 ) -> Answer:
     """Judges a study from its records.
 
@@ -63,6 +66,7 @@ def answer(
         trials: The trials table.
         sweep_members: Rows of the members table that belong to this study's sweep.
         epochs: The epochs table, which times to a threshold are read from.
+        seen: Which images the trials got right; None to say nothing of new images.
     """
     core, evidence = _core(study, plan_file), evidence_of(study, recipe, plan_file, trials, epochs)
     # 先定这次看哪些种子、花多少水平，再给词；数字与词出自同一批种子
@@ -109,6 +113,8 @@ def answer(
         reports=None if core is ALEXNET or not lengths else (min(lengths), max(lengths)),
         **({} if core is ALEXNET else _own_ends(cells)),
     )
+    if seen is not None:
+        bare = with_new_images(bare, study, cells, look.verdicts, judged.counted, seen)
     # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 

@@ -35,6 +35,7 @@ def remarks(answer: Answer) -> tuple[str, ...]:
         *on_the_variance(answer),
         *_on_the_set(answer),
         *_on_the_core(answer),
+        *_on_new_images(answer),
         *_on_the_family(answer),
         *_on_the_seeds(answer),
         *_on_the_rest(answer),
@@ -134,7 +135,7 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
     if answer.split_error is not None:
         yield (
             f"Judged on the final epoch's top-1 error of {answer.images} {answer.judged_split} images; that set's own "
-            f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval above."
+            f"standard error is {answer.split_error:.2f} points, shared by all seeds and in no interval of seeds alone."
         )
     elif STATISTICS[answer.statistic].by_signs:
         yield from _on_the_time(answer)
@@ -150,6 +151,32 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
         yield f"Each seed draws its own training and validation images, the same ones in all arms; {where}."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
+
+
+def _on_new_images(answer: Answer) -> Iterator[str]:
+    """What the second interval is, or why there is none."""
+    judged = [one for one in answer.judged if one.interval is not None]
+    if answer.has_beyond:
+        raised = any(one.beyond is not None and numbers.beyond_level(one) != numbers.level(one) for one in judged)
+        share = " It keeps to an equal share of the family's level, which other arms' verdicts do not raise."
+        yield (
+            "The interval for new images takes seeds and images as samples, and holds for another test set of the same "
+            f"kind too; where it agrees with a word, the sentence says 'and beyond'.{share if raised else ''}"
+        )
+    if answer.unseen:
+        damaged = counted(len(answer.damaged_images), "such record is", "such records are")
+        why = f"; {damaged} damaged ({', '.join(answer.damaged_images)})" if answer.damaged_images else ""
+        yield (
+            f"No interval for new images where records do not say which images were right, as older ones do not: "
+            f"{counted(answer.unseen, 'trial')}{why}."
+        )
+    if answer.other_images:
+        yield (
+            "No interval for new images where seeds or arms were judged on different images: "
+            f"{', '.join(answer.other_images)}."
+        )
+    if judged and not answer.counts_images:
+        yield "An interval for new images is known of differences of test or validation errors in points alone."
 
 
 def _on_the_core(answer: Answer) -> Iterator[str]:

@@ -56,6 +56,20 @@ def interval(arm: Compared) -> str:
     return f"{low}, {high}"
 
 
+def beyond(arm: Compared) -> str:
+    """Returns the two ends of the arm's interval for new images, with its level where that is not the first one's."""
+    if arm.beyond is None:
+        return ""
+    scale = scale_of(arm.scale, arm.unit)
+    ends = ", ".join(scale.difference(_without_rounding(arm, end)) for end in arm.beyond)
+    return ends if beyond_level(arm) == level(arm) else f"{ends} at {beyond_level(arm)}"
+
+
+def beyond_level(arm: Compared) -> str:
+    """Returns the confidence of the arm's interval for new images."""
+    return "" if arm.beyond_level is None else f"{arm.beyond_level:.4g} %"
+
+
 def claimed(arm: Compared) -> str:
     """Returns the source's number."""
     if isinstance(arm, ContrastAnswer) and arm.published is not None:

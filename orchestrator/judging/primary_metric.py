@@ -31,6 +31,7 @@ from search_spaces.study import Recipe, Study
 
 # 指标名里的词说出它量在哪里
 SPLITS = {"test": "test", "validation": "validation", "val": "validation", "train": "training", "training": "training"}
+ImageSplit = Literal["validation", "test"]
 Row = Mapping[str, Any]
 # 基线的一行和 arm 的一行，同一个种子
 Pair = tuple[Row, Row]
@@ -86,6 +87,10 @@ class JudgedMetric(Protocol):
     @property
     def unit(self) -> str:
         """What values are shown in."""
+
+    @property
+    def counted(self) -> ImageSplit | None:
+        """The split whose wrong images a difference counts, in points; None where it is of something else."""
 
     def known(self, row: Row) -> bool:
         """Says whether a trial has the metric: it finished, and the metric was measured when it ran."""
@@ -146,6 +151,12 @@ class ErrorRate:
     scale: ScaleName = "points"
     unit: str = PERCENT
 
+    @property
+    def counted(self) -> ImageSplit | None:
+        """Which training images were right is not on record, and a ratio is no sum over images."""
+        splits: Mapping[str, ImageSplit] = {"validation": "validation", "test": "test"}
+        return splits.get(self.column) if self.scale == "points" else None
+
     def known(self, row: Row) -> bool:
         """Says whether it finished, and the error was measured when it ran."""
         return bool(row["state"] == "finished" and row[f"{self.column}_count"])
@@ -198,6 +209,10 @@ class GeneralisationGap:
     split: str = "validation"
     scale: ScaleName = "points"
     unit: str = PERCENT
+
+    @property
+    def counted(self) -> None:
+        """It counts no images of one split."""
 
     def known(self, row: Row) -> bool:
         """Says whether it finished, and both errors were measured when it ran."""
@@ -259,6 +274,10 @@ class TimeToThreshold:
     split: str = "training"
     scale: ScaleName = "log_ratio"
     unit: str = PERCENT
+
+    @property
+    def counted(self) -> None:
+        """It counts no images of one split."""
 
     def known(self, row: Row) -> bool:
         """Says whether the trial finished and all its epochs are on record."""
@@ -347,6 +366,10 @@ class DeclaredMetric:
     def unit(self) -> str:
         """What values are shown in."""
         return self.metric.unit
+
+    @property
+    def counted(self) -> None:
+        """A core does not say which examples were right."""
 
     def known(self, row: Row) -> bool:
         """Says whether it finished and reported the metric."""

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.judging.answer import Answer, Compared
+from orchestrator.judging.answer import WORDS_BEYOND, Answer, Compared
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record
 from orchestrator.records.layout import evaluation_path, table_folder, trial_folder
@@ -25,6 +26,7 @@ from orchestrator.reporting.check_sources import changed_keys, changed_looks, ch
 from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import ANSWER, PROVENANCE, SUMS, data_files, figure_files, table_files, text_files
 from orchestrator.reporting.material import (
+    CLASS_COLUMNS,
     OF_CORE,
     PRIVATE,
     Details,
@@ -43,11 +45,22 @@ if TYPE_CHECKING:
     from orchestrator.reporting.figures.style import Picture
 
 # 比较判据时看这几项；其余的差别合成一句
-JUDGED = ("word", "n", "mean", "difference", "interval", "interval_level", "p", "adjusted_p", "claimed_points")
+JUDGED = (
+    "word",
+    "n",
+    "mean",
+    "difference",
+    "interval",
+    "interval_level",
+    "beyond",
+    "p",
+    "adjusted_p",
+    "claimed_points",
+)
 # provenance.json 里由计划和记录算得出的
 FACTS = ("command", "data", "first_started", "last_finished", "trials", "hours", "gpu_hours", "idle_gpu_hours")
 MOST_CELLS = 20
-KERNELS = "figures/kernels.png"
+KERNELS, CLASSES = "figures/kernels.png", "tables/classes.parquet"
 _NARROW = re.compile(rb'<div class="narrow">.*?</div>\n', re.DOTALL)
 # 旧版把一个也写成复数：那不是改过
 _ONE_OF_MANY = re.compile(rb"(?<![\w.,])1 ((?:complete |such |fresh )?(?:seed|epoch|point))s\b(?: (say)\b)?")
@@ -85,7 +98,10 @@ def check_report(folder: Path, results: Path) -> Checked:
     on_disk = read_table(results, "epochs", EPOCH_COLUMNS)
     table = epochs if on_disk is None else on_disk
     shown = sorted(set(table["key"]).intersection(keys))
-    again = judged_material(plan, plan_file, folder, results, TrialTables(trials, members), epochs=epochs)
+    # 更早的报告没有第二个区间，就不读它所凭的那些位
+    images = SeenImages(results) if answer.wording >= WORDS_BEYOND else None
+    tables = TrialTables(trials, members)
+    again = judged_material(plan, plan_file, folder, results, tables, epochs=epochs, images=images)
     files = _checked_files(folder, again, results, made_again=answer.wording == again.answer.wording)
     differences = [
         *_changed_records(source, results),
@@ -309,11 +325,12 @@ def _checked_files(folder: Path, again: Material, results: Path, *, made_again: 
     # matplotlib 要 1.5 秒，只有要查才加载
     from orchestrator.reporting.figures.gallery import gallery
 
-    read = details(again, results, folder)
+    written = _sums(folder)
+    fresh = details(again, results, folder)
+    read = with_classes(fresh, folder, is_told=CLASSES in written)
     drawn = gallery(again, _with_kernels(read, folder))
     figures, tables = figure_files(drawn), table_files(again, read)
-    pages = [text_files(again, pictures) for pictures in (drawn, _as_on_disk(drawn, folder))]
-    written = _sums(folder)
+    pages = [text_files(again, pictures, read.classes) for pictures in (drawn, _as_on_disk(drawn, folder))]
     shown = {*figures, *tables, *pages[0]}
     differences = [] if written else [f"{SUMS} is gone, so that an edit of the report's files cannot be told"]
     unsummed = sorted({*shown, *data_files(again)} - written.keys()) if written else []
@@ -335,6 +352,8 @@ def _checked_files(folder: Path, again: Material, results: Path, *, made_again: 
         by_sums_alone = ["an earlier version worded it: of its texts and figures only the sums were checked"]
     if read.kernels is None and KERNELS in figures:
         by_sums_alone.append(f"{KERNELS}: the weights that it was drawn from are gone: only its sum was checked")
+    if fresh.classes is None and read.classes is not None:
+        by_sums_alone.append(f"{CLASSES}: the data is not here, or not decoded: only its sum was checked")
     return Checked(differences + [f"{name} is not what the records say" for name in sorted(edited)], by_sums_alone)
 
 
@@ -415,6 +434,23 @@ def _has_rows(path: Path, content: bytes) -> bool:
         return pl.read_parquet(path, glob=False).equals(pl.read_parquet(BytesIO(content)))
     except (pl.exceptions.PolarsError, OSError):
         return False
+
+
+def with_classes(read: Details, folder: Path, *, is_told: bool) -> Details:
+    """Returns the details with the report's own table of classes where the data is not here.
+
+    Args:
+        read: What is read here.
+        folder: The study's folder.
+        is_told: Whether the report has such a table: written where the data was not at hand it is whole without.
+    """
+    if not is_told or read.classes is not None:
+        return read if is_told else replace(read, classes=None)
+    try:
+        classes = pl.read_parquet(folder / CLASSES, glob=False)
+    except (pl.exceptions.PolarsError, OSError):
+        return read
+    return replace(read, classes=classes) if classes.schema == pl.Schema(CLASS_COLUMNS) else read
 
 
 def _with_kernels(read: Details, folder: Path) -> Details:

@@ -16,7 +16,7 @@ from orchestrator.judging.answer import Answer, Compared
 from orchestrator.records.files import write_atomically
 from orchestrator.reporting.markup import latex_table, sections_markdown
 from orchestrator.reporting.story import Section
-from orchestrator.reporting.text_tables import TextTable
+from orchestrator.reporting.text_tables import TextTable, with_new_images
 
 if TYPE_CHECKING:
     from orchestrator.reporting.figures.style import Picture
@@ -95,8 +95,9 @@ def claims_table(answers: Sequence[Answer], dataset: str) -> TextTable:
     """Returns a row per arm of each answer, re-tuned ones included: ours, and the paper's number."""
     with_units = any(answer.core is not None for answer in answers)
     rows = [_row(answer, one, with_units) for answer in answers for one in answer.judged]
-    words = [one.word for answer in answers for one in answer.judged]
-    headings = _headings(answers, with_units=with_units)
+    judged = [one for answer in answers for one in answer.judged]
+    headings, rows = with_new_images(_headings(answers, with_units=with_units), rows, judged, behind="interval")
+    words = [one.word for one in judged]
     return TextTable(f"claims-{dataset}", f"All claims on {dataset}", headings, rows, words)
 
 

@@ -9,6 +9,7 @@ import polars as pl
 from rich.console import Console
 
 from orchestrator.judging.answer import RETUNED_STUDY, Answer
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.judge import answer
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
@@ -44,7 +45,8 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
     tables = update_tables(results)
     # 别的进程可能已扩到更多种子：按最新的计划判
     plan, plan_file = latest_plan(folder, plan, written)
-    material = judged_material(plan, plan_file, folder, results, tables, notes_look=True)
+    images = SeenImages(results)
+    material = judged_material(plan, plan_file, folder, results, tables, notes_look=True, images=images)
     judged = material.answer
     for shown in (judged, judged.retuned):
         if shown is not None:
@@ -63,6 +65,7 @@ def judged_material(
     *,
     notes_look: bool = False,
     epochs: pl.DataFrame | None = None,
+    images: SeenImages | None = None,
 ) -> Material:
     """Judges a study from the tables and collects what its report is made of.
 
@@ -74,14 +77,15 @@ def judged_material(
         tables: The tables.
         notes_look: Write down in `plan.json` that so many seeds were looked at.
         epochs: The epochs table; None to read it where the study needs it.
+        images: Which images the trials got right, as far as other studies have read it; None to say nothing of it.
     """
     points = _own_points(plan, tables.members, results, folder.name)
     epochs = _epochs(plan, results) if epochs is None else epochs
     # 先判研究本身；重调与扫描只在后面添，不改它的词
-    judged = answer(plan.study, plan.recipe, plan_file, tables.trials, points, epochs)
+    judged = answer(plan.study, plan.recipe, plan_file, tables.trials, points, epochs, images)
     if plan.retune is not None:
         outcomes = tuning_outcomes(plan, results)
-        again = _retuned(plan, plan_file, outcomes, tables.trials, points.clear(), epochs)
+        again = _retuned(plan, plan_file, outcomes, tables.trials, points.clear(), epochs, images)
         more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
         judged = judged.model_copy(update={**more, "notes": (*judged.notes, *without_best(plan, outcomes))})
     judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
@@ -91,7 +95,7 @@ def judged_material(
         if judged.confirmation is not None:
             note_look(folder, len(judged.confirmation.seeds))
     confirming = confirmation_trials(plan, read_confirmation(folder)) if judged.confirmation is not None else ()
-    return gather(judged, plan_file, folder, results, tables.trials, points, confirming)
+    return gather(judged, plan_file, folder, results, tables.trials, points, confirming, images)
 
 
 def _retuned(
@@ -101,6 +105,7 @@ def _retuned(
     trials: pl.DataFrame,
     no_points: pl.DataFrame,
     epochs: pl.DataFrame,
+    images: SeenImages | None,
 ) -> Answer | None:
     """The answer of the arms with their own best values, or None while those are not known."""
     chosen = compared_values(plan.study, outcomes)
@@ -119,7 +124,8 @@ def _retuned(
     )
     # 各用自己最好的值，判法与研究本身一样
     study = plan.study.model_copy(update={"name": f"{plan.study.name}{RETUNED_STUDY}", "arms": arms})
-    return answer(study, plan.recipe, plan_file.model_copy(update={"trials": rows}), trials, no_points, epochs)
+    retuned_plan = plan_file.model_copy(update={"trials": rows})
+    return answer(study, plan.recipe, retuned_plan, trials, no_points, epochs, images)
 
 
 def _epochs(plan: Plan, results: Path) -> pl.DataFrame:

@@ -54,7 +54,8 @@ def shown_files(material: Material, details: Details) -> dict[str, bytes]:
     from orchestrator.reporting.figures.gallery import gallery
 
     pictures = gallery(material, details)
-    return {**figure_files(pictures), **table_files(material, details), **text_files(material, pictures)}
+    texts = text_files(material, pictures, details.classes)
+    return {**figure_files(pictures), **table_files(material, details), **texts}
 
 
 def _is_current(folder: Path, material: Material) -> bool:
@@ -86,13 +87,15 @@ def figure_files(pictures: Sequence[Picture]) -> dict[str, bytes]:
     return files | {f"figures/{picture.name}.svg": picture.svg for picture in pictures if picture.svg}
 
 
-def text_files(material: Material, pictures: Sequence[Picture]) -> dict[str, bytes]:
-    """Returns the page and Markdown."""
+def text_files(
+    material: Material, pictures: Sequence[Picture], classes: pl.DataFrame | None = None
+) -> dict[str, bytes]:
+    """Returns the page and Markdown; `classes` as `story` has it."""
     from orchestrator.reporting.markup import study_markdown
     from orchestrator.reporting.page import study_page
     from orchestrator.reporting.story import story
 
-    sections = story(material, pictures)
+    sections = story(material, pictures, classes)
     return {
         PAGE: study_page(material.answer, sections).encode(),
         TEXT: study_markdown(material.answer, sections).encode(),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from orchestrator.judging.answer import ArmAnswer, ContrastAnswer, SourceSpread
+from orchestrator.judging.answer import ArmAnswer, Compared, ContrastAnswer, SourceSpread
 from orchestrator.reporting.material import Details, Material
 from search_spaces.core_config import CoreDescription
 
@@ -47,7 +47,7 @@ _VERDICT_COLUMNS: dict[str, type[pl.DataType]] = {
 def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFrame]:
     """Returns the frames by name: verdicts, seeds, curves, trials; others if there is something for them.
 
-    Those are variance, contrasts, retuned, tuning and sweep.
+    Those are variance, contrasts, retuned, classes, tuning and sweep.
 
     Errors are percent and differences percentage points, or natural logarithms of ratios (`scale`); of another core
     than AlexNet values and differences are in the unit in which its metric is shown.
@@ -65,14 +65,30 @@ def answer_frames(material: Material, details: Details) -> dict[str, pl.DataFram
         frames["contrasts"] = contrast_frame(answer.contrasts)
     if answer.retuned is not None:
         frames["retuned"] = verdict_frame(answer.retuned.arms)
+    if details.classes is not None:
+        frames["classes"] = details.classes
     if answer.tuning:
         frames["tuning"] = pl.DataFrame([trial.model_dump() for trial in answer.tuning])
     return {**frames, "sweep": material.points} if material.points.height else frames
 
 
+# 只在有它的报告里成列：没有它的旧报告一个字节也不变
+_BEYOND_COLUMNS = ("beyond_low", "beyond_high", "beyond_level")
+
+
 def verdict_frame(arms: Sequence[ArmAnswer]) -> pl.DataFrame:
     """Returns a row per arm; see `answer_frames` for the units."""
-    return pl.DataFrame([_verdict_row(arm) for arm in arms], schema=_VERDICT_COLUMNS)
+    return _with_beyond(pl.DataFrame([_verdict_row(arm) for arm in arms], schema=_VERDICT_COLUMNS), arms)
+
+
+def _with_beyond(frame: pl.DataFrame, compared: Sequence[Compared]) -> pl.DataFrame:
+    """A frame with the limits for new images behind the level of the interval; as it was where there are none."""
+    if all(one.beyond is None for one in compared):
+        return frame
+    rows = [(*(one.beyond or (None, None)), one.beyond_level) for one in compared]
+    columns = pl.DataFrame(rows, schema=dict.fromkeys(_BEYOND_COLUMNS, pl.Float64), orient="row").get_columns()
+    place = frame.columns.index("interval_level") + 1
+    return frame.select(*frame.columns[:place], *columns, *frame.columns[place:])
 
 
 def contrast_frame(contrasts: Sequence[ContrastAnswer]) -> pl.DataFrame:
@@ -92,7 +108,7 @@ def contrast_frame(contrasts: Sequence[ContrastAnswer]) -> pl.DataFrame:
     ]
     named = dict.fromkeys(("contrast", "kind", "family", "weights"), pl.String)
     kept = {name: kind for name, kind in _VERDICT_COLUMNS.items() if name in (*shared, "interval_low", "interval_high")}
-    return pl.DataFrame(rows, schema={**named, **kept})
+    return _with_beyond(pl.DataFrame(rows, schema={**named, **kept}), contrasts)
 
 
 def _variance_frame(rows: Sequence[SourceSpread]) -> pl.DataFrame:

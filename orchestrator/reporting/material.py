@@ -17,9 +17,12 @@ from pydantic import Field
 
 from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.train_config import DataSpec, TrainConfig
+from alexnet_core.data.loading import EvaluationSet, decoded_set
 from alexnet_core.errors import CoreError
 from alexnet_core.trained.kernels import kernels_of_checkpoint, kernels_picture
 from orchestrator.judging.answer import Answer
+from orchestrator.judging.images.classes import class_changes
+from orchestrator.judging.images.seen import SeenImages, SeenTrials
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.records import looks_file
@@ -35,6 +38,13 @@ PRIVATE = {"env_host", "env_node", "env_pid", "env_slot", "env_worker_memory_mb"
 HOUR = 3600.0
 # 别的 core 在训练结束时画的
 PICTURES, OF_CORE = "pictures", "core-"
+CLASS_COLUMNS: dict[str, type[pl.DataType]] = {
+    "label": pl.String,
+    "images": pl.Int64,
+    "compared": pl.String,
+    "n": pl.Int64,
+    **dict.fromkeys(("difference", "interval_low", "interval_high", "interval_level", "p", "adjusted_p"), pl.Float64),
+}
 logger = logging.getLogger(__name__)
 
 
@@ -121,6 +131,8 @@ class Material:
         used: The trials used: arm, phase and the columns of the trials table.
         first_convolution: Name of the network's first layer, if it is a convolution.
         holds_out: Whether there are validation errors, see `DataSpec`; another core has what it declares.
+        seen: Which images its arms' trials got right; None where none is judged, or nothing is to be said of them.
+        images: The data whose images those are.
     """
 
     answer: Answer
@@ -129,6 +141,8 @@ class Material:
     used: pl.DataFrame
     first_convolution: str | None
     holds_out: bool = True
+    seen: SeenTrials | None = None
+    images: DataSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -140,11 +154,14 @@ class Details:
             its metrics by name, as they are shown.
         kernels: PNG of the first convolution's kernels of the baseline's median seed; None where no weights are kept.
         pictures: PNGs that another core has drawn of the same seed, by name.
+        classes: What each comparison changes in each class, see `ClassChange`; None where the images of the data are
+            not here decoded, or it is not on record which of them were right.
     """
 
     curves: pl.DataFrame
     kernels: bytes | None
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    classes: pl.DataFrame | None = None
 
 
 def gather(
@@ -155,6 +172,7 @@ def gather(
     trials: pl.DataFrame,
     members: pl.DataFrame,
     confirming: Sequence[PlannedTrial],
+    images: SeenImages | None = None,
 ) -> Material:
     """Collects the material of a report.
 
@@ -166,6 +184,7 @@ def gather(
         trials: The trials table.
         members: Rows of the members table that belong to this study's sweep.
         confirming: The trials that confirm its best points.
+        images: Which images trials got right; None to say nothing of them.
     """
     arms = {arm.name for arm in answer.arms}
     rows = [row for row in plan_file.trials if row.arm in arms or row.phase in ("tuning", "retuned")]
@@ -187,7 +206,16 @@ def gather(
         used=used,
         first_convolution=first.name if first is not None and first.kind == "convolution" else None,
         holds_out=not isinstance(base, TrainConfig) or base.data.holds_out,
+        seen=_seen(answer, plan_file, images),
+        images=base.data if isinstance(base.data, DataSpec) else None,
     )
+
+
+def _seen(answer: Answer, plan_file: PlanFile, images: SeenImages | None) -> SeenTrials | None:
+    if images is None or not answer.counts_images:
+        return None
+    trials = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
+    return SeenTrials(images, trials, "test" if answer.judged_split == "test" else "validation")
 
 
 def details(material: Material, results: Path, folder: Path) -> Details:
@@ -202,7 +230,42 @@ def details(material: Material, results: Path, folder: Path) -> Details:
     core = material.answer.core
     curves = _curves(material.used, epochs) if core is None else _curves_of_core(material.used, epochs, core)
     drawn = sorted((folder / PICTURES).glob("*.png")) if core is not None else []
-    return Details(curves, _kernels(material, results), {path.stem: path.read_bytes() for path in drawn})
+    pictures = {path.stem: path.read_bytes() for path in drawn}
+    return Details(curves, _kernels(material, results), pictures, _classes(material))
+
+
+def judged_images(material: Material) -> EvaluationSet | None:
+    """Returns the images that were judged; None where they are not here decoded, or none are judged.
+
+    Raises:
+        CoreError: They are here, and are not those of the training.
+    """
+    if material.seen is None or material.images is None:
+        return None
+    return decoded_set(material.images, material.seen.split)
+
+
+def _classes(material: Material) -> pl.DataFrame | None:
+    """A row for each change of a class, see `ClassChange`."""
+    if not material.answer.has_beyond:
+        return None
+    try:
+        data = judged_images(material)
+    except CoreError as error:
+        logger.warning("no table of classes: %s", error)
+        return None
+    if data is None or material.seen is None:
+        return None
+    changes = class_changes(material.answer, material.seen, data.split.labels, data.class_names)
+    rows = [
+        {
+            **{name: getattr(change, name) for name in ("label", "images", "compared", "n", "difference")},
+            **dict(zip(("interval_low", "interval_high"), change.interval or (None, None), strict=True)),
+            **{name: getattr(change, name) for name in ("interval_level", "p", "adjusted_p")},
+        }
+        for change in changes
+    ]
+    return pl.DataFrame(rows, schema=CLASS_COLUMNS)
 
 
 def _curves_of_core(used: pl.DataFrame, epochs: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:

@@ -77,6 +77,7 @@ def _environment() -> Environment:
         deviation=numbers.deviation,
         seeds_range=numbers.seeds_range,
         interval=numbers.interval,
+        beyond=numbers.beyond,
         claimed=numbers.claimed,
         rest_of=rest_of,
         compared_in_words=compared_in_words,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import polars as pl
+
 from orchestrator.judging.answer import NOT_JUDGED, Answer
 from orchestrator.reporting import text_tables
 from orchestrator.reporting.material import Material
@@ -22,6 +24,8 @@ MEANINGS: Mapping[str, str] = {
     "median": "the seed in the middle; beside it how many came there at all",
     "difference": "arm minus baseline, seed by seed, then averaged; below 0 the arm's value is lower",
     "ratio to the baseline": "arm over baseline, seed by seed; below 1 the arm's value is lower",
+    text_tables.NEW_IMAGES: "where the true difference lies on other images of the same kind too: seeds and images "
+    "both vary; never narrower than the interval",
     "interval": "where the true difference lies, with the confidence of the level beside it",
     "level": "the confidence of the interval; in brackets the chance of a false alarm in any arm, which the arms "
     "share, so that asking more of them makes none more likely",
@@ -190,12 +194,19 @@ def _costs(answer: Answer, pictures: Sequence[Picture]) -> Section:
     return Section(title, text_tables.cost_lead(answer), pictures, [text_tables.cost_table(answer)])
 
 
-def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...]:
+def _classes(classes: pl.DataFrame | None) -> list[Section]:
+    if classes is None or not classes.height:
+        return []
+    return [Section("Classes", text_tables.class_lead(classes), folded=[text_tables.class_table(classes)])]
+
+
+def story(material: Material, pictures: Sequence[Picture], classes: pl.DataFrame | None = None) -> tuple[Section, ...]:
     """Returns the sections of a study's report.
 
     Args:
         material: What the report is made of.
         pictures: Its figures; each goes to the section that speaks of it.
+        classes: What each comparison changes in each class, where that is known.
     """
     answer, source = material.answer, material.provenance
     # 一张图像也没有留出的研究，没有验证误差可说
@@ -229,6 +240,7 @@ def story(material: Material, pictures: Sequence[Picture]) -> tuple[Section, ...
             "Drawn by the core itself, of the baseline's seed of the median metric.",
             [picture for picture in pictures if picture.name.startswith("core-")],
         ),
+        *_classes(classes),
         Section(
             "Where this comes from",
             "",

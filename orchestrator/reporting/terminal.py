@@ -47,12 +47,14 @@ def print_answer(answer: Answer, console: Console) -> None:
     if answer.variance:
         _print_variance(answer, console)
         return
-    table = next((table for table in (answer_table(answer), narrow_table(answer)) if fits(table, console.width)), None)
+    tables = (answer_table(answer), answer_table(answer, new_images=False), narrow_table(answer))
+    table = next((table for table in tables if fits(table, console.width)), None)
     _print_fitting(table, verdict_table(answer), console)
     if answer.contrasts:
         print_text(console, contrasts_in_words(answer), style="bold")
-        tables = (_contrast_table(answer, whole=True), _contrast_table(answer, whole=False))
-        fitted = next((table for table in tables if fits(table, console.width)), None)
+        shown = ((True, True), (True, False), (False, False))
+        contrasts = [_contrast_table(answer, whole=whole, new_images=images) for whole, images in shown]
+        fitted = next((table for table in contrasts if fits(table, console.width)), None)
         _print_fitting(fitted, contrast_table(answer), console)
     if answer.claim:
         print_text(console, f"{answer.claim_source}: {answer.claim}")
@@ -155,12 +157,13 @@ def _other(one: Compared) -> str:
 
 def _certainty(answer: Answer, arm: Compared) -> str:
     low, high = numbers.interval(arm).split(", ")
-    return f"with {numbers.level_in_words(answer, arm)} confidence between {low} and {high}"
+    beyond = f" (for new images {numbers.beyond(arm).replace(', ', ' and ')})" if arm.beyond is not None else ""
+    return f"with {numbers.level_in_words(answer, arm)} confidence between {low} and {high}{beyond}"
 
 
 def _consequence(answer: Answer, arm: Compared) -> str:
     margin = answer.scale.margin(answer.margin)
-    return {
+    said = {
         "supports": "not by chance, and as claimed",
         "contradicts": "not by chance, and the opposite of what is claimed",
         "higher": "not by chance; nothing is claimed of it",
@@ -170,19 +173,25 @@ def _consequence(answer: Answer, arm: Compared) -> str:
         DOES_NOT: f"not reproduced, none of that is {margin}",
         "inconclusive": f"{arm.n} seeds cannot tell whether that is chance",
     }.get(arm.word, arm.word)
+    return f"{said}, on and beyond this {answer.judged_split} set" if arm.holds_beyond else said
 
 
-def answer_table(answer: Answer) -> Table:
-    """Returns the whole verdict table; errors in percent, differences in percentage points."""
-    return _table(answer, whole=True)
+def answer_table(answer: Answer, *, new_images: bool = True) -> Table:
+    """Returns the whole verdict table; errors in percent, differences in percentage points.
+
+    Args:
+        answer: The answer.
+        new_images: With the intervals for new images, where there are any.
+    """
+    return _table(answer, whole=True, new_images=new_images)
 
 
 def narrow_table(answer: Answer) -> Table:
     """Returns the table without the intervals' levels, the sign-flip p and the seeds needed."""
-    return _table(answer, whole=False)
+    return _table(answer, whole=False, new_images=False)
 
 
-def _table(answer: Answer, *, whole: bool) -> Table:
+def _table(answer: Answer, *, whole: bool, new_images: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("arm")
     table.add_column("n", justify="right")
@@ -195,11 +204,11 @@ def _table(answer: Answer, *, whole: bool) -> Table:
     if whole:
         table.add_column("seeds\nneeded", justify="right")
     for arm in answer.arms:
-        table.add_row(*_terminal_cells(arm, Text(numbers.metric(arm)), whole=whole))
+        table.add_row(*_terminal_cells(arm, Text(numbers.metric(arm)), whole=whole, new_images=new_images))
     return table
 
 
-def _contrast_table(answer: Answer, *, whole: bool) -> Table:
+def _contrast_table(answer: Answer, *, whole: bool, new_images: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("contrast")
     table.add_column("n", justify="right")
@@ -211,7 +220,7 @@ def _contrast_table(answer: Answer, *, whole: bool) -> Table:
     if whole:
         table.add_column("seeds\nneeded", justify="right")
     for contrast in answer.contrasts:
-        table.add_row(*_terminal_cells(contrast, None, whole=whole))
+        table.add_row(*_terminal_cells(contrast, None, whole=whole, new_images=new_images))
     return table
 
 
@@ -223,13 +232,15 @@ def _metric_heading(answer: Answer) -> str:
     return f"{'gap' if answer.metric.startswith('gap') else f'{answer.judged_split} error'} %\nmean ± sd"
 
 
-def _terminal_cells(arm: Compared, metric: Text | None, *, whole: bool) -> list[Text]:
+def _terminal_cells(arm: Compared, metric: Text | None, *, whole: bool, new_images: bool) -> list[Text]:
     """The cells of a row; a contrast has no metric of its own."""
     # 没有检验过的差只用灰色
     style = "" if arm.interval is not None else "dim"
     difference, p = numbers.difference(arm), numbers.p_value(arm.adjusted_p)
     if arm.interval is not None:
         difference += f"\n{numbers.level(arm) + ': ' if whole else ''}{numbers.interval(arm)}"
+    if new_images and arm.beyond is not None:
+        difference += f"\nnew images: {numbers.beyond(arm)}"
     if whole and arm.sign_flip_p is not None:
         p += f"\n{numbers.flips(arm)}"
     row = [

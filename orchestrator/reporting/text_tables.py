@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import polars as pl
+
 from alexnet_core.configuration.wording import counted
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import (
     Answer,
     ArmAnswer,
+    Compared,
     Confirmation,
     ConfirmedPoint,
     ContrastAnswer,
@@ -19,10 +22,15 @@ from orchestrator.judging.answer import (
 from orchestrator.judging.notes import not_paired, shown_value
 from orchestrator.judging.primary_metric import GAP
 from orchestrator.judging.scales import STATISTICS, scale_of, unit_in_words
+from orchestrator.planning.plan import ALPHA
 from orchestrator.reporting.material import Provenance
 from search_spaces.core_config import ALEXNET, PERCENT, CoreDescription, number_in, readable
 
 MOST_RECORDS_SHOWN = 400
+# 一页纸放得下的行数
+MOST_CLASSES = 30
+# 第二个区间的列
+NEW_IMAGES = "interval for new images"
 APART = "not measured together"
 # core 的代码不在本实验室的提交里
 FACTS = {
@@ -69,7 +77,27 @@ def verdict_table(answer: Answer) -> TextTable:
     )
     caption = f"Verdicts on {answer.dataset}: {compared_in_words(answer)}"
     rows = [_verdict_cells(answer, arm) for arm in answer.arms]
-    return TextTable("verdicts", caption, headings, rows, [arm.word for arm in answer.arms])
+    return TextTable(
+        "verdicts", caption, *with_new_images(headings, rows, answer.arms), [arm.word for arm in answer.arms]
+    )
+
+
+def with_new_images(
+    headings: Sequence[str], rows: Sequence[list[str]], compared: Sequence[Compared], behind: str = "level"
+) -> tuple[list[str], list[list[str]]]:
+    """Returns a table's headings and rows with the second interval behind a column; as they were where there is none.
+
+    Args:
+        headings: Of the table.
+        rows: Its cells.
+        compared: What each row is of.
+        behind: The heading of the column before.
+    """
+    if all(one.beyond is None for one in compared):
+        return list(headings), list(rows)
+    place = headings.index(behind) + 1
+    told = [[*row[:place], numbers.beyond(one), *row[place:]] for row, one in zip(rows, compared, strict=True)]
+    return [*headings[:place], NEW_IMAGES, *headings[place:]], told
 
 
 def _compared_heading(answer: Answer) -> str:
@@ -126,9 +154,10 @@ def contrast_table(answer: Answer) -> TextTable:
         "seeds needed",
     )
     rows = [_contrast_cells(answer, contrast) for contrast in answer.contrasts]
+    shown = with_new_images(headings, rows, answer.contrasts)
     kind = contrasts_in_words(answer)
     caption = f"{kind[0].upper()}{kind[1:]} on {answer.dataset}"
-    return TextTable("contrasts", caption, headings, rows, [contrast.word for contrast in answer.contrasts])
+    return TextTable("contrasts", caption, *shown, [contrast.word for contrast in answer.contrasts])
 
 
 def contrasts_in_words(answer: Answer) -> str:
@@ -184,6 +213,42 @@ def variance_table(answer: Answer) -> TextTable:
     ]
     caption = f"How far the {answer.metric} scatters on {answer.dataset} with what is drawn anew"
     return TextTable("variance", caption, headings, rows)
+
+
+def class_table(classes: pl.DataFrame) -> TextTable:
+    """Returns which classes a comparison changes, the surest first; the rest is in the table's file.
+
+    Args:
+        classes: See `Details`.
+    """
+    shown = classes.head(MOST_CLASSES)
+    rows = [
+        [
+            row["label"],
+            str(row["images"]),
+            row["compared"],
+            str(row["n"]),
+            numbers.points(row["difference"]),
+            "" if row["p"] is None else numbers.bounds((row["interval_low"], row["interval_high"])),
+            "" if row["p"] is None else f"{row['interval_level']:.4g} %",
+            numbers.p_value(row["adjusted_p"]),
+        ]
+        for row in shown.iter_rows(named=True)
+    ]
+    some = f" (the {shown.height} surest of {classes.height}; all are in tables/classes.csv)"
+    caption = f"Which classes change, exploratory{some if shown.height < classes.height else ''}"
+    headings = ("class", "images", "compared", "n", "difference, points", "interval", "level", "adjusted p")
+    return TextTable("classes", caption, headings, rows)
+
+
+def class_lead(classes: pl.DataFrame) -> str:
+    """Says what the table of classes is, and what it is not."""
+    sure = int((classes["adjusted_p"] <= ALPHA).sum())
+    return (
+        f"Exploratory: the error of each class on its own, for each comparison, corrected over all {classes.height} "
+        f"rows (Holm). {counted(sure, 'row differs', 'rows differ')} from zero; no verdict rests on any, and another "
+        "study would have to ask about a class by name."
+    )
 
 
 def arm_table(answer: Answer) -> TextTable:

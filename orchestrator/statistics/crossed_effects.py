@@ -8,12 +8,19 @@ components are those of a two-way random model without replication (Searle, Case
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
+
+
+class Differences(Sized, Iterable[ArrayLike], Protocol):
+    """A row for each seed, of one value for each image; it can be gone through again."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class CrossedEffects:
     degrees_of_freedom: float
 
 
-def crossed_effects(differences: ArrayLike) -> CrossedEffects:
+def crossed_effects(differences: Differences) -> CrossedEffects:
     """Splits differences into effects of the seed, of the image, and of both.
 
     The mean squares of the two-way table have the expectations r + I s, r + S i and r for the components s, i and r, so
@@ -53,23 +60,21 @@ def crossed_effects(differences: ArrayLike) -> CrossedEffects:
 
     Args:
         differences: Of one contrast, shape (S seeds, I images): the arm's error minus the baseline's, of the same seed
-            on the same image, each 0 or 1; a value is -1, 0 or 1. Other contrasts' values serve as well.
+            on the same image, each 0 or 1; a value is -1, 0 or 1. Other contrasts' values serve as well. They are gone
+            through three times and never held as a whole.
 
     Raises:
         ValueError: There are fewer than two seeds or two images, or a value is not finite.
     """
-    table = np.asarray(differences, dtype=np.float64)
-    if table.ndim != 2 or min(table.shape) < 2:
-        raise ValueError(f"crossed effects need two seeds and two images at least, not shape {table.shape}")
-    if not np.isfinite(table).all():
-        raise ValueError("crossed effects need finite differences")
-    seeds, images = table.shape
-    by_seed, by_image = table.mean(axis=1), table.mean(axis=0)
-    mean = float(by_seed.mean())
-    rest = table - by_seed[:, None] - by_image + mean
+    # 一次只看一行：几百个种子、几万张图时，整张表要几百兆
+    by_seed = np.array([row.mean() for row in _rows(differences)])
+    by_image = functools.reduce(np.add, _rows(differences)) / len(by_seed)
+    seeds, images, mean = len(by_seed), len(by_image), float(by_seed.mean())
     seed = images * float(by_seed.var(ddof=1))
     image = seeds * float(by_image.var(ddof=1))
-    residual = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+    unexplained = zip(_rows(differences), by_seed, strict=True)
+    residual = sum(float(((row - of_seed - by_image + mean) ** 2).sum()) for row, of_seed in unexplained)
+    residual /= (seeds - 1) * (images - 1)
     total = max(seed + image - residual, seed, image)
     # 每个均方的相对误差由自己的自由度决定：Satterthwaite (1946)
     scatter = seed**2 / (seeds - 1) + image**2 / (images - 1) + residual**2 / ((seeds - 1) * (images - 1))
@@ -84,6 +89,20 @@ def crossed_effects(differences: ArrayLike) -> CrossedEffects:
         standard_error=math.sqrt(total / (seeds * images)),
         degrees_of_freedom=total**2 / scatter if scatter else 0.0,
     )
+
+
+def _rows(differences: Differences) -> Iterator[NDArray[np.float64]]:
+    """The rows, each float64 (I,)."""
+    images = None
+    for row in differences:
+        values = np.asarray(row, dtype=np.float64)
+        if len(differences) < 2 or values.ndim != 1 or len(values) < 2 or images not in (None, len(values)):
+            shape = (len(differences), *values.shape)
+            raise ValueError(f"crossed effects need two seeds and two images at least, not shape {shape}")
+        if not np.isfinite(values).all():
+            raise ValueError("crossed effects need finite differences")
+        images = len(values)
+        yield values
 
 
 def crossed_limits(effects: CrossedEffects, level: float) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.statistics.alpha_spending import Boundary, ShareOfLevel
 from orchestrator.statistics.limits import FEWEST_SEEDS
@@ -24,6 +24,7 @@ from orchestrator.statistics.signs import Between, median, median_interval, sign
 
 REPRODUCES, DOES_NOT = "reproduces", "does not reproduce"
 LOOKED_AT_ONCE = ShareOfLevel(1.0)
+DIRECTIONS = ("supports", "contradicts", "higher", "lower")
 TOO_FEW = f"no verdict: fewer than {FEWEST_SEEDS} seeds"
 
 
@@ -77,6 +78,7 @@ class Verdict:
         test: The paired test; None for the same trials.
         family_level: The arm's level in the family, over all looks.
         level: Its level at this look, and of the interval.
+        equal_level: The same of an equal share in the family, which no other arm's verdict has raised; at most `level`.
         interval: At that level; None without a test.
         adjusted_p: Holm's, in the study's family and over all looks; None without a test.
         sign_flip_p: Exact sign-flip p; None without a test.
@@ -89,6 +91,7 @@ class Verdict:
     test: PairedTest | None = None
     family_level: float | None = None
     level: float | None = None
+    equal_level: float | None = None
     interval: tuple[float, float] | None = None
     adjusted_p: float | None = None
     sign_flip_p: float | None = None
@@ -168,10 +171,19 @@ def judge_together(
     entries: list[dict[str, HolmEntry]] = [{} for _ in parts]
     for (place, arm), entry in zip(family, holm(p_values, alpha, rejected, closed), strict=True):
         entries[place][arm.name] = entry
-    return [
-        {arm.name: _verdict(arm, of[arm.name], known, part.margin, alpha, part.boundary) for arm in part.arms}
-        for part, of, known in zip(parts, tests, entries, strict=True)
-    ]
+    share = alpha / max(1, len(family) + rejected + closed)
+
+    def verdict(arm: ArmEvidence, part: Asked, place: int) -> Verdict:
+        judged = _verdict(arm, tests[place][arm.name], entries[place], part.margin, alpha, part.boundary)
+        return _with_equal_level(judged, share, part.boundary)
+
+    return [{arm.name: verdict(arm, part, place) for arm in part.arms} for place, part in enumerate(parts)]
+
+
+def _with_equal_level(verdict: Verdict, share: float, boundary: Boundary) -> Verdict:
+    if verdict.test is None or verdict.level is None or verdict.family_level == share:
+        return replace(verdict, equal_level=verdict.level)
+    return replace(verdict, equal_level=min(verdict.level, boundary.nominal_level(share, verdict.test.n)))
 
 
 def withhold(verdicts: Mapping[str, Verdict], reason: str) -> dict[str, Verdict]:
@@ -272,15 +284,35 @@ def _direction(mean: float, claimed: float | None) -> str:
     return "supports" if (mean > 0) == (claimed > 0) else "contradicts"
 
 
-def sentence(word: str, differs_from_zero: bool = False, split: str = "test") -> str:
-    """Says a word as a sentence about the set it was judged on.
+def agrees(word: str, limits: tuple[float, float], margin: float) -> bool:
+    """Says whether limits for new images too would give the same word: they are inside the margin, or leave zero out.
+
+    Args:
+        word: From a `Verdict` on these images; one that no difference was found for holds nowhere else.
+        limits: Of the same difference.
+        margin: Equivalence margin, on the same scale.
+    """
+    if word == "equivalent":
+        return -margin < limits[0] and limits[1] < margin
+    return word in DIRECTIONS and not _has_zero(limits)
+
+
+def _has_zero(limits: tuple[float, float]) -> bool:
+    return limits[0] <= 0.0 <= limits[1]
+
+
+def sentence(
+    word: str, differs_from_zero: bool = False, split: str = "test", beyond: tuple[float, float] | None = None
+) -> str:
+    """Says a word as a sentence about the set it was judged on, and about new images where it holds there too.
 
     Args:
         word: From a `Verdict`.
         differs_from_zero: From the same.
         split: `test`, `validation` or `training`.
+        beyond: The limits for new images too, where they agree with the word; see `agrees`.
     """
-    where = f"on this {split} set"
+    where = f"on this {split} set" if beyond is None else f"on and beyond this {split} set"
     sentences = {
         "supports": f"supports the claim's direction, {where}",
         "contradicts": f"contradicts the claim's direction, {where}",
@@ -293,4 +325,8 @@ def sentence(word: str, differs_from_zero: bool = False, split: str = "test") ->
         "same trials": "the same trials as the baseline",
     }
     text = sentences.get(word, f"{word}, {where}" if word.startswith(("identical", "the same diff")) else word)
-    return f"{text}; different from zero all the same" if differs_from_zero else text
+    if not differs_from_zero:
+        return text
+    # 等效可以推到新图，“不为零”却未必
+    on_these_alone = f" on this {split} set" if beyond is not None and _has_zero(beyond) else ""
+    return f"{text}; different from zero{on_these_alone} all the same"

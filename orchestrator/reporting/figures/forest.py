@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -57,7 +58,7 @@ def differences_figure(answer: Answer) -> Picture:
         for place, arm in enumerate(reversed(arms)):
             _draw_arm(axes, arm, place)
         _decorate(axes, answer, arms)
-        figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=4, fontsize=9.5)
+        figure.legend(handles=_legend(answer, arms), loc="outside lower left", ncols=5, fontsize=9.5)
         title = "What is compared" if answer.contrasts else f"Differences to {_baseline(answer)}"
         title = "Against what is published" if answer.reproduces else title
         return picture(figure, NAME, title, differences_in_words(answer))
@@ -155,13 +156,26 @@ def draw_interval(axes: Axes, arm: Compared, place: float, colour: str, size: fl
     if arm.difference is None:
         return
     if arm.interval is not None:
-        spread = [[arm.difference - arm.interval[0]], [arm.interval[1] - arm.difference]]
+        spread = spread_of(arm.difference, arm.interval)
         axes.errorbar(arm.difference, place, xerr=spread, color=colour, capsize=0.55 * size, linewidth=2.4, zorder=3)
         for end, is_open, mark in zip(arm.interval, arm.interval_open, "<>", strict=True):
             if is_open:
                 axes.plot(end, place, mark, markersize=1.2 * size, color=colour, mew=0, zorder=4)
+    if arm.beyond is not None:
+        # 细线是第一个区间的延长：对新图也成立
+        axes.errorbar(arm.difference, place, xerr=spread_of(arm.difference, arm.beyond), **thin(colour, size))
     filled = colour if arm.interval is not None else SURFACE
     axes.plot(arm.difference, place, "o", markersize=size, color=colour, markerfacecolor=filled, mew=1.8, zorder=5)
+
+
+def spread_of(difference: float, limits: tuple[float, float]) -> list[list[float]]:
+    """Returns how far limits lie from a difference, as `errorbar` takes it."""
+    return [[difference - limits[0]], [limits[1] - difference]]
+
+
+def thin(colour: str, size: float) -> dict[str, Any]:
+    """Returns how the interval for new images is drawn: thin, its ends low."""
+    return {"color": colour, "capsize": 0.35 * size, "linewidth": 1.0, "capthick": 1.0, "fmt": "none", "zorder": 2.5}
 
 
 def _within(axes: Axes, value: float) -> bool:
@@ -189,6 +203,8 @@ def _legend(answer: Answer, arms: Sequence[Compared]) -> list[Line2D | Patch]:
         ),
         Line2D([], [], color=grey, marker="o", markersize=4, linewidth=0, alpha=0.7, label="one seed"),
     ]
+    if answer.has_beyond:
+        handles.append(Line2D([], [], color=grey, linewidth=1.0, label="for new images"))
     if any(arm.claimed_points is not None or arm.claimed_ratio is not None for arm in arms):
         handles.append(
             Line2D(

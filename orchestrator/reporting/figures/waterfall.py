@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from orchestrator.judging import numbers
 from orchestrator.judging.answer import NOT_JUDGED, Answer, ArmAnswer, ContrastAnswer
 from orchestrator.judging.scales import unit_in_words
+from orchestrator.reporting.figures.forest import spread_of, thin
 from orchestrator.reporting.figures.style import (
     COLOURS,
     INK,
@@ -81,8 +82,10 @@ def _draw_step(axes: Axes, before: ArmAnswer, arm: ArmAnswer, step: ContrastAnsw
     axes.barh(place, end - start, left=start, height=HEIGHT, color=colour, alpha=0.35, linewidth=0, zorder=2)
     axes.plot([mean] * 2, [place - HEIGHT / 2, place + HEIGHT / 2], color=colour, linewidth=3.0, zorder=3)
     if step.interval is not None and difference is not None:
-        spread = [[difference - step.interval[0]], [step.interval[1] - difference]]
+        spread = spread_of(difference, step.interval)
         axes.errorbar(end, place, xerr=spread, color=colour, capsize=4, linewidth=1.8, zorder=4)
+        if step.beyond is not None:
+            axes.errorbar(end, place, xerr=spread_of(difference, step.beyond), **thin(colour, 7))
     side = axes.get_yaxis_transform()
     axes.text(
         1.02,

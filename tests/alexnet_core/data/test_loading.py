@@ -15,7 +15,13 @@ from PIL import Image
 
 from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.image_file import decode_image
-from alexnet_core.data.loading import load_dataset, load_evaluation_set, prepare_data, summarise_data
+from alexnet_core.data.loading import (
+    decoded_set,
+    load_dataset,
+    load_evaluation_set,
+    prepare_data,
+    summarise_data,
+)
 from alexnet_core.data.splits import held_out
 from alexnet_core.errors import CoreError
 from alexnet_core.training.loader import ImageLoader
@@ -322,3 +328,23 @@ def test_a_damaged_cache_of_hashes_is_made_again(tmp_path: Path, content: bytes)
     (cached,) = (tmp_path / "cache").glob("manifest-*.json")
     cached.write_bytes(content)
     assert summarise_data("imagefolder", tmp_path / "data", tmp_path / "cache") == expected
+
+
+def test_a_decoded_split_is_taken_from_where_it_lies_and_nothing_is_decoded_for_it(tmp_path: Path) -> None:
+    root, cache = tree(tmp_path / "images", ("train", "test")), tmp_path / "cache"
+    spec = spec_of(root, cache)
+    assert decoded_set(spec, "test") is None
+    assert not list(cache.glob("*-16-v*"))
+    prepare_data(spec)
+    for place in (spec, spec.model_copy(update={"root": str(tmp_path / "gone")})):
+        found = decoded_set(place, "test")
+        assert found is not None
+        assert (found.files[0], found.class_names, len(found.split)) == ("test/cat/00.png", ("cat", "dog"), 40)
+        assert found.split.pick(np.array([39, 0]))[1].shape == (16, 16, 3)
+    held = decoded_set(spec, "validation")
+    whole = load_dataset(spec).validation
+    assert held is not None
+    assert np.array_equal(held.split.pick(np.arange(len(whole))), np.concatenate(list(whole.chunks())))
+    assert decoded_set(spec.model_copy(update={"digest": "0" * 64}), "test") is None
+    assert decoded_set(spec_of(tree(tmp_path / "more", ("train",)), None), "test") is None
+    assert decoded_set(digits(), "test").files[0].startswith("digit ")  # type: ignore[union-attr]
