@@ -154,8 +154,8 @@ class Details:
             its metrics by name, as they are shown.
         kernels: PNG of the first convolution's kernels of the baseline's median seed; None where no weights are kept.
         pictures: PNGs that another core has drawn of the same seed, by name.
-        classes: What each comparison changes in each class, see `ClassChange`; None where the images of the data are
-            not here decoded, or it is not on record which of them were right.
+        classes: What each comparison changes in each class, see `ClassChange`; None where there is none, the images of
+            the data are not here decoded, or it is not on record which of them were right.
     """
 
     curves: pl.DataFrame
@@ -265,7 +265,7 @@ def _classes(material: Material) -> pl.DataFrame | None:
         }
         for change in changes
     ]
-    return pl.DataFrame(rows, schema=CLASS_COLUMNS)
+    return pl.DataFrame(rows, schema=CLASS_COLUMNS) if rows else None
 
 
 def _curves_of_core(used: pl.DataFrame, epochs: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:

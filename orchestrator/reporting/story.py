@@ -195,7 +195,7 @@ def _costs(answer: Answer, pictures: Sequence[Picture]) -> Section:
 
 
 def _classes(classes: pl.DataFrame | None) -> list[Section]:
-    if classes is None or not classes.height:
+    if classes is None:
         return []
     return [Section("Classes", text_tables.class_lead(classes), folded=[text_tables.class_table(classes)])]
 

@@ -285,7 +285,7 @@ def _direction(mean: float, claimed: float | None) -> str:
 
 
 def agrees(word: str, limits: tuple[float, float], margin: float) -> bool:
-    """Says whether limits for new images too would give the same word: they are inside the margin, or leave zero out.
+    """Says whether limits for new images too would give the same word: inside the margin, outside it, or without zero.
 
     Args:
         word: From a `Verdict` on these images; one that no difference was found for holds nowhere else.
@@ -294,6 +294,8 @@ def agrees(word: str, limits: tuple[float, float], margin: float) -> bool:
     """
     if word == "equivalent":
         return -margin < limits[0] and limits[1] < margin
+    if word in (REPRODUCES, DOES_NOT):
+        return _against_published(limits, margin) == word
     return word in DIRECTIONS and not _has_zero(limits)
 
 

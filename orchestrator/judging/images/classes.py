@@ -47,6 +47,7 @@ def class_changes(
 ) -> list[ClassChange]:
     """Returns the change of every class in every comparison that has an interval for new images, the surest first.
 
+    A value is published of all classes together, so that an arm held against one has none here.
     All of them are one family of Holm's, which was not written down before the training: it only points at classes.
 
     Args:
@@ -55,11 +56,11 @@ def class_changes(
         labels: int64 (images,), the class of each image.
         class_names: In the order of the labels.
     """
-    baseline = next(arm.name for arm in answer.arms if arm.is_baseline)
+    baseline = next((arm.name for arm in answer.arms if arm.is_baseline), "")
     cells = [
         (one.name, label, test)
         for one in answer.judged
-        if one.beyond is not None
+        if one.beyond is not None and not answer.reproduces
         for label, test in _tests(one, baseline, seen, labels)
     ]
     # 差全相等的没有 t：仍占一个名额，别的不因此变得容易

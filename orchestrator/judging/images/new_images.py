@@ -57,6 +57,8 @@ def with_new_images(
             other.append(one.name)
             return one
         limits = compared.limits(images, verdict.equal_level)
+        if isinstance(one, ContrastAnswer) and one.published is not None:
+            limits = limits[0] - one.published.value, limits[1] - one.published.value
         # 舍入误差不该让它窄于第一个区间
         limits = min(limits[0], verdict.interval[0]), max(limits[1], verdict.interval[1])
         return one.model_copy(update=_facts(one, verdict, limits, bare))
@@ -75,7 +77,7 @@ def _facts(one: Compared, verdict: Verdict, limits: tuple[float, float], bare: A
 
 
 def weights_of(one: Compared, baseline: str) -> Mapping[str, float]:
-    """Returns the weights of a comparison by arm, summing to zero."""
+    """Returns the weights of a comparison by arm, summing to zero; 1 for an arm beside a published value."""
     return one.weights if isinstance(one, ContrastAnswer) else {one.name: 1.0, baseline: -1.0}
 
 
@@ -90,7 +92,7 @@ class ComparedImages:
     """One contrast of finished trials on the same seeds, image by image.
 
     Attributes:
-        weights: By arm, summing to zero.
+        weights: By arm.
         views: Of each arm.
         seeds: The rows of its arms, seed by seed.
         split: Whose images.
@@ -112,7 +114,7 @@ class ComparedImages:
         return len({_images_of(row, self.split) for of_seed in self.seeds for row in of_seed.values()}) <= 1
 
     def limits(self, images: SeenImages, level: float) -> tuple[float, float]:
-        """Returns the limits of its difference for new seeds and new images, percentage points.
+        """Returns the limits of its weighted errors for new seeds and new images, percentage points.
 
         Args:
             images: Which know all of its trials.
@@ -124,7 +126,7 @@ class ComparedImages:
 
 @dataclass(frozen=True)
 class ImageDifferences:
-    """Differences of errors, a row for each seed: float64 (images,); none is held longer than it is looked at."""
+    """Weighted errors, a row for each seed: float64 (images,); none is held longer than it is looked at."""
 
     compared: ComparedImages
     images: SeenImages
@@ -135,12 +137,11 @@ class ImageDifferences:
     def __iter__(self) -> Iterator[NDArray[np.float64]]:
         one = self.compared
         for of_seed in one.seeds:
-            # 权重之和为零：错误之差就是答对之差的反号
-            right = (
-                -weight * self.images.right(of_seed[arm]["key"], one.views[arm], one.split)
+            wrong = (
+                weight * ~self.images.right(of_seed[arm]["key"], one.views[arm], one.split)
                 for arm, weight in one.weights.items()
             )
-            yield np.sum(list(right), axis=0)
+            yield np.sum(list(wrong), axis=0)
 
 
 def _images_of(row: Row, split: ImageSplit) -> tuple[object, ...]:

@@ -32,6 +32,7 @@ from search_spaces.yaml_file import parse_model
 from tests.made_designs import make_study
 from tests.made_plans import make_plan
 from tests.made_records import errors, put_seen
+from tests.orchestrator.judging.test_reproduction import study_of
 
 IMAGES, SEEDS = 359, 5
 Right = NDArray[np.bool_]
@@ -169,6 +170,19 @@ def test_older_records_a_damaged_one_and_other_images_have_none_and_it_is_said(
     assert "correct.bin cannot be read" in caplog.text
 
 
+def test_an_arm_is_held_against_a_published_value_on_new_images_too(tmp_path: Path) -> None:
+    plan = make_plan(study_of(0.5), SEEDS)
+    right = right_images(["a", "b"], SEEDS, {})
+    put_all(tmp_path, plan, right)
+    result = judged(tmp_path, plan)
+    (one,) = result.contrasts
+    level = result.level_share * 0.05
+    low, high = expected({"a": 1.0}, right, level)
+    assert one.beyond == pytest.approx((low - 0.5, high - 0.5))
+    assert (one.word, one.holds_beyond) == ("does not reproduce", True)
+    assert one.sentence == "does not reproduce the published value, on and beyond this test set"
+
+
 VIEWS = """name: views
 question: Do ten views help?
 source: a test
@@ -218,6 +232,10 @@ def test_a_word_holds_beyond_only_where_its_wider_interval_says_the_same() -> No
     assert agrees("lower", (-2.0, -0.1), 0.5)
     assert not agrees("supports", (-0.1, 2.0), 0.5)
     assert not agrees("inconclusive", (-0.1, 2.0), 0.5)
+    assert agrees("reproduces", (-0.4, 0.4), 0.5)
+    assert not agrees("reproduces", (-0.6, 0.4), 0.5)
+    assert agrees("does not reproduce", (0.6, 1.4), 0.5)
+    assert not agrees("does not reproduce", (0.4, 1.4), 0.5)
     assert sentence("equivalent", True, "test", (-0.1, 0.4)).endswith(
         "on and beyond this test set; different from zero on this test set all the same"
     )
