@@ -90,7 +90,7 @@ def show_images(material: Material, folder: Path, console: Console) -> ImagesDoc
     picture = folder / PICTURE
     if shown:
         # matplotlib 要 1.5 秒，只有要画才加载
-        from orchestrator.reporting.figures.disputed import disputed_picture
+        from orchestrator.reporting.images.disputed import disputed_picture
 
         title = f"{answer.study} on {answer.dataset}: how many seeds of each arm get these {seen.split} images right"
         pixels = data.split.pick(found.images)

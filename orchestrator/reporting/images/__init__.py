@@ -1,0 +1,1 @@
+"""Pictures of single images of the data, with what trainings make of them."""
