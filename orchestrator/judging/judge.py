@@ -257,7 +257,8 @@ def _arm(arm: Arm, evidence: Evidence, cells: Cells, look: Look, recipe: Recipe)
         facts |= {"is_baseline": False, "costs": arm_costs(rows, rows)}
         return ArmAnswer(**facts, word=NOT_JUDGED, sentence="judged against what is published of it")
     if evidence.study.shows_variance:
-        return ArmAnswer(**facts, word=NOT_JUDGED, sentence="not judged: it shows how far seeds scatter")
+        word = "baseline" if arm.name == baseline else NOT_JUDGED
+        return ArmAnswer(**facts, word=word, sentence="not judged: it shows how far seeds scatter")
     # 每个 arm 只与基线的同一批种子配对
     together = min(len(rows), len(cells[baseline]))
     facts["costs"] = arm_costs(cells[baseline][:together], rows[:together])

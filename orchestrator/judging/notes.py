@@ -107,7 +107,7 @@ def kinds_of_seeds(answer: Answer) -> Iterator[str]:
         alike = [name for name, (_, limits) in single.items() if name != most and limits[1] >= lowest]
         beside = f", which these seeds do not tell apart from {', '.join(alike)}" if alike else ""
         yield (
-            f"Of the single sources, {most} ({rows[most].title}) moves the {answer.metric} most: a standard deviation "
+            f"Of the single sources, {most} moves the {answer.metric} most: a standard deviation "
             f"of {spread_in_words(answer, rows[most])}{beside}."
         )
     kinds = {

@@ -24,7 +24,7 @@ from orchestrator.judging.answer import Answer
 from orchestrator.judging.images.classes import class_changes
 from orchestrator.judging.images.seen import SeenImages, SeenTrials
 from orchestrator.judging.primary_metric import reads_epochs
-from orchestrator.planning.plan_file import PlanFile
+from orchestrator.planning.plan_file import PlanFile, PlanRow
 from orchestrator.records import looks_file
 from orchestrator.records.layout import evaluation_path, trial_folder
 from orchestrator.tables.rows import METRICS_BY_NAME
@@ -128,7 +128,8 @@ class Material:
         provenance: Where it comes from.
         points: The sweep's points: position, parameters (JSON), state, the metric that chooses by its name
             (validation_error, in percent), key.
-        used: The trials used: arm, phase and the columns of the trials table.
+        used: The trials used: arm, phase and the columns of the trials table; the seed is that of the plan where one
+            source of randomness is drawn anew.
         first_convolution: Name of the network's first layer, if it is a convolution.
         holds_out: Whether there are validation errors, see `DataSpec`; another core has what it declares.
         seen: Which images its arms' trials got right; None where none is judged, or nothing is to be said of them.
@@ -197,6 +198,8 @@ def gather(
     )
     # 报告只列判断用过的 trial，每个都带记录的摘要
     used = pl.concat([planned, members.select("arm", "phase", "key"), fresh]).unique().join(trials, on="key")
+    if answer.variance:
+        used = _by_planned_seed(used, rows)
     base = plan_file.base
     first = base.network.layers[0] if isinstance(base, TrainConfig) else None
     return Material(
@@ -266,6 +269,15 @@ def _classes(material: Material) -> pl.DataFrame | None:
         for change in changes
     ]
     return pl.DataFrame(rows, schema=CLASS_COLUMNS) if rows else None
+
+
+def _by_planned_seed(used: pl.DataFrame, rows: Sequence[PlanRow]) -> pl.DataFrame:
+    """The trials used under the seeds of the plan: one that draws a single source anew has 0 as its own."""
+    seeds = pl.DataFrame(
+        [{"arm": row.arm, "phase": row.phase, "key": row.key, "seed": row.seed} for row in rows],
+        schema={"arm": pl.String, "phase": pl.String, "key": pl.String, "seed": pl.Int64},
+    )
+    return used.drop("seed").join(seeds, on=["arm", "phase", "key"])
 
 
 def _curves_of_core(used: pl.DataFrame, epochs: pl.DataFrame, core: CoreDescription) -> pl.DataFrame:

@@ -148,7 +148,7 @@ def _cells_lead(answer: Answer) -> str:
 
 def _curves_lead(answer: Answer, *, validated: bool) -> str:
     """What the curves show; `validated` says whether there are validation errors."""
-    no_verdicts = any(arm.word == NOT_JUDGED for arm in answer.arms)
+    no_verdicts = not answer.variance and any(arm.word == NOT_JUDGED for arm in answer.arms)
     colours = " Other colours only tell the arms apart: what is judged are the contrasts." if no_verdicts else ""
     if answer.core is None and not validated:
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -72,12 +72,9 @@ def print_answer(answer: Answer, console: Console) -> None:
 def _print_variance(answer: Answer, console: Console) -> None:
     """Prints how far seeds scatter, the notes, and last which seeds a margin needs."""
     shown = variance_table(answer)
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-    for heading in shown.headings:
-        table.add_column(heading)
-    for row in shown.rows:
-        table.add_row(*map(Text, row))
-    _print_fitting(table if fits(table, console.width) else None, shown, console)
+    # 太宽时先舍“它是什么”：名字已经说了
+    tables = (_variance_columns(shown, places) for places in (range(6), (0, 2, 3, 4, 5)))
+    _print_fitting(next((table for table in tables if fits(table, console.width)), None), shown, console)
     conclusions = tuple(kinds_of_seeds(answer))
     hidden = {*conclusions, *on_top5(answer)}
     for note in answer.notes:
@@ -85,6 +82,16 @@ def _print_variance(answer: Answer, console: Console) -> None:
             print_text(console, note, style="dim")
     for line in conclusions:
         print_text(console, line)
+
+
+def _variance_columns(shown: TextTable, places: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for place in places:
+        heading = shown.headings[place].replace(", ", "\n").replace("needed for", "needed\nfor")
+        table.add_column(heading, justify="right" if place > 1 else "left")
+    for row in shown.rows:
+        table.add_row(*(Text(row[place]) for place in places))
+    return table
 
 
 def _print_fitting(table: Table | None, as_text: TextTable, console: Console) -> None:

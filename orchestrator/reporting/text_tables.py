@@ -195,7 +195,7 @@ def variance_table(answer: Answer) -> TextTable:
     headings = (
         "drawn anew",
         "what it is",
-        "n",
+        "seeds",
         f"standard deviation, {unit}".rstrip(", "),
         "95 % limits",
         "seeds needed for the margin",

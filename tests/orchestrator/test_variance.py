@@ -111,6 +111,9 @@ def test_the_answer_is_that_of_an_independent_calculation_and_its_report_shows_a
     frame = pl.read_csv(folder / "tables" / "variance.csv")
     assert frame["name"].to_list() == [one["name"] for one in written["variance"]]
     assert frame["sd"].to_list() == [one["sd"] for one in written["variance"]]
+    # 每条记录都在它的行与种子之下，虽然那些 trial 自己的种子是 0
+    source = json.loads((folder / "provenance.json").read_text())["records"]
+    assert sorted((one["arm"], one["seed"]) for one in source) == sorted((a, s) for a in WRONG for s in range(SEEDS))
     # plan.json 读回来就是那份计划；什么都没变，报告就不重写
     assert plan_on_record(folder)[0].trials == planned(tmp_path).trials
     assert main(asked(tmp_path)) == 0
@@ -149,9 +152,9 @@ def _check_numbers(answer: dict[str, Any]) -> None:
     blank = rows["augmentation"]
     assert (blank["n"], blank["sd"], blank["limits"], blank["seeds_needed"]) == (0, None, None, None)
     assert blank["absent"] == "there are no flips, no colour noise and no room for random crops"
-    assert {arm["word"] for arm in answer["arms"]} == {"not judged"}
+    assert {arm["word"] for arm in answer["arms"]} == {"baseline", "not judged"}
     notes = " ".join(answer["notes"])
-    assert "Of the single sources, split (which images train, and which are for validation) moves" in notes
+    assert "Of the single sources, split moves the top-1 test error most" in notes
     low, high = rows["all_together"]["seeds_needed"]
     assert f"{low}-{high} that draw the split anew too (vary: [split] in the recipe)" in notes
     assert "Blank: augmentation, since there are no flips" in notes
