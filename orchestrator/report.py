@@ -35,6 +35,7 @@ from orchestrator.output.console import printable
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.plan_file import plan_on_record, read_plan, write_studies
+from orchestrator.planning.unfolding import check_replicates
 from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, joint_folder, study_folder
 from orchestrator.replication.conclude import check_replication, judge_parts, print_replication
@@ -214,6 +215,7 @@ def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
     tables, images, parts = load_trials(results), SeenImages(results), []
     for folder in folders:
         plan, plan_file = plan_on_record(folder)
+        check_replicates(plan.study)
         if plan_file.max_seeds is not None:
             raise LabError(
                 f"{folder.name} was asked with --seeds auto; several data sets are judged together over whole arms",

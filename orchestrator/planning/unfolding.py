@@ -109,6 +109,19 @@ def _summary_and_base(
     return summary, base
 
 
+def check_replicates(study: Study) -> None:
+    """Refuses a study that is not judged over several data sets together.
+
+    Raises:
+        LabError: It holds arms against published values, each of which is of one data set.
+    """
+    if study.kind == "reproduction":
+        raise LabError(
+            f"study {study.name} is a reproduction: what is published is of one data set; name one --dataset",
+            exit_code=ExitCode.WRONG_USE,
+        )
+
+
 def folder_hint(dataset: str) -> str:
     """Returns how a folder is asked for that was given as the name of a data set; nothing for what is none."""
     return f"; for a folder: --dataset imagefolder --data-root {dataset}" if Path(dataset).is_dir() else ""

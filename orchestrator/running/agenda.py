@@ -33,7 +33,7 @@ from orchestrator.planning.summary import (
     sweep_only_line,
 )
 from orchestrator.planning.training_ways import other_ways
-from orchestrator.planning.unfolding import folder_hint, plan_study, recipe_on
+from orchestrator.planning.unfolding import check_replicates, folder_hint, plan_study, recipe_on
 from orchestrator.planning.variants import combined_plan, controls_in, null_plan, variance_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import joint_folder, study_folder
@@ -155,8 +155,10 @@ def plan_studies(request: Request) -> list[Plan]:
     question, store = request.question, request.store
     if question.also:
         # 有一个数据集问不了，就什么也不必清点
+        study = load_study(question.study)
+        check_replicates(study)
         for dataset in question.datasets:
-            recipe_on(load_study(question.study), dataset)
+            recipe_on(study, dataset)
         return [_plan_on(replace(request, question=one)) for one in question.on_each]
     if not question.is_paper:
         plan = _plan_of_one(request)

@@ -145,6 +145,10 @@ def test_what_replicates_is_counted_by_the_claim_or_by_the_direction() -> None:
     [
         (["--dataset", "digits,cifar10"], "study mine is not asked on cifar10: its images are not at hand"),
         (["--dataset", "digits,imagenet"], "study mine has no recipe for data set 'imagenet'; it has: digits, few"),
+        (
+            ["--dataset", "cifar10,digits", "--study", "published"],
+            "study published is a reproduction: what is",
+        ),
         (["--dataset", "digits,cifar10", "--study", "lrn"], "cifar10: this data set lies in a folder: say where with"),
         (["--dataset", "digits,digits"], "--dataset names digits twice"),
         (["--dataset", "digits,"], "--dataset digits,: '' is neither a data set nor DATASET=DIR"),
@@ -156,7 +160,7 @@ def test_what_replicates_is_counted_by_the_claim_or_by_the_direction() -> None:
         (["--dataset", "digits,few", "--sweep", "4", "--confirm", "2"], "--sweep, --confirm and --show are for one"),
         (["--dataset", "digits,few", "--show"], "--sweep, --confirm and --show are for one data set"),
         (["--dataset", "digits,few", "--null"], "--study paper, --null and --variance are asked on one data set"),
-        (["--dataset", "digits,few", "--study", "paper"], "--study paper and --null are asked on one data set at a"),
+        (["--dataset", "digits,few", "--study", "paper"], "--study paper, --null and --variance are asked on one data"),
     ],
 )
 def test_what_cannot_be_asked_on_several_is_one_line_before_anything(
@@ -205,7 +209,8 @@ def test_one_session_trains_both_and_a_stopped_one_goes_on(lab: Lab, tmp_path: P
     assert "together: 12 trials wanted, 6 on record, 6 to train" in output
     assert output.count("Ray dashboard") <= 1
     assert {path: path.stat().st_mtime_ns for path in first} == first
-    members = [json.loads(line) for line in (lab.results / "studies/mine+digits+few/members.jsonl").open()]
+    lines = (lab.results / "studies" / "mine+digits+few" / "members.jsonl").read_text().splitlines()
+    members = [json.loads(line) for line in lines]
     assert {(row["dataset"], row["arm"].split("-")[0]) for row in members} == {("digits", "digits"), ("few", "few")}
     for folder in ("mine", "mine-few", "mine+digits+few"):
         assert (lab.results / "studies" / folder / "report.html").is_file()

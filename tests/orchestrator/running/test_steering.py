@@ -265,19 +265,18 @@ def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
     telling(None).send(0)
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, together: bool) -> None:
+@pytest.mark.parametrize("label", ["", "activation", "digits"])
+def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, label: str) -> None:
     study = load_study("activation")
     plan = make_plan(study, 1, retune=study.retune)
-    combined = combined_plan([plan], plan.recipe)
-    arms = tuple(arm.name for arm in (combined if together else plan).study.arms)
+    combined = combined_plan([plan], plan.recipe, by_dataset=label == "digits")
+    arms = tuple(arm.name for arm in (combined if label else plan).study.arms)
     (tanh,) = [arm for arm in arms if "tanh" in arm]
     write_run(folder, facts(arms=arms, baseline=""))
     steering = Steering(folder, facts().run)
     ask(folder, "skip_arm", tanh)
     steering.update()
     chosen = {arm.name: 0.02 for arm in study.arms}
-    for trial in (
-        _under_arm_name(plan, one, together) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))
-    ):
+    for trial in (_under_arm_name(one, label) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))):
         assert (trial.arm in steering.skipped) == ("tanh" in trial.arm)
+        assert combined.dataset_of(trial.arm) == "digits"
