@@ -149,8 +149,35 @@ def test_every_number_and_verdict_of_the_readme_is_that_of_its_report(readme: st
             assert cell == expected.replace("at least", words.get("at least", "at least"))
             assert word == words.get(arm.word, arm.word)
             shown.append(ROOT / folder / "answer.json")
-    # depth 的五层另有一句话
-    assert {*shown} == {*ROOT.glob("results/reference/*/*/answer.json")} - {ROOT / reports / "digits/depth/answer.json"}
+    # depth 的五层另有一句话，阶梯和析因也有
+    apart = {ROOT / reports / "digits" / name / "answer.json" for name in ("depth", *CONTRASTS)}
+    assert {*shown} == {*ROOT.glob("results/reference/*/*/answer.json")} - apart
+
+
+CONTRASTS = {"ingredients": ("overlap-without",), "interactions": ("norm:dropout", "norm:rate")}
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("study", CONTRASTS)
+def test_the_ladder_and_the_factorial_of_the_readme_are_those_of_their_reports(readme: str, study: str) -> None:
+    folder = Path("results", "reference", "digits", study)
+    answer = Answer.model_validate_json((ROOT / folder / "answer.json").read_bytes())
+    (shown,) = re.findall(rf"\[([^\[\]]*)\]\({folder}/report\.md\)", (ROOT / readme).read_text())
+    contrasts = {one.name: one for one in answer.contrasts}
+    said = [
+        f"{numbers.difference(one)} ({numbers.interval(one)})" for one in map(contrasts.get, CONTRASTS[study]) if one
+    ]
+    assert re.findall(r"[-+][\d.]+ \(.*?\)", shown) == said
+    told = {one.name for one in answer.contrasts if one.word in ("higher", "lower")}
+    # 阶梯只说有判词的那一级
+    assert {*CONTRASTS[study]} <= told
+    if study == "ingredients":
+        assert told == {*CONTRASTS[study]}
+        assert not any(arm.word in ("higher", "lower") for arm in answer.arms)
+    page = (DOCS / "designs.md").read_text()
+    for one in map(contrasts.get, CONTRASTS[study]):
+        assert one is not None
+        assert f"{abs(one.difference or 0.0):.2f} points" in page
 
 
 REFERENCE = sorted(path.parent for path in ROOT.glob("results/reference/*/*/answer.json"))
