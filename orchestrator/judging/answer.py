@@ -309,6 +309,8 @@ class ConfirmedPoint(Frozen):
         scale: `points`, or `log_ratio`.
         interval: Of that, at `interval_level`.
         interval_level: Confidence in percent.
+        beyond: Limits of the difference for new images too, see `Compared`.
+        beyond_level: Their confidence in percent.
         p: Of the paired t test, unadjusted.
         adjusted_p: Holm's, over the confirmed points.
         word: The verdict.
@@ -329,6 +331,8 @@ class ConfirmedPoint(Frozen):
     scale: ScaleName = "points"
     interval: tuple[float, float] | None = None
     interval_level: float | None = None
+    beyond: tuple[float, float] | None = Field(default=None, exclude_if=is_absent)
+    beyond_level: float | None = Field(default=None, exclude_if=is_absent)
     p: float | None = None
     adjusted_p: float | None = None
     word: str

@@ -16,13 +16,15 @@ import polars as pl
 from orchestrator.choices import SecondObjective
 from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.judging.evidence import ConfirmationRecord, differences_by_seed, paired_evidence, pairs_by_seed
+from orchestrator.judging.images.new_images import ComparedImages
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.primary_metric import JudgedMetric, Row, judged_metric, with_metric_columns
 from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, CONFIRMATION_SEED, Plan
 from orchestrator.records.files import write_atomically
 from orchestrator.statistics.alpha_spending import ShareOfLevel, looks_before, share_of_level
 from orchestrator.statistics.limits import FEWEST_SEEDS
-from orchestrator.statistics.verdict import Verdict, judge, sentence, withhold
+from orchestrator.statistics.verdict import Verdict, agrees, judge, sentence, withhold
 from orchestrator.sweeps.confirmation import confirmation_trials
 from orchestrator.sweeps.objectives import pareto_front
 from search_spaces.core_config import CoreDescription, description_of
@@ -161,7 +163,13 @@ def remembered_importance(
     return shares
 
 
-def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs: pl.DataFrame) -> Confirmation | None:
+def confirm(
+    plan: Plan,
+    content: Mapping[str, Any],
+    trials: pl.DataFrame,
+    epochs: pl.DataFrame,
+    images: SeenImages | None = None,
+) -> Confirmation | None:
     """Judges the confirmed points on the fresh seeds; None where none were asked, or the plan is of another question.
 
     Args:
@@ -169,6 +177,7 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
         content: Its confirmation's, see `read_confirmation`.
         trials: The trials table.
         epochs: The epochs table, which times to a threshold are read from.
+        images: Which images the trials got right; None to say nothing of new images.
     """
     if not content or content["base"] != configuration_key(plan.base):
         return None
@@ -183,6 +192,10 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
     judged = judged_metric(plan.study, plan.recipe, finished, description_of(plan.base))
     verdicts = _verdicts(plan, content, cells, judged, planned)
     swept_baseline = _swept_baseline(plan, trials)
+    points = [
+        _point(point, cells, verdicts[point["name"]], judged, by_key.get(point["key"]), swept_baseline, plan)
+        for point in content["points"]
+    ]
     return Confirmation(
         metric=judged.label,
         seeds=tuple(seeds),
@@ -191,8 +204,8 @@ def confirm(plan: Plan, content: Mapping[str, Any], trials: pl.DataFrame, epochs
         baseline_error=_mean_error(cells[plan.study.baseline], description_of(plan.base)),
         swept_baseline_error=swept_baseline,
         points=tuple(
-            _point(point, cells, verdicts[point["name"]], judged, by_key.get(point["key"]), swept_baseline, plan)
-            for point in content["points"]
+            point if images is None else _with_new_images(point, verdicts[point.name], cells, judged, images, plan)
+            for point in points
         ),
     )
 
@@ -290,6 +303,32 @@ def _point(
         diverged=sum(record.row["state"] == "diverged" for record in records),
         failed=sum(record.row["state"] in ("failed", "stopped") for record in records),
     )
+
+
+def _with_new_images(
+    point: ConfirmedPoint,
+    verdict: Verdict,
+    cells: Mapping[str, Sequence[ConfirmationRecord]],
+    judged: JudgedMetric,
+    images: SeenImages,
+    plan: Plan,
+) -> ConfirmedPoint:
+    """The point with the limits of its difference for new images, where records say which images were right."""
+    baseline = plan.study.baseline
+    if judged.counted is None or verdict.interval is None or verdict.equal_level is None:
+        return point
+    pairs = zip(cells[point.name], cells[baseline], strict=True)
+    rows = [{point.name: one.row, baseline: other.row} for one, other in pairs]
+    rows = [of_seed for of_seed in rows if str(of_seed[point.name]["seed"]) in point.differences]
+    weights, views = {point.name: 1.0, baseline: -1.0}, {point.name: 1, baseline: 1}
+    compared = ComparedImages(weights, views, rows, judged.counted)
+    if compared.unknown(images) or not compared.are_the_same:
+        return point
+    limits = compared.beyond(images, verdict.equal_level, verdict.interval)
+    facts: dict[str, Any] = {"beyond": limits, "beyond_level": 100.0 * (1.0 - verdict.equal_level)}
+    if agrees(point.word, limits, plan.recipe.margin):
+        facts["sentence"] = sentence(point.word, verdict.differs_from_zero, judged.split, limits)
+    return point.model_copy(update=facts)
 
 
 def _lead(baseline: float | None, point: float | None, core: CoreDescription) -> float | None:

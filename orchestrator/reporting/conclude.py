@@ -88,7 +88,7 @@ def judged_material(
         again = _retuned(plan, plan_file, outcomes, tables.trials, points.clear(), epochs, images)
         more = {"retuned_parameter": plan.retune.parameter, "tuning": outcomes, "retuned": again}
         judged = judged.model_copy(update={**more, "notes": (*judged.notes, *without_best(plan, outcomes))})
-    judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, keep=notes_look)
+    judged = _with_sweep(judged, plan, folder, tables.trials, points, epochs, images, keep=notes_look)
     # 看过多少种子要记下：那次看已花掉一部分水平
     if notes_look:
         plan_file = add_look(folder, plan_file, judged.seeds)
@@ -154,6 +154,7 @@ def _with_sweep(
     trials: pl.DataFrame,
     points: pl.DataFrame,
     epochs: pl.DataFrame,
+    images: SeenImages | None,
     *,
     keep: bool,
 ) -> Answer:
@@ -166,5 +167,5 @@ def _with_sweep(
     trained = int(trials.filter(pl.col("key").is_in(points["key"].to_list()))["epochs"].sum())
     shares = remembered_importance(folder, plan.study.sweep, ended, keep=keep)
     facts = sweep_facts(ended, trained, made, shares, core)
-    confirmation = confirm(plan, read_confirmation(folder), trials, epochs)
+    confirmation = confirm(plan, read_confirmation(folder), trials, epochs, images)
     return judged.model_copy(update={"sweep_facts": facts, "confirmation": confirmation})

@@ -534,6 +534,8 @@ def _confirmed(point: ConfirmedPoint, core: CoreDescription, unit: str) -> list[
     written, chosen = scale_of(point.scale, unit).difference, core.chosen.unit
     lead = scale_of("points", chosen).difference
     interval = "" if point.interval is None else f" ({', '.join(written(end) for end in point.interval)})"
+    if point.beyond is not None:
+        interval += f", for new images ({', '.join(written(end) for end in point.beyond)})"
     return [
         point.name,
         ", ".join(f"{path} {shown_value(value)}" for path, value in sorted(point.parameters.items())),

@@ -56,11 +56,8 @@ def with_new_images(
         if not compared.are_the_same:
             other.append(one.name)
             return one
-        limits = compared.limits(images, verdict.equal_level)
-        if isinstance(one, ContrastAnswer) and one.published is not None:
-            limits = limits[0] - one.published.value, limits[1] - one.published.value
-        # 舍入误差不该让它窄于第一个区间
-        limits = min(limits[0], verdict.interval[0]), max(limits[1], verdict.interval[1])
+        published = one.published.value if isinstance(one, ContrastAnswer) and one.published is not None else 0.0
+        limits = compared.beyond(images, verdict.equal_level, verdict.interval, published)
         return one.model_copy(update=_facts(one, verdict, limits, bare))
 
     arms, contrasts = tuple(map(told, bare.arms)), tuple(map(told, bare.contrasts))
@@ -113,15 +110,20 @@ class ComparedImages:
         """Whether all its trials were judged on the same images; seeds may have splits of their own."""
         return len({_images_of(row, self.split) for of_seed in self.seeds for row in of_seed.values()}) <= 1
 
-    def limits(self, images: SeenImages, level: float) -> tuple[float, float]:
-        """Returns the limits of its weighted errors for new seeds and new images, percentage points.
+    def beyond(
+        self, images: SeenImages, level: float, interval: tuple[float, float], published: float = 0.0
+    ) -> tuple[float, float]:
+        """Returns the limits of its difference for new seeds and new images, percentage points.
 
         Args:
             images: Which know all of its trials.
             level: Such as 0.05.
+            interval: For new seeds alone, at this level or a higher one.
+            published: What is subtracted from the weighted errors, percent.
         """
         low, high = crossed_limits(crossed_effects(ImageDifferences(self, images)), level)
-        return 100.0 * low, 100.0 * high
+        # 舍入误差不该让它窄于第一个区间
+        return min(100.0 * low - published, interval[0]), max(100.0 * high - published, interval[1])
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,15 @@ from alexnet_core.configuration.correct_images import as_text
 from orchestrator.judging.answer import Answer, Compared
 from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.judge import answer
-from orchestrator.planning.plan import Plan
+from orchestrator.judging.sweep_findings import confirm
+from orchestrator.planning.plan import CONFIRMATION_SEED, Plan
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.records.evaluations import Evaluation, write_evaluation
 from orchestrator.records.layout import trial_folder
 from orchestrator.reporting.terminal import arm_sentences
+from orchestrator.reporting.text_tables import confirmation_table
 from orchestrator.statistics.verdict import agrees, sentence
+from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_trials
 from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS
 from orchestrator.tables.tables import update_tables
 from search_spaces.contrast import Contrast
@@ -33,6 +36,7 @@ from tests.made_designs import make_study
 from tests.made_plans import make_plan
 from tests.made_records import errors, put_seen
 from tests.orchestrator.judging.test_reproduction import study_of
+from tests.orchestrator.sweeps.test_confirmation import NO_EPOCHS, PLAN, SEARCH, swept
 
 IMAGES, SEEDS = 359, 5
 Right = NDArray[np.bool_]
@@ -181,6 +185,33 @@ def test_an_arm_is_held_against_a_published_value_on_new_images_too(tmp_path: Pa
     assert one.beyond == pytest.approx((low - 0.5, high - 0.5))
     assert (one.word, one.holds_beyond) == ("does not reproduce", True)
     assert one.sentence == "does not reproduce the published value, on and beyond this test set"
+
+
+def test_confirmed_points_of_a_sweep_get_them_too(tmp_path: Path) -> None:
+    history, _ = swept([9, 8, 7])
+    content = confirmation_plan(SEARCH, history, 2, SEEDS, {})
+    points = [point["name"] for point in content["points"]]
+    right = right_images(["baseline", *points], SEEDS, dict(zip(points, (0.9, 0.1), strict=True)))
+    trials = confirmation_trials(PLAN, content)
+    for trial in trials:
+        put_seen(tmp_path, trial.config, right[trial.arm][trial.seed - CONFIRMATION_SEED])  # type: ignore[arg-type]
+    confirmed = confirm(PLAN, content, update_tables(tmp_path).trials, NO_EPOCHS, SeenImages(tmp_path))
+    assert confirmed is not None
+    for point in confirmed.points:
+        assert point.beyond_level is not None
+        low, high = expected({point.name: 1.0, "baseline": -1.0}, right, 1 - point.beyond_level / 100)
+        assert point.beyond == pytest.approx((low, high))
+    first = confirmed.points[0]
+    assert first.sentence.startswith("higher, on and beyond this test set")
+    assert f", for new images ({low_and_high(first.beyond)})" in confirmation_table(confirmed).rows[0][6]
+    plain = confirm(PLAN, content, update_tables(tmp_path).trials, NO_EPOCHS)
+    assert plain is not None
+    assert [point.beyond for point in plain.points] == [None, None]
+
+
+def low_and_high(limits: tuple[float, float] | None) -> str:
+    assert limits is not None
+    return ", ".join(f"{end:+.2f}" for end in limits)
 
 
 VIEWS = """name: views
