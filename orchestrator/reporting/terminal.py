@@ -170,17 +170,17 @@ def _certainty(answer: Answer, arm: Compared) -> str:
 
 def _consequence(answer: Answer, arm: Compared) -> str:
     margin = answer.scale.margin(answer.margin)
-    said = {
-        "supports": "not by chance, and as claimed",
-        "contradicts": "not by chance, and the opposite of what is claimed",
-        "higher": "not by chance; nothing is claimed of it",
-        "lower": "not by chance; nothing is claimed of it",
-        "equivalent": f"no difference that matters, all of that is {margin}",
-        REPRODUCES: f"reproduced, all of that is {margin}",
-        DOES_NOT: f"not reproduced, none of that is {margin}",
+    where = f" on and beyond this {answer.judged_split} set" if arm.holds_beyond else ""
+    return {
+        "supports": f"not by chance{where}, and as claimed",
+        "contradicts": f"not by chance{where}, and the opposite of what is claimed",
+        "higher": f"not by chance{where}; nothing is claimed of it",
+        "lower": f"not by chance{where}; nothing is claimed of it",
+        "equivalent": f"no difference that matters{where}, all of that is {margin}",
+        REPRODUCES: f"reproduced{where}, all of that is {margin}",
+        DOES_NOT: f"not reproduced{where}, none of that is {margin}",
         "inconclusive": f"{arm.n} seeds cannot tell whether that is chance",
     }.get(arm.word, arm.word)
-    return f"{said}, on and beyond this {answer.judged_split} set" if arm.holds_beyond else said
 
 
 def answer_table(answer: Answer, *, new_images: bool = True) -> Table:

@@ -110,7 +110,7 @@ def test_arms_get_the_limits_of_an_independent_calculation_at_an_equal_share_of_
     assert any("the sentence says 'and beyond'" in note for note in result.notes)
     said = list(arm_sentences(result))
     assert "(for new images +" in said[0]
-    assert said[0].endswith("and as claimed, on and beyond this test set.")
+    assert said[0].endswith("not by chance on and beyond this test set, and as claimed.")
     # 词与第一个区间丝毫不动
     plain = judged(tmp_path, plan, looks_at_images=False)
     for before, now in zip(plain.arms, result.arms, strict=True):
