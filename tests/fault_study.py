@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from safetensors.torch import load
 
 import alexnet_core.training.train as train_module
@@ -38,27 +37,14 @@ from alexnet_core.data.loading import summarise_data
 from alexnet_core.model.draws import permutation
 from alexnet_core.training.checkpoint import Position, prune_checkpoints, read_position, write_checkpoint
 from orchestrator.errors import LabError
-from orchestrator.planning.estimate import EpochSeconds
-from orchestrator.records.files import TrialLocks
 from orchestrator.records.upgrades import upgrade_results
 from orchestrator.reporting.figures import gallery as gallery_module
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.material import Details, Material
-from orchestrator.request import Request
-from orchestrator.running.agenda import Agenda, Ran
-from orchestrator.running.progress import Progress
-from orchestrator.running.recording.launched import RunningTrials
-from orchestrator.running.recording.opening import RecordOpener, RecordSettings
-from orchestrator.running.recording.recorder import Recorder
-from orchestrator.running.recording.remaining import Remaining
-from orchestrator.running.recording.tally import Tally
-from orchestrator.running.slots.messages import Job, TrialEvent, TrialNews
-from orchestrator.running.slots.trial_queue import Trial
-from orchestrator.running.workers.slot_loop import trial_end
-from orchestrator.running.workers.watchdog import Place
 from search_spaces.trial import trial_key
 from tests.fault_injection import NEED_NO_ROOM, Fault, FaultKind, Operation, Outcome, run, unavailable
 from tests.orchestrator.records.test_upgrades import GOLDEN, UPGRADE, older
+from tests.without_ray import run_without_ray
 
 STUDY = ("--study", "lrn", "--seeds", "1", "--epochs", "2")
 # 时间、次数（也在权重的文件名里）、最后一次从哪一轮起与文件时间戳本来就不同
@@ -131,50 +117,6 @@ def _made_report(key: str, epoch: int, last: bool) -> EpochReport:
         seconds=0.5,
         images_per_second=2000.0,
     )
-
-
-class Listener:
-    """Stands where a worker's watch stands: news go straight to the recorder."""
-
-    stop_state: str | None = None
-
-    def __init__(self, handle: Callable[[TrialEvent], None], job: Job) -> None:
-        self._handle, self._job = handle, job
-
-    def post(self, news: TrialNews) -> None:
-        self._handle(TrialEvent(self._job.key, self._job.attempt, 0, news))
-
-    def should_stop(self) -> bool:
-        return False
-
-    def report_and_end(self) -> None:
-        raise
-
-
-def run_without_ray(agenda: Agenda, request: Request, console: Console, *_: object) -> Ran:
-    """Takes the place of `session.run_missing`: the real recorder and the real worker, one after the other."""
-    plan, store = agenda.plan, request.store
-    settings = RecordSettings(
-        results=store.results,
-        folder=agenda.folder,
-        retry_failed=store.retry_failed,
-        keep_weights=store.keep_weights,
-        started=time.monotonic(),
-    )
-    place = Place(slot=0, rank=0, workers=1, devices=("cpu", "cpu"), broker=None)
-    with TrialLocks(store.results) as locks:
-        remaining = Remaining(agenda.work, EpochSeconds(), lambda: 1)
-        display = Progress(console, "", None, remaining.count, remaining.time_left)
-        opener = RecordOpener(plan, agenda.on_record, settings, RunningTrials())
-        tally = Tally(opener, display, remaining)
-        recorder = Recorder(opener, tally, display)
-        tally.begin("arm", plan.trials)
-        for trial in agenda.on_record.to_run(plan.trials):
-            assert locks.try_lock(trial.key)
-            job = Trial(submission := opener.open(trial, None), submission.attempt).begin()
-            listener = Listener(recorder.handle, job)
-            listener.post(trial_end(place, job, listener))  # type: ignore[arg-type]
-    return Ran(plan, tally.states, refused=False)
 
 
 def drawn_once(memory: Path) -> Callable[[Material, Details], tuple[Picture, ...]]:

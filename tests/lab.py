@@ -69,6 +69,11 @@ class Lab:
     def ablate(self, *arguments: str, timeout: float = 400) -> tuple[int, str, str]:
         return self.run(*arguments, "--results", str(self.results), timeout=timeout)
 
+    def without_ray(self, *arguments: str) -> tuple[int, str, str]:
+        """Runs `ablate` with no process of Ray's: one process trains one trial after the other."""
+        where = ("--results", str(self.results))
+        return self.run(*arguments, *where, module="tests.without_ray", PYTHONPATH=os.pathsep.join(sys.path))
+
     def processes(self, title: str = "") -> list[psutil.Process]:
         """The living processes that this lab started, at any depth, whose title has `title` in it."""
         living = []

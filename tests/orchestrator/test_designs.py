@@ -1,4 +1,4 @@
-"""A factorial trained on real Ray; the ladder and the arms left out one at a time of the same factors then have all."""
+"""A factorial that is trained; the ladder and the arms left out one at a time of the same factors then have all."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DESIGNS = {"grid": "factorial", "ladder": "cumulative", "leave": "leave_one_out"
 def test_designs_share_their_trials_and_are_judged_by_their_contrasts(lab: Lab) -> None:
     for name, design in DESIGNS.items():
         (lab.home / f"{name}.yaml").write_text(STUDY.format(name=name, design=design))
-    quick = ("--seeds", "3", "--no-dashboard")
-    # 先只扫描：一个点，没有 arm
-    code, output, errors = lab.ablate("grid.yaml", *quick, "--sweep", "1", "--sweep-only")
+    quick = ("--seeds", "3", "--no-dashboard", "--slots", "1")
+    # 只扫描：一个点，没有 arm；真的训练在 running/test_study_run.py
+    code, output, errors = lab.ablate("grid.yaml", *quick, "--sweep", "1", "--sweep-only", "--dry-run")
     assert code == 0, errors
     assert output.startswith("1 point wanted, 0 on record, 1 to train, no arm")
-    assert len(list((lab.results / "trials").iterdir())) == 1
-    code, output, errors = lab.ablate("grid.yaml", *quick)
+    # 起不起 Ray 与设计无关
+    code, output, errors = lab.without_ray("grid.yaml", *quick)
     assert code == 0, errors
     assert output.startswith("12 trials wanted, 0 on record, 12 to train")
     grid = json.loads((lab.results / "studies" / "grid" / "answer.json").read_bytes())
@@ -57,7 +57,7 @@ def test_designs_share_their_trials_and_are_judged_by_their_contrasts(lab: Lab) 
         assert [contrast["name"] for contrast in answer.get("contrasts", [])] == (
             ["norm-without", "dropout-none"] if name == "ladder" else []
         )
-    assert len(list((lab.results / "trials").iterdir())) == 13
+    assert len(list((lab.results / "trials").iterdir())) == 12
     for name in DESIGNS:
         code, output, errors = lab.run(
             f"{name}.yaml", "--check", "--results", str(lab.results), module="orchestrator.report"

@@ -248,10 +248,11 @@ def test_the_script_is_asked_and_its_records_are_as_declared(
     study = ROOT / "docs" / "examples" / "awk_script" / "averaging.yaml"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(lab.home / ".config"))
     code, output, errors = lab.ablate(
-        "--study", str(study), "--core", "perceptron", "--seeds", "4", "--set", "epochs=3"
+        *("--study", str(study), "--core", "perceptron", "--seeds", "2", "--set", "epochs=3"),
+        *("--slots", "1", "--no-dashboard"),
     )
     assert code == 0, output + errors
-    assert len(lab.finished()) == 3 * 4
+    assert len(lab.finished()) == 3 * 2
     for key in lab.finished():
         result = json.loads((lab.results / "trials" / key / "result.json").read_text())
         reports = (lab.results / "trials" / key / "epochs.jsonl").read_text().splitlines()

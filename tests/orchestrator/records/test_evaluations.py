@@ -43,11 +43,11 @@ from orchestrator.tables.tables import load_tables, update_tables
 from search_spaces.study import Study, load_study
 from search_spaces.trial import unfold
 from search_spaces.yaml_file import parse_model
-from tests.fault_study import run_without_ray
 from tests.lab import Lab
 from tests.made_plans import make_plan
 from tests.made_recording import make_recording
 from tests.made_records import errors, put
+from tests.without_ray import run_without_ray
 
 VIEWS = """name: views
 question: Do ten views help?
