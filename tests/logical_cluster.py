@@ -12,24 +12,29 @@ from tests.lab import Lab
 
 NODES = """
 import json, os, sys, time
-for name, value in {"RAY_AUTH_MODE": "token", "RAY_worker_maximum_startup_concurrency": "8"}.items():
-    os.environ[name] = value
+# 忙的机器上一个节点要等很久
+switches = {"RAY_AUTH_MODE": "token", "RAY_worker_maximum_startup_concurrency": "8"}
+patience = {"RAY_raylet_start_wait_time_s": "300", "RAY_agent_register_timeout_ms": "300000"}
+os.environ.update(switches | patience)
 from orchestrator.running.cluster.access import ensure_private_token
 from orchestrator.running.cluster.environment import prepare_environment
 prepare_environment(joins=True)
 ensure_private_token()
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
+Node.start_api_server = lambda node, **options: None
 gpus = json.loads(sys.argv[1])
-head = {"num_cpus": 4, "num_gpus": gpus[0], "include_dashboard": False}
-cluster = Cluster(initialize_head=True, head_node_args=head)
+# 有几个 CPU，每个节点就预备几个谁也用不着的进程；日志也没有人听
+node = {"num_cpus": 2, "include_log_monitor": False}
+cluster = Cluster(initialize_head=True, head_node_args={**node, "num_gpus": gpus[0], "include_dashboard": False})
 nodes = [cluster.head_node]
 for count in gpus[1:]:
-    nodes.append(cluster.add_node(num_cpus=4, num_gpus=count))
+    nodes.append(cluster.add_node(**node, num_gpus=count))
 print(cluster.address, flush=True)
 for line in sys.stdin:
     verb, number = line.split()
     if verb == "add":
-        nodes.append(cluster.add_node(num_cpus=4, num_gpus=int(number)))
+        nodes.append(cluster.add_node(**node, num_gpus=int(number)))
     else:
         cluster.remove_node(nodes[int(number)], allow_graceful=False)
     print(verb, flush=True)
@@ -40,11 +45,12 @@ cluster.shutdown()
 # Ray 在 worker 启动之后才设 CUDA_VISIBLE_DEVICES，它自己的 /proc/PID/environ 里没有；子进程的里面有
 WITNESS = """
 import os, subprocess, threading, time
+kept = []
 def witness():
     while not os.environ.get("CUDA_VISIBLE_DEVICES"):
         time.sleep(0.1)
-    wait = "while [ $PPID -eq $1 ] && kill -0 $1; do sleep 0.2; done"
-    subprocess.Popen(["sh", "-c", wait, "gpu-witness", str(os.getpid())], stderr=subprocess.DEVNULL)
+    # 管道的这一端随 worker 一起没了，子进程就读到尽头
+    kept.append(subprocess.Popen(["sh", "-c", "read line", "gpu-witness"], stdin=subprocess.PIPE))
 if "default_worker.py" in open("/proc/self/cmdline").read():
     threading.Thread(target=witness, daemon=True).start()
 """
