@@ -222,6 +222,13 @@ def test_a_phone_gets_charts_of_its_own_width_with_text_that_can_be_read(browser
             "all => all.map(one => [one.getBoundingClientRect().right, one.parentElement.scrollWidth])"
         )
         assert all(right <= 390 and inner <= 390 for right, inner in boxes)
+        # 放不下的表可以横着滚动，边上的阴影说明那里还有
+        shadow_of = "getComputedStyle(one).backgroundImage"
+        shadows = page.locator(".scroll").evaluate_all(
+            f"all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => {shadow_of})"
+        )
+        assert shadows
+        assert all(shadow.count("linear-gradient") == 4 for shadow in shadows)
         heights = charts.locator("text").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
         assert min(heights) >= 8
         # 窄不下来的图仍可横着滚动，宽屏上每张只见一次
