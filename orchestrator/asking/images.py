@@ -76,7 +76,8 @@ def show_images(material: Material, folder: Path, console: Console) -> ImagesDoc
     answer, seen = material.answer, material.seen
     if seen is None:
         raise LabError(
-            f"{folder.name} judges the {answer.metric}: --images is of test or validation errors in points",
+            f"{folder.name} judges the {answer.metric}: --images is of test or validation errors in points, "
+            "on images that all seeds share",
             exit_code=ExitCode.WRONG_USE,
         )
     found = disputed_images(seen, {arm.name: [int(seed) for seed in arm.errors] for arm in answer.arms}, MOST_IMAGES)

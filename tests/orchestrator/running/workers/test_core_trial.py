@@ -14,9 +14,10 @@ from orchestrator.running.slots.messages import End, Job, Notice
 from orchestrator.running.workers import core_trial
 from orchestrator.running.workers.core_trial import train_trial_of_core
 from orchestrator.running.workers.watchdog import Place, Watch
-from search_spaces.core_config import CoreData
+from search_spaces.core_config import CoreConfig, CoreData
+from search_spaces.edits import seeded
 from tests.lab import is_gone, wait_until
-from tests.made_core_records import walk_config
+from tests.made_core_records import describe, walk_config
 
 CORE = """
 import os, sys, time
@@ -48,15 +49,16 @@ DOUBLE_FORKS = f"import subprocess; subprocess.run(['sh', '-c', 'setsid sleep {O
 FORKS = "os.posix_spawnp('sh', ['sh', '-c', 'sleep 600 & sleep 600'], os.environ); time.sleep(0.2)"
 
 
-def trained(folder: Path, gpus: float = 0.0, data: CoreData | None = None, **text: str) -> End:
+def trained(folder: Path, gpus: float = 0.0, config: CoreConfig | None = None, **text: str) -> End:
     """Trains a trial of a core as the second worker of a slot does, which has nobody to speak with."""
     source = CORE
     for word, instead in {"TOP": "", "BODY": "pass", "REPORT": REPORT, "END": "", **text}.items():
         source = source.replace(word, instead)
     (folder / "walk.py").write_text(source)
     code = code_of(core_name("walk.py", folder)).keep(folder / "results", "walk")
-    config = walk_config(3, data=data).model_dump_json()
-    job = Job("a" * 20, config, str(folder / "results" / "trials" / "a"), 1, code=code)
+    job = Job(
+        "a" * 20, (config or walk_config(3)).model_dump_json(), str(folder / "results" / "trials" / "a"), 1, code=code
+    )
     devices = ("cuda:0", "cuda:1" if gpus >= 2 else "cuda:0") if gpus else ("cpu", "cpu")
     place = Place(slot=0, rank=1, workers=2, devices=devices, broker=None, gpus=gpus)  # type: ignore[arg-type]
     return train_trial_of_core(place, job, Watch(place, job))
@@ -116,9 +118,21 @@ def test_a_bad_core_is_one_line_and_leaves_nothing(
 def test_a_training_is_told_its_devices_and_the_folder_of_its_data(tmp_path: Path, gpus: float, devices: str) -> None:
     data = CoreData(name="default", root=str(tmp_path / "images"))
     told = f"import pathlib; assert (run.devices, run.data_root) == ({devices}, pathlib.Path({data.root!r})), vars(run)"
-    end = trained(tmp_path, gpus, data, BODY=told)
+    end = trained(tmp_path, gpus, walk_config(3, data=data), BODY=told)
     assert (end.state, end.message) == ("finished", "")
     assert end.environment["devices"] == devices.strip("(),'").replace("', '", ",")
+
+
+def test_a_training_draws_a_single_source_by_the_seed_of_its_trial(tmp_path: Path) -> None:
+    sources = ("order", "split")
+    config = seeded(walk_config(core=describe(randomness=sources)), 9, ("order",))
+    assert isinstance(config, CoreConfig)
+    declared = {'judged_by="test_loss"': f'judged_by="test_loss", randomness={sources!r}'}
+    drawn = "assert (run.seed, run.seed_of('order'), run.seed_of('split')) == (0, 9, 0), vars(run)"
+    end = trained(tmp_path, config=config, BODY=drawn, **declared)
+    assert (end.state, end.message) == ("finished", "")
+    other = trained(tmp_path, config=config, BODY="run.seed_of('weather')", **declared)
+    assert other.message.startswith("run.seed_of('weather'): declare it, Core(randomness=...) has order, split")
 
 
 @pytest.mark.parametrize(
