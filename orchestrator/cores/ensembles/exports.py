@@ -23,8 +23,9 @@ def exports(root: Path | None) -> list[Path]:
     """
     folders = [] if root is None else sorted(path.parent for path in root.glob(f"*/{SUMS}"))
     if not folders:
+        where = "" if root is None else f" in {root}"
         raise ContractError(
-            f"--data-root {root} holds no exports: give the folder that best --export DIR --ensemble N has written"
+            f"there are no exports{where}: --data-root is the folder that best --export DIR --ensemble N has written"
         )
     by_seed: dict[int, Path] = {}
     first: TrainConfig | None = None

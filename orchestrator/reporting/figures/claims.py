@@ -76,7 +76,9 @@ def _draw_panel(axes: Axes, claims: Sequence[tuple[Answer, Compared]]) -> None:
     if first.scale == "points":
         unit = "percentage points" if first.unit == PERCENT else first.unit
         in_unit = f"in {unit} of" if unit else "in"
-        axes.set_xlabel(f"difference to the study's baseline {in_unit} its own metric", color=MUTED)
+        published = any(answer.reproduces for answer, _ in claims)
+        what = "the study's baseline, or to what is published," if published else "the study's baseline"
+        axes.set_xlabel(f"difference to {what} {in_unit} its own metric", color=MUTED)
     else:
         axes.set_xlabel("ratio to the study's baseline in its own metric", color=MUTED)
         ratio_ticks(axes)
