@@ -148,8 +148,10 @@ def _cells_lead(answer: Answer) -> str:
 
 def _curves_lead(answer: Answer, *, validated: bool) -> str:
     """What the curves show; `validated` says whether there are validation errors."""
-    no_verdicts = not answer.variance and any(arm.word == NOT_JUDGED for arm in answer.arms)
+    is_compared = not answer.variance and not answer.reproduces
+    no_verdicts = is_compared and any(arm.word == NOT_JUDGED for arm in answer.arms)
     colours = " Other colours only tell the arms apart: what is judged are the contrasts." if no_verdicts else ""
+    black = "" if answer.reproduces else " Black: the baseline."
     if answer.core is None and not validated:
         return (
             "The running training error of each epoch, mean ± one standard deviation over seeds, thin lines single "
@@ -158,13 +160,13 @@ def _curves_lead(answer: Answer, *, validated: bool) -> str:
     if answer.core is None:
         return (
             "Solid: validation error after each epoch, mean ± one standard deviation over seeds, thin lines single "
-            f"runs. Dashed: running training error, augmented images and dropout on. Black: the baseline.{colours}"
+            f"runs. Dashed: running training error, augmented images and dropout on.{black}{colours}"
         )
     judged = readable(answer.core.judged_by)
     dashed = f" Dashed: {judged}." if judged != answer.chosen_by else ""
     return (
         f"Solid: {answer.chosen_by} at each report, mean ± one standard deviation over seeds, thin lines single runs."
-        f"{dashed} Black: the baseline.{colours}"
+        f"{dashed}{black}{colours}"
     )
 
 

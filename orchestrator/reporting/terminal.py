@@ -142,6 +142,8 @@ def _change(answer: Answer, arm: Compared) -> str:
     if arm.scale != "points":
         return f"{what} is {shown} {_other(arm)}"
     size, direction = shown.lstrip("+-"), "lower" if shown.startswith("-") else "higher"
+    if isinstance(arm, ContrastAnswer) and arm.published is not None and arm.difference is not None:
+        what = f"{what} is {in_unit(arm.published.value + arm.difference, arm.unit)} on average, which"
     return f"{what} is {size} {direction} than {_other(arm)}"
 
 
@@ -163,9 +165,24 @@ def _other(one: Compared) -> str:
 
 
 def _certainty(answer: Answer, arm: Compared) -> str:
+    if isinstance(arm, ContrastAnswer) and arm.published is not None:
+        return _certainty_of_mean(answer, arm, arm.published.value)
     low, high = numbers.interval(arm).split(", ")
     beyond = f" (for new images {numbers.beyond(arm).replace(', ', ' and ')})" if arm.beyond is not None else ""
     return f"with {numbers.level_in_words(answer, arm)} confidence between {low} and {high}{beyond}"
+
+
+def _certainty_of_mean(answer: Answer, arm: ContrastAnswer, published: float) -> str:
+    """The same of the mean itself: it is in the unit of what is published."""
+
+    def ends(interval: tuple[float, float]) -> str:
+        return " and ".join(in_unit(published + end, arm.unit) for end in interval)
+
+    assert arm.interval is not None
+    level = numbers.beyond_level(arm)
+    at = "" if level == numbers.level(arm) else f" at {level}"
+    beyond = f" (for new images {ends(arm.beyond)}{at})" if arm.beyond is not None else ""
+    return f"with {numbers.level_in_words(answer, arm)} confidence between {ends(arm.interval)}{beyond}"
 
 
 def _consequence(answer: Answer, arm: Compared) -> str:
@@ -177,8 +194,8 @@ def _consequence(answer: Answer, arm: Compared) -> str:
         "higher": f"not by chance{where}; nothing is claimed of it",
         "lower": f"not by chance{where}; nothing is claimed of it",
         "equivalent": f"no difference that matters{where}, all of that is {margin}",
-        REPRODUCES: f"reproduced{where}, all of that is {margin}",
-        DOES_NOT: f"not reproduced{where}, none of that is {margin}",
+        REPRODUCES: f"reproduced{where}, all of that is {margin} of it",
+        DOES_NOT: f"not reproduced{where}, none of that is {margin} of it",
         "inconclusive": f"{arm.n} seeds cannot tell whether that is chance",
     }.get(arm.word, arm.word)
 

@@ -75,11 +75,14 @@ def test_arms_are_one_family_and_the_pages_say_what_was_held_against_what() -> N
     assert [one.word for one in answer.contrasts] == ["reproduces", "does not reproduce"]
     assert answer.judged == answer.contrasts
     first, second = arm_sentences(answer)
-    assert first.startswith(
-        "a-vs-published (net a): top-1 test error is 0.10 points higher than the published 18.00 %,"
+    said = (
+        "a-vs-published (net a): top-1 test error is 18.10 % on average, which is 0.10 points higher than the published"
     )
-    assert first.endswith(": reproduced, all of that is inside ±0.5 points.")
-    assert second.endswith(": not reproduced, none of that is inside ±0.5 points.")
+    low, high = (18.0 + end for end in answer.contrasts[0].interval or ())
+    assert first.startswith(f"{said} published 18.00 %, with ")
+    assert f" confidence between {low:.2f} % and {high:.2f} %: " in first
+    assert first.endswith(": reproduced, all of that is inside ±0.5 points of it.")
+    assert second.endswith(": not reproduced, none of that is inside ±0.5 points of it.")
     table = contrast_table(answer)
     assert (table.headings[8], table.rows[0][8], table.rows[1][8]) == ("published", "18.00", "13.00")
     assert any("a 18.00 % (table 1); b 13.00 % (table 1)" in note for note in answer.notes)
