@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -88,7 +89,8 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     elif store.results.is_dir():
         upgrade_results(store.results)
     # 计划：先说清要哪些 trial、多久、能判断什么，再动手
-    plans = plan_studies(request)
+    with _planning(console):
+        plans = plan_studies(request)
     if request.show is not None:
         trial = shown_trial(plans[0], request.show)
         print(trial.config.model_dump_json(indent=2), flush=True)
@@ -103,6 +105,13 @@ def ask(request: Request, console: Console, started: float, notifier: Notifier) 
     if request.dry_run:
         return plans_document(agenda, price)
     return _answered(agenda, request, console, started, notifier)
+
+
+def _planning(console: Console) -> AbstractContextManager[object]:
+    """Shows on a terminal that the command is alive."""
+    # 导入用户的 core、给图片算哈希可能要十几秒
+    waits = "planning: reading the study, its data and its code"
+    return console.status(waits) if console.is_terminal else nullcontext()
 
 
 def _answered(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Document:

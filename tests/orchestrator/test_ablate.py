@@ -88,6 +88,15 @@ def test_the_plan_line_says_wanted_on_record_to_train_time_and_attainability(
 
 
 @pytest.mark.slow
+def test_a_terminal_shows_life_while_a_study_is_planned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--study", "lrn", "--dry-run", "--results", str(tmp_path / "results"))
+    assert "planning" not in run(capsys, *arguments)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "planning: reading the study" in run(capsys, *arguments)[1]
+
+
 def test_a_study_is_named_with_or_without_its_option_and_without_one_nothing_is_trained(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

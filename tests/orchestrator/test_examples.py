@@ -258,6 +258,7 @@ def test_the_script_is_asked_and_its_records_are_as_declared(
         reports = (lab.results / "trials" / key / "epochs.jsonl").read_text().splitlines()
         assert (result["state"], len(reports)) == ("finished", 3)
         assert result["metrics"].keys() == {"validation_error", "test_error"}
+        assert result["environment"]["resumes"] == "from its own checkpoint"
     assert best.main(["--results", str(lab.results), "--export", str(lab.home / "winner")]) == 0
     assert (lab.home / "winner" / "checkpoint" / "perceptron").read_text().startswith("3 ")
     capsys.readouterr()
