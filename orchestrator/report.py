@@ -131,20 +131,20 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
         return _check(options, console)
     if options.paper:
         return _paper(options, console)
-    return _images(options, console) if options.images else _one(options, console)
+    images = SeenImages(options.results)
+    return (_images if options.images else _one)(options, console, images)
 
 
-def _images(options: argparse.Namespace, console: Console) -> ImagesDocument:
+def _images(options: argparse.Namespace, console: Console, images: SeenImages) -> ImagesDocument:
     """Draws the images of a study that seeds disagree on; no look is taken."""
     folder = _folder(options)
     plan, plan_file = plan_on_record(folder)
-    tables, images = load_trials(options.results), SeenImages(options.results)
-    return show_images(
-        judged_material(plan, plan_file, folder, options.results, tables, images=images), folder, console
-    )
+    tables = load_trials(options.results)
+    material = judged_material(plan, plan_file, folder, options.results, tables, images=images)
+    return show_images(material, folder, console)
 
 
-def _one(options: argparse.Namespace, console: Console) -> AnswersDocument:
+def _one(options: argparse.Namespace, console: Console, images: SeenImages) -> AnswersDocument:
     """Answers one study, or a comparison of it that was chosen afterwards, and writes its report."""
     folder = _folder(options)
     plan, plan_file = plan_on_record(folder)
@@ -159,7 +159,6 @@ def _one(options: argparse.Namespace, console: Console) -> AnswersDocument:
     is_writable = os.access(folder, os.W_OK)
     # 事后另选的比较不算这个研究的一次看
     notes_look = target == folder and is_writable
-    images = SeenImages(options.results)
     material = judged_material(plan, plan_file, folder, options.results, tables, notes_look=notes_look, images=images)
     print_answer(material.answer, console)
     answered = AnswersDocument(answers=(study_answer(material, target),))
@@ -196,7 +195,8 @@ def _joint(options: argparse.Namespace, console: Console) -> Document:
         checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
         differences = list(check_replication(target, judge_parts(_parts(folders, options.results), options.results)))
         return _checks([*checked, _said(target.name, Checked(differences, []), console)])
-    answered = [_one(one, console) for one in each]
+    images = SeenImages(options.results)
+    answered = [_one(one, console, images) for one in each]
     replication = judge_parts(_parts(folders, options.results), options.results)
     print_replication(replication, console)
     document = AnswersDocument(
@@ -212,7 +212,7 @@ def _joint(options: argparse.Namespace, console: Console) -> Document:
 
 def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
     """The study on each data set, judged there from its records."""
-    tables, images, parts = load_trials(results), SeenImages(results), []
+    tables, parts = load_trials(results), []
     for folder in folders:
         plan, plan_file = plan_on_record(folder)
         check_replicates(plan.study)
@@ -221,7 +221,7 @@ def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
                 f"{folder.name} was asked with --seeds auto; several data sets are judged together over whole arms",
                 exit_code=ExitCode.WRONG_USE,
             )
-        answer = judged_material(plan, plan_file, folder, results, tables, images=images).answer
+        answer = judged_material(plan, plan_file, folder, results, tables).answer
         parts.append(Part(plan, plan_file, answer, folder))
     return parts
 

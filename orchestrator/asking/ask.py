@@ -25,6 +25,7 @@ from orchestrator.asking.plans import plans_document, trial_document
 from orchestrator.command import check_can_hold_results
 from orchestrator.errors import ExitCode
 from orchestrator.judging.answer import Answer
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.estimate import Price
@@ -149,9 +150,9 @@ def _answered(agenda: Agenda, request: Request, console: Console, started: float
         code = _code(_has_failed(agenda.studies[0], store))
         return AnswersDocument(answers=(), left_out=left_out, exit_code=code)
     # 回答：每个研究各自判断，与单独问时一样
-    price = cache(partial(price_of, agenda, request))
+    price, images = cache(partial(price_of, agenda, request)), SeenImages(store.results)
     answers = tuple(
-        _answer(study, content, store, console, price, trains=trains, together=agenda.together)
+        _answer(study, content, store, console, price, images, trains=trains, together=agenda.together)
         for study, content in zip(agenda.studies, contents, strict=True)
     )
     notifier.add(**_summary(agenda, answers))
@@ -248,6 +249,7 @@ def _answer(
     store: Store,
     console: Console,
     price: Callable[[], Price],
+    images: SeenImages,
     *,
     trains: bool,
     together: bool,
@@ -255,7 +257,7 @@ def _answer(
     """Judges a study, prints its answer and what to ask next, and writes its report."""
     if trains and (trouble := draw_pictures(study.plan, store.results, study.folder)):
         _say(console, [trouble])
-    material = conclude(study.plan, store.results, study.folder, content, console)
+    material = conclude(study.plan, store.results, study.folder, content, console, images)
     if step := next_step(material.answer, study.plan, price, together=together):
         _say(console, [step])
     unevaluated = bool(study.on_record.to_evaluate(study.plan.trials))

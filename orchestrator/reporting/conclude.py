@@ -28,7 +28,14 @@ from orchestrator.tables.tables import TrialTables, load_tables, update_tables
 from search_spaces.core_config import description_of
 
 
-def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console: Console) -> Material:
+def conclude(
+    plan: Plan,
+    results: Path,
+    folder: Path,
+    written: PlanFile,
+    console: Console,
+    images: SeenImages | None = None,
+) -> Material:
     """Updates the tables, judges the study, prints the verdict table and writes the report.
 
     Args:
@@ -37,6 +44,7 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
         folder: The study's folder.
         written: What the run wrote to `plan.json`.
         console: Where to print.
+        images: Which images trials got right, as far as the command has read it; None to read it here.
 
     Returns:
         What the report is made of, the answer with it.
@@ -45,7 +53,7 @@ def conclude(plan: Plan, results: Path, folder: Path, written: PlanFile, console
     tables = update_tables(results)
     # 别的进程可能已扩到更多种子：按最新的计划判
     plan, plan_file = latest_plan(folder, plan, written)
-    images = SeenImages(results)
+    images = SeenImages(results) if images is None else images
     material = judged_material(plan, plan_file, folder, results, tables, notes_look=True, images=images)
     judged = material.answer
     for shown in (judged, judged.retuned):

@@ -48,4 +48,6 @@ def _write_below(axes: Axes, caption: Lines) -> None:
     ]
     shown = name if len(name) <= LONGEST_LINE else f"…{name[1 - LONGEST_LINE :]}"
     axes.text(0.0, -0.04, shown, transform=axes.transAxes, va="top", fontsize=7.5, color=MUTED)
-    axes.text(0.0, -0.17, "\n".join(told), transform=axes.transAxes, va="top", fontsize=7.5, color=INK, linespacing=1.3)
+    axes.text(
+        0.0, -0.17, "\n".join([*told, ""]), transform=axes.transAxes, va="top", fontsize=7.5, color=INK, linespacing=1.3
+    )
