@@ -24,11 +24,13 @@ from orchestrator.judging.images.classes import class_changes
 from orchestrator.judging.images.disputed import disputed_images
 from orchestrator.judging.images.seen import SeenImages, SeenTrials
 from orchestrator.planning.plan import Plan
-from orchestrator.planning.plan_file import write_plan
+from orchestrator.planning.plan_file import plan_on_record, write_plan
 from orchestrator.records.trial_record import join_members
 from orchestrator.reporting.check import check_report, with_classes
-from orchestrator.reporting.conclude import conclude
+from orchestrator.reporting.conclude import conclude, judged_material
+from orchestrator.reporting.files import write_report
 from orchestrator.reporting.material import CLASS_COLUMNS, Material, details
+from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 from tests.orchestrator.judging.test_contrasts import holm
@@ -116,6 +118,23 @@ def test_a_report_with_classes_is_checked_with_the_data_and_without(tmp_path: Pa
     assert with_classes(told, folder, is_told=False).classes is None, "a report without the table is whole, too"
     (folder / "tables" / "classes.parquet").write_bytes(b"torn")
     assert with_classes(without, folder, is_told=True).classes is None
+
+
+@pytest.mark.slow
+def test_a_report_of_before_opens_and_is_checked_as_it_was(tmp_path: Path, concluded: Material) -> None:
+    folder = tmp_path / "studies" / "lrn"
+    plan, plan_file = plan_on_record(folder)
+    # 从前的版本不读哪些图对了：词与数字照旧，没有第二个区间
+    before = judged_material(plan, plan_file, folder, tmp_path, load_trials(tmp_path))
+    before = replace(before, answer=before.answer.model_copy(update={"wording": 4}))
+    write_report(folder, before, lambda: replace(details(before, tmp_path, folder), classes=None), always=True)
+    assert b"beyond" not in (folder / "answer.json").read_bytes()
+    assert "interval for new images" not in (folder / "report.md").read_text()
+    checked = check_report(folder, tmp_path)
+    assert checked.differences == []
+    assert any(line.startswith("an earlier version worded it") for line in checked.by_sums_alone)
+    words = [(arm.word, arm.interval) for arm in before.answer.arms]
+    assert words == [(arm.word, arm.interval) for arm in concluded.answer.arms]
 
 
 def test_the_images_are_those_on_which_most_arms_seeds_disagree(
