@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from tests.lab import Lab
 
@@ -27,6 +29,15 @@ sweep:
 recipes:
   digits: {{margin: 0.5, smallest_effect: 1.0, training: {{epochs: 1}}}}
 """
+REPRODUCTION = """name: {name}
+kind: reproduction
+question: Is it ten percent?
+source: nowhere
+arms: [{{name: net, title: the recipe's, published: {{value: 10.0, source: made up}}}}]
+recipes:
+  digits: {{margin: 5.0, training: {{epochs: 1}}{data}}}
+"""
+WHOLE = ", data: {source: digits, image_size: 16, holds_out: false}"
 DESIGNS = {"grid": "factorial", "ladder": "cumulative", "leave": "leave_one_out"}
 
 
@@ -63,3 +74,28 @@ def test_designs_share_their_trials_and_are_judged_by_their_contrasts(lab: Lab) 
             f"{name}.yaml", "--check", "--results", str(lab.results), module="orchestrator.report"
         )
         assert code == 0, output + errors
+    reproduces(lab)
+
+
+def reproduces(lab: Lab) -> None:
+    """A published value, of trials on record and of trainings that hold nothing out; its report bears the check."""
+    for name, data, title in (("again", "", "0 to train"), ("whole", WHOLE, "3 to train")):
+        (lab.home / f"{name}.yaml").write_text(REPRODUCTION.format(name=name, data=data))
+        code, output, errors = lab.ablate(f"{name}.yaml", "--seeds", "3", "--no-dashboard")
+        assert code == 0, errors
+        assert title in output.splitlines()[0]
+        answer = json.loads((lab.results / "studies" / name / "answer.json").read_bytes())
+        (one,) = answer["contrasts"]
+        errors_of = [answer["arms"][0]["errors"][str(seed)] for seed in range(3)]
+        low, high = stats.t.interval(one["interval_level"] / 100, 2, np.mean(errors_of), stats.sem(errors_of))
+        assert one["interval"] == pytest.approx([low - 10.0, high - 10.0])
+        assert one["word"] == ("does not reproduce" if low > 15.0 else "inconclusive")
+        assert (one["published"]["value"], answer["arms"][0]["word"]) == (10.0, "not judged")
+        code, output, errors = lab.run(name, "--check", "--results", str(lab.results), module="orchestrator.report")
+        assert code == 0, output + errors
+    code, _, errors = lab.ablate("whole.yaml", "--seeds", "3", "--sweep", "2")
+    assert code == 2
+    assert errors.startswith("error: --sweep goes with arms that are compared")
+    code, _, errors = lab.run("--study", "whole", "--results", str(lab.results), module="orchestrator.best")
+    assert code == 4
+    assert "3 trials held no image out, and cannot be ranked by a validation error" in errors

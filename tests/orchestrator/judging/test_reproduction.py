@@ -75,9 +75,7 @@ def test_arms_are_one_family_and_the_pages_say_what_was_held_against_what() -> N
     assert [one.word for one in answer.contrasts] == ["reproduces", "does not reproduce"]
     assert answer.judged == answer.contrasts
     first, second = arm_sentences(answer)
-    said = (
-        "a-vs-published (net a): top-1 test error is 18.10 % on average, which is 0.10 points higher than the published"
-    )
+    said = "a-vs-published (net a): top-1 test error is 18.10 % on average, which is 0.10 points higher than the"
     low, high = (18.0 + end for end in answer.contrasts[0].interval or ())
     assert first.startswith(f"{said} published 18.00 %, with ")
     assert f" confidence between {low:.2f} % and {high:.2f} %: " in first
