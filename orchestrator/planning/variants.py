@@ -262,7 +262,7 @@ def variance_plan(plan: Plan) -> Plan:
     Raises:
         LabError: The core declares no sources, or the study's metric has no standard deviation.
     """
-    if plan.study.statistic == "time_to_threshold":
+    if plan.recipe.threshold is not None:
         raise LabError(
             f"study {plan.study.name} compares times to a threshold, which have no standard deviation: ask another "
             "study with --variance",

@@ -45,7 +45,7 @@ from orchestrator.tables.siblings import trained_anew
 from orchestrator.tables.tables import done_trials
 from search_spaces.core_config import description_of
 from search_spaces.errors import StudyError
-from search_spaces.study import Study, load_study, study_names
+from search_spaces.study import RecipeData, Study, load_study, study_names
 from search_spaces.yaml_file import placed
 
 
@@ -167,8 +167,8 @@ def plan_studies(request: Request) -> list[Plan]:
     for study in _all_studies():
         if question.dataset in study.recipes:
             # 同样的数据只清点、只算一次哈希
-            source = study.recipes[question.dataset].common.data.source
-            known = next((plan.summary for plan in plans if plan.recipe.common.data.source == source), None)
+            data = study.recipes[question.dataset].common.data
+            known = next((plan.summary for plan in plans if _same_images(plan.recipe.common.data, data)), None)
             plans.append(plan_study(study, question, request.sweep, store, known))
     if not plans:
         raise LabError(
@@ -177,9 +177,15 @@ def plan_studies(request: Request) -> list[Plan]:
     return plans
 
 
+def _same_images(data: RecipeData, other: RecipeData) -> bool:
+    """Whether two recipes split the same images alike, before any subset."""
+    return (data.source, data.holds_out) == (other.source, other.holds_out)
+
+
 def _all_studies() -> list[Study]:
-    # 论文的主张只关于 AlexNet
-    return [study for name in study_names() if (study := load_study(name)).core is None]
+    # 论文的主张只关于 AlexNet；只发问的研究不是谁的主张
+    studies = (load_study(name) for name in study_names())
+    return [study for study in studies if study.core is None and study.claim is not None]
 
 
 def _plan_on(request: Request) -> Plan:
