@@ -17,6 +17,7 @@ from search_spaces.core_config import OWN_SEED, SPLIT, CoreConfig, TrialConfig, 
 from search_spaces.errors import StudyError
 
 Plain = dict[str, Any]
+NO_OTHER_SEEDS = SourceSeeds()
 # 路径会让别人的文件读写任意目录；其余几项说的是数据本身是什么，不是怎样用它
 DATA_AS_IT_IS = ("name", "source", "digest", "root", "cache", "holds_out")
 
@@ -85,7 +86,9 @@ def seeded(config: TrialConfig, seed: int, varies: Sequence[str] = (OWN_SEED,)) 
         sources = {source: seed for source in varies if source != OWN_SEED}
         return config.model_copy(update={"seed": own, "seeds": unusual_seeds(sources, own)})
     others = {source: seed for source in SOURCES if source in varies and seed != own}
-    update: dict[str, Any] = {"seed": own, "seeds": SourceSeeds.model_validate(others)}
+    # 十万个平常的 trial：不必逐个验证空的一组
+    seeds = SourceSeeds.model_validate(others) if others else NO_OTHER_SEEDS
+    update: dict[str, Any] = {"seed": own, "seeds": seeds}
     drawing = seed if SPLIT in varies else 0
     if drawing != config.data.resplit:
         update["data"] = config.data.model_copy(update={"resplit": drawing})

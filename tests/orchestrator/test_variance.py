@@ -13,18 +13,20 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from orchestrator import report, status
+from orchestrator import merge, report, status
 from orchestrator.ablate import main
 from orchestrator.options import parsed_request
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
 from orchestrator.reporting.check import check_report
 from orchestrator.running.agenda import plan_studies
+from orchestrator.sweeps.confirmation import confirmation_trials
 from orchestrator.tables.ranking import finished_trials, rank
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study
 from tests.alexnet_core.data.pictures import tree
 from tests.made_core_records import write_walk
+from tests.made_designs import make_judged, make_study
 from tests.made_plans import make_plan
 from tests.made_records import put
 
@@ -119,6 +121,12 @@ def test_the_answer_is_that_of_an_independent_calculation_and_its_report_shows_a
     assert main(asked(tmp_path)) == 0
     assert "(unchanged)" in capsys.readouterr().out
     assert check_report(folder, tmp_path).differences == []
+    # 另一台机器的答案并进来：还是那些 trial
+    elsewhere = tmp_path / "elsewhere"
+    assert merge.main([str(tmp_path), "--results", str(elsewhere)]) == 0
+    capsys.readouterr()
+    assert main(asked(elsewhere, "--dry-run")) == 0
+    assert capsys.readouterr().out.startswith("31 trials wanted, 31 on record, 0 to train")
     written["variance"][2]["sd"] = 0.1
     (folder / "answer.json").write_text(json.dumps(written, indent=1, sort_keys=True))
     assert any("variance" in line for line in check_report(folder, tmp_path).differences)
@@ -203,5 +211,24 @@ def test_a_split_that_nothing_draws_is_blank_and_cannot_be_varied(
     plan = plan_studies(parsed_request([str(mine), "--dataset", "digits", "--results", str(tmp_path / "r")]))[0]
     drawings = {(trial.seed, trial.config.data.resplit) for trial in plan.trials}  # type: ignore[union-attr]
     assert drawings == {(seed, seed) for seed in range(8)}
+    # 复核扫描的点也是裁决：同一种子的点与基线用同一个划分
+    points = {"seeds": 2, "points": [{"name": "point-1", "parameters": {"training.learning_rate": 0.01}}]}
+    fresh = confirmation_trials(plan, points)
+    assert [(trial.arm, trial.config.data.resplit) for trial in fresh] == [  # type: ignore[union-attr]
+        (arm, seed) for seed in (2000, 2001) for arm in ("a", "point-1")
+    ]
     write_plan(tmp_path / "r" / "studies" / "mine", plan, [])
     assert plan_on_record(tmp_path / "r" / "studies" / "mine")[0].trials == plan.trials
+
+
+def test_what_a_verdict_says_of_seeds_that_draw_their_split() -> None:
+    study = make_study("")
+    recipe = study.recipes["digits"].model_copy(update={"vary": ("split",)})
+    varied = study.model_copy(update={"recipes": {"digits": recipe}})
+    wrong = {"a": [20, 24, 18, 22], "b": [29, 30, 28, 33], "c": [21, 23, 19, 22]}
+    answer, plain = make_judged(varied, wrong), make_judged(study, wrong)
+    assert (answer.vary, "vary" in plain.model_dump()) == (("split",), False)
+    said = "Each seed draws its own training and validation images, the same ones in all arms; the test images are "
+    assert [note for note in answer.notes if note not in plain.notes] == [f"{said}the same for all."]
+    # 配对、区间与词都不因此变样
+    assert answer.arms == plain.arms
