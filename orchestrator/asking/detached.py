@@ -11,14 +11,12 @@ from typing import TextIO
 
 from rich.console import Console
 
-from orchestrator.choices import PAPER
 from orchestrator.command import check_can_hold_results
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import print_text
 from orchestrator.request import Request
 from orchestrator.running.agenda import folder_of
 from orchestrator.running.steering import read_runs, status_command
-from search_spaces.study import load_study
 
 OPTION = "--detach"
 LOG = "detached.log"
@@ -43,9 +41,8 @@ def ask_detached(request: Request, console: Console) -> Document:
         LabError: With exit code 3, where no results can be.
         OSError: Nothing can be written there.
     """
-    question, results = request.question, request.store.results
-    check_can_hold_results(results)
-    folder = folder_of(request, PAPER if question.is_paper else load_study(question.study).name)
+    check_can_hold_results(request.store.results)
+    folder = folder_of(request)
     folder.mkdir(parents=True, exist_ok=True)
     # argparse 认得缩写，--det 也是它
     program, *words = (word for word in request.command if len(word) < 5 or not OPTION.startswith(word))

@@ -208,6 +208,16 @@ def size_of(config: TrialConfig, kind: str, core: Core | None = None) -> int:
     return round(sizes[kind])
 
 
+def null_name(study: str) -> str:
+    """Returns what the noise floor of a study is called."""
+    return f"{study[: LONGEST_NAME - len(NULL)]}{NULL}"
+
+
+def variance_name(study: str) -> str:
+    """Returns what the study of a study's sources of randomness is called."""
+    return f"{study[: LONGEST_NAME - len(VARIANCE)]}{VARIANCE}"
+
+
 def null_plan(plan: Plan) -> Plan:
     """Returns the plan that compares the baseline on seeds 0 to n - 1 with itself on seeds n to 2n - 1, in order.
 
@@ -233,7 +243,7 @@ def null_plan(plan: Plan) -> Plan:
     recipe = plan.recipe.model_copy(update={"edits": {}})
     study = plan.study.model_copy(
         update={
-            "name": f"{plan.study.name[: LONGEST_NAME - len(NULL)]}{NULL}",
+            "name": null_name(plan.study.name),
             "question": f"What does {plan.study.name} take for a difference by chance?",
             "arms": (baseline, other),
             **ALONE,
@@ -283,7 +293,7 @@ def variance_plan(plan: Plan) -> Plan:
     recipe = plan.recipe.model_copy(update={"edits": {}, "vary": ()})
     study = plan.study.model_copy(
         update={
-            "name": f"{plan.study.name[: LONGEST_NAME - len(VARIANCE)]}{VARIANCE}",
+            "name": variance_name(plan.study.name),
             "question": f"Which randomness moves the baseline of {plan.study.name}?",
             "claim": None,
             "arms": tuple(arms),

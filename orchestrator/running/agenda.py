@@ -34,7 +34,14 @@ from orchestrator.planning.summary import (
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import check_replicates, folder_hint, plan_study, recipe_on
-from orchestrator.planning.variants import combined_plan, controls_in, null_plan, variance_plan
+from orchestrator.planning.variants import (
+    combined_plan,
+    controls_in,
+    null_name,
+    null_plan,
+    variance_name,
+    variance_plan,
+)
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import joint_folder, study_folder
 from orchestrator.records.trial_record import TrialState
@@ -223,16 +230,18 @@ def _plan_of_one(request: Request) -> Plan:
     return plan
 
 
-def folder_of(request: Request, study: str) -> Path:
-    """Returns the folder of what a command asks: that of its study, or of all its studies together.
+def folder_of(request: Request) -> Path:
+    """Returns the folder of what a command asks: that of its study, or of all its studies together; none is planned.
 
     Args:
         request: What the command asks.
-        study: The study's name, or `paper`.
     """
     question, results = request.question, request.store.results
+    study = PAPER if question.is_paper else load_study(question.study).name
     if question.also:
         return joint_folder(results, study, question.datasets)
+    # 噪声下限与各随机来源的研究另有名字，也就另有文件夹
+    study = null_name(study) if question.null else variance_name(study) if question.variance else study
     return study_folder(results, study, question.dataset, DEFAULT_DATASET)
 
 
@@ -254,7 +263,7 @@ def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
             studies=studies,
             plan=combined_plan(plans, plans[0].recipe, by_dataset=True),
             on_record=together(study.on_record for study in studies),
-            folder=folder_of(request, plans[0].study.name),
+            folder=folder_of(request),
             together=True,
             replicates=True,
         )
@@ -265,7 +274,7 @@ def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:
         studies=studies,
         plan=combined_plan(plans, plans[0].recipe),
         on_record=together(study.on_record for study in studies),
-        folder=folder_of(request, PAPER),
+        folder=folder_of(request),
         together=True,
         not_asked={study.name: study.not_asked[dataset] for study in _all_studies() if dataset in study.not_asked},
     )

@@ -14,7 +14,25 @@ from orchestrator.ablate import main
 from orchestrator.asking import detached
 from orchestrator.asking.detached import ask_detached
 from orchestrator.options import parsed_request
+from orchestrator.running.agenda import folder_of, make_agenda, plan_studies
 
+TWO_DATA_SETS = """name: mine
+question: Does it matter?
+source: nowhere
+baseline: baseline
+arms:
+  - {name: baseline, title: as it is}
+  - {name: without, title: without it, set: {training.momentum: 0.5}}
+recipes:
+  digits: {margin: 0.3, smallest_effect: 1.0}
+  few:
+    data: {source: digits, image_size: 16, train_images: 600}
+    network: alexnet-mini
+    input_size: 16
+    training: {epochs: 2, batch_size: 48, learning_rate: 0.008, flips: false}
+    margin: 0.3
+    smallest_effect: 1.0
+"""
 # 一行分两次写完；最后半行没有换行
 SAYS = "import sys, time; w = sys.stdout.write; w('half '); sys.stdout.flush(); time.sleep(0.6); w('a line\\nno end'); "
 
@@ -36,6 +54,33 @@ def test_what_cannot_be_planned_ends_at_once_with_its_own_code_and_line(tmp_path
     assert output.getvalue().startswith("error: ")
     assert "lrn9" in output.getvalue()
     assert (tmp_path / "studies" / "lrn" / "detached.log").read_text() == output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["lrn"],
+        ["lrn", "--null"],
+        ["lrn", "--variance"],
+        ["lrn", "--seeds=auto", "--max-seeds=9"],
+        ["lrn", "--sweep=3", "--sweep-only"],
+        ["activation", "--retune=training.learning_rate"],
+        ["towers", "--matched"],
+        ["interactions", "--variance"],
+        ["mine.yaml", "--dataset=few"],
+        ["mine.yaml", "--dataset=few", "--null"],
+        ["mine.yaml", "--dataset=few,digits"],
+        ["paper"],
+    ],
+    ids=" ".join,
+)
+def test_a_command_is_looked_for_where_its_run_says_that_it_runs(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(TWO_DATA_SETS)
+    monkeypatch.chdir(tmp_path)
+    request = parsed_request([*words, f"--results={tmp_path / 'results'}"])
+    assert folder_of(request) == make_agenda(plan_studies(request), request).folder
 
 
 @pytest.mark.parametrize(
