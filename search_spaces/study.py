@@ -559,7 +559,7 @@ def load_study(name_or_path: str) -> Study:
             raise StudyError(f"study file {name_or_path} cannot be read: {error.strerror}") from error
         if not there:
             raise StudyError(f"study file {name_or_path} does not exist")
-        return _checked_own_name(load_model(path, Study), path)
+        return _checked_own_name(_checked_arms(load_model(path, Study), path), path)
     if not re.fullmatch(NAME, name_or_path):
         raise StudyError(
             f"{name_or_path!r} is no study's name: use lower-case letters, digits, - and _, or the path of a .yaml file"
@@ -567,6 +567,15 @@ def load_study(name_or_path: str) -> Study:
     near = difflib.get_close_matches(name_or_path, study_names(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"studies: {', '.join(study_names())}"
     raise StudyError(f"there is no study {name_or_path!r}; {hint}")
+
+
+def _checked_arms(study: Study, path: Path) -> Study:
+    """A file's arms draw what their recipe says; only the plan of `--variance`, read back, has arms that do not."""
+    for arm in study.arms:
+        if arm.varies:
+            place = ("arms", study.place(arm), "varies")
+            raise placed(StudyError("arms: varies is what --variance gives an arm; leave it out", place), path)
+    return study
 
 
 def _checked_own_name(study: Study, path: Path) -> Study:

@@ -35,6 +35,7 @@ from orchestrator.judging.scales import SCALES
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.planning.variants import NO_SPLIT, SPLIT_TITLE
+from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import paired_test, sd_limits, seeds_needed
 from orchestrator.statistics.verdict import Verdict, sentence
 from search_spaces.arm import Arm, Claim
@@ -213,9 +214,10 @@ def _spread(arm: Arm, judged: JudgedMetric, rows: Sequence[Row], effect: float, 
     values = [value for row in known if (value := judged.difference(known[0], row)) is not None]
     spread = paired_test(values)
     facts: dict[str, Any] = {"name": arm.name, "title": arm.title, "n": spread.n}
-    if spread.n > 1:
-        facts["sd"] = spread.sd
-    if spread.n > 1 and spread.sd > 0.0:
+    if spread.n < FEWEST_SEEDS:
+        return SourceSpread(**facts)
+    facts["sd"] = spread.sd
+    if spread.sd > 0.0:
         facts["limits"] = sd_limits(spread.sd, spread.n)
         # 两个 arm 的差的标准差是 √2 倍：配对一点也没有帮上忙时
         facts["seeds_needed"] = seeds_needed(effect, math.sqrt(2.0) * spread.sd, spread.n, alpha)

@@ -71,7 +71,10 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
 def _of_variance(seeds: int) -> str:
     """How well so many seeds tell a standard deviation."""
     if seeds < FEWEST_SEEDS:
-        return f"{counted(seeds, 'seed')} tell no standard deviation: it takes {FEWEST_SEEDS} (--seeds {FEWEST_SEEDS})"
+        tells = "tells" if seeds == 1 else "tell"
+        return (
+            f"{counted(seeds, 'seed')} {tells} no standard deviation: it takes {FEWEST_SEEDS} (--seeds {FEWEST_SEEDS})"
+        )
     low, high = sd_limits(1.0, seeds)
     return f"{counted(seeds, 'seed')} tell each standard deviation to between {low:.2f} and {high:.2f} times itself"
 

@@ -28,7 +28,7 @@ from search_spaces.core_config import CoreConfig, CoreDescription, TrialConfig, 
 from search_spaces.edits import arm_fields, edited, field_values
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Retune, Study
-from search_spaces.trial import PlannedTrial, point_trial, unfold
+from search_spaces.trial import PlannedTrial, point_trial, unfold, varied_by
 
 TRAINING = "training."
 TUNING, RETUNED = "-tuning", "-retuned"
@@ -188,7 +188,9 @@ def _with_value(plan: Plan, trial: PlannedTrial, value: float, phase: Literal["t
     assert plan.retune is not None
     name = f"{trial.arm}{TUNING if phase == 'tuning' else RETUNED}"
     point, what = {plan.retune.parameter: value}, f"re-tuning of study {plan.study.name}"
-    return point_trial(trial.config, point, trial.seed, arm=name, phase=phase, what=what)
+    # 调参的种子与 arm 的种子抽同样的东西，否则两边不是同一种比较
+    varies = varied_by(plan.study, plan.base, plan.study.arm(trial.arm))
+    return point_trial(trial.config, point, trial.seed, arm=name, phase=phase, what=what, varies=varies)
 
 
 def tuning_outcomes(plan: Plan, results: Path) -> tuple[TuningTrial, ...]:

@@ -91,6 +91,8 @@ def test_each_row_draws_its_source_alone_and_all_share_the_training_with_seed_0(
     assert output.startswith("31 trials wanted, 6 on record, 25 to train")
     assert "6 seeds tell each standard deviation to between 0.62 and 2.45 times itself" in output
     assert "\n    dropout: 6 trials, 1 on record, 5 to run\n" in output
+    assert main([*asked(tmp_path)[:2], "--seeds", "1", "--results", str(tmp_path), "--dry-run"]) == 0
+    assert "1 seed tells no standard deviation: it takes 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -208,6 +210,12 @@ def test_a_split_that_nothing_draws_is_blank_and_cannot_be_varied(
     )
     assert main([str(mine), *data]) == 2
     assert f"{mine}:7:52: recipes.imagefolder.vary: there is no split to draw anew" in capsys.readouterr().err
+    given = mine.read_text()
+    # plan.json 里的 arm 才有 varies，用户的文件里没有
+    mine.write_text(given.replace("0.5}}]", "0.5}, varies: [nonsense]}]"))
+    assert main([str(mine), *data]) == 2
+    assert f"{mine}:5:80: arms: varies is what --variance gives an arm; leave it out" in capsys.readouterr().err
+    mine.write_text(given)
     plan = plan_studies(parsed_request([str(mine), "--dataset", "digits", "--results", str(tmp_path / "r")]))[0]
     drawings = {(trial.seed, trial.config.data.resplit) for trial in plan.trials}  # type: ignore[union-attr]
     assert drawings == {(seed, seed) for seed in range(8)}

@@ -11,6 +11,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.ensembles.configuration import EnsembleConfig
+from search_spaces.edits import seeded
 
 SUMS, CARD = "SHA256SUMS", "README.md"
 
@@ -19,7 +20,8 @@ def exports(root: Path | None) -> list[Path]:
     """Returns the exports in a folder by the seed they were trained with, all of one configuration.
 
     Raises:
-        ContractError: There are none, one cannot be read, or two are of one seed or of different configurations.
+        ContractError: There are none, one cannot be read, or two are of one seed, of different
+            configurations or of different splits.
     """
     folders = [] if root is None else sorted(path.parent for path in root.glob(f"*/{SUMS}"))
     if not folders:
@@ -35,8 +37,14 @@ def exports(root: Path | None) -> list[Path]:
             raise ContractError(f"{by_seed[config.seed]} and {folder} are both of seed {config.seed}: keep one of them")
         by_seed[config.seed] = folder
         first = config if first is None else first
-        if config.model_copy(update={"seed": first.seed}) != first:
+        if seeded(config, 0) != seeded(first, 0):
             raise ContractError(f"{folders[0]} and {folder} are of different configurations: keep those of one")
+        # 一个网络留出的图像，另一个拿去训练过：没有图像可以给这个集成作验证
+        if config.data.resplit != first.data.resplit:
+            raise ContractError(
+                f"{folders[0]} and {folder} drew validation images of their own (vary: [split]), so that no image is "
+                "left that none of an ensemble was trained on; export networks whose seeds keep the split"
+            )
     # 按种子排，不按验证误差：导出时最好的在前，照抄就偏了
     return [by_seed[seed] for seed in sorted(by_seed)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.loading import load_dataset
 from alexnet_core.trained.loaded_model import load_model
 from orchestrator import Run
@@ -17,6 +18,7 @@ from orchestrator.cores.ensembles.core import core
 from orchestrator.cores.ensembles.exports import digest_of_exports, exports
 from orchestrator.cores.loading import core_name, load_core
 from orchestrator.records.export import export
+from search_spaces.edits import seeded
 from search_spaces.study import load_study
 from tests.made_records import make_config, put_trained
 
@@ -67,6 +69,10 @@ def test_too_few_or_other_exports_are_one_line(folder: Path, tmp_path: Path) -> 
     config = copy / "1" / "config.json"
     config.write_text(config.read_text().replace('"batch_size": 64', '"batch_size": 32'))
     with pytest.raises(ContractError, match="are of different configurations: keep those of one"):
+        exports(copy)
+    plain = TrainConfig.model_validate_json((folder / "1" / "config.json").read_bytes())
+    config.write_text(seeded(plain, plain.seed, ("seed", "split")).model_dump_json())
+    with pytest.raises(ContractError, match=r"drew validation images of their own \(vary: \[split\]\)"):
         exports(copy)
     config.write_text("{")
     with pytest.raises(ContractError, match=r"is no export: its config\.json cannot be read"):

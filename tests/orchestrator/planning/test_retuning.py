@@ -27,6 +27,7 @@ from orchestrator.planning.retuning import (
     chosen_values,
     further_missing,
     retune_of,
+    retuned_trials,
     tuning_outcomes,
     tuning_trials,
     tuning_values,
@@ -478,3 +479,16 @@ def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(t
     run_retuning(again, known, "activation", store)  # type: ignore[arg-type]
     assert again.trained == []
     assert trial_record.read_members(tmp_path, "activation") == members
+
+
+def test_the_seeds_of_a_re_tuning_draw_what_the_arms_seeds_draw() -> None:
+    plan = retuning_plan("lrn", trials=3, parameter="learning_rate")
+    recipe = plan.recipe.model_copy(update={"vary": ("split",)})
+    study = plan.study.model_copy(update={"recipes": {plan.dataset: recipe}})
+    plan = replace(plan, study=study, recipe=recipe, trials=unfold(study, plan.base, plan.seeds))
+    rate = plan.base.training.learning_rate  # type: ignore[union-attr]
+    again = retuned_trials(plan, {arm.name: rate for arm in study.arms})
+    for trial in (*tuning_trials(plan), *again):
+        assert trial.config.data.resplit == trial.seed  # type: ignore[union-attr]
+    # 最佳值就是配方自己的值时，没有要重训的
+    assert [trial.key for trial in again] == [trial.key for trial in plan.trials]
