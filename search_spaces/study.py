@@ -366,12 +366,13 @@ def _filled(dataset: str, recipe: Any) -> Any:
 def _reproduction_filled(content: Mapping[str, Any]) -> dict[str, Any]:
     """A reproduction as written, with what a comparison would have to say and it need not."""
     arms, recipes = content.get("arms"), content.get("recipes")
-    first = arms[0].get("name") if isinstance(arms, (list, tuple)) and arms and isinstance(arms[0], Mapping) else None
-    filled = {"baseline": first, **content}
+    first = _name_of(arms[0]) if isinstance(arms, (list, tuple)) and arms else None
+    # 没有基线：arms 写错时，不必再抱怨它没有名字
+    filled = {"baseline": first if isinstance(first, str) else "published", **content}
     if isinstance(recipes, Mapping):
         # 没有要找的效应：只问区间与界
         filled["recipes"] = {
-            name: {"smallest_effect": recipe.get("margin"), **recipe} if isinstance(recipe, Mapping) else recipe
+            name: {"smallest_effect": 1.0, **recipe} if isinstance(recipe, Mapping) else recipe
             for name, recipe in recipes.items()
         }
     return filled
@@ -393,12 +394,15 @@ def _kind_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
             yield mistake(why, ("arms", number, "network"), arm["network"])
     if not reproduces:
         return
-    for name in ("compare", "design", "factors", "retune", "sweep"):
+    compared = reason("goes with arms that are compared, not with kind: reproduction")
+    for name in ("compare", "design", "factors", "retune", "sweep", "claim"):
         if content.get(name) is not None:
-            yield mistake(
-                reason("goes with arms that are compared, not with kind: reproduction"), (name,), content[name]
-            )
-    if isinstance(arms, (list, tuple)) and arms and content["baseline"] not in (None, _name_of(arms[0])):
+            yield mistake(compared, (name,), content[name])
+    listed = arms if isinstance(arms, (list, tuple)) else ()
+    for number, arm in enumerate(listed):
+        if isinstance(arm, Mapping) and arm.get("claim") is not None:
+            yield mistake(compared, ("arms", number, "claim"), arm["claim"])
+    if listed and isinstance(_name_of(listed[0]), str) and content["baseline"] != _name_of(listed[0]):
         why = reason("a reproduction compares each arm with what is published of it; leave it out")
         yield mistake(why, ("baseline",), content["baseline"])
 

@@ -301,8 +301,8 @@ def _contrast(contrast: Contrast, cells: Cells, judged: JudgedMetric, look: Look
     if words["word"] == "same trials":
         words["sentence"] = "the same trials on both sides"
     if contrast.published is not None:
-        # 要多少种子看的是差有多大，这里没有要找的差
-        words["seeds_needed"] = None
+        # 翻转符号检验的是均值恰好等于发表的数，要多少种子看的是差有多大：这里的词都不说这个
+        words |= dict.fromkeys(("sign_flip_p", "sign_flip_floor", "seeds_needed"))
     return ContrastAnswer(
         name=contrast.name,
         title=contrast.title,

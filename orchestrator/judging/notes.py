@@ -254,7 +254,7 @@ def _on_the_family(answer: Answer) -> Iterator[str]:
             f"{sign_flip_floor(answer.seeds):.2g}: only "
             f"inconclusive is possible; from {_seeds_for_a_word(answer, len(family))} seeds on, a word is."
         )
-    elif family and answer.seeds < need:
+    elif family and answer.seeds < need and not answer.reproduces:
         yield (
             f"With {counted(answer.seeds, 'seed')} no sign-flip p is below {sign_flip_floor(answer.seeds):.2g}: the "
             "words rest on "

@@ -56,6 +56,8 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         return (
             f"{counted(seeds, 'seed')} cannot reach a verdict: {looks[-1]} were looked at already (--seeds {looks[-1]})"
         )
+    if plan.study.kind == "reproduction":
+        return _of_interval(seeds)
     share = share_of_level(looks, seeds, ALPHA / max(1, compared))
     by_signs = STATISTICS[plan.study.statistic].by_signs
     need = seeds_to_reach_a_verdict(compared, share * ALPHA if by_signs else ALPHA)
@@ -66,6 +68,13 @@ def resolution_outlook(plan: Plan, folder: Path) -> str:
         seeds, compared, plan.recipe.smallest_effect, deviation, ALPHA, share, need, by_signs, _noun(plan)
     )
     return _in_unit(outlook, plan)
+
+
+def _of_interval(seeds: int) -> str:
+    """Whether so many seeds tell an interval of a mean, which is all that the words of a reproduction rest on."""
+    if seeds < FEWEST_SEEDS:
+        return f"{counted(seeds, 'seed')} cannot reach a verdict: it takes {FEWEST_SEEDS} (--seeds {FEWEST_SEEDS})"
+    return f"{counted(seeds, 'seed')} can reach a verdict"
 
 
 def _of_variance(seeds: int) -> str:
@@ -81,8 +90,6 @@ def _of_variance(seeds: int) -> str:
 
 def _noun(plan: Plan) -> str:
     """What is compared: arms with the baseline, or other contrasts."""
-    if plan.study.kind == "reproduction":
-        return "published value"
     return "arm" if all(contrast.kind == "arm" for contrast in plan.study.contrasts) else "contrast"
 
 

@@ -220,6 +220,11 @@ def _table(answer: Answer, *, whole: bool, new_images: bool) -> Table:
     table.add_column("arm")
     table.add_column("n", justify="right")
     table.add_column(_metric_heading(answer), justify="right")
+    if answer.reproduces:
+        # 没有互相比较的差
+        for arm in answer.arms:
+            table.add_row(arm.name, str(arm.n), numbers.metric(arm))
+        return table
     compared = "difference" if STATISTICS[answer.statistic].scale == "points" else "ratio"
     table.add_column(f"{compared}\nlevel: interval" if whole else f"{compared}\ninterval", justify="right")
     table.add_column("adjusted p\nsign-flip p\n(floor)" if whole else "adj. p", justify="right")
@@ -238,13 +243,17 @@ def _contrast_table(answer: Answer, *, whole: bool, new_images: bool) -> Table:
     table.add_column("n", justify="right")
     compared = "difference" if STATISTICS[answer.statistic].scale == "points" else "ratio"
     table.add_column(f"{compared}\nlevel: interval" if whole else f"{compared}\ninterval", justify="right")
-    table.add_column("adjusted p\nsign-flip p\n(floor)" if whole else "adj. p", justify="right")
+    # 复现的词只看区间：没有 p，也没有要找的效应
+    of_effects = not answer.reproduces
+    if of_effects:
+        table.add_column("adjusted p\nsign-flip p\n(floor)" if whole else "adj. p", justify="right")
     table.add_column(numbers.source_heading(answer), justify="right")
     table.add_column(f"verdict\non this\n{answer.judged_split} set")
-    if whole:
+    if whole and of_effects:
         table.add_column("seeds\nneeded", justify="right")
     for contrast in answer.contrasts:
-        table.add_row(*_terminal_cells(contrast, None, whole=whole, new_images=new_images))
+        cells = _terminal_cells(contrast, None, whole=whole, new_images=new_images)
+        table.add_row(*(cells if of_effects else [*cells[:3], *cells[4:6]]))
     return table
 
 

@@ -31,6 +31,8 @@ MOST_RECORDS_SHOWN = 400
 MOST_CLASSES = 30
 # 第二个区间的列
 NEW_IMAGES = "interval for new images"
+# 复现的词只看区间：没有这些列
+OF_EFFECTS = ("adjusted p", "sign-flip p (floor)", "seeds needed")
 APART = "not measured together"
 # core 的代码不在本实验室的提交里
 FACTS = {
@@ -75,8 +77,11 @@ def verdict_table(answer: Answer) -> TextTable:
         "verdict",
         "seeds needed",
     )
-    caption = f"Verdicts on {answer.dataset}: {compared_in_words(answer)}"
     rows = [_verdict_cells(answer, arm) for arm in answer.arms]
+    if answer.reproduces:
+        # 没有互相比较的差
+        return TextTable("verdicts", f"Arms on {answer.dataset}", headings[:3], [row[:3] for row in rows])
+    caption = f"Verdicts on {answer.dataset}: {compared_in_words(answer)}"
     return TextTable(
         "verdicts", caption, *with_new_images(headings, rows, answer.arms), [arm.word for arm in answer.arms]
     )
@@ -140,7 +145,7 @@ def _verdict_cells(answer: Answer, arm: ArmAnswer) -> list[str]:
 def contrast_table(answer: Answer) -> TextTable:
     """Returns what is compared beside arms with the baseline: steps, pairs, or the effects of a factorial."""
     ratios = STATISTICS[answer.statistic].scale != "points"
-    headings = (
+    headings = [
         "contrast",
         "what it is",
         "n",
@@ -152,8 +157,12 @@ def contrast_table(answer: Answer) -> TextTable:
         numbers.source_heading(answer),
         "verdict",
         "seeds needed",
-    )
+    ]
     rows = [_contrast_cells(answer, contrast) for contrast in answer.contrasts]
+    if answer.reproduces:
+        kept = [place for place, heading in enumerate(headings) if heading not in OF_EFFECTS]
+        headings = [headings[place] for place in kept]
+        rows = [[row[place] for place in kept] for row in rows]
     shown = with_new_images(headings, rows, answer.contrasts)
     kind = contrasts_in_words(answer)
     caption = f"{kind[0].upper()}{kind[1:]} on {answer.dataset}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from orchestrator.errors import LabError
 from orchestrator.judging.answer import NOT_JUDGED, Answer
+from orchestrator.judging.outlook import resolution_outlook
 from orchestrator.planning.plan_file import add_look, read_plan, replaced_question, write_plan
 from orchestrator.planning.unfolding import plan_study
 from orchestrator.reporting.figures.forest import differences_figure
-from orchestrator.reporting.terminal import arm_sentences
+from orchestrator.reporting.terminal import arm_sentences, print_answer
 from orchestrator.reporting.text_tables import contrast_table
 from orchestrator.request import Question, Store, SweepRequest
 from orchestrator.statistics.verdict import ArmEvidence, judge
@@ -25,6 +28,7 @@ from search_spaces.yaml_file import parse_model
 from tests.made_designs import IMAGES, make_judged
 from tests.made_plans import make_plan
 
+CLAIM = "{statement: s, source: s, direction: higher}"
 ARM = "{{name: {0}, title: net {0}, published: {{value: {1}, source: table 1}}{2}}}"
 
 
@@ -67,7 +71,7 @@ def test_the_word_is_that_of_scipys_interval_of_the_mean(errors: Sequence[float]
     assert one.interval_level == pytest.approx(100 * (1 - level))
     inside, outside = low > 17.5 and high < 18.5, high < 17.5 or low > 18.5
     assert word == ("reproduces" if inside else "does not reproduce" if outside else "inconclusive")
-    assert one.seeds_needed is None
+    assert (one.seeds_needed, one.sign_flip_p, one.sign_flip_floor) == (None, None, None)
 
 
 def test_arms_are_one_family_and_the_pages_say_what_was_held_against_what() -> None:
@@ -82,7 +86,15 @@ def test_arms_are_one_family_and_the_pages_say_what_was_held_against_what() -> N
     assert first.endswith(": reproduced, all of that is inside ±0.5 points of it.")
     assert second.endswith(": not reproduced, none of that is inside ±0.5 points of it.")
     table = contrast_table(answer)
-    assert (table.headings[8], table.rows[0][8], table.rows[1][8]) == ("published", "18.00", "13.00")
+    place = table.headings.index("published")
+    assert [row[place] for row in table.rows] == ["18.00", "13.00"]
+    # 词只看区间：不提 p、翻转符号和要多少种子
+    assert not {"adjusted p", "sign-flip p (floor)", "seeds needed"} & set(table.headings)
+    assert all(len(row) == len(table.headings) for row in table.rows)
+    output = StringIO()
+    print_answer(answer, Console(file=output, width=120))
+    assert "flip" not in output.getvalue()
+    assert not [note for note in answer.notes if "flip" in note]
     assert any("a 18.00 % (table 1); b 13.00 % (table 1)" in note for note in answer.notes)
     assert any("Holm over 2 published values at 0.05" in note for note in answer.notes)
     drawn = differences_figure(answer)
@@ -190,6 +202,11 @@ def test_a_named_network_is_not_changed_and_nothing_is_chosen_without_a_validati
         ("baseline: a\narms: [{name: a, title: a}, " + ARM.format("b", 1, "") + "]", "is for studies of kind: reprod"),
         ("baseline: a\narms: [{name: a, title: a}]", "arms: must have at least 2 entries, not 1"),
         ("kind: reproduction\narms: [" + ARM.format("a", 1, ", network: no") + "]", "there is no network 'no'"),
+        ("kind: reproduction\narms: []", "again.yaml:5:7: arms: "),
+        ("kind: reproduction\narms: x", "again.yaml:5:7: arms: "),
+        ("kind: reproduction\n", "arms: this field is missing"),
+        (f"kind: reproduction\nclaim: {CLAIM}\narms: [" + ARM.format("a", 1, "") + "]", "claim: goes with arms"),
+        ("kind: reproduction\narms: [" + ARM.format("a", 1, f", claim: {CLAIM}") + "]", "arms.0.claim: goes with"),
         ("kind: sometimes\nbaseline: a\narms: [{name: a, title: a}, {name: b, title: b}]", "kind: must be"),
     ],
 )
@@ -198,4 +215,12 @@ def test_a_wrong_reproduction_is_one_line_at_its_place(text: str, reason: str) -
     with pytest.raises(StudyError) as raised:
         parse_model(whole, Study, "again.yaml")
     assert reason in str(raised.value)
+    assert "baseline: must" not in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_it_takes_three_seeds_and_no_sign_flips_are_spoken_of(tmp_path: Path) -> None:
+    study = study_of(18.0, 17.0)
+    two, three = (resolution_outlook(make_plan(study, seeds), tmp_path) for seeds in (2, 3))
+    assert two == "2 seeds cannot reach a verdict: it takes 3 (--seeds 3)"
+    assert three == "3 seeds can reach a verdict"
