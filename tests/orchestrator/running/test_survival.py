@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,28 +33,11 @@ ERRORS = ["key", "seed", "state", "epochs"] + [
 ]
 
 
-# 没有 Ray 的同一个命令：一个进程里一个接一个地训练
-OUTSIDE_RAY = """
-import sys
-import torch
-import orchestrator.ablate
-import orchestrator.asking.ask
-import orchestrator.running.cluster.lifecycle
-from tests.fault_study import run_without_ray
-torch.set_num_threads(1)
-orchestrator.asking.ask.run_missing = run_without_ray
-orchestrator.running.cluster.lifecycle.check_process_is_ours = lambda: None
-sys.exit(orchestrator.ablate.main(sys.argv[1:]))
-"""
-
-
 @pytest.fixture(scope="module")
 def undisturbed(module_lab: Lab) -> Lab:
     """The same study, trained by the same core without any of Ray."""
-    arguments = (*STUDY, "--results", str(module_lab.results))
-    process = module_lab.start_program(OUTSIDE_RAY, *arguments, PYTHONPATH=os.pathsep.join(sys.path))
-    output, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, output + errors
+    code, output, errors = module_lab.without_ray(*STUDY)
+    assert code == 0, output + errors
     return module_lab
 
 
