@@ -68,6 +68,7 @@ def seeds_for(margin: float, deviation: float) -> int:
     raise AssertionError
 
 
+@pytest.mark.slow
 def test_each_row_draws_its_source_alone_and_all_share_the_training_with_seed_0(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +94,10 @@ def test_each_row_draws_its_source_alone_and_all_share_the_training_with_seed_0(
     assert "\n    dropout: 6 trials, 1 on record, 5 to run\n" in output
     assert main([*asked(tmp_path)[:2], "--seeds", "1", "--results", str(tmp_path), "--dry-run"]) == 0
     assert "1 seed tells no standard deviation: it takes 3" in capsys.readouterr().out
+    # 一个种子没有标准差：也不出错
+    assert main([*asked(tmp_path)[:2], "--seeds", "1", "--results", str(tmp_path)]) == 0
+    answer = json.loads((tmp_path / "studies" / "lrn-variance" / "answer.json").read_text())
+    assert {(one["sd"], one["limits"]) for one in answer["variance"]} == {(None, None)}
 
 
 @pytest.mark.slow
@@ -170,6 +175,7 @@ def _check_numbers(answer: dict[str, Any]) -> None:
     assert "Blank: augmentation, since there are no flips" in notes
 
 
+@pytest.mark.slow
 def test_what_has_no_such_rows_says_so_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def line(*arguments: str) -> str:
         assert main([*arguments, "--dry-run", "--results", str(tmp_path / "r")]) == 2
