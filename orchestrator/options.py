@@ -130,16 +130,25 @@ def _datasets(text: str | None, data_root: Path | None, study: str) -> list[tupl
     root = None if data_root is None else data_root.resolve()
     if text is None:
         return [(default_dataset(study), root)]
+    own = [(name, pathname(folder).resolve() if folder else None) for name, folder in dataset_entries(text)]
+    if len(own) == 1:
+        return [(own[0][0], own[0][1] or root)]
+    # 一个文件夹说给几个数据集：digits 用不着它
+    return [(name, folder or (None if _needs_no_folder(study, name) else root)) for name, folder in own]
+
+
+def dataset_entries(text: str) -> list[tuple[str, str]]:
+    """Returns the data sets that `--dataset` names, each with its folder as written; empty where it has none.
+
+    Raises:
+        LabError: An entry is neither a data set nor `DATASET=DIR`.
+    """
     entries = [entry.strip().partition("=") for entry in text.split(",")]
     if bad := [name + equals for name, equals, folder in entries if not name or (equals and not folder)]:
         raise LabError(
             f"--dataset {text}: {bad[0]!r} is neither a data set nor DATASET=DIR", exit_code=ExitCode.WRONG_USE
         )
-    own = [(name, pathname(folder).resolve() if folder else None) for name, _, folder in entries]
-    if len(own) == 1:
-        return [(own[0][0], own[0][1] or root)]
-    # 一个文件夹说给几个数据集：digits 用不着它
-    return [(name, folder or (None if _needs_no_folder(study, name) else root)) for name, folder in own]
+    return [(name, folder) for name, _, folder in entries]
 
 
 def _needs_no_folder(study: str, dataset: str) -> bool:

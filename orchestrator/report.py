@@ -30,16 +30,16 @@ from orchestrator.command import (
 )
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.images.seen import SeenImages
+from orchestrator.options import dataset_entries
 from orchestrator.output.channel import Output
 from orchestrator.output.console import printable
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.plan_file import plan_on_record, read_plan, write_studies
-from orchestrator.planning.unfolding import check_replicates
 from orchestrator.planning.variants import chosen_afterwards
-from orchestrator.records.layout import STUDY_FOLDER, joint_folder, study_folder
+from orchestrator.records.layout import STUDY_FOLDER, is_joint, joint_folder, study_folder
 from orchestrator.replication.conclude import check_replication, judge_parts, print_replication
-from orchestrator.replication.judge import Part
+from orchestrator.replication.judge import Part, check_part
 from orchestrator.replication.page import write_page
 from orchestrator.reporting.check import Checked, check_report
 from orchestrator.reporting.claims import summary_table, write_claims
@@ -47,6 +47,7 @@ from orchestrator.reporting.conclude import judged_material
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import print_answer
+from orchestrator.request import check_distinct
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study, study_names
 
@@ -119,20 +120,36 @@ def _report(options: argparse.Namespace, console: Console) -> Document:
         raise LabError(
             "--check is of a study's own report; leave --compare and --baseline out", exit_code=ExitCode.WRONG_USE
         )
-    if options.images and (options.check or "," in (options.dataset or "")):
+    options, datasets = _data_sets(options)
+    several = len(datasets) > 1
+    if options.images and (options.check or several):
         raise LabError(
             "--images is of one study's images; leave --check and further data sets out", exit_code=ExitCode.WRONG_USE
         )
     if options.paper and options.study is not None:
         raise LabError("--paper is of all studies on record; leave --study out", exit_code=ExitCode.WRONG_USE)
-    if options.dataset is not None and "," in options.dataset:
-        return _joint(options, console)
+    if several:
+        return _joint(options, datasets, console)
     if options.check:
         return _check(options, console)
     if options.paper:
         return _paper(options, console)
     images = SeenImages(options.results)
     return (_images if options.images else _one)(options, console, images)
+
+
+def _data_sets(options: argparse.Namespace) -> tuple[argparse.Namespace, list[str]]:
+    """The options with one data set at most, and all that are named, in order; `mine+digits+few` names its own."""
+    study, text = options.study or "", options.dataset
+    if is_joint(study) and not study.endswith((".yaml", ".yml")):
+        if text is not None:
+            raise LabError(f"{study} names its data sets itself; leave --dataset out", exit_code=ExitCode.WRONG_USE)
+        study, _, text = study.partition("+")
+        text = text.replace("+", ",")
+    datasets = sorted(name for name, _ in dataset_entries(text)) if text is not None else []
+    check_distinct(datasets)
+    one = datasets[0] if datasets else None
+    return argparse.Namespace(**{**vars(options), "study": study or None, "dataset": one}), datasets
 
 
 def _images(options: argparse.Namespace, console: Console, images: SeenImages) -> ImagesDocument:
@@ -179,21 +196,22 @@ def _not_written(answered: AnswersDocument, folder: Path, what: str) -> AnswersD
     return answered.model_copy(update={"exit_code": ExitCode.ENVIRONMENT, "error": trouble})
 
 
-def _joint(options: argparse.Namespace, console: Console) -> Document:
+def _joint(options: argparse.Namespace, datasets: Sequence[str], console: Console) -> Document:
     """Answers a study on several data sets, each and together; or checks those reports."""
     if options.paper or options.compare is not None or options.baseline is not None:
         raise LabError(
             "--paper, --compare and --baseline take one data set at a time; name one --dataset",
             exit_code=ExitCode.WRONG_USE,
         )
-    datasets = [entry.partition("=")[0].strip() for entry in options.dataset.split(",")]
     each = [argparse.Namespace(**{**vars(options), "dataset": dataset}) for dataset in datasets]
-    # 有一个不在案，就什么也不写
+    # 有一个不在案，或不能合起来判，就什么也不写
     folders = [_folder(one) for one in each]
+    for folder in folders:
+        check_part(*plan_on_record(folder))
     target = joint_folder(options.results, plan_on_record(folders[0])[0].study.name, datasets)
     if options.check:
         checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
-        differences = list(check_replication(target, judge_parts(_parts(folders, options.results), options.results)))
+        differences = list(check_replication(target, _parts(folders, options.results), options.results))
         return _checks([*checked, _said(target.name, Checked(differences, []), console)])
     images = SeenImages(options.results)
     answered = [_one(one, console, images) for one in each]
@@ -215,12 +233,6 @@ def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
     tables, parts = load_trials(results), []
     for folder in folders:
         plan, plan_file = plan_on_record(folder)
-        check_replicates(plan.study)
-        if plan_file.max_seeds is not None:
-            raise LabError(
-                f"{folder.name} was asked with --seeds auto; several data sets are judged together over whole arms",
-                exit_code=ExitCode.WRONG_USE,
-            )
         answer = judged_material(plan, plan_file, folder, results, tables).answer
         parts.append(Part(plan, plan_file, answer, folder))
     return parts

@@ -5,7 +5,7 @@ What does not go together is refused in their constructors. Nothing after the co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -86,9 +86,7 @@ class Question:
         self._check_datasets()
 
     def _check_datasets(self) -> None:
-        names = self.datasets
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise _refusal(f"--dataset names {twice[0]} twice")
+        check_distinct(self.datasets)
         if self.also and (self.is_paper or self.null or self.variance):
             raise _refusal(
                 "--study paper, --null and --variance are asked on one data set at a time; name one --dataset"
@@ -296,6 +294,16 @@ class Request:
         if alone and (sweeps or question.retune is not None):
             option = "--null" if question.null else "--variance"
             raise _refusal(f"{option} takes neither --sweep nor --retune: it has the baseline alone")
+
+
+def check_distinct(datasets: Sequence[str]) -> None:
+    """Refuses a data set that is named twice.
+
+    Raises:
+        LabError: With exit code 2.
+    """
+    if twice := [name for name in datasets if datasets.count(name) > 1]:
+        raise _refusal(f"--dataset names {twice[0]} twice")
 
 
 def _refusal(reason: str) -> LabError:

@@ -53,7 +53,7 @@ class Replication(Frozen):
         question: The question.
         claim: The source's claim in words; empty for a study that only asks.
         claim_source: Where it says so.
-        datasets: In the order in which they were asked.
+        datasets: In alphabetical order; a page of before that in the order in which they were asked.
         metrics: The primary metric of each, as shown.
         seeds: Complete seeds that were judged, of each.
         missing: Planned trials that have not ended, of each that lacks some.

@@ -28,6 +28,11 @@ def judge_parts(parts: Sequence[Part], results: Path) -> Replication:
         parts: The study on each data set, already judged there.
         results: The results folder.
     """
+    # 次序与文件夹名相同：先说哪个数据集，不改答案
+    return _judged_in_order(sorted(parts, key=lambda part: part.plan.dataset), results)
+
+
+def _judged_in_order(parts: Sequence[Part], results: Path) -> Replication:
     # 到达阈值的时间才要最大的那张表
     if any(reads_epochs(part.plan.recipe) for part in parts):
         tables = load_tables(results)
@@ -54,17 +59,21 @@ def print_replication(replication: Replication, console: Console) -> None:
         print_text(console, note, style="dim")
 
 
-def check_replication(folder: Path, now: Replication) -> Iterator[str]:
+def check_replication(folder: Path, parts: Sequence[Part], results: Path) -> Iterator[str]:
     """Yields a line for each thing in a joint page that the records do not bear out.
 
     Args:
         folder: Of the page.
-        now: What the records say.
+        parts: The study on each data set, as the records say it is judged there.
+        results: The results folder.
 
     Raises:
         LabError: There is no page to check.
     """
     before = read_replication(folder)
+    # 从前的页面按当初问的次序写
+    places = {dataset: place for place, dataset in enumerate(before.datasets)}
+    now = _judged_in_order(sorted(parts, key=lambda part: places.get(part.plan.dataset, len(places))), results)
     again = now.model_copy(
         update={"wording": before.wording, "notes": before.notes if _is_older(before) else now.notes}
     )

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.answer import SKIPPED, Answer, Compared
 from orchestrator.judging.evidence import Evidence
 from orchestrator.judging.judge import evidence_of, finite_ends
@@ -17,6 +18,7 @@ from orchestrator.judging.looks import FixedLook, fixed_look
 from orchestrator.judging.scales import SCALES
 from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.planning.plan_file import PlanFile
+from orchestrator.planning.unfolding import check_replicates
 from orchestrator.replication.answer import OnDataset, Replicated, Replication, in_words
 from orchestrator.statistics.alpha_spending import ShareOfLevel
 from orchestrator.statistics.verdict import Asked, Verdict, judge_together, withhold
@@ -36,6 +38,30 @@ class Part(NamedTuple):
     plan_file: PlanFile
     answer: Answer
     folder: Path
+
+
+def check_part(plan: Plan, plan_file: PlanFile) -> None:
+    """Refuses what is not judged over several data sets together.
+
+    Args:
+        plan: A study on one of them.
+        plan_file: What its `plan.json` says.
+
+    Raises:
+        LabError: It compares no arms, the baseline with itself, or seed by seed; or it holds arms against published
+            values.
+    """
+    check_replicates(plan.study)
+    why = ""
+    if plan_file.null or plan.study.shows_variance:
+        why = "asks about the randomness of one baseline on one data set; name one --dataset"
+    elif plan_file.max_seeds is not None:
+        why = (
+            f"was asked on {plan.dataset} with --seeds auto; several data sets are judged together over whole arms: "
+            "name one --dataset"
+        )
+    if why:
+        raise LabError(f"study {plan.study.name} {why}", exit_code=ExitCode.WRONG_USE)
 
 
 class _Look(NamedTuple):

@@ -104,8 +104,9 @@ def page_files(replication: Replication) -> dict[str, bytes]:
 def _reports(replication: Replication) -> list[str]:
     return [
         f"{dataset}: {counted(replication.seeds[dataset], 'seed')}, {replication.metrics[dataset]}; its own report, "
-        f"where its comparisons are a family by themselves, lies beside this folder in {folder}/{PAGE}"
-        for dataset, folder in replication.reports.items()
+        "where its comparisons are a family by themselves, lies beside this folder in "
+        f"{replication.reports[dataset]}/{PAGE}"
+        for dataset in replication.datasets
     ]
 
 

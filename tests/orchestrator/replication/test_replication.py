@@ -11,8 +11,11 @@ from scipy import stats
 
 from orchestrator import LabError, ablate, report, run_study, status
 from orchestrator.options import parsed_request
+from orchestrator.planning.plan_file import write_plan
+from orchestrator.records.layout import study_folder
 from orchestrator.replication.answer import in_words
-from orchestrator.replication.page import page_files, read_replication
+from orchestrator.replication.conclude import _judged_in_order
+from orchestrator.replication.page import page_files, read_replication, write_page
 from orchestrator.running.agenda import plan_studies
 from tests.lab import Lab
 from tests.made_records import put
@@ -128,8 +131,53 @@ def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
     (folder / "report.md").write_text(text.replace("No effect is pooled", "The mean effect is +1.4"))
     assert report.main([*again, "--check"]) == 1
     assert "report.md is not what answer.json says" in capsys.readouterr().out
-    assert status.main(["mine+digits+few", "--results", str(tmp_path / "results")]) == 0
+    (folder / "report.md").write_text(text)
+    shown = ["mine+digits+few", "--results", str(tmp_path / "results")]
+    assert status.main(shown) == 0
     assert "mine+digits+few on digits, few: 2 data sets" in capsys.readouterr().out
+    # 次序不算数；status 给的名字，report 也认得
+    other = ["mine", "--dataset", "few, digits", *again[3:]]
+    for same in (other, shown):
+        assert report.main([*same, "--check"]) == 0
+        assert report.main(same) == 0
+        assert (folder / "answer.json").read_bytes() == before
+    assert report.main([*shown, "--dataset", "digits"]) == 2
+    assert "mine+digits+few names its data sets itself; leave --dataset out" in capsys.readouterr().err
+    # 从前的页面按问的次序写
+    folders = [tmp_path / "results" / "studies" / name for name in ("mine-few", "mine")]
+    write_page(folder, _judged_in_order(report._parts(folders, tmp_path / "results"), tmp_path / "results"))
+    assert "mine on few and digits" in (folder / "report.md").read_text()
+    assert report.main([*again, "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["mine", "--dataset", "digits,digits"], "--dataset names digits twice"),
+        (["mine", "--dataset", "digits,"], "--dataset digits,: '' is neither a data set nor DATASET=DIR"),
+        (["mine+digits+digits"], "--dataset names digits twice"),
+        (["mine+"], "--dataset : '' is neither a data set nor DATASET=DIR"),
+        (["mine-null", "--dataset", "digits,few"], "study mine-null asks about the randomness of one baseline"),
+        (["mine-variance+digits+few"], "study mine-variance asks about the randomness of one baseline"),
+        (["mine", "--dataset", "digits,few"], "study mine was asked on digits with --seeds auto"),
+    ],
+)
+def test_what_is_not_judged_together_is_one_line_before_any_report_is_written(
+    words: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, results = tmp_path / "mine.yaml", tmp_path / "results"
+    path.write_text(STUDY)
+    for options in (["--null"], ["--variance"], ["--seeds", "auto", "--max-seeds", "9"]):
+        for dataset in ("digits", "few"):
+            given = [str(path), "--dataset", dataset, "--results", str(results), *options]
+            (plan,) = plan_studies(parsed_request(given))
+            write_plan(study_folder(results, plan.study.name, dataset, "digits"), plan, given)
+    before = sorted(results.rglob("*"))
+    assert report.main([*words, "--results", str(results)]) == 2
+    output = capsys.readouterr()
+    assert line in output.err
+    assert (output.out, len(output.err.strip().splitlines())) == ("", 1)
+    assert sorted(results.rglob("*")) == before
 
 
 def test_what_replicates_is_counted_by_the_claim_or_by_the_direction() -> None:
