@@ -112,7 +112,8 @@ def _planning(console: Console) -> AbstractContextManager[object]:
     """Shows on a terminal that the command is alive."""
     # 导入用户的 core、给图片算哈希可能要十几秒
     waits = "planning: reading the study, its data and its code"
-    return console.status(waits) if console.is_terminal else nullcontext()
+    # 笔记本的内核里有 FORCE_COLOR，却不是终端
+    return console.status(waits) if console.is_terminal and console.file.isatty() else nullcontext()
 
 
 def _answered(agenda: Agenda, request: Request, console: Console, started: float, notifier: Notifier) -> Document:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +94,14 @@ def test_a_terminal_shows_life_while_a_study_is_planned(
 ) -> None:
     arguments = ("--study", "lrn", "--dry-run", "--results", str(tmp_path / "results"))
     assert "planning" not in run(capsys, *arguments)[1]
+    # 笔记本的内核里就有 FORCE_COLOR
     monkeypatch.setenv("FORCE_COLOR", "1")
-    assert "planning: reading the study" in run(capsys, *arguments)[1]
+    assert "planning" not in run(capsys, *arguments)[1]
+    terminal = StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(arguments) == 0
+    assert "planning: reading the study" in terminal.getvalue()
 
 
 def test_a_study_is_named_with_or_without_its_option_and_without_one_nothing_is_trained(
