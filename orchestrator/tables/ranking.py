@@ -11,6 +11,9 @@ CHOOSING = ("sweep", "tuning")
 # 只有同一个 core 在同一份数据上的数才能比
 COMPARABLE = ("data_name", "data_digest", "core", "core_version")
 
+# 训练图与验证图的第几次划分：AlexNet 的，别的 core 的
+DRAWING = ("data.resplit", "seeds.split")
+
 
 def exported_if_best(trials: pl.DataFrame, members: pl.DataFrame) -> set[str]:
     """Returns the keys of the trials that an export takes when their configuration is the best one.
@@ -57,6 +60,9 @@ def finished_trials(
 
     Trials of which some randomness is drawn by another seed than their own (`ablate --variance`) are left out.
 
+    Where a configuration was trained both on one split for all seeds and on a split of each seed (`vary: [split]`), the
+    kind of which there are more seeds counts, and the former where they are as many.
+
     Trials that only tuned an arm count where their configuration has no others.
 
     Args:
@@ -71,7 +77,7 @@ def finished_trials(
         flatters it.
     """
     finished = trials.filter((pl.col("state") == "finished") & pl.col("objective").is_not_null())
-    # 只换一处随机的 trial 不是又一个种子：其余与种子 0 相同
+    # 只换一处随机的 trial 不算又一个种子：其余与种子 0 相同
     finished = finished.filter(pl.col("drawn_apart").is_null())
     if dataset is not None:
         finished = finished.filter((pl.col("data_name") == dataset) | pl.col("data_digest").str.starts_with(dataset))
@@ -86,11 +92,21 @@ def finished_trials(
     confirmed = pl.col("key").is_in(members.filter(pl.col("phase") == "confirmation")["key"].unique().to_list())
     finished = finished.with_columns(confirmed.alias("fresh"))
     finished = finished.with_columns(pl.col("fresh").any().over("configuration").alias("confirmed"))
-    finished = finished.filter(pl.col("fresh") | ~pl.col("confirmed"))
+    finished = _of_one_kind(finished.filter(pl.col("fresh") | ~pl.col("confirmed")))
     # 挑出它的误差就是它自己的误差：没有别的种子作证，只能靠后
     judging = pl.col("key").is_in(members.filter(~pl.col("phase").is_in(CHOOSING))["key"].unique().to_list())
     choosing = pl.col("key").is_in(members.filter(pl.col("phase").is_in(CHOOSING))["key"].unique().to_list())
     return finished.with_columns((choosing & ~judging).all().over("configuration").alias("chosen"))
+
+
+def _of_one_kind(finished: pl.DataFrame) -> pl.DataFrame:
+    """Each seed of a configuration once: on the split of all seeds, or on its own."""
+    columns = [pl.col(name) for name in DRAWING if name in finished.columns]
+    drawing = pl.coalesce(*columns, pl.lit(0)).cast(pl.Int64)
+    # 同一种子的两次训练初值、次序都相同：当作两个独立的种子，标准差就偏了
+    one, own = drawing == 0, drawing == pl.col("seed")
+    more_own = own.sum().over("configuration") > one.sum().over("configuration")
+    return finished.filter(pl.when(more_own).then(own).otherwise(one))
 
 
 def rank(finished: pl.DataFrame, members: pl.DataFrame) -> pl.DataFrame:

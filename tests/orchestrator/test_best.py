@@ -19,8 +19,9 @@ from alexnet_core.configuration.train_config import StepSchedule
 from orchestrator.best import main
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
-from orchestrator.tables.ranking import finished_trials, median_trial, rank
+from orchestrator.tables.ranking import best_seeds, finished_trials, median_trial, rank
 from orchestrator.tables.tables import ended_trials, load_trials, update_tables
+from search_spaces.edits import seeded
 from search_spaces.trial import PlannedTrial, configuration_key, trial_key
 from tests.made_records import make_config, put, put_trained, read_only
 
@@ -92,6 +93,27 @@ def errors_of(errors: dict[tuple[str, str], list[tuple[float, int, str]]], diges
         for (other, name), rows in errors.items()
         if other == digest and abs(statistics.fmean(error for error, _, _ in rows) - mean) < 1e-9
     ]
+
+
+@pytest.mark.parametrize(("on_one_split", "on_their_own"), [(4, 4), (2, 5)])
+def test_a_seed_counts_once_whether_it_drew_the_split_or_not(
+    tmp_path: Path, on_one_split: int, on_their_own: int
+) -> None:
+    kinds = {("seed",): range(on_one_split), ("seed", "split"): range(on_their_own)}
+    wrong = {
+        kind: {put(tmp_path, seeded(make_config(), seed, kind), 10 + 9 * seed * len(kind)): seed for seed in seeds}  # type: ignore[arg-type]
+        for kind, seeds in kinds.items()
+    }
+    counting = ("seed",) if on_one_split >= on_their_own else ("seed", "split")
+    finished = finished_trials(*load_trials(tmp_path))
+    assert dict(zip(finished["key"], finished["seed"], strict=True)) == wrong[counting]
+    errors = [(10 + 9 * seed * len(counting)) / 360 for seed in kinds[counting]]
+    (row,) = rank(finished, load_trials(tmp_path).members).iter_rows(named=True)
+    assert row["seeds"] == len(errors)
+    assert row["objective"] == pytest.approx(statistics.fmean(errors))
+    assert row["objective_sd"] == pytest.approx(statistics.stdev(errors))
+    best_keys = best_seeds(finished, row["configuration"], 3)
+    assert [wrong[counting][key] for key in best_keys] == [0, 1, 2]
 
 
 def test_a_tuning_seed_does_not_flatter_the_value_that_it_chose(tmp_path: Path) -> None:

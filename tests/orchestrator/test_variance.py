@@ -145,9 +145,9 @@ def test_the_answer_is_that_of_an_independent_calculation_and_its_report_shows_a
     tables = load_trials(tmp_path)
     assert tables.trials.filter(pl.col("drawn_apart") == "order").height == SEEDS - 1
     assert tables.trials["seeds.order"].drop_nulls().sort().to_list() == [1, 2, 3, 4, 5]
-    # 种子与连同划分一起抽的各是一次独立的训练，共用种子 0；单抽一处的不是
+    # 一个种子只算一次：单抽一处的、连同划分一起抽的，都不是又一个种子
     finished = finished_trials(tables.trials, tables.members)
-    assert rank(finished, tables.members)["seeds"].to_list() == [2 * SEEDS - 1]
+    assert rank(finished, tables.members)["seeds"].to_list() == [SEEDS]
 
 
 def _check_numbers(answer: dict[str, Any]) -> None:
