@@ -217,7 +217,7 @@ class SourceSpread(Frozen):
         name: What is drawn anew: a source, `split`, `seed` for all but the split, or `all_together`.
         title: What that is.
         n: Seeds that finished.
-        sd: Standard deviation over them (n - 1), on the arms' scale; None below two.
+        sd: Standard deviation over them (n - 1), on the arms' scale; None below three.
         limits: Its 95 % limits by the chi-square distribution; None where nothing scatters.
         seeds_needed: Seeds per arm that find a difference of the margin with 80 % power at the level alpha, as a range
             from the limits, where two arms scatter so and pairing by seed takes nothing of it away.
@@ -417,6 +417,8 @@ class Answer(Frozen):
         variance: Of a study that trains the baseline with one randomness drawn anew at a time: each of them, and all
             together. Then nothing is judged.
         vary: What each seed draws anew beside what it always does: `split`.
+        fixed_split: Whether that is which of the training images train alone, since validation images lie in a folder
+            of their own, or none are held out.
         unseen: Finished trials of judged comparisons of which it is not on record which images they got right.
         damaged_images: Those of them whose record of it is damaged, by key.
         other_images: Comparisons whose seeds or arms were not judged on the same images.
@@ -472,6 +474,7 @@ class Answer(Frozen):
     trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     variance: tuple[SourceSpread, ...] = Field(default=(), exclude_if=is_absent)
     vary: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
+    fixed_split: bool = Field(default=False, exclude_if=lambda fixed: not fixed)
     unseen: int = Field(default=0, exclude_if=_is_zero)
     damaged_images: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     other_images: tuple[str, ...] = Field(default=(), exclude_if=is_absent)

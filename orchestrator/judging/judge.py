@@ -79,6 +79,8 @@ def answer(
     others = [contrast for contrast in evidence.contrasts.values() if contrast.kind != "arm"]
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
+    summary = plan_file.summary
+    fixed_split = bool(recipe.vary) and summary is not None and summary.fixed_split
     lengths = {row["epochs"] for row in measured}
     bare = Answer(
         **_question(study, recipe, plan_file),
@@ -88,7 +90,9 @@ def answer(
         judged_split=judged.split,
         images=images,
         # 每个种子有自己的验证图时，就没有共有的抽样误差
-        split_error=None if recipe.vary and judged.split != "test" else judged.sampling_error(arms[0].mean, images),
+        split_error=None
+        if recipe.vary and judged.split != "test" and not fixed_split
+        else judged.sampling_error(arms[0].mean, images),
         level_share=look.share,
         seeds=max(look.seeds.values()),
         missing=_named(look.missing),
@@ -106,6 +110,7 @@ def answer(
         arms=tuple(arms),
         variance=_spreads(evidence, cells, recipe, plan_file) if study.shows_variance else (),
         vary=recipe.vary,
+        fixed_split=fixed_split,
         contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
         sweep=tuple(ranked(sweep_points(sweep_members, trials, core), core)[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,

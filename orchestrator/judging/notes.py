@@ -79,13 +79,16 @@ def on_the_variance(answer: Answer) -> Iterator[str]:
     margin = answer.scale.effect(answer.margin)
     yield (
         f"Seeds needed: so many per arm find a difference as small as the margin, {margin}, four times out of five at "
-        f"the level {answer.alpha:g}, where two arms scatter as the row does and pairing by seed takes nothing of it "
-        "away (a study's arms are paired, and need fewer)."
+        f"the level {answer.alpha:g} of a single comparison, where two arms scatter as the row does and pairing by "
+        "seed takes nothing of it away. A study's arms are paired, and need fewer where pairing helps; several arms, "
+        "and the word equivalent, need more; against a published value, which no seed moves, about half as many do."
     )
     yield from (f"Blank: {one.name}, since {one.absent}." for one in answer.variance if one.absent)
-    lost = [f"{arm.name} {arm.diverged + arm.failed}" for arm in answer.arms if arm.diverged + arm.failed]
-    if lost:
-        yield f"Seeds that diverged or failed, without which a row says too little: {', '.join(lost)}."
+    if lost := _lost(answer):
+        yield (
+            f"Trainings that diverged or failed, without which a row says too little: {', '.join(lost.values())}. No "
+            "source is said to move the errors most, and no seeds are said to be needed, by rows without them."
+        )
     if answer.trained_otherwise:
         yield (
             "Not trained by as many workers and threads on one kind of device as most, which moves errors as another "
@@ -93,15 +96,26 @@ def on_the_variance(answer: Answer) -> Iterator[str]:
         )
 
 
+def _lost(answer: Answer) -> dict[str, str]:
+    """The lost trainings in words, each once, by the arm or arms that lack them: all rows share that with seed 0."""
+    lost = {arm.name: arm.diverged + arm.failed for arm in answer.arms if arm.diverged + arm.failed}
+    shared = len(lost) == len(answer.arms) and not any("0" in arm.errors for arm in answer.arms)
+    own = {name: count - shared for name, count in lost.items()}
+    words = {", ".join(lost): "the one with seed 0, which all rows share"} if shared else {}
+    return words | {name: f"{name} {count}" for name, count in own.items() if count}
+
+
 def kinds_of_seeds(answer: Answer) -> Iterator[str]:
     """Says which source moves the metric most, and how many seeds of which kind the margin needs."""
-    rows = {one.name: one for one in answer.variance}
+    # 丢了种子的行偏小：最不稳的那几次恰恰不在里面
+    censored = {arm.name for arm in answer.arms if arm.diverged + arm.failed}
+    rows = {one.name: one for one in answer.variance if one.name not in censored}
     single = {
         name: (one.sd, one.limits)
         for name, one in rows.items()
         if name not in (OWN_SEED, ALL_TOGETHER) and one.sd is not None and one.limits is not None
     }
-    if single:
+    if single and not censored - {OWN_SEED, ALL_TOGETHER}:
         most = max(single, key=lambda name: single[name][0])
         lowest = single[most][1][0]
         alike = [name for name, (_, limits) in single.items() if name != most and limits[1] >= lowest]
@@ -120,7 +134,8 @@ def kinds_of_seeds(answer: Answer) -> Iterator[str]:
         if name in rows and rows[name].seeds_needed is not None
     ]
     if needs:
-        yield f"A margin of {answer.scale.effect(answer.margin)} needs seeds: {'; '.join(needs)}."
+        margin = answer.scale.effect(answer.margin)
+        yield f"To find a difference as small as the margin, {margin}, takes seeds: {'; '.join(needs)}."
 
 
 def spread_in_words(answer: Answer, one: SourceSpread) -> str:
@@ -147,8 +162,12 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
     if answer.core is None and "training" in answer.metric and not STATISTICS[answer.statistic].by_signs:
         yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
     if answer.vary:
-        where = "the test images are the same for all" if answer.judged_split == "test" else "so are those judged on"
-        yield f"Each seed draws its own training and validation images, the same ones in all arms; {where}."
+        drawn = "which of the training images train" if answer.fixed_split else "its own training and validation images"
+        same = "the test images are" if answer.judged_split == "test" else "the validation images are"
+        judged_on = f"{same} the same for all"
+        if answer.judged_split != "test" and not answer.fixed_split:
+            judged_on = "it is judged on those validation images"
+        yield f"Each seed draws {drawn}, the same ones in all arms; {judged_on}."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."
 

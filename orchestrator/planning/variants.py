@@ -41,6 +41,8 @@ AGAINST_BASELINE = {"kind": None, "design": None, "factors": None, "compare": No
 ALONE: dict[str, Any] = {**AGAINST_BASELINE, "not_asked": {}, "sweep": None, "retune": None}
 NO_SPLIT = "no validation images are drawn from the training images, all of which are used"
 SPLIT_TITLE = "which images train, and which are for validation"
+# 验证图自成一处，或一张不留时，抽的只是用哪些训练图
+SUBSET_TITLE = "which of the training images train"
 
 
 def with_controls(study: Study, base: TrialConfig, code: CoreCode | None = None) -> Study:
@@ -317,9 +319,13 @@ def _drawn_in(plan: Plan) -> dict[str, str]:
                 "anew alone: give its Core randomness=(...), and draw each by run.seed_of(...)",
                 exit_code=ExitCode.WRONG_USE,
             )
-        return {source: source.replace("_", " ") for source in baseline.core.randomness}
+        drawn = [one for one in baseline.core.randomness if one != SPLIT or not no_split(baseline, plan.summary)]
+        return {source: source.replace("_", " ") for source in drawn}
     titles = {source: SOURCE_TITLES[source] for source in SOURCES if not why_absent(baseline, source)}
-    return titles | ({} if no_split(baseline, plan.summary) else {SPLIT: SPLIT_TITLE})
+    if no_split(baseline, plan.summary):
+        return titles
+    only_part = plan.summary is not None and plan.summary.fixed_split
+    return titles | {SPLIT: SUBSET_TITLE if only_part else SPLIT_TITLE}
 
 
 def no_split(config: TrialConfig, summary: DataSummary | None) -> str:
@@ -330,10 +336,15 @@ def no_split(config: TrialConfig, summary: DataSummary | None) -> str:
         summary: What is in its data.
     """
     if isinstance(config, CoreConfig):
-        return "" if SPLIT in config.core.randomness else f"core {config.core.name} declares no source split"
-    part = config.data.train_images
-    drawn = summary is None or not summary.fixed_split or (part is not None and part < summary.train)
-    return "" if drawn else NO_SPLIT
+        if SPLIT not in config.core.randomness:
+            return f"core {config.core.name} declares no source split"
+        # core 只用一部分训练图时，字段与 AlexNet 的同名
+        part = config.fields.get("train_images")
+    else:
+        part = config.data.train_images
+    if summary is None or not summary.fixed_split or (isinstance(part, int) and part < summary.train):
+        return ""
+    return NO_SPLIT
 
 
 def _paired(trial: PlannedTrial, count: int) -> PlannedTrial:

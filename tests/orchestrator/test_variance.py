@@ -13,16 +13,23 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from alexnet_core.data.dataset import DataSummary
 from orchestrator import merge, report, status
 from orchestrator.ablate import main
+from orchestrator.cores.classifiers.core import core as torchvision
+from orchestrator.cores.identity import description_of_core
+from orchestrator.judging.answer import SourceSpread
+from orchestrator.judging.notes import on_the_variance, remarks
 from orchestrator.options import parsed_request
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
+from orchestrator.planning.variants import no_split
 from orchestrator.reporting.check import check_report
 from orchestrator.running.agenda import plan_studies
 from orchestrator.sweeps.confirmation import confirmation_trials
 from orchestrator.tables.ranking import finished_trials, rank
 from orchestrator.tables.tables import load_trials
+from search_spaces.core_config import CoreConfig, CoreData
 from search_spaces.study import load_study
 from tests.alexnet_core.data.pictures import tree
 from tests.made_core_records import write_walk
@@ -111,7 +118,9 @@ def test_the_answer_is_that_of_an_independent_calculation_and_its_report_shows_a
     written: dict[str, Any] = json.loads((folder / "answer.json").read_text())
     _check_numbers(written)
     assert "Which randomness moves the baseline of lrn?" in output
-    assert re.search(r"A margin of 0\.5 points needs seeds: \d+-\d+ of the usual kind", output.replace("\n", " "))
+    assert re.search(
+        r"as small as the margin, 0\.5 points, takes seeds: \d+-\d+ of the usual", output.replace("\n", " ")
+    )
     page, text = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     assert "Which randomness matters" in page
     assert "crops, flips and colour noise: none, since there are no flips" in text
@@ -235,6 +244,49 @@ def test_a_split_that_nothing_draws_is_blank_and_cannot_be_varied(
     assert plan_on_record(tmp_path / "r" / "studies" / "mine")[0].trials == plan.trials
 
 
+def test_no_headline_rests_on_rows_that_lost_seeds_and_a_shared_loss_is_counted_once() -> None:
+    answer = make_judged(make_study(""), {"a": [20, 24, 18], "b": [29, 30, 28], "c": [21, 23, 19]})
+    rows = [(name, sd, (0.5 * sd, 2.0 * sd)) for name, sd in (("seed", 0.9), ("order", 0.3), ("dropout", 0.6))]
+    spreads = tuple(
+        SourceSpread(name=name, title=name, n=3, sd=sd, limits=at, seeds_needed=(4, 9)) for name, sd, at in rows
+    )
+
+    def notes(lost: dict[str, list[int]]) -> str:
+        arms = tuple(
+            arm.model_copy(
+                update={
+                    "name": name,
+                    "diverged": len(lost.get(name, [])),
+                    "errors": {str(seed): 1.0 for seed in range(3) if seed not in lost.get(name, [])},
+                }
+            )
+            for arm, (name, _, _) in zip(answer.arms, rows, strict=True)
+        )
+        return " ".join(on_the_variance(answer.model_copy(update={"arms": arms, "variance": spreads})))
+
+    whole = notes({})
+    assert "Of the single sources, dropout moves" in whole
+    assert "To find a difference as small as the margin, 0.5 points, takes seeds: 4-9 of the usual kind" in whole
+    shared = notes({"seed": [0], "order": [0, 2], "dropout": [0]})
+    assert "says too little: the one with seed 0, which all rows share, order 1. No source" in shared
+    assert "Of the single sources" not in shared
+    assert "takes seeds" not in shared
+    alone = notes({"order": [0, 1]})
+    assert "says too little: order 2. No source" in alone
+    assert "Of the single sources" not in alone
+    assert "takes seeds: 4-9 of the usual kind" in alone
+
+
+def test_a_core_has_no_split_either_where_its_data_draws_none() -> None:
+    core = description_of_core(torchvision)
+    config = CoreConfig(core=core, fields={"train_images": 6}, data=CoreData(name="images"), seed=0)
+    fixed = DataSummary(digest="0" * 64, class_names=("a", "b"), train=9, validation=2, test=2, fixed_split=True)
+    assert no_split(config, fixed) == no_split(config, None) == ""
+    whole = config.model_copy(update={"fields": {"train_images": None}})
+    assert "no validation images are drawn" in no_split(whole, fixed)
+    assert no_split(whole, fixed.model_copy(update={"fixed_split": False})) == ""
+
+
 def test_what_a_verdict_says_of_seeds_that_draw_their_split() -> None:
     study = make_study("")
     recipe = study.recipes["digits"].model_copy(update={"vary": ("split",)})
@@ -244,5 +296,12 @@ def test_what_a_verdict_says_of_seeds_that_draw_their_split() -> None:
     assert (answer.vary, "vary" in plain.model_dump()) == (("split",), False)
     said = "Each seed draws its own training and validation images, the same ones in all arms; the test images are "
     assert [note for note in answer.notes if note not in plain.notes] == [f"{said}the same for all."]
+    fixed = DataSummary(digest="0" * 64, class_names=("a", "b"), train=9, validation=2, test=2, fixed_split=True)
+    part = make_judged(varied, wrong, summary=fixed).notes
+    assert any(note.startswith("Each seed draws which of the training images train, the same ones in") for note in part)
+    # 没有测试集：验证图自成一处时大家共有，否则各种子是各自的
+    for fixed_split, where in ((True, "the validation images are the same for all"), (False, "it is judged on those")):
+        noted = answer.model_copy(update={"judged_split": "validation", "fixed_split": fixed_split})
+        assert any(f"the same ones in all arms; {where}" in note for note in remarks(noted))
     # 配对、区间与词都不因此变样
     assert answer.arms == plain.arms
