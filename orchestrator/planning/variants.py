@@ -321,7 +321,7 @@ def _drawn_in(plan: Plan) -> dict[str, str]:
             )
         drawn = [one for one in baseline.core.randomness if one != SPLIT or not no_split(baseline, plan.summary)]
         return {source: source.replace("_", " ") for source in drawn}
-    titles = {source: SOURCE_TITLES[source] for source in SOURCES if not why_absent(baseline, source)}
+    titles: dict[str, str] = {source: SOURCE_TITLES[source] for source in SOURCES if not why_absent(baseline, source)}
     if no_split(baseline, plan.summary):
         return titles
     only_part = plan.summary is not None and plan.summary.fixed_split
