@@ -49,6 +49,7 @@ def summarise_data(
     cache: Path | None = None,
     *,
     split_seed: int = 0,
+    drawing: int = 0,
     holds_out: bool = True,
 ) -> DataSummary:
     """Counts and hashes the data without decoding images.
@@ -58,6 +59,7 @@ def summarise_data(
         root: Folder with train/ and val/ or test/, or a prepared folder (imagefolder).
         cache: Folder for the hashes of unchanged files; None hashes all of them.
         split_seed: Seed of the split.
+        drawing: Which drawing of validation images the remarks are of, see `DataSpec.resplit`.
         holds_out: See `DataSpec`.
 
     Raises:
@@ -96,7 +98,7 @@ def summarise_data(
         digest=digest,
         class_names=class_names,
         **counts(present, labels_of["train"], split_seed, holds_out=holds_out),
-        remarks=(*remarks, *duplicates(lines, labels_of, split_seed, holds_out=holds_out)),
+        remarks=(*remarks, *duplicates(lines, labels_of, split_seed, drawing=drawing, holds_out=holds_out)),
         fixed_split=not holds_out or "val" in present,
     )
 
@@ -163,7 +165,9 @@ def data_remarks(spec: DataSpec, dataset: Dataset) -> tuple[str, ...]:
     """
     if spec.source == "imagefolder" and (spec.cache is not None or is_prepared(_root(spec))):
         folder = _prepared_folder(spec, None)
-        summary = summarise_data("imagefolder", folder, split_seed=spec.split_seed, holds_out=spec.holds_out)
+        summary = summarise_data(
+            "imagefolder", folder, split_seed=spec.split_seed, drawing=spec.resplit, holds_out=spec.holds_out
+        )
         return summary.remarks
     return dataset.remarks
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from alexnet_core.configuration.wording import counted
 from alexnet_core.data.image_tree import MOST_SHOWN, Tree, some
-from alexnet_core.data.splits import held_out
+from alexnet_core.data.splits import held_out, resplit
 from alexnet_core.errors import CoreError
 from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.files import is_utf8, replaced, shown
@@ -111,6 +111,7 @@ def duplicates(
     labels: Mapping[str, np.ndarray],
     split_seed: int,
     *,
+    drawing: int = 0,
     holds_out: bool = True,
 ) -> tuple[str, ...]:
     """Says which images stand on both sides of a split, and which have two classes; equal bytes are the same image.
@@ -119,6 +120,7 @@ def duplicates(
         lines: Of every image file in the order of `labels`, by split folder.
         labels: int64 (N,), by split folder.
         split_seed: Seed of the split, where validation images are held out of the training images.
+        drawing: Which drawing of them, `DataSpec.resplit`.
         holds_out: Whether they are, see `DataSpec`.
 
     Returns:
@@ -134,7 +136,8 @@ def duplicates(
     parts = {split: np.full(len(of), {"train": 0, "val": 1, "test": 2}[split]) for split, of in labels.items()}
     if holds_out and "val" not in labels and "train" in labels:
         # 没有 val/ 时，训练图像里留出的那些就是验证集
-        parts["train"][held_out(labels["train"], split_seed)[1]] = 1
+        first = held_out(labels["train"], split_seed)
+        parts["train"][resplit(labels["train"], *first, split_seed, drawing)[1]] = 1
     same: dict[str, list[tuple[int, int, str]]] = {}
     for split, of in lines.items():
         suspects = set(np.flatnonzero(np.isin(short[split], twice)).tolist())

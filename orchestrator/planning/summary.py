@@ -18,7 +18,7 @@ from orchestrator.planning.on_record import OnRecord
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import is_tuned
 from orchestrator.planning.work_left import WorkLeft
-from search_spaces.core_config import CoreConfig
+from search_spaces.core_config import SPLIT, CoreConfig
 from search_spaces.trial import PlannedTrial
 
 SHOWN_SEEDS = 12
@@ -72,7 +72,13 @@ def arm_remarks(plan: Plan) -> list[str]:
 def data_remarks(plan: Plan) -> list[str]:
     """Says what to know of the data before trusting a number: what is left out, what is there twice."""
     if plan.summary is not None:
-        return [f"note: {remark}" for remark in plan.summary.remarks]
+        notes = [f"note: {remark}" for remark in plan.summary.remarks]
+        sources = {*plan.recipe.vary, *(source for arm in plan.study.arms for source in arm.varies)}
+        drawn = SPLIT in sources and not plan.summary.fixed_split
+        if drawn and any("validation image" in remark for remark in plan.summary.remarks):
+            # 其余种子的验证图是另抽的，重复的图也就另有其数
+            notes.append("note: that is of the validation images of seed 0; the other seeds draw their own")
+        return notes
     base = plan.base
     if isinstance(base, CoreConfig) and base.data.root is not None and not base.data.digest:
         # 没有摘要，换一个文件夹也是同样的 key：不说，旧数据上的结果就被当作新的

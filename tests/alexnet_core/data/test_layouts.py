@@ -12,11 +12,18 @@ import pytest
 from PIL import Image
 
 from alexnet_core.commands.prepare import prepare as prepare_command
+from alexnet_core.configuration.train_config import DataSpec
 from alexnet_core.data.image_file import centre_crop
 from alexnet_core.data.image_tree import read_tree
-from alexnet_core.data.loading import evaluation_digest, load_dataset, load_evaluation_set, summarise_data
+from alexnet_core.data.loading import (
+    data_remarks,
+    evaluation_digest,
+    load_dataset,
+    load_evaluation_set,
+    summarise_data,
+)
 from alexnet_core.data.preparing.preparation import prepare, tree_source
-from alexnet_core.data.splits import held_out
+from alexnet_core.data.splits import held_out, resplit
 from alexnet_core.errors import CoreError
 from tests.alexnet_core.data.pictures import picture, spec_of, tree
 
@@ -145,6 +152,20 @@ def test_a_copy_across_the_border_of_the_held_out_part_is_said(tmp_path: Path) -
     shutil.copy(root / names[kept[0]], root / names[held[0]])
     (remark,) = summarise_data("imagefolder", root).remarks
     assert remark.startswith(f"1 validation image is a training image too ({names[held[0]]} = {names[kept[0]]})")
+    # 每次划分都有自己的边界：两份在不在同一边，各次不同
+    prepare(tree_source(read_tree(root)), tmp_path / "made", 16)
+    spec = DataSpec(
+        name="made",
+        source="imagefolder",
+        image_size=16,
+        digest=summarise_data("imagefolder", tmp_path / "made").digest,
+        root=str(tmp_path / "made"),
+    )
+    for drawing in range(8):
+        _, drawn = resplit(labels, kept, held, 0, drawing)
+        apart = len({kept[0], held[0]} & set(drawn.tolist())) == 1
+        said = data_remarks(again := spec.model_copy(update={"resplit": drawing}), load_dataset(again))
+        assert any("validation image is a training image too" in line for line in said) == apart
 
 
 @pytest.mark.parametrize("kind", ["flat", "empty", "one folder"])

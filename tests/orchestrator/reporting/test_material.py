@@ -44,6 +44,13 @@ def test_the_report_says_what_to_know_of_the_data_as_the_plan_did(tmp_path: Path
     facts = data_facts(tmp_path, plan)
     assert facts["to know"] == "valid/ is taken as val/. left out: 1 file outside the class folders (0.jpg)"
     assert data_remarks(plan) == [f"note: {remark}" for remark in facts["to know"].split(". ", 1)]
+    # 划分另抽的种子，重复的图也另有其数
+    twice = SUMMARY.model_copy(update={"remarks": ("1 validation image is a training image too (a = b): ...",)})
+    varied = replace(plan, summary=twice, recipe=plan.recipe.model_copy(update={"vary": ("split",)}))
+    assert data_remarks(varied)[1:] == [
+        "note: that is of the validation images of seed 0; the other seeds draw their own"
+    ]
+    assert len(data_remarks(replace(plan, summary=twice))) == 1
     assert (facts["images"], facts["classes"]) == ("train 9; validation 3; test 4", "2")
     assert "to know" not in data_facts(tmp_path, replace(plan, summary=SUMMARY.model_copy(update={"remarks": ()})))
 
