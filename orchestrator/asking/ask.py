@@ -31,7 +31,6 @@ from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.estimate import Price
 from orchestrator.planning.plan_file import PlanFile, latest_plan, write_plan, write_studies
 from orchestrator.planning.summary import complete_seeds, readable_seconds, shown_trial
-from orchestrator.planning.variants import name_together
 from orchestrator.records import trial_record
 from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
@@ -212,8 +211,8 @@ def _complete_plans(
 def _skipped_arms(agenda: Agenda, study: PlannedStudy, skipped: Collection[str]) -> list[str]:
     """The arms of a study that a run was asked to skip, and that lack trials because of it."""
     missing = {trial.arm for trial in study.on_record.to_run(study.plan.trials)}
-    label = agenda.label(study.plan)
-    return [arm for arm in sorted(missing) if (name_together(label, arm) if label else arm) in skipped]
+    names = agenda.plan.names_of(agenda.label(study.plan))
+    return [arm for arm in sorted(missing) if names.get(arm, arm) in skipped]
 
 
 def _left_out(agenda: Agenda, request: Request) -> LeftOut:

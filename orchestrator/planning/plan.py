@@ -17,6 +17,8 @@ CONFIRMATION_SEED = 2000
 # 调参种子与裁决种子永不相交（statistics.md）
 TUNING_SEED = 1000
 ALPHA = 0.05
+# 再调参的 trial 在 arm 名后加后缀
+TUNING, RETUNED = "-tuning", "-retuned"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Plan:
         null: Whether the baseline is judged against itself (`null.py`).
         code: Of the core; None for AlexNet, and for a plan that was read from its file.
         datasets: Of plans on several data sets that are run as one: by arm, its data set.
+        together: Of plans that are run as one: by study (or data set) and arm there, how the arm is called.
+        needed: Of those: the arms beside `study.baseline` that a baseline is among, under whose name it is trained.
     """
 
     study: Study
@@ -54,6 +58,8 @@ class Plan:
     null: bool = False
     code: CoreCode | None = None
     datasets: Mapping[str, str] = field(default_factory=dict)
+    together: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    needed: tuple[str, ...] = ()
 
     @property
     def views(self) -> dict[str, int]:
@@ -68,8 +74,16 @@ class Plan:
 
     def dataset_of(self, arm: str) -> str:
         """Returns the data set of an arm, be it re-tuned."""
-        # 再调参的 arm 名后面有后缀
-        return next((dataset for name, dataset in self.datasets.items() if arm.startswith(name)), self.dataset)
+        names = (arm, arm.removesuffix(TUNING), arm.removesuffix(RETUNED))
+        return next((self.datasets[name] for name in names if name in self.datasets), self.dataset)
+
+    def names_of(self, label: str) -> dict[str, str]:
+        """Returns how the arms of one of several plans that are run as one are called; nothing where it is alone.
+
+        Args:
+            label: Its study; of one study on several data sets its data set.
+        """
+        return {arm: name for (of, arm), name in self.together.items() if of == label}
 
     @property
     def unique_keys(self) -> int:

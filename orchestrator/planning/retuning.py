@@ -20,7 +20,7 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.metrics import EpochReport
 from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.planning.plan import TUNING_SEED, Plan
+from orchestrator.planning.plan import RETUNED, TUNING, TUNING_SEED, Plan
 from orchestrator.records import layout
 from orchestrator.records.checked_record import Curve, Record, ended_curve, read_record
 from orchestrator.records.trial_record import TrialResult, TrialState
@@ -31,7 +31,6 @@ from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, point_trial, unfold, varied_by
 
 TRAINING = "training."
-TUNING, RETUNED = "-tuning", "-retuned"
 DECADE = 10.0
 LEAVE_OUT = "--tuning-trials 0 leaves the re-tuning out"
 

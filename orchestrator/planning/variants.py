@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain, count
 from typing import Any
 
 from alexnet_core.configuration.network_spec import layer_shapes
@@ -408,6 +409,9 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe, *, by_dataset: bool = F
         recipe: One of theirs, for what the display shows.
         by_dataset: Whether they are one study on several data sets, which its arms are called by.
     """
+    labels = {id(plan): plan.dataset if by_dataset else plan.study.name for plan in plans}
+    names = names_together([(labels[id(plan)], arm.name) for plan in plans for arm in plan.study.arms])
+    baselines = {trial.key for plan in plans for trial in plan.trials if trial.arm == _baseline(plan)}
     planned: set[tuple[str, int]] = set()
     arms: dict[str, Arm] = {}
     datasets: dict[str, str] = {}
@@ -418,7 +422,7 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe, *, by_dataset: bool = F
                 if (trial.key, trial.views) in planned:
                     continue
                 # 共享的 trial 挂在第一个想要它的研究名下
-                name = name_together(plan.dataset if by_dataset else plan.study.name, trial.arm)
+                name = names[labels[id(plan)], trial.arm]
                 planned.add((trial.key, trial.views))
                 datasets[name] = plan.dataset
                 arms.setdefault(name, plan.study.arm(trial.arm).model_copy(update={"name": name}))
@@ -448,6 +452,8 @@ def combined_plan(plans: Sequence[Plan], recipe: Recipe, *, by_dataset: bool = F
         retune=None,
         further=(),
         datasets=datasets if by_dataset else {},
+        together=names,
+        needed=tuple(dict.fromkeys(trial.arm for trial in trials if trial.key in baselines)),
     )
 
 
@@ -455,11 +461,21 @@ def _parameters(base: TrialConfig) -> int:
     return size_of(base, "parameters") if isinstance(base, TrainConfig) else 0
 
 
-def name_together(label: str, arm: str) -> str:
-    """Returns how an arm is called where several studies, or several data sets, run together.
+def _baseline(plan: Plan) -> str:
+    # 各 arm 只与公布的数比：没有哪个非有不可
+    return "" if plan.study.kind == "reproduction" else plan.study.baseline
+
+
+def names_together(arms: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Returns how arms are called where several studies, or several data sets, run together; no two alike.
 
     Args:
-        label: The study, or the data set.
-        arm: The arm.
+        arms: The study, or the data set, and the arm there.
     """
-    return f"{label}-{arm}"[:LONGEST_NAME]
+    names: dict[tuple[str, str], str] = {}
+    for label, arm in arms:
+        whole = f"{label}-{arm}"
+        # 截短，或名字里本来的连字符，会让两个 arm 同名
+        numbered = (f"{whole[: LONGEST_NAME - len(end)]}{end}" for end in chain([""], (f"-{n}" for n in count(2))))
+        names[label, arm] = next(name for name in numbered if name not in names.values())
+    return names

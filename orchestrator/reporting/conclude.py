@@ -14,9 +14,9 @@ from orchestrator.judging.judge import answer
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.judging.sweep_findings import confirm, remembered_importance, sweep_facts, sweep_points
 from orchestrator.output.fitting import print_text
-from orchestrator.planning.plan import Plan
+from orchestrator.planning.plan import RETUNED, Plan
 from orchestrator.planning.plan_file import PlanFile, add_look, latest_plan
-from orchestrator.planning.retuning import RETUNED, TuningTrial, compared_values, tuning_outcomes, without_best
+from orchestrator.planning.retuning import TuningTrial, compared_values, tuning_outcomes, without_best
 from orchestrator.records.trial_record import read_members
 from orchestrator.reporting.files import PAGE, write_report
 from orchestrator.reporting.material import Material, details, gather

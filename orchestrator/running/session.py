@@ -6,7 +6,7 @@ Ray and torch are loaded only here, when something must be trained.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,9 @@ from orchestrator.errors import LabError
 from orchestrator.judging.looks import run_looks, without_closed
 from orchestrator.output.fitting import print_text
 from orchestrator.planning.on_record import OnRecord, read_on_record
-from orchestrator.planning.plan import Plan, with_seeds
+from orchestrator.planning.plan import RETUNED, TUNING, Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
-from orchestrator.planning.retuning import RETUNED, TUNING, further_missing, with_retuning
-from orchestrator.planning.variants import name_together
+from orchestrator.planning.retuning import further_missing, with_retuning
 from orchestrator.planning.work_left import retuning_left
 from orchestrator.records import trial_record
 from orchestrator.records.files import locked
@@ -208,7 +207,7 @@ def _run_phases(run: StudyRun, agenda: Agenda, request: Request) -> tuple[Plan, 
         before = plan = _with_asked_seeds(run, plan, folder, request, train)
         plans = [study.plan for study in agenda.studies] if agenda.together else [plan]
         for tuned in (tuned for tuned in plans if tuned.retune is not None):
-            run_retuning(run, tuned, folder.name, store, label=agenda.label(tuned))
+            run_retuning(run, tuned, folder.name, store, names=agenda.plan.names_of(agenda.label(tuned)))
         plan = _with_asked_seeds(run, plan, folder, request, train)
     return plan, sweep
 
@@ -241,7 +240,7 @@ def _with_asked_seeds(
     return plan
 
 
-def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, label: str = "") -> None:
+def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, names: Mapping[str, str]) -> None:
     """Trains the tuning trials of every arm, and then the judged seeds with each arm's best value.
 
     Args:
@@ -249,7 +248,7 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, label: s
         plan: The study's.
         name: Of the folder in which the members are written down.
         store: Where their records are.
-        label: By what else an arm is called where several studies or data sets run; empty for one.
+        names: How its arms are called where several studies or data sets run; none for one.
     """
     tally = run.tally
     unchosen = len(retuning_left(plan, OnRecord(done=tally.states))["retuned"].unchosen)
@@ -258,17 +257,17 @@ def run_retuning(run: StudyRun, plan: Plan, name: str, store: Store, *, label: s
         # 每个 arm 的最佳值要等调参都结束才知道
         plan = with_retuning(plan, store.results)
         tally.states.update(done_states(store.results, [trial.key for trial in plan.further], store.retry_failed))
-        trials = [_under_arm_name(trial, label) for trial in plan.further if trial.phase == phase]
+        trials = [_under_arm_name(trial, names) for trial in plan.further if trial.phase == phase]
         tally.begin(phase, trials, instead_of)
         missing = [trial for trial in further_missing(plan, tally.states) if trial.phase == phase]
-        run.run_arms(name, [_under_arm_name(trial, label) for trial in missing])
+        run.run_arms(name, [_under_arm_name(trial, names) for trial in missing])
 
 
-def _under_arm_name(trial: PlannedTrial, label: str) -> PlannedTrial:
+def _under_arm_name(trial: PlannedTrial, names: Mapping[str, str]) -> PlannedTrial:
     """A trial of a re-tuning under the name by which `status` steers its arm."""
     suffix = TUNING if trial.phase == "tuning" else RETUNED
     arm = trial.arm.removesuffix(suffix)
-    return replace(trial, arm=f"{name_together(label, arm)}{suffix}") if label else trial
+    return replace(trial, arm=f"{names.get(arm, arm)}{suffix}")
 
 
 def _run_sweep(run: StudyRun, sweep: PlannedSweep, search: Search) -> PlannedSweep:

@@ -22,8 +22,7 @@ from alexnet_core.configuration.frozen import Frozen
 from alexnet_core.configuration.wording import counted
 from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import ExitCode, LabError
-from orchestrator.planning.plan import TUNING_SEED
-from orchestrator.planning.retuning import RETUNED, TUNING
+from orchestrator.planning.plan import RETUNED, TUNING, TUNING_SEED
 from orchestrator.records import files
 
 # 旧版每个研究只有这一个文件，没有心跳
@@ -54,6 +53,7 @@ class RunFacts(Frozen):
         dataset: The data set.
         arms: The study's arms.
         baseline: The arm that the others are compared with.
+        needed: Where several studies or data sets run as one: all arms that others are compared with.
         seeds: Seeds per arm.
         may_grow: Whether it can be asked for more seeds.
     """
@@ -66,6 +66,7 @@ class RunFacts(Frozen):
     dataset: str = ""
     arms: tuple[str, ...] = ()
     baseline: str = ""
+    needed: tuple[str, ...] = ()
     seeds: int = 0
     may_grow: bool = False
 
@@ -255,6 +256,8 @@ def _refusal(study: str, facts: RunFacts, kind: Kind, value: str | int | None) -
             return f"{value!r} is none of the arms: {', '.join(facts.arms)}"
         if value == facts.baseline:
             return f"{value} is the baseline, which every comparison needs; use --stop for the study"
+        if value in facts.needed:
+            return f"{value} is a baseline, which comparisons need; use --stop for the study"
     if kind == "seeds" and not facts.may_grow:
         why = "it is several studies at once, a noise floor, or decides seed by seed (--seeds auto)"
         return f"{study} takes no further seeds while it runs: {why}"

@@ -465,7 +465,7 @@ def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(t
     for trial in tuning_trials(plan)[:3]:
         put(tmp_path, trial, there(9))
     slots = Slots(plan, tmp_path)
-    run_retuning(slots, plan, "activation", store)  # type: ignore[arg-type]
+    run_retuning(slots, plan, "activation", store, {})  # type: ignore[arg-type]
     known = with_retuning(plan, tmp_path)
     assert further_missing(known, ended_further(known, tmp_path)) == ()
     assert len(slots.trained) == len(set(slots.trained)) == len({trial.key for trial in known.further}) - 3
@@ -476,7 +476,7 @@ def test_both_phases_train_what_is_missing_once_and_an_interrupted_run_goes_on(t
         (trial.arm, trial.seed, trial.key) for trial in known.further
     }
     again = Slots(known, tmp_path)
-    run_retuning(again, known, "activation", store)  # type: ignore[arg-type]
+    run_retuning(again, known, "activation", store, {})  # type: ignore[arg-type]
     assert again.trained == []
     assert trial_record.read_members(tmp_path, "activation") == members
 

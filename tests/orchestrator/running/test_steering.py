@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import LabError
+from orchestrator.planning.plan import RETUNED, TUNING
 from orchestrator.planning.retuning import retuned_trials, tuning_trials
 from orchestrator.planning.variants import combined_plan
+from orchestrator.records import layout
 from orchestrator.running.notification import Notifier
 from orchestrator.running.session import _under_arm_name
 from orchestrator.running.slots.broker import Broker
@@ -35,6 +38,7 @@ from orchestrator.running.steering import (
     write_run,
 )
 from orchestrator.status import main
+from search_spaces.arm import LONGEST_NAME
 from search_spaces.study import load_study
 from tests.made_plans import make_plan
 
@@ -265,6 +269,45 @@ def test_the_notified_command_gets_the_summary_once_and_its_fault_is_one_line(
     telling(None).send(0)
 
 
+def test_each_studys_baseline_stays_also_under_another_arms_name(folder: Path) -> None:
+    lrn, depth = make_plan(load_study("lrn"), 2), make_plan(load_study("depth"), 2)
+    # 自己的基线，是别的研究的一个 arm
+    other = load_study("lrn").model_copy(update={"name": "other", "baseline": "no_lrn"})
+    combined = combined_plan([lrn, depth, make_plan(other, 2)], lrn.recipe)
+    write_run(folder, facts(arms=[arm.name for arm in combined.study.arms], baseline="", needed=combined.needed))
+    needed = {"lrn-baseline", "lrn-no_lrn"}
+    for arm in combined.study.arms:
+        if arm.name in needed:
+            with pytest.raises(LabError, match="is a baseline, which comparisons need"):
+                ask(folder, "skip_arm", arm.name)
+        else:
+            ask(folder, "skip_arm", arm.name)
+    few = replace(make_plan(load_study("lrn"), 2, epochs=1), dataset="few")
+    joint = combined_plan([lrn, few], lrn.recipe, by_dataset=True)
+    assert set(joint.needed) == {"digits-baseline", "few-baseline"}
+
+
+def test_no_two_arms_of_a_joint_session_are_called_alike_and_each_knows_its_data_set() -> None:
+    study = load_study("lrn")
+    first, long = study.arms[0], "an_arm_whose_name_is_as_long_as_names_can_be_"
+    named = [("base", 1), ("few", 2), ("few-base", 3), (f"{long}one", 4), (f"{long}two", 5)]
+    assert all(len(name) <= LONGEST_NAME for name, _ in named)
+    arms = tuple(
+        first.model_copy(update={"name": name, "set": {"training.batch_size": 10 + size}}) for name, size in named
+    )
+    study = study.model_copy(update={"arms": arms, "baseline": "base"})
+    plans = [replace(make_plan(study, 1, epochs=n), dataset=name) for n, name in ((1, "digits"), (2, "digits-few"))]
+    combined = combined_plan(plans, plans[0].recipe, by_dataset=True)
+    names = [trial.arm for trial in combined.trials]
+    assert len(set(names)) == len(combined.study.arms) == 10
+    for trial in combined.trials:
+        dataset = {1: "digits", 2: "digits-few"}[trial.config.training.epochs]  # type: ignore[union-attr]
+        for name in (trial.arm, f"{trial.arm}{TUNING}", f"{trial.arm}{RETUNED}"):
+            assert combined.dataset_of(name) == dataset
+            assert layout.ARM.fullmatch(name)
+        assert trial.arm in combined.names_of(dataset).values()
+
+
 @pytest.mark.parametrize("label", ["", "activation", "digits"])
 def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, label: str) -> None:
     study = load_study("activation")
@@ -277,6 +320,8 @@ def test_an_arm_is_steered_in_its_re_tuning_too(folder: Path, label: str) -> Non
     ask(folder, "skip_arm", tanh)
     steering.update()
     chosen = {arm.name: 0.02 for arm in study.arms}
-    for trial in (_under_arm_name(one, label) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))):
+    names = combined.names_of(label)
+    assert len(names) == (len(arms) if label else 0)
+    for trial in (_under_arm_name(one, names) for one in (*tuning_trials(plan), *retuned_trials(plan, chosen))):
         assert (trial.arm in steering.skipped) == ("tanh" in trial.arm)
         assert combined.dataset_of(trial.arm) == "digits"
