@@ -23,6 +23,7 @@ from orchestrator.cores.randomness import draw_apart
 
 EVALUATION_BATCH = 256
 SMALLEST_AREA = 0.35
+APART = ("initialisation", "order", "augmentation")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
 def _key(run: Run, source: str, *place: int) -> tuple[int, ...] | None:
     """What draws a source of randomness that has a seed of its own; None where it has the trial's."""
     seed = run.seed_of(source)
-    return None if seed == run.seed else (seed, *place)
+    # 来源的序号在前：否则补零之后，第 0 轮的次序与初值从同一个状态抽起
+    return None if seed == run.seed else (APART.index(source) + 1, seed, *place)
 
 
 def _spec(config: ClassifierConfig, run: Run) -> DataSpec:

@@ -245,6 +245,21 @@ def test_stopped_and_gone_on_it_gives_the_numbers_of_a_straight_run_and_another_
     assert load_core(core_name("torchvision")) is core
 
 
+def test_no_two_sources_that_are_drawn_apart_start_from_one_state() -> None:
+    from orchestrator.cores.classifiers.training import _key
+
+    run = Run(0, seeds=dict.fromkeys(core.randomness, 3), sources=core.randomness)
+    draws: list[tuple[str, tuple[int, ...]]] = [("initialisation", ())]
+    draws += [("order", (epoch,)) for epoch in range(3)]
+    draws += [("augmentation", (epoch, batch)) for epoch in range(3) for batch in range(3)]
+    keys = [_key(run, source, *place) for source, place in draws]
+    assert all(key is not None for key in keys)
+    states = {int(np.random.SeedSequence(key).generate_state(1)[0]) for key in keys}  # type: ignore[arg-type]
+    assert len(states) == len(draws)
+    # 与 trial 同一个种子的来源不另抽：记录里的数不动
+    assert _key(Run(3, sources=core.randomness), "order", 0) is None
+
+
 @pytest.mark.slow
 def test_another_seed_of_one_source_moves_its_draws_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen on a training: the weights at its start, the orders, the distorted images, the images of each split."""
