@@ -38,6 +38,7 @@ from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.plan_file import plan_on_record, read_plan, write_studies
 from orchestrator.planning.variants import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, is_joint, joint_folder, study_folder
+from orchestrator.replication.before import before_asking
 from orchestrator.replication.conclude import check_replication, judge_parts, print_replication
 from orchestrator.replication.judge import Part, check_part
 from orchestrator.replication.page import write_page
@@ -209,20 +210,23 @@ def _joint(options: argparse.Namespace, datasets: Sequence[str], console: Consol
     for folder in folders:
         check_part(*plan_on_record(folder))
     target = joint_folder(options.results, plan_on_record(folders[0])[0].study.name, datasets)
+    names = [folder.name for folder in folders]
+    # 各自的报告也算一次看：先问此前看过什么
+    before = before_asking(target, names)
     if options.check:
         checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
-        differences = list(check_replication(target, _parts(folders, options.results), options.results))
+        differences = list(check_replication(target, _parts(folders, options.results), options.results, before))
         return _checks([*checked, _said(target.name, Checked(differences, []), console)])
     images = SeenImages(options.results)
     answered = [_one(one, console, images) for one in each]
-    replication = judge_parts(_parts(folders, options.results), options.results)
+    replication = judge_parts(_parts(folders, options.results), options.results, before)
     print_replication(replication, console)
     document = AnswersDocument(
         answers=tuple(answer for one in answered for answer in one.answers), replication=replication
     )
     if any(one.error is not None for one in answered):
         return _not_written(document, target, "its joint page is")
-    write_studies(target, ", ".join(datasets), [folder.name for folder in folders])
+    write_studies(target, ", ".join(datasets), names, before.fields)
     write_page(target, replication)
     print_text(console, f"all data sets: {target / PAGE}")
     return document.model_copy(update={"page": (target / PAGE).resolve()})

@@ -36,6 +36,7 @@ from orchestrator.records.retention import keep_weights_of, tidy_ended
 from orchestrator.records.trial_record import TrialState
 from orchestrator.records.upgrades import check_schema, upgrade_results
 from orchestrator.replication.answer import Replication
+from orchestrator.replication.before import before_asking
 from orchestrator.replication.conclude import judge_parts, print_replication
 from orchestrator.replication.judge import Part
 from orchestrator.replication.page import write_page
@@ -190,7 +191,9 @@ def _write_plans(agenda: Agenda, request: Request) -> list[PlanFile]:
     """Writes down every study's plan; returns the contents."""
     if agenda.together:
         datasets = dict.fromkeys(study.plan.dataset for study in agenda.studies)
-        write_studies(agenda.folder, ", ".join(datasets), [study.folder.name for study in agenda.studies])
+        names = [study.folder.name for study in agenda.studies]
+        before = before_asking(agenda.folder, names).fields if agenda.replicates else None
+        write_studies(agenda.folder, ", ".join(datasets), names, before)
     return [write_plan(study.folder, study.complete, request.command) for study in agenda.studies]
 
 
@@ -273,7 +276,8 @@ def _replication(
         Part(*latest_plan(study.folder, study.plan, content), answer.answer, study.folder)
         for study, content, answer in zip(agenda.studies, contents, answers, strict=True)
     ]
-    replication = judge_parts(parts, store.results)
+    before = before_asking(agenda.folder, [study.folder.name for study in agenda.studies])
+    replication = judge_parts(parts, store.results, before)
     print_replication(replication, console)
     write_page(agenda.folder, replication)
     return replication

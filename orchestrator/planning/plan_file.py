@@ -513,13 +513,16 @@ def add_look(folder: Path, plan_file: PlanFile, seeds: int) -> PlanFile:
     return plan_file.with_looks(looks)
 
 
-def write_studies(folder: Path, dataset: str, studies: Sequence[str]) -> None:
+def write_studies(
+    folder: Path, dataset: str, studies: Sequence[str], before: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Writes down which studies are asked together, so that `status` can show them.
 
     Args:
         folder: Of `--study paper`, or of one study on several data sets.
         dataset: The data set, or all of them, as shown.
         studies: Names of the studies' folders.
+        before: Of several data sets: what was on record when they were first asked together.
     """
-    content = {"dataset": dataset, "studies": list(studies)}
+    content = {"dataset": dataset, "studies": list(studies), **(before or {})}
     write_atomically(folder / STUDIES, json.dumps(content, indent=1).encode())

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.answer import Compared
 
 # 页面的写法一变就加一：旧页面的文字便不与今天的逐字比较
 WORDING = 1
+
+
+def _is_empty(value: tuple[str, ...]) -> bool:
+    return not value
 
 
 class OnDataset(Frozen):
@@ -63,6 +69,8 @@ class Replication(Frozen):
         comparisons: What is compared.
         notes: Remarks below the table.
         wording: How the page is worded.
+        judged_before: Data sets that had been judged by themselves when they were first asked together.
+        asked_before: Folders of the study's joint questions on other data sets that were asked before.
     """
 
     study: str
@@ -79,6 +87,8 @@ class Replication(Frozen):
     comparisons: tuple[Replicated, ...]
     notes: tuple[str, ...]
     wording: int = WORDING
+    judged_before: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
+    asked_before: tuple[str, ...] = Field(default=(), exclude_if=_is_empty)
 
 
 def in_words(has_claim: bool, words: dict[str, int], datasets: int) -> tuple[int, str]:

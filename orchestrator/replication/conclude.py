@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.output.fitting import cards, fits, print_text
 from orchestrator.replication.answer import WORDING, Replicated, Replication
+from orchestrator.replication.before import Before
 from orchestrator.replication.judge import Part, replicate
 from orchestrator.replication.page import lead, page_files, read_replication, replicates_table
 from orchestrator.reporting.files import ANSWER, SUMS
@@ -21,23 +22,24 @@ from orchestrator.tables.rows import EPOCH_COLUMNS
 from orchestrator.tables.tables import load_tables, load_trials
 
 
-def judge_parts(parts: Sequence[Part], results: Path) -> Replication:
+def judge_parts(parts: Sequence[Part], results: Path, before: Before) -> Replication:
     """Returns what a study says on several data sets together.
 
     Args:
         parts: The study on each data set, already judged there.
         results: The results folder.
+        before: What was on record when they were first asked together.
     """
     # 次序与文件夹名相同：先说哪个数据集，不改答案
-    return _judged_in_order(sorted(parts, key=lambda part: part.plan.dataset), results)
+    return _judged_in_order(sorted(parts, key=lambda part: part.plan.dataset), results, before)
 
 
-def _judged_in_order(parts: Sequence[Part], results: Path) -> Replication:
+def _judged_in_order(parts: Sequence[Part], results: Path, before: Before) -> Replication:
     # 到达阈值的时间才要最大的那张表
     if any(reads_epochs(part.plan.recipe) for part in parts):
         tables = load_tables(results)
-        return replicate(parts, tables.trials, tables.epochs)
-    return replicate(parts, load_trials(results).trials, pl.DataFrame(schema=EPOCH_COLUMNS))
+        return replicate(parts, tables.trials, tables.epochs, before)
+    return replicate(parts, load_trials(results).trials, pl.DataFrame(schema=EPOCH_COLUMNS), before)
 
 
 def print_replication(replication: Replication, console: Console) -> None:
@@ -59,13 +61,14 @@ def print_replication(replication: Replication, console: Console) -> None:
         print_text(console, note, style="dim")
 
 
-def check_replication(folder: Path, parts: Sequence[Part], results: Path) -> Iterator[str]:
+def check_replication(folder: Path, parts: Sequence[Part], results: Path, asked: Before) -> Iterator[str]:
     """Yields a line for each thing in a joint page that the records do not bear out.
 
     Args:
         folder: Of the page.
         parts: The study on each data set, as the records say it is judged there.
         results: The results folder.
+        asked: What was on record when they were first asked together.
 
     Raises:
         LabError: There is no page to check.
@@ -73,7 +76,7 @@ def check_replication(folder: Path, parts: Sequence[Part], results: Path) -> Ite
     before = read_replication(folder)
     # 从前的页面按当初问的次序写
     places = {dataset: place for place, dataset in enumerate(before.datasets)}
-    now = _judged_in_order(sorted(parts, key=lambda part: places.get(part.plan.dataset, len(places))), results)
+    now = _judged_in_order(sorted(parts, key=lambda part: places.get(part.plan.dataset, len(places))), results, asked)
     again = now.model_copy(
         update={"wording": before.wording, "notes": before.notes if _is_older(before) else now.notes}
     )

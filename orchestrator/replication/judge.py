@@ -20,6 +20,7 @@ from orchestrator.planning.plan import ALPHA, Plan
 from orchestrator.planning.plan_file import PlanFile
 from orchestrator.planning.unfolding import check_replicates
 from orchestrator.replication.answer import OnDataset, Replicated, Replication, in_words
+from orchestrator.replication.before import Before
 from orchestrator.statistics.alpha_spending import ShareOfLevel
 from orchestrator.statistics.verdict import Asked, Verdict, judge_together, withhold
 
@@ -71,13 +72,14 @@ class _Look(NamedTuple):
     kept: list[str]
 
 
-def replicate(parts: Sequence[Part], trials: pl.DataFrame, epochs: pl.DataFrame) -> Replication:
+def replicate(parts: Sequence[Part], trials: pl.DataFrame, epochs: pl.DataFrame, before: Before) -> Replication:
     """Judges all comparisons of all data sets as one family.
 
     Args:
         parts: The study on each data set.
         trials: The trials table.
         epochs: The epochs table, which times to a threshold are read from.
+        before: What was on record when they were first asked together.
     """
     looks = _looks(parts, trials, epochs)
     verdicts = [_named(verdicts, one) for verdicts, one in zip(_judged(looks), looks, strict=True)]
@@ -98,6 +100,8 @@ def replicate(parts: Sequence[Part], trials: pl.DataFrame, epochs: pl.DataFrame)
         family=sum(verdict.in_family for of in verdicts for verdict in of.values()),
         comparisons=comparisons,
         notes=tuple(_notes(parts, alone, comparisons)),
+        judged_before=tuple(part.plan.dataset for part in parts if part.folder.name in before.judged),
+        asked_before=before.asked,
     )
 
 

@@ -71,8 +71,21 @@ def lead(replication: Replication) -> str:
     )
     return (
         f"{counted(replication.family, 'comparison')} on {len(replication.datasets)} data sets are one family (Holm): "
-        f"together their words are false in at most {level} of such questions. In the last column{claim} what "
-        "has no claim is counted by its direction. No effect is pooled: a few data sets are no sample of data sets."
+        f"together their words are false in at most {level} of such questions.{_choice(replication)} In the last "
+        f"column{claim} what has no claim is counted by its direction. No effect is pooled: a few data sets are "
+        "no sample of data sets."
+    )
+
+
+def _choice(replication: Replication) -> str:
+    """What that level does not cover: a family that was chosen among several, or once words of it were known."""
+    known = [f"{one} had been judged alone" for one in replication.judged_before]
+    known += [f"{one} had been asked" for one in replication.asked_before]
+    if not known:
+        return ""
+    return (
+        f" They were first asked together after {', '.join(known)}: where such words led to the choice of data sets, "
+        "that level does not hold (chosen afterwards)."
     )
 
 

@@ -14,6 +14,7 @@ from orchestrator.options import parsed_request
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.records.layout import study_folder
 from orchestrator.replication.answer import in_words
+from orchestrator.replication.before import Before
 from orchestrator.replication.conclude import _judged_in_order
 from orchestrator.replication.page import page_files, read_replication, write_page
 from orchestrator.running.agenda import plan_studies
@@ -75,6 +76,7 @@ def asked(tmp_path: Path) -> list[str]:
     return options
 
 
+@pytest.mark.slow
 def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,9 +147,19 @@ def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
     assert "mine+digits+few names its data sets itself; leave --dataset out" in capsys.readouterr().err
     # 从前的页面按问的次序写
     folders = [tmp_path / "results" / "studies" / name for name in ("mine-few", "mine")]
-    write_page(folder, _judged_in_order(report._parts(folders, tmp_path / "results"), tmp_path / "results"))
+    write_page(folder, _judged_in_order(report._parts(folders, tmp_path / "results"), tmp_path / "results", Before()))
     assert "mine on few and digits" in (folder / "report.md").read_text()
     assert report.main([*again, "--check"]) == 0
+    # 两份报告都看过之后才合起来的，要说出来；先问过的不说，以后也不说
+    assert "chosen afterwards" not in text
+    folder.rename(folder.with_name("mine+digits+other"))
+    assert report.main(again) == 0
+    late = (folder / "report.md").read_text()
+    assert "digits had been judged alone, few had been judged alone, mine+digits+other had been asked" in late
+    assert "(chosen afterwards)" in late
+    assert report.main(again) == 0
+    assert report.main([*again, "--check"]) == 0
+    assert (folder / "report.md").read_text() == late
 
 
 @pytest.mark.parametrize(
