@@ -200,6 +200,8 @@ class Core:
         deterministic: Whether the same seed gives the same numbers; a core that cannot promise it says so here.
         randomness: Sources of randomness that `train` draws by `run.seed_of`, such as `("initialisation", "order")`;
             `split` is the drawing of training and validation images, which is one and the same unless a study asks.
+        draws: Returns which of these a configuration draws, as without augmentation it draws none of that; all where
+            there is no such function.
     """
 
     name: str
@@ -217,6 +219,7 @@ class Core:
     added_later: Mapping[str, JsonValue] = field(default_factory=dict)
     deterministic: bool = True
     randomness: tuple[str, ...] = ()
+    draws: Callable[[Any], Collection[str]] | None = None
 
     def __post_init__(self) -> None:
         """Refuses what breaks the contract, in one line that names all of it."""
@@ -280,7 +283,7 @@ def _metrics_mistakes(core: Core) -> Iterator[str]:
 
 
 def _function_mistakes(core: Core) -> Iterator[str]:
-    for name in ("train", "data", "sizes", "export", "pictures"):
+    for name in ("train", "data", "sizes", "export", "pictures", "draws"):
         value = getattr(core, name)
         if not (callable(value) or (value is None and name != "train")):
             yield f"{name} is a function, not {value!r}"

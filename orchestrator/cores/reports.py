@@ -76,6 +76,24 @@ def checked_data(core: Core, config: BaseModel, root: Path | None) -> str | Data
     return content
 
 
+def checked_draws(core: Core, config: BaseModel) -> tuple[str, ...]:
+    """Returns the sources of randomness that a core draws with a configuration, in the order of its declaration.
+
+    Args:
+        core: The core.
+        config: The configuration.
+
+    Raises:
+        ContractError: Its function `draws` raises, or says something else than sources that it declares.
+    """
+    if core.draws is None:
+        return tuple(core.randomness)
+    drawn = _answer("draws", partial(core.draws, config))
+    if not isinstance(drawn, (tuple, list, set, frozenset)) or not all(one in core.randomness for one in drawn):
+        raise ContractError(f"draws returns some of {', '.join(core.randomness) or 'nothing'}, not {_shown(drawn)}")
+    return tuple(source for source in core.randomness if source in drawn)
+
+
 def checked_sizes(core: Core, config: BaseModel) -> dict[str, float]:
     """Returns what a core says of a configuration: `parameters` and `multiply_adds`, both, either or neither.
 

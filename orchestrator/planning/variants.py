@@ -16,7 +16,7 @@ from alexnet_core.data.dataset import DataSummary
 from orchestrator.choices import PAPER
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import CoreCode, load_core_of
-from orchestrator.cores.reports import checked_sizes
+from orchestrator.cores.reports import checked_draws, checked_sizes
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
@@ -320,13 +320,23 @@ def _drawn_in(plan: Plan) -> dict[str, str]:
                 "anew alone: give its Core randomness=(...), and draw each by run.seed_of(...)",
                 exit_code=ExitCode.WRONG_USE,
             )
-        drawn = [one for one in baseline.core.randomness if one != SPLIT or not no_split(baseline, plan.summary)]
+        drawn = [one for one in _drawn_by_core(plan, baseline) if one != SPLIT or not no_split(baseline, plan.summary)]
         return {source: source.replace("_", " ") for source in drawn}
     titles: dict[str, str] = {source: SOURCE_TITLES[source] for source in SOURCES if not why_absent(baseline, source)}
     if no_split(baseline, plan.summary):
         return titles
     only_part = plan.summary is not None and plan.summary.fixed_split
     return titles | {SPLIT: SUBSET_TITLE if only_part else SPLIT_TITLE}
+
+
+def _drawn_by_core(plan: Plan, baseline: CoreConfig) -> tuple[str, ...]:
+    if plan.code is None:
+        return baseline.core.randomness
+    try:
+        core = load_core_of(plan.code)
+        return checked_draws(core, core.config.model_validate(baseline.fields))
+    except ContractError as error:
+        raise StudyError(f"core {baseline.core.name}: {error}") from error
 
 
 def no_split(config: TrialConfig, summary: DataSummary | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from alexnet_core.data.dataset import DataSummary
 from orchestrator import merge, report, status
 from orchestrator.ablate import main
 from orchestrator.cores.classifiers.core import core as torchvision
+from orchestrator.cores.contract import ContractError
 from orchestrator.cores.identity import description_of_core
+from orchestrator.cores.reports import checked_draws
 from orchestrator.judging.answer import SourceSpread
 from orchestrator.judging.notes import on_the_variance, remarks
 from orchestrator.options import parsed_request
@@ -277,8 +280,15 @@ def test_no_headline_rests_on_rows_that_lost_seeds_and_a_shared_loss_is_counted_
     assert "takes seeds: 4-9 of the usual kind" in alone
 
 
-def test_a_core_has_no_split_either_where_its_data_draws_none() -> None:
+def test_a_core_says_what_a_configuration_and_its_data_draw_none_of() -> None:
     core = description_of_core(torchvision)
+    # 没有增广的配置，就没有那一行可练
+    plain, distorted = torchvision.config(), torchvision.config(mixup=0.2)  # type: ignore[call-arg]
+    assert checked_draws(torchvision, plain) == ("initialisation", "order", "split")
+    assert checked_draws(torchvision, distorted) == torchvision.randomness
+    for said, why in ((lambda _: ["weather"], "draws returns some of"), (lambda _: 1 / 0, "draws")):
+        with pytest.raises(ContractError, match=why):
+            checked_draws(replace(torchvision, draws=said), plain)
     config = CoreConfig(core=core, fields={"train_images": 6}, data=CoreData(name="images"), seed=0)
     fixed = DataSummary(digest="0" * 64, class_names=("a", "b"), train=9, validation=2, test=2, fixed_split=True)
     assert no_split(config, fixed) == no_split(config, None) == ""

@@ -11,6 +11,7 @@ from orchestrator.cores.classifiers.configuration import ClassifierConfig
 from orchestrator.cores.contract import Core, Metric, Run
 
 DIGITS_CLASSES = 10
+SOURCES = ("initialisation", "order", "augmentation", "split")
 
 
 def _train(config: ClassifierConfig, run: Run) -> Iterator[Mapping[str, float]]:
@@ -30,6 +31,11 @@ def _sizes(config: ClassifierConfig) -> dict[str, float]:
     return sizes(config, DIGITS_CLASSES)
 
 
+def _draws(config: ClassifierConfig) -> tuple[str, ...]:
+    distorts = config.crop != "none" or config.flips or config.trivial_augment or config.erasing or config.mixup
+    return tuple(source for source in SOURCES if source != "augmentation" or distorts)
+
+
 core = Core(
     name="torchvision",
     version=1,
@@ -46,5 +52,6 @@ core = Core(
     judged_by="test_error",
     data=_data,
     sizes=_sizes,
-    randomness=("initialisation", "order", "augmentation", "split"),
+    randomness=SOURCES,
+    draws=_draws,
 )
