@@ -37,7 +37,7 @@ class CorrectImages:
 
 
 def as_text(correct: np.ndarray) -> str:
-    """Returns bits as base64, for a place in JSON: eight in a byte, the first image in the highest bit."""
+    """Returns bool (images,) as base64, for a place in JSON: eight in a byte, the first image in the highest bit."""
     return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
