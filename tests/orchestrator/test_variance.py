@@ -207,7 +207,8 @@ def test_what_has_no_such_rows_says_so_in_one_line(tmp_path: Path, capsys: pytes
     assert main(["batch_norm", "--variance", "--dry-run", "--results", str(tmp_path / "r")]) == 0
     output = capsys.readouterr().out
     arms = re.findall(r"^    (\w+): \d+ trials", output, re.MULTILINE)
-    assert arms == ["seed", "initialisation", "order", "augmentation", "split", "all_together"]
+    # 默认的配方不增广：没有那一行
+    assert arms == ["seed", "initialisation", "order", "split", "all_together"]
 
 
 def test_a_split_that_nothing_draws_is_blank_and_cannot_be_varied(
