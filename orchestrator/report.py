@@ -45,7 +45,7 @@ from orchestrator.replication.page import write_page
 from orchestrator.reporting.check import Checked, check_report
 from orchestrator.reporting.claims import summary_table, write_claims
 from orchestrator.reporting.conclude import judged_material
-from orchestrator.reporting.files import PAGE, write_report
+from orchestrator.reporting.files import ANSWER, PAGE, write_report
 from orchestrator.reporting.material import details
 from orchestrator.reporting.terminal import print_answer
 from orchestrator.request import check_distinct
@@ -210,13 +210,12 @@ def _joint(options: argparse.Namespace, datasets: Sequence[str], console: Consol
     for folder in folders:
         check_part(*plan_on_record(folder))
     target = joint_folder(options.results, plan_on_record(folders[0])[0].study.name, datasets)
+    if options.check:
+        checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
+        return _checks([*checked, _said(target.name, _checked_together(target, folders, options), console)])
     names = [folder.name for folder in folders]
     # 各自的报告也算一次看：先问此前看过什么
     before = before_asking(target, names)
-    if options.check:
-        checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
-        differences = list(check_replication(target, _parts(folders, options.results), options.results, before))
-        return _checks([*checked, _said(target.name, Checked(differences, []), console)])
     images = SeenImages(options.results)
     answered = [_one(one, console, images) for one in each]
     replication = judge_parts(_parts(folders, options.results), options.results, before)
@@ -244,7 +243,36 @@ def _parts(folders: Sequence[Path], results: Path) -> list[Part]:
 
 def _check(options: argparse.Namespace, console: Console) -> ChecksDocument:
     folders = _folders_on_record(options) if options.paper else [_folder(options)]
-    return _checks([_said(folder.name, _checked(folder, options), console) for folder in folders])
+    checked = [_said(folder.name, _checked(folder, options), console) for folder in folders]
+    for target in _joint_pages(folders, options.results) if options.paper else ():
+        study, *datasets = target.name.split("+")
+        parts = [study_folder(options.results, study, dataset, DEFAULT_DATASET) for dataset in datasets]
+        checked.append(_said(target.name, _checked_together(target, parts, options), console))
+    return _checks(checked)
+
+
+def _joint_pages(folders: Sequence[Path], results: Path) -> list[Path]:
+    """The joint pages of which one of the folders is a part."""
+    pages = sorted(page.parent for page in (results / "studies").glob(f"*+*/{ANSWER}"))
+    of = {page: page.name.split("+") for page in pages}
+    return [
+        page
+        for page, (study, *datasets) in of.items()
+        if {study_folder(results, study, dataset, DEFAULT_DATASET) for dataset in datasets} & {*folders}
+    ]
+
+
+def _checked_together(target: Path, folders: Sequence[Path], options: argparse.Namespace) -> Checked:
+    before = before_asking(target, [folder.name for folder in folders])
+    try:
+        with one_line_errors():
+            parts = _parts(folders, options.results)
+            return Checked(list(check_replication(target, parts, options.results, before)), [])
+    except LabError as error:
+        # 与各研究自己的报告一样：一页查不了，不挡住其余的
+        if not options.paper:
+            raise
+        return Checked([str(error)], [])
 
 
 def _said(name: str, found: Checked, console: Console) -> CheckedReport:

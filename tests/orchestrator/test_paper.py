@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from orchestrator.ablate import main
+from orchestrator.running.agenda import _same_images
 from orchestrator.tables.tables import load_trials
 from search_spaces.study import load_study, study_names
 from tests.lab import Lab
@@ -32,6 +33,14 @@ def test_the_plan_shares_trials_and_names_what_is_not_asked(capsys: pytest.Captu
     assert counts["together"] == sum(counts[name] for name in ASKED) - 2 * (len(sharing) - 1)
     assert any(line.startswith("colour: not asked on digits: ") for line in lines)
     assert not list(tmp_path.iterdir())
+
+
+def test_images_are_counted_again_only_where_others_are_held_out() -> None:
+    data = STUDIES["lrn"].recipes["digits"].common.data
+    assert _same_images(data, STUDIES["depth"].recipes["digits"].common.data)
+    assert _same_images(data, data.model_copy(update={"train_images": 100}))
+    assert not _same_images(data, data.model_copy(update={"holds_out": False}))
+    assert not _same_images(data, STUDIES["lrn"].recipes["cifar10"].common.data)
 
 
 def test_paper_takes_no_sweep(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -143,6 +143,13 @@ def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
         assert report.main([*same, "--check"]) == 0
         assert report.main(same) == 0
         assert (folder / "answer.json").read_bytes() == before
+    (folder / "report.md").write_text("another")
+    assert report.main(["--paper", "--check", *again[3:]]) == 1
+    checked = capsys.readouterr().out
+    assert "mine-few: every verdict is what the records say" in checked
+    assert "mine+digits+few: differs from its records\n  report.md is not what answer.json says" in checked
+    (folder / "report.md").write_text(text)
+    assert report.main(["--paper", "--check", *again[3:]]) == 0
     assert report.main([*shown, "--dataset", "digits"]) == 2
     assert "mine+digits+few names its data sets itself; leave --dataset out" in capsys.readouterr().err
     # 从前的页面按问的次序写
