@@ -191,11 +191,16 @@ def without_study_table() -> TextTable:
 
 
 def summary_table(answers: Sequence[Answer]) -> Table:
-    """Returns the terminal's table of all claims: the paper's number beside ours."""
+    """Returns the terminal's table of all claims, the paper's number beside ours; several data sets are named."""
     claims = claims_table(answers, answers[0].dataset)
+    headings, rows = claims.headings, claims.rows
+    datasets = [answer.dataset for answer in answers for _ in answer.judged]
+    if len(set(datasets)) > 1:
+        headings = ["data set", *headings]
+        rows = [[dataset, *row] for dataset, row in zip(datasets, rows, strict=True)]
     table = Table(title=Text("All claims"), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
-    for heading in claims.headings:
+    for heading in headings:
         table.add_column(heading)
-    for row in claims.rows:
+    for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from orchestrator.judging.answer import Answer
-from orchestrator.reporting.claims import PAPER, without_study_table, write_claims
+from orchestrator.reporting.claims import PAPER, summary_table, without_study_table, write_claims
 from orchestrator.reporting.figures.claims import claims_figure
 from tests.made_reports import make_answer
 
@@ -54,6 +54,17 @@ def test_the_page_names_the_paper_only_where_its_studies_are_and_others_stand_ap
     write_claims(tmp_path / "asks", [asks], {})
     # 只发问的研究不是论文的主张，哪怕随包而来
     assert PAPER not in (tmp_path / "asks" / "report.html").read_text()
+
+
+def test_the_terminal_names_the_data_set_only_where_there_are_several() -> None:
+    answer = make_answer(arms=1)
+    few = answer.model_copy(update={"dataset": "few"})
+    alone, both = summary_table([answer]), summary_table([answer, few])
+    assert [str(column.header) for column in both.columns] == [
+        "data set",
+        *(str(column.header) for column in alone.columns),
+    ]
+    assert [str(cell) for cell in both.columns[0].cells] == ["digits"] * len(answer.judged) + ["few"] * len(few.judged)
 
 
 def test_points_and_ratios_have_an_axis_each() -> None:
