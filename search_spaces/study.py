@@ -372,7 +372,7 @@ def _reproduction_filled(content: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(recipes, Mapping):
         # 没有要找的效应：只问区间与界
         filled["recipes"] = {
-            name: {"smallest_effect": 1.0, **recipe} if isinstance(recipe, Mapping) else recipe
+            name: {"smallest_effect": recipe.get("margin", 1.0), **recipe} if isinstance(recipe, Mapping) else recipe
             for name, recipe in recipes.items()
         }
     return filled

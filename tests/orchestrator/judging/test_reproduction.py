@@ -219,6 +219,13 @@ def test_a_wrong_reproduction_is_one_line_at_its_place(text: str, reason: str) -
     assert "\n" not in str(raised.value)
 
 
+def test_any_margin_does_and_a_missing_one_is_one_line() -> None:
+    text = f"name: again\nkind: reproduction\nquestion: q\nsource: s\narms: [{ARM.format('a', 18, '')}]\n"
+    assert parse_model(f"{text}recipes: {{digits: {{margin: 5.0}}}}\n", Study, "a.yaml").recipes["digits"].margin == 5.0
+    with pytest.raises(StudyError, match=r"^a.yaml:6:19: recipes.digits.margin: this field is missing$"):
+        parse_model(f"{text}recipes: {{digits: {{seeds: 3}}}}\n", Study, "a.yaml")
+
+
 def test_it_takes_three_seeds_and_no_sign_flips_are_spoken_of(tmp_path: Path) -> None:
     study = study_of(18.0, 17.0)
     two, three = (resolution_outlook(make_plan(study, seeds), tmp_path) for seeds in (2, 3))
