@@ -138,6 +138,14 @@ def names(processes: Sequence[psutil.Process]) -> list[str]:
     return shown
 
 
+def left_behind(lab: Lab, seconds: float = 30.0) -> list[str]:
+    """Kills what is left of a lab's commands after some seconds, and names it; a reaper takes a few."""
+    end = time.monotonic() + seconds
+    while lab.processes() and time.monotonic() < end:
+        time.sleep(0.2)
+    return clear(lab)
+
+
 def clear(lab: Lab) -> list[str]:
     left = lab.processes()
     shown = names(left)

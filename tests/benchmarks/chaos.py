@@ -24,7 +24,7 @@ from pathlib import Path
 import polars as pl
 import psutil
 
-from tests.lab import Lab, clear
+from tests.lab import Lab, left_behind
 from tests.made_cores import write_walk
 
 ALWAYS = ("--no-dashboard", "--retry-failed")
@@ -179,10 +179,7 @@ class Chaos:
         return now
 
     def _look_for_orphans(self, lab: Lab) -> None:
-        end = time.monotonic() + ORPHAN_SECONDS
-        while lab.processes() and time.monotonic() < end:
-            time.sleep(0.2)
-        left = clear(lab)
+        left = left_behind(lab, ORPHAN_SECONDS)
         self.counts["orphans"] += len(left)
         if left:
             self._trouble(f"left behind: {left}")

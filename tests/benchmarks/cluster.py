@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.benchmarks.orchestration import STUDY, spin_seconds
-from tests.lab import Lab, clear, wait_until
+from tests.lab import Lab, left_behind, wait_until
 from tests.logical_cluster import nodes
 
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(output[-2000:] + errors[-2000:])
         print(f"exit code {process.returncode}; {len(results)} of {options.trials} trials in {took:.0f} s")
         print(f"attempts: {dict(sorted(attempts.items()))}; {len(slots)} slots, each took {sorted(slots.values())}")
-        left = clear(lab)
+        left = left_behind(lab)
         return int(process.returncode != 0 or len(results) != options.trials or bool(left))
 
 

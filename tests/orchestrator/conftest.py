@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cores.loading import NOT_THE_USERS, installed_folders
-from tests.lab import Lab, clear
+from tests.lab import Lab, left_behind
 from tests.made_core_records import write_walk
 
 
@@ -24,10 +23,7 @@ def _new_lab(folder: Path) -> Lab:
 def lab(tmp_path: Path) -> Iterator[Lab]:
     made = _new_lab(tmp_path)
     yield made
-    end = time.monotonic() + 30
-    while made.processes() and time.monotonic() < end:
-        time.sleep(0.2)
-    left = clear(made)
+    left = left_behind(made)
     assert not left, f"processes left behind after 30 s: {left}"
 
 
@@ -59,8 +55,5 @@ def walk_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def module_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made = _new_lab(tmp_path_factory.mktemp("lab"))
     yield made
-    end = time.monotonic() + 30
-    while made.processes() and time.monotonic() < end:
-        time.sleep(0.2)
-    left = clear(made)
+    left = left_behind(made)
     assert not left, f"processes left behind after 30 s: {left}"
