@@ -194,7 +194,8 @@ def _on_new_images(answer: Answer) -> Iterator[str]:
             "No interval for new images where seeds or arms were judged on different images: "
             f"{', '.join(answer.other_images)}."
         )
-    if judged and not answer.counts_images:
+    # 别的 core 不一定有图片，单位也不是百分点：不谈
+    if judged and answer.core is None and not answer.counts_images:
         yield "An interval for new images is known of differences of test or validation errors in points alone."
 
 
