@@ -417,8 +417,8 @@ class Answer(Frozen):
         variance: Of a study that trains the baseline with one randomness drawn anew at a time: each of them, and all
             together. Then nothing is judged.
         vary: What each seed draws anew beside what it always does: `split`.
-        fixed_split: Whether that is which of the training images train alone, since validation images lie in a folder
-            of their own, or none are held out.
+        fixed_split: Of seeds that draw their split, whether that is which of the training images train alone, since
+            validation images lie in a folder of their own, or none are held out.
         unseen: Finished trials of judged comparisons of which it is not on record which images they got right.
         damaged_images: Those of them whose record of it is damaged, by key.
         other_images: Comparisons whose seeds or arms were not judged on the same images.
@@ -435,7 +435,7 @@ class Answer(Frozen):
     budget: int | None = None
     judged_split: str
     images: int
-    split_error: float | None
+    split_error: float | None = None
     margin: float
     smallest_effect: float
     alpha: float
@@ -501,6 +501,12 @@ class Answer(Frozen):
         """Whether its differences are of errors on validation or test images, in points."""
         is_error = self.judged_split != "training" and self.metric == f"top-1 {self.judged_split} error"
         return self.core is None and is_error and self.arms[0].scale == "points"
+
+    @property
+    def same_images(self) -> bool:
+        """Whether all seeds are judged on the same images: not where they draw those of their own."""
+        apart = self.judged_split != "training" and self.fixed_split
+        return self.judged_split == "test" or apart or not (self.vary or self.variance)
 
     @property
     def has_beyond(self) -> bool:

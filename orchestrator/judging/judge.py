@@ -79,8 +79,7 @@ def answer(
     others = [contrast for contrast in evidence.contrasts.values() if contrast.kind != "arm"]
     measured = [row for row in finished if judged.known(row)]
     images = judged.images(measured[0]) if measured else 0
-    summary = plan_file.summary
-    fixed_split = bool(recipe.vary) and summary is not None and summary.fixed_split
+    fixed_split = plan_file.summary is not None and plan_file.summary.fixed_split
     lengths = {row["epochs"] for row in measured}
     bare = Answer(
         **_question(study, recipe, plan_file),
@@ -89,10 +88,6 @@ def answer(
         budget=next(iter(lengths)) if len(lengths) == 1 else None,
         judged_split=judged.split,
         images=images,
-        # 每个种子有自己的验证图时，就没有共有的抽样误差
-        split_error=None
-        if recipe.vary and judged.split != "test" and not fixed_split
-        else judged.sampling_error(arms[0].mean, images),
         level_share=look.share,
         seeds=max(look.seeds.values()),
         missing=_named(look.missing),
@@ -110,7 +105,7 @@ def answer(
         arms=tuple(arms),
         variance=_spreads(evidence, cells, recipe, plan_file) if study.shows_variance else (),
         vary=recipe.vary,
-        fixed_split=fixed_split,
+        fixed_split=fixed_split and (bool(recipe.vary) or study.shows_variance),
         contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
         sweep=tuple(ranked(sweep_points(sweep_members, trials, core), core)[:SWEEP_POINTS_SHOWN]),
         sweep_asked=sweep_members.height,
@@ -119,8 +114,11 @@ def answer(
         reports=None if core is ALEXNET or not lengths else (min(lengths), max(lengths)),
         **({} if core is ALEXNET else _own_ends(cells)),
     )
+    if bare.same_images:
+        # 每个种子有自己的图时，就没有共有的抽样误差
+        bare = bare.model_copy(update={"split_error": judged.sampling_error(arms[0].mean, images)})
     if seen is not None:
-        bare = with_new_images(bare, study, cells, look.verdicts, judged.counted, seen)
+        bare = with_new_images(bare, study, cells, look.verdicts, judged.counted, seen, fixed_split=fixed_split)
     # 注只读已定的答案，改不了词
     return Answer(**{**dict(bare), "notes": remarks(bare)})
 

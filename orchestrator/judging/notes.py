@@ -163,10 +163,8 @@ def _on_the_set(answer: Answer) -> Iterator[str]:
         yield "Training images are seen as in evaluation here: centre crop, no dropout, no noise."
     if answer.vary:
         drawn = "which of the training images train" if answer.fixed_split else "its own training and validation images"
-        same = "the test images are" if answer.judged_split == "test" else "the validation images are"
-        judged_on = f"{same} the same for all"
-        if answer.judged_split != "test" and not answer.fixed_split:
-            judged_on = "it is judged on those validation images"
+        images = f"{answer.judged_split if answer.judged_split in ('test', 'training') else 'validation'} images"
+        judged_on = f"the {images} are the same for all" if answer.same_images else f"it is judged on those {images}"
         yield f"Each seed draws {drawn}, the same ones in all arms; {judged_on}."
     if answer.metric == "top-1 validation error":
         yield "This data has no test set: the errors are validation errors, which the schedule may have seen."

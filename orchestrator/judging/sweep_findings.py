@@ -321,7 +321,8 @@ def _with_new_images(
     rows = [{point.name: one.row, baseline: other.row} for one, other in pairs]
     rows = [of_seed for of_seed in rows if str(of_seed[point.name]["seed"]) in point.differences]
     weights, views = {point.name: 1.0, baseline: -1.0}, {point.name: 1, baseline: 1}
-    compared = ComparedImages(weights, views, rows, judged.counted)
+    fixed_split = plan.summary is not None and plan.summary.fixed_split
+    compared = ComparedImages(weights, views, rows, judged.counted, fixed_split)
     if compared.unknown(images) or not compared.are_the_same:
         return point
     limits = compared.beyond(images, verdict.equal_level, verdict.interval)

@@ -215,9 +215,7 @@ def gather(
 
 
 def _seen(answer: Answer, plan_file: PlanFile, images: SeenImages | None) -> SeenTrials | None:
-    # 各种子自己抽验证图时，没有大家共有的图
-    apart = bool(answer.vary or answer.variance) and answer.judged_split != "test"
-    if images is None or not answer.counts_images or apart:
+    if images is None or not answer.counts_images or not answer.same_images:
         return None
     trials = {(row.arm, row.seed): (row.key, row.views) for row in plan_file.trials if row.phase == "arm"}
     return SeenTrials(images, trials, "test" if answer.judged_split == "test" else "validation")

@@ -26,6 +26,8 @@ def with_new_images(
     verdicts: Mapping[str, Verdict],
     split: ImageSplit | None,
     images: SeenImages,
+    *,
+    fixed_split: bool,
 ) -> Answer:
     """Returns an answer with the limits for new images beside each interval of a difference of errors.
 
@@ -38,6 +40,7 @@ def with_new_images(
         verdicts: By contrast.
         split: Whose images are judged; None where the metric is no error in points on validation or test images.
         images: Which images the trials got right.
+        fixed_split: See `ComparedImages`.
     """
     if split is None:
         return bare
@@ -49,7 +52,8 @@ def with_new_images(
         verdict = verdicts.get(one.name)
         if verdict is None or verdict.interval is None or verdict.equal_level is None:
             return one
-        compared = ComparedImages(weights_of(one, study.baseline), views, _seeds(one, study.baseline, cells), split)
+        weights, rows = weights_of(one, study.baseline), _seeds(one, study.baseline, cells)
+        compared = ComparedImages(weights, views, rows, split, fixed_split)
         if lacking := compared.unknown(images):
             unseen.update(lacking)
             return one
@@ -93,12 +97,14 @@ class ComparedImages:
         views: Of each arm.
         seeds: The rows of its arms, seed by seed.
         split: Whose images.
+        fixed_split: Whether no validation images are drawn from the training images, see `DataSummary`.
     """
 
     weights: Mapping[str, float]
     views: Mapping[str, int]
     seeds: Sequence[Mapping[str, Row]]
     split: ImageSplit
+    fixed_split: bool
 
     def unknown(self, images: SeenImages) -> set[str]:
         """Returns the keys of its trials of which it is not on record which images they got right."""
@@ -108,7 +114,8 @@ class ComparedImages:
     @property
     def are_the_same(self) -> bool:
         """Whether all its trials were judged on the same images; seeds may have splits of their own."""
-        return len({_images_of(row, self.split) for of_seed in self.seeds for row in of_seed.values()}) <= 1
+        rows = [row for of_seed in self.seeds for row in of_seed.values()]
+        return len({_images_of(row, self.split, fixed_split=self.fixed_split) for row in rows}) <= 1
 
     def beyond(
         self, images: SeenImages, level: float, interval: tuple[float, float], published: float = 0.0
@@ -146,10 +153,10 @@ class ImageDifferences:
             yield np.sum(list(wrong), axis=0)
 
 
-def _images_of(row: Row, split: ImageSplit) -> tuple[object, ...]:
+def _images_of(row: Row, split: ImageSplit, *, fixed_split: bool) -> tuple[object, ...]:
     """What tells the images of a split from others: their data, and the draws that chose them where some did."""
-    draws: tuple[str, ...] = ("data.split_seed", "data.resplit")
-    if split == "test":
-        # 图像文件夹的测试集自成一处，数字的测试集由划分的种子选出
-        draws = () if row.get("data.source") == "imagefolder" else draws[:1]
+    draws = ["data.split_seed"] if split == "test" else ["data.split_seed", "data.resplit"]
+    # 图像文件夹的测试集自成一处，验证集可以；数字的都由划分的种子选出
+    if row.get("data.source") == "imagefolder" and (split == "test" or fixed_split):
+        draws = []
     return row.get("data_digest"), row[f"{split}_count"], *(row.get(draw) or 0 for draw in draws)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,15 +14,17 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from alexnet_core.configuration.correct_images import as_text
+from alexnet_core.configuration.correct_images import CorrectImages, as_text
+from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.judging.answer import Answer, Compared
 from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.judge import answer
 from orchestrator.judging.sweep_findings import confirm
 from orchestrator.planning.plan import CONFIRMATION_SEED, Plan
 from orchestrator.planning.plan_file import write_plan
-from orchestrator.records.evaluations import Evaluation, write_evaluation
+from orchestrator.records.evaluations import Evaluation, keep_correct_images, leave_correct_images, write_evaluation
 from orchestrator.records.layout import trial_folder
+from orchestrator.records.trial_record import read_result, write_result
 from orchestrator.reporting.terminal import arm_sentences
 from orchestrator.reporting.text_tables import confirmation_table
 from orchestrator.statistics.verdict import agrees, sentence
@@ -30,11 +33,11 @@ from orchestrator.tables.rows import EPOCH_COLUMNS, MEMBER_COLUMNS
 from orchestrator.tables.tables import update_tables
 from search_spaces.contrast import Contrast
 from search_spaces.study import Study, load_study
-from search_spaces.trial import overridden, unfold
+from search_spaces.trial import PlannedTrial, overridden, trial_key, unfold
 from search_spaces.yaml_file import parse_model
 from tests.made_designs import make_study
 from tests.made_plans import make_plan
-from tests.made_records import errors, put_seen
+from tests.made_records import errors, put, put_seen
 from tests.orchestrator.judging.test_reproduction import study_of
 from tests.orchestrator.sweeps.test_confirmation import NO_EPOCHS, PLAN, SEARCH, swept
 
@@ -172,6 +175,38 @@ def test_older_records_a_damaged_one_and_other_images_have_none_and_it_is_said(
     (note,) = (note for note in result.notes if "older ones do not" in note)
     assert note.endswith(f"2 trials; 1 such record is damaged ({baseline[0]}).")
     assert "correct.bin cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("fixed_split", [True, False])
+def test_seeds_that_draw_their_split_share_validation_images_that_lie_apart(tmp_path: Path, fixed_split: bool) -> None:
+    plan = make_plan(load_study("lrn"), 4)
+    right = right_images(["baseline", "no_lrn", "as_run"], 4, {"no_lrn": 0.9})
+    assert plan.summary is not None
+    summary = plan.summary.model_copy(update={"fixed_split": fixed_split, "test": 0})
+    trials = [of_folder(trial, resplit=trial.seed) for trial in plan.trials]
+    recipe = plan.recipe.model_copy(update={"vary": ("split",)})
+    plan = replace(plan, summary=summary, recipe=recipe, trials=tuple(trials))
+    for trial in plan.trials:
+        on_validation = right[trial.arm][trial.seed]
+        key = put(tmp_path, trial.config, validation=errors(int((~on_validation).sum()), IMAGES), test_wrong=None)  # type: ignore[arg-type]
+        folder = trial_folder(tmp_path, key)
+        leave_correct_images(folder, [CorrectImages("validation", 1, on_validation)])
+        write_result(folder, keep_correct_images(folder, read_result(folder)))  # type: ignore[arg-type]
+    result = judged(tmp_path, plan)
+    notes = " ".join(result.notes)
+    assert [arm.beyond is not None for arm in result.arms] == [False, fixed_split, fixed_split]
+    assert result.same_images == (result.split_error is not None) == fixed_split
+    assert ("judged on different images: no_lrn, as_run." in notes) == (not fixed_split)
+    where = "the validation images are the same for all." if fixed_split else "it is judged on those validation images."
+    assert f"the same ones in all arms; {where}" in notes
+
+
+def of_folder(trial: PlannedTrial, **data: Any) -> PlannedTrial:
+    """The trial on images of a folder, of which no test set is there."""
+    assert isinstance(trial.config, TrainConfig)
+    spec = trial.config.data.model_copy(update={"source": "imagefolder", "root": "photographs", **data})
+    config = trial.config.model_copy(update={"data": spec})
+    return replace(trial, config=config, key=trial_key(config))
 
 
 def test_an_arm_is_held_against_a_published_value_on_new_images_too(tmp_path: Path) -> None:
