@@ -59,6 +59,10 @@ from search_spaces.core_config import (
 UNCONFIRMED_LAST = (
     "Not confirmed: a point of a sweep comes last, since the error that chose it flatters it; --confirm judges it anew."
 )
+OWN_SPLITS = (
+    "Their seeds drew validation images of their own (vary: [split]): they answer together on test images, not on "
+    "validation images, and the study ensemble, which needs both, refuses them."
+)
 FEW = f"Few seeds: below {FEWEST_SEEDS} the mean may be luck; more seeds of the study tell."
 # 是它自己才算没给名字：用户也可能真的写了 .
 DEFAULT_FOLDER = Path()
@@ -248,6 +252,8 @@ def _export_ensemble(
     print_text(console, line)
     models = " ".join(f"--model {shlex.quote(str(place))}" for place in places)
     print_text(console, f"average them: python -m alexnet_core eval {models}")
+    if candidates.filter(pl.col("key").is_in(keys))["data.resplit"].n_unique() > 1:
+        print_text(console, OWN_SPLITS)
     return tuple(Exported(key=key, folder=place.resolve()) for key, place in zip(keys, places, strict=True))
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates an exported model, or several as one, over one view or ten; writes a row per image on request."""
     devices = devices_of(options)
-    from alexnet_core.trained.ensemble import check_ensemble, evaluate_ensemble
+    from alexnet_core.trained.ensemble import check_ensemble, check_held_out, evaluate_ensemble
     from alexnet_core.trained.loaded_model import export_of, load_model
 
     # 同一个文件夹可以有几种写法：RUN、./RUN、RUN/model
@@ -48,6 +48,8 @@ def evaluate(options: argparse.Namespace) -> int:
     spec, is_other = _data_to_evaluate(options, ensemble[0].config.data)
     with progress_of("decoding images") as progress:
         data = load_evaluation_set(spec, options.split, any_data=is_other, progress=progress)
+    if data.name == "validation" and not is_other:
+        check_held_out(models)
     print_notes(data.remarks)
     split = ensemble[0].labelled(data.split, data.class_names)
     with ExitStack() as stack:

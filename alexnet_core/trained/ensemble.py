@@ -18,7 +18,7 @@ from alexnet_core.training.precision import set_matrix_precision
 
 
 def check_ensemble(models: Mapping[str, LoadedModel]) -> None:
-    """Checks that models can answer together: of the same classes, trained on the same data.
+    """Checks that models can answer together on images that none was trained on: of the same classes and the same data.
 
     Args:
         models: By the name under which they were given.
@@ -38,10 +38,29 @@ def check_ensemble(models: Mapping[str, LoadedModel]) -> None:
                 )
 
 
+def check_held_out(models: Mapping[str, LoadedModel]) -> None:
+    """Checks that models hold the same images out for validation, so that none was trained on those of another.
+
+    Args:
+        models: From the same data, see `check_ensemble`.
+
+    Raises:
+        CoreError: Names the first model that drew others.
+    """
+    (first, model), *others = models.items()
+    for name, other in others:
+        if other.config.data.resplit != model.config.data.resplit:
+            raise CoreError(
+                f"{first} and {name} drew validation images of their own (vary: [split]), so that each was trained on "
+                "some of the other's; they answer together on test images, or on others with --dataset"
+            )
+
+
 def _fields_of_data(model: LoadedModel) -> dict[str, object]:
-    """What decides which images a model was trained on; not where they lie, nor what they are called."""
+    """What decides which images a model may be trained on; not where they lie, nor what they are called."""
+    # 重抽只在训练图与验证图之间换，测试图不动
     outside = {field.removeprefix("data.") for field in FIELDS_OUTSIDE_THE_KEY}
-    return model.config.data.model_dump(exclude={"name", *outside})
+    return model.config.data.model_dump(exclude={"name", "resplit", *outside})
 
 
 def evaluate_ensemble(

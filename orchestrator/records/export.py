@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,11 @@ def export_ensemble(
         config, result = _record(layout.trial_folder(results, key))
         assert isinstance(config, TrainConfig)
         members.append((config, result, _weights(layout.trial_folder(results, key), result)))
-    dataset = load_dataset(_data_here(results, members[0][0].data))
+    # 每个种子可以有自己的划分：均值图是它自己训练图的
+    data = lru_cache(maxsize=1)(load_dataset)
     with _whole(folder) as temporary:
         for number, (config, result, weights) in enumerate(members, start=1):
+            dataset = data(_data_here(results, config.data))
             place = temporary / str(number)
             place.mkdir()
             write_model(place, weights, config, dataset, _card(config, result, dataset, ranking, BEST_SEEDS))

@@ -10,12 +10,15 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_core.__main__ import main as core
-from alexnet_core.configuration.train_config import StepSchedule
+from alexnet_core.configuration.train_config import StepSchedule, TrainConfig
+from alexnet_core.data.loading import load_dataset
+from alexnet_core.trained.loaded_model import load_model
 from orchestrator.best import main
 from orchestrator.records import trial_record
 from orchestrator.records.trial_record import TrialState
@@ -331,6 +334,38 @@ def test_the_seed_of_median_error_is_exported_not_the_luckiest(
     assert code == 4
     assert f"the weights of trial {ranked[2]} were not kept" in line
     assert not (tmp_path / "three").exists()
+
+
+@pytest.mark.slow
+def test_networks_with_splits_of_their_own_answer_together_on_test_images_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, together = tmp_path / "results", tmp_path / "together"
+    small = make_config(epochs=1, data={"train_images": 200})
+    configs = [config for seed in range(2) if isinstance(config := seeded(small, seed, ("seed", "split")), TrainConfig)]
+    for config in configs:
+        put_trained(results, config)
+    code, document, output = best(capsys, results, "--export", str(together), "--ensemble", "2", "--json")
+    assert code == 0
+    places = {row["key"]: Path(row["folder"]) for row in json.loads(document)["ensemble"]}
+    assert "drew validation images of their own" in output
+    means = []
+    for config in configs:
+        exported = load_model(places[trial_key(config)])
+        data = load_dataset(config.data)
+        means.append(data.train.images.mean(axis=0, dtype=np.float64))
+        # 均值图是它自己训练图的，不是第一个网络的
+        np.testing.assert_allclose(exported.mean_image, means[-1], atol=1e-4)
+        result = trial_record.read_result(results / "trials" / trial_key(config))
+        assert data.test is not None
+        assert result is not None
+        assert exported.evaluate(data.test) == result.test
+    assert np.abs(means[0] - means[1]).max() > 0.01
+    models = ["--model", str(together / "1"), "--model", str(together / "2"), "--device", "cpu"]
+    assert core(["eval", *models]) == 0
+    assert "test, centre crop, 2 networks averaged: top-1 error" in capsys.readouterr().out
+    assert core(["eval", *models, "--split", "validation"]) == 2
+    assert "drew validation images of their own (vary: [split])" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
