@@ -314,21 +314,19 @@ def _ended(agenda: Agenda) -> dict[str, int]:
 def _export(
     agenda: Agenda, answers: Sequence[Answer], request: Request, console: Console, *, trains: bool
 ) -> Path | None:
-    """Writes the page of all claims, which is returned, or the study as an Optuna storage."""
-    if agenda.replicates:
-        return agenda.folder / PAGE
-    if agenda.together:
+    """Writes the page of all claims, and Optuna storages; returns the page of all that is asked together."""
+    if agenda.together and not agenda.replicates:
         console.print(fitting(summary_table(answers), console.width))
         write_claims(agenda.folder, answers, {request.question.dataset: dict(agenda.not_asked)})
-        return agenda.folder / PAGE
-    if trains or request.optuna_view or abandoned(agenda.folder / OPTUNA_VIEW):
+    # 合问时每个研究各有一份，不要就不写
+    if request.optuna_view or (not agenda.together and (trains or abandoned(agenda.folder / OPTUNA_VIEW))):
         # Optuna 要一秒多：没有训练过就只在被要求时加载
         from orchestrator.sweeps.optuna_view import load_calls, write_view
 
-        sweep = agenda.studies[0].sweep
-        path = write_view(sweep.folder, sweep.store.results, sweep.plan, sweep.search, sweep.history)
-        _say(console, [f"for Optuna's own tools: {call}" for call in load_calls(path, sweep.search)])
-    return None
+        for sweep in (study.sweep for study in agenda.studies):
+            path = write_view(sweep.folder, sweep.store.results, sweep.plan, sweep.search, sweep.history)
+            _say(console, [f"for Optuna's own tools: {call}" for call in load_calls(path, sweep.search)])
+    return agenda.folder / PAGE if agenda.together else None
 
 
 def _say(console: Console, lines: Iterable[str]) -> None:

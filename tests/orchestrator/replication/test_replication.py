@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import optuna
 import pytest
 from scipy import stats
 
@@ -80,9 +81,12 @@ def asked(tmp_path: Path) -> list[str]:
 def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ablate.main([*asked, "--json"]) == 0
+    assert ablate.main([*asked, "--json", "--optuna-view"]) == 0
     output = capsys.readouterr()
     document, said = json.loads(output.out), output.err
+    # 每个数据集各有一份，印出来的调用原样就能用
+    calls = re.findall(r"^for Optuna's own tools: (.*)", said, re.MULTILINE)
+    assert [len(eval(call, {"optuna": optuna}).trials) for call in calls] == [24, 24]
     assert [answer["answer"]["dataset"] for answer in document["answers"]] == ["digits", "few"]
     assert re.search(r"^digits: 24 trials wanted, 24 on record", said, re.MULTILINE)
     assert re.search(r"^few: 24 trials wanted, 24 on record", said, re.MULTILINE)
