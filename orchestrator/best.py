@@ -30,7 +30,7 @@ from orchestrator.command import (
     natural,
 )
 from orchestrator.cores.contract import ContractError
-from orchestrator.cores.identity import kept_code, load_kept
+from orchestrator.cores.identity import KeptCode, kept_code, load_kept
 from orchestrator.cores.loading import mistake
 from orchestrator.cores.sources import CODE
 from orchestrator.cores.states import read_state
@@ -41,6 +41,7 @@ from orchestrator.output.fitting import fitting, print_text
 from orchestrator.output.rankings import Exported, RankedConfiguration, RankingDocument, StorageDocument, StoredKind
 from orchestrator.records import trial_record
 from orchestrator.records.checked_record import read_record
+from orchestrator.records.core_export import CodeSide
 from orchestrator.records.export import export, export_ensemble
 from orchestrator.records.layout import trial_folder
 from orchestrator.records.retention import StoredFile, delete, stored_files, to_delete
@@ -51,6 +52,7 @@ from search_spaces.core_config import (
     ALEXNET,
     CoreConfig,
     CoreDescription,
+    TrialConfig,
     configuration_of,
     description_of,
     readable,
@@ -217,8 +219,8 @@ def _export(
     winner = ranking.row(0, named=True)
     key, core = median_trial(candidates, winner["configuration"]), cores[winner["core"], winner["core_version"]]
     folder = _default_folder(options.results, winner) if options.export is DEFAULT_FOLDER else options.export
-    own = _export_of_core(options, options.results, key, core)
-    export(options.results, key, folder, force=options.force, ranking=winner, by_the_core=own)
+    code = _code_of(options, key, core, console)
+    export(options.results, key, folder, force=options.force, ranking=winner, code=code)
     line = f"exported {key} (seed of median {readable(core.chosen_by)}) to {folder}"
     print_text(console, line)
     place = shlex.quote(str(folder))
@@ -257,20 +259,32 @@ def _export_ensemble(
     return tuple(Exported(key=key, folder=place.resolve()) for key, place in zip(keys, places, strict=True))
 
 
-def _export_of_core(
-    options: argparse.Namespace, results: Path, key: str, core: CoreDescription
-) -> Callable[[Path, Path], None] | None:
-    """What lets a core write its own export, where the user allows its code to be run; None leaves it out."""
-    if options.core is None:
-        return None
-    record = read_record(trial_folder(results, key))
+def _code_of(options: argparse.Namespace, key: str, core: CoreDescription, console: Console) -> CodeSide:
+    """The code that trained a trial; its own export only where the user allows it to be run."""
+    record = read_record(trial_folder(options.results, key))
     assert record is not None
-    config, code = record.config, kept_code(results, str(record.result.environment.get("code") or ""), core.name)
+    fingerprint = str(record.result.environment.get("code") or "")
+    code = kept_code(options.results, fingerprint, core.name)
+    if options.core is not None:
+        return CodeSide(code and code.folder, _export_of_core(options, record.config, code, core))
+    if code is None and fingerprint:
+        # 改过的副本不是训练它的那份：宁可不交，也不冒名
+        print_text(
+            console, f"without the code that trained it: that is not kept in {options.results / CODE}, or was edited"
+        )
+    return CodeSide(code and code.folder)
+
+
+def _export_of_core(
+    options: argparse.Namespace, config: TrialConfig, code: KeptCode | None, core: CoreDescription
+) -> Callable[[Path, Path], None]:
+    """The core's own export, from the kept copy of its code."""
     if not (options.core == core.name or (code is not None and code.is_named(options.core, core.name))):
         raise LabError(f"--core {options.core}: the winner's core is {core.name}", exit_code=ExitCode.WRONG_USE)
     if not isinstance(config, CoreConfig) or code is None:
         raise LabError(
-            f"--core {core.name}: its code is not kept in {results / CODE}, or was edited", exit_code=ExitCode.NOTHING
+            f"--core {core.name}: its code is not kept in {options.results / CODE}, or was edited",
+            exit_code=ExitCode.NOTHING,
         )
     try:
         loaded = load_kept(code)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,28 @@ from alexnet_core.process.files import abandoned, temporary_path
 from alexnet_core.trained.model_folder import SUMS, replace_folder
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.checked_record import Record
-from search_spaces.core_config import FINGERPRINT, CoreConfig, flattened, readable
+from search_spaces.core_config import CoreConfig, flattened, readable
 
 FILES = ("config.json", "result.json", "epochs.jsonl", "log.txt")
 STATE, SCRIPT, CODE = "state.safetensors", "checkpoint", "code"
 
 
+@dataclass(frozen=True)
+class CodeSide:
+    """What the code that trained a trial adds to its export.
+
+    Attributes:
+        kept: The copy of it, found to be what its fingerprint says; None where there is none.
+        export: The core's own export, which writes what it likes beside the rest: takes the state's path and the
+            folder; None leaves it out.
+    """
+
+    kept: Path | None = None
+    export: Callable[[Path, Path], None] | None = None
+
+
 def export_core(
-    record_folder: Path,
-    record: Record,
-    folder: Path,
-    ranking: Mapping[str, Any],
-    by_the_core: Callable[[Path, Path], None] | None,
+    record_folder: Path, record: Record, folder: Path, ranking: Mapping[str, Any], code: CodeSide
 ) -> None:
     """Writes the export of a trial: to a temporary folder, then renamed.
 
@@ -33,8 +44,7 @@ def export_core(
         record: What is in it.
         folder: Where to.
         ranking: The winner's row of `ranking.rank`.
-        by_the_core: The core's own export, which writes what it likes beside the rest: takes the state's path and the
-            folder; None leaves it out.
+        code: What its code adds.
 
     Raises:
         LabError: The state was pruned or damaged, or the folder cannot be written.
@@ -51,10 +61,10 @@ def export_core(
     temporary = temporary_path(folder)
     try:
         temporary.mkdir(parents=True)
-        _fill(temporary, record_folder, state, result.environment.get("code"))
-        (temporary / "README.md").write_text(_card(record, ranking))
-        if by_the_core is not None and state is not None:
-            by_the_core(state, temporary)
+        parts = _fill(temporary, record_folder, state, code.kept)
+        (temporary / "README.md").write_text(_card(record, ranking, parts))
+        if code.export is not None and state is not None:
+            code.export(state, temporary)
         sums = {path: _sha256(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
         lines = (f"{digest}  {path.relative_to(temporary).as_posix()}\n" for path, digest in sums.items())
         (temporary / SUMS).write_text("".join(lines))
@@ -66,20 +76,24 @@ def export_core(
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _fill(target: Path, record_folder: Path, state: Path | None, fingerprint: object) -> None:
+def _fill(target: Path, record_folder: Path, state: Path | None, kept: Path | None) -> list[str]:
+    """Copies what there is; returns what each part is, in words."""
+    parts = []
     for name in FILES:
         if (record_folder / name).is_file():
             shutil.copyfile(record_folder / name, target / name)
     if state is not None:
         shutil.copyfile(state, target / STATE)
+        parts.append(f"`{STATE}` is what the training saved last (`orchestrator.cores.states.read_state` reads it).")
+    if kept is not None:
+        # 权重没有代码就读不懂：连同训练它的那份代码一起交出去
+        shutil.copytree(kept, target / CODE, ignore=shutil.ignore_patterns("__pycache__"))
+        parts.append(f"`{CODE}/` is the code that trained it.")
     script = record_folder / "script" / SCRIPT
     if script.is_dir() and any(script.iterdir()):
         shutil.copytree(script, target / SCRIPT)
-    kept = record_folder.parents[1] / CODE / str(fingerprint)
-    # 别人的记录里写什么都行：不是指纹的不当文件夹名
-    if FINGERPRINT.fullmatch(str(fingerprint)) and kept.is_dir():
-        # 权重没有代码就读不懂：连同训练它的那份代码一起交出去
-        shutil.copytree(kept, target / CODE, ignore=shutil.ignore_patterns("__pycache__"))
+        parts.append(f"`{SCRIPT}/` is what the script has left in its own checkpoint folder.")
+    return [*parts, "`config.json` and `result.json` are the record."]
 
 
 def _sha256(path: Path) -> str | None:
@@ -89,7 +103,7 @@ def _sha256(path: Path) -> str | None:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _card(record: Record, ranking: Mapping[str, Any]) -> str:
+def _card(record: Record, ranking: Mapping[str, Any], parts: Sequence[str]) -> str:
     config, result = record
     assert isinstance(config, CoreConfig)
     core = config.core
@@ -111,9 +125,7 @@ def _card(record: Record, ranking: Mapping[str, Any]) -> str:
             "|---|---|",
             *fields,
             "",
-            f"`{STATE}` is what the training saved last (`orchestrator.cores.states.read_state` reads it), `{CODE}/`",
-            f"the code that trained it, `{SCRIPT}/` what a script has left in its own checkpoint folder, `config.json`",
-            "and `result.json` the record.",
+            *parts,
             "",
         ]
     )

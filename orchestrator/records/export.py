@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from alexnet_core.trained.model_folder import SUMS, model_card, replace_folder, 
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import layout
 from orchestrator.records.checked_record import Record, read_record
-from orchestrator.records.core_export import export_core
+from orchestrator.records.core_export import CodeSide, export_core
 from orchestrator.records.trial_record import TrialResult
 from search_spaces.core_config import CoreConfig
 
@@ -41,7 +41,7 @@ def export(
     *,
     force: bool,
     ranking: Mapping[str, Any],
-    by_the_core: Callable[[Path, Path], None] | None = None,
+    code: CodeSide = CodeSide(),
 ) -> None:
     """Writes the export of a trial: to a temporary folder, then renamed.
 
@@ -51,7 +51,7 @@ def export(
         folder: Where to.
         force: Replace an existing folder.
         ranking: The winner's row of `ranking.rank`.
-        by_the_core: Of another core than AlexNet its own export, see `export_core`.
+        code: What the code of another core than AlexNet adds.
 
     Raises:
         LabError: The folder exists, the weights were pruned or damaged, or the folder cannot be written.
@@ -61,7 +61,7 @@ def export(
     record = _record(trial_folder)
     config, result = record
     if isinstance(config, CoreConfig):
-        export_core(trial_folder, record, folder, ranking, by_the_core)
+        export_core(trial_folder, record, folder, ranking, code)
         return
     # 交出去的必须是记录里的那份权重
     weights = _weights(trial_folder, result)

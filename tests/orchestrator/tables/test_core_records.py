@@ -150,14 +150,14 @@ def test_an_export_is_the_whole_record_and_its_code_and_runs_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results, state = tmp_path / "results", "checkpoint/0001-00000002.safetensors"
-    kept = results / "code" / ("c0de" * 5)
-    kept.mkdir(parents=True)
-    (kept / "walk.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "walk.py").write_text("raise SystemExit('imported')\n")
+    code_now = code_of(core_name("walk.py", tmp_path))
+    code_now.keep(results, "walk")
     for seed in range(3):
         folder = trial_record.open_record(results, walk_config(seed))
         (folder / "checkpoint").mkdir()
         (folder / state).write_bytes(bytes([seed]))
-        put_walk(results, walk_config(seed), losses(2.0, 1.0 + seed), weights=state)
+        put_walk(results, walk_config(seed), losses(2.0, 1.0 + seed), weights=state, code=code_now.fingerprint)
     code, output, errors = shown(capsys, results, "--export", str(tmp_path / "out"))
     assert (code, errors) == (0, "")
     middle = trial_key(walk_config(1))
@@ -169,6 +169,14 @@ def test_an_export_is_the_whole_record_and_its_code_and_runs_nothing(
     assert "Chosen by loss among the configurations on record: 2.000 nats as the mean of 3 seeds" in card
     assert "| test loss | 2.100 nats |" in card
     assert "| stride.length | 0.5 |" in card
+    assert "`code/` is the code that trained it." in card
+    assert "checkpoint" not in card
+    (results / "code" / code_now.fingerprint / "walk.py").write_text("raise SystemExit('edited')\n")
+    code, output, _ = shown(capsys, results, "--export", str(tmp_path / "edited"))
+    assert code == 0
+    assert "without the code that trained it" in output
+    assert not (tmp_path / "edited" / "code").exists()
+    assert "the code that trained it" not in (tmp_path / "edited" / "README.md").read_text()
     (trial_folder(results, middle) / state).write_bytes(b"edited")
     code, _, errors = shown(capsys, results, "--export", str(tmp_path / "again"))
     assert (code, errors.count("\n")) == (4, 1)
