@@ -21,7 +21,7 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.plan_file import PlanFile
 from search_spaces.arm import LONGEST_NAME, Arm, Claim
-from search_spaces.core_config import ALL_TOGETHER, OWN_SEED, SPLIT, CoreConfig, TrialConfig
+from search_spaces.core_config import ALL_TOGETHER, OWN_SEED, SPLIT, CoreConfig, TrialConfig, configuration_of
 from search_spaces.edits import concrete_fields, edited, field_values
 from search_spaces.errors import StudyError
 from search_spaces.study import Recipe, Study
@@ -203,7 +203,7 @@ def size_of(config: TrialConfig, kind: str, core: Core | None = None) -> int:
             exit_code=ExitCode.WRONG_USE,
         )
     try:
-        sizes = checked_sizes(core, core.config.model_validate(config.fields))
+        sizes = checked_sizes(core, configuration_of(core.config, config.fields))
     except ContractError as error:
         raise StudyError(f"core {core.name}: {error}") from error
     if not sizes.get(kind):
@@ -334,7 +334,7 @@ def _drawn_by_core(plan: Plan, baseline: CoreConfig) -> tuple[str, ...]:
         return baseline.core.randomness
     try:
         core = load_core_of(plan.code)
-        return checked_draws(core, core.config.model_validate(baseline.fields))
+        return checked_draws(core, configuration_of(core.config, baseline.fields))
     except ContractError as error:
         raise StudyError(f"core {baseline.core.name}: {error}") from error
 

@@ -130,8 +130,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.cores.contract import Metric
 
 class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    width: int = Field(default=64, gt=0, multiple_of=8)
+    model_config = ConfigDict(frozen=True)
+    width: int = Field(default=64, gt=0, multiple_of=8, alias="w")
     depth: int = 4
     stride: int = Field(default=1, ge=1, le=64)
     heads: int = 8
@@ -139,11 +139,14 @@ class Config(BaseModel):
 def train(config, run):
     yield {"loss": 0.0}
 
+def draws(config):
+    return ("order", "noise") if config.width == 512 else ("order",)
+
 def sizes(config):
     return {"parameters": config.depth * config.width ** 2 // config.stride}
 
 name, version, config = "stack", 1, Config
-metrics, chosen_by, judged_by = {"loss": Metric("nats")}, "loss", "loss"
+metrics, randomness = {"loss": Metric("nats")}, ("order", "noise")
 """
 OF_CORE = """core: ./stack.py
 name: mine
@@ -185,6 +188,10 @@ def test_a_core_that_says_sizes_gets_its_controls_too(
     if not solved:
         assert len(output.err.strip().splitlines()) == 1
     if not change[0]:
+        # 别名只是模型自己的事：字段都按自己的名字给
+        assert main(["--study", str(tmp_path / "mine.yaml"), "--variance", *options[1:]]) == 0
+        rows = re.findall(r"^    (\w+): \d+ trials", capsys.readouterr().out, re.MULTILINE)
+        assert rows == ["seed", "order", "noise"]
         (tmp_path / "stack.py").write_text(CORE.replace("def sizes(", "def size_of("))
         assert main(["--study", str(tmp_path / "mine.yaml"), *options]) == 2
         assert "core stack says no sizes: give its Core a function sizes" in capsys.readouterr().err
