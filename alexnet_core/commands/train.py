@@ -27,8 +27,8 @@ from alexnet_core.trained.model_folder import model_card, replace_folder, write_
 
 def train(options: argparse.Namespace) -> int:
     """Trains one configuration, with the same numbers as a trial."""
-    config, remarks = (given_config(options), ()) if options.config is not None else named_config(options)
-    print_notes(remarks)
+    config, remarks = (given_config(options), None) if options.config is not None else named_config(options)
+    print_notes(remarks or ())
     checkpoints = _checkpoint_folder(options.out)
     resume_from, attempt, history = _checkpoint_to_resume(checkpoints, options.resume, config.training)
     dataset = _prepared_dataset(data_at(config.data, options.data_root), remarks)
@@ -74,12 +74,19 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prepared_dataset(data: DataSpec, remarks: Sequence[str]) -> Dataset:
-    """Decodes the images where that is still to be done, and prints what there is to know of them beside `remarks`."""
+def _prepared_dataset(data: DataSpec, remarks: Sequence[str] | None) -> Dataset:
+    """Decodes the images where that is still to be done, and prints what there is to know of them beside `remarks`.
+
+    Args:
+        data: The data.
+        remarks: Of its summary, already printed; None where nobody has made one.
+    """
     with progress_of("decoding images") as progress:
         prepare_data(data, progress)
     dataset = load_dataset(data)
-    print_notes(remark for remark in data_remarks(data, dataset) if remark not in remarks)
+    # 概括过的不再概括：一百万张图的清单要再读、再查重
+    known = data_remarks(data, dataset) if remarks is None else dataset.remarks
+    print_notes(remark for remark in known if remark not in (remarks or ()))
     return dataset
 
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from alexnet_core.data.image_tree import MOST_SHOWN, some
 from alexnet_core.process.files import is_utf8, temporary_path
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.loading import CoreName, installed_folders
@@ -28,7 +29,6 @@ CODE = "code"
 # 词表、配置有几 MB；更大更多的是数据
 LARGEST_OTHER = 5 * 10**6
 MOST_OTHERS = 200
-MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -180,16 +180,15 @@ def _is_study(path: Path) -> bool:
 def _on_left_out(root: Path, left_out: Sequence[Path]) -> Iterator[str]:
     if left_out:
         names = [path.relative_to(root).as_posix() for path in left_out]
-        shown = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
         yield (
             f"not taken along with the code, being data (over {LARGEST_OTHER // 10**6} MB, or of more than "
-            f"{MOST_OTHERS} files): {shown}; read them from an absolute path or --data-root"
+            f"{MOST_OTHERS} files): {some(names, MOST_SHOWN)}; read them from an absolute path or --data-root"
         )
 
 
 def _on_lone_modules(root: Path, files: Sequence[Path]) -> Iterator[str]:
     alone = [path for path in files if path.parent == root and path.suffix == ".py"]
-    reading = [path.name for path in alone if any(_last_name(node) == "__file__" for node in _names(path))]
+    reading = [path.name for path in alone if _asks_where_it_lies(path)]
     if reading:
         yield (
             f"{', '.join(reading)} asks for __file__: files beside a single module are not taken along with it; make a "
@@ -197,8 +196,8 @@ def _on_lone_modules(root: Path, files: Sequence[Path]) -> Iterator[str]:
         )
 
 
-def _names(path: Path) -> Iterator[ast.expr]:
-    return (node for node in ast.walk(_parsed(path)) if isinstance(node, ast.Name))
+def _asks_where_it_lies(path: Path) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(_parsed(path)))
 
 
 def _imports(path: Path) -> set[str]:

@@ -9,11 +9,10 @@ from pydantic import ValidationError
 
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
+from alexnet_core.trained.model_folder import CARD, SUMS
 from orchestrator.cores.contract import ContractError
 from orchestrator.cores.ensembles.configuration import EnsembleConfig
 from search_spaces.edits import seeded
-
-SUMS, CARD = "SHA256SUMS", "README.md"
 
 
 def exports(root: Path | None) -> list[Path]:
