@@ -382,12 +382,15 @@ def _kind_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     """What a reproduction may not say, and what only it may, each at its place."""
     reproduces = content.get("kind") == "reproduction"
     arms = content.get("arms")
-    for number, arm in enumerate(arms if isinstance(arms, (list, tuple)) else ()):
+    listed = arms if isinstance(arms, (list, tuple)) else ()
+    shows_variance = any(isinstance(arm, Mapping) and arm.get("varies") for arm in listed)
+    for number, arm in enumerate(listed):
         if not isinstance(arm, Mapping):
             continue
         if reproduces and arm.get("published") is None:
             yield mistake(reason("must say what is published of the arm: {value: 18.0, source: ...}"), _of(number), arm)
-        if not reproduces and arm.get("published") is not None:
+        # --variance 的各 arm 带着公布的数：要多少种子，看与什么比
+        if not reproduces and not shows_variance and arm.get("published") is not None:
             yield mistake(reason("is for studies of kind: reproduction"), _of(number), arm["published"])
         if content.get("core") is not None and arm.get("network") is not None:
             why = reason("is for studies of AlexNet; the fields of another core stand under set")
@@ -398,7 +401,6 @@ def _kind_mistakes(content: Mapping[str, Any]) -> Iterator[InitErrorDetails]:
     for name in ("compare", "design", "factors", "retune", "sweep", "claim"):
         if content.get(name) is not None:
             yield mistake(compared, (name,), content[name])
-    listed = arms if isinstance(arms, (list, tuple)) else ()
     for number, arm in enumerate(listed):
         if isinstance(arm, Mapping) and arm.get("claim") is not None:
             yield mistake(compared, ("arms", number, "claim"), arm["claim"])

@@ -220,7 +220,8 @@ class SourceSpread(Frozen):
         sd: Standard deviation over them (n - 1), on the arms' scale; None below three.
         limits: Its 95 % limits by the chi-square distribution; None where nothing scatters.
         seeds_needed: Seeds per arm that find a difference of the margin with 80 % power at the level alpha, as a range
-            from the limits, where two arms scatter so and pairing by seed takes nothing of it away.
+            from the limits, where two arms scatter so and pairing by seed takes nothing of it away; of a reproduction,
+            where one arm is held against its published value. None where trainings were lost.
         absent: Why the training draws nothing from this source; empty where it does.
     """
 
@@ -416,6 +417,7 @@ class Answer(Frozen):
         ended_early: By arm, how many of its trainings say that they ended early.
         variance: Of a study that trains the baseline with one randomness drawn anew at a time: each of them, and all
             together. Then nothing is judged.
+        variance_of_published: Whether that baseline is held against a published value, which no seed moves.
         vary: What each seed draws anew beside what it always does: `split`.
         fixed_split: Of seeds that draw their split, whether that is which of the training images train alone, since
             validation images lie in a folder of their own, or none are held out.
@@ -473,8 +475,9 @@ class Answer(Frozen):
     without_ratio: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     trained_otherwise: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     variance: tuple[SourceSpread, ...] = Field(default=(), exclude_if=is_absent)
+    variance_of_published: bool = Field(default=False, exclude_if=_is_false)
     vary: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
-    fixed_split: bool = Field(default=False, exclude_if=lambda fixed: not fixed)
+    fixed_split: bool = Field(default=False, exclude_if=_is_false)
     unseen: int = Field(default=0, exclude_if=_is_zero)
     damaged_images: tuple[str, ...] = Field(default=(), exclude_if=is_absent)
     other_images: tuple[str, ...] = Field(default=(), exclude_if=is_absent)

@@ -104,6 +104,7 @@ def answer(
         classes=int(finished[0]["network.classes"]) if finished and finished[0].get("network.classes") else None,
         arms=tuple(arms),
         variance=_spreads(evidence, cells, recipe, plan_file) if study.shows_variance else (),
+        variance_of_published=study.shows_variance and _is_published(study),
         vary=recipe.vary,
         fixed_split=fixed_split and (bool(recipe.vary) or study.shows_variance),
         contrasts=tuple(_contrast(contrast, cells, judged, look, recipe) for contrast in others),
@@ -198,8 +199,10 @@ def _odd_ways(cells: Cells, study: Study) -> list[Cell]:
 
 def _spreads(evidence: Evidence, cells: Cells, recipe: Recipe, plan_file: PlanFile) -> tuple[SourceSpread, ...]:
     """What each randomness alone does, and all together; rows of what the training does not have are blank."""
-    study, effect = evidence.study, SCALES[evidence.judged.scale].size(recipe.margin)
-    drawn = {arm.name: _spread(arm, evidence.judged, cells[arm.name], effect, plan_file.alpha) for arm in study.arms}
+    study, judged = evidence.study, evidence.judged
+    # 两个 arm 的差的标准差是 √2 倍：配对一点也没有帮上忙时；公布的数不随种子起伏
+    effect = SCALES[judged.scale].size(recipe.margin) / (1.0 if _is_published(study) else math.sqrt(2.0))
+    drawn = {arm.name: _spread(arm, judged, cells[arm.name], effect, plan_file.alpha) for arm in study.arms}
     config = unfold(study, plan_file.base, (0,))[0].config
     if not isinstance(config, TrainConfig):
         return tuple(drawn.values())
@@ -222,9 +225,14 @@ def _spread(arm: Arm, judged: JudgedMetric, rows: Sequence[Row], effect: float, 
     facts["sd"] = spread.sd
     if spread.sd > 0.0:
         facts["limits"] = sd_limits(spread.sd, spread.n)
-        # 两个 arm 的差的标准差是 √2 倍：配对一点也没有帮上忙时
-        facts["seeds_needed"] = seeds_needed(effect, math.sqrt(2.0) * spread.sd, spread.n, alpha)
+        # 丢了种子的行偏小：最不稳的那几次恰恰不在里面
+        if len(rows) == count(rows, "finished"):
+            facts["seeds_needed"] = seeds_needed(effect, spread.sd, spread.n, alpha)
     return SourceSpread(**facts)
+
+
+def _is_published(study: Study) -> bool:
+    return study.arm(study.baseline).published is not None
 
 
 def _rows(contrast: Contrast, cells: Cells, seeds: int | None = None) -> dict[str, Sequence[Row]]:

@@ -77,12 +77,19 @@ def on_the_variance(answer: Answer) -> Iterator[str]:
         "limits by the chi-square distribution; with all else at another seed it may be another one."
     )
     margin = answer.scale.effect(answer.margin)
-    yield (
-        f"Seeds needed: so many per arm find a difference as small as the margin, {margin}, four times out of five at "
-        f"the level {answer.alpha:g} of a single comparison, where two arms scatter as the row does and pairing by "
-        "seed takes nothing of it away. A study's arms are paired, and need fewer where pairing helps; several arms, "
-        "and the word equivalent, need more; against a published value, which no seed moves, about half as many do."
-    )
+    level = f"four times out of five at the level {answer.alpha:g} of a single comparison, where"
+    if answer.variance_of_published:
+        yield (
+            f"Seeds needed: so many find a mean as far from the published value as the margin, {margin}, {level} seeds "
+            "scatter as the row does; no seed moves what is published. Several published values, and the word "
+            "reproduces, need more."
+        )
+    else:
+        yield (
+            f"Seeds needed: so many per arm find a difference as small as the margin, {margin}, {level} two arms "
+            "scatter as the row does and pairing by seed takes nothing of it away. A study's arms are paired, and need "
+            "fewer where pairing helps; several arms, and the word equivalent, need more."
+        )
     yield from (f"Blank: {one.name}, since {one.absent}." for one in answer.variance if one.absent)
     if lost := _lost(answer):
         yield (
@@ -107,9 +114,8 @@ def _lost(answer: Answer) -> dict[str, str]:
 
 def kinds_of_seeds(answer: Answer) -> Iterator[str]:
     """Says which source moves the metric most, and how many seeds of which kind the margin needs."""
-    # 丢了种子的行偏小：最不稳的那几次恰恰不在里面
     censored = {arm.name for arm in answer.arms if arm.diverged + arm.failed}
-    rows = {one.name: one for one in answer.variance if one.name not in censored}
+    rows = {one.name: one for one in answer.variance}
     single = {
         name: (one.sd, one.limits)
         for name, one in rows.items()

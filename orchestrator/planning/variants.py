@@ -283,7 +283,7 @@ def variance_plan(plan: Plan) -> Plan:
         )
     titles = _drawn_in(plan)
     of_seed = [title for source, title in titles.items() if source != SPLIT]
-    baseline = plan.study.arm(plan.study.baseline).model_copy(update={"levels": {}, "claim": None, "published": None})
+    baseline = plan.study.arm(plan.study.baseline).model_copy(update={"levels": {}, "claim": None})
     whole = ", ".join(of_seed) if isinstance(plan.base, TrainConfig) else "all that follows the trial's seed"
     arms = [baseline.model_copy(update={"name": OWN_SEED, "title": f"all of a seed: {whole}"})]
     arms += [

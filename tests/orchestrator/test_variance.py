@@ -26,19 +26,22 @@ from orchestrator.judging.notes import on_the_variance, remarks
 from orchestrator.options import parsed_request
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
-from orchestrator.planning.variants import no_split
+from orchestrator.planning.variants import no_split, variance_plan
 from orchestrator.reporting.check import check_report
+from orchestrator.reporting.text_tables import variance_table
 from orchestrator.running.agenda import plan_studies
 from orchestrator.sweeps.confirmation import confirmation_trials
 from orchestrator.tables.ranking import finished_trials, rank
 from orchestrator.tables.tables import load_trials
 from search_spaces.core_config import CoreConfig, CoreData
-from search_spaces.study import load_study
+from search_spaces.study import Study, load_study
+from search_spaces.yaml_file import parse_model
 from tests.alexnet_core.data.pictures import tree
 from tests.made_core_records import write_walk
 from tests.made_designs import make_judged, make_study
 from tests.made_plans import make_plan
 from tests.made_records import put
+from tests.orchestrator.judging.test_reproduction import study_of
 
 SEEDS, TEST_IMAGES, MARGIN = 6, 359, 0.5
 # 种子 0 是各行共有的同一个 trial
@@ -248,6 +251,29 @@ def test_a_split_that_nothing_draws_is_blank_and_cannot_be_varied(
     assert plan_on_record(tmp_path / "r" / "studies" / "mine")[0].trials == plan.trials
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_seeds_are_needed_of_one_arm_against_a_published_value_and_by_no_row_that_lost_one(
+    tmp_path: Path, published: bool
+) -> None:
+    of_two = "name: mine\nquestion: q\nsource: s\nbaseline: a\narms: [{name: a, title: a}, {name: b, title: b}]\n"
+    recipes = "recipes: {digits: {margin: 0.5, smallest_effect: 1.0}}\n"
+    study = study_of(18.0) if published else parse_model(of_two + recipes, Study, "mine.yaml")
+    plan = variance_plan(make_plan(study, SEEDS))
+    write_plan(tmp_path, plan, [])
+    assert plan_on_record(tmp_path)[0].study == plan.study
+    wrong: dict[str, list[int | str]] = {arm.name: [180, 183, 186, 181, 179, 187] for arm in plan.study.arms}
+    wrong["order"] = [*wrong["order"][1:], "diverged"]
+    answer = make_judged(plan.study, wrong, base=plan.base.model_dump(mode="json"))
+    rows = {one.name: one for one in answer.variance}
+    assert (rows["seed"].limits is not None, rows["order"].limits is not None) == (True, True)
+    times = 1.0 if published else math.sqrt(2.0)
+    assert rows["seed"].seeds_needed == tuple(seeds_for(MARGIN, times * end) for end in rows["seed"].limits or ())
+    assert (rows["order"].n, rows["order"].seeds_needed) == (SEEDS - 1, None)
+    assert ["published" in note for note in answer.notes if note.startswith("Seeds needed")] == [published]
+    (cells,) = (row for row in variance_table(answer).rows if row[0] == "order")
+    assert (cells[2], cells[-1]) == (str(SEEDS - 1), "")
+
+
 def test_no_headline_rests_on_rows_that_lost_seeds_and_a_shared_loss_is_counted_once() -> None:
     answer = make_judged(make_study(""), {"a": [20, 24, 18], "b": [29, 30, 28], "c": [21, 23, 19]})
     rows = [(name, sd, (0.5 * sd, 2.0 * sd)) for name, sd in (("seed", 0.9), ("order", 0.3), ("dropout", 0.6))]
@@ -266,7 +292,8 @@ def test_no_headline_rests_on_rows_that_lost_seeds_and_a_shared_loss_is_counted_
             )
             for arm, (name, _, _) in zip(answer.arms, rows, strict=True)
         )
-        return " ".join(on_the_variance(answer.model_copy(update={"arms": arms, "variance": spreads})))
+        told = tuple(one.model_copy(update={"seeds_needed": None}) if lost.get(one.name) else one for one in spreads)
+        return " ".join(on_the_variance(answer.model_copy(update={"arms": arms, "variance": told})))
 
     whole = notes({})
     assert "Of the single sources, dropout moves" in whole
