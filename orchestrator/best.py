@@ -265,14 +265,15 @@ def _code_of(options: argparse.Namespace, key: str, core: CoreDescription, conso
     assert record is not None
     fingerprint = str(record.result.environment.get("code") or "")
     code = kept_code(options.results, fingerprint, core.name)
+    kept = None if code is None else code.folder
     if options.core is not None:
-        return CodeSide(code and code.folder, _export_of_core(options, record.config, code, core))
+        return CodeSide(kept, _export_of_core(options, record.config, code, core))
     if code is None and fingerprint:
         # 改过的副本不是训练它的那份：宁可不交，也不冒名
         print_text(
             console, f"without the code that trained it: that is not kept in {options.results / CODE}, or was edited"
         )
-    return CodeSide(code and code.folder)
+    return CodeSide(kept)
 
 
 def _export_of_core(

@@ -34,9 +34,7 @@ class CodeSide:
     export: Callable[[Path, Path], None] | None = None
 
 
-def export_core(
-    record_folder: Path, record: Record, folder: Path, ranking: Mapping[str, Any], code: CodeSide
-) -> None:
+def export_core(record_folder: Path, record: Record, folder: Path, ranking: Mapping[str, Any], code: CodeSide) -> None:
     """Writes the export of a trial: to a temporary folder, then renamed.
 
     Args:

@@ -41,7 +41,7 @@ def export(
     *,
     force: bool,
     ranking: Mapping[str, Any],
-    code: CodeSide = CodeSide(),
+    code: CodeSide,
 ) -> None:
     """Writes the export of a trial: to a temporary folder, then renamed.
 

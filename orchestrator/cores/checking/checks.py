@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import psutil
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from alexnet_core.configuration.wording import counted
+from orchestrator.cores.checking.children import no_children_left
 from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import KeptCode, code_of
@@ -256,7 +254,7 @@ def _run(
         states=states,
         outcome=outcome,
     )
-    with (folder / "output.txt").open("wb") as output:
+    with (folder / "output.txt").open("wb") as output, no_children_left() as left:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator.cores.checking.rehearsal"],
             stdin=subprocess.PIPE,
@@ -265,10 +263,7 @@ def _run(
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])},
             start_new_session=True,
         )
-        try:
-            process.communicate(request.model_dump_json().encode())
-        finally:
-            left = _end_group(process)
+        process.communicate(request.model_dump_json().encode())
     if not outcome.is_file():
         return [_died(process.returncode, folder / "output.txt")] * len(seeds), left
     rehearsed = Outcome.model_validate_json(outcome.read_bytes()).rehearsed
@@ -280,16 +275,3 @@ def _died(code: int, output: Path) -> Rehearsed:
     lines = output.read_text(errors="replace").splitlines()
     last = f"; its last line: {lines[-1][:200]}" if lines else ""
     return Rehearsed(mistake=f"train ended its process {ending(code)}{last}")
-
-
-def _end_group(process: subprocess.Popen[Any]) -> list[str]:
-    """Kills what is left of a process and its group; returns what their commands are called."""
-    left = []
-    for other in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if other.pid != process.pid and os.getsid(other.pid) == process.pid:
-                left.append(other.name())
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    return sorted(set(left))

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
-import os
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-import psutil
 from pydantic import ValidationError
 
 from alexnet_core.configuration.frozen import first_mistake
+from orchestrator.cores.checking.children import no_children_left
 from orchestrator.cores.contract import ContractError, Core, Stopped
 from orchestrator.cores.identity import KeptCode, load_kept
 from orchestrator.cores.loading import mistake
@@ -37,9 +34,6 @@ STATES, SCRIPT = "checkpoint", "script"
 LOG_EVERY_SECONDS = 1.0
 # 一个 trial 的输出再长，记录也不该有几百兆
 MOST_LOG_CHARACTERS = 4 * 1024**2
-# linux/prctl.h
-PR_SET_CHILD_SUBREAPER = 36
-MOST_GENERATIONS = 5
 # 一个进程里只说一次
 _told_large: set[str] = set()
 
@@ -54,7 +48,7 @@ def train_trial_of_core(place: SlotPlace, job: TrialJob, watch: Watch) -> End:
     """
     log, facts = _TrialLog(watch), TrainingFacts()
     try:
-        with _output_to(log), _no_children_left():
+        with _output_to(log), no_children_left():
             end = _trained(place, job, watch, log, facts)
     finally:
         log.flush()
@@ -250,34 +244,3 @@ def _output_to(log: _TrialLog) -> Iterator[None]:
         yield
     if log.rest:
         log.add(log.rest)
-
-
-@contextmanager
-def _no_children_left() -> Iterator[None]:
-    """Ends what a training has started and left behind, such as the workers of a loader."""
-    before = {child.pid for child in _children()}
-    # 父进程先死的孙子会过继给 init，从此找不到：这段时间里过继给我们
-    _adopt(1)
-    try:
-        yield
-    finally:
-        # 被结束的一瞬间还可能又生一个
-        for _ in range(MOST_GENERATIONS):
-            left = [child for child in _children() if child.pid not in before]
-            if not left:
-                break
-            for child in left:
-                with suppress(psutil.Error):
-                    child.kill()
-            psutil.wait_procs(left, timeout=1.0)
-        _adopt(0)
-
-
-def _adopt(is_on: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, is_on, 0, 0, 0)
-
-
-def _children() -> list[Any]:
-    with suppress(psutil.Error):
-        return list(psutil.Process(os.getpid()).children(recursive=True))
-    return []

@@ -104,8 +104,12 @@ def test_a_core_that_keeps_its_word_passes_and_nothing_is_noted(lab: Lab) -> Non
         ),
         (
             # 第二个毛病与第一个同时说出
-            {"RESTORE": "", "SEED": "subprocess.Popen(['sleep', '600'])"},
-            ["train leaves processes behind when it ends: sleep", "stopped after the first report and gone on"],
+            {
+                "RESTORE": "",
+                "SEED": "subprocess.Popen(['tail', '-f', '/dev/null']); "
+                "subprocess.run(['sh', '-c', 'setsid sleep 600 &'])",
+            },
+            ["train leaves processes behind when it ends: sleep, tail", "stopped after the first report and gone on"],
         ),
         (
             {"METRIC": "'valid_place'", "step: float = 1.0": "step: float = 1.0\n    mark: Any = object()"},

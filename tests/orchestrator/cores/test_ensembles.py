@@ -17,6 +17,7 @@ from orchestrator.cores.ensembles.configuration import EnsembleConfig
 from orchestrator.cores.ensembles.core import core
 from orchestrator.cores.ensembles.exports import digest_of_exports, exports
 from orchestrator.cores.loading import core_name, load_core
+from orchestrator.records.core_export import CodeSide
 from orchestrator.records.export import export
 from search_spaces.edits import seeded
 from search_spaces.study import load_study
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results, folder = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("exports")
     for place, seed in enumerate(SEEDS, 1):
         key = put_trained(results, make_config(seed, epochs=2))
-        export(results, key, folder / str(place), force=False, ranking={"seeds": 4, "objective": 0.1})
+        export(results, key, folder / str(place), force=False, ranking={"seeds": 4, "objective": 0.1}, code=CodeSide())
     return folder
 
 
