@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from orchestrator.errors import LabError
 from orchestrator.records import layout, trial_record
+from orchestrator.records.core_export import CodeSide
 from orchestrator.records.export import export
 from orchestrator.records.trial_record import TrialResult
 from tests.made_records import make_config, put, put_trained, tiny_disk
@@ -38,7 +39,7 @@ def results(trained: tuple[Path, str], tmp_path: Path) -> Path:
 @pytest.fixture
 def model(trained: tuple[Path, str], tmp_path: Path) -> Path:
     folder = tmp_path / "model"
-    export(trained[0], trained[1], folder, force=False, ranking=RANKING)
+    export(trained[0], trained[1], folder, force=False, ranking=RANKING, code=CodeSide())
     return folder
 
 
@@ -118,10 +119,10 @@ def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_an_expor
 ) -> None:
     (model / "README.md").write_text("mine")
     with pytest.raises(LabError, match="replace it with --force") as caught:
-        export(*trained, model, force=False, ranking=RANKING)
+        export(*trained, model, force=False, ranking=RANKING, code=CodeSide())
     assert caught.value.exit_code == 2
     assert (model / "README.md").read_text() == "mine"
-    export(*trained, model, force=True, ranking=RANKING)
+    export(*trained, model, force=True, ranking=RANKING, code=CodeSide())
     assert (model / "README.md").read_text() != "mine"
     thesis = tmp_path / "thesis"
     thesis.mkdir()
@@ -130,7 +131,7 @@ def test_an_existing_folder_is_replaced_only_by_force_and_only_if_it_is_an_expor
     file.write_text("also mine")
     for folder in (thesis, file):
         with pytest.raises(LabError, match="is no export, so --force does not replace it") as caught:
-            export(*trained, folder, force=True, ranking=RANKING)
+            export(*trained, folder, force=True, ranking=RANKING, code=CodeSide())
         assert caught.value.exit_code == 2
     assert (thesis / "chapter.tex").read_text() == "years of work"
     assert file.read_text() == "also mine"
@@ -147,16 +148,16 @@ def test_weights_that_were_pruned_or_changed_are_named(
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(LabError, match="its SHA-256 differs") as caught:
-        export(results, key, tmp_path / "out", force=False, ranking=RANKING)
+        export(results, key, tmp_path / "out", force=False, ranking=RANKING, code=CodeSide())
     assert str(weights) in str(caught.value)
     assert caught.value.exit_code == 3
     trial_record.tidy(record, "none")
     with pytest.raises(LabError, match="were not kept; to train it anew, move") as caught:
-        export(results, key, tmp_path / "out", force=False, ranking=RANKING)
+        export(results, key, tmp_path / "out", force=False, ranking=RANKING, code=CodeSide())
     assert caught.value.exit_code == 4
     never_kept = put(results, make_config(9))
     with pytest.raises(LabError, match="were not kept"):
-        export(results, never_kept, tmp_path / "out", force=False, ranking=RANKING)
+        export(results, never_kept, tmp_path / "out", force=False, ranking=RANKING, code=CodeSide())
     assert not (tmp_path / "out").exists()
 
 
@@ -168,7 +169,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(trained: tuple[Path, str], small_disk: Path) -> None:
     with pytest.raises(LabError, match=r"model cannot be written") as caught:
-        export(*trained, small_disk / "model", force=False, ranking=RANKING)
+        export(*trained, small_disk / "model", force=False, ranking=RANKING, code=CodeSide())
     assert caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
     assert list(small_disk.iterdir()) == []
