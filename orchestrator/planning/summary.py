@@ -11,6 +11,7 @@ from itertools import chain
 from alexnet_core.configuration.geometry import geometry_change
 from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.configuration.wording import counted
+from alexnet_core.data.dataset import DataSummary
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.estimate import Estimate
 from orchestrator.planning.more_epochs import Extensions
@@ -19,6 +20,7 @@ from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import is_tuned
 from orchestrator.planning.work_left import WorkLeft
 from search_spaces.core_config import SPLIT, CoreConfig
+from search_spaces.study import Recipe, Study
 from search_spaces.trial import PlannedTrial
 
 SHOWN_SEEDS = 12
@@ -72,13 +74,7 @@ def arm_remarks(plan: Plan) -> list[str]:
 def data_remarks(plan: Plan) -> list[str]:
     """Says what to know of the data before trusting a number: what is left out, what is there twice."""
     if plan.summary is not None:
-        notes = [f"note: {remark}" for remark in plan.summary.remarks]
-        sources = {*plan.recipe.vary, *(source for arm in plan.study.arms for source in arm.varies)}
-        drawn = SPLIT in sources and not plan.summary.fixed_split
-        if drawn and any("validation image" in remark for remark in plan.summary.remarks):
-            # 其余种子的验证图是另抽的，重复的图也就另有其数
-            notes.append("note: that is of the validation images of seed 0; the other seeds draw their own")
-        return notes
+        return [f"note: {remark}" for remark in image_remarks(plan.summary, plan.recipe, plan.study)]
     base = plan.base
     if isinstance(base, CoreConfig) and base.data.root is not None and not base.data.digest:
         # 没有摘要，换一个文件夹也是同样的 key：不说，旧数据上的结果就被当作新的
@@ -88,6 +84,22 @@ def data_remarks(plan: Plan) -> list[str]:
             "in a field"
         ]
     return []
+
+
+def image_remarks(summary: DataSummary, recipe: Recipe, study: Study) -> tuple[str, ...]:
+    """Returns what to know of images before trusting a number, as the plan and the report say it.
+
+    Args:
+        summary: What is in the data.
+        recipe: The study's recipe on it.
+        study: The study.
+    """
+    sources = {*recipe.vary, *(source for arm in study.arms for source in arm.varies)}
+    drawn = SPLIT in sources and not summary.fixed_split
+    if drawn and any("validation image" in remark for remark in summary.remarks):
+        # 其余种子的验证图是另抽的，重复的图也就另有其数
+        return (*summary.remarks, "that is of the validation images of seed 0; the other seeds draw their own")
+    return summary.remarks
 
 
 def code_remarks(plan: Plan) -> list[str]:

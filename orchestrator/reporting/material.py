@@ -25,6 +25,7 @@ from orchestrator.judging.images.classes import class_changes
 from orchestrator.judging.images.seen import SeenImages, SeenTrials
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.planning.plan_file import PlanFile, PlanRow
+from orchestrator.planning.summary import image_remarks
 from orchestrator.records import looks_file
 from orchestrator.records.layout import evaluation_path, trial_folder
 from orchestrator.tables.rows import METRICS_BY_NAME
@@ -408,7 +409,8 @@ def _data(plan_file: PlanFile) -> dict[str, str]:
     images, classes, remarks = None, None, ""
     if summary is not None:
         images = f"train {summary.train}; validation {summary.validation}; test {summary.test}"
-        classes, remarks = len(summary.class_names), ". ".join(summary.remarks)
+        classes = len(summary.class_names)
+        remarks = ". ".join(image_remarks(summary, plan_file.recipe, plan_file.study_definition))
     facts: dict[str, object] = {"name": spec.name}
     if not isinstance(spec, DataSpec) or summary is None:
         content = spec.digest or "not said by the core"

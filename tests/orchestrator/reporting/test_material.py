@@ -50,6 +50,9 @@ def test_the_report_says_what_to_know_of_the_data_as_the_plan_did(tmp_path: Path
     assert data_remarks(varied)[1:] == [
         "note: that is of the validation images of seed 0; the other seeds draw their own"
     ]
+    assert data_facts(tmp_path, varied)["to know"].endswith(
+        "that is of the validation images of seed 0; the other seeds draw their own"
+    )
     assert len(data_remarks(replace(plan, summary=twice))) == 1
     assert (facts["images"], facts["classes"]) == ("train 9; validation 3; test 4", "2")
     assert "to know" not in data_facts(tmp_path, replace(plan, summary=SUMMARY.model_copy(update={"remarks": ()})))
