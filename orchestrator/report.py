@@ -36,7 +36,7 @@ from orchestrator.output.console import printable
 from orchestrator.output.document import Document
 from orchestrator.output.fitting import fitting, print_text
 from orchestrator.planning.plan_file import plan_on_record, read_plan, write_studies
-from orchestrator.planning.variants import chosen_afterwards
+from orchestrator.planning.variants.afterwards import chosen_afterwards
 from orchestrator.records.layout import STUDY_FOLDER, is_joint, joint_folder, study_folder
 from orchestrator.replication.before import before_asking
 from orchestrator.replication.conclude import check_replication, judge_parts, print_replication
@@ -313,7 +313,7 @@ def _paper(options: argparse.Namespace, console: Console) -> AnswersDocument:
             say(f"warning: {printable(str(error))}; left out")
             continue
         # 噪声基线是拿基线比它自己，不是谁的主张
-        if not (plan_file.null or plan.study.shows_variance):
+        if not plan.of_baseline_alone:
             notes_look = os.access(folder, os.W_OK)
             judged = judged_material(
                 plan, plan_file, folder, options.results, tables, notes_look=notes_look, images=images

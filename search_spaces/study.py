@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
@@ -331,6 +331,11 @@ class Study(Frozen):
         return contrasts_of(self.arms, self.baseline, self.compare, self.design, self.factors)
 
     @property
+    def compared_with(self) -> str:
+        """The arm that the others are compared with; empty where each is compared with what is published of it."""
+        return "" if self.kind == "reproduction" else self.baseline
+
+    @property
     def shows_variance(self) -> bool:
         """Whether its arms are the baseline with some of its randomness drawn anew, so that nothing is compared."""
         return any(arm.varies for arm in self.arms)
@@ -554,9 +559,7 @@ def load_study(name_or_path: str) -> Study:
         StudyError: There is none such (the message has the nearest names), or the file is wrong.
     """
     if name_or_path in study_names():
-        folder = resources.files("search_spaces") / "studies"
-        with resources.as_file(folder / f"{name_or_path}.yaml") as path:
-            return _checked_name(load_model(path, Study, f"search_spaces/studies/{path.name}"), name_or_path)
+        return _packaged(name_or_path)
     if name_or_path.endswith((".yaml", ".yml")) and "\0" not in name_or_path:
         path = Path(name_or_path)
         try:
@@ -573,6 +576,14 @@ def load_study(name_or_path: str) -> Study:
     near = difflib.get_close_matches(name_or_path, study_names(), n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"studies: {', '.join(study_names())}"
     raise StudyError(f"there is no study {name_or_path!r}; {hint}")
+
+
+# 一条命令要问它好几回；随包的文件不会在这期间改
+@cache
+def _packaged(name: str) -> Study:
+    folder = resources.files("search_spaces") / "studies"
+    with resources.as_file(folder / f"{name}.yaml") as path:
+        return _checked_name(load_model(path, Study, f"search_spaces/studies/{path.name}"), name)
 
 
 def _checked_arms(study: Study, path: Path) -> Study:

@@ -86,7 +86,7 @@ def listed_studies() -> StudiesDocument:
                 claim="" if study.claim is None else study.claim.statement,
                 primary_metric=study.primary_metric,
                 statistic=study.statistic,
-                baseline="" if study.kind == "reproduction" else study.baseline,
+                baseline=study.compared_with,
                 arms=tuple(ListedArm(name=arm.name, title=arm.title) for arm in study.arms),
                 datasets=tuple(study.recipes),
                 not_asked=study.not_asked,

@@ -34,7 +34,7 @@ from orchestrator.judging.primary_metric import JudgedMetric, Row
 from orchestrator.judging.scales import SCALES
 from orchestrator.judging.sweep_findings import ranked, sweep_points
 from orchestrator.planning.plan_file import PlanFile
-from orchestrator.planning.variants import NO_SPLIT, SPLIT_TITLE
+from orchestrator.planning.variants.baseline_alone import NO_SPLIT, SPLIT_TITLE
 from orchestrator.statistics.limits import FEWEST_SEEDS
 from orchestrator.statistics.paired import paired_test, sd_limits, seeds_needed
 from orchestrator.statistics.verdict import Verdict, sentence

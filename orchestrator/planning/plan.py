@@ -37,7 +37,7 @@ class Plan:
         max_seeds: Seeds at most, of a study of `--seeds auto`; None where all seeds are wanted.
         retune: What every arm tunes for itself; None for nothing.
         further: The trials of that, as far as they are known (`retuning.py`).
-        null: Whether the baseline is judged against itself (`null.py`).
+        null: Whether the baseline is judged against itself (`variants/baseline_alone.py`).
         code: Of the core; None for AlexNet, and for a plan that was read from its file.
         datasets: Of plans on several data sets that are run as one: by arm, its data set.
         together: Of plans that are run as one: by study (or data set) and arm there, how the arm is called.
@@ -65,6 +65,11 @@ class Plan:
     def views(self) -> dict[str, int]:
         """In how many views the trials are wanted whose arms ask for more than one, by key."""
         return {trial.key: trial.views for trial in self.trials if trial.views != 1}
+
+    @property
+    def of_baseline_alone(self) -> bool:
+        """Whether it asks about the randomness of one baseline: `--null` or `--variance`."""
+        return self.null or self.study.shows_variance
 
     @property
     def data_roots(self) -> list[str | None]:

@@ -454,6 +454,7 @@ def plan_on_record(folder: Path) -> tuple[Plan, PlanFile]:
             sweep_points=plan_file.sweep_points,
             max_seeds=plan_file.max_seeds,
             retune=plan_file.retune,
+            null=plan_file.null,
         )
     except (KeyError, ValidationError, StudyError) as error:
         reason = first_mistake(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]

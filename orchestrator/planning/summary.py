@@ -56,8 +56,7 @@ def arm_remarks(plan: Plan) -> list[str]:
     """Says of which arms the edits change nothing, or the size of maps that they do not name."""
     first = {trial.arm: trial for trial in plan.trials[: len(plan.study.arms)]}
     baseline = first.pop(plan.study.baseline, None)
-    not_compared = plan.null or plan.study.shows_variance or plan.study.kind == "reproduction"
-    if baseline is None or not_compared:
+    if baseline is None or plan.of_baseline_alone or not plan.study.compared_with:
         return []
     lines = []
     for arm, trial in first.items():

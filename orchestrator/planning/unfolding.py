@@ -13,7 +13,8 @@ from orchestrator.errors import ExitCode, LabError
 from orchestrator.planning.core_base import core_base
 from orchestrator.planning.plan import TUNING_SEED, Plan
 from orchestrator.planning.retuning import retune_of
-from orchestrator.planning.variants import no_split, with_controls
+from orchestrator.planning.variants.baseline_alone import no_split
+from orchestrator.planning.variants.controls import with_controls
 from orchestrator.request import Question, Store, SweepRequest
 from search_spaces.core_config import TrialConfig
 from search_spaces.errors import StudyError

@@ -54,7 +54,7 @@ def check_part(plan: Plan, plan_file: PlanFile) -> None:
     """
     check_replicates(plan.study)
     why = ""
-    if plan_file.null or plan.study.shows_variance:
+    if plan.of_baseline_alone:
         why = "asks about the randomness of one baseline on one data set; name one --dataset"
     elif plan_file.max_seeds is not None:
         why = (

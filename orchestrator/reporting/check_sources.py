@@ -14,7 +14,7 @@ from orchestrator.errors import LabError
 from orchestrator.judging.answer import Answer
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import PlanFile
-from orchestrator.planning.variants import OTHER_SEEDS
+from orchestrator.planning.variants.baseline_alone import OTHER_SEEDS
 from orchestrator.records import looks_file
 from orchestrator.records.checked_record import Record, ended_curve, read_record
 from orchestrator.records.evaluations import read_correct_images

@@ -34,14 +34,9 @@ from orchestrator.planning.summary import (
 )
 from orchestrator.planning.training_ways import other_ways
 from orchestrator.planning.unfolding import check_replicates, folder_hint, plan_study, recipe_on
-from orchestrator.planning.variants import (
-    combined_plan,
-    controls_in,
-    null_name,
-    null_plan,
-    variance_name,
-    variance_plan,
-)
+from orchestrator.planning.variants.baseline_alone import name_asked, null_plan, variance_plan
+from orchestrator.planning.variants.controls import controls_in
+from orchestrator.planning.variants.together import combined_plan
 from orchestrator.planning.work_left import PhaseLeft, WorkLeft, arms_left, retuning_left, work_together
 from orchestrator.records.layout import joint_folder, study_folder
 from orchestrator.records.trial_record import TrialState
@@ -166,9 +161,9 @@ def plan_studies(request: Request) -> list[Plan]:
         check_replicates(study)
         for dataset in question.datasets:
             recipe_on(study, dataset)
-        return [_plan_on(replace(request, question=one)) for one in question.on_each]
+        return [_plan_on(study, replace(request, question=one)) for one in question.on_each]
     if not question.is_paper:
-        plan = _plan_of_one(request)
+        plan = _plan_of_one(load_study(question.study), request)
         return [null_plan(plan) if question.null else variance_plan(plan) if question.variance else plan]
     plans: list[Plan] = []
     for study in _all_studies():
@@ -195,20 +190,19 @@ def _all_studies() -> list[Study]:
     return [study for study in studies if study.core is None and study.claim is not None]
 
 
-def _plan_on(request: Request) -> Plan:
+def _plan_on(study: Study, request: Request) -> Plan:
     """The plan on one of several data sets; what is wrong with its images names it."""
     try:
-        return _plan_of_one(request)
+        return _plan_of_one(study, request)
     except CoreError as error:
         raise CoreError(f"{request.question.dataset}: {error}") from error
     except LabError as error:
         raise LabError(f"{request.question.dataset}: {error}", exit_code=error.exit_code) from error
 
 
-def _plan_of_one(request: Request) -> Plan:
+def _plan_of_one(study: Study, request: Request) -> Plan:
     """The plan of one study; a mistake of its arms or its sweep is placed in its file, where it has one."""
     question, sweep, path = request.question, request.sweep, Path(request.question.study)
-    study = load_study(question.study)
     if study.core is not None and request.placement.workers > 1:
         # 两个进程会各训一遍，又写同一个文件夹
         raise LabError(
@@ -240,9 +234,7 @@ def folder_of(request: Request) -> Path:
     study = PAPER if question.is_paper else load_study(question.study).name
     if question.also:
         return joint_folder(results, study, question.datasets)
-    # 噪声下限与各随机来源的研究另有名字，也就另有文件夹
-    study = null_name(study) if question.null else variance_name(study) if question.variance else study
-    return study_folder(results, study, question.dataset, DEFAULT_DATASET)
+    return study_folder(results, name_asked(study, question), question.dataset, DEFAULT_DATASET)
 
 
 def make_agenda(plans: Sequence[Plan], request: Request) -> Agenda:

@@ -148,4 +148,6 @@ class LeftOut:
         if self.keeps_from_judging:
             shorter = self._arms and seeds and plan.max_seeds is None
             judge = f"judge what is complete with --seeds {seeds}, or " if shorter else ""
-            yield f"No verdict yet, since every look at a study costs level: {judge}go on with the same command."
+            # 不作比较的研究（--variance）怎么看都不花水平
+            costs = "No verdict yet, since every look at a study costs level"
+            yield f"{costs if plan.study.contrasts else 'No answer yet'}: {judge}go on with the same command."

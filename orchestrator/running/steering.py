@@ -255,9 +255,9 @@ def _refusal(study: str, facts: RunFacts, kind: Kind, value: str | int | None) -
         if value not in facts.arms:
             return f"{value!r} is none of the arms: {', '.join(facts.arms)}"
         if value == facts.baseline:
-            return f"{value} is the baseline, which every comparison needs; use --stop for the study"
+            return f"{value} is the baseline, which the other arms need; use --stop for the study"
         if value in facts.needed:
-            return f"{value} is a baseline, which comparisons need; use --stop for the study"
+            return f"{value} is a baseline, which other arms need; use --stop for the study"
     if kind == "seeds" and not facts.may_grow:
         why = "it is several studies at once, a noise floor, or decides seed by seed (--seeds auto)"
         return f"{study} takes no further seeds while it runs: {why}"

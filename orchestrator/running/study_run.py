@@ -246,8 +246,7 @@ def _run_facts(plan: Plan, settings: RunSettings) -> RunFacts:
         dashboard=settings.facts.dashboard,
         dataset=plan.dataset,
         arms=tuple(arm.name for arm in plan.study.arms),
-        # 各 arm 只与公布的数比，少了哪个都不碍别的
-        baseline="" if plan.study.kind == "reproduction" else plan.study.baseline,
+        baseline=plan.study.compared_with,
         needed=plan.needed,
         seeds=len(plan.seeds),
         may_grow=settings.may_grow,

@@ -17,7 +17,7 @@ from alexnet_core.configuration.metrics import EpochReport
 from orchestrator.judging.answer import Confirmation, ConfirmedPoint, ParameterImportance, SweepFacts, SweepPoint
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
-from orchestrator.planning.variants import null_plan
+from orchestrator.planning.variants.baseline_alone import null_plan
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import keep_correct_images, leave_correct_images
 from orchestrator.records.layout import trial_folder

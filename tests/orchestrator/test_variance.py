@@ -26,7 +26,7 @@ from orchestrator.judging.notes import on_the_variance, remarks
 from orchestrator.options import parsed_request
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.plan_file import plan_on_record, write_plan
-from orchestrator.planning.variants import no_split, variance_plan
+from orchestrator.planning.variants.baseline_alone import no_split, variance_plan
 from orchestrator.reporting.check import check_report
 from orchestrator.reporting.text_tables import variance_table
 from orchestrator.running.agenda import plan_studies

@@ -13,7 +13,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from alexnet_core.data.dataset import DataSummary
 from alexnet_core.model.alexnet import AlexNet
 from orchestrator.ablate import main
-from orchestrator.planning.variants import MATCHED, with_controls
+from orchestrator.planning.variants.controls import MATCHED, with_controls
 from search_spaces.errors import StudyError
 from search_spaces.study import Study, load_study
 from search_spaces.trial import base_config, unfold
@@ -133,7 +133,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True)
     width: int = Field(default=64, gt=0, multiple_of=8, alias="w")
     depth: int = 4
-    stride: int = Field(default=1, ge=1, le=64)
+    stride: int = Field(default=1, ge=1, le=64, alias="every")
     heads: int = 8
 
 def train(config, run):

@@ -24,7 +24,7 @@ from orchestrator.planning.on_record import OnRecord, read_on_record
 from orchestrator.planning.plan import Plan, with_seeds
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.planning.summary import arm_line, arm_plans, plan_line
-from orchestrator.planning.variants import combined_plan
+from orchestrator.planning.variants.together import combined_plan
 from orchestrator.planning.work_left import WorkLeft
 from orchestrator.records.evaluations import (
     Evaluation,

@@ -18,7 +18,7 @@ from alexnet_core.process.files import pid_namespace
 from orchestrator.errors import LabError
 from orchestrator.planning.plan import RETUNED, TUNING
 from orchestrator.planning.retuning import retuned_trials, tuning_trials
-from orchestrator.planning.variants import combined_plan
+from orchestrator.planning.variants.together import combined_plan
 from orchestrator.records import layout
 from orchestrator.running.notification import Notifier
 from orchestrator.running.session import _under_arm_name
@@ -189,7 +189,7 @@ def test_what_the_driver_could_not_do_is_refused_at_once(folder: Path) -> None:
     write_run(folder, facts())
     for kind, value, message in (
         ("stop_arm", "lrn", "'lrn' is none of the arms: baseline, no_lrn, as_run"),
-        ("skip_arm", "baseline", "baseline is the baseline, which every comparison needs"),
+        ("skip_arm", "baseline", "baseline is the baseline, which the other arms need"),
         ("seeds", 8, "runs 8 seeds already"),
         ("seeds", 1001, "1001 seeds: those from 1000 on are for tuning"),
     ):
@@ -278,7 +278,7 @@ def test_each_studys_baseline_stays_also_under_another_arms_name(folder: Path) -
     needed = {"lrn-baseline", "lrn-no_lrn"}
     for arm in combined.study.arms:
         if arm.name in needed:
-            with pytest.raises(LabError, match="is a baseline, which comparisons need"):
+            with pytest.raises(LabError, match="is a baseline, which other arms need"):
                 ask(folder, "skip_arm", arm.name)
         else:
             ask(folder, "skip_arm", arm.name)
