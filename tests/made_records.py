@@ -24,6 +24,7 @@ from orchestrator.records import trial_record
 from orchestrator.records.checked_record import MEASURED
 from orchestrator.records.evaluations import keep_correct_images, leave_correct_images
 from orchestrator.records.trial_record import TrialResult, TrialState
+from search_spaces.core_config import TrialConfig
 from search_spaces.trial import trial_key
 
 LAYERS = (
@@ -73,7 +74,7 @@ def make_report(epoch: int, wrong: int) -> EpochReport:
 
 def put(
     results: Path,
-    config: TrainConfig,
+    config: TrialConfig,
     wrong: int | None = 20,
     *,
     state: TrialState = TrialState.FINISHED,
@@ -81,6 +82,7 @@ def put(
     **fields: Any,
 ) -> str:
     """Puts a hand-made trial on record; `wrong` of 360 validation images are errors."""
+    assert isinstance(config, TrainConfig)
     folder = trial_record.open_record(results, config)
     trial_record.next_attempt(folder)
     planned = config.training.epochs

@@ -186,7 +186,8 @@ REFERENCE = sorted(path.parent for path in ROOT.glob("results/reference/*/*/answ
 @pytest.mark.parametrize("folder", REFERENCE, ids=lambda folder: "/".join(folder.parts[-2:]))
 def test_a_committed_report_is_whole_and_its_differences_are_those_of_its_seeds(folder: Path) -> None:
     """Its records are not there, so that `report --check` has nothing to compute it from."""
-    sums = dict(reversed(line.split("  ", 1)) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    lines = (line.split("  ", 1) for line in (folder / "SHA256SUMS").read_text().splitlines())
+    sums = {name: digest for digest, name in lines}
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert sums.keys() == files.keys() - {"SHA256SUMS"}
     assert sums == {name: hashlib.sha256(files[name].read_bytes()).hexdigest() for name in sums}

@@ -160,7 +160,9 @@ def where_the_time_goes(device: torch.device, batch: int, precision: Precision) 
 def loader(device: torch.device, batch: int, images: int, rounds: int) -> None:
     """Images per second that reach the device from a memory map of 256-pixel images, cropped and reflected there."""
     spec = network(PAPER)
-    config = TrainConfig.model_construct(network=spec, training=TrainingSpec(epochs=1, batch_size=batch), seed=0)
+    config = TrainConfig.model_construct(
+        network=spec, training=TrainingSpec(epochs=1, batch_size=batch), data=None, seed=0
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         pixels = np.lib.format.open_memmap(path, "w+", np.uint8, (images, 256, 256, 3))

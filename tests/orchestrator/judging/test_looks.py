@@ -176,7 +176,8 @@ def test_the_plan_holds_the_maximum_and_another_rule_is_refused_after_a_look(tmp
 
 
 def test_an_arm_that_is_left_out_ends_the_looks_without_an_endless_loop(tmp_path: Path) -> None:
-    plan, requests = sequential_plan(), []
+    plan = sequential_plan()
+    requests: list[object] = []
     run_looks(plan, tmp_path, dict, requests.append)
     assert len(requests) == 1
 

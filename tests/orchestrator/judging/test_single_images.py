@@ -71,7 +71,8 @@ def test_the_classes_are_those_of_a_t_test_for_each_and_a_whole_family(
     labels, names = digit_labels(plan), [str(digit) for digit in range(10)]
     assert concluded.seen is not None
     changes = class_changes(concluded.answer, concluded.seen, labels, names)
-    p, expected = [], {}
+    p: list[float] = []
+    expected = {}
     for arm in ("no_lrn", "as_run"):
         for digit in range(10):
             wrong = {name: 100 * (~right[name][:, labels == digit]).mean(axis=1) for name in (arm, "baseline")}

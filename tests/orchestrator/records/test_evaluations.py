@@ -16,7 +16,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import LabError
 from orchestrator.judging.answer import Answer
 from orchestrator.judging.judge import answer
@@ -40,6 +39,7 @@ from orchestrator.running.agenda import Agenda, PlannedStudy
 from orchestrator.sweeps.planned_sweep import PlannedSweep
 from orchestrator.tables.rows import MEMBER_COLUMNS
 from orchestrator.tables.tables import load_tables, update_tables
+from search_spaces.core_config import TrialConfig
 from search_spaces.study import Study, load_study
 from search_spaces.trial import unfold
 from search_spaces.yaml_file import parse_model
@@ -72,7 +72,7 @@ def views_plan(seeds: int = 4, text: str = VIEWS) -> Plan:
     return make_plan(parse_model(text, Study, "views.yaml"), seeds)
 
 
-def put_evaluated(results: Path, config: TrainConfig, one: int, ten: int | None, **fields: Any) -> Path:
+def put_evaluated(results: Path, config: TrialConfig, one: int, ten: int | None, **fields: Any) -> Path:
     """A finished trial with its weights, wrong on so many of 359 test images in one view and in ten."""
     weights = {"weights": "checkpoint/final.safetensors", "weights_sha256": WEIGHTS_SHA256}
     folder = trial_folder(results, put(results, config, test_wrong=one, **weights))

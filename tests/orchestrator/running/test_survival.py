@@ -66,7 +66,7 @@ def assert_same_weights(folder: Path, other: Path) -> None:
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def start_and_wait(lab: Lab, *arguments: str, finished: int, running: bool = True):
+def start_and_wait(lab: Lab, *arguments: str, finished: int, running: bool = True) -> subprocess.Popen[str]:
     """Starts the study and waits until some trials have ended and one is in the middle of its epochs."""
     started = time.time()
     process = lab.start(*STUDY, *arguments, "--results", str(lab.results))

@@ -28,8 +28,8 @@ from tests.orchestrator.sweeps.test_confirmation import DECAY, PLAN, SEARCH
 
 def recorded(results: Path) -> tuple[Plan, Search, SearchHistory]:
     """Two seeds of three arms, and four points of which one was stopped, one diverged and one is not done."""
-    for place, trial in enumerate(PLAN.trials):
-        put(results, trial.config, 20 + place)
+    for place, planned in enumerate(PLAN.trials):
+        put(results, planned.config, 20 + place)
     members = []
     states = (TrialState.FINISHED, TrialState.STOPPED, TrialState.DIVERGED, None)
     for position, state in enumerate(states):

@@ -7,10 +7,10 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.planning.estimate import EpochSeconds, likenesses_of
 from orchestrator.planning.work_left import PhaseLeft, Training, WorkLeft
 from orchestrator.running.recording.remaining import UNKNOWN, Remaining
+from search_spaces.core_config import TrialConfig
 from search_spaces.trial import Phase, PlannedTrial, trial_key
 from tests.made_records import make_config
 
@@ -33,7 +33,7 @@ def left(*trials: PlannedTrial, epochs: int = EPOCHS) -> dict[str, Training]:
     return {one.key: Training(one.config, epochs) for one in trials}
 
 
-def measured(config: TrainConfig, seconds: float) -> EpochSeconds:
+def measured(config: TrialConfig, seconds: float) -> EpochSeconds:
     known = EpochSeconds()
     known.add(likenesses_of(config), seconds)
     return known

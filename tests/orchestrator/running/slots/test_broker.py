@@ -113,7 +113,7 @@ def test_every_trial_ends_once_whatever_dies(actions: list[str]) -> None:
 
     async def story() -> None:
         broker = Broker()
-        asking: dict[int, asyncio.Future] = {}
+        asking: dict[int, asyncio.Future[object]] = {}
         submitted = 0
         for action in actions:
             slot = int(action[-1]) if action[-1].isdigit() else 0
