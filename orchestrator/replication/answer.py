@@ -7,8 +7,9 @@ from pydantic import Field
 from alexnet_core.configuration.frozen import Frozen
 from orchestrator.judging.answer import Compared
 
-# 页面的写法一变就加一：旧页面的文字便不与今天的逐字比较
-WORDING = 1
+# 页面的写法一变就加一：旧页面的文字便不与今天的逐字比较；从 2 起有对新图也成立的界限
+WORDING = 2
+WORDS_BEYOND = 2
 
 
 def _is_empty(value: tuple[str, ...]) -> bool:

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.primary_metric import reads_epochs
 from orchestrator.output.fitting import cards, fits, print_text
-from orchestrator.replication.answer import WORDING, Replicated, Replication
+from orchestrator.replication.answer import WORDING, WORDS_BEYOND, Replicated, Replication
 from orchestrator.replication.before import Before
 from orchestrator.replication.judge import Part, replicate
 from orchestrator.replication.page import lead, page_files, read_replication, replicates_table
@@ -31,15 +32,18 @@ def judge_parts(parts: Sequence[Part], results: Path, before: Before) -> Replica
         before: What was on record when they were first asked together.
     """
     # 次序与文件夹名相同：先说哪个数据集，不改答案
-    return _judged_in_order(sorted(parts, key=lambda part: part.plan.dataset), results, before)
+    in_order = sorted(parts, key=lambda part: part.plan.dataset)
+    return _judged_in_order(in_order, results, before, SeenImages(results))
 
 
-def _judged_in_order(parts: Sequence[Part], results: Path, before: Before) -> Replication:
+def _judged_in_order(
+    parts: Sequence[Part], results: Path, before: Before, images: SeenImages | None = None
+) -> Replication:
     # 到达阈值的时间才要最大的那张表
     if any(reads_epochs(part.plan.recipe) for part in parts):
         tables = load_tables(results)
-        return replicate(parts, tables.trials, tables.epochs, before)
-    return replicate(parts, load_trials(results).trials, pl.DataFrame(schema=EPOCH_COLUMNS), before)
+        return replicate(parts, tables.trials, tables.epochs, before, images)
+    return replicate(parts, load_trials(results).trials, pl.DataFrame(schema=EPOCH_COLUMNS), before, images)
 
 
 def print_replication(replication: Replication, console: Console) -> None:
@@ -76,7 +80,10 @@ def check_replication(folder: Path, parts: Sequence[Part], results: Path, asked:
     before = read_replication(folder)
     # 从前的页面按当初问的次序写
     places = {dataset: place for place, dataset in enumerate(before.datasets)}
-    now = _judged_in_order(sorted(parts, key=lambda part: places.get(part.plan.dataset, len(places))), results, asked)
+    # 更早的页面没有对新图的界限，就不读它所凭的那些位
+    images = SeenImages(results) if before.wording >= WORDS_BEYOND else None
+    in_order = sorted(parts, key=lambda part: places.get(part.plan.dataset, len(places)))
+    now = _judged_in_order(in_order, results, asked, images)
     again = now.model_copy(
         update={"wording": before.wording, "notes": before.notes if _is_older(before) else now.notes}
     )

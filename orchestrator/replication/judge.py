@@ -13,6 +13,8 @@ from alexnet_core.configuration.wording import counted
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.judging.answer import SKIPPED, Answer, Compared
 from orchestrator.judging.evidence import Evidence
+from orchestrator.judging.images.new_images import with_new_images
+from orchestrator.judging.images.seen import SeenImages
 from orchestrator.judging.judge import evidence_of, finite_ends
 from orchestrator.judging.looks import FixedLook, fixed_look
 from orchestrator.judging.scales import SCALES
@@ -22,7 +24,7 @@ from orchestrator.planning.unfolding import check_replicates
 from orchestrator.replication.answer import OnDataset, Replicated, Replication, in_words
 from orchestrator.replication.before import Before
 from orchestrator.statistics.alpha_spending import ShareOfLevel
-from orchestrator.statistics.verdict import Asked, Verdict, judge_together, withhold
+from orchestrator.statistics.verdict import Asked, Verdict, agrees, judge_together, withhold
 
 
 class Part(NamedTuple):
@@ -72,7 +74,9 @@ class _Look(NamedTuple):
     kept: list[str]
 
 
-def replicate(parts: Sequence[Part], trials: pl.DataFrame, epochs: pl.DataFrame, before: Before) -> Replication:
+def replicate(
+    parts: Sequence[Part], trials: pl.DataFrame, epochs: pl.DataFrame, before: Before, images: SeenImages | None
+) -> Replication:
     """Judges all comparisons of all data sets as one family.
 
     Args:
@@ -80,11 +84,13 @@ def replicate(parts: Sequence[Part], trials: pl.DataFrame, epochs: pl.DataFrame,
         trials: The trials table.
         epochs: The epochs table, which times to a threshold are read from.
         before: What was on record when they were first asked together.
+        images: Which images the trials got right; None to say nothing of new images.
     """
     looks = _looks(parts, trials, epochs)
     verdicts = [_named(verdicts, one) for verdicts, one in zip(_judged(looks), looks, strict=True)]
-    names = dict.fromkeys(compared.name for part in parts for compared in part.answer.judged)
-    comparisons = tuple(_replicated(name, looks, verdicts) for name in names)
+    named = [_compared(one, of, images) for one, of in zip(looks, verdicts, strict=True)]
+    names = dict.fromkeys(name for of in named for name in of)
+    comparisons = tuple(_replicated(name, looks, named) for name in names)
     first, alone = parts[0].answer, [one.evidence for one in looks]
     return Replication(
         study=first.study,
@@ -137,19 +143,34 @@ def _named(verdicts: Mapping[str, Verdict], one: _Look) -> dict[str, Verdict]:
     return withhold(told, one.look.refusal) if one.look.refusal else told
 
 
-def _replicated(name: str, looks: Sequence[_Look], verdicts: Sequence[Mapping[str, Verdict]]) -> Replicated:
+def _compared(one: _Look, verdicts: Mapping[str, Verdict], images: SeenImages | None) -> dict[str, OnDataset]:
+    """What is compared on a data set, by name, with its limits for new images at the level of the one family."""
+    part, evidence, summary = one.part, one.evidence, one.part.plan_file.summary
+    told, study = part.answer, part.plan.study
+    if images is not None:
+        cells = {arm.name: evidence.rows(arm.name, one.look.seeds) for arm in study.arms}
+        fixed = summary is not None and summary.fixed_split
+        told = with_new_images(told, study, cells, verdicts, evidence.judged.counted, images, fixed_split=fixed)
+    return {
+        other.name: OnDataset(
+            dataset=part.plan.dataset,
+            compared=_together(other, verdicts[other.name], part.answer.margin, seen=images is not None),
+            word_alone=other.word,
+        )
+        for other in told.judged
+    }
+
+
+def _replicated(name: str, looks: Sequence[_Look], compared: Sequence[Mapping[str, OnDataset]]) -> Replicated:
     on, has_claim = [], False
-    for one, of in zip(looks, verdicts, strict=True):
-        compared = next((other for other in one.part.answer.judged if other.name == name), None)
-        if compared is None:
+    for one, of in zip(looks, compared, strict=True):
+        if name not in of:
             continue
         claim = one.evidence.contrasts[name].claim
         has_claim = has_claim or (
             claim is not None and one.evidence.of(name, one.look.seeds).claimed_points is not None
         )
-        on.append(
-            OnDataset(dataset=one.part.plan.dataset, compared=_together(compared, of[name]), word_alone=compared.word)
-        )
+        on.append(of[name])
     words = dict(Counter(one.compared.word for one in on))
     replicates, sentence = in_words(has_claim, words, len(on))
     return Replicated(
@@ -163,8 +184,8 @@ def _replicated(name: str, looks: Sequence[_Look], verdicts: Sequence[Mapping[st
     )
 
 
-def _together(alone: Compared, verdict: Verdict) -> Compared:
-    """What is seen on a data set, with the interval, the p and the word of the family over all of them."""
+def _together(alone: Compared, verdict: Verdict, margin: float, *, seen: bool) -> Compared:
+    """What is seen on a data set, with the intervals, the p and the word of the family over all of them."""
     facts = {name: getattr(alone, name) for name in ALONE}
     facts |= {"word": verdict.word, "in_family": verdict.in_family}
     if verdict.interval is not None and verdict.level is not None and verdict.test is not None:
@@ -174,6 +195,10 @@ def _together(alone: Compared, verdict: Verdict) -> Compared:
             "p": verdict.test.p,
             "adjusted_p": verdict.adjusted_p,
         }
+        if seen and alone.beyond is not None and verdict.equal_level is not None:
+            # 合起来的词，用合起来的界限再问一次
+            holds = agrees(verdict.word, alone.beyond, margin)
+            facts |= {"beyond": alone.beyond, "beyond_level": alone.beyond_level, "holds_beyond": holds}
     return Compared(**facts)
 
 

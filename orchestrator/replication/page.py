@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
@@ -19,7 +19,7 @@ from orchestrator.replication.answer import Replicated, Replication
 from orchestrator.reporting.files import ANSWER, PAGE, SUMS, TEXT, csv_of, sums
 from orchestrator.reporting.markup import latex_table, sections_markdown
 from orchestrator.reporting.story import Section
-from orchestrator.reporting.text_tables import TextTable
+from orchestrator.reporting.text_tables import TextTable, with_new_images
 
 
 def replicates_table(replication: Replication) -> TextTable:
@@ -30,8 +30,13 @@ def replicates_table(replication: Replication) -> TextTable:
 
 
 def _row(one: Replicated, datasets: Sequence[str]) -> list[str]:
-    on = {each.dataset: f"{numbers.difference_in_words(each.compared)} {each.compared.word}".strip() for each in one.on}
+    on = {each.dataset: _in_words(each.compared) for each in one.on}
     return [one.name, *(on.get(dataset, "not compared") for dataset in datasets), one.sentence]
+
+
+def _in_words(compared: Compared) -> str:
+    word = f"{compared.word} (and beyond)" if compared.holds_beyond else compared.word
+    return f"{numbers.difference_in_words(compared)} {word}".strip()
 
 
 def each_table(replication: Replication) -> TextTable:
@@ -52,8 +57,9 @@ def each_table(replication: Replication) -> TextTable:
         for one in replication.comparisons
         for on in one.on
     ]
-    words = [on.compared.word for one in replication.comparisons for on in one.on]
-    return TextTable("on-each", "Every comparison on every data set", headings, rows, words)
+    compared = [on.compared for one in replication.comparisons for on in one.on]
+    shown, cells = with_new_images(headings, rows, compared)
+    return TextTable("on-each", "Every comparison on every data set", shown, cells, [one.word for one in compared])
 
 
 def _arms_table(replication: Replication) -> TextTable:
@@ -62,7 +68,7 @@ def _arms_table(replication: Replication) -> TextTable:
 
 
 def lead(replication: Replication) -> str:
-    """Returns how the table is to be read, in two or three sentences."""
+    """Returns how the table is to be read, in two to four sentences."""
     level = f"{100.0 * replication.alpha:g} %"
     claim = (
         " a claim replicates where its direction is supported;"
@@ -72,9 +78,15 @@ def lead(replication: Replication) -> str:
     return (
         f"{counted(replication.family, 'comparison')} on {len(replication.datasets)} data sets are one family (Holm): "
         f"together their words are false in at most {level} of such questions.{_choice(replication)} In the last "
-        f"column{claim} what has no claim is counted by its direction. No effect is pooled: a few data sets are "
-        "no sample of data sets."
+        f"column{claim} what has no claim is counted by its direction.{_beyond(replication)} No effect is pooled: a "
+        "few data sets are no sample of data sets."
     )
+
+
+def _beyond(replication: Replication) -> str:
+    """What the words in brackets mean; empty where no word has them."""
+    holds = any(on.compared.holds_beyond for one in replication.comparisons for on in one.on)
+    return " (And beyond): for new images as well as for those of that test set." if holds else ""
 
 
 def _choice(replication: Replication) -> str:
@@ -131,7 +143,10 @@ def _frame(replication: Replication) -> pl.DataFrame:
 def _values(one: Replicated, dataset: str, compared: Compared) -> dict[str, object]:
     low, high = compared.interval or (None, None)
     names = ("n", "scale", "unit", "difference", "difference_is", "interval_level", "p", "adjusted_p", "word")
-    ends: Mapping[str, object] = {"interval_low": low, "interval_high": high}
+    ends: dict[str, object] = {"interval_low": low, "interval_high": high}
+    if compared.beyond is not None:
+        new_low, new_high = compared.beyond
+        ends |= {"beyond_low": new_low, "beyond_high": new_high, "beyond_level": compared.beyond_level}
     return {
         "comparison": one.name,
         "dataset": dataset,

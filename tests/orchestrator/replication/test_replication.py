@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from scipy import stats
@@ -14,13 +15,14 @@ from orchestrator import LabError, ablate, report, run_study, status
 from orchestrator.options import parsed_request
 from orchestrator.planning.plan_file import write_plan
 from orchestrator.records.layout import study_folder
-from orchestrator.replication.answer import in_words
+from orchestrator.replication.answer import Replication, in_words
 from orchestrator.replication.before import Before
 from orchestrator.replication.conclude import _judged_in_order
 from orchestrator.replication.page import page_files, read_replication, write_page
 from orchestrator.running.agenda import plan_studies
+from orchestrator.statistics.crossed_effects import crossed_effects, crossed_limits
 from tests.lab import Lab
-from tests.made_records import put
+from tests.made_records import put, put_seen
 
 STUDY = """name: mine
 question: Does it matter?
@@ -73,8 +75,19 @@ def asked(tmp_path: Path) -> list[str]:
     for plan in plan_studies(parsed_request(options)):
         for trial in plan.trials:
             wrong = WRONG[plan.dataset][trial.arm][trial.seed]
-            put(results, trial.config, wrong, test_wrong=wrong)
+            if plan.dataset == "digits":
+                put_seen(results, trial.config, right(trial.arm, trial.seed), wrong=wrong)
+            else:
+                put(results, trial.config, wrong, test_wrong=wrong)
     return options
+
+
+def right(arm: str, seed: int) -> np.ndarray:
+    """Which test images of the digits a trial got right, bool (images,): the wrong ones are among the first 40."""
+    images = np.ones(IMAGES, dtype=bool)
+    drawn = np.random.default_rng([seed, len(arm)]).permutation(40)[: WRONG["digits"][arm][seed]]
+    images[drawn] = False
+    return images
 
 
 @pytest.mark.slow
@@ -109,6 +122,21 @@ def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
         level = 1.0 - compared["interval_level"] / 100.0
         assert list(compared["interval"]) == pytest.approx(list(tests[name].confidence_interval(1.0 - level)))
         assert (compared["word"] in ("supports", "higher", "lower")) == (highest <= 0.05)
+    # 只有 digits 记下了哪些图；界限按合起来的水平，不窄于第一个区间
+    assert {name for name, on in seen.items() if "beyond" in on["compared"]} == {
+        ("digits", "without"),
+        ("digits", "other"),
+    }
+    for arm in ("without", "other"):
+        compared = seen["digits", arm]["compared"]
+        level = 1.0 - compared["beyond_level"] / 100.0
+        assert compared["beyond_level"] >= compared["interval_level"]
+        wrong = np.array([right("baseline", seed) * 1.0 - right(arm, seed) for seed in range(8)])
+        low, high = crossed_limits(crossed_effects(wrong), level)
+        ends = [min(100 * low, compared["interval"][0]), max(100 * high, compared["interval"][1])]
+        assert compared["beyond"] == pytest.approx(ends)
+        alone = next(one for one in document["answers"][0]["answer"]["arms"] if one["name"] == arm)
+        assert alone["beyond_level"] < compared["beyond_level"]
     without, other = joint["comparisons"]
     assert (without["sentence"], without["replicates"]) == ("on 2 of 2", 2)
     assert (other["sentence"], other["words"]) == ("higher on 1, lower on 1 of 2", {"higher": 1, "lower": 1})
@@ -121,8 +149,16 @@ def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
     assert {name: (folder / name).read_bytes() for name in made} == made
     (tmp_path / "elsewhere").rename(tmp_path / "results" / "trials")
     text = (folder / "report.md").read_text()
-    assert "| without | +2.02 points supports | +0.84 points supports | on 2 of 2 |" in text
+    assert "| without | +2.02 points supports (and beyond) | +0.84 points supports | on 2 of 2 |" in text
     assert "No effect is pooled" in text
+    low, high = seen["digits", "without"]["compared"]["beyond"]
+    assert "| interval for new images |" in text
+    assert f"{low:+.2f}, {high:+.2f}" in text
+    assert "beyond_low" in (folder / "tables" / "replication.csv").read_text()
+    assert low > 0.0
+    assert "(And beyond): for new images as well" in text
+    told = (folder / "answer.json").read_text().replace('"holds_beyond": true', '"holds_beyond": false')
+    assert "and beyond" not in page_files(Replication.model_validate_json(told))["report.md"].decode().lower()
     # 同一份页面可以重做、核对，也看得到
     again = ["mine", "--dataset", "digits,few", "--results", str(tmp_path / "results")]
     before = (folder / "answer.json").read_bytes()
@@ -156,9 +192,11 @@ def test_all_data_sets_are_one_family_and_a_page_without_core_data_or_records(
     assert report.main(["--paper", "--check", *again[3:]]) == 0
     assert report.main([*shown, "--dataset", "digits"]) == 2
     assert "mine+digits+few names its data sets itself; leave --dataset out" in capsys.readouterr().err
-    # 从前的页面按问的次序写
+    # 从前的页面按问的次序写，也没有对新图的界限
     folders = [tmp_path / "results" / "studies" / name for name in ("mine-few", "mine")]
-    write_page(folder, _judged_in_order(report._parts(folders, tmp_path / "results"), tmp_path / "results", Before()))
+    older = _judged_in_order(report._parts(folders, tmp_path / "results"), tmp_path / "results", Before())
+    write_page(folder, older.model_copy(update={"wording": 1}))
+    assert "new images" not in (folder / "report.md").read_text()
     assert "mine on few and digits" in (folder / "report.md").read_text()
     assert report.main([*again, "--check"]) == 0
     # 两份报告都看过之后才合起来的，要说出来；先问过的不说，以后也不说
