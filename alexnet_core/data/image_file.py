@@ -6,7 +6,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ DARK_LEVEL = 32
 DARK = "stored in more than 8 bits and nearly black: no pixel reaches an eighth of white"
 TRANSPARENT = "transparent: the colours beneath show, often black"
 TURNED = "turned by EXIF: taken as stored"
+SEVERAL = "animated, or of several pages: the first is taken"
 
 
 class BadImage(CoreError):
@@ -66,9 +67,9 @@ def decode_image(path: Path, size: int, content: bytes | None = None) -> np.ndar
     Args:
         path: An image file; grey, palette, alpha, CMYK and 16-bit images become RGB. Pixels are taken as they are
             stored, as torchvision does: a turn noted in EXIF is not made (Pillow makes that of TIFF files),
-            transparency goes and the colours beneath it show, 16-bit levels 0..65535 of grey or colour become 0..255
-            whatever the brightest is (of PGM and PPM files 0..maxval does). `decode_and_look` says where that is
-            other than a viewer shows, or nearly black.
+            transparency goes and the colours beneath it show, of an animation or of several pages the first is taken,
+            16-bit levels 0..65535 of grey or colour become 0..255 whatever the brightest is (of PGM and PPM files
+            0..maxval does). `decode_and_look` says where that is other than a viewer shows, or nearly black.
         size: Height and width in pixels.
         content: The file's bytes, if they are read already.
 
@@ -171,7 +172,17 @@ def _oddity(image: Image.Image) -> str:
     if "A" in image.getbands() or "transparency" in image.info:
         alpha = image.convert("RGBA").getchannel("A").getextrema()
         return TRANSPARENT if alpha[0] != 255 else ""
-    return TURNED if "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1 else ""
+    if "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1:
+        return TURNED
+    return SEVERAL if _has_further_pictures(image) else ""
+
+
+def _has_further_pictures(image: Image.Image) -> bool:
+    """Whether a file has frames or pages behind the first; those that a camera adds to a photo (MPO) do not count."""
+    # 后面的帧坏了，与第一帧无关
+    with suppress(Exception):
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    return False
 
 
 def centre_crop(image: Image.Image, size: int) -> np.ndarray:

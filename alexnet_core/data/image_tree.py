@@ -24,8 +24,10 @@ from alexnet_core.errors import CoreError
 from alexnet_core.process.files import is_utf8, reason_of, shown
 
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
-# 别的系统留下的东西，不是数据：苹果的 __MACOSX 与 ._*，群晖的 @eaDir
-LITTER_FOLDERS = frozenset({"__MACOSX", "@eaDir"})
+# 别的系统留下的东西，不是数据：苹果的 __MACOSX 与 ._*，群晖的 @eaDir 与 #recycle，ext4 与 Windows 的盘上自带的
+LITTER_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+)
 LITTER_PREFIX = "._"
 KAGGLE_LABELS, TINY_LABELS, DEVKIT_LABELS = (
     "LOC_val_solution.csv",

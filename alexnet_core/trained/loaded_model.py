@@ -7,8 +7,9 @@ in it can run code.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +52,15 @@ class LoadedModel:
     labels: tuple[str, ...]
     mean_image: np.ndarray
 
-    def predict(self, images: np.ndarray | Sequence[Picture], views: int = 1) -> np.ndarray:
+    def predict(self, images: np.ndarray | Iterable[Picture], views: int = 1) -> np.ndarray:
         """Classifies images.
 
         Args:
-            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or a list of image files' paths,
-                Pillow images and arrays uint8 (H, W, 3) or (H, W) of any size, which are prepared as the training
-                images were, 256 at a time, so that their number does not count. As in training a turn noted in EXIF is
-                not made (but in TIFF files) and transparency is dropped: see `decode_image`.
+            images: uint8 (N, H, W, 3) of the prepared size (`config.data.image_size`), or image files' paths, Pillow
+                images and arrays uint8 (H, W, 3) or (H, W) of any size, in a list or one after another
+                (`folder.glob("*.jpg")`), which are prepared as the training images were, 256 at a time, so that their
+                number does not count. As in training a turn noted in EXIF is not made (but in TIFF files) and
+                transparency is dropped: see `decode_image`.
             views: 1 for the centre crop, 10 for the mean over ten views (paper section 4.1).
 
         Returns:
@@ -72,10 +74,11 @@ class LoadedModel:
         if isinstance(images, str | Path | Image.Image):
             one = "image" if isinstance(images, Image.Image) else repr(str(images))
             raise CoreError(f"predict takes a list of images: predict([{one}])")
+        if not isinstance(images, Iterable):
+            raise CoreError(f"predict takes a list of images, not {type(images).__name__}")
         if not isinstance(images, np.ndarray):
             # 一批一批地解码：内存与图像总数无关
-            starts = range(0, len(images), EVALUATION_BATCH)
-            parts = [self.predict(self._decoded(images[first : first + EVALUATION_BATCH]), views) for first in starts]
+            parts = [self.predict(self._decoded(batch), views) for batch in _batches(images)]
             return np.concatenate(parts) if parts else np.zeros((0, self.network.spec.classes), np.float32)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
             raise CoreError(f"images must be uint8 (N, {size}, {size}, 3), not {images.dtype} {images.shape}")
@@ -139,6 +142,12 @@ class LoadedModel:
         split = split_to_test(data)
         loader = self.loader(self.labelled(split, data.class_names) if isinstance(data, Dataset) else split)
         return evaluate(self.network, loader, views, precision=self.config.training.precision)
+
+
+def _batches(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+    rest = iter(pictures)
+    while batch := list(islice(rest, EVALUATION_BATCH)):
+        yield batch
 
 
 def export_of(folder: Path) -> Path:

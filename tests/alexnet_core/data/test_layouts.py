@@ -116,7 +116,7 @@ def test_what_other_systems_leave_behind_is_no_data(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", ("train", "val"))
     plain = summarise_data("imagefolder", root)
     for folder in (root, root / "train", root / "val" / "a"):
-        for litter in ("__MACOSX", "@eaDir"):
+        for litter in ("__MACOSX", "@eaDir", "#recycle", "lost+found", "$RECYCLE.BIN"):
             picture(folder / litter / "a" / "0.jpg")
     (root / "train" / "a" / "._0.jpg").write_bytes(b"\0\5\x16\7 resource fork")
     assert summarise_data("imagefolder", root) == plain

@@ -99,6 +99,8 @@ def test_pictures_of_another_size_or_type_are_refused(export: Path) -> None:
         loaded.predict(np.zeros((1, 12, 12, 3), np.float32))
     with pytest.raises(CoreError, match=r"predict\(\['photo.jpg'\]\)"):
         loaded.predict("photo.jpg")
+    with pytest.raises(CoreError, match="predict takes a list of images, not NoneType"):
+        loaded.predict(None)  # type: ignore[arg-type]
 
 
 def test_channels_may_be_turned_round_without_a_copy(export: Path, dataset: Dataset) -> None:
@@ -126,7 +128,8 @@ def test_paths_are_decoded_and_classified_a_batch_at_a_time(
     made = LoadedModel.loader
     monkeypatch.setattr(loaded_model, "decode_image", decode)
     monkeypatch.setattr(LoadedModel, "loader", loader)
-    probabilities = loaded.predict(paths)
+    # 生成器没有长度：也不先收成一个列表
+    probabilities = loaded.predict(path for path in paths)
     # 前一批分完类，才解码下一批
     batch = EVALUATION_BATCH
     assert held == [

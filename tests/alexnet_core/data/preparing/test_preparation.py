@@ -649,6 +649,10 @@ def test_a_folder_without_bad_images_is_not_short_once_they_are_mended(tmp_path:
     for bad_images in ("skip", "fail"):
         with pytest.raises(CoreError, match=r"prepared without val/dog/011\.png, which can be used now; move .* away"):
             prepare(tree_source(read_tree(root)), tmp_path / "made", 24, bad_images=bad_images)  # type: ignore[arg-type]
+    # 不要它了：备好的正是现在这棵树
+    torn.unlink()
+    manifest = prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
+    assert manifest.digest == summarise_data("imagefolder", root).digest
 
 
 def test_an_image_that_changes_while_it_is_prepared_is_said(tmp_path: Path) -> None:
@@ -673,12 +677,17 @@ def test_images_that_look_other_than_in_a_viewer_are_named(tmp_path: Path) -> No
     Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(root / "train" / "cat" / "logo.png")
     Image.new("RGBA", (30, 30), (9, 9, 9, 255)).save(root / "train" / "cat" / "opaque.png")
     Image.fromarray(np.full((30, 30), 4095, np.uint16)).save(root / "val" / "dog" / "twelve.png")
+    frames = [Image.new("L", (30, 30), level) for level in (200, 100)]
+    for name in ("film.gif", "pages.tif"):
+        frames[0].save(root / "val" / "dog" / name, save_all=True, append_images=frames[1:])
+    frames[0].save(root / "val" / "dog" / "one.gif")
     prepare(tree_source(read_tree(root)), tmp_path / "made", 24)
     remarks = (
         "1 image is transparent: the colours beneath show, often black (train/cat/logo.png)",
         "1 image is turned by EXIF: taken as stored (train/cat/turned.jpg)",
         "1 image is stored in more than 8 bits and nearly black: no pixel reaches an eighth of white "
         "(val/dog/twelve.png)",
+        "2 images are animated, or of several pages: the first is taken (val/dog/film.gif, val/dog/pages.tif)",
     )
     summary = summarise_data("imagefolder", tmp_path / "made")
     assert summary.remarks == remarks
@@ -688,6 +697,8 @@ def test_images_that_look_other_than_in_a_viewer_are_named(tmp_path: Path) -> No
     assert load_evaluation_set(spec).remarks == remarks[2:]
     made = open_prepared(tmp_path / "made")
     assert made.images["val"][made.files("val").index("val/dog/twelve.png")].max() == 16
+    for name in ("film.gif", "pages.tif"):
+        assert made.images["val"][made.files("val").index(f"val/dog/{name}")].min() == 200
     verify_prepared(tmp_path / "made")
 
 
