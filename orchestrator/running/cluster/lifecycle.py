@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from typing import Any, NoReturn
 
 import psutil
 
+from alexnet_core.configuration.wording import counted
+from alexnet_core.process.control_groups import cpu_cores
 from alexnet_core.process.interruption import owns_process, say
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.running.cluster import death_watch, folders, ray_processes, reaper
@@ -27,7 +30,9 @@ from orchestrator.running.slots.broker import BROKER_NAME, Broker
 
 _keepers: list[subprocess.Popen[bytes]] = []
 OBJECT_STORE_BYTES = 128 * 1024**2
+# 空闲的机器上试这么多次；忙的机器上，时间没用完就还试
 START_ATTEMPTS = 6
+BUSY_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,12 @@ def _job_config(job: dict[str, str]) -> Any:
 def _start_again_where_slow(
     folder: Path, verbose: bool, options: dict[str, Any], on_death: death_watch.OnDeath
 ) -> str | None:
-    """Starts Ray, several times where the machine is too busy for its raylet; returns the dashboard's address."""
+    """Starts Ray, several times where its agents are too slow for its raylet; returns the dashboard's address."""
     import ray
 
-    for attempt in range(1, START_ATTEMPTS + 1):
+    begun, attempt = time.monotonic(), 0
+    while True:
+        attempt += 1
         try:
             with (
                 ray_processes.apart_and_awaited(folder, say, death_watch.DeathWatch(on_death)),
@@ -135,14 +142,33 @@ def _start_again_where_slow(
             ):
                 return _init("Ray does not start here", verbose, options)
         except ray_processes.TooSlow as error:
-            if attempt == START_ATTEMPTS:
-                raise LabError(
-                    f"Ray does not start here, {attempt} times: {error}", exit_code=ExitCode.ENVIRONMENT
-                ) from error
-            say(f"this machine is busy, Ray's agents were too slow to start; trying again ({attempt})")
+            load, cores = os.getloadavg()[0], cpu_cores()
+            if trouble := why_no_more(attempt, time.monotonic() - begun, load, cores):
+                raise LabError(f"{trouble}: {error}", exit_code=ExitCode.ENVIRONMENT) from error
+            say(f"Ray's agents were too slow to start (load {load:.0f} on {counted(cores, 'core')}); trying again")
             ray.shutdown()
             kill_children()
-    raise AssertionError
+
+
+def why_no_more(attempt: int, seconds: float, load: float, cores: int) -> str:
+    """Returns why Ray is not started once more, after agents that were too slow; nothing where it is.
+
+    A raylet gives up on its agents after some seconds, whether the machine is slow or something holds them: what else
+    runs here tells which.
+
+    Args:
+        attempt: How many starts there have been.
+        seconds: Since the first.
+        load: Processes that run or wait for a core, over the last minute.
+        cores: Cores of this machine or container.
+    """
+    is_busy = load > cores
+    if attempt < START_ATTEMPTS or (is_busy and seconds < BUSY_SECONDS):
+        return ""
+    here = f"load {load:.0f} on {counted(cores, 'core')}"
+    if is_busy:
+        return f"this machine is too busy to start Ray ({here}, {attempt} starts); run the same command later"
+    return f"Ray does not start here, {attempt} times, and not because the machine is busy ({here})"
 
 
 def _init(trouble: str, verbose: bool, options: dict[str, Any]) -> str | None:

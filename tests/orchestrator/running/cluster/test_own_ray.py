@@ -20,6 +20,7 @@ import pytest
 from orchestrator.errors import LabError
 from orchestrator.running.cluster import folders
 from orchestrator.running.cluster.access import ensure_private_token
+from orchestrator.running.cluster.lifecycle import why_no_more
 from orchestrator.running.cluster.ray_processes import check_paths, interpreter_environment
 from tests.lab import PATIENCE, Lab, names, wait_until
 from tests.made_records import read_only
@@ -52,6 +53,28 @@ def readable(address: str) -> str:
 
 def in_the_middle(lab: Lab) -> bool:
     return any(path.stat().st_size for path in lab.results.glob("trials/*/epochs.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds", "load", "why"),
+    [
+        (5, 700.0, 57.0, ""),
+        (6, 180.0, 57.0, ""),
+        (
+            30,
+            601.0,
+            57.0,
+            "this machine is too busy to start Ray (load 57 on 2 cores, 30 starts); run the same command later",
+        ),
+        (5, 100.0, 0.3, ""),
+        (6, 120.0, 0.3, "Ray does not start here, 6 times, and not because the machine is busy (load 0 on 2 cores)"),
+        (6, 120.0, 2.0, "Ray does not start here, 6 times, and not because the machine is busy (load 2 on 2 cores)"),
+    ],
+)
+def test_a_slow_machine_is_told_from_one_on_which_ray_does_not_start(
+    attempt: int, seconds: float, load: float, why: str
+) -> None:
+    assert why_no_more(attempt, seconds, load, 2) == why
 
 
 # 在网络与挂载命名空间里启动研究：共享内存写不了；读到一行输入，网卡就没了。信号给整个组时，由研究自己来说怎么结束
