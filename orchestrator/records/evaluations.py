@@ -106,6 +106,41 @@ def read_evaluation(folder: Path, views: int) -> Evaluation | None:
     return evaluation
 
 
+def read_own_evaluation(folder: Path, views: int, result: TrialResult) -> Evaluation | None:
+    """Reads an evaluation as `read_evaluation` does, and compares it with the trial's own result.
+
+    Args:
+        folder: Of the trial.
+        views: Views of an image.
+        result: How the trial ended.
+
+    Raises:
+        LabError: The file is damaged, of another trial, or of other images than the result (named).
+    """
+    evaluation = read_evaluation(folder, views)
+    reason = "" if evaluation is None else _evaluation_misfit(evaluation, result)
+    if reason:
+        raise LabError(
+            f"{evaluation_path(folder, views)}: {reason}; move it away to evaluate this trial again",
+            exit_code=ExitCode.ENVIRONMENT,
+        )
+    return evaluation
+
+
+def _evaluation_misfit(evaluation: Evaluation, result: TrialResult) -> str:
+    """What of an evaluation the trial's own result contradicts: the same network saw the same images."""
+    split, alone = ("validation", result.validation) if result.test is None else ("test", result.test)
+    seen = evaluation.metrics
+    if alone is None:
+        return ""
+    if (evaluation.split, seen.count) != (split, alone.count):
+        return f"it is of {seen.count} {evaluation.split} images, its result.json of {alone.count} {split} images"
+    # 最高的五个包括最高的一个
+    if seen.top5_errors > seen.top1_errors:
+        return f"it has {seen.top5_errors} top-5 errors, more than the {seen.top1_errors} of top-1"
+    return ""
+
+
 def leave_correct_images(folder: Path, sets: Sequence[CorrectImages]) -> None:
     """Leaves for the driver, in a trial's folder of checkpoints, which images its network got right.
 
@@ -221,11 +256,16 @@ def lost_weights(results: Path, trials: Iterable[PlannedTrial]) -> frozenset[str
     return frozenset(lost)
 
 
-def evaluation_cells(folder: Path) -> dict[str, Any]:
-    """Returns a trial's cells of the trials table: `test_top1_errors_10_views` and so on."""
+def evaluation_cells(folder: Path, result: TrialResult) -> dict[str, Any]:
+    """Returns a trial's cells of the trials table: `test_top1_errors_10_views` and so on.
+
+    Args:
+        folder: Of the trial.
+        result: How it ended.
+    """
     cells: dict[str, Any] = {}
     for views in MANY_VIEWS:
-        evaluation = read_evaluation(folder, views)
+        evaluation = read_own_evaluation(folder, views, result)
         if evaluation is not None:
             cells |= {
                 f"{evaluation.split}_{metric}_{views}_views": getattr(evaluation.metrics, metric) for metric in METRICS

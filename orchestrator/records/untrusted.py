@@ -13,7 +13,7 @@ from typing import Any, get_args
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records import looks_file, trial_record
 from orchestrator.records.checked_record import config_misfit, result_misfit
-from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_correct_images, read_evaluation
+from orchestrator.records.evaluations import MANY_VIEWS, Evaluation, read_correct_images, read_own_evaluation
 from orchestrator.records.files import read_error
 from orchestrator.records.layout import ARM, CORRECT, KEY, NAME, STUDY_FOLDER, evaluation_path
 from orchestrator.records.looks_file import RecordedLook
@@ -118,7 +118,7 @@ def _checked(folder: Path) -> ForeignTrial | None:
     weights = _checked_weights(folder, result)
     core = config.core if isinstance(config, CoreConfig) else None
     correct = _checked_correct(folder, result)
-    return ForeignTrial(key, folder, config.data, core, result, weights, _checked_evaluations(folder), correct)
+    return ForeignTrial(key, folder, config.data, core, result, weights, _checked_evaluations(folder, result), correct)
 
 
 def _check_folder(folder: Path) -> None:
@@ -173,7 +173,7 @@ def _checked_correct(folder: Path, result: TrialResult) -> Path | None:
     return path
 
 
-def _checked_evaluations(folder: Path) -> tuple[Evaluation, ...]:
+def _checked_evaluations(folder: Path, result: TrialResult) -> tuple[Evaluation, ...]:
     parent = folder / "evaluations"
     if not parent.is_symlink() and not parent.exists():
         return ()
@@ -183,7 +183,7 @@ def _checked_evaluations(folder: Path) -> tuple[Evaluation, ...]:
         if not _is_there(evaluation_path(folder, views)):
             continue
         try:
-            evaluation = read_evaluation(folder, views)
+            evaluation = read_own_evaluation(folder, views, result)
         except LabError as error:
             raise Refused(str(error)) from error
         if evaluation is not None:

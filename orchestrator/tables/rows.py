@@ -142,7 +142,7 @@ def _batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> Row
         folder = layout.trial_folder(results, key)
         try:
             record = read_record(folder)
-            evaluated = evaluation_cells(folder)
+            evaluated = {} if record is None else evaluation_cells(folder, record.result)
         except LabError as error:
             logger.warning("left out of the tables: %s", error)
             continue

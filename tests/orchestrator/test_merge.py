@@ -102,7 +102,12 @@ def test_evaluations_in_more_views_come_along_and_one_of_another_trial_does_not(
     good, bad = put(there, make_config(0)), put(there, make_config(1))
     write_evaluation(there / "trials" / good, evaluation(good))
     write_evaluation(there / "trials" / bad, evaluation(good))
+    other = put(there, make_config(2))
+    few = evaluation(other).model_copy(update={"metrics": errors(2, 3)})
+    write_evaluation(there / "trials" / other, few)
     code, output = merge(capsys, there, here)
+    assert f"refused {other}: " in output
+    assert "it is of 3 test images, its result.json of 359 test images" in " ".join(output.split())
     assert (code, f"refused {bad}:" in output, "its evaluation in 10 views is of another trial" in output) == (
         1,
         True,
@@ -110,6 +115,7 @@ def test_evaluations_in_more_views_come_along_and_one_of_another_trial_does_not(
     )
     assert read_evaluation(here / "trials" / good, 10) == evaluation(good)
     assert not (here / "trials" / bad).exists()
+    assert not (here / "trials" / other).exists()
 
 
 def test_an_evaluation_of_a_trial_that_is_on_record_here_comes_along_and_its_record_stays(

@@ -106,6 +106,10 @@ def test_a_report_with_classes_is_checked_with_the_data_and_without(tmp_path: Pa
     checked = check_report(folder, tmp_path)
     assert checked.differences == []
     assert not any("classes" in line for line in checked.by_sums_alone)
+    sums = (folder / "SHA256SUMS").rename(tmp_path / "sums")
+    gone = "SHA256SUMS is gone, so that an edit of the report's files cannot be told"
+    assert check_report(folder, tmp_path).differences == [gone], "no text was edited"
+    sums.rename(folder / "SHA256SUMS")
     path = folder / "tables" / "classes.csv"
     path.write_text(path.read_text().replace("no_lrn", "as_run", 1))
     assert check_report(folder, tmp_path).differences == ["tables/classes.csv is not what the records say"]

@@ -199,6 +199,28 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path) -> None:
         read_on_record(tmp_path, views_plan(1).trials)
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"metrics": errors(2, 3)}, "it is of 3 test images, its result.json of 359 test images"),
+        ({"split": "validation"}, "it is of 359 validation images, its result.json of 359 test images"),
+        (
+            {"metrics": errors(24, 359).model_copy(update={"top5_errors": 25})},
+            "it has 25 top-5 errors, more than the 24 of top-1",
+        ),
+    ],
+)
+def test_an_evaluation_of_other_images_than_the_trials_own_counts_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changed: dict[str, Any], reason: str
+) -> None:
+    folder = put_evaluated(tmp_path, views_plan(1).trials[0].config, 30, 24)
+    evaluation = read_evaluation(folder, 10)
+    assert evaluation is not None
+    write_evaluation(folder, evaluation.model_copy(update=changed))
+    assert update_tables(tmp_path).trials.is_empty()
+    assert f"left out of the tables: {folder}/evaluations/10.json: {reason}; move it away to evaluate" in caplog.text
+
+
 def test_studies_that_share_a_trial_run_it_once_with_the_views_that_one_of_them_wants(tmp_path: Path) -> None:
     plan = views_plan(2)
     other_study = plan.study.model_copy(

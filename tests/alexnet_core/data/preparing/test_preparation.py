@@ -685,9 +685,9 @@ def test_images_that_look_other_than_in_a_viewer_are_named(tmp_path: Path) -> No
     remarks = (
         "1 image is transparent: the colours beneath show, often black (train/cat/logo.png)",
         "1 image is turned by EXIF: taken as stored (train/cat/turned.jpg)",
+        "2 images are animated, or of several pages: the first is taken (val/dog/film.gif, val/dog/pages.tif)",
         "1 image is stored in more than 8 bits and nearly black: no pixel reaches an eighth of white "
         "(val/dog/twelve.png)",
-        "2 images are animated, or of several pages: the first is taken (val/dog/film.gif, val/dog/pages.tif)",
     )
     summary = summarise_data("imagefolder", tmp_path / "made")
     assert summary.remarks == remarks
