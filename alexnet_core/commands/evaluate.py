@@ -74,11 +74,7 @@ def _written_predictions(
     ranks = [f"{kind}{rank}" for rank in range(1, most + 1) for kind in ("class", "probability")]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # 准备时不收名字不是 UTF-8 的图，评估收
-        with (
-            replaced(path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-        ):
+        with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "class", "top1_correct", "top5_correct", *ranks])
 
