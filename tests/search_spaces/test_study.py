@@ -159,7 +159,9 @@ def test_every_study_unfolds_on_each_of_its_data_sets(name: str, dataset: str) -
     summary = DataSummary(digest="0" * 64, class_names=("a", "b", "c"), train=10, validation=10, test=10)
     base = base_config(study, dataset, summary=summary, data_root=None, cache=None)
     trials = unfold(study, base, (0,))
-    assert len({(trial.key, trial.views) for trial in trials}) == len(study.arms)
+    # 18 % 网络的 alpha 本来就除以窗口大小：as_run 就是基线
+    same = (name, dataset) == ("lrn", "cifar10-whole")
+    assert len({(trial.key, trial.views) for trial in trials}) == len(study.arms) - same
     baseline = next(trial for trial in trials if trial.arm == study.baseline)
     for trial in trials:
         # 一个 arm 只改它声明要改的东西：训练或网络，绝不动数据

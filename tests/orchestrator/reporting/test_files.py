@@ -64,7 +64,7 @@ def test_the_name_of_an_arm_is_not_taken_for_the_word_of_a_column() -> None:
 
 
 # 报告的措辞变了：WORDING 加一，再把新的哈希写到这里；旧的报告才不会被说成改过
-WORDED = (5, "38bc135c81bf23af")
+WORDED = (5, "4ff2280d5a101c83")
 
 
 def with_limits_for_new_images(answer: Answer) -> Answer:
