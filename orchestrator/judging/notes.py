@@ -334,7 +334,7 @@ def _inside(answer: Answer) -> str:
 def _kept(answer: Answer) -> str:
     if answer.max_seeds is not None:
         return " over all looks"
-    return "" if answer.looks else f", of which {1.0 - answer.level_share:.0%} are kept for an extension"
+    return "" if answer.looks else f", of which {100 * (1.0 - answer.level_share):.0f} % are kept for an extension"
 
 
 def _seeds_for_a_word(answer: Answer, arms: int) -> int:
@@ -472,8 +472,8 @@ def on_top5(answer: Answer) -> Iterator[str]:
     """Says why the top-5 error of few classes is not read."""
     if answer.core is None and not top5_says_something(answer.classes):
         yield (
-            f"With {answer.classes or 0} classes five guesses hit by chance {_by_chance(answer.classes or 1):.0%} of "
-            "the time: the top-5 error is shown, not read."
+            f"With {answer.classes or 0} classes five guesses hit by chance "
+            f"{100 * _by_chance(answer.classes or 1):.0f} % of the time: the top-5 error is shown, not read."
         )
 
 

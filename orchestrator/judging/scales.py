@@ -70,12 +70,12 @@ class Points:
         return f"{value:.2f} points"
 
     def margin(self, shown: float) -> str:
-        """Returns `inside ±1 points`."""
-        return f"inside ±{shown:g} points"
+        """Returns `inside ±0.5 points`."""
+        return f"inside ±{self.effect(shown)}"
 
     def effect(self, shown: float) -> str:
-        """Returns `1 points`."""
-        return f"{shown:g} points"
+        """Returns `0.5 points`, `1 point`."""
+        return f"{shown:g} {'point' if shown == 1 else 'points'}"
 
 
 @dataclass(frozen=True)

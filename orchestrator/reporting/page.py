@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -26,6 +27,8 @@ ASIDE = frozenset(
 )
 MOST_ON_PAPER = 10
 _NUMERIC = re.compile(r"^[-+<]? ?[0-9][0-9.,+\-%() ±e<]*(to [0-9., ]+.*)?$")
+# 数与百分号、区间两端不拆到两行
+_TOGETHER = re.compile(r"(?<=[0-9]) (?=[%±])|(?<=±) (?=[0-9])|(?<=[0-9∞],) (?=[-+×∞][0-9]?)")
 
 
 def study_page(answer: Answer, sections: Sequence[Section]) -> str:
@@ -59,6 +62,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=held_together,
     )
     style = (resources.files("orchestrator.reporting") / _TEMPLATES / "style.css").read_text()
     environment.globals.update(
@@ -84,6 +88,11 @@ def _environment() -> Environment:
         source_heading=numbers.source_heading,
     )
     return environment
+
+
+def held_together(value: Any) -> Any:
+    """Returns a text whose percent signs stay with their numbers, and whose intervals stay on one line."""
+    return _TOGETHER.sub("\N{NO-BREAK SPACE}", value) if type(value) is str else value
 
 
 def rest_of(arm: Compared) -> str:

@@ -211,7 +211,7 @@ def test_a_study_extended_after_looking_is_judged_more_strictly_and_marked() -> 
     assert result.level_share < 0.2
     assert result.arms[1].interval_level > first.arms[1].interval_level == 98.0
     assert any("Extended after looking at 3, 5 seeds" in note for note in result.notes)
-    assert any("20% are kept for an extension" in note for note in first.notes)
+    assert any("20 % are kept for an extension" in note for note in first.notes)
 
 
 def test_a_look_back_at_fewer_seeds_gives_the_word_it_gave_or_none() -> None:

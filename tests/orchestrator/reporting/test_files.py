@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from orchestrator.judging.answer import WORDING, Answer
 from orchestrator.judging.notes import remarks
+from orchestrator.judging.scales import scale_of
 from orchestrator.reporting.figures.style import Picture
 from orchestrator.reporting.files import csv_of, text_files
-from orchestrator.reporting.page import left_out_on_paper
+from orchestrator.reporting.page import held_together, left_out_on_paper
 from orchestrator.reporting.text_tables import TextTable
 from tests.made_designs import make_judged, make_study
 from tests.made_reports import make_answer, make_material
@@ -63,8 +64,20 @@ def test_the_name_of_an_arm_is_not_taken_for_the_word_of_a_column() -> None:
     assert "<abbr title=" in page
 
 
+def test_a_page_keeps_percent_signs_and_intervals_on_one_line() -> None:
+    told = "98 % (4 % over 2 arms): -0.24, +1.98, mean 1.57 ± 0.74, ratio (×1.96, ∞), arms 1, 2"
+    shown = held_together(told)
+    assert shown.replace("\N{NO-BREAK SPACE}", " ") == told
+    assert shown.split(" ") == [
+        *("98\N{NO-BREAK SPACE}%", "(4\N{NO-BREAK SPACE}%", "over", "2", "arms):"),
+        *("-0.24,\N{NO-BREAK SPACE}+1.98,", "mean", "1.57\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.74,"),
+        *("ratio", "(×1.96,\N{NO-BREAK SPACE}∞),", "arms", "1,", "2"),
+    ]
+    assert [scale_of("points", "%").effect(effect) for effect in (0.5, 1.0)] == ["0.5 points", "1 point"]
+
+
 # 报告的措辞变了：WORDING 加一，再把新的哈希写到这里；旧的报告才不会被说成改过
-WORDED = (5, "4ff2280d5a101c83")
+WORDED = (6, "f16c6b1f60bcd300")
 
 
 def with_limits_for_new_images(answer: Answer) -> Answer:
