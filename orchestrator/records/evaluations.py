@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -217,6 +218,26 @@ def read_correct_images(folder: Path, result: TrialResult) -> tuple[CorrectImage
     if reason:
         raise LabError(f"{path} is damaged: {reason}", exit_code=ExitCode.ENVIRONMENT)
     return sets
+
+
+def check_counts(folder: Path, result: TrialResult) -> None:
+    """Compares a result with the images that its own network got right, as far as they are there and whole.
+
+    Args:
+        folder: Of the trial.
+        result: Its result.
+
+    Raises:
+        LabError: It counts other errors than the file that it vouches for.
+    """
+    if result.correct_sha256 is None:
+        return
+    with suppress(OSError, ValueError):
+        content = (folder / CORRECT).read_bytes()
+        # 换掉或坏掉的文件什么也证明不了：另有人说
+        whole = hashlib.sha256(content).hexdigest() == result.correct_sha256
+        if whole and (reason := correct_misfit(unpacked(content), result)):
+            raise LabError(f"{folder}: {reason}; move the folder away", exit_code=ExitCode.ENVIRONMENT)
 
 
 def correct_images_of(folder: Path, views: int) -> tuple[CorrectImages, ...]:

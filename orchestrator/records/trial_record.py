@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 LARGEST_NUMBER = 2**63
 MOST_NAMED = 5
 MOST_OUTPUT = 64 * 1024
-# 负的时间或内存没有对数，比不出快慢
-Measured = Annotated[float, Field(ge=0)]
+# 负的时间或内存没有对数，比不出快慢；上万年的也不是量出来的
+Measured = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class TrialState(StrEnum):
@@ -399,9 +399,11 @@ def append_members(results: Path, study: str, members: Iterable[Mapping[str, Any
 
 
 def read_members(results: Path, study: str | None = None) -> list[dict[str, Any]]:
-    """Reads the memberships of one study, or of all; a line that is none is passed over."""
+    """Reads the memberships of one study, or of all; a line that is none, or another study's, is passed over."""
     folders = [results / "studies" / study] if study is not None else sorted((results / "studies").glob("*"))
-    return [row for folder in folders for row in read_json_lines(folder / "members.jsonl") if _is_membership(row)]
+    rows = ((row, folder) for folder in folders for row in read_json_lines(folder / "members.jsonl"))
+    # 复制来的文件夹里是别的研究的行：不能算两次
+    return [row for row, folder in rows if _is_membership(row) and row["study"] == folder.name]
 
 
 def _is_membership(row: Mapping[str, Any]) -> bool:

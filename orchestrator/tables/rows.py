@@ -18,7 +18,7 @@ from alexnet_core.configuration.train_config import TrainConfig
 from orchestrator.errors import LabError
 from orchestrator.records import layout, trial_record
 from orchestrator.records.checked_record import ended_curve, read_curve, read_record
-from orchestrator.records.evaluations import MANY_VIEWS, METRICS, evaluation_cells
+from orchestrator.records.evaluations import MANY_VIEWS, METRICS, check_counts, evaluation_cells
 from orchestrator.records.reports import Report
 from orchestrator.records.trial_record import TrialResult
 from search_spaces.core_config import ALEXNET, CoreConfig, TrialConfig, flattened
@@ -142,6 +142,8 @@ def _batch(results: Path, keys: Sequence[str], stamps: Mapping[str, str]) -> Row
         folder = layout.trial_folder(results, key)
         try:
             record = read_record(folder)
+            if record is not None:
+                check_counts(folder, record.result)
             evaluated = {} if record is None else evaluation_cells(folder, record.result)
         except LabError as error:
             logger.warning("left out of the tables: %s", error)

@@ -306,6 +306,7 @@ EDITS: list[tuple[Callable[[Path], None], str]] = [
     (take_out_of_sums, r"SHA256SUMS has no sum of report.md, so that an edit there cannot be told"),
     (edit_with_its_sum("report.md", "supports", "contradicts"), r"report.md is not what the records say"),
     (swap_members, r"members.jsonl, as_run seed 0: trial \w{20} is no_lrn seed 0 in plan.json"),
+    (edit("members.jsonl", '"study": "lrn"', '"study": "towers"'), r"members.jsonl lacks baseline seed 0, "),
     (drop_member, r"members.jsonl lacks baseline seed 0"),
     (swap_plan, r"plan.json, as_run seed 0: trial \w{20}, its configuration is that of trial \w{20}"),
     (edit("looks.jsonl", '"seeds": 8', '"seeds": 7'), r"looks.jsonl lacks the look at 8 seeds"),

@@ -12,6 +12,7 @@ from orchestrator.errors import LabError
 from orchestrator.records import trial_record
 from orchestrator.records.evaluations import keep_correct_images, leave_correct_images, read_correct_images
 from orchestrator.records.trial_record import TrialResult
+from orchestrator.tables.tables import update_tables
 from tests.made_records import images_of, make_config, put
 
 
@@ -82,3 +83,32 @@ def test_damage_is_named_to_readers(record: tuple[Path, TrialResult]) -> None:
     other = kept.model_copy(update={"test": kept.validation})
     with pytest.raises(LabError, match=r"images wrong, result\.json counts others"):
         read_correct_images(folder, other)
+
+
+def test_a_result_that_its_own_images_contradict_counts_nowhere(
+    record: tuple[Path, TrialResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, result = record
+    results = folder.parents[1]
+    leave_correct_images(folder, images_of(result))
+    kept = keep_correct_images(folder, result)
+    trial_record.write_result(folder, kept)
+    assert update_tables(results).trials["test_top1_errors"].to_list() == [30]
+    assert kept.test is not None
+    for changed in ({"top1_errors": 20}, {"count": 3590}):
+        other = kept.model_copy(update={"test": kept.test.model_copy(update=changed)})
+        trial_record.write_result(folder, other)
+        assert update_tables(results).trials.is_empty()
+        why = "correct.bin has 30 of 359 test images wrong, result.json counts others; move the folder away"
+        assert f"left out of the tables: {folder}: {why}" in caplog.text
+    # 少了那个文件，记录仍是记录
+    (folder / "correct.bin").unlink()
+    trial_record.write_result(folder, kept)
+    assert update_tables(results).trials.height == 1
+
+
+def test_seconds_that_nobody_measured_are_damage(record: tuple[Path, TrialResult]) -> None:
+    folder, result = record
+    trial_record.write_result(folder, result.model_copy(update={"seconds": 1e300}))
+    with pytest.raises(LabError, match=r"result.json is damaged: seconds: must be at most 1e\+12, not 1e\+300"):
+        trial_record.read_result(folder)
