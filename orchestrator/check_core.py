@@ -13,13 +13,12 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from alexnet_core.configuration.frozen import first_mistake
 from alexnet_core.process.command_line import CommandParser, pathname
 from orchestrator.command import add_results_option, check_has_results, command, natural
-from orchestrator.cores.checking.checks import Finding, Rehearsal, check_core
+from orchestrator.cores.checking.checks import Finding, Rehearsal, check_core, code_of_name
 from orchestrator.cores.checking.repeating import Recorded, repeated
 from orchestrator.cores.consent import check_kept_code
 from orchestrator.cores.contract import ContractError, Core
-from orchestrator.cores.identity import accept, code_of, description_of_core, kept_code
+from orchestrator.cores.identity import accept, description_of_core, kept_code
 from orchestrator.cores.loading import BUILT_IN, CoreName, core_name, load_core
-from orchestrator.cores.script import script_of
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.output.console import make_console
 from orchestrator.output.fitting import print_text
@@ -92,9 +91,11 @@ def _check(options: argparse.Namespace) -> int:
         raise LabError("name a core, such as my_package.my_core or my_core.py", exit_code=ExitCode.WRONG_USE)
     try:
         name = core_name(options.core)
+        # 没有的文件，比导入的错误说得清楚
+        now = code_of_name(name).fingerprint
         core = load_core(name)
         if options.same_numbers:
-            return _accept(options.results, name, core, options.reports)
+            return _accept(options.results, name, core, now, options.reports)
     except ContractError as error:
         raise LabError(str(error), exit_code=ExitCode.WRONG_USE) from error
     fields = _fields(core.config, dict(map(parse_override, options.set)))
@@ -161,7 +162,7 @@ def _recorded(folder: Path, config: CoreConfig) -> Recorded:
     return Recorded(config, reports)
 
 
-def _accept(results: Path, name: CoreName, core: Core, reports: int) -> int:
+def _accept(results: Path, name: CoreName, core: Core, now: str, reports: int) -> int:
     """Accepts the code as it is now for the trials of its version, where it gives the numbers of one of them."""
     check_has_results(results)
     description = description_of_core(core)
@@ -174,8 +175,6 @@ def _accept(results: Path, name: CoreName, core: Core, reports: int) -> int:
             "nothing to compare with, and nothing that its code could contradict",
             exit_code=ExitCode.NOTHING,
         )
-    script = script_of(name.study) if name.study is not None else None
-    now = code_of(name, script).fingerprint
     for key in _compared(trials, now):
         folder = trial_folder(results, key)
         config = _as_now(read_own_config(folder), core)

@@ -120,12 +120,23 @@ def load_core(name: CoreName) -> Core:
     except ContractError as error:
         raise ContractError(f"core {name.text}: {error}") from error
     except (Exception, SystemExit) as error:
-        raise ContractError(f"core {name.text} cannot be imported: {mistake(error)}") from error
+        line = f"core {name.text} cannot be imported: {mistake(error)}{_on_package(error, name)}"
+        raise ContractError(line) from error
     _check_place(module, name)
     if name.folder is not None:
         # 导入之后就记下：下次再看时已经改过的，才认得出
         _STAMPS.update((file, stamp) for _, file, stamp in _modules_of(name.folder) if file not in _STAMPS)
     return _core_in(module, name)
+
+
+def _on_package(error: BaseException, name: CoreName) -> str:
+    """What to say of a file in a package that was named alone, so that nothing is beside it for a relative import."""
+    if not isinstance(error, ImportError) or "relative import" not in str(error) or name.folder is None:
+        return ""
+    folder, module = name.folder, name.module
+    while (folder / "__init__.py").is_file():
+        folder, module = folder.parent, f"{folder.name}.{module}"
+    return f"; it is part of a package: name it {module}, from {folder}" if folder != name.folder else ""
 
 
 def _forget_edited(folder: Path) -> None:

@@ -138,7 +138,11 @@ def _number(name: str, value: Any) -> float:
             raise ContractError(f"metric {name!r} is one number, not {_shown(value)}") from None
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ContractError(f"metric {name!r} is a number, not {_shown(value)}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        # 整数可以比浮点数大：那就是发散
+        return -math.inf if value < 0 else math.inf
 
 
 def _shown(value: Any) -> str:

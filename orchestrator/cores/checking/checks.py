@@ -22,10 +22,10 @@ from alexnet_core.configuration.wording import counted
 from orchestrator.cores.checking.children import no_children_left
 from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.contract import ContractError, Core
-from orchestrator.cores.identity import KeptCode, code_of
+from orchestrator.cores.identity import CoreCode, KeptCode, code_of
 from orchestrator.cores.loading import CoreName
-from orchestrator.cores.reports import checked_data, checked_sizes
-from orchestrator.cores.script import ending
+from orchestrator.cores.reports import checked_data, checked_draws, checked_sizes
+from orchestrator.cores.script import ending, script_of
 from orchestrator.cores.states import LARGE_STATE, large_state, states_in
 from search_spaces.core_config import configuration_of
 
@@ -57,7 +57,8 @@ class Rehearsal:
         fields: Fields of its configuration that are not at their defaults.
         reports: How many reports each time.
         data_root: Folder of the data, or None.
-        code: What the core is loaded by instead of its name, where it is the kept code of a trial on record.
+        code: What the core is loaded by, where it is the kept code of a trial on record; None for the files of its name
+            as they are now.
         source_seeds: Of sources of randomness that have another one than usual.
     """
 
@@ -82,6 +83,7 @@ def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
     yield from _declaration(core, rehearsal)
     with tempfile.TemporaryDirectory(prefix="check-core-") as scratch:
         folder = Path(scratch)
+        rehearsal = _with_code(rehearsal, folder)
         # 脚本自己写检查点，停在哪里由它自己定：接着训练要另外试
         is_script = rehearsal.name.study is not None
         yield Finding("...", f"training {counted(rehearsal.reports, 'report')} of seed 0")
@@ -108,11 +110,11 @@ def _declaration(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
     metrics = ", ".join(core.metrics)
     yield Finding("ok", f"{core.name}, version {core.version}, reports {metrics}")
     if rehearsal.name.study is None:
-        sources = code_of(rehearsal.name).sources
+        sources = code_of_name(rehearsal.name).sources
         yield from (Finding("note", remark) for remark in (sources.remarks if sources is not None else ()))
     config = configuration_of(core.config, rehearsal.fields)
     yield _survives_json(config)
-    for ask in (partial(checked_data, root=rehearsal.data_root), checked_sizes):
+    for ask in (partial(checked_data, root=rehearsal.data_root), checked_sizes, checked_draws):
         try:
             ask(core, config)
         except ContractError as error:
@@ -150,6 +152,9 @@ def _reports(core: Core, first: Rehearsed, rehearsal: Rehearsal) -> Iterator[Fin
     if not first.beats and rehearsal.name.study is None:
         rule = "a study can stop it, and notice that it hangs, only between two reports"
         yield Finding("note", f"it never calls run.beat(): {rule} ({first.seconds:.1f} s here)")
+    if first.threads:
+        names = ", ".join(first.threads)
+        yield Finding("note", f"threads still run when train ends, beside the next trial of their process: {names}")
 
 
 def _seeds(core: Core, rehearsal: Rehearsal, folder: Path, first: Rehearsed) -> Iterator[Finding]:
@@ -231,7 +236,7 @@ def rehearse_seed(rehearsal: Rehearsal, seed: int) -> Rehearsed:
         seed: The seed.
     """
     with tempfile.TemporaryDirectory(prefix="check-core-") as scratch:
-        (rehearsed,), _ = _run(rehearsal, Path(scratch), seeds=(seed,))
+        (rehearsed,), _ = _run(_with_code(rehearsal, Path(scratch)), Path(scratch), seeds=(seed,))
     return rehearsed
 
 
@@ -241,11 +246,9 @@ def _run(
     """Rehearses in a fresh process; returns what came of it, and the names of what it left behind."""
     outcome = folder / "outcome.json"
     outcome.unlink(missing_ok=True)
-    name, place = rehearsal.name, rehearsal.name.folder or Path.cwd()
+    assert rehearsal.code is not None
     request = Request(
-        core=name.text,
         code=rehearsal.code,
-        folder=place,
         fields=rehearsal.fields,
         seeds=tuple(seeds),
         source_seeds=rehearsal.source_seeds,
@@ -260,7 +263,7 @@ def _run(
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path(rehearsal.name.folder))},
             start_new_session=True,
         )
         process.communicate(request.model_dump_json().encode())
@@ -268,6 +271,33 @@ def _run(
         return [_died(process.returncode, folder / "output.txt")] * len(seeds), left
     rehearsed = Outcome.model_validate_json(outcome.read_bytes()).rehearsed
     return (rehearsed if len(rehearsed) == len(seeds) else rehearsed * len(seeds)), left
+
+
+def _search_path(place: Path | None) -> list[str]:
+    """Where modules are looked for; not where the core lies, unless the user says so, since a copy of it is trained."""
+    # 脚本会继承 PYTHONPATH：旁边没有带走的模块，在研究里也找不到
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [*(entry for entry in sys.path if entry and entry != str(place)), *filter(None, given)]
+
+
+def code_of_name(name: CoreName) -> CoreCode:
+    """Finds the files of a core that is a module, or a script that a study file declares.
+
+    Args:
+        name: Where it is.
+
+    Raises:
+        ContractError: A file is missing.
+    """
+    return code_of(name, None if name.study is None else script_of(name.study))
+
+
+def _with_code(rehearsal: Rehearsal, folder: Path) -> Rehearsal:
+    """With a copy of the core's files, as a study takes them along: what is missing there is missed here, too."""
+    if rehearsal.code is not None:
+        return rehearsal
+    kept = code_of_name(rehearsal.name).keep(folder, rehearsal.name.module)
+    return replace(rehearsal, code=KeptCode.model_validate_json(kept))
 
 
 def _died(code: int, output: Path) -> Rehearsed:

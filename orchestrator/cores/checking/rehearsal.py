@@ -5,7 +5,9 @@ It reads a `Request` from its standard input and writes an `Outcome` to the file
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from contextlib import closing
 from itertools import islice
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import KeptCode, load_kept
-from orchestrator.cores.loading import core_name, load_core, mistake
+from orchestrator.cores.loading import mistake
 from orchestrator.cores.training import Diverged, Place, StateFolder, TrainingFacts, train_core
 from search_spaces.core_config import configuration_of
 
@@ -27,9 +29,7 @@ class Request(BaseModel):
     """What is to be rehearsed.
 
     Attributes:
-        core: The core's name.
-        code: What it is loaded by instead, where it is the kept code of a trial on record.
-        folder: Where its module lies.
+        code: What the core is loaded by.
         fields: Fields of its configuration that are not at their defaults.
         seeds: One after the other, in this process.
         source_seeds: Of sources of randomness that have another one than usual.
@@ -41,9 +41,7 @@ class Request(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    core: str
-    code: KeptCode | None = None
-    folder: Path
+    code: KeptCode
     fields: dict[str, JsonValue] = {}
     seeds: tuple[int, ...] = (0,)
     source_seeds: dict[str, int] = {}
@@ -62,6 +60,7 @@ class Rehearsed(BaseModel):
         beats: Calls of `run.beat()`.
         saves: Calls of `run.save()`.
         mistake: What ended it, in one line; empty where nothing did.
+        threads: Names of the threads that still ran at the process's end, of its last seed.
     """
 
     reports: list[tuple[int, dict[str, float]]] = []
@@ -69,6 +68,7 @@ class Rehearsed(BaseModel):
     beats: int = 0
     saves: int = 0
     mistake: str = ""
+    threads: list[str] = []
 
 
 class Outcome(BaseModel):
@@ -86,12 +86,17 @@ def main() -> int:
     torch.set_num_threads(1)
     outcome = Outcome()
     try:
-        core = load_core(core_name(request.core, request.folder)) if request.code is None else load_kept(request.code)
+        core = load_kept(request.code)
         config = configuration_of(core.config, request.fields)
         outcome.rehearsed = [_rehearsed(core, config, seed, request) for seed in request.seeds]
     except ContractError as error:
         outcome.rehearsed = [Rehearsed(mistake=str(error))]
+    threads = [thread.name for thread in threading.enumerate() if not thread.daemon]
+    outcome.rehearsed[-1].threads = sorted(set(threads) - {threading.main_thread().name})
     request.outcome.write_text(outcome.model_dump_json())
+    if outcome.rehearsed[-1].threads:
+        # 否则解释器要等它们结束，也许永远等不到
+        os._exit(0)
     return 0
 
 

@@ -407,6 +407,12 @@ def test_check_core_checks_a_script_as_it_does_a_module(lab: Lab) -> None:
     (note,) = [line for line in output.splitlines() if line.startswith("note")]
     assert "place both chooses and judges" in note
     (lab.home / "walk.py").write_text(WALK.replace("random.Random(seed)", "random.Random(1)"))
+    (lab.home / "walk.py").write_text("import helps  # not among core.files\n" + (lab.home / "walk.py").read_text())
+    (lab.home / "helps.py").touch()
+    code, output, _ = lab.run("walks.yaml", module="orchestrator.check_core")
+    assert code == 1
+    assert "its last line: ModuleNotFoundError: No module named 'helps'" in output
+    (lab.home / "walk.py").write_text(WALK.replace("random.Random(seed)", "random.Random(1)"))
     code, output, _ = lab.run("walks.yaml", "--set", "step=2", module="orchestrator.check_core")
     assert code == 1
     assert "fault another seed gives the same numbers" in output

@@ -156,6 +156,21 @@ def test_what_goes_wrong_with_importing_is_one_line_with_its_place(tmp_path: Pat
     assert str(caught.value).startswith(f"core {module}")
 
 
+def test_a_file_of_a_package_that_is_named_alone_is_told_its_name(tmp_path: Path) -> None:
+    package = tmp_path / "outer" / "inner"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").touch()
+    (package / "relative_core.py").write_text("from .inner import nothing\n")
+    line = (
+        "attempted relative import with no known parent package (relative_core.py, line 1); it is part of a package: "
+    )
+    with pytest.raises(ContractError) as caught:
+        load_core(core_name(str(package / "relative_core.py")))
+    line = f"(relative_core.py, line 1); it is part of a package: name it outer.inner.relative_core, from {tmp_path}"
+    assert str(caught.value).endswith(line)
+
+
 def test_a_module_with_the_fields_at_its_top_is_a_core_and_one_may_hold_several(tmp_path: Path) -> None:
     # 不是我们导入的，也许别人正在用
     importlib.import_module("colorsys")
