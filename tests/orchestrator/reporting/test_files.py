@@ -77,7 +77,7 @@ def test_a_page_keeps_percent_signs_and_intervals_on_one_line() -> None:
 
 
 # 报告的措辞变了：WORDING 加一，再把新的哈希写到这里；旧的报告才不会被说成改过
-WORDED = (6, "f16c6b1f60bcd300")
+WORDED = (6, "467b7edeecfe6377")
 
 
 def with_limits_for_new_images(answer: Answer) -> Answer:
