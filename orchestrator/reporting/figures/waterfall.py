@@ -61,7 +61,8 @@ def waterfall_figure(answer: Answer) -> Picture | None:
         words = "; ".join(f"{one.title} {numbers.difference_in_words(one)} ({one.word})" for one in steps.values())
         first, last = numbers.metric(rungs[0]), numbers.metric(rungs[-1])
         alt = f"A ladder from {first} of the full recipe to {last} of the bare one. Steps: {words}"
-        return picture(figure, NAME, "From full to bare", alt)
+        # 右边的字在手机上放不下，会被切掉：宁可横着滚动
+        return picture(figure, NAME, "From full to bare", alt)._replace(narrow=b"")
 
 
 def _draw_level(axes: Axes, arm: ArmAnswer, place: int) -> None:
