@@ -15,7 +15,7 @@ from rich.console import Console
 
 from orchestrator.errors import LabError
 from orchestrator.judging.outlook import resolution_outlook
-from orchestrator.planning.plan import TUNING_SEED, Plan
+from orchestrator.planning.plan import TUNING_SEED, Plan, with_seeds
 from orchestrator.planning.plan_file import add_look, plan_on_record, write_plan
 from orchestrator.records import trial_record
 from orchestrator.reporting.check import check_report
@@ -24,7 +24,7 @@ from orchestrator.sweeps.confirmation import confirmation_plan, confirmation_tri
 from orchestrator.sweeps.search import Ask, Ended, Search, SearchHistory, arms_in_space, read_ended
 from orchestrator.tables.rows import MEMBER_COLUMNS
 from search_spaces.study import load_study
-from search_spaces.trial import unfold
+from search_spaces.trial import trial_key, unfold
 from tests.made_plans import make_plan
 from tests.made_records import put
 
@@ -143,6 +143,16 @@ def test_the_outlook_takes_the_spread_from_an_earlier_answer_and_does_without_a_
     assert resolution_outlook(plan, tmp_path) == "8 seeds can reach a verdict"
     (tmp_path / "answer.json").write_text(json.dumps({"arms": [{"difference_sd": None}, {"difference_sd": 0.6}]}))
     assert "can resolve 0.8 points" in resolution_outlook(plan, tmp_path)
+
+
+def test_an_arm_of_the_baselines_own_trials_asks_for_no_further_seed(tmp_path: Path) -> None:
+    plan = with_seeds(lrn_plan(11), 6)
+    assert "their exact test of 2 arms needs 7 (--seeds 7)" in resolution_outlook(plan, tmp_path)
+    baseline = {trial.seed: trial.config for trial in plan.trials if trial.arm == "baseline"}
+    same = [replace(one, config=baseline[one.seed]) if one.arm == "as_run" else one for one in plan.trials]
+    same = [replace(one, key=trial_key(one.config)) for one in same]
+    # 与基线是同样的 trial，就不在一起校正的那一族里
+    assert resolution_outlook(replace(plan, trials=tuple(same)), tmp_path) == "6 seeds can reach a verdict"
 
 
 def test_a_plan_on_record_is_read_back_without_the_studys_file(tmp_path: Path) -> None:
