@@ -7,10 +7,8 @@ a property is checked (the same numbers in two precisions, resumed as undisturbe
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +21,7 @@ from alexnet_core.data.loading import load_dataset, summarise_data
 from alexnet_core.model.alexnet import AlexNet, initialise
 from alexnet_core.model.draws import draw_key, keep_mask, permutation, uniform_bits
 from alexnet_core.model.layers import local_response_norm
+from alexnet_core.process.files import scratch_folder
 from alexnet_core.training.checkpoint import latest_checkpoint, read_tensors
 from alexnet_core.training.checkpointing import Checkpointing
 from alexnet_core.training.optimizer import MomentumSGD
@@ -269,8 +268,8 @@ def _resume(devices: Sequence[str]) -> Check:
         questions += 1
         return questions > 30
 
-    with tempfile.TemporaryDirectory() as folder:
-        whole, parts = Path(folder) / "whole", Path(folder) / "parts"
+    with scratch_folder("sanity") as folder:
+        whole, parts = folder / "whole", folder / "parts"
         for _ in train(config, devices, dataset=dataset, checkpointing=Checkpointing(whole)):
             pass
         first_half, second_half = Checkpointing(parts), Checkpointing(parts, attempt=2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,7 +33,7 @@ from alexnet_core.data.prepared_folder import (
 from alexnet_core.data.preparing.preparation import decode_all, prepare, tree_source
 from alexnet_core.data.splits import SplitName, counts, even_subset, held_out, resplit, stratified
 from alexnet_core.errors import CoreError
-from alexnet_core.process.files import shown
+from alexnet_core.process.files import scratch_folder, shown
 
 Source = Literal["digits", "imagefolder"]
 AllImages = Literal["all images"]
@@ -152,8 +151,8 @@ def load_dataset(spec: DataSpec) -> Dataset:
     if spec.cache is not None or is_prepared(_root(spec)):
         return _dataset(spec, open_prepared(_prepared_folder(spec, None)))
     _check_fits_memory(spec)
-    with tempfile.TemporaryDirectory() as folder:
-        data = open_prepared(_decoded(spec, Path(folder) / "data", None))
+    with scratch_folder("decoded") as folder:
+        data = open_prepared(_decoded(spec, folder / "data", None))
         images = {name: array.copy() for name, array in data.images.items()}
         return _dataset(spec, replace(data, images=images))
 

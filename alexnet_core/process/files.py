@@ -6,7 +6,9 @@ import glob
 import os
 import re
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +78,25 @@ def replaced(path: Path) -> Iterator[Path]:
 def temporary_path(path: Path) -> Path:
     """Returns a new hidden name beside `path` that says which process uses it: `.<name>.<random>.<pid>@<place>.tmp`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}.{os.getpid()}@{_place()}.tmp")
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Yields a new folder of the temporary folder, for its user alone, and removes it; those of killed processes, too.
+
+    Args:
+        name: What it is for, such as `check-core`: who asks for the same name removes what the killed left.
+    """
+    path = Path(tempfile.gettempdir()) / name
+    for left in abandoned(path):
+        # 共用的 /tmp 里也有别人的：删不掉就留着
+        shutil.rmtree(left, ignore_errors=True)
+    folder = temporary_path(path)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pid_namespace() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
+
+from alexnet_core.process.files import scratch_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +28,8 @@ def load_matplotlib() -> None:
     if "MPLCONFIGDIR" in os.environ or all(map(_can_be_written, _FOLDERS)):
         return
     # cron、容器里没有家目录：不然它每次都在终端上抱怨，还留下一个临时文件夹
-    with tempfile.TemporaryDirectory(prefix="matplotlib-") as folder:
-        os.environ["MPLCONFIGDIR"] = folder
+    with scratch_folder("matplotlib") as folder:
+        os.environ["MPLCONFIGDIR"] = str(folder)
         try:
             # 只有字体清单在载入时要写
             import matplotlib.font_manager  # noqa: F401

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from pathlib import Path
 
+from alexnet_core.process.files import scratch_folder
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import load_core_of
 from orchestrator.cores.loading import mistake
@@ -34,12 +34,12 @@ def draw_pictures(plan: Plan, results: Path, folder: Path) -> str:
     median = _median_of_baseline(plan, results) if core.pictures is not None else None
     if median is None:
         return ""
-    with tempfile.TemporaryDirectory(prefix="pictures-") as scratch:
+    with scratch_folder("pictures") as scratch:
         try:
-            _draw(core, median, trial_folder(results, median.result.key), Path(scratch))
+            _draw(core, median, trial_folder(results, median.result.key), scratch)
         except (Exception, SystemExit) as error:
             return f"note: no pictures in the report: core {core.name}: pictures raised {mistake(error)}"
-        drawn = sorted(path for path in Path(scratch).glob("*.png") if path.stat().st_size <= LARGEST_PICTURE)
+        drawn = sorted(path for path in scratch.glob("*.png") if path.stat().st_size <= LARGEST_PICTURE)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
         (folder / PICTURES).mkdir(parents=True)
         for path in drawn[:MOST_PICTURES]:

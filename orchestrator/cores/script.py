@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 
+from alexnet_core.process.files import scratch_folder
 from orchestrator.cores.contract import ContractError, Core, Metric, Run
 from orchestrator.cores.script_reports import Gap, ReportNumbers, Tail, earlier_reports, parsed
 from search_spaces.errors import StudyError
@@ -39,6 +39,8 @@ OUTPUT, REPORTS = "output.txt", "reports.jsonl"
 ENDED = "ended"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
+# 分叉之后再装载就晚了：那时别的线程可能握着锁
+_LIBC = ctypes.CDLL(None, use_errno=True)
 POLL_SECONDS = 0.1
 # 先请它停，再杀：多数程序十秒内写得完检查点
 GRACE_SECONDS = 10.0
@@ -130,8 +132,8 @@ def _sha256(path: Path) -> str:
 
 def _reports(script: Script, folder: Path, parameters: Mapping[str, JsonValue], run: Run) -> Iterator[dict[str, float]]:
     """Runs the script and yields its reports; it goes on from its own checkpoint where it has one."""
-    with tempfile.TemporaryDirectory(prefix="script-") as scratch:
-        place = run.folder if run.folder is not None else Path(scratch)
+    with scratch_folder("script") as scratch:
+        place = run.folder if run.folder is not None else scratch
         checkpoint = place / "checkpoint"
         checkpoint.mkdir(parents=True, exist_ok=True)
         given = {
@@ -254,8 +256,12 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def end_with_parent() -> None:
+    """Has the kernel kill this process when its parent dies; for a child, between its fork and its program."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _process_of(command: Sequence[str], folder: Path, output: Path, reports: Path) -> subprocess.Popen[bytes]:
-    libc = ctypes.CDLL(None, use_errno=True)
     with output.open("ab") as file:
         try:
             return subprocess.Popen(
@@ -267,7 +273,7 @@ def _process_of(command: Sequence[str], folder: Path, output: Path, reports: Pat
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL),
+                preexec_fn=end_with_parent,
             )
         except OSError as error:
             raise ContractError(f"{command[0]} cannot be started: {error.strerror}") from error

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,13 +18,14 @@ from typing import Literal
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from alexnet_core.configuration.wording import counted
+from alexnet_core.process.files import scratch_folder
 from orchestrator.cores.checking.children import no_children_left
 from orchestrator.cores.checking.rehearsal import Outcome, Rehearsed, Request
 from orchestrator.cores.contract import ContractError, Core
 from orchestrator.cores.identity import CoreCode, KeptCode, code_of
 from orchestrator.cores.loading import CoreName
 from orchestrator.cores.reports import checked_data, checked_draws, checked_sizes
-from orchestrator.cores.script import ending, script_of
+from orchestrator.cores.script import end_with_parent, ending, script_of
 from orchestrator.cores.states import LARGE_STATE, large_state, states_in
 from search_spaces.core_config import configuration_of
 
@@ -81,8 +81,7 @@ def check_core(core: Core, rehearsal: Rehearsal) -> Iterator[Finding]:
         The findings, as they are made.
     """
     yield from _declaration(core, rehearsal)
-    with tempfile.TemporaryDirectory(prefix="check-core-") as scratch:
-        folder = Path(scratch)
+    with scratch_folder("check-core") as folder:
         rehearsal = _with_code(rehearsal, folder)
         # 脚本自己写检查点，停在哪里由它自己定：接着训练要另外试
         is_script = rehearsal.name.study is not None
@@ -235,8 +234,8 @@ def rehearse_seed(rehearsal: Rehearsal, seed: int) -> Rehearsed:
         rehearsal: How it is rehearsed.
         seed: The seed.
     """
-    with tempfile.TemporaryDirectory(prefix="check-core-") as scratch:
-        (rehearsed,), _ = _run(_with_code(rehearsal, Path(scratch)), Path(scratch), seeds=(seed,))
+    with scratch_folder("check-core") as folder:
+        (rehearsed,), _ = _run(_with_code(rehearsal, folder), folder, seeds=(seed,))
     return rehearsed
 
 
@@ -265,6 +264,7 @@ def _run(
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(_search_path(rehearsal.name.folder))},
             start_new_session=True,
+            preexec_fn=end_with_parent,
         )
         process.communicate(request.model_dump_json().encode())
     if not outcome.is_file():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_core.process.files import abandoned, pid_namespace, replaced, temporary_path
+from alexnet_core.process.files import abandoned, pid_namespace, replaced, scratch_folder, temporary_path
 
 PROGRAM = (
     "import sys; from pathlib import Path; from alexnet_core.process.files import temporary_path; "
@@ -31,6 +31,26 @@ def test_what_a_dead_process_left_is_abandoned_and_what_a_living_one_writes_is_n
     with replaced(target) as temporary:
         temporary.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", mine.name])
+
+
+def test_a_scratch_folder_goes_with_its_process_or_with_the_next_of_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = left_by(target=tmp_path / "check")
+    left.unlink()
+    (left / "states").mkdir(parents=True)
+    link = left_by(target=tmp_path / "check")
+    link.unlink()
+    (tmp_path / "mine").mkdir()
+    link.symlink_to(tmp_path / "mine")
+    with scratch_folder("check") as mine, scratch_folder("check") as other:
+        assert not left.exists()
+        assert mine.stat().st_mode & 0o777 == 0o700
+        assert mine != other
+        (mine / "file").write_text("")
+    # 链接指到别处去，不跟着走
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["mine", link.name])
 
 
 def test_a_process_of_another_pid_namespace_is_never_called_dead(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
-from tests.lab import Lab
+from tests.lab import Lab, is_gone, wait_until
 from tests.made_cores import CORE as WITH_OPTIMIZER
 
 # 没有一处用 torch，只为快；种子、状态、报告都是合约里的
@@ -51,7 +52,7 @@ def checked_text(lab: Lab, text: str, *arguments: str) -> tuple[int, str, str]:
     scratch = lab.home / "scratch"
     scratch.mkdir(exist_ok=True)
     checked = lab.run("walk", *arguments, module="orchestrator.check_core", TMPDIR=str(scratch))
-    assert list(scratch.glob("check-core-*")) == []
+    assert list(scratch.iterdir()) == []
     return checked
 
 
@@ -227,3 +228,24 @@ def test_a_core_that_cannot_be_used_is_one_line_and_exit_code_2(lab: Lab) -> Non
     code, _, errors = lab.run("thawed.py", module="orchestrator.check_core")
     assert code == 2
     assert errors == ("error: core thawed: config must be frozen: class Config(BaseModel, frozen=True)\n")
+
+
+@pytest.mark.slow
+def test_a_killed_check_takes_its_training_along_and_the_next_one_removes_its_folder(lab: Lab) -> None:
+    scratch, number = lab.home / "scratch", lab.home / "number"
+    scratch.mkdir()
+    waits = f"import os, time; open({str(number)!r}, 'w').write(f'{{os.getpid()}} '); time.sleep(600)"
+    text = CORE.replace("SEED", waits)
+    for word, code in GOOD.items():
+        text = text.replace(word, code)
+    (lab.home / "walk.py").write_text(text)
+    check = lab.start("walk", module="orchestrator.check_core", TMPDIR=str(scratch))
+    wait_until(lambda: number.exists() and number.read_text().endswith(" "), 120, "the core trains")
+    training = psutil.Process(int(number.read_text()))
+    check.kill()
+    check.communicate()
+    wait_until(lambda: is_gone(training), 30, "the training is gone")
+    (left,) = scratch.iterdir()
+    assert left.stat().st_mode & 0o777 == 0o700
+    code, *_ = checked(lab)
+    assert (code, left.exists()) == (0, False)
