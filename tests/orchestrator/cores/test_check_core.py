@@ -52,7 +52,8 @@ def checked_text(lab: Lab, text: str, *arguments: str) -> tuple[int, str, str]:
     scratch = lab.home / "scratch"
     scratch.mkdir(exist_ok=True)
     checked = lab.run("walk", *arguments, module="orchestrator.check_core", TMPDIR=str(scratch))
-    assert list(scratch.iterdir()) == []
+    # torch 的优化器在那里留下它自己的缓存
+    assert [one.name for one in scratch.iterdir() if not one.name.startswith("torchinductor_")] == []
     return checked
 
 
