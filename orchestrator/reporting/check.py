@@ -328,7 +328,7 @@ def _checked_files(folder: Path, again: Material, results: Path, *, made_again: 
     written = _sums(folder)
     fresh = details(again, results, folder)
     # 清单没了，也不能把没改过的正文说成改过的
-    read = with_classes(fresh, folder, is_told=CLASSES in written or (folder / CLASSES).is_file())
+    read = with_classes(fresh, folder, is_told=CLASSES in written or (not written and (folder / CLASSES).is_file()))
     drawn = gallery(again, _with_kernels(read, folder))
     figures, tables = figure_files(drawn), table_files(again, read)
     pages = [text_files(again, pictures, read.classes) for pictures in (drawn, _as_on_disk(drawn, folder))]

@@ -127,7 +127,8 @@ FORBIDDEN = r"%|\bpoints?\b|percent|\bepochs?\b|\berrors?\b|\bpaper|\bimages?\b|
 def complaints(folder: Path) -> list[str]:
     found = []
     for where, text in texts(folder):
-        for line in text.splitlines():
+        # 网页里的数与单位之间不换行
+        for line in text.replace("\xa0", " ").splitlines():
             rest = line
             for allowed in ALLOWED:
                 rest = re.sub(allowed, "", rest)
