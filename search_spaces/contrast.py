@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from search_spaces.design import DesignName, Level, factor_name, level_title
 
 Kind = Literal["arm", "step", "pair", "main", "interaction", "published"]
 Family = Literal["study", "steps"]
+Trained = TypeVar("Trained", bound=Hashable)
 Pairs = Annotated[tuple[tuple[Name, Name], ...], Field(min_length=1)]
 Compare = Literal["baseline", "previous", "all_pairs"] | Pairs
 # 再多的比较，Holm 之下谁也得不到判词
@@ -161,6 +162,19 @@ def _weights(arms: Sequence[Arm], signs: Mapping[str, tuple[str, str]]) -> dict[
             minus = sum(arm.levels[name] == first for name, (_, first) in signs.items())
             cells[arm.name] = share * (-1.0) ** minus
     return cells
+
+
+def weights_by_trial(contrast: Contrast, trained: Mapping[str, Trained]) -> dict[Trained, float]:
+    """Returns the weights over what is trained: arms that are the same trials count together, and may leave nothing.
+
+    Args:
+        contrast: The contrast.
+        trained: What each of its arms trains.
+    """
+    weights: dict[Trained, float] = {}
+    for arm, weight in contrast.weights.items():
+        weights[trained[arm]] = weights.get(trained[arm], 0.0) + weight
+    return {what: weight for what, weight in weights.items() if weight}
 
 
 def families(contrasts: Sequence[Contrast]) -> list[list[Contrast]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from alexnet_core.data.dataset import DataSummary
 from orchestrator.cores.identity import CoreCode
-from search_spaces.contrast import Contrast, largest_family
+from search_spaces.contrast import largest_family, weights_by_trial
 from search_spaces.core_config import TrialConfig
 from search_spaces.study import Recipe, Retune, Study
 from search_spaces.trial import PlannedTrial, unfold
@@ -98,17 +98,10 @@ class Plan:
     @property
     def comparisons(self) -> int:
         """How many comparisons are corrected together: of the largest family, without those of the same trials."""
-        trained = {trial.arm: (trial.key, trial.views) for trial in reversed(self.trials)}
-        return largest_family([one for one in self.study.contrasts if _compares(one, trained)])
-
-
-def _compares(contrast: Contrast, trained: Mapping[str, tuple[str, int]]) -> bool:
-    """Whether a contrast leaves anything to compare where arms are the same trials."""
-    weights: dict[object, float] = {}
-    for arm, weight in contrast.weights.items():
-        what = trained.get(arm, arm)
-        weights[what] = weights.get(what, 0.0) + weight
-    return any(abs(weight) > 1e-9 for weight in weights.values())
+        # 只扫描时一个 arm 也不训练：那就各算各的
+        trained = {arm.name: (arm.name, 0) for arm in self.study.arms}
+        trained |= {trial.arm: (trial.key, trial.views) for trial in reversed(self.trials)}
+        return largest_family([one for one in self.study.contrasts if weights_by_trial(one, trained)])
 
 
 def with_seeds(plan: Plan, count: int) -> Plan:

@@ -17,7 +17,7 @@ from alexnet_core.configuration.frozen import Frozen
 from orchestrator.errors import ExitCode, LabError
 from orchestrator.records.files import write_atomically
 from search_spaces.arm import is_absent
-from search_spaces.contrast import Contrast
+from search_spaces.contrast import Contrast, weights_by_trial
 
 FILE = "looks.jsonl"
 Number = Annotated[int, Field(ge=0)]
@@ -95,12 +95,8 @@ def question_of(
 
 
 def _weights(contrast: Contrast, first: Mapping[str, Seen]) -> Weights:
-    """A contrast over what is trained: arms that are the same trials count together, and may leave nothing."""
-    weights: dict[Seen, float] = {}
-    for arm, weight in contrast.weights.items():
-        seen = first.get(arm, ("", 0))
-        weights[seen] = weights.get(seen, 0.0) + weight
-    return tuple(sorted((seen, weight) for seen, weight in weights.items() if weight))
+    seen = {arm: first.get(arm, ("", 0)) for arm in contrast.weights}
+    return tuple(sorted(weights_by_trial(contrast, seen).items()))
 
 
 def read_looks(folder: Path) -> list[RecordedLook] | None:
